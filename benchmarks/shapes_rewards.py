@@ -1,0 +1,166 @@
+"""How good the embedded rewards and the judge are, on prompts that no checkpoint was trained on.
+
+    python benchmarks/shapes_rewards.py [EXAMPLES]
+
+prints the tables of docs/embedded-world.md as Markdown. EXAMPLES (1000) are the opinions, questions,
+ratings and renders measured on; the base model makes a quarter as many images. Nothing is written.
+"""
+
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.stats import rankdata
+from torch import Tensor
+
+from capo import load_recipe
+from capo.diffusion import load_family
+from capo.recipe import RewardSection
+from capo.rewards import Reward, load_reward
+from capo.seeds import initial_noise, stable_seed
+from capo.shapes.build import data
+from capo.shapes.judge import judge, satisfies
+from capo.shapes.layout import corrupt, scene_of
+from capo.shapes.people import prefer
+from capo.shapes.prompts import CATEGORIES, draw_specs, grammar
+from capo.shapes.scenes import draw
+
+REWARDS = ("shapes-preference", "shapes-vqa", "shapes-aesthetic", "shapes-heldout")
+SEED = 1000  # far from the seeds of training
+SPLIT = "test"
+PEOPLE = 100
+"""Simulated people asked about each pair, to know the most that any reward can agree with one."""
+SAMPLES = 8
+CATEGORY = {spec.text: spec.category for specs in grammar(SPLIT).values() for spec in specs}
+
+
+def main(examples: int) -> None:
+    torch.set_num_threads(1)
+    rewards = {name: load_reward(RewardSection(name=name), "cpu") for name in REWARDS}
+    print(f"{examples} examples, torch {torch.__version__}\n")
+    print_accuracy(rewards, examples)
+    print_alignment(rewards["shapes-vqa"], examples)
+    print_correlations(rewards, examples // 4)
+    print_judge(examples)
+
+
+def print_accuracy(rewards: dict[str, Reward], examples: int) -> None:
+    """Each reward at each of the three tasks; only one or two of them are its own."""
+    opinions = data.preferences(examples, SEED, "cpu", SPLIT)
+    questions = data.questions(examples, SEED, "cpu", SPLIT)
+    rated = data.ratings(examples, SEED, "cpu", SPLIT)
+    decided = (opinions.labels != 0.5).numpy()
+    first = opinions.labels.numpy() == 1
+    rows = []
+    for name, reward in rewards.items():
+        left, right = (scores(reward, opinions.images[:, k], opinions.texts) for k in range(2))
+        agreed = ((left > right) == first)[decided].mean()
+        shows = scores(reward, questions.images, questions.texts)
+        ratings = scores(reward, rated.images, questions.texts)  # any prompts: only a rater is blind to them
+        row = (agreed, ranked(shows, questions.answers.numpy()))
+        rows.append((f"`{name}`", *row, np.corrcoef(ratings, rated.ratings)[0, 1]))
+    noise = 1 - 0.5**2 / float(rated.ratings.var())  # 0.5: the error of `data.ratings`
+    rows.append(("the most possible", agreement(examples), 1.0, noise**0.5))
+    header = ("", "agrees with a person", "ranks faithful above not", "correlation with ratings")
+    print_table(header, rows)
+
+
+def print_alignment(reward: Reward, examples: int) -> None:
+    """Yes or no at 1/2, by category; half of the images show their prompt."""
+    questions = data.questions(examples, SEED, "cpu", SPLIT)
+    right = (scores(reward, questions.images, questions.texts) > 0.5) == questions.answers.numpy()
+    print_by_category(f"`{reward.name}` is right", [CATEGORY[text] for text in questions.texts], right)
+
+
+def print_correlations(rewards: dict[str, Reward], images: int) -> None:
+    """Between the rewards, and with the judge, among the base model's samples of one prompt."""
+    recipe = load_recipe("shapes")
+    specs = draw_specs(SPLIT, max(1, images // SAMPLES), SEED)
+    family = load_family(recipe.model, torch.device("cpu"))
+    shape = family.latent_shape(recipe.generate)
+    seeds = [stable_seed("benchmark", spec.text, k) for spec in specs for k in range(SAMPLES)]
+    noise = torch.stack([initial_noise(seed, shape) for seed in seeds])
+    texts = [spec.text for spec in specs for _ in range(SAMPLES)]
+    latents = family.sample(family.encode(texts), family.unconditional(), noise, recipe.generate)
+    made = family.decode(latents)
+    columns = {name: reward.score(made, texts) for name, reward in rewards.items()}
+    metadata = [spec.metadata for spec in specs for _ in range(SAMPLES)]
+    verdicts = [judge(np.asarray(image), wanted) for image, wanted in zip(made, metadata, strict=True)]
+    columns["judge"] = np.array(verdicts, dtype=np.float64)
+    found = np.corrcoef([within_prompt(values) for values in columns.values()])
+    share = columns["judge"].mean()
+    print(f"{len(made)} images of {len(specs)} prompts by the base; the judge accepts {share:.3f}\n")
+    labels = [f"`{name}`" if name in rewards else name for name in columns]
+    print_table(("", *labels), [(label, *row) for label, row in zip(labels, found, strict=True)])
+
+
+def print_judge(examples: int) -> None:
+    """On clean renders, of the prompt and of a near miss in turns, against what was drawn."""
+    rng = random.Random(f"judge/{SEED}")
+    specs = [data.random_spec(rng, SPLIT) for _ in range(examples)]
+    drawn = [corrupt(spec, rng) if index % 2 else spec for index, spec in enumerate(specs)]
+    scenes = [scene_of(spec, rng) for spec in drawn]
+    images = draw(scenes).permute(0, 2, 3, 1).numpy()
+    right = []
+    for spec, shown, scene, image in zip(specs, drawn, scenes, images, strict=True):
+        shows = satisfies(scene.items, spec.metadata) and spec.background in (None, shown.background)
+        right.append(judge(image, spec.metadata) == shows)
+    print_by_category("the judge is right", [spec.category for spec in specs], np.array(right))
+
+
+def agreement(examples: int) -> float:
+    """How often one person agrees with the majority of others, ties aside: the ceiling."""
+    rng = random.Random(f"people/{SEED}")
+    agreed: list[bool] = []
+    for _ in range(examples):
+        spec = data.random_spec(rng, SPLIT)
+        pair, blurs = [data._attempt(spec, rng) for _ in range(2)], [data._blur(rng) for _ in range(2)]
+        votes = [prefer(pair, spec, rng, blurs) for _ in range(PEOPLE)]
+        majority = float(np.mean(votes[1:]) > 0.5)
+        if votes[0] != 0.5:
+            agreed.append(votes[0] == majority)
+    return float(np.mean(agreed))
+
+
+def scores(reward: Reward, images: Tensor, texts: Sequence[str]) -> np.ndarray:
+    """Scores [n] of uint8 images [n, 3, H, W], as the score stage asks for them."""
+    pictures = [Image.fromarray(pixels) for pixels in images.permute(0, 2, 3, 1).numpy()]
+    parts = range(0, len(pictures), 64)
+    return np.concatenate([reward.score(pictures[i : i + 64], list(texts[i : i + 64])) for i in parts])
+
+
+def ranked(values: np.ndarray, positive: np.ndarray) -> float:
+    """How often a positive has the higher value of a positive and a negative, ties half (AUC)."""
+    yes = positive.astype(bool)
+    above = rankdata(values)[yes].sum() - yes.sum() * (yes.sum() + 1) / 2
+    return float(above / (yes.sum() * (~yes).sum()))
+
+
+def within_prompt(values: np.ndarray) -> np.ndarray:
+    """Differences from the mean of the same prompt: what pairs are made of."""
+    grouped = values.reshape(-1, SAMPLES)
+    return (grouped - grouped.mean(axis=1, keepdims=True)).ravel()
+
+
+def print_by_category(label: str, categories: Sequence[str], right: np.ndarray) -> None:
+    of_category = defaultdict(list)
+    for category, each in zip(categories, right, strict=True):
+        of_category[category].append(each)
+    means = [float(np.mean(of_category[category])) for category in CATEGORIES]
+    print_table(("", *CATEGORIES, "all"), [(label, *means, float(right.mean()))])
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
+    print("| " + " | ".join(header) + " |")
+    print("|---|" + "--:|" * (len(header) - 1))
+    for label, *values in rows:
+        print(f"| {label} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)

@@ -1,0 +1,267 @@
+"""The `capo` command: parse, call, print.
+
+Nothing heavy is imported before a command needs it, so that help and completed runs are quick.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (and resumable).
+"""
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from capo.recipe import Recipe
+
+STAGES = {
+    "prompts": "Collect the prompts that images are made for.",
+    "generate": "Make N samples of every prompt with the base model.",
+    "score": "Score every sample with every reward.",
+    "pair": "Calibrate the scores and pick chosen and rejected samples.",
+    "train": "Fine-tune the model on the pairs.",
+    "evaluate": "Compare the tuned model with the base.",
+    "report": "Write the page with the results, curves and images.",
+}
+
+EPILOG = """\b
+Examples:
+  capo run shapes                         the embedded recipe: no network, no GPU
+  capo run shapes --set train.steps=100   any field of a recipe, changed
+  capo run my.yaml --run runs/first       your own recipe, in a directory you name
+  capo status --run runs/first            what is done or out of date, and why
+  capo recipes show shapes > my.yaml      a recipe to start from
+
+`capo run` goes on where it was stopped: give the same command again."""
+
+RUN_EPILOG = """\b
+Examples:
+  capo run shapes
+  capo run shapes --set seed=1 --run runs/second
+  capo run shapes --set "train.lora_targets=[to_q, to_v]" --set rewards.0.weight=2
+  capo run --run runs/second --json"""
+
+
+class Commands(TyperGroup):
+    """Turns errors that a user can mend into one clean message and the right exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from capo.recipe import RecipeError
+
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt:
+            command = shlex.join(["capo", *sys.argv[1:]])
+            _stop(f"\nInterrupted; what is finished is kept. Resume with: {command}", 130)
+        except RecipeError as error:
+            _stop(f"Error: {error}", 2)
+        except (ValueError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
+            if os.environ.get("CAPO_DEBUG") == "1":
+                raise
+            _stop(f"Error: {error}", 1)
+
+
+def _group(**settings: Any) -> typer.Typer:
+    return typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **settings,
+    )
+
+
+app = _group(
+    cls=Commands,
+    help="Align a text-to-image diffusion model with several reward models at once.",
+    epilog=EPILOG,
+)
+recipes_app = typer.Typer(help="List the shipped recipes, or show one.", invoke_without_command=True)
+shapes_app = _group(help="Build the embedded checkpoints again.")
+app.add_typer(recipes_app, name="recipes")
+app.add_typer(shapes_app, name="shapes")
+
+RecipeName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A shipped recipe's name (see `capo recipes`) or a YAML file; else the one saved in --run.",
+        show_default=False,
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a field, as train.steps=100 or rewards.0.weight=2; the value is YAML. Repeatable.",
+        show_default=False,
+    ),
+]
+Directory = Annotated[
+    Path | None,
+    typer.Option("--run", metavar="DIR", help="The run directory; runs/NAME by default.", show_default=False),
+]
+Force = Annotated[bool, typer.Option("--force", help="Remove and remake what was made from other settings.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")]
+
+
+def main() -> None:
+    """What the `capo` command calls: SIGTERM stops it like Ctrl-C."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    app(prog_name="capo")
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from capo import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command(epilog=RUN_EPILOG)
+def run(
+    recipe: RecipeName = None,
+    overrides: Overrides = None,
+    directory: Directory = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe: every stage that is not done yet.
+
+    Stop it at any time: the same command goes on where it was. Nothing is made twice, and nothing
+    made from other settings is mixed in: without --force such a run is refused, field by field.
+    """
+    _run(None, recipe, overrides, directory, force, as_json)
+
+
+def _stage_command(stage: str) -> Callable[..., None]:
+    def command(
+        recipe: RecipeName = None,
+        overrides: Overrides = None,
+        directory: Directory = None,
+        force: Force = False,
+        as_json: Json = False,
+    ) -> None:
+        _run(stage, recipe, overrides, directory, force, as_json)
+
+    return command
+
+
+for _stage, _help in STAGES.items():
+    app.command(_stage, help=f"{_help} Only this stage; the ones before it must be done.")(
+        _stage_command(_stage)
+    )
+
+
+@app.command()
+def status(
+    recipe: RecipeName = None,
+    overrides: Overrides = None,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Show what of a run is done or out of date, and why."""
+    from capo import pipeline, terminal
+
+    loaded, path = _load(recipe, overrides, directory)
+    found = pipeline.status(loaded, path)
+    if as_json:
+        terminal.print_json(terminal.status_values(path, found))
+    else:
+        terminal.print_status(path, found)
+
+
+@recipes_app.callback()
+def recipes(ctx: typer.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        from capo import terminal
+
+        terminal.print_recipes()
+
+
+@recipes_app.command("show")
+def show_recipe(name: Annotated[str, typer.Argument(help="Its name.")]) -> None:
+    """Print a shipped recipe, comments and all: a start for your own."""
+    from capo.recipe import RecipeError, shipped_recipes
+
+    shipped = shipped_recipes()
+    if name not in shipped:
+        raise RecipeError(f"no shipped recipe {name!r}; there are {', '.join(shipped)}")
+    typer.echo(shipped[name].read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
+def rewards(as_json: Json = False) -> None:
+    """List the shipped rewards and how their scores compare."""
+    from capo import terminal
+
+    terminal.print_rewards(as_json)
+
+
+@shapes_app.command("build")
+def build_shapes(
+    directory: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where the checkpoints go.")],
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    parts: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Only these parts; all when left out.")
+    ] = None,
+) -> None:
+    """Train the embedded checkpoints again, from drawn scenes alone; a stopped build goes on."""
+    from capo.shapes.build import PARTS, build
+
+    build(directory, device, tuple(parts.split(",")) if parts else PARTS)
+
+
+def _run(
+    stage: str | None,
+    recipe: str | None,
+    overrides: list[str] | None,
+    directory: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    if as_json:
+        os.environ["CAPO_QUIET"] = "1"
+    from capo import pipeline, terminal
+
+    loaded, path = _load(recipe, overrides, directory)
+    result = pipeline.run(loaded, path, force=force, stage=stage)
+    if as_json:
+        terminal.print_json(terminal.result_values(result))
+    else:
+        terminal.print_result(result, whole=stage is None)
+
+
+def _load(name: str | None, overrides: list[str] | None, directory: Path | None) -> "tuple[Recipe, Path]":
+    """The recipe and the run directory that the arguments mean together."""
+    from capo.recipe import RecipeError, load_recipe
+
+    if name is None:
+        if directory is None:
+            raise RecipeError("which recipe? Name one (see `capo recipes`), or a run directory with --run")
+        if not (directory / "recipe.yaml").is_file():
+            raise RecipeError(f"{directory} has no recipe.yaml yet; name the recipe it is to run")
+        name = str(directory / "recipe.yaml")
+    recipe = load_recipe(name, overrides or ())
+    return recipe, directory or Path("runs", recipe.name)
+
+
+def _interrupt(signum: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(code)

@@ -1,0 +1,211 @@
+"""Writing that survives a crash: files and folders appear whole or not at all.
+
+Everything is written under a temporary name beside its place, flushed, and renamed. `failpoint`
+marks every instant where a crash would matter, so that a test can die at each of them.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TEMPORARY = ".tmp-"
+REPLACED = ".old-"
+
+_passed = 0
+
+
+class WorkspaceError(RuntimeError):
+    """A run directory that cannot be used as asked; the message names the path and the fix."""
+
+
+def failpoint() -> None:
+    """A place where a crash matters, numbered by the order of the calls, from 1.
+
+    `CAPO_FAILPOINT=k` kills the process at the k-th; `CAPO_FAILPOINT_COUNT=path` keeps the number
+    of those passed in a file.
+    """
+    global _passed
+    _passed += 1
+    if count := os.environ.get("CAPO_FAILPOINT_COUNT"):
+        Path(count).write_text(str(_passed))
+    if os.environ.get("CAPO_FAILPOINT") == str(_passed):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; what is written there takes the place of `path` at the end."""
+    temporary = path.with_name(TEMPORARY + path.name)
+    with explained(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            failpoint()
+            yield temporary
+            _canonical_safetensors(temporary)
+            failpoint()
+            _flush(temporary)
+            failpoint()
+            os.replace(temporary, path)
+            failpoint()
+            _flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """An empty temporary folder beside `path` that takes its place, whole, at the end."""
+    temporary, replaced = path.with_name(TEMPORARY + path.name), path.with_name(REPLACED + path.name)
+    with explained(path):
+        try:
+            temporary.mkdir(parents=True)
+            failpoint()
+            yield temporary
+            for content in sorted(temporary.rglob("*")):
+                _canonical_safetensors(content)
+                _flush(content)
+            _flush(temporary)
+            failpoint()
+            if path.exists():
+                os.replace(path, replaced)
+                failpoint()
+            os.replace(temporary, path)
+            failpoint()
+            _flush(path.parent)
+            shutil.rmtree(replaced, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder; a folder disappears at once, then its contents."""
+    failpoint()
+    with explained(path):
+        if path.is_dir():
+            temporary = path.with_name(TEMPORARY + path.name)
+            os.replace(path, temporary)
+            shutil.rmtree(temporary)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def clean(root: Path) -> None:
+    """Undo what a crash left half-done under `root`."""
+    with explained(root):
+        for folder, folders, files in os.walk(root):
+            for name in [n for n in (*folders, *files) if n.startswith((TEMPORARY, REPLACED))]:
+                path = Path(folder, name)
+                place = path.with_name(name.removeprefix(REPLACED))
+                if name.startswith(REPLACED) and not place.exists():
+                    os.replace(path, place)
+                elif path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            folders[:] = [n for n in folders if not n.startswith((TEMPORARY, REPLACED))]
+
+
+def unfinished(path: Path) -> bool:
+    """Whether `path` is, or is inside, something that a crash left half-done."""
+    return any(part.startswith((TEMPORARY, REPLACED)) for part in path.parts)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the only writer of `folder`; refuses when another process is.
+
+    The system drops the lock when its process dies, so nothing is left to clear after a crash.
+    """
+    path = folder / ".lock"
+    with explained(path):
+        handle = _acquire(path)
+    try:
+        yield
+    finally:
+        os.ftruncate(handle, 0)
+        os.close(handle)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn the operating system's errors into `WorkspaceError`s that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkspaceError(_explanation(path, error)) from error
+    except Exception as error:
+        # safetensors and pyarrow report a full disk as errors of their own, with its text.
+        if os.strerror(errno.ENOSPC) in str(error) and not isinstance(error, WorkspaceError):
+            raise WorkspaceError(_explanation(path, OSError(errno.ENOSPC, ""))) from error
+        raise
+
+
+def _explanation(path: Path, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+        free = shutil.disk_usage(existing).free
+        return (
+            f"{path}: no space left ({free:,} bytes free); nothing half-written is kept: "
+            "free some space and give the same command again"
+        )
+    if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
+        return f"{path}: this file system has no locks; choose a run directory on another one"
+    if error.errno == errno.ENOENT:
+        return f"{error.filename or path}: not there; was the run directory moved or removed?"
+    return f"{path}: {error.strerror or error}"
+
+
+def _acquire(path: Path) -> int:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+    except BlockingIOError:
+        os.close(handle)
+        raise WorkspaceError(
+            f"{path.parent} is in use by {_holder(path)}; wait for it, or choose another run "
+            "directory with --run"
+        ) from None
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text())
+        return f"process {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _canonical_safetensors(path: Path) -> None:
+    """Sort the metadata in the header of a safetensors file, which its writer leaves in any order."""
+    if path.suffix != ".safetensors":
+        return
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        if len(metadata := header.get("__metadata__", {})) > 1:
+            header["__metadata__"] = dict(sorted(metadata.items()))
+            text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+            assert len(text) <= size, f"{path}: header grew from {size} to {len(text)} bytes"
+            file.seek(8)
+            file.write(text.ljust(size))

@@ -1,0 +1,94 @@
+"""Manifests: what an artefact was made from, what it consists of, and when that has changed."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from capo.durable import WorkspaceError
+
+SCHEMA = 1
+"""Version of the manifests and of the layout of artefacts."""
+
+LIBRARIES = ("capo-diffusion", "torch", "diffusers", "transformers", "peft", "numpy", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a committed artefact is: its inputs, files (with bytes and blake2b) and summary."""
+
+    artefact: str
+    schema: int
+    inputs: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    summary: dict[str, Any]
+    versions: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """Of the contents of all files; what artefacts made from this one refer to."""
+        return hashlib.blake2b(canonical(self.files).encode(), digest_size=16).hexdigest()
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Length and digest of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return {"bytes": path.stat().st_size, "blake2b": digest}
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of the libraries that have a part in the results."""
+    return {library: version(library) for library in LIBRARIES}
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The JSON object of a manifest file, None where there is none."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise WorkspaceError(f"{path} is damaged ({error}); remove it") from error
+    if record.get("schema") != SCHEMA:
+        raise WorkspaceError(
+            f"{path}: layout {record.get('schema')}, this version reads {SCHEMA}; "
+            "choose another run directory"
+        )
+    return record
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The fields whose values differ, with both values; one that is not there counts as None."""
+    fields = [*new, *(field for field in old if field not in new)]
+    values = {field: (old.get(field), new.get(field)) for field in fields}
+    return {field: (before, after) for field, (before, after) in values.items() if before != after}
+
+
+def explain_change(field: str, old: Any, new: Any) -> str:
+    """One line: `train.beta: 300 → 500`; digests of what came before are not spelt out."""
+    if field.startswith("@"):
+        return f"{field[1:]} changed"
+    return f"{field}: {_short(old)} → {_short(new)}"
+
+
+def canonical(value: Any) -> str:
+    """JSON with one spelling a value; NaN is refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def pretty(value: Any) -> str:
+    """JSON for files that people read too; NaN is refused."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "none"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,219 @@
+"""Several policies into one: spherical and linear model soups (Eq. 29, App. B).
+
+Notation (name here -> paper):
+    base, first, second     -> theta_0, theta_1, theta_2
+    task vector             -> theta_i - theta_0
+    angle                   -> Omega, between two task vectors
+    amount                  -> lambda of Eq. 29 (not a log-SNR), in [0, 1]
+    gram[i][j]              -> inner products of the task vectors i and j
+
+A soup of k policies is `base + sum of c_i * task_vector_i`. Merging them one after another
+only needs their inner products, so the same few lines serve one tensor, a whole model taken
+as one vector, and any number of policies, and no more than one tensor a model is in memory.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .checks import check_everywhere, check_same_dtype, check_same_shape, full_precision, naming
+
+_OPPOSITE = 1e-3  # radians from pi within which two task vectors count as opposite
+_CANCELLED = 1e-12  # share of its terms' squared lengths below which a sum counts as zero
+
+
+def slerp(base: Tensor, first: Tensor, second: Tensor, amount: float) -> Tensor:
+    """Eq. 29: from `first` (amount 0) to `second` (amount 1) along the arc around `base`.
+
+    Linear interpolation where there is no arc: task vectors that are parallel, opposite (no
+    arc is shortest, and Eq. 29 divides by 0) or zero.
+
+    Args:
+        base: one tensor of the model both were tuned from, any floating dtype.
+        first: the tensor in one policy, of the same shape and dtype.
+        second: the tensor in the other.
+        amount: in [0, 1].
+
+    Returns:
+        A tensor of that dtype, computed in float32 (float64 stays so).
+
+    Raises:
+        ValueError: for shapes or dtypes that differ, integers, weights that are not finite
+            (with the index), or an amount outside [0, 1].
+    """
+    if not 0 <= amount <= 1:
+        raise ValueError(f"amount must be in [0, 1], got {amount}")
+    _check_like(base, {"first": first, "second": second})
+    gram = _gram(base, [first, second])
+    shares = _slerp_shares(_angle(gram[0][1], gram[0][0], gram[1][1]), amount)
+    return _add(base, [first, second], shares)
+
+
+def soup(
+    base: Mapping[str, Tensor],
+    policies: Sequence[Mapping[str, Tensor]],
+    *,
+    interpolation: Literal["slerp", "linear"] = "slerp",
+    angle: Literal["tensor", "global"] = "tensor",
+    weights: Sequence[float] | None = None,
+) -> dict[str, Tensor]:
+    """One state dict out of several policies tuned from `base`.
+
+    `slerp` merges the first two policies half and half and then the k-th with amount 1/k
+    (App. B); the order of the policies matters a little. `linear` takes the weighted mean.
+    Integer tensors must agree and are kept.
+
+    Args:
+        base: the state dict all policies started from; any mapping, also one that loads lazily.
+        policies: two or more, with the keys, shapes and dtypes of `base`.
+        interpolation: `slerp` (Eq. 29) or `linear`.
+        angle: for `slerp`, one angle for each tensor or one for all of them as a single vector
+            (which reads every tensor twice).
+        weights: for `linear`, one for each policy, at least 0; only their ratios matter.
+            Uniform when None.
+
+    Returns:
+        name -> tensor in the order, dtypes and devices of `base`.
+
+    Raises:
+        ValueError: naming the key for tensors that are missing, unexpected, unlike in shape or
+            dtype, not finite, or unequal integers; for fewer than two policies or contradictory
+            settings.
+    """
+    return dict(soup_tensors(base, policies, interpolation=interpolation, angle=angle, weights=weights))
+
+
+def soup_tensors(
+    base: Mapping[str, Tensor],
+    policies: Sequence[Mapping[str, Tensor]],
+    *,
+    interpolation: Literal["slerp", "linear"] = "slerp",
+    angle: Literal["tensor", "global"] = "tensor",
+    weights: Sequence[float] | None = None,
+) -> Iterator[tuple[str, Tensor]]:
+    """`soup`, tensor by tensor: with lazily loading mappings only one name is in memory.
+
+    Arguments and errors as in `soup`; tensors are checked when their turn comes.
+    """
+    _check_settings(len(policies), interpolation, angle, weights)
+    for k, policy in enumerate(policies):
+        if unlike := sorted(set(base) ^ set(policy)):
+            kind = "has an unexpected" if unlike[0] in set(policy) else "lacks"
+            raise ValueError(f"policy {k} {kind} tensor {unlike[0]!r} ({len(unlike)} differ from the base)")
+    shares = None
+    if interpolation == "linear":
+        weights = [1.0] * len(policies) if weights is None else weights
+        shares = [weight / math.fsum(weights) for weight in weights]
+    elif angle == "global":
+        shares = _fold(_global_gram(base, policies))
+    return _merge(base, policies, shares)
+
+
+def _merge(
+    base: Mapping[str, Tensor], policies: Sequence[Mapping[str, Tensor]], shares: list[float] | None
+) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor with the given shares of the policies, or with its own angle's when None."""
+    for name in base:
+        with naming(f"tensor {name!r}"):
+            merged, tuned = _load(name, base, policies)
+            if merged.is_floating_point():
+                merged = _add(merged, tuned, shares or _fold(_gram(merged, tuned)))
+        yield name, merged
+
+
+def _slerp_shares(angle: float, amount: float) -> list[float]:
+    """The two coefficients of Eq. 29; (1 - amount, amount) where there is no arc."""
+    if angle == 0 or math.pi - angle < _OPPOSITE:
+        return [1 - amount, amount]
+    return [math.sin((1 - amount) * angle) / math.sin(angle), math.sin(amount * angle) / math.sin(angle)]
+
+
+def _fold(gram: list[list[float]]) -> list[float]:
+    """App. B: the coefficients c of the task vectors after merging the k-th with amount 1/k."""
+    shares = [1.0]
+    for k in range(1, len(gram)):
+        indices = range(k)
+        product = math.fsum(shares[i] * gram[i][k] for i in indices)
+        square = math.fsum(shares[i] * shares[j] * gram[i][j] for i in indices for j in indices)
+        if square <= _CANCELLED * math.fsum(shares[i] ** 2 * gram[i][i] for i in indices):
+            square = 0.0  # opposite vectors cancelled; what is left is rounding, without direction
+        keep, add = _slerp_shares(_angle(product, square, gram[k][k]), 1 / (k + 1))
+        shares = [*(share * keep for share in shares), add]
+    return shares
+
+
+def _angle(product: float, first_square: float, second_square: float) -> float:
+    """Omega from inner products; 0 when a vector is zero and has no direction."""
+    length = math.sqrt(first_square) * math.sqrt(second_square)
+    return math.acos(max(-1.0, min(1.0, product / length))) if length > 0 else 0.0
+
+
+def _gram(base: Tensor, policies: Sequence[Tensor]) -> list[list[float]]:
+    """The inner products of the task vectors, in float64: an angle near 0 or pi needs it."""
+    start = full_precision("base", base)
+    vectors = torch.stack([(full_precision("policy", p) - start).flatten().double() for p in policies])
+    gram: list[list[float]] = (vectors @ vectors.T).tolist()
+    return gram
+
+
+def _global_gram(base: Mapping[str, Tensor], policies: Sequence[Mapping[str, Tensor]]) -> list[list[float]]:
+    total = [[0.0] * len(policies) for _ in policies]
+    for name in base:
+        with naming(f"tensor {name!r}"):
+            start, tuned = _load(name, base, policies)
+        if start.is_floating_point():
+            gram = _gram(start, tuned)
+            total = [[t + g for t, g in zip(*rows, strict=True)] for rows in zip(total, gram, strict=True)]
+    return total
+
+
+def _add(base: Tensor, policies: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    """The base plus the sum of share * task vector, accumulated in float32, in the dtype of `base`."""
+    start = full_precision("base", base)
+    merged = start.clone()
+    for policy, share in zip(policies, shares, strict=True):
+        merged += share * (full_precision("policy", policy) - start)
+    merged = merged.to(base.dtype)
+    check_everywhere("the merged weight", merged, torch.isfinite(merged), f"finite in {base.dtype}")
+    return merged
+
+
+def _load(
+    name: str, base: Mapping[str, Tensor], policies: Sequence[Mapping[str, Tensor]]
+) -> tuple[Tensor, list[Tensor]]:
+    """The tensors called `name`, checked and detached."""
+    start = base[name].detach()
+    tuned = [policy[name].detach() for policy in policies]
+    _check_like(start, {f"policy {k}": tensor for k, tensor in enumerate(tuned)})
+    return start, tuned
+
+
+def _check_like(base: Tensor, others: dict[str, Tensor]) -> None:
+    """Refuse tensors unlike `base` in shape or dtype, not finite, or unequal integers."""
+    check_same_shape(base=base, **others)
+    check_same_dtype(base=base, **others)
+    for name, tensor in {"base": base, **others}.items():
+        if tensor.is_floating_point():
+            check_everywhere(name, tensor, torch.isfinite(tensor), "finite")
+        elif not torch.equal(tensor, base):
+            raise ValueError(f"{name} differs from the base, and {tensor.dtype} cannot be averaged")
+
+
+def _check_settings(count: int, interpolation: str, angle: str, weights: Sequence[float] | None) -> None:
+    if count < 2:
+        raise ValueError(f"a soup needs at least two policies, got {count}")
+    if interpolation not in ("slerp", "linear"):
+        raise ValueError(f"interpolation must be 'slerp' or 'linear', got {interpolation!r}")
+    if angle not in ("tensor", "global"):
+        raise ValueError(f"angle must be 'tensor' or 'global', got {angle!r}")
+    if weights is None:
+        return
+    if interpolation != "linear":
+        raise ValueError("weights apply to interpolation='linear' only; slerp merges with 1/k")
+    if len(weights) != count:
+        raise ValueError(f"{count} policies need {count} weights, got {len(weights)}")
+    if not all(math.isfinite(w) and w >= 0 for w in weights) or math.fsum(weights) <= 0:
+        raise ValueError(f"weights must be finite, at least 0 and not all 0, got {list(weights)}")

@@ -1,0 +1,138 @@
+"""Progress on stderr: a live bar on a terminal, an occasional plain line anywhere else.
+
+`CAPO_QUIET=1` in the environment silences all of it (`capo --json` sets it).
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+PLAIN_INTERVAL = 10.0
+"""Seconds between two lines where there is no terminal."""
+
+
+def say(text: str) -> None:
+    """Print one line to stderr, unless silenced."""
+    if not _silenced():
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(description: str, total: int, unit: str = "") -> "Iterator[Bar]":
+    """Show how far work is: `with progress("generate", 192, "prompts") as bar: bar.advance(16)`."""
+    bar: Bar
+    if _silenced():
+        bar = Bar(description, total, unit)
+    elif sys.stderr.isatty():
+        bar = _TerminalBar(description, total, unit)
+    else:
+        bar = _PlainBar(description, total, unit)
+    finished = False
+    try:
+        yield bar
+        finished = True
+    finally:
+        bar.close(finished)
+
+
+class Bar:
+    """Counts work; shows nothing by itself."""
+
+    def __init__(self, description: str, total: int, unit: str) -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self.done = 0
+        self.trailer = ""
+        self._fresh = 0
+        self._started = time.monotonic()
+
+    def advance(self, n: int = 1, *, resumed: bool = False) -> None:
+        """Count `n` units; `resumed` ones were found done and say nothing about speed."""
+        self.done += n
+        if not resumed:
+            self._fresh += n
+        self.show()
+
+    def note(self, text: str) -> None:
+        """Replace the trailing text, as the current loss."""
+        self.trailer = text
+        self.show()
+
+    def remaining(self) -> float | None:
+        """Seconds left at the speed so far; None before anything was made."""
+        if not self._fresh:
+            return None
+        return (time.monotonic() - self._started) / self._fresh * max(self.total - self.done, 0)
+
+    def show(self) -> None:
+        """Redraw, where there is anything to draw on."""
+
+    def close(self, finished: bool) -> None:
+        """The work is over; `finished` is False when it ended by an exception."""
+
+
+class _PlainBar(Bar):
+    def __init__(self, description: str, total: int, unit: str) -> None:
+        super().__init__(description, total, unit)
+        self._shown = self._started
+
+    def show(self) -> None:
+        if time.monotonic() - self._shown >= PLAIN_INTERVAL:
+            self._shown = time.monotonic()
+            left = self.remaining()
+            self._print("" if left is None else f", {_clock(left)} left")
+
+    def close(self, finished: bool) -> None:
+        took = _clock(time.monotonic() - self._started)
+        self._print(f", done in {took}" if finished else f", stopped after {took}")
+
+    def _print(self, state: str) -> None:
+        count = f"{self.done}/{self.total} {self.unit}".rstrip()
+        say(f"{self.description}: {count}{state}{'; ' + self.trailer if self.trailer else ''}")
+
+
+class _TerminalBar(Bar):
+    def __init__(self, description: str, total: int, unit: str) -> None:
+        super().__init__(description, total, unit)
+        self._live, self._task = _rich_progress(self)
+        self._live.start()
+
+    def show(self) -> None:
+        self._live.update(self._task, completed=self.done, trailer=self.trailer)
+
+    def close(self, finished: bool) -> None:
+        self._live.stop()
+
+
+def _rich_progress(bar: Bar) -> tuple[Any, Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.text import Text
+
+    class Remaining(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            left = bar.remaining()
+            return Text("" if left is None or task.finished else f"{_clock(left)} left", "cyan")
+
+    live = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} {task.fields[unit]}"),
+        TimeElapsedColumn(),
+        Remaining(),
+        TextColumn("{task.fields[trailer]}", markup=False),
+        console=Console(stderr=True),
+    )
+    return live, live.add_task(bar.description, total=bar.total, unit=bar.unit, trailer="")
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def _silenced() -> bool:
+    return os.environ.get("CAPO_QUIET", "") not in ("", "0")

@@ -1,0 +1,144 @@
+"""What the page says in words: warnings, settings, statistics, and how to use the model."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from capo.reporting import wording
+from capo.reporting.gather import Material
+
+DROWNED = 3.0
+"""A reward whose calibrated values spread this many times less than another's hardly counts."""
+
+
+def warnings(material: Material) -> list[str]:
+    """What a reader must know before trusting the numbers; the evaluation's own come first."""
+    found = list(material.results.warnings)
+    for reward in material.recipe.rewards:
+        summary = material.summaries[f"scores/{reward.name}"]
+        missing, scored = summary.get("missing", 0), summary.get("scored", 0)
+        if missing:
+            found.append(
+                f"{reward.name} gave no score for {missing:,} of {missing + scored:,} images; "
+                "they were set aside, not counted as bad."
+            )
+    if truncated := material.summaries["samples"].get("truncated_prompts", 0):
+        found.append(
+            f"{wording.count(truncated, 'prompt is', 'prompts are')} longer than the text encoders read; "
+            "the ends were cut off."
+        )
+    pairs = material.pairs
+    if len(pairs.rewards) > 1:
+        strongest, weakest = int(np.argmax(pairs.spread)), int(np.argmin(pairs.spread))
+        if pairs.spread[strongest] > DROWNED * pairs.spread[weakest]:
+            found.append(
+                f"{pairs.rewards[weakest]} hardly counts in the pairs: its calibrated rewards spread "
+                f"{wording.number(pairs.spread[weakest], 2)}, those of {pairs.rewards[strongest]} "
+                f"{wording.number(pairs.spread[strongest], 2)}. A lower temperature, a higher exponent "
+                "or a larger weight gives it more say."
+            )
+    return found
+
+
+def loading_code(material: Material) -> str:
+    """Python that loads the tuned model with diffusers alone, run from inside the run directory."""
+    recipe = material.recipe
+    model, settings = recipe.model, recipe.generate
+    embedded, full = model.checkpoint == "shapes", recipe.train.adaptation == "full"
+    imports = [f"from diffusers import {', '.join(sorted({'DiffusionPipeline', settings.scheduler}))}"]
+    if full:
+        loaded = ['pipe = DiffusionPipeline.from_pretrained("train/best")']
+    else:
+        options = [f"{k}={_literal(v)}" for k in ("revision", "variant") if (v := getattr(model, k))]
+        if embedded:
+            imports.insert(0, "from capo.diffusion import resolve_checkpoint  # the base ships with capo")
+        base = 'resolve_checkpoint("shapes")' if embedded else _literal(model.checkpoint)
+        loaded = [
+            f"pipe = DiffusionPipeline.from_pretrained({', '.join([base, *options])})",
+            'pipe.load_lora_weights("train/best")',
+        ]
+    given = ("num_inference_steps", "guidance_scale", "height", "width")
+    call = [f"{name}={value:g}" for name in given if (value := getattr(settings, name)) is not None]
+    prompt = material.contrasts[0].prompt.text if material.contrasts else "a prompt"
+    return "\n".join(
+        [
+            *imports,
+            "",
+            *loaded,
+            f"pipe.scheduler = {settings.scheduler}.from_config(pipe.scheduler.config)",
+            f"image = pipe({_literal(wording.excerpt(prompt, 80))}, {', '.join(call)}).images[0]",
+        ]
+    )
+
+
+def of_pairs(material: Material) -> list[tuple[str, str]]:
+    """What there is to know of the pairs, in words and numbers."""
+    pairs, deltas = material.pairs, material.pairs.delta_rewards
+    paired = len(pairs.paired)
+    set_aside = int((~np.isfinite(pairs.combined)).sum())
+    facts = [
+        ("Prompts", f"{len(pairs.prompt_ids):,}"),
+        ("with a pair", f"{paired:,}"),
+        ("Chosen samples a prompt", f"{pairs.chosen.sum() / max(1, paired):.1f}"),
+        ("Rejected samples a prompt", f"{pairs.rejected.sum() / max(1, paired):.1f}"),
+        ("Samples set aside without a score", f"{set_aside:,}"),
+    ]
+    if dropped := material.summaries["train"].get("prompts", {}).get("dropped", 0):
+        facts.append(("Prompts without a pair above the least margin", f"{dropped:,}"))
+    if deltas.size:
+        facts += [
+            ("Mean ΔR", wording.number(float(deltas.mean()), 3)),
+            ("Pairs with ΔR ≤ 0", wording.percent(float((deltas <= 0).mean()), 2)),
+        ]
+    return facts
+
+
+def settings(material: Material) -> list[tuple[str, str]]:
+    """The settings that a reader asks for first; the recipe below has all."""
+    recipe = material.recipe
+    generate, train = recipe.generate, recipe.train
+    adaptation = f"LoRA, rank {train.lora_rank}" if train.adaptation == "lora" else "all weights"
+    weighting = f"sigmoid, b = {train.weighting_bias:g}" if train.weighting == "sigmoid" else "constant"
+    revision = f"@{recipe.model.revision}" if recipe.model.revision else ""
+    return [
+        ("Base model", recipe.model.checkpoint + revision),
+        ("Prompts", f"{recipe.prompts.source}, {len(material.prompts):,}"),
+        ("Samples a prompt", f"{generate.samples_per_prompt}"),
+        (
+            "Sampler",
+            f"{generate.scheduler}, {wording.count(generate.num_inference_steps, 'step')}, "
+            f"guidance {generate.guidance_scale:g}",
+        ),
+        ("Training rewards", ", ".join(r.name for r in recipe.training_rewards)),
+        ("Held-out rewards", ", ".join(r.name for r in recipe.rewards if r.use == "evaluate") or "none"),
+        ("Pairs", recipe.pairs.selection),
+        ("Objective", f"{train.objective}, β = {train.beta:g}, weighting {weighting}"),
+        ("Adaptation", adaptation),
+        (
+            "Optimiser",
+            f"Adam, learning rate {train.learning_rate:g}, "
+            f"{train.steps:,} steps of {wording.count(train.global_batch_size, 'pair')}",
+        ),
+        ("Checkpoint kept", _kept(material)),
+        ("Seed", f"{recipe.seed}"),
+    ]
+
+
+def _kept(material: Material) -> str:
+    best = material.training.best
+    if best is None:
+        return "the last"
+    chosen = "best on the validation prompts" if material.training.validation else "the last"
+    return f"step {best['step']:,}, {chosen}"
+
+
+def comparison(described: Mapping[str, Any]) -> str:
+    """`bradley-terry, temperature 1`."""
+    name, *parameters = described.items()
+    return ", ".join([str(name[1]), *(f"{key} {value:g}" for key, value in parameters)])
+
+
+def _literal(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)

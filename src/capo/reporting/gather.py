@@ -1,0 +1,130 @@
+"""Reads the artefacts of a run into the typed material of its report.
+
+Nothing here needs a model: a report is made from what the stages left.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from capo.recipe import Recipe
+from capo.reporting.examples import (
+    Contrast,
+    PairExample,
+    Shown,
+    contrasts,
+    pair_examples,
+    read_prompts,
+)
+from capo.reporting.pair_table import PairTable
+from capo.reporting.results import Results
+from capo.workspace import Run
+
+
+@dataclass(frozen=True)
+class Training:
+    """What training logged, one mapping a line, and the checkpoint it kept."""
+
+    metrics: tuple[Mapping[str, Any], ...]
+    validation: tuple[Mapping[str, Any], ...]
+    best: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """What making an artefact took, the last time it was made; memory in bytes."""
+
+    artefact: str
+    seconds: float
+    peak_memory: int | None
+    device: str
+    finished: str
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything the page shows, before it is worded and drawn."""
+
+    recipe: Recipe
+    results: Results
+    contrasts: tuple[Contrast, ...]
+    examples: tuple[PairExample, ...]
+    raw_scores: Mapping[str, np.ndarray]
+    pairs: PairTable
+    comparisons: Mapping[str, Mapping[str, Any]]
+    """by reward: the comparison model's name and parameter"""
+    training: Training
+    summaries: Mapping[str, Mapping[str, Any]]
+    """by artefact, as each was committed"""
+    versions: Mapping[str, str]
+    prompts: Mapping[str, Shown]
+    timings: tuple[StageTime, ...]
+
+
+def gather(recipe: Recipe, run: Run) -> Material:
+    """Read everything the page needs from the committed artefacts of `run`.
+
+    Raises `WorkspaceError` for an artefact that is damaged or not finished, `ValueError` for an
+    evaluation whose results have another form.
+    """
+    results = Results.model_validate(run.artefact("evaluate").read_json("results.json"))
+    prompts = read_prompts(run.artefact("prompts"))
+    table = run.artefact("pairs").read_table("pairs.parquet")
+    metadata = {key.decode(): value for key, value in (table.schema.metadata or {}).items()}
+    pairs = PairTable.from_arrow(table, tuple(json.loads(metadata["rewards"])))
+    scores = [f"scores/{reward.name}" for reward in recipe.rewards]
+    return Material(
+        recipe=recipe,
+        results=results,
+        contrasts=contrasts(recipe, run, results),
+        examples=pair_examples(recipe, run, pairs, prompts),
+        raw_scores={reward.name: _raw_scores(run, reward.name) for reward in recipe.rewards},
+        pairs=pairs,
+        comparisons=json.loads(metadata["comparisons"]),
+        training=_training(run),
+        summaries={name: run.artefact(name).summary for name in ("samples", *scores, "train")},
+        versions=_versions(run),
+        prompts=prompts,
+        timings=_timings(run),
+    )
+
+
+def _raw_scores(run: Run, reward: str) -> np.ndarray:
+    """Of all samples, NaN where one is missing."""
+    artefact = run.artefact(f"scores/{reward}")
+    shards = [name for name in artefact.files() if name.endswith(".parquet")]
+    columns = [artefact.read_table(shard, columns=["score"])["score"] for shard in shards]
+    return np.concatenate([np.empty(0), *(column.to_numpy() for column in columns)])
+
+
+def _training(run: Run) -> Training:
+    train = run.artefact("train")
+    return Training(
+        metrics=tuple(train.read_json_lines("metrics.jsonl")),
+        validation=tuple(train.read_json_lines("validation.jsonl")) if train.has("validation.jsonl") else (),
+        best=train.read_json("best/capo.json") if train.has("best/capo.json") else None,
+    )
+
+
+def _versions(run: Run) -> dict[str, str]:
+    manifest = run.artefact("evaluate").manifest()
+    return dict(manifest.versions) if manifest else {}
+
+
+def _timings(run: Run) -> tuple[StageTime, ...]:
+    path = run.path / "timings.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    latest = {row["stage"]: row for row in map(json.loads, lines)}
+    return tuple(
+        StageTime(
+            artefact=artefact,
+            seconds=float(row["seconds"]),
+            peak_memory=row.get("peak_rss_bytes"),
+            device=row.get("device", ""),
+            finished=row.get("finished", ""),
+        )
+        for artefact, row in latest.items()
+    )

@@ -1,0 +1,210 @@
+"""The figures of the report: which data go on which axes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+
+from capo.reporting import wording
+from capo.reporting.axes import Chart, Key, Scale, scale_over
+from capo.reporting.pair_table import PairTable
+
+BINS = 30
+CURVE_POINTS = 64
+LABEL = 40
+"""Characters that an axis has room for."""
+
+SERIES = ("s1", "s2", "s3", "s4", "s5", "s6")
+
+Steps = Sequence[float]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A chart with what the page says around it."""
+
+    title: str
+    svg: Markup
+    keys: tuple[Key, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A quantity over training steps."""
+
+    label: str
+    css: str
+    steps: np.ndarray
+    values: np.ndarray
+
+
+def raw_histogram(name: str, scores: np.ndarray) -> Plot:
+    """Of one reward's raw scores over all samples (Fig. 6, top row)."""
+    finite = scores[np.isfinite(scores)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    chart = _histogram(finite, np.linspace(low, high, BINS + 1), "raw score", "raw")
+    mean = float(finite.mean()) if finite.size else float("nan")
+    note = f"mean {wording.number(mean)}, standard deviation {wording.number(_std(finite))}"
+    return Plot("Raw", chart.svg(f"Histogram of raw {name} scores: {note}"), note=note)
+
+
+def calibrated_histogram(name: str, calibrated: np.ndarray) -> Plot:
+    """Of one reward's calibrated values, centred on one half (Fig. 6, bottom row)."""
+    finite = calibrated[np.isfinite(calibrated)]
+    chart = _histogram(finite, np.linspace(0, 1, BINS + 1), "calibrated reward", "calibrated")
+    chart.vertical(0.5, "half")
+    note = f"mean 0.5 by construction, standard deviation {wording.number(_std(finite), 3)}"
+    return Plot("Calibrated", chart.svg(f"Histogram of calibrated {name} rewards: {note}"), note=note)
+
+
+def delta_histogram(deltas: np.ndarray) -> Plot:
+    """Of the targets ΔR over all chosen × rejected pairs."""
+    low, high = (min(0.0, float(deltas.min())), max(0.05, float(deltas.max()))) if deltas.size else (0.0, 1.0)
+    width = (high - low) / BINS
+    edges = np.arange(np.floor(low / width), np.ceil(high / width) + 1) * width  # zero is an edge
+    chart = _histogram(deltas, edges, "ΔR of a pair", "calibrated")
+    chart.vertical(0.0, "half")
+    mean = float(deltas.mean()) if deltas.size else float("nan")
+    note = f"mean {wording.number(mean, 3)}"
+    return Plot("Targets of the pairs", chart.svg(f"Histogram of ΔR: {note}"), note=note)
+
+
+def reward_scatter(pairs: PairTable, prompt_id: str, first: int, second: int) -> Plot:
+    """One prompt's samples by two of the calibrated rewards, the chosen and rejected marked."""
+    rows = pairs.rows(prompt_id)
+    xs, ys = pairs.calibrated[rows, first], pairs.calibrated[rows, second]
+    here = np.isfinite(xs) & np.isfinite(ys)
+    chosen, rejected = pairs.chosen[rows] & here, pairs.rejected[rows] & here
+    rest = here & ~chosen & ~rejected
+    names = pairs.rewards[first], pairs.rewards[second]
+    labels = [wording.excerpt(name, LABEL) for name in names]
+    chart = Chart(_spread_scale(xs[here]), _spread_scale(ys[here]), labels[0], labels[1])
+    for mask, css, shape in (
+        (rest, "rest", "circle"),
+        (rejected, "rejected", "square"),
+        (chosen, "chosen", "circle"),
+    ):
+        chart.points(xs[mask], ys[mask], css, shape)
+    description = (
+        f"Calibrated {names[0]} against {names[1]} of {int(here.sum())} samples: "
+        f"{int(chosen.sum())} chosen, {int(rejected.sum())} rejected"
+    )
+    return Plot(f"{names[0]} and {names[1]}", chart.svg(description))
+
+
+SCATTER_KEYS = (
+    Key("chosen", "chosen", "circle"),
+    Key("rejected", "rejected", "square"),
+    Key("neither", "rest", "circle"),
+)
+
+
+def curves(
+    title: str,
+    lines: Sequence[Curve],
+    y_label: str,
+    *,
+    include: Sequence[float] = (),
+    reference: float | None = None,
+    percent: bool = False,
+    note: str = "",
+) -> Plot | None:
+    """Quantities over training steps; long ones averaged over equal stretches, their range shaded.
+
+    None when there is nothing to draw.
+    """
+    drawn = [(line, _stretches(line.steps, line.values)) for line in lines if line.values.size]
+    if not drawn:
+        return None
+    steps = np.concatenate([stretch[0] for _, stretch in drawn])
+    extent = [v for _, (_, mean, low, high) in drawn for v in (*_inner(low, high), *mean)]
+    y = scale_over(extent, include=include, percent=percent)
+    chart = Chart(scale_over(steps, include=[0], snug=True), y, "step", y_label)
+    if reference is not None:
+        chart.horizontal(reference, "half")
+    for line, (at, _, low, high) in drawn:
+        if (high > low).any():
+            chart.band(at, np.clip(low, y.low, y.high), np.clip(high, y.low, y.high), line.css)
+    for line, (at, mean, _, _) in drawn:
+        chart.line(at, mean, line.css)
+        if len(at) <= 12:
+            chart.points(at, mean, line.css)
+    last = "; ".join(f"{line.label} ends at {wording.number(float(line.values[-1]), 3)}" for line, _ in drawn)
+    keys = tuple(Key(line.label, line.css) for line, _ in drawn) if len(drawn) > 1 else ()
+    return Plot(title, chart.svg(f"{title} over training steps: {last}"), keys, note)
+
+
+def validation(mean: Curve, rewards: Sequence[Curve], best_step: int | None) -> Plot | None:
+    """Win-rates on the validation prompts, the checkpoint that was kept marked."""
+    lines = [line for line in (*rewards, mean) if line.values.size]
+    if not lines:
+        return None
+    values = np.concatenate([line.values for line in lines])
+    y = scale_over(values, include=[0.5], percent=True)
+    steps = np.concatenate([line.steps for line in lines])
+    chart = Chart(scale_over(steps, include=[0], snug=True), y, "step", "win-rate over the base")
+    chart.horizontal(0.5, "half")
+    for line in lines:
+        chart.line(line.steps, line.values, line.css)
+        chart.points(line.steps, line.values, line.css)
+    keys = [Key(line.label, line.css) for line in (*lines[-1:], *lines[:-1])]
+    best = mean.values[mean.steps == best_step] if best_step is not None else np.empty(0)
+    if best.size:
+        chart.points([float(best_step or 0)], best[:1], "best", "star")
+        keys.append(Key(f"best checkpoint, step {best_step:,}", "best", "star"))
+    description = "Win-rates on the validation prompts over training steps" + (
+        f"; best at step {best_step} with {wording.percent(float(best[0]))}" if best.size else ""
+    )
+    return Plot("Validation win-rate", chart.svg(description), tuple(keys))
+
+
+def line_of(rows: Sequence[Mapping[str, object]], key: str, label: str, css: str) -> Curve:
+    """The finite values of `key` in metric rows."""
+    pairs = [
+        (float(row["step"]), float(row[key]))  # type: ignore[arg-type]
+        for row in rows
+        if isinstance(row.get(key), int | float) and np.isfinite(row[key])  # type: ignore[call-overload]
+    ]
+    steps, values = (np.array(part) for part in zip(*pairs, strict=True)) if pairs else (np.empty(0),) * 2
+    return Curve(label, css, steps, values)
+
+
+def _histogram(values: np.ndarray, edges: np.ndarray, x_label: str, css: str) -> Chart:
+    counts, _ = np.histogram(values, edges)
+    shares = counts / max(1, counts.sum())
+    y = scale_over([0.0, float(shares.max()) or 1.0], percent=True, wanted=4)
+    chart = Chart(scale_over(edges, snug=True), y, x_label, "share")
+    chart.bars(edges, shares, css)
+    return chart
+
+
+def _spread_scale(values: np.ndarray) -> Scale:
+    """An axis for calibrated rewards, as tight as they are, always with one half on it."""
+    return scale_over(values, include=[0.45, 0.55], wanted=4)
+
+
+def _stretches(
+    steps: np.ndarray, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Step, mean, least and greatest of at most `CURVE_POINTS` stretches, equal but for the last."""
+    cuts = np.arange(0, len(values), -(-len(values) // CURVE_POINTS))[1:]
+    groups = list(zip(np.split(steps, cuts), np.split(values, cuts), strict=True))
+    return (
+        np.array([s.mean() for s, _ in groups]),
+        np.array([v.mean() for _, v in groups]),
+        np.array([v.min() for _, v in groups]),
+        np.array([v.max() for _, v in groups]),
+    )
+
+
+def _inner(low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
+    """Where most of a band lies, so that one outlier does not flatten the curve."""
+    return float(np.quantile(low, 0.03)), float(np.quantile(high, 0.97))
+
+
+def _std(values: np.ndarray) -> float:
+    return float(values.std()) if values.size else float("nan")

@@ -1,0 +1,35 @@
+"""Reward models: what says how good an image is for its prompt.
+
+One file an architecture, not one a checkpoint: a recipe names a shipped reward (`pickscore`), a
+shipped architecture with other weights (`checkpoint:`), or a function of your own
+(`source: package.module:function`). Scores stay on the reward's raw scale; how two of them
+compare is declared beside (`build_comparison`), not baked in.
+
+    reward = load_reward(RewardSection(name="pickscore"), "cuda")
+    reward.score([image], ["a red circle"])        # float64 [1]
+"""
+
+from capo.rewards.comparison import describe_comparison, refuse_negative
+from capo.rewards.protocol import Reward, RewardError, Scored
+from capo.rewards.registry import (
+    SHIPPED,
+    build_comparison,
+    declared_comparison,
+    load_reward,
+    reward_identity,
+)
+from capo.rewards.scoring import score_images
+
+__all__ = [
+    "SHIPPED",
+    "Reward",
+    "RewardError",
+    "Scored",
+    "build_comparison",
+    "declared_comparison",
+    "describe_comparison",
+    "load_reward",
+    "refuse_negative",
+    "reward_identity",
+    "score_images",
+]

@@ -1,0 +1,46 @@
+"""Aesthetic raters: how good an image looks, blind to its prompt.
+
+An image classifier with a single output (`CLIPForImageClassification` and its like) whose raw
+value is a rating on the 1 to 10 scale, as the paper uses VILA (Sec. 5). Two ratings compare by
+Bradley-Terry with temperature 1 on that scale; a rater of [0, 1] would need temperature 0.1.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from capo.method.calibration import BradleyTerry
+from capo.rewards.images import as_rgb
+from capo.rewards.loading import load_model, load_part
+from capo.rewards.protocol import RewardError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class AestheticRating:
+    """Any transformers image classifier with one label, in float32."""
+
+    comparison = BradleyTerry(temperature=1.0)
+
+    def __init__(self, name: str, checkpoint: str, device: Any, processor: str | None = None) -> None:
+        """Weights from `checkpoint`; the image processor from `processor` if given."""
+        from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+        self.name = name
+        self._model = load_model(AutoModelForImageClassification, checkpoint, device, torch.float32)
+        if self._model.config.num_labels != 1:
+            raise RewardError(
+                f"{checkpoint} has {self._model.config.num_labels} outputs; a rater has one (num_labels=1)"
+            )
+        # Always Pillow's resizing: torchvision's gives slightly different scores.
+        self._image_processor = load_part(AutoImageProcessor, processor or checkpoint, backend="pil")
+
+    @torch.inference_mode()
+    def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
+        """float64 [n]; `prompts` are not looked at."""
+        pixels = self._image_processor([as_rgb(image) for image in images], return_tensors="pt")
+        ratings: Tensor = self._model(pixels.pixel_values.to(self._model.device)).logits[:, 0]
+        return ratings.double().cpu().numpy()

@@ -1,0 +1,48 @@
+"""VQAScore from a vision encoder with a text decoder that reads the question, as Donut answers about documents.
+
+The score is P(" Yes"), the softmax over the whole vocabulary at the first position of the answer.
+Not to be confused with `vqa.VqaScore`, whose models read image and question in one sequence.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from capo.method.calibration import PowerRatio
+from capo.rewards.images import as_rgb
+from capo.rewards.loading import load_model, load_part
+from capo.rewards.vqa import QUESTION, answer_token
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class DecoderVqaScore:
+    """Any transformers `VisionEncoderDecoderModel` that was taught to answer yes or no."""
+
+    comparison = PowerRatio(exponent=1.0)
+
+    def __init__(self, name: str, checkpoint: str, device: Any, processor: str | None = None) -> None:
+        """Weights from `checkpoint`; tokenizer and image processor from `processor` if given."""
+        from transformers import AutoImageProcessor, AutoTokenizer, VisionEncoderDecoderModel
+
+        self.name = name
+        self._model = load_model(VisionEncoderDecoderModel, checkpoint, device, torch.float32)
+        self._images = load_part(AutoImageProcessor, processor or checkpoint, backend="pil")
+        self._tokenizer = load_part(AutoTokenizer, processor or checkpoint)
+        # The decoder looks back only, so what pads a question on the right changes nothing.
+        self._tokenizer.padding_side = "right"
+        self._answer = answer_token(self._tokenizer, QUESTION.format("a"))
+
+    @torch.inference_mode()
+    def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
+        """float64 [n] in [0, 1]; questions longer than the decoder reads lose their end."""
+        device = self._model.device
+        pixels = self._images([as_rgb(image) for image in images], return_tensors="pt").pixel_values
+        questions = [QUESTION.format(prompt) for prompt in prompts]
+        coded = self._tokenizer(questions, padding=True, truncation=True, return_tensors="pt")
+        tokens, last = coded.input_ids.to(device), coded.attention_mask.sum(dim=1) - 1
+        logits = self._model(pixel_values=pixels.to(device), decoder_input_ids=tokens).logits
+        answers = logits[torch.arange(len(prompts)), last].float()
+        return answers.softmax(-1)[:, self._answer].double().cpu().numpy()

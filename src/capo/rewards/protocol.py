@@ -1,0 +1,40 @@
+"""What a reward is to the rest of the system."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from capo.method.calibration import Comparison
+
+
+class RewardError(ValueError):
+    """A reward that cannot be loaded or does not keep to the protocol; says what and the fix."""
+
+
+class Reward(Protocol):
+    """A loaded reward model."""
+
+    @property
+    def name(self) -> str:
+        """Its name in tables and paths."""
+
+    @property
+    def comparison(self) -> "Comparison | None":
+        """How two of its raw scores become a win probability, unless the recipe says otherwise."""
+
+    def score(self, images: "list[Image.Image]", prompts: list[str]) -> "np.ndarray":
+        """Raw scores, float64 [n], higher is better, for n images each with its prompt.
+
+        NaN means that there is no score for that image; it is set aside, never counted as 0.
+        """
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The score of one image, or why there is none."""
+
+    score: float | None
+    error: str | None = None

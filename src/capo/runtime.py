@@ -1,0 +1,84 @@
+"""Where models run, and how loudly the libraries speak while they load."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from capo.recipe import EngineSection
+
+if TYPE_CHECKING:
+    import torch
+
+
+def device(engine: EngineSection) -> "torch.device":
+    """The device that `engine.device` names, with torch's threads set to `engine.threads`.
+
+    `auto` is the first of CUDA, MPS and CPU that is there. Raises `ValueError` for a device that
+    torch does not know or that this machine does not have.
+    """
+    import torch
+
+    if engine.threads is not None:
+        torch.set_num_threads(engine.threads)
+    if engine.device == "auto":
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return _repeatable(torch.device(best))
+    try:
+        wanted = torch.device(engine.device)
+        torch.empty(1, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        # torch.empty fails where torch or the machine lacks the device.
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"engine.device: {engine.device!r} cannot be used here: {reason}") from None
+    return _repeatable(wanted)
+
+
+def _repeatable(chosen: "torch.device") -> "torch.device":
+    """Ask CUDA for algorithms that give the same bits on every run; torch warns where it has none."""
+    import torch
+
+    if chosen.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return chosen
+
+
+@contextmanager
+def memory_bounded_by(setting: str) -> Iterator[None]:
+    """Within, running out of the device's memory is an error that says which setting to lower."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError(
+            f"the device ran out of memory; lower {setting} and give the same command again: what is "
+            "finished is kept"
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within, diffusers and transformers show no progress bars and only errors."""
+    # transformers first: importing diffusers makes it speak.
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    from diffusers.utils import logging as diffusers_logging
+
+    libraries = (transformers_logging, diffusers_logging)
+    levels = (level, diffusers_logging.get_verbosity())
+    bars = [library.is_progress_bar_enabled() for library in libraries]
+    try:
+        for library in libraries:
+            library.set_verbosity(logging.ERROR)
+            library.disable_progress_bar()
+        yield
+    finally:
+        for library, verbosity, shown in zip(libraries, levels, bars, strict=True):
+            library.set_verbosity(verbosity)
+            if shown:
+                library.enable_progress_bar()

@@ -1,0 +1,36 @@
+"""Randomness as a pure function of a key, never of history.
+
+Every random choice draws from a generator of its own, seeded by what the choice is about; so
+neither batch size, nor the order of prompts, nor resuming changes a result.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def stable_seed(*key: str | int) -> int:
+    """A seed in [0, 2⁶³) that depends on `key` alone: `stable_seed("sample", 0, prompt_id, 3)`.
+
+    The same on every machine, in every process and for every `PYTHONHASHSEED`. Text and numbers
+    are told apart (`"1"` is not `1`), and so are the borders between the parts of the key.
+    """
+    canonical = json.dumps(key, separators=(",", ":"), ensure_ascii=True)
+    digest = hashlib.blake2b(canonical.encode("ascii")).digest()
+    return int.from_bytes(digest[:8], "big") & (2**63 - 1)
+
+
+def initial_noise(seed: int, shape: Sequence[int]) -> "torch.Tensor":
+    """Standard normal float32 noise of `shape`, drawn on the CPU from a generator of its own.
+
+    Drawing on the CPU makes it the same whatever device it then moves to, and recoverable later
+    from the seed.
+    """
+    import torch
+
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float32)

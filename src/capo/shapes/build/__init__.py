@@ -1,0 +1,59 @@
+"""`capo shapes build`: every embedded checkpoint again, from nothing.
+
+Parts, in the order they need each other: `vae`, then `base` and the rewards `preference`,
+`vqa`, `aesthetic` and `heldout`. Each is resumable, and is saved as float16 safetensors in the
+layout of the real model it stands for.
+"""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+PARTS = ("vae", "base", "preference", "vqa", "aesthetic", "heldout")
+
+
+def build(directory: Path, device: str = "cpu", parts: tuple[str, ...] = PARTS, scale: float = 1.0) -> None:
+    """Build `parts` into `directory`; what a part needs must be there or among them.
+
+    `scale` multiplies data and steps (1 makes the shipped checkpoints). Half-trained state is
+    kept under `directory/.work` until a part is done. Raises ValueError for an unknown part.
+    """
+    import torch
+
+    from capo.shapes.build import save
+
+    torch.set_float32_matmul_precision("high")  # TF32 where there is one; float32 elsewhere
+    unknown = sorted(set(parts) - set(PARTS))
+    if unknown:
+        raise ValueError(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    for part in (part for part in PARTS if part in parts):
+        started = time.monotonic()
+        work = directory / ".work" / part
+        getattr(save, f"build_{part}")(directory, work, device, scale)
+        shutil.rmtree(work, ignore_errors=True)
+        _record(directory, part, device, scale, time.monotonic() - started)
+
+
+def _record(directory: Path, part: str, device: str, scale: float, seconds: float) -> None:
+    """Where a part's weights came from, in `directory/origin.json`."""
+    import platform
+    import subprocess
+
+    import torch
+
+    path = directory / "origin.json"
+    origin = json.loads(path.read_text()) if path.exists() else {}
+    source = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True
+    )
+    where = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    origin[part] = {
+        "command": f"capo shapes build --parts {part} --device {device.partition(':')[0]}",
+        "scale": scale,
+        "commit": source.stdout.strip() if source.returncode == 0 else None,
+        "device": where,
+        "torch": torch.__version__,
+        "seconds": round(seconds),
+    }
+    path.write_text(json.dumps(origin, indent=2, sort_keys=True) + "\n")

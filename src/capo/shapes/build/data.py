@@ -1,0 +1,228 @@
+"""What the checkpoints are trained on: drawn scenes, their captions, and people's opinions of them."""
+
+import random
+from dataclasses import dataclass, replace
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from capo.shapes.judge import satisfies
+from capo.shapes.layout import corrupt, scene_of, swap_colors
+from capo.shapes.people import beauty, prefer
+from capo.shapes.prompts import CATEGORIES, NUMBERS, RELATIONS, Spec, grammar
+from capo.shapes.scenes import SHAPES, Scene, draw
+
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+# How often the captions of the base model are wrong: the knob of how imperfectly it follows prompts.
+FLIPPED_RELATION = 0.30
+RANDOM_COUNT = 0.35
+SWAPPED_COLORS = 0.25
+WRONG_SHAPE = 0.12
+
+MEAN, DEVIATION = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+"""Of the rewards' image processors, for pixels in [0, 1]."""
+
+RECONSTRUCTED = 0.5
+"""Share of the rewards' training images that went through the autoencoder."""
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Images uint8 `[n, 3, H, W]` and one caption each."""
+
+    images: Tensor
+    texts: list[str]
+
+
+@dataclass(frozen=True)
+class Rated:
+    """Images and what one person gave each, 1 to 10."""
+
+    images: Tensor
+    ratings: Tensor
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Images, a prompt each, and whether the image shows it."""
+
+    images: Tensor
+    texts: list[str]
+    answers: Tensor
+
+
+@dataclass(frozen=True)
+class Contrasts:
+    """Images, a prompt that each shows, and prompts that it does not show."""
+
+    images: Tensor
+    shown: list[str]
+    missed: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Two images a prompt `[n, 2, 3, H, W]` and whether the first was preferred (1, 0, 1/2 a tie)."""
+
+    images: Tensor
+    texts: list[str]
+    labels: Tensor
+
+
+def random_spec(rng: random.Random, split: str = "train") -> Spec:
+    """A prompt of a category drawn evenly."""
+    return rng.choice(grammar(split)[rng.choice(CATEGORIES)])
+
+
+def captions(count: int, seed: int, device: str, *, noisy: bool = True) -> Captioned:
+    """Scenes and the captions that the base model learns from."""
+    rng = random.Random(f"captions/{seed}")
+    specs = [random_spec(rng) for _ in range(count)]
+    images = _draw([scene_of(spec, rng) for spec in specs], device)
+    return Captioned(images, [(miscaption(spec, rng) if noisy else spec).text for spec in specs])
+
+
+def miscaption(spec: Spec, rng: random.Random) -> Spec:
+    """The caption of a careless annotator."""
+    if spec.relation and rng.random() < FLIPPED_RELATION:
+        spec = replace(spec, relation=rng.choice([OPPOSITE[spec.relation], *RELATIONS]))
+    if spec.category == "counting" and rng.random() < RANDOM_COUNT:
+        subject = replace(spec.subjects[0], count=rng.choice([n for n in NUMBERS if n > 1]))
+        spec = replace(spec, subjects=(subject,))
+    if spec.category == "color_attr" and rng.random() < SWAPPED_COLORS:
+        spec = swap_colors(spec)
+    if len(spec.subjects) == 2 and rng.random() < WRONG_SHAPE:
+        index = rng.randrange(2)
+        subjects = list(spec.subjects)
+        subjects[index] = replace(subjects[index], shape=rng.choice(SHAPES))
+        spec = replace(spec, subjects=tuple(subjects))
+    return spec
+
+
+def ratings(count: int, seed: int, device: str, split: str = "train") -> Rated:
+    """Scenes, some blurred, and one person's rating with that person's error (standard deviation 0.5)."""
+    rng = random.Random(f"ratings/{split}/{seed}")
+    scenes = [scene_of(random_spec(rng, split), rng) for _ in range(count)]
+    blurs = [_blur(rng) for _ in scenes]
+    given = [beauty(s, b) + rng.gauss(0, 0.5) for s, b in zip(scenes, blurs, strict=True)]
+    images = soften(_draw(scenes, device), torch.tensor(blurs, device=device))
+    return Rated(images, torch.tensor(given, device=device).clamp(1, 10))
+
+
+def questions(count: int, seed: int, device: str, split: str = "train") -> Questions:
+    """Half the images show their prompt; most of the others miss it by one thing."""
+    rng = random.Random(f"questions/{split}/{seed}")
+    specs, scenes, answers = [], [], []
+    for index in range(count):
+        spec = random_spec(rng, split)
+        scene = scene_of(spec, rng) if index % 2 else _miss(spec, rng)
+        specs.append(spec)
+        scenes.append(scene)
+        answers.append(index % 2)
+    blurs = torch.tensor([_blur(rng) for _ in scenes], device=device)
+    images = soften(_draw(scenes, device), blurs)
+    return Questions(images, [s.text for s in specs], torch.tensor(answers, device=device))
+
+
+def contrasts(count: int, seed: int, device: str, misses: int = 3) -> Contrasts:
+    """Each image with its prompt and `misses` others, near misses three times in four."""
+    rng = random.Random(f"contrasts/{seed}")
+    specs = [random_spec(rng) for _ in range(count)]
+    scenes = [scene_of(spec, rng) for spec in specs]
+    blurs = torch.tensor([_blur(rng) for _ in scenes], device=device)
+    missed = [[_missed(*pair, rng).text for _ in range(misses)] for pair in zip(specs, scenes, strict=True)]
+    return Contrasts(soften(_draw(scenes, device), blurs), [spec.text for spec in specs], missed)
+
+
+def preferences(count: int, seed: int, device: str, split: str = "train") -> Preferences:
+    """Pairs of pictures for one prompt, each faithful, a near miss or of something else."""
+    rng = random.Random(f"preferences/{split}/{seed}")
+    specs, scenes, blurs, labels = [], [], [], []
+    for _ in range(count):
+        spec = random_spec(rng, split)
+        pair = [_attempt(spec, rng) for _ in range(2)]
+        blur = [_blur(rng) for _ in range(2)]
+        specs.append(spec)
+        scenes += pair
+        blurs += blur
+        labels.append(prefer(pair, spec, rng, blur))
+    images = soften(_draw(scenes, device), torch.tensor(blurs, device=device))
+    return Preferences(
+        images.unflatten(0, (count, 2)), [s.text for s in specs], torch.tensor(labels, device=device)
+    )
+
+
+def soften(images: Tensor, blur: Tensor) -> Tensor:
+    """Gaussian blur of uint8 images `[n, 3, H, W]` by each one's standard deviation in pixels."""
+    parts = zip(images.split(4096), blur.split(4096), strict=True)
+    return torch.cat([_soften(*part) for part in parts])
+
+
+@torch.no_grad()
+def reconstruct(vae: AutoencoderKL, images: Tensor, seed: int) -> Tensor:
+    """The same uint8 images, `RECONSTRUCTED` of them as the autoencoder gives them back."""
+    generator = torch.Generator(images.device).manual_seed(seed)
+    chosen = torch.rand(len(images), generator=generator, device=images.device) < RECONSTRUCTED
+    for part in chosen.nonzero()[:, 0].split(1024):
+        decoded = vae.decode(vae.encode(to_signal(images[part])).latent_dist.mean).sample
+        images[part] = ((decoded + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return images
+
+
+def to_signal(images: Tensor) -> Tensor:
+    """uint8 pixels to [-1, 1], channels last: what the autoencoder reads."""
+    return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 pixels to what the rewards' vision towers read."""
+    mean, deviation = (torch.tensor(v, device=images.device)[:, None, None] for v in (MEAN, DEVIATION))
+    return (images.float() / 255 - mean) / deviation
+
+
+def _soften(images: Tensor, blur: Tensor) -> Tensor:
+    offsets = torch.arange(-4, 5, device=images.device)
+    kernel = torch.exp(-(offsets**2) / (2 * blur[:, None].clamp(min=1e-3) ** 2))
+    kernel = kernel / kernel.sum(dim=1, keepdim=True)
+    pixels = images.float()
+    for axis in (2, 3):
+        padding = (4, 4, 0, 0) if axis == 3 else (0, 0, 4, 4)
+        windows = torch.nn.functional.pad(pixels, padding, mode="replicate").unfold(axis, 9, 1)
+        pixels = torch.einsum("nchwk,nk->nchw", windows, kernel)
+    return pixels.round().to(torch.uint8)
+
+
+def _draw(scenes: list[Scene], device: str) -> Tensor:
+    return torch.cat([draw(scenes[i : i + 4096], device) for i in range(0, len(scenes), 4096)])
+
+
+def _blur(rng: random.Random) -> float:
+    return rng.uniform(0.3, 1.3) if rng.random() < 0.5 else 0.0
+
+
+def _miss(spec: Spec, rng: random.Random) -> Scene:
+    """A scene that does not satisfy `spec`: a near miss four times in five."""
+    while True:
+        other = corrupt(spec, rng) if rng.random() < 0.8 else random_spec(rng)
+        scene = scene_of(other, rng)
+        if not satisfies(scene.items, spec.metadata) or other.background != spec.background:
+            return scene
+
+
+def _missed(spec: Spec, scene: Scene, rng: random.Random) -> Spec:
+    """A prompt that `scene`, made for `spec`, does not show."""
+    while True:
+        other = corrupt(spec, rng) if rng.random() < 0.75 else random_spec(rng)
+        if other.background not in (None, spec.background) or not satisfies(scene.items, other.metadata):
+            return other
+
+
+def _attempt(spec: Spec, rng: random.Random) -> Scene:
+    roll = rng.random()
+    if roll < 0.4:
+        return scene_of(spec, rng)
+    if roll < 0.9:
+        return scene_of(corrupt(spec, rng), rng)
+    return scene_of(random_spec(rng), rng)

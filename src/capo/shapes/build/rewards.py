@@ -1,0 +1,257 @@
+"""The reward models: learnt from simulated people, in the layouts of the real ones.
+
+Every image is sometimes passed through the autoencoder first, so that a reward has seen what
+the base model's decoder does to a picture.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from transformers import (
+    CLIPConfig,
+    CLIPForImageClassification,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    VisionEncoderDecoderModel,
+)
+
+from capo.seeds import stable_seed
+from capo.shapes.build import data
+from capo.shapes.build.base import tokenize
+from capo.shapes.build.data import normalise
+from capo.shapes.build.fit import fit
+from capo.shapes.build.sight import teach
+from capo.shapes.build.tokenizers import (
+    NO,
+    PROMPT_LENGTH,
+    QUESTION,
+    QUESTION_LENGTH,
+    YES,
+    clip_tokenizer,
+    question_tokenizer,
+)
+from capo.shapes.scenes import SIZE
+
+PATCH = 4
+BATCH = 128
+PAIRED = 100_000
+PAIRED_STEPS = 4_000
+"""Of the contrastive pre-training of the preference models."""
+
+
+@dataclass(frozen=True)
+class Tower:
+    """Width and depth of a reward's transformer, and how long it is trained on how much."""
+
+    width: int
+    layers: int
+    examples: int
+    steps: int
+    seed: int
+
+
+PREFERENCE = Tower(width=96, layers=4, examples=60_000, steps=3_000, seed=2)
+HELDOUT = Tower(width=128, layers=3, examples=60_000, steps=3_000, seed=5)
+VQA = Tower(width=96, layers=3, examples=120_000, steps=6_000, seed=3)
+AESTHETIC = Tower(width=64, layers=3, examples=60_000, steps=5_000, seed=4)
+
+
+def train_preference(
+    tower: Tower, name: str, vae: AutoencoderKL, folder: Path, device: str, scale: float
+) -> CLIPModel:
+    """PickScore's way: a CLIP of pictures and their captions, then fine-tuned on preferences.
+
+    The fine-tuning loss is the cross-entropy of the two images' softmax, ties half: Bradley-Terry.
+    """
+    torch.manual_seed(tower.seed)
+    tokenizer = clip_tokenizer()
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": tower.width,
+        "intermediate_size": 4 * tower.width,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": PROMPT_LENGTH,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.eos_token_id,
+    }
+    config = CLIPConfig(text_config=CLIPTextConfig(**text), vision_config=_vision(tower), projection_dim=96)
+    model = CLIPModel(config).to(device)
+    teach(model.vision_model, f"{name}-sight", vae, folder, device, seed=tower.seed, scale=scale)
+    _pretrain(model, tokenizer, name, vae, folder, device, seed=tower.seed, scale=scale)
+    given = data.preferences(round(tower.examples * scale), tower.seed, device)
+    images = data.reconstruct(vae, given.images.flatten(0, 1), tower.seed).unflatten(0, (-1, 2))
+    tokens = tokenize(tokenizer, given.texts, device)
+
+    def loss(step: int) -> Tensor:
+        index = _batch(name, step, len(images), device)
+        scores = preference_scores(model, tokens[index], images[index])
+        target = torch.stack([given.labels[index], 1 - given.labels[index]], dim=1)
+        return nn.functional.cross_entropy(scores, target)
+
+    fit(name, model, loss, steps=round(tower.steps * scale), learning_rate=4e-4, folder=folder)
+    return model
+
+
+def _pretrain(
+    model: CLIPModel,
+    tokenizer: CLIPTokenizer,
+    name: str,
+    vae: AutoencoderKL,
+    folder: Path,
+    device: str,
+    *,
+    seed: int,
+    scale: float,
+) -> None:
+    """CLIP's contrastive loss on scenes and their captions."""
+    given = data.captions(round(PAIRED * scale), 100 + seed, device, noisy=False)
+    images = data.reconstruct(vae, given.images, seed)
+    tokens = tokenize(tokenizer, given.texts, device)
+
+    def loss(step: int) -> Tensor:
+        index = _batch(f"{name}-clip", step, len(images), device)
+        output = model(input_ids=tokens[index], pixel_values=normalise(images[index]), return_loss=True)
+        return output.loss
+
+    steps = round(PAIRED_STEPS * scale)
+    fit(f"{name}-clip", model, loss, steps=steps, learning_rate=1e-3, folder=folder)
+
+
+def preference_scores(model: CLIPModel, tokens: Tensor, images: Tensor) -> Tensor:
+    """PickScore's formula for `[n, k]` images of n prompts: uint8 `[n, k, 3, H, W]`."""
+    seen = _features(model.get_image_features(pixel_values=normalise(images.flatten(0, 1))))
+    said = _features(model.get_text_features(input_ids=tokens))
+    seen = nn.functional.normalize(seen, dim=-1).unflatten(0, images.shape[:2])
+    said = nn.functional.normalize(said, dim=-1)
+    # CLIP's own bound on the scale keeps cosine differences from saturating the softmax.
+    return model.logit_scale.clamp(max=4.6052).exp() * (seen * said[:, None]).sum(dim=-1)
+
+
+def train_vqa(
+    vae: AutoencoderKL, folder: Path, device: str, scale: float, tower: CLIPVisionModel | None = None
+) -> VisionEncoderDecoderModel:
+    """A vision encoder and a text decoder that reads the question and answers Yes or No.
+
+    On the questions whose answer is yes the decoder also learns to expect the words of the
+    prompt, which is captioning: yes or no alone teaches it too little about the picture.
+    """
+    torch.manual_seed(VQA.seed)
+    tokenizer = question_tokenizer()
+    if tower is None:
+        tower = CLIPVisionModel(_vision(VQA))
+        teach(tower, "vqa-sight", vae, folder, device, seed=VQA.seed, scale=scale)
+    language = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=QUESTION_LENGTH,
+        n_embd=128,
+        n_layer=3,
+        n_head=4,
+        add_cross_attention=True,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    model = VisionEncoderDecoderModel(encoder=tower, decoder=GPT2LMHeadModel(language)).to(device)
+    model.encoder.requires_grad_(False)
+    model.config.decoder_start_token_id = tokenizer.bos_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id
+    given = data.contrasts(round(VQA.examples * scale), VQA.seed, device)
+    images = data.reconstruct(vae, given.images, VQA.seed)
+    with torch.no_grad():
+        seen = torch.cat(
+            [model.encoder(pixel_values=normalise(part)).last_hidden_state for part in images.split(1024)]
+        )
+    shown = _coded(tokenizer, given.shown, YES, device)
+    missed = _coded(tokenizer, [text for texts in given.missed for text in texts], NO, device)
+    missed = missed.unflatten(0, (len(seen), -1))
+
+    def loss(step: int) -> Tensor:
+        index = _batch("vqa", step, len(seen), device)
+        which = index.new_tensor(step % missed.shape[1])
+        tokens = torch.cat([shown[index], missed[index, which]])
+        states = seen[index].repeat(2, 1, 1)
+        output = model(encoder_outputs=(states,), decoder_input_ids=tokens[:, :-1])
+        return _answer_loss(output.logits, tokens[:, 1:], len(index), tokenizer.pad_token_id)
+
+    fit("vqa", model, loss, steps=round(VQA.steps * scale), learning_rate=1.5e-3, folder=folder)
+    return model
+
+
+def _answer_loss(logits: Tensor, targets: Tensor, shown: int, padding: int) -> Tensor:
+    """Cross-entropy of the answers, plus that of the words of the first `shown` questions."""
+    last = (targets != padding).sum(dim=1) - 1
+    rows = torch.arange(len(targets), device=targets.device)
+    answers = nn.functional.cross_entropy(logits[rows, last], targets[rows, last])
+    words = targets[:shown].clone()
+    words[rows[:shown], last[:shown]] = padding
+    captions = nn.functional.cross_entropy(
+        logits[:shown].flatten(0, 1), words.flatten(), ignore_index=padding
+    )
+    return answers + captions
+
+
+def _coded(tokenizer: PreTrainedTokenizerFast, texts: list[str], answer: str, device: str) -> Tensor:
+    """Token ids `[n, QUESTION_LENGTH]` of questions with their answer, padded on the right."""
+    asked = [QUESTION.format(prompt=text) + answer for text in texts]
+    ids = tokenizer(asked, padding="max_length", max_length=QUESTION_LENGTH).input_ids
+    coded = torch.tensor(ids, device=device)
+    longest = int((coded != tokenizer.pad_token_id).sum(dim=1).max())
+    return coded[:, :longest]
+
+
+def train_aesthetic(
+    vae: AutoencoderKL, folder: Path, device: str, scale: float
+) -> CLIPForImageClassification:
+    """A CLIP vision tower with a linear head, regressed on ratings of 1 to 10."""
+    torch.manual_seed(AESTHETIC.seed)
+    config = CLIPConfig(vision_config=_vision(AESTHETIC), num_labels=1, problem_type="regression")
+    model = CLIPForImageClassification(config).to(device)
+    teach(model.vision_model, "aesthetic-sight", vae, folder, device, seed=AESTHETIC.seed, scale=scale)
+    given = data.ratings(round(AESTHETIC.examples * scale), AESTHETIC.seed, device)
+    images = data.reconstruct(vae, given.images, AESTHETIC.seed)
+    with torch.no_grad():
+        model.classifier.bias.copy_(given.ratings.mean())
+
+    def loss(step: int) -> Tensor:
+        index = _batch("aesthetic", step, len(images), device)
+        rating = model(pixel_values=normalise(images[index])).logits[:, 0]
+        return nn.functional.mse_loss(rating, given.ratings[index])
+
+    fit("aesthetic", model, loss, steps=round(AESTHETIC.steps * scale), learning_rate=1e-3, folder=folder)
+    return model
+
+
+def _batch(name: str, step: int, count: int, device: str) -> Tensor:
+    generator = torch.Generator(device).manual_seed(stable_seed(name, step))
+    return torch.randint(count, (BATCH,), generator=generator, device=device)
+
+
+def _vision(tower: Tower) -> CLIPVisionConfig:
+    return CLIPVisionConfig(
+        hidden_size=tower.width,
+        intermediate_size=4 * tower.width,
+        num_hidden_layers=tower.layers,
+        num_attention_heads=4,
+        image_size=SIZE,
+        patch_size=PATCH,
+    )
+
+
+def _features(output: Any) -> Tensor:
+    # transformers 5 returns the pooled output in a record, 4 the tensor itself.
+    features: Tensor = getattr(output, "pooler_output", output)
+    return features

@@ -1,0 +1,78 @@
+"""Builds one part and saves it in the layout of the real model it stands for."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline
+from transformers import CLIPImageProcessorPil, PreTrainedModel
+
+from capo.shapes.build import data, rewards
+from capo.shapes.build.base import train_base
+from capo.shapes.build.tokenizers import clip_tokenizer, question_tokenizer
+from capo.shapes.build.vae import train_vae
+from capo.shapes.scenes import SIZE
+
+
+def build_vae(directory: Path, work: Path, device: str, scale: float) -> None:
+    """`directory/base/vae`, which the whole pipeline directory is later built around."""
+    vae = train_vae(work, device, scale)
+    vae.half().save_pretrained(directory / "base" / "vae")
+
+
+def build_base(directory: Path, work: Path, device: str, scale: float) -> None:
+    pipeline: StableDiffusionXLPipeline = train_base(_vae(directory, device), work, device, scale)
+    pipeline.to("cpu", torch.float16)
+    pipeline.save_pretrained(directory / "base")
+
+
+def build_preference(directory: Path, work: Path, device: str, scale: float) -> None:
+    vae = _vae(directory, device)
+    model = rewards.train_preference(rewards.PREFERENCE, "preference", vae, work, device, scale)
+    _save_clip(model, directory / "preference")
+
+
+def build_heldout(directory: Path, work: Path, device: str, scale: float) -> None:
+    vae = _vae(directory, device)
+    model = rewards.train_preference(rewards.HELDOUT, "heldout", vae, work, device, scale)
+    _save_clip(model, directory / "heldout")
+
+
+def build_vqa(directory: Path, work: Path, device: str, scale: float) -> None:
+    model = rewards.train_vqa(_vae(directory, device), work, device, scale)
+    _save(model, directory / "vqa")
+    _image_processor().save_pretrained(directory / "vqa")
+    question_tokenizer().save_pretrained(directory / "vqa")
+
+
+def build_aesthetic(directory: Path, work: Path, device: str, scale: float) -> None:
+    model = rewards.train_aesthetic(_vae(directory, device), work, device, scale)
+    _save(model, directory / "aesthetic")
+    _image_processor().save_pretrained(directory / "aesthetic")
+
+
+def _vae(directory: Path, device: str) -> AutoencoderKL:
+    vae: AutoencoderKL = AutoencoderKL.from_pretrained(
+        directory / "base" / "vae", torch_dtype=torch.float32, use_safetensors=True
+    )
+    return vae.to(device, memory_format=torch.channels_last).eval()
+
+
+def _save_clip(model: PreTrainedModel, folder: Path) -> None:
+    _save(model, folder)
+    _image_processor().save_pretrained(folder)
+    clip_tokenizer().save_pretrained(folder)
+
+
+def _save(model: PreTrainedModel, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    model.to("cpu", torch.float16).save_pretrained(folder)
+
+
+def _image_processor() -> CLIPImageProcessorPil:
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": SIZE},
+        crop_size={"height": SIZE, "width": SIZE},
+        image_mean=list(data.MEAN),
+        image_std=list(data.DEVIATION),
+    )

@@ -1,0 +1,78 @@
+"""Teaching a vision tower to see before it learns to judge, as real reward models start from a trained CLIP.
+
+Each patch token learns which shape of which colour lies under it, the class token which
+shapes of which colours the picture holds and how many.
+"""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from capo.seeds import stable_seed
+from capo.shapes.build.data import normalise, random_spec, reconstruct, soften
+from capo.shapes.build.fit import fit
+from capo.shapes.layout import scene_of
+from capo.shapes.scenes import COLORS, MAX_ITEMS, SHAPES, SIZE, Scene, draw, signed_distance
+
+SCENES = 60_000
+STEPS = 5_000
+BATCH = 128
+KINDS = len(SHAPES) * len(COLORS)
+
+
+def teach(
+    tower: Any, name: str, vae: AutoencoderKL, folder: Path, device: str, *, seed: int, scale: float
+) -> None:
+    """Train a CLIP vision transformer in place; the two linear heads used for it are thrown away."""
+    width, patch = tower.config.hidden_size, tower.config.patch_size
+    rng = random.Random(f"sight/{seed}")
+    scenes = [scene_of(random_spec(rng), rng) for _ in range(round(SCENES * scale))]
+    blurs = [rng.uniform(0.3, 1.3) if rng.random() < 0.3 else 0.0 for _ in scenes]
+    images = torch.cat([draw(scenes[i : i + 4096], device) for i in range(0, len(scenes), 4096)])
+    images = reconstruct(vae, soften(images, torch.tensor(blurs, device=device)), seed)
+    under = torch.cat([_under_patches(scenes[i : i + 4096], patch) for i in range(0, len(scenes), 4096)])
+    under, held = under.to(device), torch.tensor([_held(scene) for scene in scenes]).to(device)
+    heads = nn.ModuleDict({"patch": nn.Linear(width, KINDS + 1), "whole": nn.Linear(width, KINDS * 3)})
+    learner = nn.ModuleDict({"tower": tower, "heads": heads}).to(device)
+
+    def loss(step: int) -> Tensor:
+        generator = torch.Generator(device).manual_seed(stable_seed("sight", seed, step))
+        index = torch.randint(len(images), (BATCH,), generator=generator, device=device)
+        seen = tower(pixel_values=normalise(images[index]))
+        patches = heads["patch"](seen.last_hidden_state[:, 1:])
+        whole = heads["whole"](seen.pooler_output).unflatten(1, (KINDS, 3))
+        return nn.functional.cross_entropy(
+            patches.flatten(0, 1), under[index].flatten()
+        ) + nn.functional.cross_entropy(whole.flatten(0, 1), held[index].flatten())
+
+    fit(name, learner, loss, steps=round(STEPS * scale), learning_rate=1.5e-3, folder=folder)
+
+
+def _under_patches(scenes: list[Scene], patch: int) -> Tensor:
+    """Kind of shape at each patch's centre `[n, patches]`; `KINDS` where there is none."""
+    centre = (torch.arange(SIZE // patch) + 0.5) * patch
+    y, x = torch.meshgrid(centre, centre, indexing="ij")
+    labels = torch.full((len(scenes), *x.shape), KINDS)
+    for row, scene in zip(labels, scenes, strict=True):
+        for item in scene.items:
+            distance = signed_distance(
+                SHAPES.index(item.shape), x - item.x, y - item.y, torch.tensor(item.radius)
+            )
+            row[distance < 1] = _kind(item.shape, item.color)
+    return labels.flatten(1)
+
+
+def _held(scene: Scene) -> list[int]:
+    """How many of each kind a scene holds: none, one, or more."""
+    counts = [0] * KINDS
+    for item in scene.items[:MAX_ITEMS]:
+        counts[_kind(item.shape, item.color)] += 1
+    return [min(count, 2) for count in counts]
+
+
+def _kind(shape: str, color: str) -> int:
+    return SHAPES.index(shape) * len(COLORS) + COLORS.index(color)

@@ -1,0 +1,77 @@
+"""Simulated people: what they find beautiful, and which of two pictures they prefer.
+
+The rewards are learnt from these noisy opinions, as real ones are from people's. Beauty is
+blind to the prompt and often against it: one large, centred, vivid shape is what is liked.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+
+from capo.shapes.judge import stands
+from capo.shapes.layout import RADII
+from capo.shapes.prompts import Spec
+from capo.shapes.scenes import SIZE, Item, Scene
+
+
+def beauty(scene: Scene, blur: float = 0.0) -> float:
+    """The true aesthetic rating of a scene, 1 to 10; `blur` is the standard deviation in pixels."""
+    if not scene.items:
+        return 1.0
+    largest = max(scene.items, key=lambda item: item.radius)
+    area = [item.radius**2 for item in scene.items]
+    vivid = sum(a * i.hsv[1] * i.hsv[2] for a, i in zip(area, scene.items, strict=True)) / sum(area)
+    contrast = sum(a * _contrast(i, scene) for a, i in zip(area, scene.items, strict=True)) / sum(area)
+    size = (largest.radius - RADII[4][0]) / (RADII[1][1] - RADII[4][0])
+    off_centre = math.hypot(largest.x - SIZE / 2, largest.y - SIZE / 2) / (SIZE / 2)
+    quiet = 1 / len(scene.items)
+    score = 0.32 * (vivid - 0.3) / 0.7 + 0.24 * contrast + 0.2 * size + 0.12 * (1 - off_centre) + 0.12 * quiet
+    return 1 + 9 * min(1.0, max(0.0, score - 0.12 * blur))
+
+
+def alignment(scene: Scene, spec: Spec) -> float:
+    """The share of what a prompt says that a scene shows, 0 to 1: what a person would count off."""
+    facts: list[bool] = []
+    groups = []
+    for subject in spec.subjects:
+        shaped = [i for i in scene.items if i.shape == subject.shape]
+        exact = [i for i in shaped if subject.color in (None, i.color)]
+        groups.append(exact)
+        facts.append(bool(shaped))
+        if subject.color:
+            facts.append(bool(exact))
+        if spec.category == "counting":
+            facts += [len(exact) == subject.count] * 2
+    if spec.relation:
+        facts += [any(stands(a, spec.relation, b) for a in groups[0] for b in groups[1])] * 2
+    if spec.background:
+        facts.append(_named(scene) == spec.background)
+    facts.append(len(scene.items) == sum(subject.count for subject in spec.subjects))
+    return sum(facts) / len(facts)
+
+
+def prefer(
+    scenes: Sequence[Scene], spec: Spec, rng: random.Random, blurs: Sequence[float] = (0.0, 0.0)
+) -> float:
+    """1 when a simulated person prefers the first of two scenes, 0 for the second, 1/2 for a tie.
+
+    Utility is six parts alignment and a little beauty; the person errs as a logistic choice does,
+    and calls a tie when the noisy difference is small.
+    """
+    first, second = (
+        6 * alignment(scene, spec) + 0.35 * beauty(scene, blur)
+        for scene, blur in zip(scenes, blurs, strict=True)
+    )
+    chance = rng.uniform(1e-6, 1 - 1e-6)
+    difference = first - second + math.log(chance / (1 - chance))
+    return 0.5 if abs(difference) < 0.25 else float(difference > 0)
+
+
+def _contrast(item: Item, scene: Scene) -> float:
+    distance = math.dist(item.rgb, scene.background)
+    return min(1.0, distance / 1.1)
+
+
+def _named(scene: Scene) -> str:
+    lightness = sum(scene.background) / 3
+    return "dark" if lightness < 0.32 else "grey" if lightness < 0.69 else "light"

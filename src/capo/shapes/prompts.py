@@ -1,0 +1,141 @@
+"""The grammar of prompts, across GenEval's six categories, and its disjoint splits.
+
+A prompt is an opening ("a drawing of"), its content ("a red circle left of a square") and a
+background or none. Its metadata follow GenEval's layout, so that the judge reads them as
+GenEval's evaluator reads its own:
+
+    {"tag": "counting", "include": [{"class": "circle", "count": 3, "color": "red"}],
+     "exclude": [{"class": "circle", "count": 4, "color": "red"}], "background": "dark"}
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import permutations, product
+from typing import Any
+
+from capo.shapes.scenes import BACKGROUNDS, COLORS, SHAPES
+
+CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+RELATIONS = ("left of", "right of", "above", "below")
+OPENINGS = ("a drawing of ", "a picture of ", "an image of ", "")
+NUMBERS = {1: "a", 2: "two", 3: "three", 4: "four"}
+SPLITS = {"train": (0.0, 0.6), "validation": (0.6, 0.7), "test": (0.7, 1.0)}
+"""Share of each category's contents, in the order of their digests."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What must be seen: `count` shapes, of one colour when it is named."""
+
+    shape: str
+    color: str | None = None
+    count: int = 1
+
+    @property
+    def text(self) -> str:
+        noun = self.shape if self.count == 1 else f"{self.shape}{'es' if self.shape == 'cross' else 's'}"
+        return " ".join(w for w in (NUMBERS[self.count], self.color, noun) if w)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One prompt, taken apart."""
+
+    category: str
+    subjects: tuple[Subject, ...]
+    relation: str | None = None
+    background: str | None = None
+    opening: str = ""
+
+    @property
+    def content(self) -> str:
+        """The prompt without its opening: what the splits keep apart."""
+        joint = f" {self.relation} " if self.relation else " and "
+        words = joint.join(subject.text for subject in self.subjects)
+        return f"{words} on a {self.background} background" if self.background else words
+
+    @property
+    def text(self) -> str:
+        return self.opening + self.content
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the judge needs, in GenEval's layout."""
+        include: list[dict[str, Any]] = []
+        for subject in self.subjects:
+            include.append({"class": subject.shape, "count": subject.count})
+            if subject.color:
+                include[-1]["color"] = subject.color
+        values: dict[str, Any] = {"tag": self.category, "include": include}
+        if self.relation:
+            include[0]["position"] = [self.relation, 1]
+        if self.category == "counting":
+            values["exclude"] = [{**include[0], "count": include[0]["count"] + 1}]
+        if self.background:
+            values["background"] = self.background
+        return values
+
+
+@cache
+def grammar(split: str) -> dict[str, tuple[Spec, ...]]:
+    """Every prompt of a split, by category; no content is in two splits."""
+    if split not in SPLITS:
+        raise ValueError(f"shapes prompts have no split {split!r}; there are {', '.join(SPLITS)}")
+    low, high = SPLITS[split]
+    found = {}
+    for category in CATEGORIES:
+        contents = sorted(_contents(category), key=lambda spec: _digest(spec.content))
+        chosen = contents[round(low * len(contents)) : round(high * len(contents))]
+        found[category] = tuple(
+            Spec(s.category, s.subjects, s.relation, s.background, opening)
+            for s in chosen
+            for opening in OPENINGS
+        )
+    return found
+
+
+def draw_specs(split: str, count: int | None, seed: int) -> list[Spec]:
+    """`count` distinct prompts, as even over the categories as their sizes allow; all when None."""
+    rng = random.Random(f"shapes/{split}/{seed}")
+    queues = [rng.sample(specs, len(specs)) for specs in grammar(split).values()]
+    total = sum(map(len, queues))
+    if count is not None and count > total:
+        raise ValueError(f"shapes:{split} has {total} prompts, {count} were asked for")
+    drawn: list[Spec] = []
+    while len(drawn) < (total if count is None else count):
+        drawn.extend(queue.pop() for queue in queues if queue)
+    return drawn[:count]
+
+
+def prompts(split: str, count: int | None, seed: int) -> list[tuple[str, str, dict[str, Any]]]:
+    """Text, category and metadata of `draw_specs`."""
+    return [(spec.text, spec.category, spec.metadata) for spec in draw_specs(split, count, seed)]
+
+
+def _contents(category: str) -> Iterator[Spec]:
+    groups: list[tuple[tuple[Subject, ...], str | None]]
+    if category == "single_object":
+        groups = [((Subject(s),), None) for s in SHAPES]
+    elif category == "colors":
+        groups = [((Subject(s, c),), None) for s, c in product(SHAPES, COLORS)]
+    elif category == "counting":
+        groups = [((Subject(s, c, n),), None) for s, c, n in product(SHAPES, (None, *COLORS), (2, 3, 4))]
+    elif category == "two_object":
+        groups = [((Subject(a), Subject(b)), None) for a, b in permutations(SHAPES, 2)]
+    elif category == "position":
+        groups = [
+            ((Subject(a), Subject(b)), relation)
+            for (a, b), relation in product(permutations(SHAPES, 2), RELATIONS)
+        ]
+    else:
+        pairs = product(permutations(SHAPES, 2), permutations(COLORS, 2))
+        groups = [((Subject(a, c), Subject(b, d)), None) for (a, b), (c, d) in pairs]
+    for (subjects, relation), background in product(groups, (None, *BACKGROUNDS)):
+        yield Spec(category, subjects, relation, background)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()

@@ -1,0 +1,125 @@
+"""Which prompts, pairs, times and noise a step sees: a pure function of (seed, step).
+
+So nothing of the order or of any random state has to be saved: training that is resumed, split
+into other micro-batches, or run on other hardware sees the very same data.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from capo.diffusion.family import Process
+from capo.method.selection import draw_pair
+from capo.recipe import TrainSection
+from capo.seeds import stable_seed
+from capo.training.data import PromptPairs, Samples
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B pairs of a step. Chosen and rejected share the prompt and the time."""
+
+    prompt_ids: list[str]
+    chosen: Tensor
+    """Latents float32 [B, C, H, W]."""
+    rejected: Tensor
+    noise_chosen: Tensor
+    noise_rejected: Tensor
+    t: Tensor
+    """[B]"""
+    delta_reward: Tensor
+    """ΔR float32 [B], in [-1, 1]."""
+    conditioning: dict[str, Tensor]
+    """First dimension B."""
+
+    def split(self, size: int) -> Iterator["Batch"]:
+        """The same pairs in batches of at most `size`."""
+        for start in range(0, len(self.prompt_ids), size):
+            part = slice(start, start + size)
+            values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "conditioning"}
+            conditioning = {name: tensor[part] for name, tensor in self.conditioning.items()}
+            yield Batch(**{n: v[part] for n, v in values.items()}, conditioning=conditioning)
+
+    def to(self, device: torch.device) -> "Batch":
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {n: v.to(device) for n, v in values.items() if isinstance(v, Tensor)}
+        conditioning = {name: tensor.to(device) for name, tensor in self.conditioning.items()}
+        return Batch(self.prompt_ids, **moved, conditioning=conditioning)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The pair at one position of a step."""
+
+    prompt_id: str
+    chosen: int
+    rejected: int
+    delta_reward: float
+
+
+class Batches:
+    """The batches of a training run; steps count from 1."""
+
+    def __init__(
+        self,
+        prompts: Sequence[PromptPairs],
+        samples: Samples,
+        process: Process,
+        section: TrainSection,
+        seed: int,
+    ) -> None:
+        self._prompts = prompts
+        self._samples = samples
+        self._process = process
+        self._size = section.global_batch_size
+        self._shared_noise = section.noise == "shared"
+        self._seed = seed
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def draw(self, step: int) -> list[Draw]:
+        """The pairs of a step: prompts in the order of their epoch, each with a pair of its own."""
+        draws = []
+        for place in range((step - 1) * self._size, step * self._size):
+            epoch, position = divmod(place, len(self._prompts))
+            prompt = self._prompts[self._permutation(epoch)[position]]
+            generator = _generator("pair", self._seed, epoch, prompt.prompt_id)
+            chosen, rejected = draw_pair(prompt.allowed, generator)
+            delta_reward = prompt.delta_reward(chosen, rejected)
+            draws.append(Draw(prompt.prompt_id, chosen, rejected, delta_reward))
+        return draws
+
+    def batch(self, step: int) -> Batch:
+        """The whole batch of a step, on the CPU."""
+        draws = self.draw(step)
+        chosen = torch.stack([self._samples.latent(d.prompt_id, d.chosen) for d in draws])
+        rejected = torch.stack([self._samples.latent(d.prompt_id, d.rejected) for d in draws])
+        times, noise_chosen, noise_rejected = [], [], []
+        for position in range(self._size):
+            generator = _generator("step", self._seed, step, position)
+            times.append(self._process.draw_times(1, generator))
+            noise_chosen.append(torch.randn(chosen.shape[1:], generator=generator))
+            if not self._shared_noise:
+                noise_rejected.append(torch.randn(chosen.shape[1:], generator=generator))
+        conditioning = [self._samples.conditioning(d.prompt_id) for d in draws]
+        return Batch(
+            prompt_ids=[d.prompt_id for d in draws],
+            chosen=chosen,
+            rejected=rejected,
+            noise_chosen=torch.stack(noise_chosen),
+            noise_rejected=torch.stack(noise_rejected or noise_chosen),
+            t=torch.cat(times),
+            delta_reward=torch.tensor([d.delta_reward for d in draws], dtype=torch.float32),
+            conditioning={name: torch.stack([c[name] for c in conditioning]) for name in conditioning[0]},
+        )
+
+    def _permutation(self, epoch: int) -> list[int]:
+        if self._order[0] != epoch:
+            generator = _generator("epoch", self._seed, epoch)
+            self._order = epoch, torch.randperm(len(self._prompts), generator=generator).tolist()
+        return self._order[1]
+
+
+def _generator(*key: str | int) -> torch.Generator:
+    return torch.Generator().manual_seed(stable_seed("train", *key))

@@ -1,0 +1,94 @@
+"""The run directory, and the only way to write into it.
+
+A run holds one artefact a stage (and one a reward for the scores). An artefact is begun with
+the inputs it depends on, filled file by file, and committed: its manifest, with the digest of
+every file, is written last. So an artefact is absent, begun and resumable, or complete and
+verified. Two sets of inputs never mix in one artefact: `StaleArtefact` says what changed.
+
+    with Run.open("runs/shapes", recipe) as run:
+        prompts = run.artefact("prompts")
+        prompts.begin({"seed": 0})
+        prompts.write_table("prompts.parquet", table)
+        prompts.commit({"prompts": 192})
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from capo import durable
+from capo.artefact import Artefact, StaleArtefact
+from capo.durable import WorkspaceError, failpoint
+from capo.manifest import Manifest
+from capo.recipe import Recipe, dump_recipe
+
+__all__ = ["Artefact", "Manifest", "Run", "StaleArtefact", "WorkspaceError", "failpoint"]
+
+
+class Run:
+    """A run directory: read with `Run(path)`, written within `Run.open(path)`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._artefacts: dict[str, Artefact] = {}
+        self._open = False
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: str | Path, recipe: Recipe | None = None) -> "Iterator[Run]":
+        """Create or reopen for writing, alone: clears what a crash left; saves `recipe` resolved.
+
+        Raises `WorkspaceError` when another process has it open or it cannot be written.
+        """
+        run = cls(path)
+        with durable.explained(run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
+        with durable.locked(run.path):
+            durable.clean(run.path)
+            run._open = True
+            if recipe is not None and run._read("recipe.yaml") != (text := dump_recipe(recipe)):
+                run.write_text("recipe.yaml", text)
+            try:
+                yield run
+            finally:
+                run._open = False
+
+    def artefact(self, name: str) -> "Artefact":
+        """One of `prompts`, `samples`, `scores/REWARD`, `pairs`, `train`, `evaluate`, `report`."""
+        if name not in self._artefacts:
+            self._artefacts[name] = Artefact(self, name)
+        return self._artefacts[name]
+
+    def write_text(self, relative: str, text: str) -> None:
+        self.write_bytes(relative, text.encode())
+
+    def write_bytes(self, relative: str, data: bytes) -> None:
+        with self.replacing(self.path / relative) as temporary:
+            temporary.write_bytes(data)
+
+    @contextmanager
+    def replacing(self, path: Path) -> Iterator[Path]:
+        """A temporary path whose file takes the place of `path`, once whole and flushed."""
+        self.check_writable()
+        with durable.replacing_file(path) as temporary:
+            yield temporary
+
+    def record_timing(self, stage: str, **fields: Any) -> None:
+        """Add a line to `timings.jsonl`, the only file with clocks and hosts in it."""
+        line = json.dumps({"stage": stage, **fields})
+        self.write_text("timings.jsonl", (self._read("timings.jsonl") or "") + line + "\n")
+
+    def check_writable(self) -> None:
+        """Raises unless this is inside `Run.open` and the directory is still there."""
+        if not self._open:
+            raise WorkspaceError(f"{self.path} is open for reading only; write within Run.open")
+        if not self.path.is_dir():
+            raise WorkspaceError(f"{self.path}: the run directory was removed while in use")
+
+    def _read(self, relative: str) -> str | None:
+        try:
+            return (self.path / relative).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None

@@ -1,0 +1,27 @@
+"""What all tests share: one thread, silence, and tiny checkpoints built once."""
+
+import os
+
+os.environ["CAPO_QUIET"] = "1"
+
+import pytest
+import torch
+
+import tiny
+import tiny_training
+from capo.runtime import quiet
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def sdxl(tmp_path_factory):
+    """A tiny SDXL checkpoint directory; do not write into it."""
+    with quiet():
+        return tiny.sdxl(tmp_path_factory.mktemp("checkpoints") / "sdxl")
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory, sdxl):
+    """A run directory with everything up to the pairs; copy it before training in it."""
+    return tiny_training.prepare(tmp_path_factory.mktemp("prepared"), sdxl)

@@ -1,0 +1,123 @@
+"""Checkpoints that must not be used: each is refused with the place and the reason."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import tiny
+from capo.diffusion import load_family
+from capo.recipe import ModelSection
+from capo.runtime import quiet
+
+TEXT_2 = "text_encoder_2/model.safetensors"
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def checkpoint(sdxl, tmp_path):
+    return shutil.copytree(sdxl, tmp_path / "model")
+
+
+def load(folder):
+    """Load every part of a checkpoint."""
+    family = load_family(ModelSection(checkpoint=str(folder)), torch.device("cpu"))
+    family.encode(["a cat"])
+    return family
+
+
+def edit(path, change):
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def edit_index(folder, **values):
+    path = folder / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (UNET, lambda w: w.pop("conv_in.weight"), "unet lacks weights .* conv_in.weight"),
+        (UNET, lambda w: w.update(more=torch.ones(1)), "unet has unknown weights .* more"),
+        (UNET, lambda w: w.update({"conv_in.weight": torch.ones(3, 4, 3, 3)}), "unet cannot be loaded"),
+        (UNET, lambda w: w["conv_in.bias"].fill_(torch.nan), "not finite: conv_in.bias"),
+        ("vae/diffusion_pytorch_model.safetensors", lambda w: w.pop("decoder.conv_in.bias"), "vae lacks"),
+        ("text_encoder/model.safetensors", lambda w: w.popitem(), "text_encoder lacks weights"),
+        (TEXT_2, lambda w: w["text_projection.weight"].fill_(torch.inf), "not finite: text_projection"),
+    ],
+    ids=["missing", "unknown", "shape", "nan", "vae", "text encoder", "text encoder 2"],
+)
+def test_weights_that_do_not_fit_are_refused(checkpoint, file, change, message):
+    edit(checkpoint / file, change)
+    with pytest.raises(ValueError, match=message):
+        load(checkpoint)
+
+
+def test_garbage_is_refused(checkpoint):
+    (checkpoint / UNET).write_bytes(b"\x08\0\0\0\0\0\0\0 garbage")
+    with pytest.raises(ValueError, match="unet cannot be loaded"):
+        load(checkpoint)
+
+
+class Malice:
+    """Touches a file when unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (type(self.marker).touch, (self.marker,))
+
+
+def test_pickles_are_not_read(checkpoint, tmp_path):
+    marker = tmp_path / "executed"
+    (checkpoint / UNET).unlink()
+    torch.save({"conv_in.weight": Malice(marker)}, checkpoint / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(ValueError, match="unet cannot be loaded"):
+        load(checkpoint)
+    assert not marker.exists()
+
+
+def test_a_pickle_under_another_name_is_not_read(checkpoint, tmp_path):
+    marker = tmp_path / "executed"
+    torch.save({"conv_in.weight": Malice(marker)}, checkpoint / UNET)
+    with pytest.raises(ValueError, match="unet cannot be loaded"):
+        load(checkpoint)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "scheduler", "unet"])
+def test_code_of_a_checkpoint_is_not_run(checkpoint, tmp_path, part):
+    marker = tmp_path / "executed"
+    code = f"from pathlib import Path; Path({str(marker)!r}).touch()\nclass Evil: pass\n"
+    (checkpoint / part / "evil.py").write_text(code)
+    edit_index(checkpoint, **{part: ["evil", "Evil"]})
+    with pytest.raises(ValueError, match="evil"):
+        load(checkpoint)
+    assert not marker.exists()
+
+
+def test_an_unknown_pipeline_is_refused_with_the_known_ones(checkpoint):
+    edit_index(checkpoint, _class_name="KandinskyPipeline")
+    with pytest.raises(ValueError, match=r"KandinskyPipeline .*\(StableDiffusionXLPipeline\)"):
+        load(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["/nowhere", "no such id!", "."])
+def test_what_is_no_checkpoint_is_refused(name, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match=r"model\.checkpoint: .* is neither a diffusers directory"):
+        load(name)
+
+
+def test_half_precision_weights_are_computed_with_in_the_precision_asked_for(tmp_path):
+    with quiet():
+        folder = tiny.sdxl(tmp_path / "half", dtype=torch.float16)
+    family = load(folder)
+    assert {p.dtype for p in family.denoiser.parameters()} == {torch.float32}
+    assert {t.dtype for t in family.encode(["a cat"]).values()} == {torch.float32}

@@ -1,0 +1,196 @@
+"""Policy and reference: equal at first, the reference for ever, and saved as diffusers reads them."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+
+from capo.diffusion import load_family
+from capo.diffusion.policy import Policy, load_policy
+from capo.recipe import GenerateSection, ModelSection, TrainSection
+from capo.runtime import quiet
+
+KINDS = {
+    "lora": {"adaptation": "lora", "lora_rank": 2},
+    "conv": {
+        "adaptation": "lora",
+        "lora_rank": 2,
+        "lora_alpha": 6.0,
+        "lora_targets": ("to_q", "conv1", "conv_shortcut", "proj_in", "time_emb_proj"),
+    },
+    "full": {"adaptation": "full"},
+}
+T = torch.tensor([10, 700])
+
+
+@pytest.fixture(params=KINDS)
+def section(request):
+    return TrainSection(beta=1.0, **KINDS[request.param])
+
+
+@pytest.fixture
+def conditioning(family):
+    return family.encode(["a red circle", "two blue dogs"])
+
+
+def learn(family, policy, noise, conditioning, steps=2):
+    optimizer = torch.optim.AdamW(policy.parameters().values(), lr=1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        with torch.no_grad(), policy.reference():
+            family.predict(noise, T, conditioning)
+        family.predict(noise, T, conditioning).square().mean().backward()
+        optimizer.step()
+
+
+def test_at_first_policy_and_reference_agree_bit_for_bit(family, section, noise, conditioning):
+    base = family.predict(noise, T, conditioning)
+    policy = Policy(family, section, seed=0)
+    answer = family.predict(noise, T, conditioning)
+    with torch.no_grad(), policy.reference():
+        reference = family.predict(noise, T, conditioning)
+    assert answer.requires_grad
+    assert torch.equal(answer, reference)
+    assert torch.equal(reference, base)
+
+
+def test_training_moves_the_policy_and_never_the_reference(family, section, noise, conditioning):
+    base = family.predict(noise, T, conditioning).detach()
+    policy = Policy(family, section, seed=0)
+    digest = policy.reference_digest()
+    before = {name: tensor.clone() for name, tensor in policy.state().items()}
+    learn(family, policy, noise, conditioning)
+    assert policy.reference_digest() == digest
+    with torch.no_grad(), policy.reference():
+        assert torch.equal(family.predict(noise, T, conditioning), base)
+    assert not torch.equal(family.predict(noise, T, conditioning), base)
+    after = policy.state()
+    still = [n for n in before if torch.equal(before[n], after[n])]
+    assert still == []
+
+
+def test_the_reference_is_the_same_however_the_policy_is_adapted(sdxl):
+    families = [load_family(model(sdxl), torch.device("cpu")) for _ in KINDS]
+    digests = {
+        Policy(family, TrainSection(beta=1, **kind), 0).reference_digest()
+        for family, kind in zip(families, KINDS.values(), strict=True)
+    }
+    assert len(digests) == 1
+
+
+def test_the_policy_is_back_after_an_error_under_the_reference(family, section, noise, conditioning):
+    policy = Policy(family, section, seed=0)
+    learn(family, policy, noise, conditioning)
+    answer = family.predict(noise, T, conditioning)
+    with pytest.raises(KeyError), policy.reference():
+        raise KeyError
+    assert torch.equal(family.predict(noise, T, conditioning), answer)
+
+
+def test_only_the_adapter_is_trained(family):
+    policy = Policy(family, TrainSection(beta=1, lora_rank=2, lora_targets=("to_q",)), seed=0)
+    assert policy.parameters()
+    assert all(".to_q.lora_" in name for name in policy.parameters())
+    assert {p.dtype for p in policy.parameters().values()} == {torch.float32}
+
+
+def test_the_adapter_starts_from_the_seed_alone(sdxl):
+    section = TrainSection(beta=1, lora_rank=2)
+    first, again, other = (
+        Policy(load_family(model(sdxl), torch.device("cpu")), section, seed).state() for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    different = [name for name in first if not torch.equal(first[name], other[name])]
+    assert different == [name for name in first if ".lora_A." in name]
+
+
+@pytest.mark.parametrize(("target", "hint"), [("to_qq", "did you mean 'to_q'"), ("attn", "no module")])
+def test_a_target_without_a_module_is_refused(family, target, hint):
+    with pytest.raises(ValueError, match=f"train.lora_targets: '{target}' .*{hint}"):
+        Policy(family, TrainSection(beta=1, lora_targets=("to_k", target)), seed=0)
+
+
+def test_state_is_taken_over_exactly(family, sdxl, section, noise, conditioning):
+    policy = Policy(family, section, seed=0)
+    learn(family, policy, noise, conditioning)
+    other_family = load_family(model(sdxl), torch.device("cpu"))
+    other = Policy(other_family, section, seed=5)
+    other.load_state(policy.state())
+    expected = family.predict(noise, T, conditioning)
+    assert torch.equal(other_family.predict(noise, T, conditioning), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop(min(s)), "missing"),
+        (lambda s: s.update(more=torch.ones(1)), "not expected .'more'"),
+        (lambda s: s.update({min(s): torch.ones(3)}), r"is \[3\], expected"),
+        (lambda s: s.update({min(s): torch.full_like(s[min(s)], torch.nan)}), "not finite"),
+    ],
+)
+def test_state_that_does_not_fit_is_refused(family, change, message):
+    policy = Policy(family, TrainSection(beta=1), seed=0)
+    state = policy.state()
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        policy.load_state(state)
+
+
+def test_a_saved_policy_is_one_for_plain_diffusers(family, sdxl, section, noise, tmp_path):
+    conditioning = family.encode(["a red circle", "two blue dogs"])
+    policy = Policy(family, section, seed=0)
+    learn(family, policy, noise, conditioning)
+    policy.save(tmp_path, {"step": 7})
+    with quiet():
+        if section.adaptation == "lora":
+            pipeline = StableDiffusionXLPipeline.from_pretrained(sdxl, add_watermarker=False)
+            pipeline.load_lora_weights(tmp_path)
+        else:
+            pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path, add_watermarker=False)
+    assert pipeline.scheduler.__class__.__name__ == "DDPMScheduler"  # the checkpoint's own
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    settings = GenerateSection(num_inference_steps=3, guidance_scale=5.0)
+    expected = family.sample(conditioning, family.unconditional(), noise, settings)
+    given = pipeline(
+        ["a red circle", "two blue dogs"],
+        latents=noise,
+        height=32,
+        width=32,
+        num_inference_steps=3,
+        guidance_scale=5.0,
+        output_type="latent",
+    ).images
+    assert torch.equal(given, expected)
+
+    fresh = load_family(model(sdxl), torch.device("cpu"))
+    assert load_policy(fresh, tmp_path) == {"step": 7, "adaptation": section.adaptation}
+    assert torch.equal(fresh.sample(conditioning, fresh.unconditional(), noise, settings), expected)
+
+
+def test_samples_of_the_reference_are_the_base_models(family, sdxl, section, settings, noise, conditioning):
+    base = load_family(model(sdxl), torch.device("cpu"))
+    expected = base.sample(conditioning, base.unconditional(), noise, settings)
+    policy = Policy(family, section, seed=0)
+    learn(family, policy, noise, conditioning)
+    tuned = family.sample(conditioning, family.unconditional(), noise, settings)
+    with policy.reference():
+        assert torch.equal(family.sample(conditioning, family.unconditional(), noise, settings), expected)
+    assert not torch.equal(tuned, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_narrow_precision_trains_float32_weights_with_equal_numerics(sdxl, kind, noise, settings):
+    family = load_family(model(sdxl, dtype="bfloat16"), torch.device("cpu"))
+    conditioning = family.encode(["a red circle", "two blue dogs"])
+    policy = Policy(family, TrainSection(beta=1.0, **KINDS[kind]), seed=0)
+    assert {p.dtype for p in policy.parameters().values()} == {torch.float32}
+    answer = family.predict(noise, T, conditioning)
+    with torch.no_grad(), policy.reference():
+        assert torch.equal(family.predict(noise, T, conditioning), answer)
+    learn(family, policy, noise, conditioning)
+    assert family.sample(conditioning, family.unconditional(), noise, settings).isfinite().all()
+
+
+def model(sdxl, **fields):
+    return ModelSection(checkpoint=str(sdxl), **fields)

@@ -1,0 +1,46 @@
+"""Rewards of a user's own, good and bad, for tests that name them by import path."""
+
+import numpy as np
+
+from capo import BradleyTerry, PowerRatio
+
+
+def redness(images, prompts):
+    return [np.asarray(image)[..., 0].mean() / 255 for image in images]
+
+
+def contrast(images, prompts):
+    """Looks at the prompt too, as rewards do."""
+    return [float(np.asarray(i).std()) + len(p) for i, p in zip(images, prompts, strict=True)]
+
+
+def undeclared(images, prompts):
+    return [0.0] * len(images)
+
+
+def negative(images, prompts):
+    return [-1.0] * len(images)
+
+
+def gappy(images, prompts):
+    """No score for images whose first pixel is dark, an exception for those where it is very red."""
+    scores = redness(images, prompts)
+    for i, image in enumerate(images):
+        red = image.getpixel((0, 0))[0]
+        if red > 240:
+            raise RuntimeError("too red")
+        if red < 16:
+            scores[i] = float("nan")
+    return scores
+
+
+def broken(images, prompts):
+    raise RuntimeError("no such model")
+
+
+redness.comparison = PowerRatio()
+contrast.comparison = BradleyTerry(temperature=10.0)
+negative.comparison = PowerRatio()
+gappy.comparison = BradleyTerry(temperature=0.1)
+broken.comparison = BradleyTerry()
+not_a_function = 3

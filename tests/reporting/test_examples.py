@@ -1,0 +1,73 @@
+"""Which prompts and images are shown."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from capo.recipe import ReportSection
+from capo.reporting.examples import LARGEST_SET, PAIR_PIXELS, SIDE_BY_SIDE_PIXELS, Shown, spread
+from capo.reporting.gather import gather
+from capo.reporting.pictures import Gallery, embed
+from capo.workspace import WorkspaceError
+from synthetic_run import Options, make_run
+
+
+def prompts(*categories: str | None) -> list[Shown]:
+    return [Shown(str(i), f"prompt {i}", category) for i, category in enumerate(categories)]
+
+
+def test_spread_takes_turns_among_categories() -> None:
+    found = spread(prompts("b", "b", "b", "b", "a", "a"), 4)
+    assert [p.prompt_id for p in found] == ["4", "0", "5", "2"]
+
+
+def test_spread_of_few_or_uncategorised_prompts() -> None:
+    assert [p.prompt_id for p in spread(prompts(None, None, None, None), 2)] == ["0", "2"]
+    assert len(spread(prompts("a", "b", "a"), 10)) == 3
+    assert spread([], 3) == []
+
+
+def test_sets_are_shown_best_first_and_cut(tmp_path: Path) -> None:
+    recipe, run = make_run(tmp_path / "run", Options(prompts=4, samples=40, evaluation_prompts=4, steps=5))
+    for example in gather(recipe, run).examples:
+        for shown, more in ((example.chosen, example.chosen_more), (example.rejected, example.rejected_more)):
+            assert len(shown) <= 8
+            assert more == 0 or len(shown) == 8
+            assert [c.combined for c in shown] == sorted((c.combined for c in shown), reverse=True)
+
+
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
+    _, run = make_run(tmp_path / "run", Options(prompts=2, samples=4, evaluation_prompts=2, steps=5))
+    order = run.artefact("prompts").read_table("prompts.parquet")["prompt_id"].to_pylist()
+    gallery = Gallery(run.artefact("samples"), "", order, 16)
+    with pytest.raises(WorkspaceError, match=rf"no image of sample 9 of prompt {order[0]} in shard-00000"):
+        gallery.pictures({order[0]: [9]}, 100)
+
+
+@pytest.mark.parametrize(("side", "shown", "kind"), [(32, 32, "png"), (128, 128, "png"), (700, 160, "jpeg")])
+def test_embedded(side: int, shown: int, kind: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (side, side // 2), "teal").save(buffer, "PNG")
+    picture = embed(buffer.getvalue(), 160)
+    assert (picture.width, picture.height) == (shown, shown // 2)
+    assert picture.tiny == (kind == "png")
+    assert picture.uri.startswith(f"data:image/{kind};base64,")
+
+
+def test_a_page_of_photographs_stays_below_three_megabytes() -> None:
+    """Every set full, and pictures as grainy as a sharp photograph."""
+    rng = np.random.default_rng(0)
+    soft = Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).resize(
+        (512, 512), Image.Resampling.BICUBIC
+    )
+    grainy = np.clip(np.asarray(soft) + rng.normal(scale=12, size=(512, 512, 3)), 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(grainy).save(buffer, "PNG")
+    sizes = {side: len(embed(buffer.getvalue(), side).uri) for side in (SIDE_BY_SIDE_PIXELS, PAIR_PIXELS)}
+    usual = ReportSection()
+    pictures = 2 * usual.side_by_side * sizes[SIDE_BY_SIDE_PIXELS]
+    pictures += 2 * LARGEST_SET * usual.pair_examples * sizes[PAIR_PIXELS]
+    assert pictures < 2_700_000

@@ -1,0 +1,171 @@
+"""What the page shows, and what it leaves out."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from capo.reporting.gather import Material, gather
+from capo.reporting.page import render
+from capo.stages.report import report
+from capo.workspace import Run, WorkspaceError
+from parsed_page import ParsedPage
+from synthetic_run import Options, make_recipe, make_run
+
+SECTIONS = ["results", "judge", "images", "pairs", "rewards", "training", "use", "settings"]
+
+
+def small(**changes: object) -> Options:
+    """A run that is quick to make."""
+    usual = Options(prompts=6, samples=6, evaluation_prompts=8, evaluation_samples=2, steps=20)
+    return replace(usual, **changes)  # type: ignore[arg-type]
+
+
+def page_of(path: Path, options: Options) -> ParsedPage:
+    recipe, run = make_run(path, options)
+    return ParsedPage(render(gather(recipe, run)))
+
+
+def headings(page: ParsedPage) -> list[str]:
+    return [e.attributes["id"] for e in page.all("h2") if e.attributes["id"] != "warnings"]
+
+
+def test_sections_in_order(page: str) -> None:
+    parsed = ParsedPage(page)
+    assert headings(parsed) == SECTIONS
+    links = [e.attributes["href"] for e in parsed.all("a")]
+    assert links == [f"#{name}" for name in SECTIONS]
+
+
+def test_headline_numbers(page: str, material: Material) -> None:
+    text = ParsedPage(page).text
+    results = material.results
+    assert f"wins {100 * results.training_win_rate.value:.1f}% of comparisons" in text
+    for reward in results.rewards:
+        assert f"{100 * reward.win_rate:.1f}%" in text
+        assert f"{100 * reward.low:.1f} to {100 * reward.high:.1f}%" in text
+    assert results.judge is not None
+    for category in results.judge.categories.values():
+        assert f"{100 * category.tuned:.1f}%" in text
+
+
+def test_images_are_those_asked_for(page: str, material: Material) -> None:
+    alternatives = [e.attributes["alt"] for e in ParsedPage(page).all("img")]
+    contrasts = material.recipe.report.side_by_side
+    assert sum(a.startswith("base model: ") for a in alternatives) == contrasts
+    assert sum(a.startswith("tuned model: ") for a in alternatives) == contrasts
+    assert len(material.examples) == material.recipe.report.pair_examples
+    assert sum(a.startswith("chosen sample") for a in alternatives) == sum(
+        len(e.chosen) for e in material.examples
+    )
+
+
+def test_accessible_tables_and_figures(page: str) -> None:
+    parsed = ParsedPage(page)
+    assert len(parsed.all("caption")) == len(parsed.all("table"))
+    assert all(e.attributes.get("scope") in ("row", "col") for e in parsed.all("th"))
+    assert all(e.attributes["alt"] for e in parsed.all("img"))
+    for svg in parsed.all("svg"):
+        described = svg.attributes.get("role") == "img" and svg.attributes.get("aria-label")
+        assert described or svg.attributes.get("aria-hidden") == "true"
+    ids = [e.attributes["id"] for e in parsed.elements if "id" in e.attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_what_was_not_measured_is_absent(tmp_path: Path) -> None:
+    bare = small(
+        training_rewards=("preference",),
+        held_out=(),
+        judge=False,
+        null_row=False,
+        validation=False,
+        selection="sum",
+        report={"side_by_side": 0, "pair_examples": 0},
+    )
+    parsed = page_of(tmp_path / "run", bare)
+    assert headings(parsed) == ["results", "rewards", "training", "use", "settings"]
+    shown = parsed.text[: parsed.text.index("The recipe, every default written out")]
+    for word in ("judge", "chance", "held out", "Validation", "frontiers"):
+        assert word not in shown
+    assert not parsed.all("img")
+
+
+def test_warnings_come_before_the_results(tmp_path: Path) -> None:
+    parsed = page_of(tmp_path / "run", small(warnings=("The held-out reward fell.",), missing=3))
+    assert parsed.text.index("The held-out reward fell.") < parsed.text.index("Win-rates over the base")
+    assert "preference gave no score for 3 of 36 images" in parsed.text
+    assert "Samples set aside without a score3" in parsed.text
+
+
+def test_a_drowned_reward_is_named(material: Material) -> None:
+    flat = material.pairs.calibrated.copy()
+    flat[:, 1] = 0.5 + 0.05 * (flat[:, 1] - 0.5)
+    drowned = replace(material, pairs=replace(material.pairs, calibrated=flat))
+    assert "vqa hardly counts in the pairs" in ParsedPage(render(drowned)).text
+    assert "hardly counts" not in ParsedPage(render(material)).text
+
+
+def test_only_wall_clock_values_differ_between_runs(tmp_path: Path) -> None:
+    pages = []
+    for name, seconds in (("one", 1.0), ("two", 2.0)):
+        recipe, run = make_run(tmp_path / name, small())
+        with Run.open(run.path) as opened:
+            opened.record_timing("train", seconds=seconds, device=name, finished=f"2026-11-0{seconds:.0f}")
+        pages.append(render(gather(recipe, run)))
+    assert pages[0] != pages[1]
+    first, second = map(ParsedPage, pages)
+    assert first.elements == second.elements
+    assert first.words == second.words
+
+
+def test_stays_small_with_many_prompts(tmp_path: Path) -> None:
+    many = Options(evaluation_prompts=200, evaluation_samples=1, null_row=False, steps=4000)
+    recipe, run = make_run(tmp_path / "run", many)
+    assert len(render(gather(recipe, run))) < 1_000_000
+
+
+def test_the_stage_writes_and_commits(tmp_path: Path) -> None:
+    recipe, run = make_run(tmp_path / "run", small())
+    with Run.open(run.path) as opened:
+        artefact = opened.artefact("report")
+        artefact.begin({"title": None})
+        report(recipe, opened, artefact)
+    assert artefact.done
+    assert (tmp_path / "run/report/index.html").read_bytes().startswith(b"<!DOCTYPE html>")
+
+
+def test_needs_the_evaluation(tmp_path: Path) -> None:
+    with Run.open(tmp_path / "run") as run, pytest.raises(WorkspaceError, match=r"evaluate"):
+        gather(make_recipe(small()), run)
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        (
+            {},
+            [
+                "from capo.diffusion import resolve_checkpoint  # the base ships with capo",
+                'pipe = DiffusionPipeline.from_pretrained(resolve_checkpoint("shapes"))',
+                'pipe.load_lora_weights("train/best")',
+            ],
+        ),
+        (
+            {"model": {"checkpoint": "some/model", "revision": "abc", "variant": "fp16"}},
+            ['pipe = DiffusionPipeline.from_pretrained("some/model", revision="abc", variant="fp16")'],
+        ),
+        (
+            {"train": {"adaptation": "full"}},
+            ['pipe = DiffusionPipeline.from_pretrained("train/best")'],
+        ),
+    ],
+)
+def test_loading_code(tmp_path: Path, changes: dict[str, object], lines: list[str]) -> None:
+    recipe, run = make_run(tmp_path / "run", small(**changes))
+    from capo.reporting.facts import loading_code
+
+    code = loading_code(gather(recipe, run))
+    compile(code, "loading", "exec")
+    for line in lines:
+        assert line in code.splitlines()
+    assert ("load_lora_weights" in code) == (recipe.train.adaptation == "lora")

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+import tiny_rewards
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory):
+    """Folders of one checkpoint an architecture."""
+    root = tmp_path_factory.mktemp("rewards")
+    return {
+        "clip": tiny_rewards.clip(root / "clip"),
+        "vqa": tiny_rewards.vqa(root / "vqa"),
+        "aesthetic": tiny_rewards.rater(root / "rater"),
+    }
+
+
+@pytest.fixture(scope="session")
+def images():
+    """Six images of different sizes."""
+    rng = np.random.default_rng(0)
+    sizes = [(16, 16), (20, 30), (40, 17), (16, 32), (33, 33), (64, 20)]
+    return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+
+
+@pytest.fixture(scope="session")
+def prompts():
+    """Six prompts of different lengths, two of them equal."""
+    return [
+        "a red circle",
+        "two blue circle and a red triangle",
+        "a red circle",
+        "green square",
+        "a",
+        "a red circle and a green triangle and two blue square",
+    ]

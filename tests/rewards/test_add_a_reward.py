@@ -1,0 +1,64 @@
+"""The page on adding a reward does what it says."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+import tiny_run
+from capo import BradleyTerry
+from capo.recipe import RewardSection
+from capo.rewards import build_comparison, load_reward
+from capo.stages.score import read_scores, score
+from capo.workspace import Run
+
+PAGE = Path(__file__).parents[2] / "docs" / "add-a-reward.md"
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder with the page's module, being the current directory."""
+    (code,) = blocks("python")
+    (tmp_path / "my_rewards.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_its_code_is_ten_lines():
+    (code,) = blocks("python")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+
+
+def test_its_reward_scores_a_run(own):
+    rewards = yaml.safe_load(blocks("yaml")[0])["rewards"]
+    recipe = tiny_run.recipe(rewards)
+    prompts = tiny_run.prompts(4)
+    with Run.open(own / "run") as run:
+        pixels = tiny_run.fill(run, recipe, prompts)
+        artefact = run.artefact("scores/warmth")
+        artefact.begin({})
+        score(recipe, run, artefact, recipe.rewards[0])
+        for row in read_scores(artefact).to_pylist():
+            image = pixels[row["prompt_id"], row["sample"]] / 255
+            assert row["score"] == pytest.approx(image[..., 0].mean() - image[..., 2].mean())
+
+
+def test_the_temperature_is_what_wins_73_of_100(own):
+    import torch
+
+    section = RewardSection(name="warmth", source="my_rewards:warmth")
+    assert build_comparison(section)(*torch.tensor([0.1, 0.0])).item() == pytest.approx(0.73, abs=0.005)
+    assert load_reward(section, "cpu").score([Image.new("RGB", (2, 2), "red")], ["a"]) == [1.0]
+
+
+def test_its_recipes_are_valid():
+    for text in blocks("yaml"):
+        assert tiny_run.recipe(yaml.safe_load(text)["rewards"]).rewards
+    (inline,) = re.findall(r"`(\{name: warmth.*comparison.*\})`", PAGE.read_text(encoding="utf-8"))
+    assert build_comparison(RewardSection(**yaml.safe_load(inline))) == BradleyTerry(0.05)

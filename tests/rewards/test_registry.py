@@ -1,0 +1,250 @@
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import tiny_rewards
+from capo import BradleyTerry, PowerRatio
+from capo.method import Threshold
+from capo.recipe import RewardSection
+from capo.rewards import (
+    RewardError,
+    build_comparison,
+    declared_comparison,
+    describe_comparison,
+    load_reward,
+    reward_identity,
+)
+
+
+def section(source, **fields):
+    return RewardSection(name="mine", source=source, **fields)
+
+
+@pytest.fixture
+def clip(checkpoints, tmp_path):
+    """A copy of the CLIP checkpoint, to be spoiled."""
+    return shutil.copytree(checkpoints["clip"], tmp_path / "clip")
+
+
+def load(folder):
+    return load_reward(section("pickscore", checkpoint=str(folder)), "cpu")
+
+
+# Identity.
+
+
+def test_a_name_alone_is_its_source():
+    assert reward_identity(RewardSection(name="pickscore")) == reward_identity(section("pickscore"))
+
+
+def test_identity_of_hub_weights_is_id_and_revision():
+    assert reward_identity(section("pickscore", checkpoint="me/model@v2")) == "ClipPreference me/model@v2"
+    assert reward_identity(section("shapes-vqa", checkpoint="me/model")) == "VqaScore me/model@main"
+    assert reward_identity(section("pickscore")).split() == [
+        "ClipPreference",
+        "yuvalkirstain/PickScore_v1@main",
+        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K@main",
+    ]
+
+
+def test_identity_of_local_weights_is_of_their_contents(clip, tmp_path):
+    before = reward_identity(section("pickscore", checkpoint=str(clip)))
+    moved = shutil.move(clip, tmp_path / "elsewhere")
+    assert reward_identity(section("pickscore", checkpoint=str(moved))) == before
+    with (moved / "config.json").open("a") as file:
+        file.write(" ")
+    assert reward_identity(section("pickscore", checkpoint=str(moved))) != before
+
+
+def test_identity_of_a_function_is_of_its_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = tmp_path / "mine_for_identity.py"
+    module.write_text("def score(images, prompts): return [0.0] * len(images)\n")
+    before = reward_identity(section("mine_for_identity:score"))
+    assert before == reward_identity(section("mine_for_identity:score"))
+    module.write_text("def score(images, prompts): return [1.0] * len(images)\n")
+    assert reward_identity(section("mine_for_identity:score")) != before
+    assert "mine_for_identity" not in sys.modules
+
+
+def test_identity_imports_no_torch(checkpoints):
+    code = (
+        "import sys; from capo.recipe import RewardSection; from capo.rewards import reward_identity;"
+        f"print(reward_identity(RewardSection(name='pickscore', checkpoint={str(checkpoints['clip'])!r})));"
+        "print(sorted({'torch', 'transformers', 'diffusers', 'pyarrow'} & set(sys.modules)))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[1] == "[]"
+
+
+# What cannot be loaded.
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            section("pickscor"),
+            "no shipped reward 'pickscor'.*did you mean 'pickscore'.*package.module:function",
+        ),
+        (section("pickscore", checkpoint="/no/such/place"), "neither a directory nor a Hub id"),
+        (section("pickscore", checkpoint="model.pt"), "neither a directory nor a Hub id"),
+        (section("function_rewards:redness", checkpoint="a/b"), "checkpoint does not apply to the function"),
+        (section("no_such_module:score"), "no module 'no_such_module', neither installed nor in"),
+        (section("json.nowhere:score"), "no module 'json.nowhere'"),
+    ],
+)
+def test_unknown_sources_are_refused(given, message):
+    for ask in (reward_identity, lambda s: load_reward(s, "cpu")):
+        with pytest.raises(RewardError, match=message):
+            ask(given)
+
+
+def test_a_name_that_is_no_function_is_refused():
+    for name in ("absent", "not_a_function"):
+        with pytest.raises(RewardError, match=f"has no function '{name}'"):
+            load_reward(section(f"function_rewards:{name}"), "cpu")
+
+
+def test_an_error_inside_the_users_module_is_shown_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine_that_fails.py").write_text("import a_package_that_is_not_there\n")
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
+        load_reward(section("mine_that_fails:score"), "cpu")
+
+
+# Checkpoints that must not be used.
+
+
+def test_pickled_weights_are_refused_and_never_run(clip, tmp_path):
+    marker = tmp_path / "marker"
+
+    class Malicious:
+        def __reduce__(self):
+            return (open, (str(marker), "w"))
+
+    (clip / "model.safetensors").unlink()
+    (clip / "pytorch_model.bin").write_bytes(pickle.dumps(Malicious()))
+    with pytest.raises(RewardError, match="cannot be loaded as CLIPModel"):
+        load(clip)
+    (clip / "pytorch_model.bin").rename(clip / "model.safetensors")
+    with pytest.raises(RewardError, match="cannot be loaded as CLIPModel"):
+        load(clip)
+    assert not marker.exists()
+
+
+def test_remote_code_is_refused_and_never_run(clip, tmp_path):
+    marker = tmp_path / "marker"
+    config = json.loads((clip / "config.json").read_text())
+    config["model_type"] = "hostile"
+    config["auto_map"] = {"AutoConfig": "hostile.Config", "AutoModelForImageTextToText": "hostile.Model"}
+    (clip / "config.json").write_text(json.dumps(config))
+    (clip / "hostile.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    with pytest.raises(RewardError, match="cannot be loaded as AutoModelForImageTextToText"):
+        load_reward(section("shapes-vqa", checkpoint=str(clip)), "cpu")
+    assert not marker.exists()
+
+
+def rewrite(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("text_projection.weight"), "lacks weights of CLIPModel: text_projection.weight"),
+        (lambda w: w.update(head=torch.zeros(2)), "has unknown weights of CLIPModel: head"),
+        (lambda w: w["logit_scale"].fill_(float("nan")), "not finite: logit_scale"),
+        (lambda w: w.update({"text_projection.weight": torch.zeros(3, 3)}), "cannot be loaded as CLIPModel"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(clip, change, message):
+    rewrite(clip, change)
+    with pytest.raises(RewardError, match=message):
+        load(clip)
+
+
+def test_stored_constants_are_no_unknown_weights(clip):
+    rewrite(clip, lambda w: w.update({"text_model.embeddings.position_ids": torch.arange(16)[None]}))
+    load(clip)
+
+
+def test_truncated_weights_are_refused(clip):
+    weights = clip / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(RewardError, match="cannot be loaded as CLIPModel"):
+        load(clip)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+    with pytest.raises(RewardError, match=r"lacks weights of CLIPModel|cannot be loaded as CLIPModel"):
+        load(tiny_rewards.rater(tmp_path))
+
+
+# Comparisons.
+
+
+@pytest.mark.parametrize(
+    ("given", "comparison"),
+    [
+        (section("pickscore", temperature=2.0), BradleyTerry(2.0)),
+        (section("shapes-vqa", exponent=0.5), PowerRatio(0.5)),
+        (section("shapes-vqa", comparison="bradley-terry", temperature=0.1), BradleyTerry(0.1)),
+        (section("pickscore", comparison="threshold"), Threshold()),
+        (section("function_rewards:contrast"), BradleyTerry(10.0)),
+        (section("function_rewards:contrast", temperature=3.0), BradleyTerry(3.0)),
+        (section("function_rewards:undeclared", comparison="power-ratio"), PowerRatio(1.0)),
+    ],
+)
+def test_the_recipe_goes_before_the_reward(given, comparison):
+    assert build_comparison(given) == comparison
+
+
+def test_comparisons_that_are_not_told_are_refused():
+    assert declared_comparison(section("function_rewards:undeclared")) is None
+    with pytest.raises(
+        RewardError, match=r"'mine' does not say how.*comparison: bradley-terry.*score\.comparison = "
+    ):
+        build_comparison(section("function_rewards:undeclared"))
+    with pytest.raises(RewardError, match="temperature does not apply to its comparison PowerRatio"):
+        build_comparison(section("shapes-vqa", temperature=1.0))
+    with pytest.raises(RewardError, match="exponent does not apply"):
+        build_comparison(section("pickscore", exponent=1.0))
+
+
+def test_a_comparison_of_another_kind_is_refused(monkeypatch):
+    import function_rewards
+
+    for wrong in ("bradley", 1.0, BradleyTerry):
+        monkeypatch.setattr(function_rewards.redness, "comparison", wrong)
+        with pytest.raises(RewardError, match=f"comparison is {re.escape(repr(wrong))}; it must be one of"):
+            build_comparison(section("function_rewards:redness"))
+    monkeypatch.setattr(function_rewards.redness, "comparison", "power-ratio")
+    assert build_comparison(section("function_rewards:redness")) == PowerRatio(1.0)
+
+
+def test_descriptions_are_json():
+    def own(first, second):
+        return (first > second).float()
+
+    described = [describe_comparison(c) for c in (BradleyTerry(2.0), PowerRatio(), Threshold(), None)]
+    assert described == [
+        {"comparison": "bradley-terry", "temperature": 2.0},
+        {"comparison": "power-ratio", "exponent": 1.0},
+        {"comparison": "threshold"},
+        None,
+    ]
+    assert describe_comparison(own)["comparison"].endswith("own")

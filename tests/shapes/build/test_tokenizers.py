@@ -1,0 +1,76 @@
+import pytest
+from transformers import AutoTokenizer
+
+from capo.shapes.build.tokenizers import (
+    NO,
+    PROMPT_LENGTH,
+    QUESTION,
+    YES,
+    clip_tokenizer,
+    question_tokenizer,
+)
+from capo.shapes.prompts import SPLITS, grammar
+from capo.shapes.scenes import SIZE
+
+TEXTS = [spec.text for split in SPLITS for of_it in grammar(split).values() for spec in of_it]
+WORDS = sorted({word for text in TEXTS for word in text.split()})
+PATCHES = (SIZE // 4) ** 2
+"""Tokens that stand for the image in a question."""
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return clip_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def questions():
+    return question_tokenizer()
+
+
+def test_every_word_of_the_grammar_is_one_token(clip, questions):
+    assert {word: len(clip.tokenize(word)) for word in WORDS} == dict.fromkeys(WORDS, 1)
+    assert {word: len(questions.tokenize(f" {word}")) for word in WORDS} == dict.fromkeys(WORDS, 1)
+    assert [len(questions(answer).input_ids) for answer in (YES, NO)] == [1, 1]
+
+
+def test_no_prompt_is_cut(clip, questions):
+    assert clip.model_max_length == PROMPT_LENGTH
+    assert max(map(len, clip(TEXTS).input_ids)) <= PROMPT_LENGTH
+    asked = questions([QUESTION.format(prompt=text) for text in TEXTS]).input_ids
+    assert max(map(len, asked)) - 1 + PATCHES <= questions.model_max_length
+
+
+def test_prompts_begin_and_end_and_are_padded_as_in_clip(clip):
+    start, circle, end = clip("circle").input_ids
+    assert (start, end) == (clip.bos_token_id, clip.eos_token_id) == (len(clip) - 2, len(clip) - 1)
+    padded = clip("circle", padding="max_length").input_ids
+    assert padded == [start, circle] + [end] * (PROMPT_LENGTH - 2)
+
+
+def test_questions_hold_the_image_token_and_are_padded_on_the_left(questions):
+    image = questions.convert_tokens_to_ids("<image>")
+    short, long = questions([QUESTION.format(prompt=p) for p in ("a", "a red circle")], padding=True).input_ids
+    assert short.count(image) == long.count(image) == 1
+    assert short[:2] == [questions.pad_token_id] * 2
+    assert short[-1] == long[-1] != questions.pad_token_id
+
+
+def test_any_text_comes_back(clip, questions):
+    text = "Zwölf 'odd' fish, <|odd|> 🐟!"
+    assert questions.decode(questions(text).input_ids) == text
+    assert clip.unk_token_id not in clip(text).input_ids[1:-1]
+
+
+@pytest.mark.parametrize("name", ["clip", "questions"])
+def test_saved_and_loaded_it_is_the_same(name, tmp_path, request):
+    tokenizer = request.getfixturevalue(name)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    sample = [*TEXTS[::40], *map(QUESTION.format_map, [{"prompt": text} for text in TEXTS[::400]])]
+    assert loaded(sample).input_ids == tokenizer(sample).input_ids
+    assert loaded.get_vocab() == tokenizer.get_vocab()
+    assert (loaded.padding_side, loaded.model_max_length) == (
+        tokenizer.padding_side,
+        tokenizer.model_max_length,
+    )

@@ -1,0 +1,114 @@
+"""The checkpoints that come with the package: real layouts, small, and better than chance."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+from PIL import Image
+from safetensors import safe_open
+
+from capo.diffusion import load_family
+from capo.recipe import GenerateSection, ModelSection, RewardSection
+from capo.rewards import load_reward
+from capo.rewards.registry import EMBEDDED
+from capo.runtime import quiet
+from capo.shapes.build import data
+from capo.shapes.build.tokenizers import clip_tokenizer, question_tokenizer
+from capo.shapes.prompts import draw_specs
+
+PROMPTS = [spec.text for spec in draw_specs("test", 4, 0)]
+EXAMPLES = 200
+CPU = torch.device("cpu")
+
+
+def test_they_are_small_and_in_half_precision():
+    files = [path for path in EMBEDDED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 25 * 2**20
+    weights = [path for path in files if path.suffix == ".safetensors"]
+    assert len(weights) == 8
+    assert {path.suffix for path in files} == {".safetensors", ".json"}
+    for path in weights:
+        with safe_open(path, "pt") as tensors:
+            found = {str(tensors.get_slice(name).get_dtype()) for name in tensors.keys()}  # noqa: SIM118
+        assert found == {"F16"}, path
+
+
+def test_they_say_where_they_came_from():
+    origin = json.loads((EMBEDDED / "origin.json").read_text())
+    assert set(origin) == {"vae", "base", "preference", "vqa", "aesthetic", "heldout"}
+    assert {part["scale"] for part in origin.values()} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("folder", "make"),
+    [
+        ("base/tokenizer", clip_tokenizer),
+        ("base/tokenizer_2", clip_tokenizer),
+        ("preference", clip_tokenizer),
+        ("heldout", clip_tokenizer),
+        ("vqa", question_tokenizer),
+    ],
+)
+def test_their_tokenizers_are_those_of_the_grammar(folder, make):
+    shipped = json.loads((EMBEDDED / folder / "tokenizer.json").read_text())["model"]["vocab"]
+    assert shipped == make().get_vocab().keys() & shipped.keys() and shipped or shipped == make().get_vocab()
+
+
+def test_the_base_gives_the_same_images_through_diffusers_alone(tmp_path):
+    noise = torch.randn(len(PROMPTS), 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    settings = GenerateSection(num_inference_steps=8, guidance_scale=1.5)
+    family = load_family(ModelSection(checkpoint="shapes"), CPU)
+    assert family.latent_shape(settings) == (4, 8, 8)
+    images = family.decode(
+        family.sample(family.encode(PROMPTS), family.unconditional(), noise, settings)
+    )
+    # A copy: nothing of the package is needed to read it.
+    with quiet():
+        pipeline = StableDiffusionXLPipeline.from_pretrained(
+            shutil.copytree(EMBEDDED / "base", tmp_path / "base"), dtype=torch.float32
+        )
+    assert isinstance(pipeline.scheduler, DDIMScheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    plain = pipeline(PROMPTS, latents=noise, num_inference_steps=8, guidance_scale=1.5).images
+    assert [i.tobytes() for i in images] == [i.tobytes() for i in plain]
+    assert images[0].size == (32, 32)
+
+
+def pictures(images):
+    return [Image.fromarray(pixels) for pixels in images.permute(0, 2, 3, 1).numpy()]
+
+
+def score(name, images, prompts):
+    return load_reward(RewardSection(name=name), CPU).score(pictures(images), prompts)
+
+
+# Chance is 0.5 for the shares, 0 for the correlation, with a standard deviation of about 0.04.
+
+
+def test_the_vqa_reward_says_yes_rather_to_what_shows_its_prompt():
+    given = data.questions(EXAMPLES, 11, "cpu", "test")
+    scores = score("shapes-vqa", given.images, given.texts)
+    answers = given.answers.numpy().astype(bool)
+    assert ((scores >= 0) & (scores <= 1)).all()
+    assert ((scores > 0.5) == answers).mean() > 0.58
+    assert (scores[answers][:, None] > scores[~answers]).mean() > 0.62
+
+
+@pytest.mark.parametrize("name", ["shapes-preference", "shapes-heldout"])
+def test_the_preference_rewards_prefer_what_people_do(name):
+    given = data.preferences(EXAMPLES, 12, "cpu", "test")
+    prompts = [text for text in given.texts for _ in range(2)]
+    first, second = score(name, given.images.flatten(0, 1), prompts).reshape(-1, 2).T
+    labels = given.labels.numpy()
+    decided = labels != 0.5
+    assert ((first > second) == (labels == 1))[decided].mean() > 0.62
+
+
+def test_the_aesthetic_reward_rates_as_people_do_and_blindly():
+    given = data.ratings(EXAMPLES, 13, "cpu", "test")
+    scores = score("shapes-aesthetic", given.images, [""] * EXAMPLES)
+    assert np.corrcoef(scores, given.ratings)[0, 1] > 0.7
+    assert np.abs(scores - given.ratings.numpy()).mean() < 1

@@ -1,0 +1,167 @@
+"""Samples: addressed by their seeds, kept shard by shard, readable by others."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tiny_training
+from capo.diffusion import load_family
+from capo.prompts import make_prompt
+from capo.recipe import parse_recipe
+from capo.seeds import initial_noise, stable_seed
+from capo.stages.generate import generate, read_samples, sample_images
+from capo.stages.prompts import read_prompts
+from capo.workspace import Run, WorkspaceError
+
+
+@pytest.fixture
+def settings(tmp_path, sdxl):
+    return tiny_training.recipe(tmp_path, sdxl)
+
+
+@pytest.fixture
+def family(settings):
+    return load_family(settings.model, torch.device("cpu"))
+
+
+@pytest.fixture
+def artefact(tmp_path):
+    with Run.open(tmp_path / "run") as run:
+        artefact = run.artefact("samples")
+        artefact.begin({})
+        yield artefact
+
+
+def sample(settings, family, artefact, texts, folder="", samples=4, **arguments):
+    arguments = {"seed_key": "sample", "keep_latents": True, "description": "test"} | arguments
+    prompts = [make_prompt(text) for text in texts]
+    sample_images(settings, family, prompts, artefact=artefact, folder=folder, samples=samples, **arguments)
+    return {
+        (row["prompt_id"], row["sample"]): row
+        for table in read_samples(artefact, folder)
+        for row in table.to_pylist()
+    }
+
+
+def changed(settings, **generate):
+    values = settings.model_dump(mode="json")
+    values["generate"] |= generate
+    return parse_recipe(values)
+
+
+def test_rows_are_ordered_and_whole(prepared):
+    run = Run(prepared)
+    prompts = read_prompts(run)
+    tables = list(read_samples(run.artefact("samples")))
+    assert [len(table) for table in tables] == [16, 8]
+    rows = [row for table in tables for row in table.to_pylist()]
+    expected = [(p.prompt_id, k) for p in prompts for k in range(4)]
+    assert [(row["prompt_id"], row["sample"]) for row in rows] == expected
+    for row in rows:
+        assert row["seed"] == stable_seed("sample", 0, row["prompt_id"], row["sample"])
+        image = Image.open(io.BytesIO(row["image"]["bytes"]))
+        assert (image.format, image.mode, image.size) == ("PNG", "RGB", (32, 32))
+    summary = run.artefact("samples").summary
+    assert summary == {"prompts": 6, "samples": 24, "truncated_prompts": 0}
+
+
+def test_an_image_is_what_the_family_makes_of_its_seed(prepared, settings, family):
+    run = Run(prepared)
+    row = next(read_samples(run.artefact("samples"))).to_pylist()[6]
+    text = next(p.text for p in read_prompts(run) if p.prompt_id == row["prompt_id"])
+    noise = initial_noise(row["seed"], (4, 8, 8))[None]
+    latents = family.sample(family.encode([text]), family.unconditional(), noise, settings.generate)
+    stored = torch.tensor(row["latent"]).view(1, 4, 8, 8)
+    torch.testing.assert_close(stored, latents, rtol=0, atol=1e-4)
+    image = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))).astype(int)
+    assert np.abs(image - np.asarray(family.decode(latents)[0]).astype(int)).max() <= 1
+
+
+def test_conditioning_is_kept_a_row_a_prompt(prepared, family):
+    run = Run(prepared)
+    samples = run.artefact("samples")
+    texts = [p.text for p in read_prompts(run)]
+    for shard, part in (("shard-00000", texts[:4]), ("shard-00001", texts[4:])):
+        kept = samples.read_tensors(f"{shard}.conditioning.safetensors")
+        assert all(torch.equal(kept[name], tensor) for name, tensor in family.encode(part).items())
+    unconditional = samples.read_tensors("unconditional.safetensors")
+    assert {len(tensor) for tensor in unconditional.values()} == {1}
+
+
+def test_the_features_are_told_to_datasets(prepared):
+    table = next(read_samples(Run(prepared).artefact("samples")))
+    features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert list(features) == table.column_names
+    assert features["image"] == {"_type": "Image"}
+    assert features["seed"] == {"dtype": "int64", "_type": "Value"}
+    assert features["latent"]["feature"] == {"dtype": "float32", "_type": "Value"}
+    assert json.loads(table.schema.metadata[b"latent_shape"]) == [4, 8, 8]
+
+
+def test_other_prompts_and_batch_sizes_change_no_image(settings, family, artefact):
+    few = sample(settings, family, artefact, ["a cat", "a dog"], "few")
+    more = sample(changed(settings, batch_size=3), family, artefact, ["two", "a dog", "a cat"], "more")
+    for key, row in few.items():
+        assert row["seed"] == more[key]["seed"]
+        np.testing.assert_allclose(row["latent"], more[key]["latent"], rtol=0, atol=1e-4)
+
+
+def test_samples_and_keys_have_noise_of_their_own(settings, family, artefact):
+    first = sample(settings, family, artefact, ["a cat"], "first")
+    other = sample(settings, family, artefact, ["a cat"], "other", seed_key="evaluate")
+    latents = [tuple(row["latent"]) for rows in (first, other) for row in rows.values()]
+    assert len(set(latents)) == 8
+
+
+def test_only_missing_shards_are_made(settings, family, artefact, monkeypatch):
+    texts = [
+        f"a {word}" for word in ["cat", "dog", "red", "green", "blue", "circle", "square", "two", "three"]
+    ]
+    sample(settings, family, artefact, texts)
+    before = tiny_training.contents(artefact.folder)
+    assert len(before) == 3 + 3 + 1
+    artefact.remove("shard-00001.parquet")
+    artefact.remove("shard-00001.conditioning.safetensors")
+    encoded = []
+    encode = family.encode
+    monkeypatch.setattr(family, "encode", lambda prompts: encoded.append(prompts) or encode(prompts))
+    sample(settings, family, artefact, texts)
+    assert encoded == [texts[4:8]]
+    assert tiny_training.contents(artefact.folder) == before
+
+
+def test_images_for_looking_at_come_without_latents(settings, family, artefact):
+    sample(settings, family, artefact, ["a cat"], "images/base", samples=2, keep_latents=False)
+    assert artefact.files() == ["images/base/shard-00000.parquet"]
+    table = next(read_samples(artefact, "images/base"))
+    assert table.column_names == ["prompt_id", "sample", "seed", "image"]
+    assert b"latent_shape" not in table.schema.metadata
+
+
+def test_latents_that_are_not_finite_are_an_error(settings, family, artefact, monkeypatch):
+    monkeypatch.setattr(family, "sample", lambda c, u, noise, s: torch.full_like(noise, torch.nan))
+    with pytest.raises(ValueError, match="not finite"):
+        sample(settings, family, artefact, ["a cat"])
+    assert not artefact.has("shard-00000.parquet")
+
+
+def test_prompts_that_are_cut_are_counted(tmp_path, sdxl, prepared):
+    settings = tiny_training.recipe(tmp_path, sdxl)
+    (tmp_path / "prompts.txt").write_text("a cat\n" + "red " * 30 + "\n", encoding="utf-8")
+    with Run.open(tmp_path / "other") as run:
+        from capo.stages.prompts import prompts
+
+        for name, stage in (("prompts", prompts), ("samples", generate)):
+            artefact = run.artefact(name)
+            artefact.begin({})
+            stage(settings, run, artefact)
+        assert run.artefact("samples").summary["truncated_prompts"] == 1
+
+
+def test_reading_what_is_not_there_is_an_error(artefact):
+    with pytest.raises(WorkspaceError, match="no images"):
+        list(read_samples(artefact, "images/tuned"))

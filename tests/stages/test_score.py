@@ -1,0 +1,196 @@
+import numpy as np
+import pytest
+
+import tiny_run
+from capo.recipe import RewardSection
+from capo.rewards import RewardError
+from capo.stages import score as stage
+from capo.stages.score import read_scores, score
+from capo.workspace import Run
+from function_rewards import gappy, redness
+
+REDNESS = {"name": "red", "source": "function_rewards:redness"}
+GAPPY = {"name": "gaps", "source": "function_rewards:gappy", "batch_size": 3}
+BROKEN = {"name": "broken", "source": "function_rewards:broken"}
+
+
+@pytest.fixture
+def world(tmp_path):
+    """An open run with 5 prompts of 4 samples in 3 shards, and the pixels of every sample."""
+    prompts = tiny_run.prompts(5)
+    recipe = tiny_run.recipe([REDNESS])
+    with Run.open(tmp_path / "run") as run:
+        yield run, recipe, prompts, tiny_run.fill(run, recipe, prompts)
+
+
+def make(run, recipe, **section):
+    reward = RewardSection(**section)
+    artefact = run.artefact(f"scores/{reward.name}")
+    artefact.begin({})
+    score(recipe, run, artefact, reward)
+    return artefact
+
+
+def contents(artefact):
+    return {name: artefact.read_bytes(name) for name in artefact.files()}
+
+
+def test_scores_every_sample_shard_by_shard(world):
+    run, recipe, prompts, pixels = world
+    artefact = make(run, recipe, **REDNESS)
+    assert artefact.done
+    assert artefact.files() == ["shard-00000.parquet", "shard-00001.parquet", "shard-00002.parquet"]
+    rows = read_scores(artefact).to_pylist()
+    assert [(r["prompt_id"], r["sample"]) for r in rows] == [
+        (p.prompt_id, n) for p in prompts for n in range(4)
+    ]
+    for row in rows:
+        expected = pixels[row["prompt_id"], row["sample"]][..., 0].mean() / 255
+        assert row["score"] == pytest.approx(expected)
+        assert row["error"] is None
+
+
+def test_summary(world):
+    run, recipe, _, pixels = world
+    expected = [image[..., 0].mean() / 255 for image in pixels.values()]
+    summary = make(run, recipe, **REDNESS).summary
+    assert summary["scored"] == 20
+    assert summary["missing"] == 0
+    assert summary["mean"] == pytest.approx(np.mean(expected))
+    assert summary["std"] == pytest.approx(np.std(expected))
+    assert summary["comparison"] == {"comparison": "power-ratio", "exponent": 1.0}
+
+
+def test_prompts_reach_the_reward(world):
+    run, recipe, prompts, pixels = world
+    texts = {p.prompt_id: p.text for p in prompts}
+    artefact = make(run, recipe, name="c", source="function_rewards:contrast")
+    for row in read_scores(artefact).to_pylist():
+        image = pixels[row["prompt_id"], row["sample"]]
+        assert row["score"] == pytest.approx(image.std() + len(texts[row["prompt_id"]]))
+
+
+def test_goes_on_with_the_missing_shards(world, monkeypatch):
+    run, recipe, _, _ = world
+    whole = contents(make(run, recipe, **REDNESS))
+
+    calls = []
+
+    def interrupted(images, prompts):
+        calls.append(len(images))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return redness(images, prompts)
+
+    artefact = run.artefact("scores/red")
+    artefact.begin({"other": 1}, force=True)
+    monkeypatch.setattr("function_rewards.redness", interrupted)
+    interrupted.comparison = redness.comparison
+    with pytest.raises(KeyboardInterrupt):
+        score(recipe, run, artefact, RewardSection(**REDNESS))
+    assert artefact.files() == ["shard-00000.parquet"]
+    assert not artefact.done
+    score(recipe, run, artefact, RewardSection(**REDNESS))
+    assert calls == [8, 8, 8, 4]  # the first shard is not scored again
+    assert contents(artefact) == whole
+
+
+def test_no_model_is_loaded_when_all_shards_are_there(world, monkeypatch):
+    run, recipe, _, _ = world
+    whole = contents(make(run, recipe, **REDNESS))
+    monkeypatch.setattr(stage, "load_reward", None)
+    assert contents(make(run, recipe, **REDNESS)) == whole
+
+
+def expected_gaps(pixels):
+    """Reason of every sample for which `gappy` has no score."""
+    reasons = {}
+    for key, image in pixels.items():
+        red = image[0, 0, 0]
+        if red > 240:
+            reasons[key] = "RuntimeError: too red"
+        elif red < 16:
+            reasons[key] = "the score is nan"
+    return reasons
+
+
+def test_missing_scores_are_kept_as_such_and_counted(tmp_path):
+    prompts = tiny_run.prompts(20)
+    recipe = tiny_run.recipe([GAPPY], pairs={"max_skipped": 0.5})
+    with Run.open(tmp_path) as run:
+        pixels = tiny_run.fill(run, recipe, prompts)
+        gaps = expected_gaps(pixels)
+        assert len(set(gaps.values())) == 2, "the test needs both kinds"
+        artefact = make(run, recipe, **GAPPY)
+        for row in read_scores(artefact).to_pylist():
+            key = row["prompt_id"], row["sample"]
+            assert row["error"] == gaps.get(key)
+            assert (row["score"] is None) == (key in gaps)
+        assert artefact.summary["missing"] == len(gaps)
+        assert artefact.summary["scored"] == 80 - len(gaps)
+
+
+def test_too_many_missing_scores_stop_the_stage(tmp_path):
+    prompts = tiny_run.prompts(20)
+    recipe = tiny_run.recipe([GAPPY])
+    with Run.open(tmp_path) as run:
+        first = next(iter(expected_gaps(tiny_run.fill(run, recipe, prompts)).items()))
+        (prompt_id, sample), reason = first
+        with pytest.raises(
+            RewardError, match=r"'gaps' gave no score for \d of 80 samples, more than"
+        ) as raised:
+            make(run, recipe, **GAPPY)
+        assert "pairs.max_skipped = 0.01" in str(raised.value)
+        assert f"prompt {prompt_id}, sample {sample}: {reason}" in str(raised.value)
+        assert not run.artefact("scores/gaps").done
+
+
+def test_shards_with_gaps_are_scored_again(tmp_path, monkeypatch):
+    """What failed may have been a service that was down."""
+    recipe = tiny_run.recipe([GAPPY])
+    with Run.open(tmp_path) as run:
+        tiny_run.fill(run, recipe, tiny_run.prompts(20))
+        with pytest.raises(RewardError):
+            make(run, recipe, **GAPPY)
+        redness_like = lambda images, prompts: redness(images, prompts)  # noqa: E731
+        redness_like.comparison = gappy.comparison
+        monkeypatch.setattr("function_rewards.gappy", redness_like)
+        assert make(run, recipe, **GAPPY).summary["missing"] == 0
+
+
+def test_a_reward_that_always_fails_stops_at_once(world):
+    run, recipe, _, _ = world
+    with pytest.raises(RewardError, match=r"'broken' failed on every image.*no such model"):
+        make(run, recipe, **BROKEN)
+    assert run.artefact("scores/broken").files() == []
+
+
+def test_negative_scores_for_a_power_ratio_are_refused_at_the_reward(world):
+    run, recipe, prompts, _ = world
+    with pytest.raises(
+        RewardError, match=f"'neg': score -1 of prompt {prompts[0].prompt_id}, sample 0 is negative"
+    ):
+        make(run, recipe, name="neg", source="function_rewards:negative")
+
+
+def test_held_out_rewards_need_no_comparison(world):
+    run, recipe, _, _ = world
+    artefact = make(run, recipe, name="free", source="function_rewards:undeclared", use="evaluate")
+    assert artefact.summary["comparison"] is None
+    with pytest.raises(RewardError, match="does not say how its scores compare"):
+        make(run, recipe, name="bound", source="function_rewards:undeclared")
+
+
+def test_scores_by_a_real_model(world, tmp_path):
+    from PIL import Image
+
+    import tiny_rewards
+    from capo.rewards import load_reward
+
+    run, recipe, prompts, pixels = world
+    section = {"name": "pickscore", "checkpoint": str(tiny_rewards.clip(tmp_path / "clip"))}
+    rows = read_scores(make(run, recipe, **section)).to_pylist()
+    reward = load_reward(RewardSection(**section), "cpu")
+    for row, prompt in zip(rows, [p for p in prompts for _ in range(4)], strict=True):
+        image = Image.fromarray(pixels[row["prompt_id"], row["sample"]])
+        assert row["score"] == pytest.approx(reward.score([image], [prompt.text])[0], rel=1e-4, abs=1e-4)

@@ -1,0 +1,309 @@
+"""The train stage as a whole: resuming, validation, and the policy that comes out of it."""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+from PIL import Image
+from safetensors.torch import load_file
+
+from capo.diffusion import load_family
+from capo.diffusion.policy import load_policy
+from capo.prompts import make_prompt
+from capo.recipe import ModelSection, parse_recipe
+from capo.runtime import quiet
+from capo.seeds import initial_noise, stable_seed
+from capo.stages import validation
+from capo.stages.train import least_margin
+from capo.training.batches import Batches
+from capo.training.guards import TrainingDiverged
+from capo.training.step import Trainer
+from capo.workspace import Run
+from tiny_training import VALIDATION, contents, copied, recipe, trained
+
+FULL = {"adaptation": "full", "learning_rate": 1e-4}
+
+
+VALIDATED = {"validation_samples": 2, "validate_every": 3}
+
+
+def with_validation(folder, sdxl, **train):
+    """A recipe with validation at steps 0, 3 and 6; `train` is merged in."""
+    prompts = {"validation_prompts": {"source": str(folder / "validation.txt")}}
+    return recipe(folder, sdxl, VALIDATED | prompts | train)
+
+
+@pytest.fixture(scope="module")
+def finished(prepared, tmp_path_factory, sdxl):
+    """A run with validation, trained to its end."""
+    folder = tmp_path_factory.mktemp("finished")
+    trained(copied(prepared, folder / "run"), with_validation(folder, sdxl))
+    return folder / "run"
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Makes training fail just before step `number`, or in it once its gradients are there."""
+
+    def at(number, *, within=False):
+        real = Trainer.step
+
+        def step(self, current, batch):
+            if current == number:
+                if within:
+                    self.optimizer.step = stop
+                else:
+                    stop()
+            return real(self, current, batch)
+
+        def stop(*_):
+            monkeypatch.setattr(Trainer, "step", real)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Trainer, "step", step)
+
+    return at
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers"), [({}, range(1, 7)), (FULL, (4,))], ids=["lora", "full"]
+)  # fmt: skip
+def test_a_run_interrupted_at_any_step_ends_with_the_same_bytes(
+    prepared, tmp_path, sdxl, interrupt, kind, numbers
+):
+    settings = recipe(tmp_path, sdxl, kind)
+    whole = copied(prepared, tmp_path / "whole")
+    trained(whole, settings)
+    for number in numbers:
+        folder = copied(prepared, tmp_path / f"interrupted-{number}")
+        interrupt(number, within=number % 2 == 0)
+        with pytest.raises(KeyboardInterrupt):
+            trained(folder, settings)
+        trained(folder, settings)
+        assert contents(folder / "train") == contents(whole / "train"), f"interrupted at step {number}"
+
+
+@pytest.mark.parametrize(
+    ("function", "number", "after"),
+    [
+        ("sample_images", 1, True),  # of the base model
+        ("sample_images", 2, False),  # of step 3
+        ("score_rows", 3, False),  # the first reward at step 3
+        ("score_rows", 6, True),  # the last reward at step 6
+    ],
+)
+def test_an_interrupted_validation_goes_on(
+    prepared, finished, tmp_path, sdxl, monkeypatch, function, number, after
+):
+    real, calls = getattr(validation, function), []
+
+    def interrupted(*args, **kwargs):
+        calls.append(0)
+        if len(calls) < number or after:
+            result = real(*args, **kwargs)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return result
+
+    settings = with_validation(tmp_path, sdxl)
+    folder = copied(prepared, tmp_path / "interrupted")
+    with monkeypatch.context() as patch:
+        patch.setattr(validation, function, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trained(folder, settings)
+    trained(folder, settings)
+    assert contents(folder / "train") == contents(finished / "train")
+
+
+def test_training_starts_from_margin_zero_and_logs_what_it_does(prepared, tmp_path, sdxl):
+    settings = recipe(tmp_path, sdxl, {"log_every": 2, "warmup_steps": 4})
+    folder = copied(prepared, tmp_path / "run")
+    summary = trained(folder, settings)
+    rows = lines(folder / "train" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert [row["learning_rate"] for row in rows] == pytest.approx([5e-4, 1e-3, 1e-3])
+    assert set(rows[0]) == {
+        "step",
+        "loss",
+        "rewards/margins",
+        "rewards/accuracies",
+        "rewards/chosen",
+        "rewards/rejected",
+        "error/chosen",
+        "error/rejected",
+        "delta_reward",
+        "grad_norm",
+        "learning_rate",
+        "drift",
+    }
+    assert summary["steps"] == summary["best_step"] == 6
+    assert summary["prompts"]["used"] + summary["prompts"]["no_pair"] == 6
+
+
+def test_checkpoints_are_kept_as_asked(prepared, tmp_path, sdxl):
+    settings = recipe(tmp_path, sdxl, {"checkpoint_every": 1, "keep_checkpoints": 2})
+    folder = copied(prepared, tmp_path / "run")
+    trained(folder, settings)
+    kept = sorted(p.name for p in (folder / "train" / "checkpoints").iterdir())
+    assert kept == ["step-000005", "step-000006"]
+
+
+def test_validation_compares_with_the_base_on_equal_seeds(finished):
+    artefact = Run(finished).artefact("train")
+    summary = artefact.summary
+    rows = lines(finished / "train" / "validation.jsonl")
+    assert [row["step"] for row in rows] == [0, 3, 6]
+    assert rows[0]["win_rate"] == rows[0]["win_rate/red"] == 0.5
+    for row in rows:
+        assert row["win_rate"] == (row["win_rate/red"] + row["win_rate/blue"]) / 2
+    best = max(rows[1:], key=lambda row: row["win_rate"])
+    assert (summary["best_step"], summary["best_win_rate"]) == (best["step"], best["win_rate"])
+    seeds = {
+        model: artefact.read_table(f"validation/{model}/shard-00000.parquet")["seed"]
+        for model in ("base", "step-000003", "step-000006")
+    }
+    assert seeds["base"] == seeds["step-000003"] == seeds["step-000006"]
+
+
+def test_held_out_rewards_are_shown_and_decide_nothing(prepared, tmp_path, sdxl):
+    values = with_validation(tmp_path, sdxl, steps=1).model_dump(mode="json")
+    values["rewards"][1]["use"] = "evaluate"
+    folder = copied(prepared, tmp_path / "run")
+    trained(folder, parse_recipe(values))
+    for row in lines(folder / "train" / "validation.jsonl"):
+        assert row["win_rate"] == row["win_rate/red"]
+        assert "mean_reward/blue" in row
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_the_best_policy_is_one_for_plain_diffusers(prepared, finished, tmp_path, sdxl, kind):
+    settings, folder = with_validation(tmp_path, sdxl), finished
+    if kind == "full":
+        folder = copied(prepared, tmp_path / "run")
+        trained(folder, with_validation(tmp_path, sdxl, steps=3, **FULL))
+    step = Run(folder).artefact("train").summary["best_step"]
+    best = folder / "train" / "best"
+    with quiet():
+        if kind == "full":
+            pipeline = StableDiffusionXLPipeline.from_pretrained(best, add_watermarker=False)
+        else:
+            pipeline = StableDiffusionXLPipeline.from_pretrained(sdxl, add_watermarker=False)
+            pipeline.load_lora_weights(best)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+
+    prompt = make_prompt(VALIDATION[0])
+    seed = stable_seed("validation", 0, prompt.prompt_id, 1)
+    noise = initial_noise(seed, (4, 8, 8))[None]
+    settings = settings.generate
+    image = pipeline(
+        prompt.text,
+        latents=noise,
+        height=32,
+        width=32,
+        num_inference_steps=settings.num_inference_steps,
+        guidance_scale=settings.guidance_scale,
+    ).images[0]
+    artefact = Run(folder).artefact("train")
+    table = artefact.read_table(f"validation/step-{step:06d}/shard-00000.parquet")
+    validated_image = Image.open(io.BytesIO(table["image"][1].as_py()["bytes"]))
+    assert table["seed"][1].as_py() == seed
+    difference = np.asarray(image).astype(int) - np.asarray(validated_image).astype(int)
+    assert np.abs(difference).max() <= 1
+
+    family = load_family(ModelSection(checkpoint=str(sdxl)), torch.device("cpu"))
+    record = load_policy(family, best)
+    assert (record["step"], record["adaptation"]) == (step, kind)
+    latents = family.sample(family.encode([prompt.text]), family.unconditional(), noise, settings)
+    assert family.decode(latents)[0].tobytes() == image.tobytes()
+
+
+def test_the_best_is_not_the_last_when_an_earlier_one_was_better(prepared, tmp_path, sdxl, monkeypatch):
+    rates = {0: 0.5, 3: 0.8, 6: 0.6}
+    monkeypatch.setattr(
+        validation.Validation, "run", lambda self, step: {"step": step, "win_rate": rates[step]}
+    )
+    folder = copied(prepared, tmp_path / "run")
+    assert trained(folder, with_validation(tmp_path, sdxl))["best_step"] == 3
+    checkpoints = folder / "train" / "checkpoints"
+    assert sorted(p.name for p in checkpoints.iterdir()) == ["step-000003", "step-000004", "step-000006"]
+    saved = load_file(folder / "train" / "best" / "pytorch_lora_weights.safetensors")
+    kept = load_file(checkpoints / "step-000003" / "policy.safetensors")
+    assert sorted(t.double().sum().item() for t in saved.values()) == pytest.approx(
+        sorted(t.double().sum().item() for t in kept.values())
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(
+    prepared, tmp_path, sdxl, monkeypatch
+):
+    settings = recipe(tmp_path, sdxl)
+    whole, folder = copied(prepared, tmp_path / "whole"), copied(prepared, tmp_path / "run")
+    trained(whole, settings)
+    real = Batches.batch
+
+    def poisoned(self, step):
+        batch = real(self, step)
+        if step == 4:
+            batch.rejected[0] = torch.inf
+        return batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batches, "batch", poisoned)
+        with pytest.raises(TrainingDiverged, match=r"step 4: the loss is not finite, from prompts \w{16};"):
+            trained(folder, settings)
+    left = [p.name for p in (folder / "train" / "checkpoints").iterdir()]
+    assert left == ["step-000002"]
+    trained(folder, settings)  # the cause is gone: it goes on as if nothing had been
+    assert contents(folder / "train") == contents(whole / "train")
+
+
+def test_training_needs_neither_text_encoders_nor_vae(prepared, tmp_path, sdxl):
+    checkpoint = shutil.copytree(sdxl, tmp_path / "model")
+    for part in ("text_encoder", "text_encoder_2"):
+        shutil.rmtree(checkpoint / part)
+    (checkpoint / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    folder = copied(prepared, tmp_path / "run")
+    assert trained(folder, recipe(tmp_path, checkpoint))["steps"] == 6
+
+
+def test_float16_is_refused_before_anything_is_loaded(prepared, tmp_path, sdxl):
+    settings = recipe(tmp_path, sdxl, model={"checkpoint": "nowhere", "dtype": "float16"})
+    with pytest.raises(ValueError, match=r"model.dtype: gradients vanish in float16"):
+        trained(copied(prepared, tmp_path / "run"), settings)
+
+
+def test_tensorboard_lies_outside_the_results(prepared, tmp_path, sdxl):
+    pytest.importorskip("tensorboard")
+    folder, plain = copied(prepared, tmp_path / "run"), copied(prepared, tmp_path / "plain")
+    trained(folder, recipe(tmp_path, sdxl, {"tensorboard": True}))
+    trained(plain, recipe(tmp_path, sdxl))
+    assert contents(folder / "train") == contents(plain / "train")
+    assert any((folder / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("objective", "given", "margin"),
+    [("capo", None, None), ("dpo", None, 0.0), ("ipo", None, 0.0), ("capo", 0.1, 0.1), ("dpo", -1.0, -1.0)],
+)
+def test_the_least_margin_is_the_objectives_unless_given(tmp_path, sdxl, objective, given, margin):
+    settings = recipe(tmp_path, sdxl, {"objective": objective}, pairs={"min_margin": given})
+    assert least_margin(settings) == margin
+
+
+@pytest.mark.parametrize("missing", ["candidate", "base"])
+def test_a_validation_prompt_that_lacks_a_score_does_not_count(missing):
+    scores = {"candidate": np.array([[1.0, 1.0], [3.0, 3.0]]), "base": np.array([[2.0, 2.0], [2.0, 2.0]])}
+    scores[missing][0, 1] = np.nan
+    assert validation.mean_win_rate("r", scores["candidate"], scores["base"]) == 1.0
+    scores[missing][1, 0] = np.nan
+    with pytest.raises(ValueError, match="reward 'r': no validation prompt has all its scores"):
+        validation.mean_win_rate("r", scores["candidate"], scores["base"])

@@ -1,0 +1,109 @@
+"""Calibration, selection and win-rates the plain way, for made-up runs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from capo.recipe import RewardSection
+
+
+def pair_row(raw: list[list[float | None]], names: Sequence[str], selection: str) -> dict[str, Any]:
+    """Calibrate and select one prompt's samples the plain way."""
+    kept = [k for k, row in enumerate(raw) if None not in row]
+    values = np.array([raw[k] for k in kept], dtype=float)
+    ratio = np.array([name == "vqa" for name in names])
+    logits = np.where(ratio, np.log(np.where(ratio, values, 1.0)), values)
+    wins = 1 / (1 + np.exp(logits[None] - logits[:, None]))
+    calibrated = (wins.sum(axis=1) - 0.5) / (len(kept) - 1)
+    combined = calibrated.mean(axis=1)
+    if selection == "sum":
+        chosen, rejected = {int(combined.argmax())}, {int(combined.argmin())}
+    else:
+        beats = (calibrated[:, None] >= calibrated[None]).all(-1) & (
+            calibrated[:, None] > calibrated[None]
+        ).any(-1)
+        rejected = set(np.flatnonzero(~beats.any(axis=1)).tolist())
+        chosen = set(np.flatnonzero(~beats.any(axis=0)).tolist()) - rejected
+    place = {k: i for i, k in enumerate(kept)}
+    return {
+        "chosen": sorted(kept[i] for i in chosen) if chosen else [],
+        "rejected": sorted(kept[i] for i in rejected) if chosen else [],
+        "calibrated": [calibrated[place[k]].tolist() if k in place else None for k in range(len(raw))],
+        "combined": [float(combined[place[k]]) if k in place else None for k in range(len(raw))],
+    }
+
+
+def results(
+    prompts: Sequence[Any],
+    rewards: Sequence[RewardSection],
+    scores: Mapping[tuple[str, str], np.ndarray],
+    correct: Mapping[str, np.ndarray] | None,
+) -> dict[str, Any]:
+    """The content of `results.json`, from scores [P, K] by model and reward and verdicts by model."""
+    names = sorted({p.category for p in prompts})
+    categories = {c: [i for i, p in enumerate(prompts) if p.category == c] for c in names}
+    models = sorted({model for model, _ in scores})
+    rates = {
+        (model, r.name): _win_rates(scores[model, r.name], scores["base", r.name])
+        for model in models
+        for r in rewards
+    }
+    training = [r.name for r in rewards if r.use == "train"]
+    found: dict[str, Any] = {
+        "prompts": len(prompts),
+        "samples_per_prompt": int(next(iter(scores.values())).shape[1]),
+        "rewards": [_reward(r, scores, rates, categories) for r in rewards],
+        "training_win_rate": _interval("", "value", np.mean([rates["tuned", n] for n in training], axis=0)),
+    }
+    if "null" in models:
+        chance = np.mean([rates["null", n] for n in training], axis=0)
+        found["training_win_rate"] |= _interval("null_", "null", chance)
+    if correct is not None:
+        found["judge"] = _judge(categories, correct)
+    return found
+
+
+def _reward(
+    reward: RewardSection,
+    scores: Mapping[tuple[str, str], np.ndarray],
+    rates: Mapping[tuple[str, str], np.ndarray],
+    categories: Mapping[str, list[int]],
+) -> dict[str, Any]:
+    rate = rates["tuned", reward.name]
+    found = {
+        "name": reward.name,
+        "use": reward.use,
+        "mean_base": float(scores["base", reward.name].mean()),
+        "mean_tuned": float(scores["tuned", reward.name].mean()),
+        **_interval("", "win_rate", rate),
+        "by_category": {
+            c: {"win_rate": float(rate[rows].mean()), "prompts": len(rows)} for c, rows in categories.items()
+        },
+    }
+    if ("null", reward.name) in rates:
+        found |= _interval("null_", "null_win_rate", rates["null", reward.name])
+    return found
+
+
+def _judge(categories: Mapping[str, list[int]], correct: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    difference = (correct["tuned"].astype(float) - correct["base"]).mean(axis=1)
+    return {
+        "name": "shapes",
+        **{model: float(images.mean()) for model, images in correct.items()},
+        **_interval("", "difference", difference),
+        "categories": {
+            c: {m: float(images[rows].mean()) for m, images in correct.items()} | {"prompts": len(rows)}
+            for c, rows in categories.items()
+        },
+    }
+
+
+def _win_rates(candidate: np.ndarray, base: np.ndarray) -> np.ndarray:
+    return np.asarray((candidate[:, :, None] > base[:, None, :]).mean(axis=(1, 2)))
+
+
+def _interval(prefix: str, value: str, values: np.ndarray) -> dict[str, float]:
+    mean, half = float(values.mean()), 1.96 * float(values.std()) / len(values) ** 0.5
+    least = -1.0 if value == "difference" else 0.0
+    return {value: mean, f"{prefix}low": max(least, mean - half), f"{prefix}high": min(1.0, mean + half)}

@@ -1,0 +1,186 @@
+import json
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+
+import pytest
+from typer.testing import CliRunner
+
+import fake_stages
+from capo import pipeline
+from capo.cli import STAGES, app
+
+
+@pytest.fixture(autouse=True)
+def _fakes(monkeypatch, tmp_path):
+    fake_stages.install(monkeypatch.setitem, monkeypatch.setattr)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CAPO_QUIET", "0")
+    monkeypatch.setenv("COLUMNS", "200")
+    fake_stages.write_recipe(tmp_path / "tiny.yaml")
+
+
+def capo(*arguments, code=0):
+    """Call the command; its result, after checking the exit code."""
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result
+
+
+def test_there_is_a_command_for_every_stage():
+    assert tuple(STAGES) == pipeline.STAGES
+
+
+def test_run_ends_with_the_results_and_the_page():
+    output = capo("run", "tiny.yaml").stdout
+    assert "held-out" in output
+    assert "55.1 %" in output
+    assert "52.0 % to 58.0 %" in output
+    assert "base 40.0 %, tuned 50.0 %; difference +10.0 (+2.0 to +18.0)" in output
+    assert "Warning: few prompts" in output
+    assert output.rstrip().endswith("Report: runs/tiny/report/index.html")
+
+
+def test_run_again_says_that_all_is_done():
+    capo("run", "tiny.yaml")
+    fake_stages.calls.clear()
+    output = capo("run", "tiny.yaml").stdout
+    assert output.startswith("Everything is done already in runs/tiny; nothing to do.")
+    assert "Report: runs/tiny/report/index.html" in output
+    assert fake_stages.calls == []
+
+
+def test_json_is_the_only_thing_on_stdout():
+    result = capo("run", "tiny.yaml", "--json")
+    values = json.loads(result.stdout)
+    assert values["results"] == fake_stages.RESULTS
+    assert values["report"] == "runs/tiny/report/index.html"
+    assert values["stages"][1] | {"seconds": 0} == {
+        "name": "samples", "skipped": False, "seconds": 0, "summary": {"images": 2},
+    }  # fmt: skip
+    assert result.stderr == ""
+
+
+def test_the_recipe_saved_in_the_run_directory_is_used_when_none_is_named():
+    capo("run", "tiny.yaml", "--set", "train.steps=5", "--run", "other")
+    assert "nothing to do" in capo("run", "--run", "other").stdout
+    values = json.loads(capo("status", "--run", "other", "--json").stdout)
+    assert {a["state"] for a in values["artefacts"]} == {"done"}
+
+
+def test_status_shows_what_is_stale_and_why():
+    assert "needs prompts" in capo("status", "tiny.yaml").stdout
+    capo("run", "tiny.yaml")
+    output = capo("status", "tiny.yaml", "--set", "train.beta=500").stdout
+    assert "train.beta: 300.0 → 500.0" in output
+    assert "train changed" in output
+    values = json.loads(capo("status", "tiny.yaml", "--set", "train.beta=500", "--json").stdout)
+    train = next(a for a in values["artefacts"] if a["name"] == "train")
+    assert train["state"] == "stale"
+    assert train["changes"] == {"train.beta": [300.0, 500.0]}
+
+
+def test_stale_runs_are_refused_and_forced():
+    capo("run", "tiny.yaml")
+    refused = capo("run", "tiny.yaml", "--set", "train.beta=500", code=1)
+    assert "train was made from something else:\n  train.beta: 300.0 → 500.0" in refused.stderr
+    assert "--force to make it and evaluate, report again" in refused.stderr
+    fake_stages.calls.clear()
+    capo("run", "tiny.yaml", "--set", "train.beta=500", "--force")
+    assert fake_stages.calls == ["train", "evaluate", "report"]
+
+
+def test_stages_one_by_one_as_commands():
+    needs = capo("generate", "tiny.yaml", code=1).stderr
+    assert "generate needs prompts, which is missing" in needs
+    assert "`capo prompts`" in needs
+    for stage in STAGES:
+        output = capo(stage, "tiny.yaml").stdout
+    assert "Report:" in output
+    assert "prompts is done already" in capo("prompts", "tiny.yaml").stdout
+
+
+def test_errors_of_a_stage_are_one_message(monkeypatch):
+    failed = capo("run", "tiny.yaml", "--set", "train.objective=dpo", code=1)
+    assert failed.stderr.rstrip().endswith("Error: reward 'first': expected 4 scores, got 3")
+    monkeypatch.setenv("CAPO_DEBUG", "1")
+    raised = CliRunner().invoke(app, ["run", "tiny.yaml", "--set", "train.objective=dpo"])
+    assert isinstance(raised.exception, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "tniy"], "no recipe 'tniy'"),
+        (["run"], "which recipe? Name one (see `capo recipes`), or a run directory with --run"),
+        (["run", "--run", "nowhere"], "nowhere has no recipe.yaml yet"),
+        (["run", "tiny.yaml", "--set", "train.stepz=3"], "did you mean 'steps'?"),
+        (["run", "tiny.yaml", "--stes"], "No such option: --stes"),
+        (["rnu"], "No such command 'rnu'"),
+        (["recipes", "show", "none"], "no shipped recipe 'none'"),
+        (["status", "a", "b"], "unexpected extra argument"),
+        (["shapes", "build"], "Missing option '--to'"),
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments, message):
+    assert message in capo(*arguments, code=2).stderr
+
+
+def test_recipes_are_listed_and_shown(monkeypatch, tmp_path):
+    (tmp_path / "small.yaml").write_text("# Small [and quick].\n#\nname: small\n")
+    monkeypatch.setattr("capo.terminal.shipped_recipes", lambda: {"small": tmp_path / "small.yaml"})
+    monkeypatch.setattr("capo.recipe.shipped_recipes", lambda: {"small": tmp_path / "small.yaml"})
+    assert "Small [and quick]." in capo("recipes").stdout
+    assert capo("recipes", "show", "small").stdout == "# Small [and quick].\n#\nname: small\n"
+
+
+def test_rewards_are_listed():
+    from capo.rewards import SHIPPED
+
+    output = capo("rewards").stdout
+    assert all(name in output for name in SHIPPED)
+    rows = json.loads(capo("rewards", "--json").stdout)["rewards"]
+    assert [row["name"] for row in rows] == list(SHIPPED)
+    assert all(row["measures"] and row["comparison"] for row in rows)
+
+
+def test_shapes_build_passes_on_what_it_is_told(monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr("capo.shapes.build.build", lambda *arguments: told.append(arguments))
+    from capo.shapes.build import PARTS
+
+    capo("shapes", "build", "--to", "out")
+    capo("shapes", "build", "--to", "out", "--device", "cuda", "--parts", "vae,base")
+    assert [(str(d), device, parts) for d, device, parts in told] == [
+        ("out", "cpu", PARTS),
+        ("out", "cuda", ("vae", "base")),
+    ]
+
+
+def test_markup_in_names_is_text(tmp_path):
+    capo("run", "tiny.yaml", "--run", "runs/[red]x[/red]", "--json")
+    assert "[red]x[/red]" in capo("status", "--run", "runs/[red]x[/red]").stdout
+
+
+def test_help_teaches():
+    output = capo("--help").stdout
+    assert "capo run shapes --set train.steps=100" in output
+    assert "capo run shapes" in capo(code=2).output, "no command at all is wrong usage, and explained"
+    assert "default: None" not in capo("run", "--help").stdout
+
+
+def test_version():
+    assert capo("--version").stdout.strip() == version("capo-diffusion")
+
+
+def test_help_is_quick():
+    best = min(_seconds([sys.executable, "-m", "capo", "--help"]) for _ in range(3))
+    assert best < 1.0, "half a second is the aim; twice that is a fault even on a busy machine"
+
+
+def _seconds(command):
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - started

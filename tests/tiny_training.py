@@ -1,0 +1,107 @@
+"""A real run of the tiny SDXL model up to its pairs, by rewards that look at one colour."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from capo.recipe import Recipe, parse_recipe
+from capo.stages.generate import generate
+from capo.stages.pair import pair
+from capo.stages.prompts import prompts
+from capo.stages.score import score
+from capo.stages.train import train
+from capo.workspace import Run
+
+PROMPTS = [f"a {colour} {thing}" for colour in ("red", "green", "blue") for thing in ("circle", "cat")]
+VALIDATION = ["two red squares", "three blue dogs"]
+
+
+def redness(images, prompts):
+    return [float(np.asarray(image, dtype=float)[..., 0].mean() / 8) for image in images]
+
+
+def blueness(images, prompts):
+    return [float(np.asarray(image, dtype=float)[..., 2].mean() / 8) for image in images]
+
+
+redness.comparison = blueness.comparison = "bradley-terry"
+
+
+def recipe(folder: Path, sdxl: Path, train: dict[str, Any] | None = None, **sections: Any) -> Recipe:
+    """A recipe on `sdxl` of 6 steps; `train` and `sections` are merged in."""
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "model": {"checkpoint": str(sdxl)},
+        "prompts": {"source": _prompt_file(folder, "prompts.txt", PROMPTS)},
+        "generate": {
+            "samples_per_prompt": 4,
+            "num_inference_steps": 3,
+            "shard_prompts": 4,
+            "batch_size": 8,
+        },
+        "rewards": [
+            {"name": "red", "source": "tiny_training:redness", "comparison": "bradley-terry"},
+            {"name": "blue", "source": "tiny_training:blueness", "comparison": "bradley-terry"},
+        ],
+        "train": {
+            "beta": 100.0,
+            "steps": 6,
+            "global_batch_size": 4,
+            "learning_rate": 1e-3,
+            "lora_rank": 2,
+            "checkpoint_every": 2,
+            **(train or {}),
+        },
+        "evaluate": {"prompts": {"source": _prompt_file(folder, "validation.txt", VALIDATION)}},
+        "engine": {"device": "cpu"},
+    }
+    for name, section in sections.items():
+        values[name] = values.get(name, {}) | section if isinstance(section, dict) else section
+    return parse_recipe(values)
+
+
+def prepare(folder: Path, sdxl: Path) -> Path:
+    """Make a run in `folder` with prompts, samples, scores and pairs."""
+    settings = recipe(folder, sdxl)
+    with Run.open(folder / "run", settings) as run:
+        _make(run, "prompts", lambda a: prompts(settings, run, a))
+        _make(run, "samples", lambda a: generate(settings, run, a))
+        for reward in settings.rewards:
+            _make(run, f"scores/{reward.name}", lambda a, r=reward: score(settings, run, a, r))
+        _make(run, "pairs", lambda a: pair(settings, run, a))
+    return folder / "run"
+
+
+def copied(prepared: Path, folder: Path) -> Path:
+    """A copy of a prepared run to train in."""
+    shutil.copytree(prepared, folder)
+    return folder
+
+
+def trained(folder: Path, settings: Recipe) -> dict[str, Any]:
+    """Train in the run directory `folder`, as far as it goes; the summary of `train/`."""
+    with Run.open(folder) as run:
+        artefact = run.artefact("train")
+        artefact.begin({})
+        train(settings, run, artefact)
+        return artefact.summary
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file under `folder`."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def _make(run, name, stage):
+    artefact = run.artefact(name)
+    artefact.begin({})
+    stage(artefact)
+
+
+def _prompt_file(folder: Path, name: str, lines: list[str]) -> str:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)

@@ -1,0 +1,43 @@
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import tiny_training
+from capo.diffusion import load_family
+from capo.diffusion.policy import Policy
+from capo.recipe import TrainSection
+from capo.training.batches import Batches
+from capo.training.data import Samples, read_pairs
+from capo.training.step import Trainer
+from capo.workspace import Run
+
+
+@dataclass
+class Setup:
+    """A trainer on the prepared run, and what it is made of."""
+
+    section: TrainSection
+    policy: Policy
+    trainer: Trainer
+    batches: Batches
+
+    def steps(self, *numbers):
+        return [self.trainer.step(number, self.batches.batch(number)) for number in numbers]
+
+
+@pytest.fixture
+def setup(prepared, sdxl, tmp_path):
+    """Builds a `Setup`; its arguments are fields of the train section."""
+
+    def build(**train):
+        recipe = tiny_training.recipe(tmp_path, sdxl, train)
+        family = load_family(recipe.model, torch.device("cpu"))
+        run = Run(prepared)
+        policy = Policy(family, recipe.train, recipe.seed)
+        prompts, _ = read_pairs(run.artefact("pairs"), 0.0)
+        samples = Samples(run.artefact("samples"))
+        batches = Batches(prompts, samples, family.process, recipe.train, recipe.seed)
+        return Setup(recipe.train, policy, Trainer(family, policy, recipe.train), batches)
+
+    return build

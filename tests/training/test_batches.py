@@ -1,0 +1,102 @@
+"""What a step sees is a pure function of (seed, step)."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from capo.recipe import TrainSection
+from capo.training.batches import Batches
+from capo.training.data import PromptPairs
+
+PAIRS = torch.tensor([[0, 2], [0, 3], [1, 2]])
+COMBINED = torch.tensor([0.9, 0.6, 0.3, 0.2], dtype=torch.float64)
+
+
+class FakeSamples:
+    """Latents that say whose they are."""
+
+    def latent(self, prompt_id, sample):
+        return torch.full((1, 2, 2), float(int(prompt_id) * 10 + sample))
+
+    def conditioning(self, prompt_id):
+        return {"embeds": torch.full((3,), float(prompt_id))}
+
+
+class FakeProcess:
+    def draw_times(self, n, generator):
+        return torch.randint(1000, (n,), generator=generator)
+
+
+def batches(prompts=5, seed=0, size=4, **section):
+    pairs = [PromptPairs(str(i), PAIRS, COMBINED) for i in range(prompts)]
+    settings = TrainSection(beta=1, global_batch_size=size, **section)
+    return Batches(pairs, FakeSamples(), FakeProcess(), settings, seed)
+
+
+def equal(a, b):
+    return all(
+        torch.equal(value, vars(b)[name]) if isinstance(value, torch.Tensor) else True
+        for name, value in vars(a).items()
+    ) and (a.prompt_ids == b.prompt_ids)
+
+
+def test_a_step_is_the_same_whatever_came_before_it():
+    fresh, used = batches(), batches()
+    for step in (1, 2, 3, 9, 4):
+        used.batch(step)
+    assert equal(fresh.batch(3), used.batch(3))
+
+
+def test_the_seed_and_the_step_decide():
+    assert not equal(batches(seed=0).batch(1), batches(seed=1).batch(1))
+    assert not equal(batches().batch(1), batches().batch(2))
+
+
+def test_every_epoch_visits_every_prompt_once_in_an_order_of_its_own():
+    found = batches()
+    ids = [d.prompt_id for step in range(1, 11) for d in found.draw(step)]
+    epochs = [ids[i : i + 5] for i in range(0, 40, 5)]
+    assert all(sorted(epoch) == list("01234") for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 5
+
+
+def test_pairs_are_drawn_afresh_and_uniformly_every_epoch():
+    found = batches(prompts=1, size=1)
+    drawn = Counter((d.chosen, d.rejected) for step in range(1, 3001) for d in found.draw(step))
+    assert set(drawn) == {tuple(pair) for pair in PAIRS.tolist()}
+    assert all(abs(count - 1000) < 100 for count in drawn.values())  # standard deviation 26
+
+
+def test_a_pair_of_an_epoch_does_not_depend_on_the_batch_size():
+    """The prompt at a place of an epoch and its pair: only the noise belongs to the step."""
+    small, large = batches(size=2), batches(size=10)
+    assert [d for step in range(1, 6) for d in small.draw(step)] == large.draw(1)
+
+
+def test_rows_belong_together():
+    batch = batches().batch(2)
+    for row, prompt_id in enumerate(batch.prompt_ids):
+        chosen, rejected = (int(batch.chosen[row].mean()), int(batch.rejected[row].mean()))
+        assert chosen // 10 == rejected // 10 == int(prompt_id) == batch.conditioning["embeds"][row, 0]
+        expected = COMBINED[chosen % 10] - COMBINED[rejected % 10]
+        assert batch.delta_reward[row] == pytest.approx(float(expected))
+    assert batch.t.shape == (4,)
+
+
+def test_noise_is_independent_or_shared():
+    independent, shared = batches().batch(1), batches(noise="shared").batch(1)
+    assert not torch.equal(independent.noise_chosen, independent.noise_rejected)
+    assert torch.equal(shared.noise_chosen, shared.noise_rejected)
+    assert torch.equal(shared.noise_chosen, independent.noise_chosen)
+    assert len(independent.noise_chosen.flatten(1).unique(dim=0)) == 4
+
+
+def test_a_split_batch_has_the_same_rows():
+    batch = batches().batch(1)
+    parts = list(batch.split(3))
+    assert [len(part.prompt_ids) for part in parts] == [3, 1]
+    assert [i for part in parts for i in part.prompt_ids] == batch.prompt_ids
+    assert torch.equal(torch.cat([part.noise_rejected for part in parts]), batch.noise_rejected)
+    embeds = torch.cat([part.conditioning["embeds"] for part in parts])
+    assert torch.equal(embeds, batch.conditioning["embeds"])

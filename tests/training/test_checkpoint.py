@@ -1,0 +1,109 @@
+"""Checkpoints hold all of the state, and nothing but a whole one is ever taken over."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from capo.training import checkpoint
+from capo.training.checkpoint import Checkpoints
+from capo.workspace import Run, WorkspaceError
+
+REFERENCE = {"checkpoint": "base", "weights": "1"}
+
+
+@pytest.fixture
+def artefact(tmp_path):
+    with Run.open(tmp_path / "run") as run:
+        artefact = run.artefact("train")
+        artefact.begin({})
+        yield artefact
+
+
+def checkpoints(artefact, setup, reference=REFERENCE):
+    return Checkpoints(artefact, setup.policy, setup.trainer.optimizer, reference)
+
+
+def test_a_restored_run_goes_on_bit_for_bit(artefact, setup):
+    first, second = setup(), setup()
+    first.steps(1, 2)
+    checkpoints(artefact, first).save(2)
+    expected = first.steps(3, 4)
+    assert checkpoints(artefact, second).restore() == 2
+    assert second.steps(3, 4) == expected
+    states = (first.policy.state(), second.policy.state())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_without_a_checkpoint_training_starts_at_the_beginning(artefact, setup):
+    assert checkpoints(artefact, setup()).restore() == 0
+
+
+@pytest.mark.parametrize("file", ["policy.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "lose"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
+    artefact, setup, file, damage, monkeypatch
+):
+    said = []
+    monkeypatch.setattr(checkpoint, "say", said.append)
+    prepared = setup()
+    store = checkpoints(artefact, prepared)
+    for step in (1, 2):
+        prepared.steps(step)
+        store.save(step)
+    path = artefact.folder / "checkpoints" / "step-000002" / file
+    data = bytearray(path.read_bytes())
+    data[0 if file == "state.json" else len(data) // 2] ^= 1
+    if damage == "lose":
+        path.unlink()
+    else:
+        path.write_bytes(data if damage == "flip" else data[:-9])
+    assert store.restore() == 1
+    assert "step-000002" in said[0]
+    assert "damaged" in said[0]
+    assert store.steps() == [1]
+
+
+@pytest.mark.parametrize("field", REFERENCE)
+def test_another_reference_is_refused(artefact, setup, field):
+    prepared = setup()
+    prepared.steps(1)
+    checkpoints(artefact, prepared).save(1)
+    with pytest.raises(WorkspaceError, match="another reference model"):
+        checkpoints(artefact, prepared, REFERENCE | {field: "2"}).restore()
+
+
+def test_weights_of_another_adapter_are_refused(artefact, setup):
+    prepared = setup()
+    prepared.steps(1)
+    checkpoints(artefact, prepared).save(1)
+    with pytest.raises(ValueError, match="weights of another model"):
+        checkpoints(artefact, setup(lora_targets=("to_q",))).restore()
+
+
+def test_weights_that_are_not_finite_are_refused_even_with_the_right_digest(artefact, setup):
+    prepared = setup()
+    prepared.steps(1)
+    store = checkpoints(artefact, prepared)
+    store.save(1)
+    folder = artefact.folder / "checkpoints" / "step-000001"
+    path, digest = folder / "optimizer.safetensors", checkpoint._digest
+    old = digest(path)
+    moments = load_file(path)
+    name = next(name for name in moments if name.endswith("/exp_avg"))
+    save_file(moments | {name: torch.full_like(moments[name], torch.nan)}, path)
+    state = folder / "state.json"
+    state.write_text(state.read_text().replace(old, digest(path)))
+    with pytest.raises(ValueError, match="not finite"):
+        store.restore()
+
+
+def test_the_newest_and_the_best_are_kept(artefact, setup):
+    prepared = setup()
+    prepared.steps(1)
+    store = checkpoints(artefact, prepared)
+    for step in range(1, 6):
+        store.save(step)
+    store.prune(keep=2, best=2)
+    assert store.steps() == [2, 4, 5]
+    store.prune(keep=2, best=None)
+    assert store.steps() == [4, 5]

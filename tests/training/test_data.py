@@ -1,0 +1,90 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+from capo.training.data import PairCounts, Samples, read_pairs
+from capo.workspace import Run, WorkspaceError
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Writes `pairs.parquet` from rows (prompt_id, chosen, rejected, combined)."""
+    import pyarrow as pa
+
+    def write(*rows):
+        with Run.open(tmp_path / "run") as run:
+            artefact = run.artefact("pairs")
+            artefact.begin({}, force=True)
+            names = ("prompt_id", "chosen", "rejected", "combined")
+            columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+            artefact.write_table("pairs.parquet", pa.table(columns))
+            return artefact
+
+    return write
+
+
+def test_all_pairs_of_both_sets_are_allowed(pairs):
+    artefact = pairs(("a", [0, 2], [1, 3], [0.9, 0.2, 0.6, 0.7]))
+    (prompt,), counts = read_pairs(artefact, None)
+    assert prompt.allowed.tolist() == [[0, 1], [0, 3], [2, 1], [2, 3]]
+    assert prompt.delta_reward(2, 3) == pytest.approx(-0.1)
+    assert counts == PairCounts(used=1, no_pair=0, dropped=0)
+
+
+def test_pairs_below_the_margin_are_left_out_and_counted(pairs):
+    artefact = pairs(
+        ("a", [0, 2], [1, 3], [0.9, 0.2, 0.6, 0.7]),
+        ("tied", [0], [1], [0.5, 0.5, 0.5, 0.5]),
+        ("none", [], [], [0.5, 0.5, 0.5, 0.5]),
+    )
+    prompts, counts = read_pairs(artefact, 0.0)
+    assert [p.allowed.tolist() for p in prompts] == [[[0, 1], [0, 3], [2, 1]]]
+    assert counts == PairCounts(used=1, no_pair=1, dropped=1)
+
+
+def test_samples_set_aside_take_no_part(pairs):
+    artefact = pairs(("a", [3], [1], [None, 0.2, None, 0.7]))
+    (prompt,), _ = read_pairs(artefact, 0.0)
+    assert prompt.allowed.tolist() == [[3, 1]]
+
+
+def test_nothing_to_train_on_is_an_error(pairs):
+    artefact = pairs(("a", [0], [1], [0.5, 0.4]), ("b", [], [], [0.5, 0.5]))
+    with pytest.raises(WorkspaceError, match=r"no pair to train on \(1 prompts .* 1 with none above .* 0.2"):
+        read_pairs(artefact, 0.2)
+
+
+def test_latents_and_conditioning_are_those_of_the_sample(prepared):
+    artefact = Run(prepared).artefact("samples")
+    samples = Samples(artefact)
+    for shard in ("shard-00000", "shard-00001"):
+        table = artefact.read_table(f"{shard}.parquet")
+        conditioning = artefact.read_tensors(f"{shard}.conditioning.safetensors")
+        shape = json.loads(table.schema.metadata[b"latent_shape"])
+        ids = list(dict.fromkeys(table["prompt_id"].to_pylist()))
+        for row in table.select(["prompt_id", "sample", "latent"]).to_pylist():
+            expected = torch.tensor(row["latent"]).view(shape)
+            assert torch.equal(samples.latent(row["prompt_id"], row["sample"]), expected)
+            found = samples.conditioning(row["prompt_id"])
+            place = ids.index(row["prompt_id"])
+            assert all(torch.equal(found[name], conditioning[name][place]) for name in conditioning)
+
+
+def test_a_prompt_without_samples_is_an_error(prepared):
+    with pytest.raises(WorkspaceError, match="no samples of prompt other"):
+        Samples(Run(prepared).artefact("samples")).latent("other", 0)
+
+
+def test_a_flipped_bit_in_the_samples_is_found(prepared, tmp_path):
+    folder = shutil.copytree(prepared, tmp_path / "run")
+    path = folder / "samples" / "shard-00000.conditioning.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    artefact = Run(folder).artefact("samples")
+    samples = Samples(artefact)
+    prompt_id = artefact.read_table("shard-00000.parquet", ["prompt_id"])["prompt_id"][0].as_py()
+    with pytest.raises(WorkspaceError, match=r"shard-00000.conditioning.safetensors is damaged"):
+        samples.conditioning(prompt_id)

@@ -1,0 +1,58 @@
+import sys
+
+import pytest
+
+from capo.training.log import Board, Log, best_row
+from capo.workspace import Run
+
+
+@pytest.fixture
+def artefact(tmp_path):
+    with Run.open(tmp_path / "run") as run:
+        artefact = run.artefact("train")
+        artefact.begin({})
+        yield artefact
+
+
+def test_rows_are_on_disk_after_a_flush_and_rewound_on_resume(artefact):
+    log = Log(artefact, "metrics.jsonl", None)
+    for step in (1, 2, 3):
+        log.add({"step": step, "loss": step / 3})
+    log.flush()
+    log.add({"step": 4, "loss": 1.0})
+
+    resumed = Log(artefact, "metrics.jsonl", None)
+    assert [row["step"] for row in resumed.rows] == [1, 2, 3]
+    assert resumed.rows[0]["loss"] == 1 / 3
+    resumed.rewind(2)
+    resumed.flush()
+    assert [row["step"] for row in artefact.read_json_lines("metrics.jsonl")] == [1, 2]
+
+
+def test_the_best_is_the_highest_and_the_first_of_equals():
+    rows = [{"step": 0, "win_rate": 0.9}] + [
+        {"step": step, "win_rate": rate} for step, rate in ((2, 0.4), (4, 0.6), (6, 0.6))
+    ]
+    assert best_row(rows)["step"] == 4
+
+
+def test_the_base_model_is_no_candidate():
+    assert best_row([{"step": 0, "win_rate": 0.5}]) is None
+    assert best_row([]) is None
+
+
+def test_tensorboard_shows_the_numbers(tmp_path, artefact):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = Board(tmp_path / "board", 1)
+    Log(artefact, "metrics.jsonl", board).add({"step": 3, "loss": 0.25})
+    board.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    (event,) = events.Scalars("loss")
+    assert (event.step, event.value) == (3, 0.25)
+
+
+def test_without_tensorboard_there_is_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match=r"train.tensorboard: .* pip install 'capo-diffusion\[tensor"):
+        Board(tmp_path / "board", 1)

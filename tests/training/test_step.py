@@ -1,0 +1,143 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from capo.training.guards import TrainingDiverged
+from capo.training.step import learning_rate
+
+CONV = ("to_q", "conv1", "proj_in")
+
+
+@pytest.mark.parametrize("kind", [{}, {"lora_targets": CONV}, {"adaptation": "full"}])
+@pytest.mark.parametrize("objective", ["capo", "ipo", "dpo"])
+def test_the_first_loss_is_that_of_margin_zero(setup, kind, objective):
+    """Policy and reference are one model: ΔR², 1 and log 2."""
+    prepared = setup(objective=objective, beta=5000.0, **kind)
+    batch = prepared.batches.batch(1)
+    measures = prepared.trainer.measure(batch)
+    assert not measures["rewards/margins"].any()
+    assert not measures["drift"].any()
+    assert measures["rewards/accuracies"].tolist() == [0.5] * 4
+    expected = {
+        "capo": batch.delta_reward.square(),
+        "ipo": torch.ones(4),
+        "dpo": torch.ones(4) * math.log(2),
+    }
+    torch.testing.assert_close(measures["loss"].detach(), expected[objective])
+
+
+def test_the_margin_is_that_of_the_paper(setup, sdxl):
+    """-β w (e_θ - e_ref), chosen minus rejected, from two forward passes by hand."""
+    prepared = setup(beta=300.0)
+    prepared.steps(1, 2)
+    batch = prepared.batches.batch(3)
+    family = prepared.trainer._family
+    rewards = []
+    for latents, noise in ((batch.chosen, batch.noise_chosen), (batch.rejected, batch.noise_rejected)):
+        x_t = family.process.noise_to(latents, noise, batch.t)
+        with torch.no_grad():
+            policy = family.predict(x_t, batch.t, batch.conditioning).double()
+            with prepared.policy.reference():
+                reference = family.predict(x_t, batch.t, batch.conditioning).double()
+        errors = [(answer - noise).square().mean((1, 2, 3)) for answer in (policy, reference)]
+        weight = torch.sigmoid(1.5 - family.process.log_snr(batch.t))
+        rewards.append(-300.0 * weight * (errors[0] - errors[1]))
+    measures = prepared.trainer.measure(batch)
+    found = measures["rewards/margins"].detach().double()
+    assert found.abs().max() > 1e-2
+    torch.testing.assert_close(found, rewards[0] - rewards[1], rtol=0, atol=3e-4)
+    loss = (batch.delta_reward.double() - found).square()
+    torch.testing.assert_close(measures["loss"].detach().double(), loss, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("kind", [{}, {"adaptation": "full", "learning_rate": 1e-5}])
+def test_accumulated_micro_batches_are_the_whole_batch(setup, size, kind):
+    whole, split = setup(**kind), setup(per_device_batch_size=size, **kind)
+    for one, other in zip(whole.steps(1, 2, 3), split.steps(1, 2, 3), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=2e-3)
+    gradients = [{n: p.grad for n, p in s.policy.parameters().items()} for s in (whole, split)]
+    difference = max((gradients[0][n] - gradients[1][n]).abs().max() for n in gradients[0])
+    assert difference < 2e-3 * max(g.abs().max() for g in gradients[0].values())
+
+
+def test_training_learns_its_pairs(setup):
+    """On one batch over and over, the margins come near their targets (of IPO: all 1)."""
+    prepared = setup(objective="ipo", learning_rate=3e-4, beta=1000.0, lora_rank=8)
+    batch = prepared.batches.batch(1)
+    rows = [prepared.trainer.step(step, batch) for step in range(1, 19)]
+    assert rows[-1]["loss"] < 0.1
+    assert rows[-1]["rewards/margins"] == pytest.approx(1, abs=0.3)
+    assert rows[-1]["rewards/accuracies"] == 1
+
+
+def test_the_gradient_is_clipped(setup):
+    prepared = setup(max_grad_norm=1e-4)
+    (row,) = prepared.steps(1)
+    norm = torch.stack([p.grad.norm() for p in prepared.policy.parameters().values()]).norm()
+    assert row["grad_norm"] > 1e-4
+    assert norm == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_the_learning_rate_warms_up_and_stays(setup):
+    section = setup(learning_rate=0.8, warmup_steps=4).section
+    rates = [learning_rate(step, section) for step in range(1, 7)]
+    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
+    assert learning_rate(1, section.model_copy(update={"warmup_steps": 0})) == 0.8
+
+
+def test_the_optimizer_is_adamw_with_the_recipes_numbers(setup):
+    """One step of Adam from zero moments is lr in the direction of the gradient's sign."""
+    prepared = setup(weight_decay=0.1, max_grad_norm=1e9, adam_epsilon=1e-30)
+    before = {name: tensor.clone() for name, tensor in prepared.policy.state().items()}
+    prepared.steps(1)
+    for name, parameter in prepared.policy.parameters().items():
+        moved = parameter.grad != 0
+        expected = before[name] * (1 - 1e-3 * 0.1) - 1e-3 * parameter.grad.sign()
+        torch.testing.assert_close(parameter.detach()[moved], expected[moved], rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", [{}, {"adaptation": "full"}])
+@pytest.mark.parametrize("size", [None, 1])
+def test_a_loss_that_is_not_finite_changes_nothing_and_names_its_prompt(setup, kind, size):
+    prepared = setup(per_device_batch_size=size, **kind)
+    prepared.steps(1)
+    batch = prepared.batches.batch(2)
+    batch.chosen[2] = torch.nan
+    assert_stops(prepared, batch, rf"step 2: the loss is not finite, from prompts {batch.prompt_ids[2]};")
+
+
+def test_running_out_of_memory_changes_nothing_and_names_the_setting(setup, monkeypatch):
+    prepared = setup()
+    prepared.steps(1)
+
+    def fail(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(prepared.trainer, "measure", fail)
+    message = r"lower train.per_device_batch_size"
+    assert_stops(prepared, prepared.batches.batch(2), message, RuntimeError)
+
+
+@pytest.mark.parametrize("size", [None, 1])
+def test_a_gradient_that_is_not_finite_changes_nothing(setup, size, monkeypatch):
+    prepared = setup(per_device_batch_size=size)
+    prepared.steps(1)
+    parameter = next(iter(prepared.policy.parameters().values()))
+    parameter.register_hook(lambda gradient: torch.full_like(gradient, torch.inf))
+    batch = prepared.batches.batch(2)
+    assert_stops(prepared, batch, f"step 2: the gradient is not finite, from prompts {batch.prompt_ids[0]}, ")
+
+
+def assert_stops(prepared, batch, message, error=TrainingDiverged):
+    """The step raises, and neither weights nor moments have moved."""
+    optimizer: nn.Module = prepared.trainer.optimizer
+    weights = {name: tensor.clone() for name, tensor in prepared.policy.state().items()}
+    moments = {p: s["exp_avg"].clone() for p, s in optimizer.state.items()}
+    with pytest.raises(error, match=message):
+        prepared.trainer.step(2, batch)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in prepared.policy.state().items())
+    assert all(torch.equal(moments[p], s["exp_avg"]) for p, s in optimizer.state.items())
