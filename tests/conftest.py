@@ -6,12 +6,16 @@ os.environ["CAPO_QUIET"] = "1"
 
 import pytest
 import torch
+from hypothesis import settings
 
 import tiny
 import tiny_training
 from capo.runtime import quiet
 
 torch.set_num_threads(1)
+# No deadline on a busy machine, and the same cases each run.
+settings.register_profile("capo", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("capo")
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ LAYERS = [
     {"stages"},
     {"training", "reporting"},
     {"diffusion", "rewards", "prompts", "shapes"},
-    {"workspace", "runtime"},
+    {"workspace", "runtime", "weights"},
     {"artefact"},
     {"manifest", "durable", "recipe", "progress", "seeds", "method"},
 ]
@@ -35,7 +35,6 @@ HEAVY = (
     "peft",
     "accelerate",
     "pyarrow",
-    "matplotlib",
     "jinja2",
     "numpy",
 )

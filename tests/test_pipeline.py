@@ -77,6 +77,7 @@ def test_two_runs_agree_byte_for_byte_but_for_the_timings(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "a/timings.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == ORDER
     assert all(line["seconds"] >= 0 and line["peak_rss_bytes"] > 10**6 for line in lines)
+    assert {line["device"] for line in lines} == {"cpu"}
 
 
 FIRST, SECOND, HELD_OUT = fake_stages.VALUES["rewards"]

@@ -91,6 +91,13 @@ def test_recipes_lie_nowhere_else():
         ("train.per_device_batch_size", 5, r"per_device_batch_size: 5 does not divide global_batch_size 32"),
         ("pairs.max_skipped", 1.5, r"pairs\.max_skipped: .*less than or equal to 1"),
         ("train.beta", None, r"train\.beta: .*got None"),
+        (
+            "model.dtype",
+            "float16",
+            r"model\.dtype: gradients vanish in float16; train in bfloat16 or float32",
+        ),
+        ("evaluate.prompts.source", "shapes:train", r"evaluate\.prompts\.source: shapes:train is what"),
+        ("train.validation_prompts", {"source": "shapes:train"}, r"validation_prompts\.source: shapes:train"),
     ],
 )
 def test_bad_settings_are_named(recipe_values, key, value, message):

@@ -31,6 +31,13 @@ def test_a_device_that_is_not_there_is_refused(name):
         runtime.device(EngineSection(device=name))
 
 
+def test_a_gpu_is_recorded_by_its_own_name(monkeypatch):
+    assert runtime.device_name(EngineSection(device="cpu")) == "cpu"
+    monkeypatch.setattr(runtime, "device", lambda engine: torch.device("cuda:1"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    assert runtime.device_name(EngineSection()) == "GPU 1"
+
+
 @pytest.mark.usefixtures("threads")
 def test_threads_are_set_when_given():
     runtime.device(EngineSection(device="cpu", threads=2))

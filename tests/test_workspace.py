@@ -1,11 +1,9 @@
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +11,6 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from capo import durable
 from capo.workspace import Run, StaleArtefact, WorkspaceError, failpoint
 
 INPUTS = {"seed": 0, "generate.guidance_scale": 7.5, "@prompts": "abc"}
@@ -30,12 +27,6 @@ def samples(run):
     artefact = run.artefact("samples")
     artefact.begin(INPUTS)
     return artefact
-
-
-def contents(folder):
-    """Every file below, but the timings; what two equal runs agree on."""
-    files = (p for p in sorted(Path(folder).rglob("*")) if p.is_file() and p.name != "timings.jsonl")
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
 
 
 # Life of an artefact.
@@ -382,76 +373,6 @@ def test_remains_of_a_crash_are_cleared_at_open(tmp_path):
         pass
     left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")}
     assert left == {"samples", "train", "train/best", "train/best/a", "evaluate", "evaluate/best", ".lock"}
-
-
-# Crashes.
-
-
-def make_everything(path):
-    """A run that passes every kind of writing, and goes on after a crash anywhere in it."""
-    durable._passed = 0
-    with Run.open(path) as run:
-        run.write_text("recipe.yaml", "name: x\n")
-        samples, train = run.artefact("samples"), run.artefact("train")
-        if not samples.done or samples.begun() != {"seed": 1}:
-            samples.begin({"seed": 1}, force=True)
-            for shard in range(2):
-                if not samples.has(f"shard-{shard}"):
-                    samples.write_bytes(f"shard-{shard}", bytes([shard]) * 10)
-            samples.commit({"shards": 2})
-        if not train.done or train.begun() != {"@samples": samples.digest}:
-            train.begin({"@samples": samples.digest}, force=True)
-            for step in range(2):
-                with train.write_directory("best") as folder:
-                    (folder / "weights").write_text(str(step))
-            train.write_json("state.json", {})
-            train.remove("state.json")
-            train.commit()
-        run.record_timing("train", seconds=1.0)
-
-
-def make_something_else(path):
-    """The same artefacts from other settings: one done, one begun."""
-    with Run.open(path) as run:
-        for name in ("samples", "train"):
-            run.artefact(name).begin({"seed": 0})
-            run.artefact(name).write_bytes("folder/old", b"old")
-        run.artefact("samples").commit()
-
-
-def in_child(work):
-    """The exit status of a forked process that did `work`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Threads of libraries do not matter here.
-        child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-@pytest.mark.parametrize("before", [lambda path: None, make_something_else], ids=["new", "stale"])
-def test_killed_at_any_failpoint_a_run_resumes_to_the_same_bytes(tmp_path, monkeypatch, before):
-    def attempt(path):
-        return in_child(lambda: make_everything(path))
-
-    # Flushing to the disk is for power cuts; a killed process leaves what it wrote to the system.
-    monkeypatch.setattr(durable, "_flush", lambda path: None)
-    before(tmp_path / "whole")
-    with monkeypatch.context() as environment:
-        environment.setenv("CAPO_FAILPOINT_COUNT", str(tmp_path / "count"))
-        assert attempt(tmp_path / "whole") == 0
-    expected = contents(tmp_path / "whole")
-    for k in range(1, int((tmp_path / "count").read_text()) + 1):
-        before(tmp_path / str(k))
-        with monkeypatch.context() as environment:
-            environment.setenv("CAPO_FAILPOINT", str(k))
-            assert attempt(tmp_path / str(k)) == -signal.SIGKILL, k
-        assert attempt(tmp_path / str(k)) == 0, k
-        assert contents(tmp_path / str(k)) == expected, k
 
 
 def test_failpoints_are_free_when_nobody_asks():

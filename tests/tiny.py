@@ -18,8 +18,8 @@ def sdxl(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, **s
         tokenizer = clip_tokenizer()
         pipeline = StableDiffusionXLPipeline(
             vae=_vae(),
-            text_encoder=CLIPTextModel(_text_config(tokenizer)).eval(),
-            text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer)).eval(),
+            text_encoder=CLIPTextModel(text_config(tokenizer)).eval(),
+            text_encoder_2=CLIPTextModelWithProjection(text_config(tokenizer)).eval(),
             tokenizer=tokenizer,
             tokenizer_2=tokenizer,
             unet=_unet(),
@@ -59,7 +59,7 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CONTEXT)
 
 
-def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,

@@ -1,4 +1,4 @@
-"""Tiny reward checkpoints with random weights, every part real: CLIP, Llava, an image classifier."""
+"""Tiny reward checkpoints with random weights, every part real, one an architecture."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from transformers import (
     CLIPForImageClassification,
     CLIPModel,
     CLIPProcessor,
-    CLIPTextConfig,
     CLIPVisionConfig,
+    GPT2Config,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -18,11 +18,13 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    VisionEncoderDecoderConfig,
+    VisionEncoderDecoderModel,
 )
 from transformers.models.clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl import Qwen2VLImageProcessorPil
 
-from tiny import CONTEXT, clip_tokenizer
+from tiny import clip_tokenizer, text_config
 
 PIXELS = 16
 VQA_WORDS = (
@@ -35,18 +37,7 @@ def clip(folder: Path, seed: int = 0) -> Path:
     """A CLIP model whose logits spread over several units, as PickScore's do."""
     tokenizer = clip_tokenizer()
     config = CLIPConfig(
-        text_config=CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=CONTEXT,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            initializer_range=0.5,
-        ).to_dict(),
+        text_config=text_config(tokenizer).to_dict(),
         vision_config=_vision().to_dict(),
         projection_dim=16,
         logit_scale_init_value=2.0,
@@ -93,6 +84,28 @@ def vqa(folder: Path, seed: int = 0, chat_template: str | None = None) -> Path:
         vision_feature_select_strategy="default",
     )
     return _save(LlavaForConditionalGeneration, config, folder, seed)
+
+
+def decoder_vqa(folder: Path, seed: int = 0) -> Path:
+    """A vision encoder with a text decoder, over a vocabulary of whole words."""
+    vocabulary = {word: i for i, word in enumerate(VQA_WORDS.split())}
+    tokenizer = _word_tokenizer(vocabulary, [])
+    tokenizer.model_max_length = 32
+    tokenizer.save_pretrained(folder)
+    _image_processor().save_pretrained(folder)
+    decoder = GPT2Config(
+        vocab_size=len(vocabulary),
+        n_positions=32,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        add_cross_attention=True,
+        is_decoder=True,
+        bos_token_id=vocabulary["<s>"],
+        eos_token_id=vocabulary["</s>"],
+    )
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(_vision(), decoder)
+    return _save(VisionEncoderDecoderModel, config, folder, seed)
 
 
 def qwen(folder: Path, seed: int = 0) -> Path:

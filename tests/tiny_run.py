@@ -1,7 +1,6 @@
 """A run whose prompts and samples are there, without a model having made them."""
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from PIL import Image
 
 from capo.prompts import Prompt, make_prompt
 from capo.recipe import Recipe, RewardSection, parse_recipe
+from capo.stages.prompts import prompt_table
 from capo.workspace import Run
 
 PIXELS = 8
@@ -44,13 +44,7 @@ def fill(run: Run, recipe: Recipe, prompts: list[Prompt]) -> dict[tuple[str, int
     """Commit prompts and samples of noise; returns the pixels of every sample."""
     artefact = run.artefact("prompts")
     artefact.begin({})
-    columns = {
-        "prompt_id": [p.prompt_id for p in prompts],
-        "text": [p.text for p in prompts],
-        "category": pa.array([p.category for p in prompts], pa.string()),
-        "metadata": [json.dumps(p.metadata) for p in prompts],
-    }
-    artefact.write_table("prompts.parquet", pa.table(columns))
+    artefact.write_table("prompts.parquet", prompt_table(prompts))
     artefact.commit()
 
     samples = run.artefact("samples")

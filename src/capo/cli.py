@@ -38,6 +38,11 @@ Examples:
 
 `capo run` goes on where it was stopped: give the same command again."""
 
+RUN_HELP = """Run a recipe: every stage that is not done yet.
+
+Stop it at any time: the same command goes on where it was. Nothing is made twice, and nothing
+made from other settings is mixed in: without --force such a run is refused, field by field."""
+
 RUN_EPILOG = """\b
 Examples:
   capo run shapes
@@ -130,23 +135,9 @@ def _version(
         raise typer.Exit
 
 
-@app.command(epilog=RUN_EPILOG)
-def run(
-    recipe: RecipeName = None,
-    overrides: Overrides = None,
-    directory: Directory = None,
-    force: Force = False,
-    as_json: Json = False,
-) -> None:
-    """Run a recipe: every stage that is not done yet.
+def _runner(stage: str | None) -> Callable[..., None]:
+    """The command that runs one stage, or all of them when None."""
 
-    Stop it at any time: the same command goes on where it was. Nothing is made twice, and nothing
-    made from other settings is mixed in: without --force such a run is refused, field by field.
-    """
-    _run(None, recipe, overrides, directory, force, as_json)
-
-
-def _stage_command(stage: str) -> Callable[..., None]:
     def command(
         recipe: RecipeName = None,
         overrides: Overrides = None,
@@ -154,15 +145,23 @@ def _stage_command(stage: str) -> Callable[..., None]:
         force: Force = False,
         as_json: Json = False,
     ) -> None:
-        _run(stage, recipe, overrides, directory, force, as_json)
+        if as_json:
+            os.environ["CAPO_QUIET"] = "1"
+        from capo import pipeline, terminal
+
+        loaded, path = _load(recipe, overrides, directory)
+        result = pipeline.run(loaded, path, force=force, stage=stage)
+        if as_json:
+            terminal.print_json(terminal.result_values(result))
+        else:
+            terminal.print_result(result, whole=stage is None)
 
     return command
 
 
+app.command("run", help=RUN_HELP, epilog=RUN_EPILOG)(_runner(None))
 for _stage, _help in STAGES.items():
-    app.command(_stage, help=f"{_help} Only this stage; the ones before it must be done.")(
-        _stage_command(_stage)
-    )
+    app.command(_stage, help=f"{_help} Only this stage; the ones before it must be done.")(_runner(_stage))
 
 
 @app.command()
@@ -222,26 +221,6 @@ def build_shapes(
     from capo.shapes.build import PARTS, build
 
     build(directory, device, tuple(parts.split(",")) if parts else PARTS)
-
-
-def _run(
-    stage: str | None,
-    recipe: str | None,
-    overrides: list[str] | None,
-    directory: Path | None,
-    force: bool,
-    as_json: bool,
-) -> None:
-    if as_json:
-        os.environ["CAPO_QUIET"] = "1"
-    from capo import pipeline, terminal
-
-    loaded, path = _load(recipe, overrides, directory)
-    result = pipeline.run(loaded, path, force=force, stage=stage)
-    if as_json:
-        terminal.print_json(terminal.result_values(result))
-    else:
-        terminal.print_result(result, whole=stage is None)
 
 
 def _load(name: str | None, overrides: list[str] | None, directory: Path | None) -> "tuple[Recipe, Path]":

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from capo import runtime
 from capo.manifest import differences, explain_change
 from capo.progress import say
 from capo.prompts import source_identity
@@ -267,7 +268,8 @@ def _timed(step: Step, recipe: Recipe, opened: Run) -> Iterator[dict[str, float]
         step.artefact,
         seconds=clock["seconds"],
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
-        device=recipe.engine.device,
+        # Before torch is there, nothing has run anywhere else.
+        device=runtime.device_name(recipe.engine) if "torch" in sys.modules else "cpu",
         host=socket.gethostname(),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )

@@ -214,6 +214,10 @@ class Recipe(Section):
         return self
 
     def _problems(self) -> Iterator[str]:
+        yield from self._reward_problems()
+        yield from self._training_problems()
+
+    def _reward_problems(self) -> Iterator[str]:
         names = [r.name for r in self.rewards]
         for name in sorted({n for n in names if names.count(n) > 1}):
             yield f"rewards: {name!r} is there more than once"
@@ -227,9 +231,21 @@ class Recipe(Section):
                 yield f"pairs.reward: {self.pairs.reward!r} is no training reward ({', '.join(training)})"
         elif self.pairs.reward is not None:
             yield f"pairs.reward: only best-worst reads it, not {self.pairs.selection}"
+
+    def _training_problems(self) -> Iterator[str]:
+        if self.model.dtype == "float16":
+            yield "model.dtype: gradients vanish in float16; train in bfloat16 or float32"
         size, step = self.train.global_batch_size, self.train.per_device_batch_size
         if step is not None and size % step:
             yield f"train.per_device_batch_size: {step} does not divide global_batch_size {size}"
+        trained_on = self.prompts.source
+        measured = {
+            "train.validation_prompts": self.train.validation_prompts,
+            "evaluate.prompts": self.evaluate.prompts,
+        }
+        for field, section in measured.items():
+            if section is not None and section.source == trained_on and trained_on.startswith("shapes:"):
+                yield f"{field}.source: {trained_on} is what the model is trained on; take another split"
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -35,6 +35,14 @@ def device(engine: EngineSection) -> "torch.device":
     return _repeatable(wanted)
 
 
+def device_name(engine: EngineSection) -> str:
+    """The device that `engine.device` means here, a GPU by its own name: `cpu`, `NVIDIA H100 80GB HBM3`."""
+    import torch
+
+    chosen = device(engine)
+    return torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else str(chosen)
+
+
 def _repeatable(chosen: "torch.device") -> "torch.device":
     """Ask CUDA for algorithms that give the same bits on every run; torch warns where it has none."""
     import torch

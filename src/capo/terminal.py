@@ -1,10 +1,8 @@
 """What the `capo` command prints: tables for people, JSON for programs."""
 
-import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +66,13 @@ def print_recipes() -> None:
 
 
 def print_rewards(as_json: bool) -> None:
-    """The shipped rewards, with the first line of what their architecture says about itself."""
+    """The shipped rewards: what each measures, and how its scores compare."""
     from capo.rewards import SHIPPED, declared_comparison
 
     rows = []
     for name, shipped in SHIPPED.items():
-        module = import_module(f"capo.rewards.{shipped.architecture.partition(':')[0]}")
-        measures = (inspect.getdoc(module) or "").partition("\n")[0].rstrip(".")
         comparison = repr(declared_comparison(RewardSection(name=name)))
-        rows.append({"name": name, "measures": measures, "comparison": comparison})
+        rows.append({"name": name, "measures": shipped.measures, "comparison": comparison})
     if as_json:
         print_json({"rewards": rows})
         return

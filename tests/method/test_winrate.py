@@ -36,7 +36,7 @@ def test_as_the_double_loop(candidate: torch.Tensor, base: torch.Tensor) -> None
 @given(scores(4))
 def test_against_itself_is_a_half(values: torch.Tensor) -> None:
     assert win_rate(values, values).tolist() == [0.5, 0.5, 0.5]
-    assert win_rate(values.double(), values.double()).dtype == torch.float32
+    assert win_rate(values.double(), values.double()).dtype == torch.float64
 
 
 def test_interval_is_decided_by_the_seed() -> None:

@@ -12,6 +12,7 @@ def checkpoints(tmp_path_factory):
     return {
         "clip": tiny_rewards.clip(root / "clip"),
         "vqa": tiny_rewards.vqa(root / "vqa"),
+        "decoder": tiny_rewards.decoder_vqa(root / "decoder"),
         "aesthetic": tiny_rewards.rater(root / "rater"),
     }
 

@@ -8,7 +8,12 @@ import tiny_rewards
 from capo.recipe import RewardSection
 from capo.rewards import build_comparison, load_reward, score_images
 
-ARCHITECTURES = {"clip": "pickscore", "vqa": "shapes-vqa", "aesthetic": "shapes-aesthetic"}
+ARCHITECTURES = {
+    "clip": "pickscore",
+    "vqa": "vqascore",
+    "decoder": "shapes-vqa",
+    "aesthetic": "shapes-aesthetic",
+}
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)

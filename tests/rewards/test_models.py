@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, CLIPForImageClassification, CLIPModel, LlavaForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    CLIPForImageClassification,
+    CLIPModel,
+    LlavaForConditionalGeneration,
+    VisionEncoderDecoderModel,
+)
 
 import tiny_rewards
 from capo import BradleyTerry, PowerRatio
@@ -109,13 +115,13 @@ def test_vqa_is_the_softmax_of_the_answer(checkpoints, exact_images):
         logits = model(input_ids=ids, pixel_values=pixel_values(image)).logits[0, -1].double()
         expected.append(float(logits[words["yes"]].exp() / logits.exp().sum()))
     np.testing.assert_allclose(
-        load("shapes-vqa", checkpoints["vqa"]).score(exact_images, prompts), expected, rtol=1e-5
+        load("vqascore", checkpoints["vqa"]).score(exact_images, prompts), expected, rtol=1e-5
     )
 
 
 def test_vqa_batch_equals_single(checkpoints, images, prompts):
     """Rows of different lengths are padded on the left without an effect."""
-    reward = load("shapes-vqa", checkpoints["vqa"])
+    reward = load("vqascore", checkpoints["vqa"])
     single = [reward.score([i], [p])[0] for i, p in zip(images, prompts, strict=True)]
     np.testing.assert_allclose(reward.score(images, prompts), single, rtol=1e-5, atol=1e-8)
 
@@ -126,7 +132,7 @@ def test_vqa_reads_the_chat_template(tmp_path, images):
         "{% if c.type == 'image' %}<image> {% else %}{{ c.text }}{% endif %}"
         "{% endfor %}{% endfor %}{% if add_generation_prompt %} ASSISTANT{% endif %}"
     )
-    reward = load("shapes-vqa", tiny_rewards.vqa(tmp_path, chat_template=template))
+    reward = load("vqascore", tiny_rewards.vqa(tmp_path, chat_template=template))
     question = 'Does this figure show "a red circle"? Please answer yes or no.'
     assert reward._ask("a red circle") == f"<s> <image> {question} ASSISTANT"
     assert 0 < reward.score(images[:1], ["a red circle"])[0] < 1
@@ -134,14 +140,31 @@ def test_vqa_reads_the_chat_template(tmp_path, images):
 
 def test_vqa_of_a_model_that_also_knows_videos(tmp_path, images, prompts):
     """Its processor loads without torchvision, and its own positions make padding harmless."""
-    reward = load("shapes-vqa", tiny_rewards.qwen(tmp_path))
+    reward = load("vqascore", tiny_rewards.qwen(tmp_path))
     single = [reward.score([i], [p])[0] for i, p in zip(images, prompts, strict=True)]
     assert len(set(single)) == len(single)
     np.testing.assert_allclose(reward.score(images, prompts), single, rtol=1e-5, atol=1e-8)
 
 
+@torch.no_grad()
+def test_decoder_vqa_is_the_softmax_of_the_answer(checkpoints, exact_images):
+    """At the last token of the question, one unpadded row at a time."""
+    prompts = ["a red circle", "two blue circle and a red triangle", "green"]
+    model = VisionEncoderDecoderModel.from_pretrained(checkpoints["decoder"]).eval()
+    words = {word: i for i, word in enumerate(tiny_rewards.VQA_WORDS.split())}
+    expected = []
+    for image, prompt in zip(exact_images, prompts, strict=True):
+        pieces = f'Does this figure show " {prompt} "? Please answer yes or no .'.split()
+        ids = torch.tensor([[words.get(piece, words["<unk>"]) for piece in pieces]])
+        logits = model(pixel_values=pixel_values(image), decoder_input_ids=ids).logits[0, -1].double()
+        expected.append(float(logits[words["yes"]].exp() / logits.exp().sum()))
+    np.testing.assert_allclose(
+        load("shapes-vqa", checkpoints["decoder"]).score(exact_images, prompts), expected, rtol=1e-5
+    )
+
+
 def test_vqa_refuses_a_prompt_with_the_image_token(checkpoints, images):
-    reward = load("shapes-vqa", checkpoints["vqa"])
+    reward = load("vqascore", checkpoints["vqa"])
     with pytest.raises(ValueError, match="image token '<image>'"):
         reward.score(images[:1], ["a <image> of a cat"])
 
@@ -190,6 +213,7 @@ def test_tokenizer_without_yes_is_refused():
         ("pickscore", BradleyTerry(1.0)),
         ("shapes-preference", BradleyTerry(1.0)),
         ("shapes-heldout", BradleyTerry(1.0)),
+        ("vqascore", PowerRatio(1.0)),
         ("shapes-vqa", PowerRatio(1.0)),
         ("shapes-aesthetic", BradleyTerry(1.0)),
     ],

@@ -47,7 +47,7 @@ def test_a_name_alone_is_its_source():
 
 def test_identity_of_hub_weights_is_id_and_revision():
     assert reward_identity(section("pickscore", checkpoint="me/model@v2")) == "ClipPreference me/model@v2"
-    assert reward_identity(section("shapes-vqa", checkpoint="me/model")) == "VqaScore me/model@main"
+    assert reward_identity(section("vqascore", checkpoint="me/model")) == "VqaScore me/model@main"
     assert reward_identity(section("pickscore")).split() == [
         "ClipPreference",
         "yuvalkirstain/PickScore_v1@main",
@@ -152,7 +152,7 @@ def test_remote_code_is_refused_and_never_run(clip, tmp_path):
     (clip / "config.json").write_text(json.dumps(config))
     (clip / "hostile.py").write_text(f"open({str(marker)!r}, 'w')\n")
     with pytest.raises(RewardError, match="cannot be loaded as AutoModelForImageTextToText"):
-        load_reward(section("shapes-vqa", checkpoint=str(clip)), "cpu")
+        load_reward(section("vqascore", checkpoint=str(clip)), "cpu")
     assert not marker.exists()
 
 
@@ -201,8 +201,8 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
     ("given", "comparison"),
     [
         (section("pickscore", temperature=2.0), BradleyTerry(2.0)),
-        (section("shapes-vqa", exponent=0.5), PowerRatio(0.5)),
-        (section("shapes-vqa", comparison="bradley-terry", temperature=0.1), BradleyTerry(0.1)),
+        (section("vqascore", exponent=0.5), PowerRatio(0.5)),
+        (section("vqascore", comparison="bradley-terry", temperature=0.1), BradleyTerry(0.1)),
         (section("pickscore", comparison="threshold"), Threshold()),
         (section("function_rewards:contrast"), BradleyTerry(10.0)),
         (section("function_rewards:contrast", temperature=3.0), BradleyTerry(3.0)),
@@ -220,7 +220,7 @@ def test_comparisons_that_are_not_told_are_refused():
     ):
         build_comparison(section("function_rewards:undeclared"))
     with pytest.raises(RewardError, match="temperature does not apply to its comparison PowerRatio"):
-        build_comparison(section("shapes-vqa", temperature=1.0))
+        build_comparison(section("vqascore", temperature=1.0))
     with pytest.raises(RewardError, match="exponent does not apply"):
         build_comparison(section("pickscore", exponent=1.0))
 

@@ -9,6 +9,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 from PIL import Image
 from safetensors import safe_open
+from transformers import AutoTokenizer
 
 from capo.diffusion import load_family
 from capo.recipe import GenerateSection, ModelSection, RewardSection
@@ -53,8 +54,9 @@ def test_they_say_where_they_came_from():
     ],
 )
 def test_their_tokenizers_are_those_of_the_grammar(folder, make):
-    shipped = json.loads((EMBEDDED / folder / "tokenizer.json").read_text())["model"]["vocab"]
-    assert shipped == make().get_vocab().keys() & shipped.keys() and shipped or shipped == make().get_vocab()
+    shipped = AutoTokenizer.from_pretrained(EMBEDDED / folder)
+    assert shipped(PROMPTS).input_ids == make()(PROMPTS).input_ids
+    assert shipped.get_vocab() == make().get_vocab()
 
 
 def test_the_base_gives_the_same_images_through_diffusers_alone(tmp_path):
@@ -62,9 +64,7 @@ def test_the_base_gives_the_same_images_through_diffusers_alone(tmp_path):
     settings = GenerateSection(num_inference_steps=8, guidance_scale=1.5)
     family = load_family(ModelSection(checkpoint="shapes"), CPU)
     assert family.latent_shape(settings) == (4, 8, 8)
-    images = family.decode(
-        family.sample(family.encode(PROMPTS), family.unconditional(), noise, settings)
-    )
+    images = family.decode(family.sample(family.encode(PROMPTS), family.unconditional(), noise, settings))
     # A copy: nothing of the package is needed to read it.
     with quiet():
         pipeline = StableDiffusionXLPipeline.from_pretrained(
@@ -93,8 +93,8 @@ def test_the_vqa_reward_says_yes_rather_to_what_shows_its_prompt():
     scores = score("shapes-vqa", given.images, given.texts)
     answers = given.answers.numpy().astype(bool)
     assert ((scores >= 0) & (scores <= 1)).all()
-    assert ((scores > 0.5) == answers).mean() > 0.58
-    assert (scores[answers][:, None] > scores[~answers]).mean() > 0.62
+    assert ((scores > 0.5) == answers).mean() > 0.62
+    assert (scores[answers][:, None] > scores[~answers]).mean() > 0.66
 
 
 @pytest.mark.parametrize("name", ["shapes-preference", "shapes-heldout"])

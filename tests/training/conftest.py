@@ -27,6 +27,15 @@ class Setup:
 
 
 @pytest.fixture
+def artefact(tmp_path):
+    """The begun `train` artefact of an empty run."""
+    with Run.open(tmp_path / "run") as run:
+        artefact = run.artefact("train")
+        artefact.begin({})
+        yield artefact
+
+
+@pytest.fixture
 def setup(prepared, sdxl, tmp_path):
     """Builds a `Setup`; its arguments are fields of the train section."""
 

@@ -6,17 +6,9 @@ from safetensors.torch import load_file, save_file
 
 from capo.training import checkpoint
 from capo.training.checkpoint import Checkpoints
-from capo.workspace import Run, WorkspaceError
+from capo.workspace import WorkspaceError
 
 REFERENCE = {"checkpoint": "base", "weights": "1"}
-
-
-@pytest.fixture
-def artefact(tmp_path):
-    with Run.open(tmp_path / "run") as run:
-        artefact = run.artefact("train")
-        artefact.begin({})
-        yield artefact
 
 
 def checkpoints(artefact, setup, reference=REFERENCE):

@@ -3,15 +3,6 @@ import sys
 import pytest
 
 from capo.training.log import Board, Log, best_row
-from capo.workspace import Run
-
-
-@pytest.fixture
-def artefact(tmp_path):
-    with Run.open(tmp_path / "run") as run:
-        artefact = run.artefact("train")
-        artefact.begin({})
-        yield artefact
 
 
 def test_rows_are_on_disk_after_a_flush_and_rewound_on_resume(artefact):

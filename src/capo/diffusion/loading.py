@@ -4,16 +4,15 @@ from typing import Any
 
 import torch
 
-CONSTANTS = ("position_ids",)
-"""Last parts of the names of constants that older checkpoints store among the weights."""
+from capo.weights import defect
 
 
 def load_part(kind: Any, path: str, folder: str, dtype: torch.dtype, **source: Any) -> Any:
     """The model of class `kind` in `folder` of a checkpoint, for inference, on the CPU.
 
     The weights are converted to `dtype` whatever they are stored in; `source` are the Hub revision
-    and variant. Raises `ValueError` for a part without safetensors weights, with missing weights
-    (the libraries would fill them with random numbers), with unknown ones, or with non-finite ones.
+    and variant. Raises `ValueError` for a part without safetensors weights, with missing or
+    unknown ones, or with some that are not finite.
     """
     where = f"model.checkpoint: {path}, {folder}"
     try:
@@ -27,11 +26,6 @@ def load_part(kind: Any, path: str, folder: str, dtype: torch.dtype, **source: A
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{where} cannot be loaded as {kind.__name__}: {error}") from error
-    unknown = [key for key in found["unexpected_keys"] if key.rpartition(".")[2] not in CONSTANTS]
-    for what, keys in (("lacks", found["missing_keys"]), ("has unknown", unknown)):
-        if keys:
-            raise ValueError(f"{where} {what} weights of {kind.__name__}: {', '.join(sorted(keys)[:5])}")
-    for name, weight in model.named_parameters():
-        if not weight.isfinite().all():
-            raise ValueError(f"{where} has weights that are not finite: {name}")
+    if wrong := defect(model, found):
+        raise ValueError(f"{where} {wrong}")
     return model.eval()

@@ -27,7 +27,7 @@ def win_rate(candidate: Tensor, base: Tensor) -> Tensor:
         base: `[P, K']`, K' >= 1, of the same dtype.
 
     Returns:
-        float32 `[P]` in [0, 1].
+        `[P]` in [0, 1], of the dtype of the scores.
 
     Raises:
         ValueError: for non-finite scores (with the index) or shapes or dtypes that differ.
@@ -41,9 +41,9 @@ def win_rate(candidate: Tensor, base: Tensor) -> Tensor:
             f"candidate {list(candidate.shape)} and base {list(base.shape)} must be [P, K] and "
             "[P, K'] with the same P"
         )
-    wins = torch.zeros(candidate.shape[:-1], device=candidate.device)
-    for k in range(base.shape[-1]):  # counts of halves: exact in float32
-        wins += Threshold()(candidate, base[..., k : k + 1]).sum(dim=-1).float()
+    wins = candidate.new_zeros(candidate.shape[:-1])
+    for k in range(base.shape[-1]):  # counts of halves: exact
+        wins += Threshold()(candidate, base[..., k : k + 1]).sum(dim=-1)
     return wins / (candidate.shape[-1] * base.shape[-1])
 
 

@@ -1,4 +1,4 @@
-"""VQAScore from a vision encoder with a text decoder that reads the question, as Donut answers about documents.
+"""VQAScore from a vision encoder whose text decoder reads the question, as Donut does with documents.
 
 The score is P(" Yes"), the softmax over the whole vocabulary at the first position of the answer.
 Not to be confused with `vqa.VqaScore`, whose models read image and question in one sequence.

@@ -1,31 +1,25 @@
 """Loading transformers checkpoints strictly: safetensors only, no remote code, whole and finite."""
 
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from capo.rewards.protocol import RewardError
 from capo.rewards.registry import split_revision
 from capo.runtime import quiet
+from capo.weights import defect
 
-BUFFERS = ("position_ids", "inv_freq")
-"""Last parts of the names of constants that older checkpoints store among the weights."""
+if TYPE_CHECKING:
+    import torch
 
 
 def load_model(auto_class: Any, checkpoint: str, device: Any, dtype: "torch.dtype | str") -> Any:
     """The model of a directory or Hub id (`owner/name@revision`), frozen, on `device`.
 
-    Raises `RewardError` when it cannot be read, when weights are missing or left over (a random
-    head would give scores all the same), or when some are not finite.
+    Raises `RewardError` when it cannot be read, when weights are missing or left over, or when
+    some are not finite.
     """
     model, found = _from_pretrained(auto_class, checkpoint, dtype=dtype, output_loading_info=True)
-    left_over = [k for k in found["unexpected_keys"] if k.rsplit(".", 1)[-1] not in BUFFERS]
-    for what, keys in (("lacks", found["missing_keys"]), ("has unknown", left_over)):
-        if keys:
-            raise RewardError(f"{checkpoint} {what} weights of {type(model).__name__}: {_some(sorted(keys))}")
-    wrong = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
-    if wrong:
-        raise RewardError(f"{checkpoint} has weights that are not finite: {_some(wrong)}")
+    if wrong := defect(model, found):
+        raise RewardError(f"{checkpoint} {wrong}")
     return model.eval().requires_grad_(False).to(device)
 
 
@@ -50,8 +44,3 @@ def _from_pretrained(auto_class: Any, checkpoint: str, **arguments: Any) -> Any:
         raise RewardError(
             f"{checkpoint} cannot be loaded as {auto_class.__name__}: {type(error).__name__}: {error}"
         ) from error
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more

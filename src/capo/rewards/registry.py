@@ -6,7 +6,7 @@ Imports no torch: `reward_identity` is what the pipeline asks to know whether sc
 import difflib
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ class Shipped:
     """`module:Class` in `capo.rewards`; called with (name, checkpoint, device, processor)."""
     checkpoint: str
     """A directory, or a Hub id as `owner/name@revision`."""
+    measures: str
+    """What its score says of an image, in a line."""
     processor: str | None = None
     """Where its tokenizer and image processor are, when not with the weights."""
 
@@ -39,12 +41,34 @@ SHIPPED = {
     "pickscore": Shipped(
         "clip:ClipPreference",
         "yuvalkirstain/PickScore_v1",
+        "which image of a prompt people prefer, learnt from Pick-a-Pic",
         processor="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
     ),
-    "shapes-preference": Shipped("clip:ClipPreference", str(EMBEDDED / "preference")),
-    "shapes-vqa": Shipped("decoder_vqa:DecoderVqaScore", str(EMBEDDED / "vqa")),
-    "shapes-aesthetic": Shipped("aesthetic:AestheticRating", str(EMBEDDED / "aesthetic")),
-    "shapes-heldout": Shipped("clip:ClipPreference", str(EMBEDDED / "heldout")),
+    "vqascore": Shipped(
+        "vqa:VqaScore",
+        "llava-hf/llava-1.5-7b-hf",
+        "how likely a large vision-language model finds it that the image shows its prompt",
+    ),
+    "shapes-preference": Shipped(
+        "clip:ClipPreference",
+        str(EMBEDDED / "preference"),
+        "which image of a prompt simulated people prefer",
+    ),
+    "shapes-vqa": Shipped(
+        "decoder_vqa:DecoderVqaScore",
+        str(EMBEDDED / "vqa"),
+        "how likely a small model that answers questions finds it that the image shows its prompt",
+    ),
+    "shapes-aesthetic": Shipped(
+        "aesthetic:AestheticRating",
+        str(EMBEDDED / "aesthetic"),
+        "how good simulated people find an image, blind to its prompt",
+    ),
+    "shapes-heldout": Shipped(
+        "clip:ClipPreference",
+        str(EMBEDDED / "heldout"),
+        "as shapes-preference, of another seed and size: for evaluation only",
+    ),
 }
 
 
@@ -137,7 +161,7 @@ def _shipped(section: RewardSection) -> Shipped:
         )
     shipped = SHIPPED[source]
     # Other weights come with their own tokenizer and image processor.
-    return Shipped(shipped.architecture, section.checkpoint) if section.checkpoint else shipped
+    return replace(shipped, checkpoint=section.checkpoint, processor=None) if section.checkpoint else shipped
 
 
 def _architecture(shipped: Shipped) -> Any:

@@ -5,7 +5,6 @@ seeds. Base and tuned share their seeds, so their images of a prompt can be show
 """
 
 import gc
-import json
 import math
 from functools import cache
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from capo.recipe import Recipe, RewardSection
 from capo.rewards import load_reward
 from capo.stages.generate import sample_images, shard_path
 from capo.stages.pair import score_matrix
+from capo.stages.prompts import prompt_table
 from capo.stages.results import results
 from capo.stages.score import decode_rows, finished, score_rows
 from capo.workspace import Artefact, Run
@@ -43,7 +43,7 @@ def evaluate(recipe: Recipe, run: Run, artefact: Artefact) -> None:
     """
     prompts = load_prompts(recipe.evaluate.prompts, recipe.seed)
     _check_judgeable(recipe, prompts)
-    artefact.write_table("prompts.parquet", _prompt_table(prompts))
+    artefact.write_table("prompts.parquet", prompt_table(prompts))
     models = ("base", "tuned", "null") if recipe.evaluate.null_row else ("base", "tuned")
     train = run.artefact("train")
     _make_images(recipe, artefact, prompts, models, train)
@@ -93,19 +93,6 @@ class Images:
             self._kept[shard] = images
             self._bytes += size
         return rows, images
-
-
-def _prompt_table(prompts: list[Prompt]) -> "pa.Table":
-    import pyarrow as pa
-
-    return pa.table(
-        {
-            "prompt_id": [prompt.prompt_id for prompt in prompts],
-            "text": [prompt.text for prompt in prompts],
-            "category": pa.array([prompt.category for prompt in prompts], pa.string()),
-            "metadata": [json.dumps(prompt.metadata, sort_keys=True) for prompt in prompts],
-        }
-    )
 
 
 def _check_judgeable(recipe: Recipe, prompts: list[Prompt]) -> None:

@@ -1,26 +1,37 @@
 """The first stage: the prompts that samples are made for."""
 
 import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from capo.prompts import Prompt, distinct, read_source
 from capo.recipe import Recipe
 from capo.workspace import Artefact, Run
 
-
-def prompts(recipe: Recipe, run: Run, artefact: Artefact) -> None:
-    """Write `prompts.parquet`: prompt_id, text, category (may be null), metadata (JSON)."""
+if TYPE_CHECKING:
     import pyarrow as pa
 
+
+def prompts(recipe: Recipe, run: Run, artefact: Artefact) -> None:
+    """Write `prompts.parquet`, each text once."""
     found = read_source(recipe.prompts, recipe.seed)
     kept = distinct(found)
-    columns = {
-        "prompt_id": [p.prompt_id for p in kept],
-        "text": [p.text for p in kept],
-        "category": pa.array([p.category for p in kept], pa.string()),
-        "metadata": [json.dumps(p.metadata, sort_keys=True) for p in kept],
-    }
-    artefact.write_table("prompts.parquet", pa.table(columns))
+    artefact.write_table("prompts.parquet", prompt_table(kept))
     artefact.commit({"prompts": len(kept), "duplicates": len(found) - len(kept)})
+
+
+def prompt_table(prompts: Sequence[Prompt]) -> "pa.Table":
+    """A row a prompt: prompt_id, text, category (may be null), metadata (JSON)."""
+    import pyarrow as pa
+
+    return pa.table(
+        {
+            "prompt_id": [p.prompt_id for p in prompts],
+            "text": [p.text for p in prompts],
+            "category": pa.array([p.category for p in prompts], pa.string()),
+            "metadata": [json.dumps(p.metadata, sort_keys=True) for p in prompts],
+        }
+    )
 
 
 def read_prompts(run: Run) -> list[Prompt]:

@@ -29,8 +29,6 @@ def train(recipe: Recipe, run: Run, artefact: Artefact) -> None:
 
     Raises `TrainingDiverged` for a loss or gradient that is not finite.
     """
-    if recipe.model.dtype == "float16":
-        raise ValueError("model.dtype: gradients vanish in float16; train in bfloat16 or float32")
     section = recipe.train
     family = load_family(recipe.model, runtime.device(recipe.engine))
     prompts, counts = read_pairs(run.artefact("pairs"), least_margin(recipe))

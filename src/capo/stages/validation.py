@@ -11,16 +11,15 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from capo.diffusion.family import Family
 from capo.diffusion.policy import Policy
-from capo.method.winrate import win_rate
 from capo.prompts import load_prompts
 from capo.recipe import PromptsSection, Recipe, RewardSection
 from capo.rewards import load_reward
 from capo.stages.generate import read_samples, sample_images
 from capo.stages.pair import score_matrix
+from capo.stages.results import prompt_win_rates
 from capo.stages.score import decode_rows, score_rows
 from capo.workspace import Artefact
 
@@ -50,7 +49,7 @@ class Validation:
         policy = base if step == 0 else self._scores(f"step-{step:06d}", step)
         row: dict[str, Any] = {"step": step}
         for name, scores in policy.items():
-            row[f"win_rate/{name}"] = mean_win_rate(name, scores, base[name])
+            row[f"win_rate/{name}"] = float(np.nanmean(prompt_win_rates(name, scores, base[name])))
             row[f"mean_reward/{name}"] = float(np.nanmean(scores))
         training = [row[f"win_rate/{reward.name}"] for reward in self._recipe.training_rewards]
         return {**row, "win_rate": sum(training) / len(training)}
@@ -96,15 +95,3 @@ class Validation:
 
 def _scores_path(folder: str, reward: RewardSection) -> str:
     return f"{folder}/scores/{reward.name}.parquet"
-
-
-def mean_win_rate(name: str, candidate: np.ndarray, base: np.ndarray) -> float:
-    """Over the prompts where every score [P, K] is there (NaN where one is missing).
-
-    Raises `ValueError` when there is no such prompt.
-    """
-    whole = np.isfinite(candidate).all(axis=1) & np.isfinite(base).all(axis=1)
-    if not whole.any():
-        raise ValueError(f"reward {name!r}: no validation prompt has all its scores")
-    rates = win_rate(torch.from_numpy(candidate[whole]), torch.from_numpy(base[whole]))
-    return float(rates.double().mean())

@@ -21,18 +21,21 @@ def build(directory: Path, device: str = "cpu", parts: tuple[str, ...] = PARTS, 
     """
     import torch
 
-    from capo.shapes.build import save
+    from capo.runtime import quiet
 
-    torch.set_float32_matmul_precision("high")  # TF32 where there is one; float32 elsewhere
     unknown = sorted(set(parts) - set(PARTS))
     if unknown:
         raise ValueError(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
-    for part in (part for part in PARTS if part in parts):
-        started = time.monotonic()
-        work = directory / ".work" / part
-        getattr(save, f"build_{part}")(directory, work, device, scale)
-        shutil.rmtree(work, ignore_errors=True)
-        _record(directory, part, device, scale, time.monotonic() - started)
+    torch.set_float32_matmul_precision("high")  # TF32 where there is one; float32 elsewhere
+    with quiet():
+        from capo.shapes.build import save
+
+        for part in (part for part in PARTS if part in parts):
+            started = time.monotonic()
+            work = directory / ".work" / part
+            getattr(save, f"build_{part}")(directory, work, device, scale)
+            shutil.rmtree(work, ignore_errors=True)
+            _record(directory, part, device, scale, time.monotonic() - started)
 
 
 def _record(directory: Path, part: str, device: str, scale: float, seconds: float) -> None:
@@ -49,7 +52,7 @@ def _record(directory: Path, part: str, device: str, scale: float, seconds: floa
     )
     where = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     origin[part] = {
-        "command": f"capo shapes build --parts {part} --device {device.partition(':')[0]}",
+        "command": f"capo shapes build --to DIR --parts {part} --device {device.partition(':')[0]}",
         "scale": scale,
         "commit": source.stdout.strip() if source.returncode == 0 else None,
         "device": where,

@@ -62,7 +62,7 @@ class Tower:
 
 PREFERENCE = Tower(width=96, layers=4, examples=60_000, steps=3_000, seed=2)
 HELDOUT = Tower(width=128, layers=3, examples=60_000, steps=3_000, seed=5)
-VQA = Tower(width=96, layers=3, examples=120_000, steps=6_000, seed=3)
+VQA = Tower(width=96, layers=3, examples=30_000, steps=1_100, seed=3)
 AESTHETIC = Tower(width=64, layers=3, examples=60_000, steps=5_000, seed=4)
 
 

@@ -55,6 +55,7 @@ def _vae(directory: Path, device: str) -> AutoencoderKL:
     vae: AutoencoderKL = AutoencoderKL.from_pretrained(
         directory / "base" / "vae", torch_dtype=torch.float32, use_safetensors=True
     )
+    vae.register_to_config(_name_or_path="")  # where it was built is no part of the checkpoint
     return vae.to(device, memory_format=torch.channels_last).eval()
 
 

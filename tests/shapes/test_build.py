@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 
 from capo.shapes.build import build, fit, vae
 
@@ -16,6 +17,9 @@ class Interrupted(Exception):
 def _small(monkeypatch):
     monkeypatch.setattr(vae, "BATCH", 8)
     monkeypatch.setattr(fit, "SAVE_EVERY", 5)
+    precision = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(precision)
 
 
 def contents(folder):
@@ -48,7 +52,7 @@ def test_an_interrupted_build_goes_on_and_ends_with_the_same_bytes(tmp_path, mon
     assert whole == contents(tmp_path / "stopped")
     assert set(whole) == {"base/vae/config.json", "base/vae/diffusion_pytorch_model.safetensors"}
     origin = json.loads((tmp_path / "stopped/origin.json").read_text())
-    assert origin["vae"]["command"] == "capo shapes build --parts vae --device cpu"
+    assert origin["vae"]["command"] == "capo shapes build --to DIR --parts vae --device cpu"
     assert origin["vae"]["scale"] == SCALE
 
 

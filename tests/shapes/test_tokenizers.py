@@ -5,17 +5,15 @@ from capo.shapes.build.tokenizers import (
     NO,
     PROMPT_LENGTH,
     QUESTION,
+    QUESTION_LENGTH,
     YES,
     clip_tokenizer,
     question_tokenizer,
 )
 from capo.shapes.prompts import SPLITS, grammar
-from capo.shapes.scenes import SIZE
 
 TEXTS = [spec.text for split in SPLITS for of_it in grammar(split).values() for spec in of_it]
 WORDS = sorted({word for text in TEXTS for word in text.split()})
-PATCHES = (SIZE // 4) ** 2
-"""Tokens that stand for the image in a question."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +36,8 @@ def test_no_prompt_is_cut(clip, questions):
     assert clip.model_max_length == PROMPT_LENGTH
     assert max(map(len, clip(TEXTS).input_ids)) <= PROMPT_LENGTH
     asked = questions([QUESTION.format(prompt=text) for text in TEXTS]).input_ids
-    assert max(map(len, asked)) - 1 + PATCHES <= questions.model_max_length
+    assert questions.model_max_length == QUESTION_LENGTH
+    assert max(map(len, asked)) < QUESTION_LENGTH  # the answer comes behind
 
 
 def test_prompts_begin_and_end_and_are_padded_as_in_clip(clip):
@@ -48,12 +47,16 @@ def test_prompts_begin_and_end_and_are_padded_as_in_clip(clip):
     assert padded == [start, circle] + [end] * (PROMPT_LENGTH - 2)
 
 
-def test_questions_hold_the_image_token_and_are_padded_on_the_left(questions):
-    image = questions.convert_tokens_to_ids("<image>")
-    short, long = questions([QUESTION.format(prompt=p) for p in ("a", "a red circle")], padding=True).input_ids
-    assert short.count(image) == long.count(image) == 1
-    assert short[:2] == [questions.pad_token_id] * 2
-    assert short[-1] == long[-1] != questions.pad_token_id
+def test_questions_are_padded_behind(questions):
+    texts = [QUESTION.format(prompt=prompt) for prompt in ("a circle", "a red circle")]
+    short, long = questions(texts, padding=True).input_ids
+    assert short[-1] == questions.pad_token_id != long[-1] == short[-2]
+
+
+def test_an_answer_is_a_token_of_its_own_behind_the_question(questions):
+    asked = QUESTION.format(prompt="a red circle")
+    for answer in (YES, NO):
+        assert questions(asked + answer).input_ids == questions(asked).input_ids + questions(answer).input_ids
 
 
 def test_any_text_comes_back(clip, questions):
@@ -67,7 +70,7 @@ def test_saved_and_loaded_it_is_the_same(name, tmp_path, request):
     tokenizer = request.getfixturevalue(name)
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
-    sample = [*TEXTS[::40], *map(QUESTION.format_map, [{"prompt": text} for text in TEXTS[::400]])]
+    sample = [*TEXTS[::40], *(QUESTION.format(prompt=text) for text in TEXTS[::400])]
     assert loaded(sample).input_ids == tokenizer(sample).input_ids
     assert loaded.get_vocab() == tokenizer.get_vocab()
     assert (loaded.padding_side, loaded.model_max_length) == (

@@ -1,0 +1,119 @@
+"""The pages agree with the code, with the files, and with each other."""
+
+import inspect
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+from typer.main import get_command
+
+import capo
+from capo.cli import app
+from capo.pipeline import plan
+from capo.recipe import RUNTIME, Recipe, load_recipe
+from capo.rewards.registry import EMBEDDED
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(path for folder in (ROOT, ROOT / "docs", ROOT / "benchmarks") for path in folder.glob("*.md"))
+PAGES_BY_NAME = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
+
+
+def rows(text):
+    """The cells of every table row in a text, header and rule left out."""
+    lines = [line.strip("| ") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.split(" | ")] for line in lines if not line.startswith("---")]
+
+
+def anchors(text):
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", PAGES_BY_NAME)
+def test_links_lead_somewhere(name):
+    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES_BY_NAME[name]):
+        if target.startswith("https://"):
+            continue
+        place, _, anchor = target.partition("#")
+        path = (ROOT / name).parent / place if place else ROOT / name
+        assert path.exists(), target
+        if anchor:
+            assert anchor in anchors(path.read_text(encoding="utf-8")), target
+
+
+@pytest.mark.parametrize("name", PAGES_BY_NAME)
+def test_commands_and_tests_that_are_named_are_there(name):
+    text = PAGES_BY_NAME[name]
+    known = set(get_command(app).commands)
+    shown = "".join(re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    for command in re.findall(r"`capo ([a-z]+)", text) + re.findall(r"^capo ([a-z]+)", shown, re.MULTILINE):
+        assert command in known
+    for file, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
+        assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), test
+
+
+def sections():
+    """Heading in docs/recipe.md → the fields that belong under it, with the recipe's own under the first."""
+    found = {"": {}}
+    for name, field in Recipe.model_fields.items():
+        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        section = next((k for k in kinds if inspect.isclass(k) and issubclass(k, BaseModel)), None)
+        if section is None:
+            found[""][name] = field
+        else:
+            found[name] = section.model_fields
+    return found
+
+
+@pytest.mark.parametrize("section", sections())
+def test_every_field_of_the_recipe_is_told_with_its_default(section):
+    parts = re.split(r"^## (\w+)$", PAGES_BY_NAME["docs/recipe.md"], flags=re.MULTILINE)
+    texts = {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+    told = {row[0].strip("`"): row[1:] for row in rows(texts[section]) if row[0].startswith("`")}
+    fields = sections()[section]
+    assert list(told) == list(fields)
+    for name, field in fields.items():
+        default, text = told[name][0], " ".join(told[name][1:])
+        if field.default is PydanticUndefined:
+            assert default == "required", name
+        else:
+            given = list(field.default) if isinstance(field.default, tuple) else field.default
+            assert yaml.safe_load(default.strip("`")) == given, name
+        assert text.endswith("Speed only.") == (RUNTIME in field.metadata), name
+
+
+def test_what_makes_what_stale_is_as_told():
+    _, text = PAGES_BY_NAME["docs/run-directory.md"].split("## What makes what stale")
+    table = {row[0].strip("`"): row[1:] for row in rows(text.partition("\n## ")[0])[1:]}
+    for step in plan(load_recipe("shapes")):
+        fields, upstream = (table[re.sub("/.*", "/REWARD", step.artefact)] + [""])[:2]
+        told = set(re.findall(r"`([\w/]+)`", fields))
+        if step.artefact == "report":
+            assert told == {"name", "report"}
+            continue
+        assert told == {field.partition(".")[0] for field in step.fields}, step.artefact
+        above = {re.sub("/.*", "/REWARD", name) for name in step.upstream}
+        assert set(re.findall(r"`([\w/]+)`", upstream)) == above, step.artefact
+
+
+def test_parts_of_the_embedded_world_are_as_told():
+    origin = json.loads((EMBEDDED / "origin.json").read_text(encoding="utf-8"))
+    folders = {part: EMBEDDED / part for part in origin} | {"vae": EMBEDDED / "base" / "vae"}
+    sizes = {
+        part: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        for part, folder in folders.items()
+    }
+    sizes["base"] -= sizes["vae"]
+    told = rows(PAGES_BY_NAME["docs/embedded-world.md"].partition("## How they were made")[2])[1:]
+    expected = {(f"`{p}`", str(origin[p]["seconds"]), f"{sizes[p] / 1e6:.1f} MB") for p in origin}
+    assert set(map(tuple, told)) == expected
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == capo.__version__
+    assert f"## {capo.__version__}" in PAGES_BY_NAME["CHANGELOG.md"]

@@ -1,0 +1,220 @@
+"""A run that is killed, at any instant of any stage, and resumed, ends with the bytes of one that was not."""
+
+import gc
+import os
+import re
+import shutil
+import signal
+import traceback
+import warnings
+
+import pytest
+import torch
+
+import tiny_training
+from capo import durable, pipeline
+from capo.diffusion import load_family
+from capo.recipe import ModelSection
+from capo.stages import evaluate, generate, train
+from capo.workspace import Run
+
+LANES = os.cpu_count() or 1
+"""Runs at a time."""
+
+
+def contents(run):
+    """Every file of a run, but for the clock: timings are left out, and of the page what shows them."""
+    files = {n: data for n, data in tiny_training.contents(run).items() if not n.endswith("timings.jsonl")}
+    if "report/index.html" in files:
+        files["report/index.html"] = re.sub(
+            rb"<(\w+)[^>]* data-wall-clock>.*?</\1>", b"", files["report/index.html"], flags=re.DOTALL
+        )
+    if "manifests/report.json" in files:
+        files["manifests/report.json"] = re.sub(
+            rb'"(bytes|blake2b)": [^,\n]+', b"", files["manifests/report.json"]
+        )
+    return {name: data for name, data in files.items() if name != ".lock"}
+
+
+def fork(work, **environment):
+    """The process id of a child that does `work`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads of libraries do not matter here
+        child = os.fork()
+    if child:
+        return child
+    try:
+        durable._passed = 0
+        os.environ.update(environment)
+        work()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def ended(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+# Writing.
+
+
+def make_everything(path):
+    """A run that passes every kind of writing, and goes on after a crash anywhere in it."""
+    with Run.open(path) as run:
+        run.write_text("recipe.yaml", "name: x\n")
+        samples, train = run.artefact("samples"), run.artefact("train")
+        if not samples.done or samples.begun() != {"seed": 1}:
+            samples.begin({"seed": 1}, force=True)
+            for shard in range(2):
+                if not samples.has(f"shard-{shard}"):
+                    samples.write_bytes(f"shard-{shard}", bytes([shard]) * 10)
+            samples.commit({"shards": 2})
+        if not train.done or train.begun() != {"@samples": samples.digest}:
+            train.begin({"@samples": samples.digest}, force=True)
+            for step in range(2):
+                with train.write_directory("best") as folder:
+                    (folder / "weights").write_text(str(step))
+            train.write_json("state.json", {})
+            train.remove("state.json")
+            train.commit()
+        run.record_timing("train", seconds=1.0)
+
+
+def make_something_else(path):
+    """The same artefacts from other settings: one done, one begun."""
+    with Run.open(path) as run:
+        for name in ("samples", "train"):
+            run.artefact(name).begin({"seed": 0})
+            run.artefact(name).write_bytes("folder/old", b"old")
+        run.artefact("samples").commit()
+
+
+@pytest.mark.parametrize("before", [lambda path: None, make_something_else], ids=["new", "stale"])
+def test_killed_at_every_failpoint_of_writing(tmp_path, monkeypatch, before):
+    """As below, with artefacts of a few bytes that are also removed, replaced and made again."""
+
+    def attempt(path, **environment):
+        return ended(fork(lambda: make_everything(path), **environment))
+
+    monkeypatch.setattr(durable, "_flush", lambda path: None)
+    before(tmp_path / "whole")
+    assert attempt(tmp_path / "whole", CAPO_FAILPOINT_COUNT=str(tmp_path / "count")) == 0
+    expected = contents(tmp_path / "whole")
+    for k in range(1, int((tmp_path / "count").read_text()) + 1):
+        before(tmp_path / str(k))
+        assert attempt(tmp_path / str(k), CAPO_FAILPOINT=str(k)) == -signal.SIGKILL, k
+        assert attempt(tmp_path / str(k)) == 0, k
+        assert contents(tmp_path / str(k)) == expected, k
+
+
+# A whole recipe.
+
+
+def recipe(folder, sdxl):
+    """Every stage has something to do, and as little as can be."""
+    return tiny_training.recipe(
+        folder,
+        sdxl,
+        train={
+            "steps": 2,
+            "checkpoint_every": 1,
+            "keep_checkpoints": 1,
+            "validate_every": 2,
+            "validation_prompts": {"source": "shapes:validation", "count": 1},
+            "validation_samples": 1,
+            "global_batch_size": 2,
+        },
+        prompts={"source": "shapes:train", "count": 2},
+        generate={
+            "samples_per_prompt": 3,
+            "num_inference_steps": 1,
+            "guidance_scale": 0.0,
+            "shard_prompts": 1,
+        },
+        rewards=[
+            {"name": "red", "source": "tiny_training:redness"},
+            {"name": "blue", "source": "tiny_training:blueness", "use": "evaluate"},
+        ],
+        evaluate={
+            "prompts": {"source": "shapes:test", "count": 2},
+            "samples_per_prompt": 1,
+            "judge": "shapes",
+            "null_row": False,
+        },
+    )
+
+
+class Stage:
+    """One stage of a run, from a run directory that has all stages before it."""
+
+    def __init__(self, settings, name, before, folder):
+        self.settings, self.name, self.before, self.folder = settings, name, before, folder
+        self.after, count = folder / "undisturbed", folder / "count"
+        shutil.copytree(before, self.after)
+        assert ended(fork(lambda: self.run(self.after), CAPO_FAILPOINT_COUNT=str(count))) == 0
+        self.points = range(1, int(count.read_text()) + 1)
+        self.expected = contents(self.after)
+
+    def run(self, directory):
+        pipeline.run(self.settings, directory, stage=self.name)
+
+    def kill_and_resume(self, k):
+        directory = self.folder / str(k)
+        shutil.copytree(self.before, directory)
+        assert ended(fork(lambda: self.run(directory), CAPO_FAILPOINT=str(k))) == -signal.SIGKILL
+        self.run(directory)
+        assert contents(directory) == self.expected
+
+    def wrong(self):
+        """The failpoints where a kill changed something."""
+        running, codes = {}, {}
+        for k in self.points:
+            if len(running) == LANES:
+                child, status = os.wait()
+                codes[running.pop(child)] = status
+            running[fork(lambda k=k: self.kill_and_resume(k))] = k
+        codes |= {k: ended(child) for child, k in running.items()}
+        return [k for k in self.points if codes[k]]
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory, sdxl):
+    """Every stage of a run that was not disturbed, by name."""
+    folder = tmp_path_factory.mktemp("killed")
+    settings = recipe(folder, sdxl)
+    pipeline.run(settings, folder / "whole")  # here, so that no child has to import anything
+    with pytest.MonkeyPatch.context() as patch:
+        _make_forks_cheap(patch, sdxl)
+        found, before = {}, folder / "nothing"
+        before.mkdir()
+        for name in pipeline.STAGES:
+            found[name] = Stage(settings, name, before, folder / name)
+            before = found[name].after
+        # A stage cannot know of a kill that an earlier one left no trace of.
+        assert contents(before) == contents(folder / "whole")
+        yield found
+        gc.unfreeze()
+
+
+def _make_forks_cheap(patch, sdxl):
+    patch.setenv("TOKENIZERS_PARALLELISM", "false")  # it would speak of the forks
+    # Flushing to the disk is for power cuts; a killed process leaves what it wrote to the system.
+    patch.setattr(durable, "_flush", lambda path: None)
+    # Loading would take most of the time; each child has its own memory, so this one stays as it is.
+    family = load_family(ModelSection(checkpoint=str(sdxl)), torch.device("cpu"))
+    family.encode(["a cat"])
+    for stage in (generate, train, evaluate):
+        patch.setattr(stage, "load_family", lambda *_: family)
+    gc.collect()
+    gc.freeze()  # or each child would go through all that the tests before have left
+
+
+@pytest.mark.parametrize("name", pipeline.STAGES)
+def test_killed_at_every_failpoint_it_resumes_to_the_same_bytes(stages, name, capsys):
+    wrong = stages[name].wrong()
+    with capsys.disabled():
+        count = len(stages[name].points)
+        print(f"\n{name}: killed at {count} failpoints and resumed, {len(wrong)} mismatches", end=" ")
+    assert not wrong
