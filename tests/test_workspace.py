@@ -185,6 +185,13 @@ def test_equal_tensors_make_equal_files(samples):
     assert len({samples.read_bytes(f"{name}.safetensors") for name in "abcd"}) == 1
 
 
+def test_tensors_can_be_read_by_whoever_can_read_the_folder(samples):
+    samples.folder.mkdir()
+    samples.folder.chmod(0o750)
+    samples.write_tensors("w.safetensors", {"w": torch.zeros(1)})
+    assert (samples.folder / "w.safetensors").stat().st_mode & 0o777 == 0o640
+
+
 @pytest.fixture
 def damaged(samples):
     """Write one file of each kind, commit or not, then flip a bit of one; give how to read it."""

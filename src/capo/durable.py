@@ -197,9 +197,10 @@ def _flush(path: Path) -> None:
 
 
 def _canonical_safetensors(path: Path) -> None:
-    """Sort the metadata in the header of a safetensors file, which its writer leaves in any order."""
+    """Undo two habits of the writer of safetensors: metadata in any order, and no access for others."""
     if path.suffix != ".safetensors":
         return
+    path.chmod(path.parent.stat().st_mode & 0o666)
     with path.open("r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
