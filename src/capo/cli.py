@@ -112,9 +112,19 @@ Overrides = Annotated[
 ]
 Directory = Annotated[
     Path | None,
-    typer.Option("--run", metavar="DIR", help="The run directory; runs/NAME by default.", show_default=False),
+    typer.Option(
+        "--run",
+        metavar="DIR",
+        help="The run directory; runs/NAME by default, NAME being the recipe's `name`.",
+        show_default=False,
+    ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Remove and remake what was made from other settings.")]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Make again what was made from other settings; what is still right is kept."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")]
 
 
@@ -161,7 +171,8 @@ def _runner(stage: str | None) -> Callable[..., None]:
 
 app.command("run", help=RUN_HELP, epilog=RUN_EPILOG)(_runner(None))
 for _stage, _help in STAGES.items():
-    app.command(_stage, help=f"{_help} Only this stage; the ones before it must be done.")(_runner(_stage))
+    _needs = "" if _stage == "prompts" else "; the ones before it must be done"
+    app.command(_stage, help=f"{_help} Only this stage{_needs}.")(_runner(_stage))
 
 
 @app.command()
