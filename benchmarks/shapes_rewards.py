@@ -118,7 +118,7 @@ def agreement(examples: int) -> float:
     agreed: list[bool] = []
     for _ in range(examples):
         spec = data.random_spec(rng, SPLIT)
-        pair, blurs = [data._attempt(spec, rng) for _ in range(2)], [data._blur(rng) for _ in range(2)]
+        pair, blurs = [data.attempt(spec, rng) for _ in range(2)], [data.random_blur(rng) for _ in range(2)]
         votes = [prefer(pair, spec, rng, blurs) for _ in range(PEOPLE)]
         majority = float(np.mean(votes[1:]) > 0.5)
         if votes[0] != 0.5:

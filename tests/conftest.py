@@ -1,5 +1,6 @@
 """What all tests share: one thread, silence, and tiny checkpoints built once."""
 
+import functools
 import os
 
 os.environ["CAPO_QUIET"] = "1"
@@ -23,6 +24,20 @@ def sdxl(tmp_path_factory):
     """A tiny SDXL checkpoint directory; do not write into it."""
     with quiet():
         return tiny.sdxl(tmp_path_factory.mktemp("checkpoints") / "sdxl")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory, sdxl):
+    """From a family's name to its tiny checkpoint directory; do not write into it."""
+
+    @functools.cache
+    def build(name):
+        if name == "sdxl":
+            return sdxl
+        with quiet():
+            return tiny.save(tiny.FAMILIES[name], tmp_path_factory.mktemp("checkpoints") / name)
+
+    return build
 
 
 @pytest.fixture(scope="session")

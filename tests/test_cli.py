@@ -122,10 +122,43 @@ def test_errors_of_a_stage_are_one_message(monkeypatch):
         (["recipes", "show", "none"], "no shipped recipe 'none'"),
         (["status", "a", "b"], "unexpected extra argument"),
         (["shapes", "build"], "Missing option '--to'"),
+        (["soup", "a", "b"], "Missing option '--to'"),
+        (["soup", "a", "b", "--to", "c", "--weights", "2;1"], "expected numbers with commas, as 2,1"),
+        (["soup", "a", "b", "--to", "c", "--weights", "2,1", "--sweep", "3"], "leave out --weights"),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments, message):
     assert message in capo(*arguments, code=2).stderr
+
+
+def test_a_policy_from_elsewhere_is_evaluated(tmp_path):
+    for name in ("one's", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "capo.json").write_text("{}")
+    assert "nothing to do" not in capo("evaluate", "tiny.yaml", "--policy", "one's").stdout
+    assert fake_stages.calls == ["evaluate"]  # needs nothing that comes before
+    assert "policy: one's" in (tmp_path / "runs" / "tiny" / "recipe.yaml").read_text()
+    assert "evaluate is done already" in capo("evaluate", "--run", "runs/tiny").stdout
+    refused = capo("evaluate", "tiny.yaml", "--policy", "other", code=1).stderr
+    assert "evaluate.policy: one's → other" in refused
+    assert "nowhere is no policy" in capo("evaluate", "tiny.yaml", "--policy", "nowhere", code=1).stderr
+
+
+def test_only_training_runs_in_several_processes(monkeypatch):
+    capo("run", "tiny.yaml", "--set", "train.objective=ipo")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for command in ("run", "generate", "evaluate"):
+        refused = capo(command, "tiny.yaml", code=1).stderr
+        assert f"only `capo train` runs in several processes, not `capo {command}`" in refused
+
+
+def test_a_launch_that_would_train_alone_is_refused(monkeypatch):
+    """As after `accelerate launch --cpu --num_processes 2`, which starts one process."""
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    refused = capo("train", "tiny.yaml", code=1).stderr
+    assert "it would train alone. Start with `torchrun" in refused
+    capo("prompts", "tiny.yaml")
 
 
 def test_recipes_are_listed_and_shown(monkeypatch, tmp_path):

@@ -16,15 +16,15 @@ import fake_stages
 SOURCE = Path(capo.__file__).parent
 
 LAYERS = [
-    {"cli", "__main__"},
+    {"cli", "__main__", "options"},
     {"terminal"},
-    {"pipeline"},
+    {"pipeline", "plan", "bench"},
     {"stages"},
-    {"training", "reporting"},
+    {"training", "reporting", "merging"},
     {"diffusion", "rewards", "prompts", "shapes"},
-    {"workspace", "runtime", "weights"},
+    {"workspace", "runtime", "weights", "processes"},
     {"artefact"},
-    {"manifest", "durable", "recipe", "progress", "seeds", "method"},
+    {"manifest", "durable", "recipe", "progress", "seeds", "method", "processes"},
 ]
 """Parts may import parts of their own row and of those below."""
 

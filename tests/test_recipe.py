@@ -94,8 +94,9 @@ def test_recipes_lie_nowhere_else():
         (
             "model.dtype",
             "float16",
-            r"model\.dtype: gradients vanish in float16; train in bfloat16 or float32",
+            r"train\.dtype: gradients vanish in float16; take bfloat16 or float32",
         ),
+        ("train.reference_offload", True, r"train\.reference_offload: only full fine-tuning has a copy"),
         ("evaluate.prompts.source", "shapes:train", r"evaluate\.prompts\.source: shapes:train is what"),
         ("train.validation_prompts", {"source": "shapes:train"}, r"validation_prompts\.source: shapes:train"),
     ],

@@ -4,16 +4,19 @@ Nothing heavy is imported before a command needs it, so that help and completed 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (and resumable).
 """
 
+import json
 import os
 import shlex
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from typer.core import TyperGroup
+
+from capo.options import Directory, Force, Json, Overrides, RecipeName
 
 if TYPE_CHECKING:
     from capo.recipe import Recipe
@@ -49,6 +52,26 @@ Examples:
   capo run shapes --set seed=1 --run runs/second
   capo run shapes --set "train.lora_targets=[to_q, to_v]" --set rewards.0.weight=2
   capo run --run runs/second --json"""
+
+SOUP_EPILOG = """\b
+Examples:
+  capo soup runs/mps runs/vqa runs/vila --to soups/all
+  capo soup runs/mps runs/vqa --to soups/mps-vqa --weights 2,1 --rank 16
+  capo soup runs/mps runs/vqa --to soups/front --sweep 5
+  capo evaluate my.yaml --policy soups/all --run runs/soup"""
+
+PLAN_EPILOG = """\b
+Examples:
+  capo plan sdxl                                  the paper's run, on an H100
+  capo plan flux --gpu l40s --set train.per_device_batch_size=2
+  capo plan sdxl --gpu a100-80gb --utilisation 0.3 --json"""
+
+BENCH_EPILOG = """\b
+Examples:
+  capo bench train --arch sdxl                 real size, random weights: nothing is downloaded
+  capo bench train --arch tiny-sdxl            the same an eighth as wide: for a CPU
+  capo bench generate --recipe shapes          a recipe's own model and settings
+  capo bench train --arch sd3 --set train.per_device_batch_size=8 --json"""
 
 
 class Commands(TyperGroup):
@@ -93,39 +116,8 @@ shapes_app = _group(help="Build the embedded checkpoints again.")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(shapes_app, name="shapes")
 
-RecipeName = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="RECIPE",
-        help="A shipped recipe's name (see `capo recipes`) or a YAML file; else the one saved in --run.",
-        show_default=False,
-    ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change a field, as train.steps=100 or rewards.0.weight=2; the value is YAML. Repeatable.",
-        show_default=False,
-    ),
-]
-Directory = Annotated[
-    Path | None,
-    typer.Option(
-        "--run",
-        metavar="DIR",
-        help="The run directory; runs/NAME by default, NAME being the recipe's `name`.",
-        show_default=False,
-    ),
-]
-Force = Annotated[
-    bool,
-    typer.Option(
-        "--force", help="Make again what was made from other settings; what is still right is kept."
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")]
+Interpolation = Literal["slerp", "linear"]
+Angle = Literal["tensor", "global"]
 
 
 def main() -> None:
@@ -155,24 +147,106 @@ def _runner(stage: str | None) -> Callable[..., None]:
         force: Force = False,
         as_json: Json = False,
     ) -> None:
-        if as_json:
-            os.environ["CAPO_QUIET"] = "1"
-        from capo import pipeline, terminal
-
-        loaded, path = _load(recipe, overrides, directory)
-        result = pipeline.run(loaded, path, force=force, stage=stage)
-        if as_json:
-            terminal.print_json(terminal.result_values(result))
-        else:
-            terminal.print_result(result, whole=stage is None)
+        _run(stage, recipe, overrides, directory, force, as_json)
 
     return command
+
+
+def _evaluate(
+    recipe: RecipeName = None,
+    overrides: Overrides = None,
+    directory: Directory = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A policy folder, as of a soup, or a run directory; else what this run trained.",
+            show_default=False,
+        ),
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    if policy is not None:
+        # As YAML reads it: JSON, whatever characters are in the path.
+        overrides = [*(overrides or ()), f"evaluate.policy={json.dumps(str(policy))}"]
+    _run("evaluate", recipe, overrides, directory, force, as_json)
+
+
+def _run(
+    stage: str | None,
+    recipe: str | None,
+    overrides: list[str] | None,
+    directory: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    if as_json:
+        os.environ["CAPO_QUIET"] = "1"
+    from capo import pipeline, terminal
+    from capo.processes import processes
+
+    loaded, path = _load(recipe, overrides, directory)
+    result = pipeline.run(loaded, path, force=force, stage=stage)
+    if not processes().leads:
+        return
+    if as_json:
+        terminal.print_json(terminal.result_values(result))
+    else:
+        terminal.print_result(result, whole=stage is None)
 
 
 app.command("run", help=RUN_HELP, epilog=RUN_EPILOG)(_runner(None))
 for _stage, _help in STAGES.items():
     _needs = "" if _stage == "prompts" else "; the ones before it must be done"
-    app.command(_stage, help=f"{_help} Only this stage{_needs}.")(_runner(_stage))
+    app.command(_stage, help=f"{_help} Only this stage{_needs}.")(
+        _evaluate if _stage == "evaluate" else _runner(_stage)
+    )
+
+
+@app.command(epilog=SOUP_EPILOG)
+def soup(
+    policies: Annotated[
+        list[Path], typer.Argument(metavar="POLICY", help="Policy folders or run directories.")
+    ],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="The new folder.")],
+    interpolation: Annotated[Interpolation, typer.Option(help="Along arcs or straight.")] = "slerp",
+    angle: Annotated[Angle, typer.Option(help="Of slerp: one for each tensor or for all.")] = "tensor",
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="W,W,...", help="How much each policy counts; equally when left out."),
+    ] = None,
+    sweep: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=2, help="Soups of all weightings, N from each policy to each other."),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(metavar="R", min=1, help="Of a LoRA soup; exact, the sum of all ranks, when left out."),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="CHECKPOINT", help="What full policies were tuned from, if it was moved."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Merge several policies of one base into one."""
+    if as_json:
+        os.environ["CAPO_QUIET"] = "1"
+    from capo import terminal
+    from capo.stages.soup import SoupSettings, soup, soup_front
+
+    settings = SoupSettings(interpolation, angle, rank, base)
+    if sweep is None:
+        made = [{"folder": str(to), **soup(policies, to, settings, _numbers("--weights", weights))}]
+    elif weights is None:
+        made = soup_front(policies, to, settings, sweep)
+    else:
+        raise typer.BadParameter("--sweep chooses the weights; leave out --weights")
+    if as_json:
+        terminal.print_json({"directory": str(to), "soups": made})
+    else:
+        terminal.print_soups(to, made)
 
 
 @app.command()
@@ -191,6 +265,64 @@ def status(
         terminal.print_json(terminal.status_values(path, found))
     else:
         terminal.print_status(path, found)
+
+
+@app.command(epilog=PLAN_EPILOG)
+def plan(
+    recipe: RecipeName = None,
+    overrides: Overrides = None,
+    directory: Directory = None,
+    gpu: Annotated[
+        str, typer.Option(metavar="NAME", help="h100, a100-80gb, rtx4090, …; a wrong name lists them.")
+    ] = "h100",
+    utilisation: Annotated[
+        float, typer.Option(metavar="SHARE", help="Of the GPU's peak, assumed to be reached.")
+    ] = 0.4,
+    as_json: Json = False,
+) -> None:
+    """Count what a recipe will cost before it runs: GPU hours by stage, memory by part, disk.
+
+    The model's configuration is enough: no weights are read, and no GPU is needed.
+    """
+    from capo import terminal
+    from capo.plan import plan_run
+    from capo.plan.table import print_plan, values
+
+    loaded, _ = _load(recipe, overrides, directory)
+    found = plan_run(loaded, gpu, utilisation)
+    if as_json:
+        terminal.print_json(values(found))
+    else:
+        print_plan(found)
+
+
+@app.command(epilog=BENCH_EPILOG)
+def bench(
+    part: Annotated[str, typer.Argument(metavar="PART", help="train, generate, decode, score or pairs.")],
+    architecture: Annotated[
+        str | None,
+        typer.Option("--arch", metavar="NAME", help="As sdxl or tiny-sd3; else the model of --recipe."),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="RECIPE", help="Settings, and the model without --arch; `shapes` by default."),
+    ] = None,
+    overrides: Overrides = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed repetitions; their median counts.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Measure seconds, memory and share of the chip's peak of a part of the pipeline."""
+    if as_json:
+        os.environ["CAPO_QUIET"] = "1"
+    from capo import terminal
+    from capo.bench import bench as run_bench
+    from capo.bench.table import print_table, values
+
+    found = run_bench(part, architecture, recipe, overrides or (), repeats)
+    if as_json:
+        terminal.print_json(values(found))
+    else:
+        print_table(found)
 
 
 @recipes_app.callback()
@@ -246,6 +378,13 @@ def _load(name: str | None, overrides: list[str] | None, directory: Path | None)
         name = str(directory / "recipe.yaml")
     recipe = load_recipe(name, overrides or ())
     return recipe, directory or Path("runs", recipe.name)
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{option}: expected numbers with commas, as 2,1, got {text!r}") from None
 
 
 def _interrupt(signum: int, frame: Any) -> NoReturn:

@@ -12,14 +12,16 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from capo import runtime
+from capo.artefact import WatchedArtefact
 from capo.manifest import differences, explain_change
+from capo.processes import COMMAND, LaunchError, check_launch, processes
 from capo.progress import say
 from capo.prompts import source_identity
 from capo.recipe import PromptsSection, Recipe, RewardSection
@@ -82,6 +84,29 @@ def run(recipe: Recipe, directory: str | Path, *, force: bool = False, stage: st
     Goes on where an earlier run stopped. Raises `StaleArtefact` before any work when something was
     made from other settings, unless `force`: then it is made again, as is what depends on it.
     """
+    if processes().size == 1:
+        return _run(recipe, directory, force, stage)
+    if stage != "train":
+        raise LaunchError(
+            f"only `capo train` runs in several processes, not `capo {stage or 'run'}`: give that without a "
+            f"launcher, and `{COMMAND}` once the pairs are there"
+        )
+    from capo.training.group import joined
+
+    with joined(recipe.engine.device) as group:
+        return _run(recipe, directory, force, stage, group.wait)
+
+
+def _run(
+    recipe: Recipe,
+    directory: str | Path,
+    force: bool,
+    stage: str | None,
+    meet: Callable[[], None] = lambda: None,
+) -> RunResult:
+    """Run, having let the other processes of the command look before the leading one changes anything."""
+    if stage in (None, "train"):
+        check_launch(recipe.train.sharding)
     steps = plan(recipe)
     found = _status(steps, Run(directory))
     if stage is not None:
@@ -93,8 +118,23 @@ def run(recipe: Recipe, directory: str | Path, *, force: bool = False, stage: st
     if all(s.state == "done" for s in wanted):
         done = Run(directory)
         return _result(done, [_found_done(done.artefact(s.artefact)) for s in steps])
+    meet()
+    if not processes().leads:
+        return _watch(recipe, directory, meet)
     with Run.open(directory, recipe) as opened:
-        return _result(opened, [_make(step, recipe, opened, force) for step in steps])
+        result = _result(opened, [_make(step, recipe, opened, force) for step in steps])
+        meet()
+        return result
+
+
+def _watch(recipe: Recipe, directory: str | Path, meet: Callable[[], None]) -> RunResult:
+    """Take part in the training that the leading process writes down."""
+    from capo.stages.train import train
+
+    watched = Run(directory)
+    train(recipe, watched, WatchedArtefact(watched, "train"))
+    meet()
+    return _result(watched, [_found_done(watched.artefact("train"))])
 
 
 def status(recipe: Recipe, directory: str | Path) -> list[ArtefactStatus]:
@@ -110,6 +150,7 @@ def plan(recipe: Recipe) -> list[Step]:
     sources = {r.name: _reward_source(r) for r in recipe.rewards}
     scores = {r.name: f"scores/{r.name}" for r in recipe.rewards}
     training = [r.name for r in recipe.training_rewards]
+    evaluated = ("train",) if recipe.evaluate.policy is None else ()
     prompts = _flat("prompts", recipe.prompts.results()) | _content("prompts", recipe.prompts)
     steps = [
         Step("prompts", "prompts", prompts | seed),
@@ -117,7 +158,7 @@ def plan(recipe: Recipe) -> list[Step]:
         *(Step(scores[r.name], "score", sources[r.name], ("samples",), r) for r in recipe.rewards),
         Step("pairs", "pair", _pair_fields(recipe), tuple(scores[name] for name in training)),
         Step("train", "train", model | generate | seed | _train_fields(recipe), ("samples", "pairs")),
-        Step("evaluate", "evaluate", model | generate | seed | _evaluate_fields(recipe), ("train",)),
+        Step("evaluate", "evaluate", model | generate | seed | _evaluate_fields(recipe), evaluated),
     ]
     # The page shows the settings of all stages.
     shown = {field: value for step in steps for field, value in step.fields.items()}
@@ -149,6 +190,8 @@ def _train_fields(recipe: Recipe) -> dict[str, Any]:
 def _evaluate_fields(recipe: Recipe) -> dict[str, Any]:
     fields = _flat("evaluate", recipe.evaluate.results())
     fields |= _content("evaluate.prompts", recipe.evaluate.prompts)
+    if recipe.evaluate.policy is not None:
+        fields["evaluate.policy.content"] = _policy(recipe.evaluate.policy)
     for reward in recipe.rewards:
         fields |= _flat(f"rewards.{reward.name}", reward.results()) | _reward_source(reward)
     return fields
@@ -168,6 +211,12 @@ def _weights(recipe: Recipe) -> str:
     from capo.diffusion import checkpoint_identity
 
     return checkpoint_identity(recipe.model.checkpoint, recipe.model.revision)
+
+
+def _policy(path: str) -> str:
+    from capo.diffusion.saved import find_policy
+
+    return find_policy(path).identity
 
 
 def _content(where: str, section: PromptsSection) -> dict[str, Any]:

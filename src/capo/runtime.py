@@ -3,13 +3,20 @@
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capo.recipe import EngineSection
 
 if TYPE_CHECKING:
     import torch
+
+_CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Where Linux tells the limit of memory, in either version of its control groups."""
 
 
 def device(engine: EngineSection) -> "torch.device":
@@ -50,6 +57,8 @@ def _repeatable(chosen: "torch.device") -> "torch.device":
     if chosen.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # Nothing reads what it has not written; filling all new memory would cost bandwidth.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return chosen
 
 
@@ -65,6 +74,25 @@ def memory_bounded_by(setting: str) -> Iterator[None]:
             f"the device ran out of memory; lower {setting} and give the same command again: what is "
             "finished is kept"
         ) from error
+
+
+def release_memory() -> None:
+    """Give back to the device what torch keeps of it without using it."""
+    import torch
+
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+
+
+def main_memory() -> int:
+    """Bytes of main memory that this process may have: the machine's, or its container's limit."""
+    import psutil
+
+    limits = [psutil.virtual_memory().total]
+    for path in _CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # `max`: no limit
+            limits.append(int(path.read_text()))
+    return min(limits)
 
 
 @contextmanager

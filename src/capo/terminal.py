@@ -82,6 +82,21 @@ def print_rewards(as_json: bool) -> None:
     Console().print(table)
 
 
+def print_soups(directory: Path, made: Sequence[dict[str, Any]]) -> None:
+    """The policies that `capo soup` wrote, one row each."""
+    table = _table(str(directory), "policy", "weights", "rank", "relative error")
+    for each in made:
+        weights = ", ".join(f"{weight:g}" for weight in each["weights"])
+        rank, error = each.get("rank"), each.get("relative_error")
+        table.add_row(
+            Text(each["folder"]),
+            weights,
+            "" if rank is None else str(rank),
+            "" if error is None else f"{error:.2g}",
+        )
+    Console().print(table)
+
+
 def _print_results(results: dict[str, Any]) -> None:
     table = _table("Tuned against base", "reward", "use", "win-rate", "95 % interval", "base against itself")
     for row in results["rewards"]:

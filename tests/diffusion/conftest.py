@@ -1,14 +1,35 @@
 import pytest
 import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
-from capo.diffusion import load_family
-from capo.recipe import GenerateSection, ModelSection
+from capo.recipe import GenerateSection
+from capo.runtime import quiet
+from diffusion_cases import ABSENT, PIPELINES, family_of, settings_of
+
+
+@pytest.fixture(scope="session")
+def bare(checkpoint):
+    """From a family's name to diffusers' own pipeline, with the paper's kind of sampler."""
+
+    def load(name, folder=None):
+        with quiet():
+            pipeline = PIPELINES[name].from_pretrained(folder or checkpoint(name), **ABSENT.get(name, {}))
+        if settings_of(name).scheduler == "DDIMScheduler":
+            pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+        elif settings_of(name).scheduler == "DPMSolverMultistepScheduler":
+            pipeline.scheduler = DPMSolverMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+            )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return load
 
 
 @pytest.fixture
 def family(sdxl):
-    """A family of its own for every test: training changes it."""
-    return load_family(ModelSection(checkpoint=str(sdxl)), torch.device("cpu"))
+    """An SDXL family of its own for every test: training changes it."""
+    return family_of(sdxl)
 
 
 @pytest.fixture

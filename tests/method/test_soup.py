@@ -159,6 +159,27 @@ def test_linear_by_hand() -> None:
     assert soup(base, [first, second], interpolation="linear")["w"].tolist() == [6.0]
 
 
+def test_weights_of_slerp_are_its_amounts() -> None:
+    """Weights 3, 1 and 4: the second is merged with amount 1/4, then the third with 4/8."""
+    base, *policies = states(4)
+    merged = soup(base, policies, weights=[3, 1, 4])
+    for name in ("weight", "bias"):
+        first, second, third = (policy[name] for policy in policies)
+        both = naive_slerp(base[name], first, second, 1 / 4)
+        torch.testing.assert_close(merged[name], naive_slerp(base[name], both, third, 1 / 2))
+    uniform = soup(base, policies, weights=[2, 2, 2])
+    assert all(torch.equal(tensor, uniform[name]) for name, tensor in soup(base, policies).items())
+
+
+def test_a_policy_of_weight_zero_has_no_part() -> None:
+    base, first, second, third = states(4)
+    for angle in ("tensor", "global"):
+        merged = soup(base, [first, second, third], angle=angle, weights=[0, 0, 5])
+        torch.testing.assert_close(merged["weight"], third["weight"])
+        merged = soup(base, [first, third, second], angle=angle, weights=[1, 0, 1])
+        torch.testing.assert_close(merged["weight"], soup(base, [first, second], angle=angle)["weight"])
+
+
 def test_equal_policies_are_their_soup() -> None:
     base, policy = states(2)
     for angle in ("tensor", "global"):
@@ -249,8 +270,6 @@ def test_refuses_settings() -> None:
     base, first, second = states(3)
     with pytest.raises(ValueError, match="at least two policies, got 1"):
         soup(base, [first])
-    with pytest.raises(ValueError, match="weights apply to interpolation='linear' only"):
-        soup(base, [first, second], weights=[1, 1])
     with pytest.raises(ValueError, match="2 policies need 2 weights, got 3"):
         soup(base, [first, second], interpolation="linear", weights=[1, 1, 1])
     for weights in ([1, -1], [0, 0], [1, math.nan]):

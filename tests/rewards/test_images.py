@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from capo.rewards.images import as_rgb, decode_png
+from capo.rewards.images import as_rgb, decode_image
+from capo.stages.shard import ENCODINGS, encode_image
 
 
 def png(image, **options):
@@ -50,25 +51,33 @@ def test_rgb_is_unchanged():
 
 def test_png_round_trip():
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(decode_png(png(Image.fromarray(pixels))), pixels)
+    np.testing.assert_array_equal(decode_image(png(Image.fromarray(pixels))), pixels)
 
 
-def whole():
+def encoded(image_format):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    return png(Image.fromarray(noise))
+    return encode_image(Image.fromarray(noise), image_format)
 
 
-@pytest.mark.parametrize("data", [b"", b"not a picture", whole()[:2000], whole()[8:]])
-def test_what_is_no_whole_png_is_refused(data):
-    with pytest.raises(ValueError, match="not a readable PNG"):
-        decode_png(data)
+@pytest.mark.parametrize("image_format", ENCODINGS)
+def test_every_format_of_samples_is_read_and_only_whole(image_format):
+    data = encoded(image_format)
+    assert decode_image(data).size == (64, 64)
+    with pytest.raises(ValueError, match="not a readable image"):
+        decode_image(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("data", [b"", b"not a picture", encoded("png")[8:]])
+def test_what_is_no_whole_image_is_refused(data):
+    with pytest.raises(ValueError, match="not a readable image"):
+        decode_image(data)
 
 
 def test_other_formats_are_refused():
     buffer = io.BytesIO()
-    Image.new("RGB", (4, 4)).save(buffer, "JPEG")
-    with pytest.raises(ValueError, match="not a readable PNG"):
-        decode_png(buffer.getvalue())
+    Image.new("RGB", (4, 4)).save(buffer, "TIFF")
+    with pytest.raises(ValueError, match="not a readable image"):
+        decode_image(buffer.getvalue())
 
 
 def test_a_decompression_bomb_is_refused_before_decoding():
@@ -77,5 +86,5 @@ def test_a_decompression_bomb_is_refused_before_decoding():
     import zlib
 
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
-    with pytest.raises(ValueError, match="not a readable PNG: Image size"):
-        decode_png(bytes(data))
+    with pytest.raises(ValueError, match="not a readable image: Image size"):
+        decode_image(bytes(data))

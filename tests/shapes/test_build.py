@@ -1,9 +1,15 @@
 import json
+import shutil
 
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
 
-from capo.shapes.build import build, fit, vae
+from capo.diffusion import load_family
+from capo.recipe import GenerateSection, ModelSection
+from capo.rewards.registry import EMBEDDED
+from capo.runtime import quiet
+from capo.shapes.build import build, fit, flow, vae
 
 SCALE = 0.002
 """16 steps."""
@@ -31,7 +37,6 @@ def contents(folder):
     }
 
 
-@pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step")
 def test_an_interrupted_build_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypatch):
     build(tmp_path / "whole", parts=("vae",), scale=SCALE)
     saves = []
@@ -56,7 +61,35 @@ def test_an_interrupted_build_goes_on_and_ends_with_the_same_bytes(tmp_path, mon
     assert origin["vae"]["scale"] == SCALE
 
 
+def test_the_flow_is_a_pipeline_that_diffusers_and_we_sample_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr(flow, "BATCH", 8)
+    shutil.copytree(EMBEDDED / "base/vae", tmp_path / "base/vae")
+    build(tmp_path, parts=("flow",), scale=0.0005)  # 3 steps
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    prompts = ["a red circle", "two blue squares"]
+    settings = GenerateSection(
+        scheduler="FlowMatchEulerDiscreteScheduler", num_inference_steps=3, guidance_scale=2
+    )
+    section = ModelSection(checkpoint=str(tmp_path / "flow"), max_sequence_length=0)
+    family = load_family(section, torch.device("cpu"))
+    ours = family.sample(family.encode(prompts), family.unconditional(), noise, settings)
+    with quiet():
+        pipeline = StableDiffusion3Pipeline.from_pretrained(
+            tmp_path / "flow", text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    plain = pipeline(
+        prompts,
+        latents=noise,
+        num_inference_steps=3,
+        guidance_scale=2,
+        max_sequence_length=0,
+        output_type="latent",
+    ).images
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-4)
+
+
 def test_an_unknown_part_is_an_error_that_names_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match=r"no such part: vea; there are vae, base, preference"):
+    with pytest.raises(ValueError, match=r"no such part: vea; there are vae, base, flow, preference"):
         build(tmp_path / "built", parts=("vea",))
     assert not (tmp_path / "built").exists()

@@ -93,8 +93,8 @@ def test_the_vqa_reward_says_yes_rather_to_what_shows_its_prompt():
     scores = score("shapes-vqa", given.images, given.texts)
     answers = given.answers.numpy().astype(bool)
     assert ((scores >= 0) & (scores <= 1)).all()
-    assert ((scores > 0.5) == answers).mean() > 0.62
-    assert (scores[answers][:, None] > scores[~answers]).mean() > 0.66
+    assert ((scores > 0.5) == answers).mean() > 0.8
+    assert (scores[answers][:, None] > scores[~answers]).mean() > 0.9
 
 
 @pytest.mark.parametrize("name", ["shapes-preference", "shapes-heldout"])

@@ -16,7 +16,7 @@ from capo.diffusion.policy import Policy
 from capo.method import bootstrap_interval
 from capo.prompts import make_prompt
 from capo.rewards import RewardError
-from capo.rewards.images import decode_png
+from capo.rewards.images import decode_image
 from capo.seeds import stable_seed
 from capo.shapes.judge import judge
 from capo.shapes.prompts import prompts as shapes_prompts
@@ -91,7 +91,7 @@ def pixels(evaluated):
         if name.startswith("images/"):
             for row in artefact.read_table(name).to_pylist():
                 key = name.split("/")[1], row["prompt_id"], row["sample"]
-                found[key] = np.asarray(decode_png(row["image"]["bytes"]))
+                found[key] = np.asarray(decode_image(row["image"]["bytes"]))
     return found
 
 

@@ -21,6 +21,7 @@ from capo.stages import validation
 from capo.stages.train import least_margin
 from capo.training.batches import Batches
 from capo.training.guards import TrainingDiverged
+from capo.training.rollback import RollBacks
 from capo.training.step import Trainer
 from capo.workspace import Run
 from tiny_training import VALIDATION, contents, copied, recipe, trained
@@ -29,6 +30,15 @@ FULL = {"adaptation": "full", "learning_rate": 1e-4}
 
 
 VALIDATED = {"validation_samples": 2, "validate_every": 3}
+DIVERGING = {
+    "adaptation": "full",
+    "learning_rate": 0.01,
+    "max_error_growth": 0.04,
+    "on_divergence": "roll-back",
+    "steps": 8,
+    "ema_decay": 0.5,
+}
+"""Runs away at step 5 and, from where it was calm at step 2, again; from the start it does not."""
 
 
 def with_validation(folder, sdxl, **train):
@@ -52,13 +62,13 @@ def interrupt(monkeypatch):
     def at(number, *, within=False):
         real = Trainer.step
 
-        def step(self, current, batch):
+        def step(self, current, batch, halvings):
             if current == number:
                 if within:
-                    self.optimizer.step = stop
+                    self.optimizer.update = stop
                 else:
                     stop()
-            return real(self, current, batch)
+            return real(self, current, batch, halvings)
 
         def stop(*_):
             monkeypatch.setattr(Trainer, "step", real)
@@ -74,8 +84,15 @@ def lines(path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "numbers"), [({}, range(1, 7)), (FULL, (4,))], ids=["lora", "full"]
-)  # fmt: skip
+    ("kind", "numbers"),
+    [
+        ({"log_every": 4}, range(1, 7)),
+        ({**FULL, "per_device_batch_size": 2}, (4,)),  # the second micro-batch is there, the update not
+        ({"lora_dora": True, "ema_decay": 0.9, "schedule": "cosine", "warmup_steps": 2}, (3, 6)),
+        (DIVERGING, (4, 5, 6)),
+    ],
+    ids=["lora", "full", "dora and average", "rolled back"],
+)
 def test_a_run_interrupted_at_any_step_ends_with_the_same_bytes(
     prepared, tmp_path, sdxl, interrupt, kind, numbers
 ):
@@ -156,6 +173,109 @@ def test_checkpoints_are_kept_as_asked(prepared, tmp_path, sdxl):
     assert kept == ["step-000005", "step-000006"]
 
 
+def test_divergence_rolls_back_to_half_the_learning_rate_and_keeps_what_was_logged(prepared, tmp_path, sdxl):
+    folder = copied(prepared, tmp_path / "run")
+    summary = trained(folder, recipe(tmp_path, sdxl, DIVERGING))
+    assert (summary["steps"], summary["roll_backs"]) == (8, 2)
+    first, second = lines(folder / "train" / "roll-backs.jsonl")
+    assert (first["to"], second["to"]) == (2, 0)
+    assert first["reason"].startswith("step 5: training diverges")
+    assert [row["step"] for row in first["metrics"]] == [3, 4, 5]
+    assert [row["step"] for row in second["metrics"]] == [1, 2, 3, 4, 5, 6]
+    rows = lines(folder / "train" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert [row["learning_rate"] for row in rows] == [0.005] * 2 + [0.0025] * 6
+
+
+def test_a_kill_in_the_middle_of_a_roll_back_changes_nothing(prepared, tmp_path, sdxl, monkeypatch):
+    settings = recipe(tmp_path, sdxl, DIVERGING)
+    whole, folder = copied(prepared, tmp_path / "whole"), copied(prepared, tmp_path / "run")
+    trained(whole, settings)
+    real = RollBacks.add
+    for after in (False, True):
+
+        def killed(self, *args, after=after):
+            if after:
+                real(self, *args)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RollBacks, "add", killed)
+            with pytest.raises(KeyboardInterrupt):
+                trained(folder, settings)
+    trained(folder, settings)
+    assert contents(folder / "train") == contents(whole / "train")
+
+
+def test_divergence_stops_with_everything_kept(prepared, tmp_path, sdxl):
+    folder = copied(prepared, tmp_path / "run")
+    settings = recipe(tmp_path, sdxl, DIVERGING | {"on_divergence": "stop"})
+    with pytest.raises(TrainingDiverged, match=r"max_error_growth 4%\); lower train.learning_rate"):
+        trained(folder, settings)
+    rows = lines(folder / "train" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert not (folder / "train" / "roll-backs.jsonl").exists()
+
+
+def test_training_that_never_recovers_gives_up(prepared, tmp_path, sdxl):
+    folder = copied(prepared, tmp_path / "run")
+    settings = recipe(tmp_path, sdxl, DIVERGING | {"max_error_growth": 1e-9})
+    with pytest.raises(TrainingDiverged, match="after 3 roll-backs"):
+        trained(folder, settings)
+    assert len(lines(folder / "train" / "roll-backs.jsonl")) == 3
+
+
+def test_a_step_that_comes_again_is_validated_again(prepared, tmp_path, sdxl):
+    """A validation before the divergence belongs to another policy than the one at the same step after it."""
+    folder = copied(prepared, tmp_path / "run")
+    settings = with_validation(tmp_path, sdxl, **DIVERGING, validate_every=2)
+    trained(folder, settings)
+    assert [row["step"] for row in lines(folder / "train" / "validation.jsonl")] == [0, 2, 4, 6, 8]
+    folders = {path.name for path in (folder / "train" / "validation").iterdir()}
+    assert {"base", "step-000002", "step-000004", "step-000004-again-1", "step-000004-again-2"} < folders
+    first, _ = lines(folder / "train" / "roll-backs.jsonl")
+    assert [row["step"] for row in first["validations"]] == [4]
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_patience_ends_training_early(prepared, tmp_path, sdxl, monkeypatch, interrupt, interrupted):
+    rates = {0: 0.5, 2: 0.8, 4: 0.6, 6: 0.7}
+    monkeypatch.setattr(
+        validation.Validation, "run", lambda self, step, _: {"step": step, "win_rate": rates[step]}
+    )
+    folder = copied(prepared, tmp_path / "run")
+    settings = with_validation(tmp_path, sdxl, validate_every=2, patience=2, steps=50)
+    if interrupted:
+        interrupt(6)
+        with pytest.raises(KeyboardInterrupt):
+            trained(folder, settings)
+    summary = trained(folder, settings)
+    assert (summary["steps"], summary["best_step"]) == (6, 2)
+    assert summary["ended"] == "no better win-rate in 2 validations since step 2"
+
+
+def test_the_average_is_what_is_validated_and_kept(prepared, tmp_path, sdxl):
+    folder = copied(prepared, tmp_path / "run")
+    trained(folder, recipe(tmp_path, sdxl, {"ema_decay": 0.9}))
+    saved = load_file(folder / "train" / "best" / "pytorch_lora_weights.safetensors")
+    checkpoint = folder / "train" / "checkpoints" / "step-000006"
+    average, policy = (load_file(checkpoint / f"{name}.safetensors") for name in ("average", "policy"))
+    sums = [sorted(t.double().sum().item() for t in each.values()) for each in (saved, average, policy)]
+    assert sums[0] == sums[1] != sums[2]
+
+
+def test_held_out_rewards_are_shown_and_decide_nothing(prepared, tmp_path, sdxl):
+    values = with_validation(tmp_path, sdxl, steps=1).model_dump(mode="json")
+    values["rewards"][1]["use"] = "evaluate"
+    folder = copied(prepared, tmp_path / "run")
+    trained(folder, parse_recipe(values))
+    for row in lines(folder / "train" / "validation.jsonl"):
+        assert row["win_rate"] == row["win_rate/red"]
+        assert row["held_out_win_rate"] == row["win_rate/blue"]
+        assert row["held_out_standard_error"] >= 0
+        assert "mean_reward/blue" in row
+
+
 def test_validation_compares_with_the_base_on_equal_seeds(finished):
     artefact = Run(finished).artefact("train")
     summary = artefact.summary
@@ -171,16 +291,6 @@ def test_validation_compares_with_the_base_on_equal_seeds(finished):
         for model in ("base", "step-000003", "step-000006")
     }
     assert seeds["base"] == seeds["step-000003"] == seeds["step-000006"]
-
-
-def test_held_out_rewards_are_shown_and_decide_nothing(prepared, tmp_path, sdxl):
-    values = with_validation(tmp_path, sdxl, steps=1).model_dump(mode="json")
-    values["rewards"][1]["use"] = "evaluate"
-    folder = copied(prepared, tmp_path / "run")
-    trained(folder, parse_recipe(values))
-    for row in lines(folder / "train" / "validation.jsonl"):
-        assert row["win_rate"] == row["win_rate/red"]
-        assert "mean_reward/blue" in row
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
@@ -229,7 +339,7 @@ def test_the_best_policy_is_one_for_plain_diffusers(prepared, finished, tmp_path
 def test_the_best_is_not_the_last_when_an_earlier_one_was_better(prepared, tmp_path, sdxl, monkeypatch):
     rates = {0: 0.5, 3: 0.8, 6: 0.6}
     monkeypatch.setattr(
-        validation.Validation, "run", lambda self, step: {"step": step, "win_rate": rates[step]}
+        validation.Validation, "run", lambda self, step, _: {"step": step, "win_rate": rates[step]}
     )
     folder = copied(prepared, tmp_path / "run")
     assert trained(folder, with_validation(tmp_path, sdxl))["best_step"] == 3

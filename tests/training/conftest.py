@@ -23,7 +23,15 @@ class Setup:
     batches: Batches
 
     def steps(self, *numbers):
-        return [self.trainer.step(number, self.batches.batch(number)) for number in numbers]
+        return [self.trainer.step(number, self.batches.batch(number)).row() for number in numbers]
+
+    def first_measures(self):
+        return self.trainer.measure(self.batches.batch(1))
+
+    def everything(self):
+        """Copies of all weights and moments."""
+        held = self.policy.state() | self.trainer.optimizer.moments()
+        return {name: tensor.clone() for name, tensor in held.items()}
 
 
 @pytest.fixture

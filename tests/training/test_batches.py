@@ -24,7 +24,7 @@ class FakeSamples:
 
 
 class FakeProcess:
-    def draw_times(self, n, generator):
+    def draw_times(self, n, generator, section):
         return torch.randint(1000, (n,), generator=generator)
 
 

@@ -8,22 +8,45 @@ from capo.training import checkpoint
 from capo.training.checkpoint import Checkpoints
 from capo.workspace import WorkspaceError
 
-REFERENCE = {"checkpoint": "base", "weights": "1"}
+
+def checkpoints(artefact, setup, **other):
+    reference = {"checkpoint": "base", "weights": setup.policy.reference_digest()}
+    return Checkpoints(artefact, setup.trainer, reference | other)
 
 
-def checkpoints(artefact, setup, reference=REFERENCE):
-    return Checkpoints(artefact, setup.policy, setup.trainer.optimizer, reference)
-
-
-def test_a_restored_run_goes_on_bit_for_bit(artefact, setup):
-    first, second = setup(), setup()
+@pytest.mark.parametrize("kind", [{}, {"ema_decay": 0.5, "lora_dora": True}])
+def test_a_restored_run_goes_on_bit_for_bit(artefact, setup, kind):
+    first, second = setup(**kind), setup(**kind)
     first.steps(1, 2)
     checkpoints(artefact, first).save(2)
     expected = first.steps(3, 4)
     assert checkpoints(artefact, second).restore() == 2
     assert second.steps(3, 4) == expected
-    states = (first.policy.state(), second.policy.state())
+    states = []
+    for each in (first, second):
+        with each.trainer.averaged():
+            states.append(each.everything())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize("kind", [{"lora_dora": True, "ema_decay": 0.5}, {"adaptation": "full"}])
+def test_step_0_is_the_base_model(artefact, setup, kind):
+    fresh, used = setup(**kind), setup(**kind)
+    used.steps(1, 2)
+    checkpoints(artefact, used).load(0)
+    assert used.steps(1, 2) == fresh.steps(1, 2)
+
+
+def test_a_reference_that_has_moved_is_not_written_down(artefact, setup):
+    prepared = setup()
+    store = checkpoints(artefact, prepared)
+    prepared.steps(1)
+    store.save(1)
+    frozen = next(p for p in prepared.trainer.family.denoiser.parameters() if not p.requires_grad)
+    frozen.data.flatten()[0] += 1e-3
+    with pytest.raises(RuntimeError, match="step 2: the frozen reference has changed"):
+        store.save(2)
+    assert store.steps() == [1]
 
 
 def test_without_a_checkpoint_training_starts_at_the_beginning(artefact, setup):
@@ -55,13 +78,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     assert store.steps() == [1]
 
 
-@pytest.mark.parametrize("field", REFERENCE)
+@pytest.mark.parametrize("field", ["checkpoint", "weights"])
 def test_another_reference_is_refused(artefact, setup, field):
     prepared = setup()
     prepared.steps(1)
     checkpoints(artefact, prepared).save(1)
     with pytest.raises(WorkspaceError, match="another reference model"):
-        checkpoints(artefact, prepared, REFERENCE | {field: "2"}).restore()
+        checkpoints(artefact, prepared, **{field: "2"}).restore()
 
 
 def test_weights_of_another_adapter_are_refused(artefact, setup):

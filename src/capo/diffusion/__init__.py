@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
     from capo.diffusion.family import Family
 
-FAMILIES = {"StableDiffusionXLPipeline": "sdxl.SDXL"}
+FAMILIES = {
+    "StableDiffusionPipeline": "sd.StableDiffusion",
+    "StableDiffusionXLPipeline": "sdxl.SDXL",
+    "StableDiffusion3Pipeline": "sd3.SD3",
+    "FluxPipeline": "flux.Flux",
+    "SanaPipeline": "sana.Sana",
+}
 """Pipeline class of `model_index.json` → module and class of the family."""
 
 

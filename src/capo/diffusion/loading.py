@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from capo.diffusion import random_weights
 from capo.weights import defect
 
 
@@ -14,6 +15,8 @@ def load_part(kind: Any, path: str, folder: str, dtype: torch.dtype, **source: A
     and variant. Raises `ValueError` for a part without safetensors weights, with missing or
     unknown ones, or with some that are not finite.
     """
+    if random_weights.wanted():
+        return random_weights.build_part(kind, path, folder, dtype, source.get("revision"))
     where = f"model.checkpoint: {path}, {folder}"
     try:
         model, found = kind.from_pretrained(

@@ -1,8 +1,5 @@
 """The trained model and its frozen reference: one network with an adapter (LoRA), or two (full)."""
 
-import copy
-import difflib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
-from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
+from capo.diffusion.adapter import ADAPTER, add_adapter
 from capo.diffusion.family import Family
+from capo.diffusion.reference import FrozenCopy, digest
+from capo.diffusion.sharding import check_shardable, gathered, part_like, shard, together, whole
 from capo.recipe import TrainSection
-from capo.seeds import stable_seed
+from capo.runtime import quiet
 
 
 class Policy:
@@ -30,50 +28,79 @@ class Policy:
         """Raises `ValueError` for LoRA targets that the denoiser does not have."""
         self.adaptation = section.adaptation
         self._family = family
-        denoiser = family.denoiser
+        denoiser: Any = family.denoiser
         denoiser.requires_grad_(False)
-        if section.adaptation == "lora":
-            self._reference = denoiser
-            _add_lora(denoiser, section, seed)
-            self._tuners = [m for m in denoiser.modules() if isinstance(m, BaseTunerLayer)]
-        else:
-            # Small steps would vanish in half precision, so the trained weights are kept in float32;
-            # the reference alike, or the two would not compute with the same numerics.
-            if denoiser.dtype != torch.float32:
+        computing = family.dtype if section.dtype is None else getattr(torch, section.dtype)
+        # Small steps would vanish in half precision, so trained weights are kept in float32; an adapter's
+        # base only where training computes in another precision than sampling.
+        wide = section.adaptation == "full" or computing != family.dtype
+        if wide and denoiser.dtype != torch.float32:
+            with quiet():  # diffusers doubts any such change
                 denoiser.to(torch.float32)
-            self._reference = copy.deepcopy(denoiser)
+        if section.adaptation == "lora":
+            self._layers = add_adapter(denoiser, section, seed)
+        else:
+            self._copy = FrozenCopy(denoiser, section)
             denoiser.requires_grad_(True)
-        self._trained = {n: p for n, p in denoiser.named_parameters() if p.requires_grad}
+        if section.gradient_checkpointing:
+            denoiser.enable_gradient_checkpointing()
+        self._trained = _trainable(denoiser)
+        self._start = self._first_state()
+        self.spread = section.sharding == "fsdp" and together()
+        """Whether each process has only a part of every weight."""
+        self.referring = False
+        """Whether `reference()` is in force."""
+        if self.spread:
+            check_shardable(denoiser, section)
+            for network in self.networks():
+                shard(network)
+            self._trained = _trainable(denoiser)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, by name."""
         return dict(self._trained)
 
+    def networks(self) -> list[nn.Module]:
+        """The denoiser, and the frozen copy of full fine-tuning."""
+        return [self._family.denoiser, *([self._copy.module] if self.adaptation == "full" else [])]
+
     @contextmanager
     def reference(self) -> Iterator[None]:
         """Within, the family predicts and samples as the frozen base model."""
-        denoiser = self._family.denoiser
+        self.referring = True
         try:
-            if self.adaptation == "lora":
-                self._enable(False)
-            else:
-                self._family.denoiser = self._reference
-            yield
+            with self._as_reference():
+                yield
         finally:
-            # Before any backward pass: recomputed activations must be the policy's.
-            self._family.denoiser = denoiser
-            if self.adaptation == "lora":
+            self.referring = False
+
+    @contextmanager
+    def _as_reference(self) -> Iterator[None]:
+        # Left before any backward pass: recomputed activations must be the policy's.
+        if self.adaptation == "lora":
+            try:
+                self._enable(False)
+                yield
+            finally:
                 self._enable(True)
+        else:
+            denoiser = self._family.denoiser
+            try:
+                with self._copy.ready() as self._family.denoiser:
+                    yield
+            finally:
+                self._family.denoiser = denoiser
 
     def reference_digest(self) -> str:
         """A hash of the frozen weights."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, parameter in self._reference.named_parameters():
-            if self.adaptation == "full" or name not in self._trained:
-                name = name.replace(".base_layer.", ".")
-                digest.update(f"{name}\0{parameter.dtype}\0{tuple(parameter.shape)}\0".encode())
-                digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        if self.adaptation == "full":
+            return digest(dict(self._copy.module.named_parameters()))
+        frozen = {
+            name.replace(".base_layer.", "."): parameter
+            for name, parameter in self._family.denoiser.named_parameters()
+            if name not in self._trained
+        }
+        return digest(frozen)
 
     def state(self) -> dict[str, Tensor]:
         """The trained weights, by name."""
@@ -84,24 +111,47 @@ class Policy:
         check_fit(tensors, self.state())
         with torch.no_grad():
             for name, parameter in self._trained.items():
-                parameter.copy_(tensors[name])
+                parameter.copy_(part_like(tensors[name], parameter))
 
-    def save(self, folder: Path, record: Mapping[str, Any]) -> None:
-        """Write the policy as diffusers reads it, and `record` with its adaptation as `capo.json`."""
+    def reset(self) -> None:
+        """Unlearn everything: the policy is the reference again."""
+        self.load_state(self._start or dict(self._copy.module.named_parameters()))
+
+    def save(self, folder: Path | None, record: Mapping[str, Any]) -> None:
+        """Write the policy as diffusers reads it, and `record` with its adaptation as `capo.json`.
+
+        All processes call this when it is spread, those that write nothing without a folder.
+        """
+        denoiser: Any = self._family.denoiser
         if self.adaptation == "lora":
-            denoiser: Any = self._family.denoiser
-            config = denoiser.peft_config["default"].to_dict()
+            config = denoiser.peft_config[ADAPTER].to_dict()
             # As sorted lists: the order of a set differs from process to process.
             metadata = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
-            self._family.save_lora(folder, get_peft_model_state_dict(denoiser), metadata)
+            layers = {name: whole(tensor) for name, tensor in get_peft_model_state_dict(denoiser).items()}
+            if folder is not None:
+                self._family.save_lora(folder, layers, metadata)
         else:
-            self._family.save_pipeline(folder)
+            kind = self._family.denoiser_class
+            self._family.denoiser = gathered(denoiser, kind, folder is not None) if self.spread else denoiser
+            if folder is not None:
+                self._family.save_pipeline(folder)
+            self._family.denoiser = denoiser
+        if folder is None:
+            return
         text = json.dumps({**record, "adaptation": self.adaptation}, indent=2) + "\n"
         (folder / "capo.json").write_text(text, encoding="utf-8")
 
+    def _first_state(self) -> dict[str, Tensor]:
+        """What an adapter starts from, in main memory; nothing in full training, whose copy has it."""
+        return {n: t.cpu().clone() for n, t in self.state().items()} if self.adaptation == "lora" else {}
+
     def _enable(self, enabled: bool) -> None:
-        for tuner in self._tuners:
-            tuner.enable_adapters(enabled)
+        for layer in self._layers:
+            layer.enable_adapters(enabled)
+
+
+def _trainable(denoiser: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in denoiser.named_parameters() if parameter.requires_grad}
 
 
 def load_policy(family: Family, folder: Path) -> dict[str, Any]:
@@ -125,35 +175,3 @@ def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
             raise ValueError(f"weights of another model: {name} is {shapes}")
         if not tensor.isfinite().all():
             raise ValueError(f"weights of {name} are not finite")
-
-
-def _add_lora(denoiser: Any, section: TrainSection, seed: int) -> None:
-    _check_targets(denoiser, section.lora_targets)
-    denoiser.add_adapter(
-        LoraConfig(
-            r=section.lora_rank,
-            lora_alpha=section.lora_alpha or section.lora_rank,
-            target_modules=list(section.lora_targets),
-        )
-    )
-    for name, parameter in denoiser.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        parameter.data = parameter.data.float()
-        if ".lora_A." in name:
-            # peft's own initialisation, but a function of the seed and the name alone.
-            generator = torch.Generator().manual_seed(stable_seed("lora", seed, name))
-            start = torch.empty(parameter.shape)
-            nn.init.kaiming_uniform_(start, a=5**0.5, generator=generator)
-            parameter.data.copy_(start)
-
-
-def _check_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> None:
-    """A check that peft leaves out: it passes over a name without a match as long as another one has some."""
-    names = [name for name, module in denoiser.named_modules() if not list(module.children())]
-    for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
-            suffixes = {name.rpartition(".")[2] for name in names}
-            near = difflib.get_close_matches(target, suffixes, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"train.lora_targets: {target!r} matches no module of the denoiser{hint}")

@@ -7,6 +7,9 @@ Notation (name here -> paper):
     amount                  -> lambda of Eq. 29 (not a log-SNR), in [0, 1]
     gram[i][j]              -> inner products of the task vectors i and j
 
+    weights                 -> how much each policy counts; equal in the paper
+    shares                  -> the coefficients c_i below
+
 A soup of k policies is `base + sum of c_i * task_vector_i`. Merging them one after another
 only needs their inner products, so the same few lines serve one tensor, a whole model taken
 as one vector, and any number of policies, and no more than one tensor a model is in memory.
@@ -48,7 +51,7 @@ def slerp(base: Tensor, first: Tensor, second: Tensor, amount: float) -> Tensor:
         raise ValueError(f"amount must be in [0, 1], got {amount}")
     _check_like(base, {"first": first, "second": second})
     gram = _gram(base, [first, second])
-    shares = _slerp_shares(_angle(gram[0][1], gram[0][0], gram[1][1]), amount)
+    shares = _arc_shares(_angle(gram[0][1], gram[0][0], gram[1][1]), amount)
     return _add(base, [first, second], shares)
 
 
@@ -62,9 +65,9 @@ def soup(
 ) -> dict[str, Tensor]:
     """One state dict out of several policies tuned from `base`.
 
-    `slerp` merges the first two policies half and half and then the k-th with amount 1/k
-    (App. B); the order of the policies matters a little. `linear` takes the weighted mean.
-    Integer tensors must agree and are kept.
+    `slerp` merges the policies one after another, the k-th with amount 1/k (App. B) or, with
+    weights, with its weight's share of those so far; the order matters a little. `linear` takes
+    the weighted mean. Integer tensors must agree and are kept.
 
     Args:
         base: the state dict all policies started from; any mapping, also one that loads lazily.
@@ -72,8 +75,7 @@ def soup(
         interpolation: `slerp` (Eq. 29) or `linear`.
         angle: for `slerp`, one angle for each tensor or one for all of them as a single vector
             (which reads every tensor twice).
-        weights: for `linear`, one for each policy, at least 0; only their ratios matter.
-            Uniform when None.
+        weights: one for each policy, at least 0; only their ratios matter. Equal when None.
 
     Returns:
         name -> tensor in the order, dtypes and devices of `base`.
@@ -98,51 +100,66 @@ def soup_tensors(
 
     Arguments and errors as in `soup`; tensors are checked when their turn comes.
     """
-    _check_settings(len(policies), interpolation, angle, weights)
+    weights = checked_weights(len(policies), weights)
+    check_settings(interpolation, angle)
     for k, policy in enumerate(policies):
         if unlike := sorted(set(base) ^ set(policy)):
             kind = "has an unexpected" if unlike[0] in set(policy) else "lacks"
             raise ValueError(f"policy {k} {kind} tensor {unlike[0]!r} ({len(unlike)} differ from the base)")
     shares = None
     if interpolation == "linear":
-        weights = [1.0] * len(policies) if weights is None else weights
-        shares = [weight / math.fsum(weights) for weight in weights]
+        shares = linear_shares(weights)
     elif angle == "global":
-        shares = _fold(_global_gram(base, policies))
-    return _merge(base, policies, shares)
+        shares = slerp_shares(_global_gram(base, policies), weights)
+    return _merge(base, policies, shares, weights)
 
 
-def _merge(
-    base: Mapping[str, Tensor], policies: Sequence[Mapping[str, Tensor]], shares: list[float] | None
-) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor with the given shares of the policies, or with its own angle's when None."""
-    for name in base:
-        with naming(f"tensor {name!r}"):
-            merged, tuned = _load(name, base, policies)
-            if merged.is_floating_point():
-                merged = _add(merged, tuned, shares or _fold(_gram(merged, tuned)))
-        yield name, merged
+def linear_shares(weights: Sequence[float]) -> list[float]:
+    """The shares of the task vectors in a weighted mean."""
+    return [weight / math.fsum(weights) for weight in weights]
 
 
-def _slerp_shares(angle: float, amount: float) -> list[float]:
-    """The two coefficients of Eq. 29; (1 - amount, amount) where there is no arc."""
-    if angle == 0 or math.pi - angle < _OPPOSITE:
-        return [1 - amount, amount]
-    return [math.sin((1 - amount) * angle) / math.sin(angle), math.sin(amount * angle) / math.sin(angle)]
+def slerp_shares(gram: Sequence[Sequence[float]], weights: Sequence[float]) -> list[float]:
+    """The shares of the task vectors after merging them one by one along arcs (Eq. 29, App. B).
 
-
-def _fold(gram: list[list[float]]) -> list[float]:
-    """App. B: the coefficients c of the task vectors after merging the k-th with amount 1/k."""
-    shares = [1.0]
+    Args:
+        gram: the inner products [k][k] of the task vectors.
+        weights: as of `soup`; the k-th policy is merged with amount w_k / (w_1 + ... + w_k).
+    """
+    shares, total = [1.0], weights[0]
     for k in range(1, len(gram)):
         indices = range(k)
         product = math.fsum(shares[i] * gram[i][k] for i in indices)
         square = math.fsum(shares[i] * shares[j] * gram[i][j] for i in indices for j in indices)
         if square <= _CANCELLED * math.fsum(shares[i] ** 2 * gram[i][i] for i in indices):
             square = 0.0  # opposite vectors cancelled; what is left is rounding, without direction
-        keep, add = _slerp_shares(_angle(product, square, gram[k][k]), 1 / (k + 1))
+        total += weights[k]
+        amount = weights[k] / total if total > 0 else 0.0
+        keep, add = _arc_shares(_angle(product, square, gram[k][k]), amount)
         shares = [*(share * keep for share in shares), add]
     return shares
+
+
+def _merge(
+    base: Mapping[str, Tensor],
+    policies: Sequence[Mapping[str, Tensor]],
+    shares: list[float] | None,
+    weights: Sequence[float],
+) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor with the given shares of the policies, or with its own angle's when None."""
+    for name in base:
+        with naming(f"tensor {name!r}"):
+            merged, tuned = _load(name, base, policies)
+            if merged.is_floating_point():
+                merged = _add(merged, tuned, shares or slerp_shares(_gram(merged, tuned), weights))
+        yield name, merged
+
+
+def _arc_shares(angle: float, amount: float) -> list[float]:
+    """The two coefficients of Eq. 29; (1 - amount, amount) where there is no arc."""
+    if angle == 0 or math.pi - angle < _OPPOSITE:
+        return [1 - amount, amount]
+    return [math.sin((1 - amount) * angle) / math.sin(angle), math.sin(amount * angle) / math.sin(angle)]
 
 
 def _angle(product: float, first_square: float, second_square: float) -> float:
@@ -202,18 +219,21 @@ def _check_like(base: Tensor, others: dict[str, Tensor]) -> None:
             raise ValueError(f"{name} differs from the base, and {tensor.dtype} cannot be averaged")
 
 
-def _check_settings(count: int, interpolation: str, angle: str, weights: Sequence[float] | None) -> None:
-    if count < 2:
-        raise ValueError(f"a soup needs at least two policies, got {count}")
+def check_settings(interpolation: str, angle: str) -> None:
     if interpolation not in ("slerp", "linear"):
         raise ValueError(f"interpolation must be 'slerp' or 'linear', got {interpolation!r}")
     if angle not in ("tensor", "global"):
         raise ValueError(f"angle must be 'tensor' or 'global', got {angle!r}")
+
+
+def checked_weights(count: int, weights: Sequence[float] | None) -> Sequence[float]:
+    """The weights, equal ones when None; refuses what is no weighting of `count` policies."""
+    if count < 2:
+        raise ValueError(f"a soup needs at least two policies, got {count}")
     if weights is None:
-        return
-    if interpolation != "linear":
-        raise ValueError("weights apply to interpolation='linear' only; slerp merges with 1/k")
+        return [1.0] * count
     if len(weights) != count:
         raise ValueError(f"{count} policies need {count} weights, got {len(weights)}")
     if not all(math.isfinite(w) and w >= 0 for w in weights) or math.fsum(weights) <= 0:
         raise ValueError(f"weights must be finite, at least 0 and not all 0, got {list(weights)}")
+    return weights

@@ -6,18 +6,21 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
+FORMATS = ("PNG", "WEBP", "JPEG")
+"""What samples are kept in; no other format's reader sees the bytes."""
 
-def decode_png(data: bytes) -> Image.Image:
+
+def decode_image(data: bytes) -> Image.Image:
     """The RGB image of stored bytes, decoded in full.
 
-    Raises `ValueError` for anything but a whole PNG of a size that memory can hold.
+    Raises `ValueError` for anything but a whole image of `FORMATS`, of a size that memory can hold.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return as_rgb(Image.open(io.BytesIO(data), formats=["PNG"]))
+            return as_rgb(Image.open(io.BytesIO(data), formats=FORMATS))
     except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"not a readable PNG: {error}") from error
+        raise ValueError(f"not a readable image: {error}") from error
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

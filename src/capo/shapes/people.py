@@ -67,6 +67,12 @@ def prefer(
     return 0.5 if abs(difference) < 0.25 else float(difference > 0)
 
 
+def notices(scene: Scene, rng: random.Random, blur: float = 0.0) -> bool:
+    """Whether a person who is asked sees all that is there: small, pale and blurred shapes are missed."""
+    legibility = [0.5 * min(1.0, i.radius / 7) + 0.5 * _contrast(i, scene) - 0.25 * blur for i in scene.items]
+    return rng.random() < 1 / (1 + math.exp(-6 * (min(legibility) - 0.35)))
+
+
 def _contrast(item: Item, scene: Scene) -> float:
     distance = math.dist(item.rgb, scene.background)
     return min(1.0, distance / 1.1)

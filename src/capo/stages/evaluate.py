@@ -13,6 +13,7 @@ import numpy as np
 
 from capo import runtime
 from capo.diffusion import load_family
+from capo.diffusion.saved import SavedPolicy, find_policy
 from capo.progress import progress
 from capo.prompts import Prompt, load_prompts
 from capo.recipe import Recipe, RewardSection
@@ -45,16 +46,16 @@ def evaluate(recipe: Recipe, run: Run, artefact: Artefact) -> None:
     _check_judgeable(recipe, prompts)
     artefact.write_table("prompts.parquet", prompt_table(prompts))
     models = ("base", "tuned", "null") if recipe.evaluate.null_row else ("base", "tuned")
-    train = run.artefact("train")
-    _make_images(recipe, artefact, prompts, models, train)
+    policy = _policy(recipe, run)
+    _make_images(recipe, artefact, prompts, models, policy)
     gc.collect()  # the rewards may need the device's memory
     images = [Images(artefact, model) for model in models]
     scores = {reward.name: _score(recipe, artefact, reward, prompts, images) for reward in recipe.rewards}
     artefact.remove(PARTS)
     correct = None if recipe.evaluate.judge is None else _judge(recipe, artefact, prompts, images)
     found = results(recipe, prompts, scores, correct)
-    policy = train.read_json("best/capo.json")
-    found["policy"] = {"step": policy["step"], "adaptation": policy["adaptation"]}
+    told = ("step", "adaptation", "soup")
+    found["policy"] = {name: policy.record[name] for name in told if name in policy.record}
     artefact.write_json("results.json", found)
     artefact.commit(
         {
@@ -105,8 +106,16 @@ def _check_judgeable(recipe: Recipe, prompts: list[Prompt]) -> None:
         )
 
 
+def _policy(recipe: Recipe, run: Run) -> SavedPolicy:
+    if recipe.evaluate.policy is None:
+        return find_policy(run.artefact("train").path("best"))
+    policy = find_policy(recipe.evaluate.policy)
+    policy.check_base(recipe.model)
+    return policy
+
+
 def _make_images(
-    recipe: Recipe, artefact: Artefact, prompts: list[Prompt], models: tuple[str, ...], train: Artefact
+    recipe: Recipe, artefact: Artefact, prompts: list[Prompt], models: tuple[str, ...], policy: SavedPolicy
 ) -> None:
     from capo.diffusion.policy import load_policy
 
@@ -116,7 +125,7 @@ def _make_images(
     family = load_family(recipe.model, runtime.device(recipe.engine))
     for model in sorted(models, key=("base", "null", "tuned").index):
         if model == "tuned":  # last, as it changes the family
-            load_policy(family, train.path("best"))
+            load_policy(family, policy.folder)
         sample_images(
             recipe,
             family,

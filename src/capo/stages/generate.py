@@ -8,20 +8,22 @@ An image has an address (run seed, prompt, sample) that fixes its initial noise,
 generated beside it.
 """
 
-import io
-import json
+import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
-
-from PIL import Image
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from capo import runtime
 from capo.diffusion import load_family
-from capo.progress import progress
+from capo.progress import progress, say
 from capo.prompts import Prompt
 from capo.recipe import GenerateSection, Recipe
 from capo.seeds import initial_noise, stable_seed
+from capo.stages.batching import in_batches
+from capo.stages.finishing import Finisher
 from capo.stages.prompts import read_prompts
+from capo.stages.shard import Shard
+from capo.stages.space import Space, check_space, image_space, latent_space
 from capo.workspace import Artefact, Run, WorkspaceError
 
 if TYPE_CHECKING:
@@ -66,30 +68,45 @@ def sample_images(
     """Write `samples` images of each prompt into shards in `folder`, those that are not there yet.
 
     The noise of an image is that of `stable_seed(seed_key, recipe.seed, prompt_id, sample)`.
-    `keep_latents` keeps the latents too, and the conditioning: all that training reads.
+    `keep_latents` keeps the latents too, and the conditioning: all that training reads. Raises
+    `WorkspaceError`, before anything is made, when the disk is clearly too small.
     """
     settings = recipe.generate
-    unconditional: dict[str, Tensor] | None = None
+    size = settings.shard_prompts
+    shards = dict(enumerate(prompts[start : start + size] for start in range(0, len(prompts), size)))
+    missing = {n: part for n, part in shards.items() if not artefact.has(shard_path(folder, n))}
+    count = sum(map(len, missing.values()))
     with progress(description, total=len(prompts), unit="prompts") as bar:
-        for shard, start in enumerate(range(0, len(prompts), settings.shard_prompts)):
-            part = prompts[start : start + settings.shard_prompts]
-            relative = shard_path(folder, shard)
-            if artefact.has(relative):
-                bar.advance(len(part), resumed=True)
-                continue
-            if unconditional is None:
-                unconditional = family.unconditional()
+        bar.advance(len(prompts) - count, resumed=True)
+        if not missing:
+            return
+        space = check_space(_forecast(family, count, samples, settings, keep_latents), artefact.folder)
+        unconditional = family.unconditional()
+        if keep_latents:
+            say(f"{description}: {space}")
+            artefact.write_tensors(_inside(folder, UNCONDITIONAL), unconditional)
+
+        def write(shard: Shard) -> None:
+            # The last of its files: the table says that the shard is complete.
+            artefact.write_table(shard_path(folder, shard.number), shard.table(keep_latents))
+
+        with Finisher(family, settings.image_format) as finisher:
+            before: Shard | None = None  # sampled, with its last images being finished meanwhile
+            for number, part in missing.items():
+                conditioning = family.encode([p.text for p in part])
                 if keep_latents:
-                    artefact.write_tensors(_inside(folder, UNCONDITIONAL), unconditional)
-            conditioning = family.encode([p.text for p in part])
-            if keep_latents:
-                artefact.write_tensors(conditioning_path(folder, shard), conditioning)
-            seeds = [stable_seed(seed_key, recipe.seed, p.prompt_id, k) for p in part for k in range(samples)]
-            latents, images = _sample(family, conditioning, unconditional, seeds, samples, settings)
-            kept = latents if keep_latents else None
-            # Last: the table says that the shard is complete.
-            artefact.write_table(relative, _table(part, samples, seeds, images, kept))
-            bar.advance(len(part))
+                    artefact.write_tensors(conditioning_path(folder, number), conditioning)
+                keys = [(recipe.seed, p.prompt_id, sample) for p in part for sample in range(samples)]
+                shard = Shard(number, part, samples, [stable_seed(seed_key, *key) for key in keys])
+                given = conditioning, unconditional
+                for latents in _sample(family, shard, *given, settings, finisher.sampling):
+                    bar.advance(shard.add(latents, finisher.submit(latents)))
+                    if before is not None:
+                        write(before)
+                        before = None
+                before = shard
+            if before is not None:
+                write(before)
 
 
 def read_samples(
@@ -118,67 +135,41 @@ def _inside(folder: str, name: str) -> str:
 
 def _sample(
     family: "Family",
+    shard: Shard,
     conditioning: "dict[str, Tensor]",
     unconditional: "dict[str, Tensor]",
-    seeds: list[int],
-    samples: int,
     settings: GenerateSection,
-) -> "tuple[Tensor, list[Image.Image]]":
-    """Latents [rows, C, H, W] on the CPU and images of a shard, in batches across its prompts."""
+    sampling: AbstractContextManager[object],
+) -> "Iterator[Tensor]":
+    """Latents [B, C, H, W] of the rows of a shard on the CPU, in batches across its prompts."""
     import torch
 
     shape = family.latent_shape(settings)
-    latents: list[Tensor] = []
-    images: list[Image.Image] = []
-    for start in range(0, len(seeds), settings.batch_size):
-        rows = range(start, min(start + settings.batch_size, len(seeds)))
-        prompts = torch.tensor([row // samples for row in rows])
-        noise = torch.stack([initial_noise(seeds[row], shape) for row in rows])
+
+    def sample(rows: range) -> "Tensor":
+        prompts = torch.tensor([row // shard.samples for row in rows])
+        noise = torch.stack([initial_noise(shard.seeds[row], shape) for row in rows])
         given = {name: tensor[prompts] for name, tensor in conditioning.items()}
-        with runtime.memory_bounded_by("generate.batch_size"):
-            batch = family.sample(given, unconditional, noise, settings)
-            if not batch.isfinite().all():
-                raise ValueError("sampling gave latents that are not finite: model.dtype may be too narrow")
-            images += family.decode(batch)
-        latents.append(batch.cpu())
-    return torch.cat(latents), images
+        with sampling:
+            latents = family.sample(given, unconditional, noise, settings).cpu()
+        if not latents.isfinite().all():
+            raise ValueError("sampling gave latents that are not finite: model.dtype may be too narrow")
+        return latents
+
+    return in_batches(len(shard.seeds), family, settings, sample)
 
 
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)  # three times faster than the default, a little larger
-    return buffer.getvalue()
-
-
-def _table(
-    prompts: Sequence[Prompt],
-    samples: int,
-    seeds: list[int],
-    images: list[Image.Image],
-    latents: "Tensor | None",
-) -> "pa.Table":
-    """The rows of a shard, with the image feature that `datasets` and the Hub know."""
-    import pyarrow as pa
-
-    columns: dict[str, pa.Array] = {
-        "prompt_id": pa.array([p.prompt_id for p in prompts for _ in range(samples)], pa.string()),
-        "sample": pa.array(list(range(samples)) * len(prompts), pa.int32()),
-        "seed": pa.array(seeds, pa.int64()),
-        "image": pa.array(
-            [{"bytes": _png(image), "path": None} for image in images],
-            pa.struct({"bytes": pa.binary(), "path": pa.string()}),
-        ),
-    }
-    features: dict[str, Any] = {
-        name: {"dtype": str(columns[name].type), "_type": "Value"} for name in ("prompt_id", "sample", "seed")
-    }
-    features["image"] = {"_type": "Image"}
-    metadata = {}
-    if latents is not None:
-        elements = latents[0].numel()
-        offsets = pa.array(range(0, latents.numel() + 1, elements), pa.int32())
-        columns["latent"] = pa.ListArray.from_arrays(offsets, pa.array(latents.flatten().numpy()))
-        features["latent"] = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "List"}
-        metadata["latent_shape"] = json.dumps(list(latents.shape[1:]))
-    metadata["huggingface"] = json.dumps({"info": {"features": features}})
-    return pa.table(columns).replace_schema_metadata(metadata)
+def _forecast(
+    family: "Family", prompts: int, samples: int, settings: GenerateSection, keep_latents: bool
+) -> Space:
+    """What `samples` images of so many prompts take on the disk."""
+    rows = prompts * samples
+    images = image_space(rows, math.prod(family.image_size(settings)), settings.image_format)
+    if not keep_latents:
+        return Space(images)
+    conditioning = family.encode([""])  # of one size, whatever the prompt
+    return Space(
+        images,
+        latents=latent_space(rows, math.prod(family.latent_shape(settings))),
+        conditioning=prompts * sum(tensor.nbytes for tensor in conditioning.values()),
+    )

@@ -63,7 +63,7 @@ def pair(recipe: Recipe, run: Run, artefact: Artefact) -> None:
         ids = np.asarray(prompt_ids)[where[0]]
         refuse_negative(section.name, comparison, raw.ravel(), ids, where[1])
         scores[:, :, column] = raw
-    found = make_pairs(scores, comparisons, *_choice(recipe))
+    found = make_pairs(scores, comparisons, *choice(recipe))
     if not found.chosen.any():
         raise RewardError(
             f"no prompt has a pair: in each of {len(prompt_ids)} no sample is better than another by "
@@ -139,7 +139,7 @@ def score_matrix(table: "pa.Table", prompt_ids: list[str], samples: int) -> np.n
     return matrix.reshape(len(prompt_ids), samples)
 
 
-def _choice(recipe: Recipe) -> tuple[Callable[[Tensor], Selection], Tensor]:
+def choice(recipe: Recipe) -> tuple[Callable[[Tensor], Selection], Tensor]:
     """The selection the recipe names, and the weights of the combined reward."""
     sections, pairs = recipe.training_rewards, recipe.pairs
     weights = torch.tensor([section.weight for section in sections], dtype=torch.float64)

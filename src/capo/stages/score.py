@@ -18,7 +18,7 @@ from capo.rewards import (
     refuse_negative,
     score_images,
 )
-from capo.rewards.images import decode_png
+from capo.rewards.images import decode_image
 from capo.stages.prompts import read_prompts
 from capo.workspace import Artefact, Run
 
@@ -82,7 +82,7 @@ def finished(artefact: Artefact, name: str) -> "pa.Table | None":
 
 def decode_rows(rows: "pa.Table") -> "list[Image.Image]":
     """The images of a table of samples."""
-    return [decode_png(data) for data in rows["image"].combine_chunks().field("bytes").to_pylist()]
+    return [decode_image(data) for data in rows["image"].combine_chunks().field("bytes").to_pylist()]
 
 
 def score_rows(

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import psutil
+
 from capo import runtime
 from capo.diffusion import checkpoint_identity, load_family
 from capo.diffusion.family import Family
@@ -15,11 +17,14 @@ from capo.diffusion.policy import Policy
 from capo.progress import say
 from capo.recipe import Recipe
 from capo.stages.validation import Validation
-from capo.training.batches import Batches
+from capo.training.batches import Batch, Batches
+from capo.training.card import model_card
 from capo.training.checkpoint import Checkpoints
-from capo.training.data import Samples, read_pairs
+from capo.training.data import PromptPairs, Samples, read_pairs
+from capo.training.group import Group
 from capo.training.log import Board, Log, Row, best_row
 from capo.training.loop import Loop
+from capo.training.rollback import RollBacks
 from capo.training.step import Trainer
 from capo.workspace import Artefact, Run
 
@@ -27,37 +32,44 @@ from capo.workspace import Artefact, Run
 def train(recipe: Recipe, run: Run, artefact: Artefact) -> None:
     """Fill `train/`: checkpoints, metrics, validations, and `best/` in diffusers' own format.
 
-    Raises `TrainingDiverged` for a loss or gradient that is not finite.
+    Raises `TrainingDiverged` for a loss or gradient that is not finite, and when errors or margins
+    run away.
     """
-    section = recipe.train
+    section, group = recipe.train, Group()
+    group.wait()  # for the leading process to have begun the artefact
     family = load_family(recipe.model, runtime.device(recipe.engine))
     prompts, counts = read_pairs(run.artefact("pairs"), least_margin(recipe))
     if counts.dropped:
         say(f"train: {counts.dropped} prompts dropped, whose pairs all have too small a margin")
+    make_batch = _batches(recipe, run, family, prompts)
     policy = Policy(family, section, recipe.seed)
     trainer = Trainer(family, policy, section)
     reference = {
         "checkpoint": checkpoint_identity(recipe.model.checkpoint, recipe.model.revision),
         "weights": policy.reference_digest(),
     }
-    checkpoints = Checkpoints(artefact, policy, trainer.optimizer, reference)
+    checkpoints = Checkpoints(artefact, trainer, reference)
     start = checkpoints.restore()
-    board = Board(run.path / "tensorboard", start + 1) if section.tensorboard else None
+    board = Board(run.path / "tensorboard", start + 1) if section.tensorboard and group.leads else None
     loop = Loop(
         section=section,
         trainer=trainer,
-        batches=Batches(prompts, Samples(run.artefact("samples")), family.process, section, recipe.seed),
+        make_batch=make_batch,
         checkpoints=checkpoints,
         metrics=Log(artefact, "metrics.jsonl", board),
         validations=Log(artefact, "validation.jsonl", board),
+        roll_backs=RollBacks(artefact),
         validate=_validation(recipe, family, policy, artefact),
     )
-    loop.run(start)
+    group.wait()  # until all have read what the leading process will now change
+    last = loop.run(start)
     if board is not None:
         board.close()
-    record = _export(artefact, loop, policy, reference)
+    best = _export(recipe, run, artefact, loop, last, reference)
     loop.prune()
-    artefact.commit({"steps": section.steps, **record, "prompts": asdict(counts)})
+    ended = {} if loop.ended is None else {"ended": loop.ended}
+    summary = {"steps": last, **best, "roll_backs": len(loop.roll_backs), **ended}
+    artefact.commit({**summary, "prompts": asdict(counts)})
 
 
 def least_margin(recipe: Recipe) -> float | None:
@@ -67,20 +79,53 @@ def least_margin(recipe: Recipe) -> float | None:
     return None if recipe.train.objective == "capo" else 0.0
 
 
+def _batches(recipe: Recipe, run: Run, family: Family, prompts: list[PromptPairs]) -> Callable[[int], Batch]:
+    """From a step to its batch; says what that takes of memory and disk."""
+    samples = Samples(run.artefact("samples"))
+    latents, conditioning = samples.forecast(prompt.prompt_id for prompt in prompts)
+    available = psutil.virtual_memory().available
+    say(
+        f"train: up to {latents / 1e9:.2f} GB of latents in main memory ({available / 1e9:.1f} GB "
+        f"available), {conditioning / 1e9:.2f} GB of conditioning read from disk"
+    )
+    if latents > available:
+        say("train: that may be too much; lower prompts.count or generate.samples_per_prompt")
+    share = Group().share(recipe.train.global_batch_size)
+    batches = Batches(prompts, samples, family.process, recipe.train, recipe.seed, share)
+    if family.device.type == "cuda":
+        return lambda step: batches.batch(step).pinned()
+    return batches.batch
+
+
 def _validation(
     recipe: Recipe, family: Family, policy: Policy, artefact: Artefact
-) -> Callable[[int], Row] | None:
+) -> Callable[[int, int], Row] | None:
     prompts = recipe.train.validation_prompts
     return None if prompts is None else Validation(recipe, prompts, family, policy, artefact).run
 
 
-def _export(artefact: Artefact, loop: Loop, policy: Policy, reference: dict[str, str]) -> dict[str, Any]:
+def _export(
+    recipe: Recipe, run: Run, artefact: Artefact, loop: Loop, last: int, reference: dict[str, str]
+) -> dict[str, Any]:
     """Write the best policy to `best/`; returns its step and win-rate (None without validation)."""
-    step = loop.best_step()
-    if step != loop.section.steps:
+    step = loop.best_step(last)
+    if step != last:
         loop.checkpoints.load(step)
     best = best_row(loop.validations.rows)
-    record = {"step": step, "win_rate": None if best is None else best["win_rate"]}
+    record = {
+        "step": step,
+        "win_rate": None if best is None else best["win_rate"],
+        "base": reference["checkpoint"],
+        "model": recipe.model.results(),
+    }
+    data = {name: run.artefact(name).digest for name in ("samples", "pairs")}
+    if not Group().leads:
+        with loop.trainer.averaged():
+            loop.trainer.policy.save(None, record)
+        return record
     with artefact.write_directory("best") as folder:
-        policy.save(folder, {**record, "base": reference["checkpoint"]})
+        with loop.trainer.averaged():
+            loop.trainer.policy.save(folder, record)
+        card = model_card(recipe, step, best, reference, data)
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return {"best_step": record["step"], "best_win_rate": record["win_rate"]}

@@ -2,6 +2,7 @@
 
     train/validation/base/shard-*.parquet, scores/REWARD.parquet           made once
     train/validation/step-000100/shard-*.parquet, scores/REWARD.parquet    of the policy at a step
+    train/validation/step-000100-again-1/…                                 the same after a roll-back
 
 What is there is not made again, so an interrupted validation goes on where it stopped.
 """
@@ -11,9 +12,11 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from capo.diffusion.family import Family
 from capo.diffusion.policy import Policy
+from capo.method.winrate import standard_error
 from capo.prompts import load_prompts
 from capo.recipe import PromptsSection, Recipe, RewardSection
 from capo.rewards import load_reward
@@ -39,20 +42,25 @@ class Validation:
         self._policy = policy
         self._artefact = artefact
 
-    def run(self, step: int) -> dict[str, Any]:
+    def run(self, step: int, roll_backs: int = 0) -> dict[str, Any]:
         """`win_rate/REWARD` and `mean_reward/REWARD` by every reward, held-out ones included.
 
-        `win_rate` is the mean over the training rewards, what the best step is chosen by. Step 0 is
-        the base model against itself.
+        `win_rate` is the mean over the training rewards, what the best step is chosen by;
+        `held_out_win_rate` that over the held-out ones, with its standard error. Step 0 is the base
+        model against itself. A step that comes again after `roll_backs` is another policy.
         """
         base = self._scores("base", 0)
-        policy = base if step == 0 else self._scores(f"step-{step:06d}", step)
+        name = f"step-{step:06d}" + (f"-again-{roll_backs}" if roll_backs else "")
+        policy = base if step == 0 else self._scores(name, step)
+        rates = {name: prompt_win_rates(name, scores, base[name]) for name, scores in policy.items()}
         row: dict[str, Any] = {"step": step}
         for name, scores in policy.items():
-            row[f"win_rate/{name}"] = float(np.nanmean(prompt_win_rates(name, scores, base[name])))
+            row[f"win_rate/{name}"] = float(np.nanmean(rates[name]))
             row[f"mean_reward/{name}"] = float(np.nanmean(scores))
         training = [row[f"win_rate/{reward.name}"] for reward in self._recipe.training_rewards]
-        return {**row, "win_rate": sum(training) / len(training)}
+        row["win_rate"] = sum(training) / len(training)
+        held_out = [rates[reward.name] for reward in self._recipe.rewards if reward.use == "evaluate"]
+        return row | (_held_out(np.mean(held_out, axis=0)) if held_out else {})
 
     def _scores(self, model: str, step: int) -> Mapping[str, np.ndarray]:
         """Each reward's scores [P, K] of the images of a model, made if need be."""
@@ -95,3 +103,13 @@ class Validation:
 
 def _scores_path(folder: str, reward: RewardSection) -> str:
     return f"{folder}/scores/{reward.name}.parquet"
+
+
+def _held_out(rates: np.ndarray) -> dict[str, float | None]:
+    """Of the win-rates [P] by the held-out rewards together; prompts without one are left out."""
+    present = torch.from_numpy(rates[np.isfinite(rates)])
+    error = standard_error(present) if len(present) > 1 else None
+    return {
+        "held_out_win_rate": float(present.mean()) if len(present) else None,
+        "held_out_standard_error": error,
+    }

@@ -4,13 +4,13 @@ So nothing of the order or of any random state has to be saved: training that is
 into other micro-batches, or run on other hardware sees the very same data.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from capo.diffusion.family import Process
+from capo.diffusion.process import Process
 from capo.method.selection import draw_pair
 from capo.recipe import TrainSection
 from capo.seeds import stable_seed
@@ -43,10 +43,17 @@ class Batch:
             yield Batch(**{n: v[part] for n, v in values.items()}, conditioning=conditioning)
 
     def to(self, device: torch.device) -> "Batch":
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "Batch":
+        """In page-locked memory, from which a GPU copies while it computes."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {n: v.to(device) for n, v in values.items() if isinstance(v, Tensor)}
-        conditioning = {name: tensor.to(device) for name, tensor in self.conditioning.items()}
-        return Batch(self.prompt_ids, **moved, conditioning=conditioning)
+        changed = {n: change(v) for n, v in values.items() if isinstance(v, Tensor)}
+        conditioning = {name: change(tensor) for name, tensor in self.conditioning.items()}
+        return Batch(self.prompt_ids, **changed, conditioning=conditioning)
 
 
 @dataclass(frozen=True)
@@ -69,13 +76,18 @@ class Batches:
         process: Process,
         section: TrainSection,
         seed: int,
+        share: slice = slice(None),
     ) -> None:
+        """`share` is which pairs of each batch are made, all of them unless others make the rest."""
         self._prompts = prompts
         self._samples = samples
+        process.draw_times(1, torch.Generator(), section)  # settings that do not fit are refused at once
         self._process = process
+        self._section = section
         self._size = section.global_batch_size
         self._shared_noise = section.noise == "shared"
         self._seed = seed
+        self._share = share
         self._order: tuple[int, list[int]] = (-1, [])
 
     def draw(self, step: int) -> list[Draw]:
@@ -91,14 +103,14 @@ class Batches:
         return draws
 
     def batch(self, step: int) -> Batch:
-        """The whole batch of a step, on the CPU."""
-        draws = self.draw(step)
+        """The batch of a step, or the share of it, on the CPU."""
+        draws = self.draw(step)[self._share]
         chosen = torch.stack([self._samples.latent(d.prompt_id, d.chosen) for d in draws])
         rejected = torch.stack([self._samples.latent(d.prompt_id, d.rejected) for d in draws])
         times, noise_chosen, noise_rejected = [], [], []
-        for position in range(self._size):
+        for position in range(self._size)[self._share]:
             generator = _generator("step", self._seed, step, position)
-            times.append(self._process.draw_times(1, generator))
+            times.append(self._process.draw_times(1, generator, self._section))
             noise_chosen.append(torch.randn(chosen.shape[1:], generator=generator))
             if not self._shared_noise:
                 noise_rejected.append(torch.randn(chosen.shape[1:], generator=generator))

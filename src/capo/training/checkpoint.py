@@ -2,7 +2,8 @@
 
     checkpoints/step-000100/policy.safetensors      the trained weights
     checkpoints/step-000100/optimizer.safetensors   the optimizer's moments of each
-    checkpoints/step-000100/state.json              step, reference and the digests of both files
+    checkpoints/step-000100/average.safetensors     their moving average, if there is one
+    checkpoints/step-000100/state.json              step, reference and the digests of these files
 
 No random state is in them: data and noise are functions of the seed and the step.
 """
@@ -12,31 +13,28 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from capo.diffusion.policy import Policy, check_fit
+from capo.diffusion.sharding import whole
 from capo.progress import say
+from capo.training.group import Group
+from capo.training.step import Trainer
 from capo.workspace import Artefact, WorkspaceError
 
 FOLDER = "checkpoints"
-WEIGHTS = ("policy.safetensors", "optimizer.safetensors")
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 class Checkpoints:
-    """The checkpoints of a training run, of `policy` and its `optimizer`.
+    """The checkpoints of a training run.
 
-    `reference` says what the policy is compared with; a run never goes on with another one.
+    `reference` says what the policy is compared with, its `weights` being the policy's own
+    `reference_digest()`; a run never goes on with another one.
     """
 
-    def __init__(
-        self, artefact: Artefact, policy: Policy, optimizer: torch.optim.Optimizer, reference: dict[str, str]
-    ) -> None:
+    def __init__(self, artefact: Artefact, trainer: Trainer, reference: dict[str, str]) -> None:
         self._artefact = artefact
-        self._policy = policy
-        self._optimizer = optimizer
+        self._trainer = trainer
         self._reference = reference
 
     def steps(self) -> list[int]:
@@ -45,12 +43,26 @@ class Checkpoints:
         return sorted({int(f.split("/")[1].removeprefix("step-")) for f in states})
 
     def save(self, step: int) -> None:
-        """Write a checkpoint of the present state, whole or not at all."""
-        tensors = (self._policy.state(), self._moments())
+        """Write a checkpoint of the present state, whole or not at all.
+
+        Raises `RuntimeError` when the reference is no longer the one that training began with.
+        """
+        if (found := self._trainer.policy.reference_digest()) != self._reference["weights"]:
+            raise RuntimeError(
+                f"step {step}: the frozen reference has changed ({self._reference['weights']}, now {found}); "
+                "no checkpoint is written, and the one before is intact"
+            )
+        if not Group().leads:
+            for content in self._contents().values():
+                for tensor in content.values():
+                    whole(tensor)  # the leading process needs the part of this one
+            return
         with self._artefact.write_directory(_place(step)) as folder:
-            for name, content in zip(WEIGHTS, tensors, strict=True):
-                save_file({n: t.cpu().contiguous() for n, t in content.items()}, folder / name)
-            digests = {name: _digest(folder / name) for name in WEIGHTS}
+            digests = {}
+            for name, content in self._contents().items():
+                # Copies: a file may not hold one tensor twice, as the 8-bit optimizer does.
+                save_file({n: whole(t).cpu().contiguous().clone() for n, t in content.items()}, folder / name)
+                digests[name] = _digest(folder / name)
             state = {"step": step, "reference": self._reference, "files": digests}
             (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
@@ -71,7 +83,10 @@ class Checkpoints:
         return 0
 
     def load(self, step: int) -> None:
-        """Take over the weights and moments of a step."""
+        """Take over the state of a step; 0 is the base model."""
+        if step == 0:
+            self._trainer.reset()
+            return
         folder = self._artefact.folder / _place(step)
         state = _read_state(folder)
         if state["reference"] != self._reference:
@@ -79,9 +94,12 @@ class Checkpoints:
                 f"{folder} was trained against another reference model "
                 f"({state['reference']}, now {self._reference}); train again with --force"
             )
-        policy, moments = (_read_tensors(folder / name, state["files"][name]) for name in WEIGHTS)
-        self._policy.load_state(policy)
-        self._take_moments(moments)
+        trainer = self._trainer
+        found = {name: _read_tensors(folder / name, digest) for name, digest in state["files"].items()}
+        trainer.policy.load_state(found["policy.safetensors"])
+        trainer.optimizer.load_moments(found["optimizer.safetensors"])
+        if trainer.average is not None:
+            trainer.average.load_state(found["average.safetensors"], step)
 
     def prune(self, keep: int, best: int | None) -> None:
         """Remove all but the `keep` newest and that of step `best`."""
@@ -89,25 +107,20 @@ class Checkpoints:
             if step != best:
                 self._artefact.remove(_place(step))
 
-    def _moments(self) -> dict[str, Tensor]:
-        return {
-            f"{name}/{moment}": self._optimizer.state[parameter][moment]
-            for name, parameter in self._policy.parameters().items()
-            for moment in MOMENTS
-        }
+    def forget_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps, the last one first."""
+        for later in reversed([each for each in self.steps() if each > step]):
+            self._artefact.remove(_place(later))
 
-    def _take_moments(self, moments: dict[str, Tensor]) -> None:
-        parameters = self._policy.parameters()
-        expected = {
-            f"{name}/{moment}": torch.empty(()) if moment == "step" else parameter
-            for name, parameter in parameters.items()
-            for moment in MOMENTS
+    def _contents(self) -> dict[str, dict[str, Tensor]]:
+        trainer = self._trainer
+        contents = {
+            "policy.safetensors": trainer.policy.state(),
+            "optimizer.safetensors": trainer.optimizer.moments(),
         }
-        check_fit(moments, expected)
-        for name, parameter in parameters.items():
-            self._optimizer.state[parameter] = {
-                moment: moments[f"{name}/{moment}"].to(parameter.device) for moment in MOMENTS
-            }
+        if trainer.average is not None:
+            contents["average.safetensors"] = trainer.average.state()
+        return contents
 
 
 class _Damaged(WorkspaceError):

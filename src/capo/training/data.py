@@ -1,7 +1,7 @@
 """What training reads: the pairs that may be drawn, and the latents and conditioning of samples."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,7 +72,11 @@ def _mask(samples: Sequence[int], count: int) -> Tensor:
 
 
 class Samples:
-    """The latents and conditioning of `samples/`; a shard is read when first needed, and kept."""
+    """The latents and conditioning of `samples/`.
+
+    A shard's latents are read when first needed, and kept in memory. Its conditioning, which weighs
+    more with long text encoders, stays on disk: rows are read from the mapped file.
+    """
 
     def __init__(self, artefact: Artefact) -> None:
         self._artefact = artefact
@@ -82,7 +86,6 @@ class Samples:
                 ids = dict.fromkeys(artefact.read_table(name, ["prompt_id"])["prompt_id"].to_pylist())
                 self._place |= {prompt_id: (name, row) for row, prompt_id in enumerate(ids)}
         self._latents: dict[str, Tensor] = {}
-        self._conditioning: dict[str, dict[str, Tensor]] = {}
 
     def latent(self, prompt_id: str, sample: int) -> Tensor:
         """float32 [C, H, W]."""
@@ -93,11 +96,21 @@ class Samples:
 
     def conditioning(self, prompt_id: str) -> dict[str, Tensor]:
         """The family's conditioning of one prompt, without the prompt dimension."""
+        from safetensors import safe_open
+
         shard, row = self._find(prompt_id)
-        if shard not in self._conditioning:
-            file = shard.removesuffix(".parquet") + ".conditioning.safetensors"
-            self._conditioning[shard] = self._artefact.read_tensors(file)
-        return {name: tensor[row] for name, tensor in self._conditioning[shard].items()}
+        path = self._artefact.path(_conditioning(shard))
+        with safe_open(path, "pt") as file:
+            return {name: file.get_slice(name)[row] for name in file.keys()}  # noqa: SIM118
+
+    def forecast(self, prompt_ids: Iterable[str]) -> tuple[int, int]:
+        """Bytes of the latents and of the conditioning of the shards with these prompts."""
+        shards = {self._find(prompt_id)[0] for prompt_id in prompt_ids}
+        manifest = self._artefact.manifest()
+        files = {} if manifest is None else manifest.files
+        conditioning = sum(files.get(_conditioning(shard), {"bytes": 0})["bytes"] for shard in shards)
+        prompts = sum(shard in shards for shard, _ in self._place.values())
+        return prompts * self._read_latents(min(shards))[0].nbytes, conditioning
 
     def _find(self, prompt_id: str) -> tuple[str, int]:
         try:
@@ -115,3 +128,7 @@ class Samples:
         flat = torch.from_numpy(table["latent"].combine_chunks().flatten().to_numpy().copy())
         prompts = len(table["prompt_id"].unique())
         return flat.view(prompts, -1, *shape)
+
+
+def _conditioning(shard: str) -> str:
+    return shard.removesuffix(".parquet") + ".conditioning.safetensors"

@@ -1,5 +1,6 @@
 """What a training run records: `metrics.jsonl` and `validation.jsonl`, and TensorBoard if wanted."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class Board:
         self._writer.close()
 
 
-def best_row(rows: list[Row]) -> Row | None:
+def best_row(rows: Sequence[Row]) -> Row | None:
     """The validation with the highest mean win-rate by the training rewards, the first of equals.
 
     Step 0 is the base model itself, and no candidate.

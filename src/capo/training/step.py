@@ -7,10 +7,12 @@ Notation (name here -> paper), one value a pair [B] unless said otherwise:
     delta_reward                    -> ΔR
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from capo.diffusion.family import Family
 from capo.diffusion.policy import Policy
@@ -24,47 +26,87 @@ from capo.method.objective import (
 )
 from capo.recipe import TrainSection
 from capo.runtime import memory_bounded_by
+from capo.training.average import Average
 from capo.training.batches import Batch
-from capo.training.guards import check_gradient, check_losses
+from capo.training.group import Group
+from capo.training.guards import not_finite
+from capo.training.log import Row
+from capo.training.optimizer import Optimizer, learning_rate
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step measured, still on the device: nobody waits for it before `row()`."""
+
+    step: int
+    prompt_ids: list[str]
+    """Of this process's share."""
+    measures: dict[str, Tensor]
+    """One value a pair [B] of all processes, by name."""
+    grad_norm: Tensor
+    """Before clipping."""
+    learning_rate: float
+
+    def row(self) -> Row:
+        """Means over the batch, to log.
+
+        Raises `TrainingDiverged` for a loss or gradient that is not finite; the step then changed
+        nothing.
+        """
+        names = list(self.measures)
+        table = torch.stack([self.measures[name] for name in names]).cpu().double()
+        norm = float(self.grad_norm)
+        finite = table[names.index("loss")].isfinite().tolist()
+        if not all(finite) or not torch.isfinite(self.grad_norm):
+            prompts = Group().listed(self.prompt_ids)
+            bad = [prompt for prompt, good in zip(prompts, finite, strict=True) if not good]
+            raise not_finite("loss" if bad else "gradient", self.step, bad or prompts)
+        means = dict(zip(names, table.mean(dim=1).tolist(), strict=True))
+        return {"step": self.step, **means, "grad_norm": norm, "learning_rate": self.learning_rate}
 
 
 class Trainer:
-    """The policy, its optimizer, and the step they take together."""
+    """The policy, its optimizer and average, and the step they take together."""
 
     def __init__(self, family: Family, policy: Policy, section: TrainSection) -> None:
         self.policy = policy
-        self._family = family
+        self.optimizer = Optimizer(policy.parameters(), section)
+        self.average = None if section.ema_decay is None else Average(policy, section.ema_decay)
+        self.family = family
         self._section = section
-        self.optimizer = build_optimizer(policy.parameters().values(), section)
+        self._group = Group()
+        self._dtype: torch.dtype | None = section.dtype and getattr(torch, section.dtype)
 
-    def step(self, number: int, batch: Batch) -> dict[str, float]:
-        """Update the policy from the mean loss of `batch`; returns what there is to log.
+    def step(self, number: int, batch: Batch, halvings: int = 0) -> Outcome:
+        """Update the policy from the mean loss of `batch`, unless loss or gradient are not finite.
 
-        Raises `TrainingDiverged`, before anything is updated, for a loss or gradient that is not
-        finite.
+        With several processes `batch` is the share of this one. It goes through in micro-batches of
+        `train.per_device_batch_size` pairs; `halvings` of the learning rate come from roll-backs.
         """
         section, pairs = self._section, len(batch.prompt_ids)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         parts = []
         for part in batch.split(section.per_device_batch_size or pairs):
             with memory_bounded_by("train.per_device_batch_size"):
                 measures = self.measure(part)
-                check_losses(measures["loss"], number, part.prompt_ids)
                 torch.autograd.backward(measures["loss"].sum() / pairs)
             parts.append({name: values.detach() for name, values in measures.items()})
-        parameters = list(self.policy.parameters().values())
-        norm = nn.utils.clip_grad_norm_(parameters, section.max_grad_norm)
-        check_gradient(norm, number, batch.prompt_ids)
-        rate = learning_rate(number, section)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        means = {name: float(torch.cat([p[name] for p in parts]).double().mean()) for name in parts[0]}
-        return {**means, "grad_norm": float(norm), "learning_rate": rate}
+        own = [torch.cat([part[name] for part in parts]) for name in parts[0]]
+        whole = dict(zip(parts[0], self._group.gathered(torch.stack(own)), strict=True))
+        if not self.policy.spread:  # FSDP does so itself
+            self._group.average([p.grad for p in self.policy.parameters().values() if p.grad is not None])
+        rate = learning_rate(number, section, halvings)
+        norm = self.optimizer.update(rate, whole["loss"])
+        if self.average is not None:
+            self.average.update()
+        return Outcome(number, batch.prompt_ids, whole, norm.detach(), rate)
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         """The loss [B] of a batch, with its gradient, and what else there is to log."""
-        family, section = self._family, self._section
+        family, section = self.family, self._section
+        # From the times on the CPU: the weights' own checks would make a GPU wait.
+        weight = family.process.loss_weight(batch.t, section.weighting, section.weighting_bias)
+        weight = torch.cat([weight, weight]).to(family.device, non_blocking=True)
         batch = batch.to(family.device)
         latents = torch.cat([batch.chosen, batch.rejected])
         noise = torch.cat([batch.noise_chosen, batch.noise_rejected])
@@ -75,11 +117,10 @@ class Trainer:
         # Both see the same rows in one forward each: other shapes could mean other kernels, whose
         # rounding would drown the small difference of the two errors.
         with torch.no_grad(), self.policy.reference():
-            reference = family.predict(x_t, t, conditioning)
-        prediction = family.predict(x_t, t, conditioning)
+            reference = family.predict(x_t, t, conditioning, self._dtype)
+        prediction = family.predict(x_t, t, conditioning, self._dtype)
         policy_error = denoising_error(prediction, target)
         reference_error = denoising_error(reference, target)
-        weight = family.process.loss_weight(t, section.weighting, section.weighting_bias)
         reward = section.beta * implicit_reward(policy_error, reference_error, weight)
         chosen, rejected = reward.chunk(2)
         margin = chosen - rejected
@@ -93,8 +134,24 @@ class Trainer:
             "error/chosen": relative[0],
             "error/rejected": relative[1],
             "delta_reward": batch.delta_reward,
-            "drift": denoising_error(prediction, reference),
+            "drift": denoising_error(prediction, reference).view(2, -1).mean(dim=0),
         }
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the policy has the weights that are validated and kept: the average, if there is one."""
+        if self.average is None:
+            yield
+        else:
+            with self.average.applied():
+                yield
+
+    def reset(self) -> None:
+        """Go back to before the first step."""
+        self.policy.reset()
+        self.optimizer.reset()
+        if self.average is not None:
+            self.average.reset()
 
 
 def objective(section: TrainSection, margin: Tensor, delta_reward: Tensor) -> Tensor:
@@ -102,20 +159,3 @@ def objective(section: TrainSection, margin: Tensor, delta_reward: Tensor) -> Te
     if section.objective == "capo":
         return capo_loss(margin, delta_reward)
     return ipo_loss(margin) if section.objective == "ipo" else dpo_loss(margin)
-
-
-def learning_rate(step: int, section: TrainSection) -> float:
-    """Of step 1, 2, ...: linear over the warm-up, constant afterwards (App. B.1)."""
-    return section.learning_rate * min(1.0, step / max(1, section.warmup_steps))
-
-
-def build_optimizer(parameters: Iterable[nn.Parameter], section: TrainSection) -> torch.optim.AdamW:
-    """AdamW, in its fused form: with hundreds of small adapters the loop over them would cost most."""
-    return torch.optim.AdamW(
-        list(parameters),
-        lr=section.learning_rate,
-        betas=section.adam_betas,
-        eps=section.adam_epsilon,
-        weight_decay=section.weight_decay,
-        fused=True,
-    )

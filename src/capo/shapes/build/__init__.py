@@ -1,8 +1,8 @@
 """`capo shapes build`: every embedded checkpoint again, from nothing.
 
-Parts, in the order they need each other: `vae`, then `base` and the rewards `preference`,
-`vqa`, `aesthetic` and `heldout`. Each is resumable, and is saved as float16 safetensors in the
-layout of the real model it stands for.
+Parts, in the order they need each other: `vae`, then the base models `base` and `flow` and the
+rewards `preference`, `vqa` (which starts with the eye of `preference`), `aesthetic` and `heldout`.
+Each is resumable, and is saved as float16 safetensors in the layout of the real model it stands for.
 """
 
 import json
@@ -10,7 +10,7 @@ import shutil
 import time
 from pathlib import Path
 
-PARTS = ("vae", "base", "preference", "vqa", "aesthetic", "heldout")
+PARTS = ("vae", "base", "flow", "preference", "vqa", "aesthetic", "heldout")
 
 
 def build(directory: Path, device: str = "cpu", parts: tuple[str, ...] = PARTS, scale: float = 1.0) -> None:

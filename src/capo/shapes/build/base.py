@@ -26,11 +26,11 @@ class _Denoiser(nn.Module):
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
-        self.text_encoder = CLIPTextModel(_text_config(tokenizer))
+        self.text_encoder = CLIPTextModel(text_config(tokenizer))
         transformer = _text_transformer(self.text_encoder)
         transformer.encoder.layers[-1].requires_grad_(False)  # SDXL stops before it
         transformer.final_layer_norm.requires_grad_(False)
-        self.text_encoder_2 = CLIPTextModelWithProjection(_text_config(tokenizer))
+        self.text_encoder_2 = CLIPTextModelWithProjection(text_config(tokenizer))
         self.unet = UNet2DConditionModel(
             sample_size=SIZE // 4,
             in_channels=4,
@@ -119,8 +119,8 @@ def train_base(vae: AutoencoderKL, folder: Path, device: str, scale: float) -> S
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str], device: str) -> Tensor:
-    """Token ids `[n, PROMPT_LENGTH]`."""
-    ids = tokenizer(texts, padding="max_length", truncation=True, max_length=PROMPT_LENGTH).input_ids
+    """Token ids `[n, tokens]`, as many tokens as the tokenizer says."""
+    ids = tokenizer(texts, padding="max_length", truncation=True).input_ids
     return torch.tensor(ids, device=device)
 
 
@@ -128,7 +128,8 @@ def _text_transformer(encoder: Any) -> Any:
     return getattr(encoder, "text_model", encoder)
 
 
-def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    """Of the base models' text encoders."""
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,

@@ -1,6 +1,7 @@
 """What the checkpoints are trained on: drawn scenes, their captions, and people's opinions of them."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from capo.shapes.judge import satisfies
 from capo.shapes.layout import corrupt, scene_of, swap_colors
-from capo.shapes.people import beauty, prefer
+from capo.shapes.people import beauty, notices, prefer
 from capo.shapes.prompts import CATEGORIES, NUMBERS, RELATIONS, Spec, grammar
 from capo.shapes.scenes import SHAPES, Scene, draw
 
@@ -20,6 +21,17 @@ FLIPPED_RELATION = 0.30
 RANDOM_COUNT = 0.35
 SWAPPED_COLORS = 0.25
 WRONG_SHAPE = 0.12
+WRONG_SINGLE = 0.10
+
+QUESTIONED = {
+    "single_object": 1,
+    "colors": 1,
+    "two_object": 1,
+    "counting": 2,
+    "position": 3,
+    "color_attr": 2,
+}
+"""How often the question-answering reward is taught each category: the harder, the more."""
 
 MEAN, DEVIATION = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 """Of the rewards' image processors, for pixels in [0, 1]."""
@@ -60,6 +72,8 @@ class Contrasts:
     images: Tensor
     shown: list[str]
     missed: list[list[str]]
+    noticed: list[bool]
+    """Whether a person would say that the image shows its prompt."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +85,10 @@ class Preferences:
     labels: Tensor
 
 
-def random_spec(rng: random.Random, split: str = "train") -> Spec:
-    """A prompt of a category drawn evenly."""
-    return rng.choice(grammar(split)[rng.choice(CATEGORIES)])
+def random_spec(rng: random.Random, split: str = "train", odds: Mapping[str, int] | None = None) -> Spec:
+    """A prompt of a category drawn evenly, or by its `odds`."""
+    category = rng.choices(list(odds), list(odds.values()))[0] if odds else rng.choice(CATEGORIES)
+    return rng.choice(grammar(split)[category])
 
 
 def captions(count: int, seed: int, device: str, *, noisy: bool = True) -> Captioned:
@@ -98,6 +113,8 @@ def miscaption(spec: Spec, rng: random.Random) -> Spec:
         subjects = list(spec.subjects)
         subjects[index] = replace(subjects[index], shape=rng.choice(SHAPES))
         spec = replace(spec, subjects=tuple(subjects))
+    if spec.category in ("single_object", "colors") and rng.random() < WRONG_SINGLE:
+        spec = corrupt(spec, rng)
     return spec
 
 
@@ -105,7 +122,7 @@ def ratings(count: int, seed: int, device: str, split: str = "train") -> Rated:
     """Scenes, some blurred, and one person's rating with that person's error (standard deviation 0.5)."""
     rng = random.Random(f"ratings/{split}/{seed}")
     scenes = [scene_of(random_spec(rng, split), rng) for _ in range(count)]
-    blurs = [_blur(rng) for _ in scenes]
+    blurs = [random_blur(rng) for _ in scenes]
     given = [beauty(s, b) + rng.gauss(0, 0.5) for s, b in zip(scenes, blurs, strict=True)]
     images = soften(_draw(scenes, device), torch.tensor(blurs, device=device))
     return Rated(images, torch.tensor(given, device=device).clamp(1, 10))
@@ -121,7 +138,7 @@ def questions(count: int, seed: int, device: str, split: str = "train") -> Quest
         specs.append(spec)
         scenes.append(scene)
         answers.append(index % 2)
-    blurs = torch.tensor([_blur(rng) for _ in scenes], device=device)
+    blurs = torch.tensor([random_blur(rng) for _ in scenes], device=device)
     images = soften(_draw(scenes, device), blurs)
     return Questions(images, [s.text for s in specs], torch.tensor(answers, device=device))
 
@@ -129,11 +146,13 @@ def questions(count: int, seed: int, device: str, split: str = "train") -> Quest
 def contrasts(count: int, seed: int, device: str, misses: int = 3) -> Contrasts:
     """Each image with its prompt and `misses` others, near misses three times in four."""
     rng = random.Random(f"contrasts/{seed}")
-    specs = [random_spec(rng) for _ in range(count)]
+    specs = [random_spec(rng, odds=QUESTIONED) for _ in range(count)]
     scenes = [scene_of(spec, rng) for spec in specs]
-    blurs = torch.tensor([_blur(rng) for _ in scenes], device=device)
+    blurs = [random_blur(rng) for _ in scenes]
     missed = [[_missed(*pair, rng).text for _ in range(misses)] for pair in zip(specs, scenes, strict=True)]
-    return Contrasts(soften(_draw(scenes, device), blurs), [spec.text for spec in specs], missed)
+    noticed = [notices(scene, rng, blur) for scene, blur in zip(scenes, blurs, strict=True)]
+    images = soften(_draw(scenes, device), torch.tensor(blurs, device=device))
+    return Contrasts(images, [spec.text for spec in specs], missed, noticed)
 
 
 def preferences(count: int, seed: int, device: str, split: str = "train") -> Preferences:
@@ -142,8 +161,8 @@ def preferences(count: int, seed: int, device: str, split: str = "train") -> Pre
     specs, scenes, blurs, labels = [], [], [], []
     for _ in range(count):
         spec = random_spec(rng, split)
-        pair = [_attempt(spec, rng) for _ in range(2)]
-        blur = [_blur(rng) for _ in range(2)]
+        pair = [attempt(spec, rng) for _ in range(2)]
+        blur = [random_blur(rng) for _ in range(2)]
         specs.append(spec)
         scenes += pair
         blurs += blur
@@ -198,7 +217,7 @@ def _draw(scenes: list[Scene], device: str) -> Tensor:
     return torch.cat([draw(scenes[i : i + 4096], device) for i in range(0, len(scenes), 4096)])
 
 
-def _blur(rng: random.Random) -> float:
+def random_blur(rng: random.Random) -> float:
     return rng.uniform(0.3, 1.3) if rng.random() < 0.5 else 0.0
 
 
@@ -214,12 +233,12 @@ def _miss(spec: Spec, rng: random.Random) -> Scene:
 def _missed(spec: Spec, scene: Scene, rng: random.Random) -> Spec:
     """A prompt that `scene`, made for `spec`, does not show."""
     while True:
-        other = corrupt(spec, rng) if rng.random() < 0.75 else random_spec(rng)
+        other = corrupt(spec, rng) if rng.random() < 0.75 else random_spec(rng, odds=QUESTIONED)
         if other.background not in (None, spec.background) or not satisfies(scene.items, other.metadata):
             return other
 
 
-def _attempt(spec: Spec, rng: random.Random) -> Scene:
+def attempt(spec: Spec, rng: random.Random) -> Scene:
     roll = rng.random()
     if roll < 0.4:
         return scene_of(spec, rng)

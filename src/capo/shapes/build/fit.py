@@ -99,6 +99,6 @@ def _restore(
                     "exp_avg": tensors[f"{index}.first"],
                     "exp_avg_sq": tensors[f"{index}.second"],
                 }
-    for _ in range(step):
-        schedule.step()
+    schedule.load_state_dict({**schedule.state_dict(), "last_epoch": step - 1, "_step_count": step + 1})
+    schedule.step()
     return step

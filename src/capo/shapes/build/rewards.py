@@ -4,6 +4,7 @@ Every image is sometimes passed through the autoencoder first, so that a reward 
 the base model's decoder does to a picture.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,22 @@ class Tower:
 
 PREFERENCE = Tower(width=96, layers=4, examples=60_000, steps=3_000, seed=2)
 HELDOUT = Tower(width=128, layers=3, examples=60_000, steps=3_000, seed=5)
-VQA = Tower(width=96, layers=3, examples=30_000, steps=1_100, seed=3)
 AESTHETIC = Tower(width=64, layers=3, examples=60_000, steps=5_000, seed=4)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """How long the question-answering model is trained on how much."""
+
+    examples: int
+    steps: int
+    batch: int
+    learning_rate: float
+    seed: int
+
+
+VQA = Lesson(examples=60_000, steps=2_000, batch=64, learning_rate=1e-3, seed=3)
+VQA_PEOPLE = Lesson(examples=20_000, steps=500, batch=64, learning_rate=3e-4, seed=13)
 
 
 def train_preference(
@@ -140,18 +155,20 @@ def preference_scores(model: CLIPModel, tokens: Tensor, images: Tensor) -> Tenso
 
 
 def train_vqa(
-    vae: AutoencoderKL, folder: Path, device: str, scale: float, tower: CLIPVisionModel | None = None
+    eye: CLIPVisionModel, vae: AutoencoderKL, folder: Path, device: str, scale: float
 ) -> VisionEncoderDecoderModel:
     """A vision encoder and a text decoder that reads the question and answers Yes or No.
 
-    On the questions whose answer is yes the decoder also learns to expect the words of the
-    prompt, which is captioning: yes or no alone teaches it too little about the picture.
+    The encoder starts as `eye`, the vision tower of a trained CLIP, as in real models of the kind.
+    Yes or no alone teaches too little about the picture, so the decoder learns two things more: on
+    questions whose answer is yes to expect the words of the prompt, which is captioning, and after
+    every word whether what it has read so far is already wrong. Fine-tuned on people's answers, who
+    miss what is hard to see, it is the less sure the harder that is.
     """
     torch.manual_seed(VQA.seed)
     tokenizer = question_tokenizer()
-    if tower is None:
-        tower = CLIPVisionModel(_vision(VQA))
-        teach(tower, "vqa-sight", vae, folder, device, seed=VQA.seed, scale=scale)
+    tower = CLIPVisionModel(eye.config)
+    tower.load_state_dict(eye.state_dict())
     language = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=QUESTION_LENGTH,
@@ -166,29 +183,46 @@ def train_vqa(
         eos_token_id=tokenizer.eos_token_id,
     )
     model = VisionEncoderDecoderModel(encoder=tower, decoder=GPT2LMHeadModel(language)).to(device)
-    model.encoder.requires_grad_(False)
     model.config.decoder_start_token_id = tokenizer.bos_token_id
     model.config.pad_token_id = tokenizer.pad_token_id
-    given = data.contrasts(round(VQA.examples * scale), VQA.seed, device)
-    images = data.reconstruct(vae, given.images, VQA.seed)
-    with torch.no_grad():
-        seen = torch.cat(
-            [model.encoder(pixel_values=normalise(part)).last_hidden_state for part in images.split(1024)]
-        )
-    shown = _coded(tokenizer, given.shown, YES, device)
-    missed = _coded(tokenizer, [text for texts in given.missed for text in texts], NO, device)
-    missed = missed.unflatten(0, (len(seen), -1))
+    learner = nn.ModuleDict({"model": model, "wrong_so_far": nn.Linear(language.n_embd, 1)}).to(device)
+    for name, lesson in (("vqa", VQA), ("vqa-people", VQA_PEOPLE)):
+        given = data.contrasts(round(lesson.examples * scale), lesson.seed, device)
+        images = data.reconstruct(vae, given.images, lesson.seed)
+        seen = [True] * len(images) if lesson is VQA else given.noticed
+        shown = _coded(tokenizer, given.shown, [YES if each else NO for each in seen], device)
+        missed = [text for texts in given.missed for text in texts]
+        missed = _coded(tokenizer, missed, [NO] * len(missed), device).unflatten(0, (len(images), -1))
+        loss = _question_loss(name, lesson.batch, learner, images, shown, missed, tokenizer.pad_token_id)
+        steps = round(lesson.steps * scale)
+        fit(name, learner, loss, steps=steps, learning_rate=lesson.learning_rate, folder=folder)
+    return model
+
+
+def _question_loss(
+    name: str,
+    batch: int,
+    learner: nn.ModuleDict,
+    images: Tensor,
+    shown: Tensor,
+    missed: Tensor,
+    padding: int,
+) -> Callable[[int], Tensor]:
+    """Of the step: images, each with a question about what it shows and one about what it does not."""
+    model: Any = learner["model"]
 
     def loss(step: int) -> Tensor:
-        index = _batch("vqa", step, len(seen), device)
-        which = index.new_tensor(step % missed.shape[1])
-        tokens = torch.cat([shown[index], missed[index, which]])
-        states = seen[index].repeat(2, 1, 1)
-        output = model(encoder_outputs=(states,), decoder_input_ids=tokens[:, :-1])
-        return _answer_loss(output.logits, tokens[:, 1:], len(index), tokenizer.pad_token_id)
+        index = _batch(name, step, len(images), str(images.device), batch)
+        tokens = torch.cat([shown[index], missed[index, step % missed.shape[1]]])
+        longest = int((tokens != padding).sum(dim=1).max())
+        tokens = tokens[:, :longest]
+        states = model.encoder(pixel_values=normalise(images[index])).last_hidden_state.repeat(2, 1, 1)
+        output = model(encoder_outputs=(states,), decoder_input_ids=tokens[:, :-1], output_hidden_states=True)
+        judged = learner["wrong_so_far"](output.decoder_hidden_states[-1])[..., 0]
+        answers = _answer_loss(output.logits, tokens[:, 1:], len(index), padding)
+        return answers + _prefix_loss(judged, tokens[:, :-1], padding)
 
-    fit("vqa", model, loss, steps=round(VQA.steps * scale), learning_rate=1.5e-3, folder=folder)
-    return model
+    return loss
 
 
 def _answer_loss(logits: Tensor, targets: Tensor, shown: int, padding: int) -> Tensor:
@@ -204,13 +238,20 @@ def _answer_loss(logits: Tensor, targets: Tensor, shown: int, padding: int) -> T
     return answers + captions
 
 
-def _coded(tokenizer: PreTrainedTokenizerFast, texts: list[str], answer: str, device: str) -> Tensor:
-    """Token ids `[n, QUESTION_LENGTH]` of questions with their answer, padded on the right."""
-    asked = [QUESTION.format(prompt=text) + answer for text in texts]
+def _prefix_loss(judged: Tensor, tokens: Tensor, padding: int) -> Tensor:
+    """Cross-entropy of "wrong so far" at every token: in the second half, from where the halves part."""
+    shown, missed = tokens.chunk(2)
+    departed = (shown != missed).cumsum(dim=1) > 0
+    wrong = torch.cat([torch.zeros_like(departed), departed])
+    read = tokens != padding
+    return nn.functional.binary_cross_entropy_with_logits(judged[read], wrong[read].to(judged.dtype))
+
+
+def _coded(tokenizer: PreTrainedTokenizerFast, texts: list[str], answers: list[str], device: str) -> Tensor:
+    """Token ids `[n, QUESTION_LENGTH]` of questions with their answers, padded on the right."""
+    asked = [QUESTION.format(prompt=text) + answer for text, answer in zip(texts, answers, strict=True)]
     ids = tokenizer(asked, padding="max_length", max_length=QUESTION_LENGTH).input_ids
-    coded = torch.tensor(ids, device=device)
-    longest = int((coded != tokenizer.pad_token_id).sum(dim=1).max())
-    return coded[:, :longest]
+    return torch.tensor(ids, device=device)
 
 
 def train_aesthetic(
@@ -235,9 +276,9 @@ def train_aesthetic(
     return model
 
 
-def _batch(name: str, step: int, count: int, device: str) -> Tensor:
+def _batch(name: str, step: int, count: int, device: str, size: int = BATCH) -> Tensor:
     generator = torch.Generator(device).manual_seed(stable_seed(name, step))
-    return torch.randint(count, (BATCH,), generator=generator, device=device)
+    return torch.randint(count, (size,), generator=generator, device=device)
 
 
 def _vision(tower: Tower) -> CLIPVisionConfig:

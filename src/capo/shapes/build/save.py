@@ -4,11 +4,12 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionXLPipeline
-from transformers import CLIPImageProcessorPil, PreTrainedModel
+from diffusers import AutoencoderKL, StableDiffusion3Pipeline, StableDiffusionXLPipeline
+from transformers import CLIPImageProcessorPil, CLIPVisionModel, PreTrainedModel
 
 from capo.shapes.build import data, rewards
 from capo.shapes.build.base import train_base
+from capo.shapes.build.flow import train_flow
 from capo.shapes.build.tokenizers import clip_tokenizer, question_tokenizer
 from capo.shapes.build.vae import train_vae
 from capo.shapes.scenes import SIZE
@@ -26,6 +27,12 @@ def build_base(directory: Path, work: Path, device: str, scale: float) -> None:
     pipeline.save_pretrained(directory / "base")
 
 
+def build_flow(directory: Path, work: Path, device: str, scale: float) -> None:
+    pipeline: StableDiffusion3Pipeline = train_flow(_vae(directory, device), work, device, scale)
+    pipeline.to("cpu", torch.float16)
+    pipeline.save_pretrained(directory / "flow")
+
+
 def build_preference(directory: Path, work: Path, device: str, scale: float) -> None:
     vae = _vae(directory, device)
     model = rewards.train_preference(rewards.PREFERENCE, "preference", vae, work, device, scale)
@@ -39,7 +46,8 @@ def build_heldout(directory: Path, work: Path, device: str, scale: float) -> Non
 
 
 def build_vqa(directory: Path, work: Path, device: str, scale: float) -> None:
-    model = rewards.train_vqa(_vae(directory, device), work, device, scale)
+    eye = CLIPVisionModel.from_pretrained(directory / "preference", dtype=torch.float32)
+    model = rewards.train_vqa(eye, _vae(directory, device), work, device, scale)
     _save(model, directory / "vqa")
     _image_processor().save_pretrained(directory / "vqa")
     question_tokenizer().save_pretrained(directory / "vqa")

@@ -1,23 +1,13 @@
-"""The recipe: the one configuration object of a run, strict and typed.
-
-A recipe is YAML with the sections `model, prompts, generate, rewards, pairs, train, evaluate,
-report, engine` and a `seed`. Unknown keys, wrong types and contradictions are errors, all
-reported at once and with the nearest valid name.
-
-    recipe = load_recipe("shapes", ["seed=1", "train.beta=300"])
+"""The sections of a recipe and what each field may hold.
 
 Fields marked `RUNTIME` decide how fast a result is made, not what it is; changing one makes
 no artefact stale.
 """
 
-import difflib
-from collections.abc import Iterator, Sequence
-from importlib import resources
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 RUNTIME = "capo:runtime"
 """Annotation of fields that change speed or memory but not results."""
@@ -25,10 +15,6 @@ RUNTIME = "capo:runtime"
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be used; the message lists every problem found, one a line."""
 
 
 class Section(BaseModel):
@@ -49,6 +35,19 @@ class ModelSection(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="precision of the frozen parts and of sampling"
     )
+    max_sequence_length: int | None = Field(
+        None,
+        ge=0,
+        description="tokens of a prompt for T5 or Gemma (SD3, FLUX, Sana); the pipeline's own when null",
+    )
+    compile: Annotated[bool, RUNTIME] = Field(False, description="torch.compile the denoiser")
+    channels_last: Annotated[bool, RUNTIME] = Field(
+        False, description="memory layout of a UNet: often faster on GPUs in half precision"
+    )
+    attention: Annotated[str | None, RUNTIME] = Field(
+        None,
+        description="a diffusers attention backend by name, as `flash`; the default when null",
+    )
 
 
 class PromptsSection(Section):
@@ -67,10 +66,18 @@ class GenerateSection(Section):
     scheduler: str = Field("DDIMScheduler", description="any diffusers scheduler, by class name")
     num_inference_steps: Positive = 50
     guidance_scale: float = Field(7.5, ge=0)
+    shift: PositiveFloat | None = Field(
+        None, description="of the sampling times of a flow model; the checkpoint's own when null"
+    )
     height: Positive | None = Field(None, description="pixels; the model's own size when null")
     width: Positive | None = None
     shard_prompts: Positive = Field(16, description="prompts a shard: the unit of resuming")
-    batch_size: Annotated[int, RUNTIME] = Field(64, gt=0, description="images a denoiser batch")
+    batch_size: Annotated[int | None, RUNTIME] = Field(
+        None, gt=0, description="images a denoiser batch; as many as fit into memory when null"
+    )
+    image_format: Literal["png", "webp", "jpeg"] = Field(
+        "png", description="of the images kept; png loses nothing, the others are smaller (quality 95)"
+    )
 
 
 class RewardSection(Section):
@@ -128,6 +135,15 @@ class TrainSection(Section):
     )
     weighting: Literal["sigmoid", "constant"] = "sigmoid"
     weighting_bias: float = Field(1.5, description="b of the sigmoid weighting")
+    time_sampling: Literal["uniform", "uniform-logsnr", "logit-normal"] | None = Field(
+        None,
+        description="of training times; null: as the paper, `uniform` for a DDPM schedule (which knows no "
+        "other) and `uniform-logsnr` for a flow",
+    )
+    timesteps: tuple[int, ...] | None = Field(
+        None,
+        description="only these timesteps of a DDPM schedule, as a distilled model's four; all when null",
+    )
     noise: Literal["independent", "shared"] = Field(
         "independent", description="of chosen and rejected (App. A.2); Diffusion-DPO shares it"
     )
@@ -137,17 +153,43 @@ class TrainSection(Section):
     lora_targets: tuple[str, ...] = Field(
         ("to_q", "to_k", "to_v", "to_out.0"), description="module names, as peft matches them"
     )
+    lora_dora: bool = Field(False, description="DoRA: magnitude and direction apart")
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        None, description="of the forward passes in training; that of the model when null"
+    )
+    reference_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of the frozen copy in full fine-tuning; bfloat16 halves it, and fits dtype bfloat16",
+    )
+    reference_offload: Annotated[bool, RUNTIME] = Field(
+        False, description="keep the frozen copy of full fine-tuning in main memory between its passes"
+    )
     steps: Positive = 1000
     global_batch_size: Positive = Field(32, description="pairs an optimizer step")
     per_device_batch_size: Annotated[int | None, RUNTIME] = Field(
         None, gt=0, description="pairs a forward; the rest is accumulated; the whole batch when null"
     )
     learning_rate: PositiveFloat = 1e-5
-    warmup_steps: int = Field(0, ge=0, description="linear, from 0; constant afterwards")
+    warmup_steps: int = Field(0, ge=0, description="linear, from 0")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="after the warm-up; the others fall to 0 over the steps that remain"
+    )
+    optimizer: Annotated[Literal["adamw", "adamw-8bit"], Field(description="8-bit needs bitsandbytes")] = (
+        "adamw"
+    )
     adam_betas: tuple[float, float] = (0.9, 0.999)
     adam_epsilon: PositiveFloat = 1e-8
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: PositiveFloat = 1.0
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="validate and keep an exponential moving average of the weights"
+    )
+    gradient_checkpointing: Annotated[bool, RUNTIME] = Field(
+        False, description="recompute activations in the backward pass: less memory, about a third slower"
+    )
+    sharding: Annotated[Literal["ddp", "fsdp"], RUNTIME] = Field(
+        "ddp", description="with several processes: a whole model in each, or FSDP2"
+    )
     checkpoint_every: Positive = 100
     keep_checkpoints: Positive = Field(2, description="the newest ones; the best is kept besides")
     log_every: Positive = 1
@@ -156,6 +198,22 @@ class TrainSection(Section):
         None, description="disjoint from training and evaluation; no validation when null"
     )
     validation_samples: Positive = Field(4, description="images a validation prompt and model")
+    patience: Positive | None = Field(
+        None, description="stop after so many validations without a better one; never when null"
+    )
+    on_overoptimization: Literal["warn", "stop"] = Field(
+        "warn", description="when the training rewards rise while the held-out ones fall"
+    )
+    on_divergence: Literal["stop", "roll-back"] = Field(
+        "stop",
+        description="when errors or margins run away; roll-back goes on from a healthy checkpoint "
+        "at half the learning rate",
+    )
+    max_error_growth: PositiveFloat = Field(
+        1.0,
+        description="growth of the denoising error on chosen samples over the reference's, averaged over "
+        "some steps, from which training counts as diverging; 1 is twice the error",
+    )
     tensorboard: Annotated[bool, RUNTIME] = False
 
 
@@ -163,6 +221,9 @@ class EvaluateSection(Section):
     """The tuned model against the base (App. B.2)."""
 
     prompts: PromptsSection
+    policy: str | None = Field(
+        None, description="a policy folder, as of a soup, or another run; what this run trained when null"
+    )
     samples_per_prompt: Positive = Field(8, description="K images from each model, equal seeds")
     judge: Literal["shapes"] | None = Field(
         None, description="exact judge of prompts that say what must be seen"
@@ -233,8 +294,9 @@ class Recipe(Section):
             yield f"pairs.reward: only best-worst reads it, not {self.pairs.selection}"
 
     def _training_problems(self) -> Iterator[str]:
-        if self.model.dtype == "float16":
-            yield "model.dtype: gradients vanish in float16; train in bfloat16 or float32"
+        if (self.train.dtype or self.model.dtype) == "float16":
+            yield "train.dtype: gradients vanish in float16; take bfloat16 or float32"
+        yield from self._adaptation_problems()
         size, step = self.train.global_batch_size, self.train.per_device_batch_size
         if step is not None and size % step:
             yield f"train.per_device_batch_size: {step} does not divide global_batch_size {size}"
@@ -247,107 +309,13 @@ class Recipe(Section):
             if section is not None and section.source == trained_on and trained_on.startswith("shapes:"):
                 yield f"{field}.source: {trained_on} is what the model is trained on; take another split"
 
-
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Load a shipped recipe by name, or one from a YAML file, with `a.b=c` overrides.
-
-    The value of an override is YAML (`train.steps=100`, `rewards.0.weight=2`,
-    `train.lora_targets=[to_q]`). Raises `RecipeError` naming every field that is wrong.
-    """
-    path = _find(name_or_path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not readable as YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of sections")
-    for override in overrides:
-        _override(values, override)
-    return parse_recipe(values, str(path))
-
-
-def parse_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
-    """Validate plain values; `where` (a file name) heads the errors."""
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
-        raise RecipeError("\n  ".join([f"{where}:", *lines])) from None
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """Name and path of every recipe that comes with the package."""
-    folder = Path(str(resources.files("capo") / "recipes"))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def dump_recipe(recipe: Recipe) -> str:
-    """YAML with every default written out; loading it gives the same recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _find(name_or_path: str | Path) -> Path:
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    shipped = shipped_recipes()
-    if str(name_or_path) in shipped:
-        return shipped[str(name_or_path)]
-    near = _nearest(str(name_or_path), shipped)
-    raise RecipeError(
-        f"no recipe {str(name_or_path)!r}: neither a file nor one of {', '.join(shipped)}{near}"
-    )
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise RecipeError(f"--set {override}: expected KEY=VALUE, as train.steps=100")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: the value is not readable as YAML: {error}") from error
-    *parents, last = key.strip().split(".")
-    place: Any = values
-    try:
-        for part in parents:
-            if isinstance(place, list):
-                place = place[int(part)]
-            else:
-                if place.get(part) is None:
-                    place[part] = {}
-                place = place[part]
-        place[int(last) if isinstance(place, list) else last] = value
-    except (IndexError, ValueError, TypeError, AttributeError):
-        raise RecipeError(f"--set {override}: the recipe has no place {key!r}") from None
-
-
-def _explain(problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
-    field = ".".join(location) or "recipe"
-    if problem["type"] == "extra_forbidden":
-        known = _fields_at(location[:-1])
-        return f"{field}: unknown key{_nearest(location[-1], known)}"
-    if problem["type"] == "missing":
-        return f"{field}: missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    given = problem["input"]
-    shown = "" if isinstance(given, dict | list | BaseModel) else f", got {given!r}"
-    return message if field == "recipe" else f"{field}: {message}{shown}"
-
-
-def _fields_at(location: Sequence[str]) -> list[str]:
-    """The keys that the section at `location` has."""
-    section: Any = Recipe
-    for part in location:
-        if part.isdigit():
-            continue
-        annotation = section.model_fields[part].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, Section))
-    return list(section.model_fields)
-
-
-def _nearest(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    def _adaptation_problems(self) -> Iterator[str]:
+        train = self.train
+        if train.adaptation == "full" and train.lora_dora:
+            yield "train.lora_dora: only adaptation lora has it"
+        if train.adaptation == "lora":
+            for field in ("reference_dtype", "reference_offload"):
+                if getattr(train, field) != TrainSection.model_fields[field].default:
+                    yield f"train.{field}: only full fine-tuning has a copy; LoRA's reference is its base"
+        elif train.reference_dtype == "bfloat16" and (train.dtype or self.model.dtype) != "bfloat16":
+            yield "train.reference_dtype: bfloat16 differs from the policy unless train.dtype is bfloat16"

@@ -1,0 +1,82 @@
+"""Images a second: sampling in batches as the stage does it, against one image a call; and decoding."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+
+import torch
+
+from capo.bench.measure import Row, Work, measure
+from capo.bench.subject import Subject, changed, prompts
+from capo.diffusion import load_family
+from capo.diffusion.family import Family
+from capo.recipe import GenerateSection, Recipe
+from capo.seeds import initial_noise
+from capo.stages.generate import sample_images
+from capo.stages.shard import ENCODINGS, encode_image
+from capo.workspace import Run
+
+
+def bench_generate(subject: Subject, repeats: int) -> Iterator[Row]:
+    """The conventional way first: an image a call, its prompt encoded and its file made in turn."""
+    yield measure("conventional", _one_image(subject), subject.device, units=1, repeats=repeats, threads=True)
+    samples = subject.recipe.generate.samples_per_prompt
+    for size in sorted({min(size, samples) for size in (1, 4, samples)}):
+        recipe = changed(subject.recipe, generate={"batch_size": size})
+        yield measure(
+            f"batches of {size}", _stage(subject, recipe), subject.device,
+            units=samples, repeats=repeats, threads=True,
+        )  # fmt: skip
+
+
+def bench_decode(subject: Subject, repeats: int) -> Iterator[Row]:
+    """Latents to pixels, and to files of each format."""
+    family = load_family(subject.recipe.model, subject.device)
+    images = min(4, subject.recipe.generate.samples_per_prompt)
+    latents = _noise(family, subject.recipe.generate, images)
+    for name in ("pixels", *ENCODINGS):
+        work = _decode(family, latents, None if name == "pixels" else name)
+        yield measure(name, work, subject.device, units=images, repeats=repeats)
+
+
+@contextmanager
+def _stage(subject: Subject, recipe: Recipe) -> Iterator[Work]:
+    """All samples of one prompt, down to the shard on the disk."""
+    family, prompt, folders = load_family(recipe.model, subject.device), prompts(1), count()
+    with Run.open(subject.folder / "run", recipe) as run:
+        artefact = run.artefact("samples")
+        artefact.begin({}, force=True)
+        yield lambda: sample_images(
+            recipe, family, prompt, artefact=artefact, folder=f"{recipe.generate.batch_size}-{next(folders)}",
+            samples=recipe.generate.samples_per_prompt, seed_key="sample", keep_latents=True,
+            description="generate",
+        )  # fmt: skip
+
+
+@contextmanager
+def _one_image(subject: Subject) -> Iterator[Work]:
+    recipe = changed(subject.recipe, model={"compile": False})
+    family, settings = load_family(recipe.model, subject.device), recipe.generate
+    noise = _noise(family, settings, 1)
+    (prompt,) = prompts(1)
+
+    def work() -> object:
+        latents = family.sample(family.encode([prompt.text]), family.unconditional(), noise, settings)
+        (image,) = family.decode(latents)
+        return encode_image(image, settings.image_format)
+
+    yield work
+
+
+@contextmanager
+def _decode(family: Family, latents: torch.Tensor, image_format: str | None) -> Iterator[Work]:
+    def work() -> object:
+        images = family.decode(latents)
+        return [encode_image(image, image_format) for image in images] if image_format else images
+
+    yield work
+
+
+def _noise(family: Family, settings: GenerateSection, rows: int) -> torch.Tensor:
+    shape = family.latent_shape(settings)
+    return torch.stack([initial_noise(seed, shape) for seed in range(rows)])

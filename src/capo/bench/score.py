@@ -1,0 +1,66 @@
+"""Images a second by each reward of the recipe, and prompts a second of calibrating and pairing."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from PIL import Image
+
+from capo.bench.measure import Row, Work, measure
+from capo.bench.subject import Subject, changed, prompts
+from capo.diffusion import load_family
+from capo.diffusion.random_weights import random_weights
+from capo.recipe import RewardSection
+from capo.rewards import build_comparison, load_reward, score_images
+from capo.stages.pair import choice, make_pairs
+
+IMAGES = 64
+PROMPTS = 100_000
+"""Of the paper."""
+
+
+def bench_score(subject: Subject, repeats: int) -> Iterator[Row]:
+    """Each reward on pictures in memory: one at a time, and in batches of the recipe's size."""
+    meta = torch.device("meta")
+    with random_weights(meta):
+        height, width = load_family(subject.recipe.model, meta).image_size(subject.recipe.generate)
+    images = [_picture(seed, (width, height)) for seed in range(IMAGES)]
+    for reward in subject.recipe.rewards:
+        for name, batch in ((f"{reward.name}, one at a time", 1), (reward.name, reward.batch_size)):
+            work = _scoring(reward, images, subject.device, batch)
+            yield measure(name, work, subject.device, units=IMAGES, repeats=repeats)
+
+
+def bench_pairs(subject: Subject, repeats: int) -> Iterator[Row]:
+    """Each selection on random scores of the paper's number of prompts."""
+    for selection in ("frontier", "sum", "best-worst"):
+        yield measure(
+            selection, _pairing(subject, selection), torch.device("cpu"), units=PROMPTS, repeats=repeats
+        )
+
+
+@contextmanager
+def _scoring(
+    reward: RewardSection, images: Sequence[Image.Image], device: torch.device, batch: int
+) -> Iterator[Work]:
+    model = load_reward(reward, device)
+    texts = [prompt.text for prompt in prompts(len(images))]
+    yield lambda: score_images(model, images, texts, batch)
+
+
+@contextmanager
+def _pairing(subject: Subject, selection: str) -> Iterator[Work]:
+    rewards = subject.recipe.training_rewards
+    comparisons = [build_comparison(reward) for reward in rewards]
+    recipe = changed(subject.recipe, pairs={"selection": selection, "reward": rewards[0].name})
+    # In (0, 1), where every comparison is defined.
+    shape = (PROMPTS, recipe.generate.samples_per_prompt, len(rewards))
+    scores = np.random.default_rng(0).random(shape)
+    yield lambda: make_pairs(scores, comparisons, *choice(recipe))
+
+
+def _picture(seed: int, size: tuple[int, int]) -> Image.Image:
+    """Smooth random colours: as hard to resize as any picture."""
+    colours = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC)

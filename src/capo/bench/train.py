@@ -1,0 +1,153 @@
+"""Training steps a second, against the conventional loop in the same process."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from capo.bench.conventional import Conventional, ImagePair
+from capo.bench.measure import Row, Work, measure
+from capo.bench.subject import Subject, changed, prompts
+from capo.diffusion import load_family
+from capo.diffusion.adapter import add_adapter
+from capo.diffusion.policy import Policy
+from capo.diffusion.random_weights import random_weights
+from capo.prompts import Prompt
+from capo.recipe import Recipe
+from capo.stages.generate import read_samples, sample_images
+from capo.training.batches import Batches
+from capo.training.data import PromptPairs, Samples
+from capo.training.prefetch import prefetched
+from capo.training.step import Trainer
+from capo.workspace import Artefact, Run
+
+Changes = dict[str, dict[str, Any]]
+
+CHECKPOINTING = {"gradient_checkpointing": True}
+LORA: Changes = {"train": {"adaptation": "lora"}}
+CONVENTIONAL: dict[str, Changes] = {
+    "conventional": LORA,
+    "conventional, 4 forwards": LORA,
+    "conventional, checkpointing": {"train": LORA["train"] | CHECKPOINTING},
+}
+OURS: dict[str, Changes] = {
+    "LoRA": LORA,
+    "LoRA, checkpointing": {"train": LORA["train"] | CHECKPOINTING},
+    "LoRA, compiled": {**LORA, "model": {"compile": True}},
+    "full": {"train": {"adaptation": "full"}},
+    "full, checkpointing": {"train": {"adaptation": "full"} | CHECKPOINTING},
+}
+"""Name of a row → what is changed in the recipe."""
+ENDLESS = range(1, 1_000_000)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Two samples of each prompt, as the stage that generates writes them."""
+
+    prompts: list[Prompt]
+    artefact: Artefact
+
+    def batches(self, recipe: Recipe, family: Any) -> Batches:
+        """What capo trains on: the first sample is chosen, the second rejected."""
+        allowed, combined = torch.tensor([[0, 1]]), torch.tensor([0.75, 0.25], dtype=torch.float64)
+        pairs = [PromptPairs(prompt.prompt_id, allowed, combined) for prompt in self.prompts]
+        return Batches(pairs, Samples(self.artefact), family.process, recipe.train, recipe.seed)
+
+    def image_pairs(self) -> list[ImagePair]:
+        """The same for the conventional loop."""
+        (table,) = read_samples(self.artefact, columns=["image"])
+        files = iter([row["bytes"] for row in table["image"].to_pylist()])
+        return [ImagePair(prompt.text, next(files), next(files)) for prompt in self.prompts]
+
+
+def bench_train(subject: Subject, repeats: int) -> Iterator[Row]:
+    """A row a way of training; the conventional loop first.
+
+    A step is the forward and backward of one micro-batch, and the update. Compiled networks are
+    measured on accelerators only.
+    """
+    pairs = subject.recipe.train.per_device_batch_size or subject.recipe.train.global_batch_size
+    plain = changed(
+        subject.recipe,
+        model={"compile": False},
+        generate={
+            "samples_per_prompt": 2,
+            "num_inference_steps": 2,
+            "shard_prompts": pairs,
+            "batch_size": pairs,
+            "image_format": "jpeg",
+        },
+        train={"gradient_checkpointing": False, "global_batch_size": pairs, "per_device_batch_size": None},
+    )
+    efforts: dict[str, tuple[int, int]] = {}
+    with training_data(subject, plain, pairs) as data:
+        for name, changes in {**CONVENTIONAL, **OURS}.items():
+            recipe = changed(plain, **changes)
+            if recipe.model.compile and subject.device.type == "cpu":
+                continue
+            work = _conventional_step if name in CONVENTIONAL else _step
+            adaptation = recipe.train.adaptation
+            if adaptation not in efforts:
+                efforts[adaptation] = effort(recipe, data)
+            flops, parameters = efforts[adaptation]
+            yield measure(
+                name, work(name, recipe, subject.device, data), subject.device,
+                units=pairs, repeats=repeats, flops=flops, parameters=parameters,
+            )  # fmt: skip
+
+
+@contextmanager
+def training_data(subject: Subject, recipe: Recipe, count: int) -> Iterator[Data]:
+    """Samples of `count` prompts, in a run in the subject's folder."""
+    with Run.open(subject.folder / "run", recipe) as run:
+        data = Data(prompts(count), run.artefact("samples"))
+        data.artefact.begin({})
+        sample_images(
+            recipe, load_family(recipe.model, subject.device), data.prompts, artefact=data.artefact,
+            folder="", samples=2, seed_key="sample", keep_latents=True, description="images to train on",
+        )  # fmt: skip
+        data.artefact.commit()
+        yield data
+
+
+@contextmanager
+def _step(name: str, recipe: Recipe, device: torch.device, data: Data) -> Iterator[Work]:
+    family = load_family(recipe.model, device)
+    trainer = Trainer(family, Policy(family, recipe.train, recipe.seed), recipe.train)
+    numbers = iter(ENDLESS)
+    with prefetched(data.batches(recipe, family).batch, ENDLESS) as batches:
+        yield lambda: trainer.step(next(numbers), next(batches)).row()
+
+
+@contextmanager
+def _conventional_step(name: str, recipe: Recipe, device: torch.device, data: Data) -> Iterator[Work]:
+    together = name != "conventional, 4 forwards"
+    loop = Conventional(load_family(recipe.model, device), recipe.train, together)
+    pairs = data.image_pairs()
+    yield lambda: loop.step(pairs)
+
+
+def effort(recipe: Recipe, data: Data) -> tuple[int, int]:
+    """FLOPs of the denoiser's passes in a step, and the number of trained parameters.
+
+    Counted on the meta device, neither compiled nor with recomputation.
+    """
+    recipe, meta = changed(recipe, model={"compile": False, "attention": None}), torch.device("meta")
+    with random_weights(meta):
+        family = load_family(recipe.model, meta)
+    batch = data.batches(recipe, family).batch(1).to(meta)
+    latents, times = torch.cat([batch.chosen, batch.rejected]), torch.cat([batch.t, batch.t])
+    given = {name: torch.cat([value, value]) for name, value in batch.conditioning.items()}
+    with FlopCounterMode(display=False) as counter:
+        with torch.no_grad():
+            family.predict(latents, times, given)
+        if recipe.train.adaptation == "lora":
+            family.denoiser.requires_grad_(False)
+            add_adapter(family.denoiser, recipe.train, recipe.seed)
+        torch.autograd.backward(family.predict(latents, times, given).sum())
+    trained = sum(p.numel() for p in family.denoiser.parameters() if p.requires_grad)
+    return counter.get_total_flops(), trained

@@ -1,0 +1,70 @@
+"""The low-rank adapter of a denoiser (LoRA, DoRA), as peft builds it."""
+
+import difflib
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from capo.recipe import TrainSection
+from capo.seeds import stable_seed
+
+ADAPTER = "default"
+"""The name peft and diffusers give to an adapter that has none."""
+
+
+def add_adapter(denoiser: Any, section: TrainSection, seed: int) -> list[LoraLayer]:
+    """Give `denoiser` a trainable float32 adapter that changes nothing yet; returns its layers.
+
+    Raises `ValueError` for targets that the denoiser does not have.
+    """
+    _check_targets(denoiser, section.lora_targets)
+    denoiser.add_adapter(
+        LoraConfig(
+            r=section.lora_rank,
+            lora_alpha=section.lora_alpha or section.lora_rank,
+            target_modules=list(section.lora_targets),
+            use_dora=section.lora_dora,
+        )
+    )
+    for name, parameter in denoiser.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        parameter.data = parameter.data.float()
+        if ".lora_A." in name:
+            # peft's own initialisation, but a function of the seed and the name alone.
+            generator = torch.Generator().manual_seed(stable_seed("lora", seed, name))
+            start = torch.empty(parameter.shape)
+            nn.init.kaiming_uniform_(start, a=5**0.5, generator=generator)
+            parameter.data.copy_(start)
+    layers = [module for module in denoiser.modules() if isinstance(module, LoraLayer)]
+    if section.lora_dora:
+        for layer in layers:
+            _measure_magnitude(layer)
+    return layers
+
+
+def _measure_magnitude(layer: Any) -> None:
+    """Take DoRA's magnitudes again, in float32: of a narrow base, peft took them in its precision.
+
+    The forward pass divides them by norms in float32; only equal ones leave the base unchanged.
+    """
+    layer.lora_magnitude_vector[ADAPTER].update_layer(
+        base_layer=layer.get_base_layer(),
+        lora_A=layer.lora_A[ADAPTER].weight,
+        lora_B=layer.lora_B[ADAPTER].weight,
+        scaling=layer.scaling[ADAPTER],
+    )
+
+
+def _check_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> None:
+    """A check that peft leaves out: it passes over a name without a match as long as another one has some."""
+    names = [name for name, module in denoiser.named_modules() if not list(module.children())]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            suffixes = {name.rpartition(".")[2] for name in names}
+            near = difflib.get_close_matches(target, suffixes, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"train.lora_targets: {target!r} matches no module of the denoiser{hint}")

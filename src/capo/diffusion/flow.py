@@ -1,0 +1,99 @@
+"""The forward process of rectified flows (SD3, FLUX, Sana).
+
+Notation (name here -> paper):
+    latents, noise  -> x, ε               [B, C, H, W]
+    t               -> t in [0, 1]        0 is clean, 1 is noise
+    x_t             -> (1 - t) x + t ε
+    target          -> ε - x              the velocity dx_t/dt
+    log_snr         -> λ_t = 2 log((1 - t)/t)
+"""
+
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from capo.diffusion.process import choose_sampler
+from capo.method.weighting import flow_log_snr, flow_sigmoid_weight, flow_time
+from capo.recipe import GenerateSection, TrainSection
+from capo.runtime import quiet
+
+LOG_SNR_RANGE = (-10.0, 10.0)
+"""Of `uniform-logsnr` time sampling (App. A.3)."""
+
+SAMPLERS = (
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+)
+"""The schedulers of diffusers that follow a flow without drawing noise."""
+
+BY_SIZE = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
+"""Fields of a shift by image size, which a pipeline looks up in whatever scheduler it has."""
+
+
+class RectifiedFlow:
+    """The straight path between an image and noise; the same for every checkpoint.
+
+    Times are float32 in [0, 1]. The checkpoint's own scheduler says with which shift to sample;
+    training times know no shift (Sec. 4.4, App. A.3).
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+
+    def draw_times(self, n: int, generator: torch.Generator, section: TrainSection) -> Tensor:
+        """λ uniform in [-10, 10] as the paper has it, t uniform, or t logit-normal as SD3's own training."""
+        if section.timesteps is not None:
+            raise ValueError(
+                "train.timesteps: only DDPM schedules have timesteps; a flow's time is continuous"
+            )
+        if section.time_sampling == "uniform":
+            return torch.rand(n, generator=generator)
+        if section.time_sampling == "logit-normal":
+            return torch.randn(n, generator=generator).sigmoid()
+        return flow_time(torch.empty(n).uniform_(*LOG_SNR_RANGE, generator=generator))
+
+    def noise_to(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t [B, C, H, W] of `latents` at the times `t` [B]."""
+        t = t.view(-1, 1, 1, 1)
+        return t * noise + (1 - t) * latents
+
+    def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The velocity ε - x, at any time."""
+        return noise - latents
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """λ_t [B], float32; +infinity at t = 0 and -infinity at t = 1."""
+        return flow_log_snr(t)
+
+    def loss_weight(self, t: Tensor, weighting: str, bias: float) -> Tensor:
+        """w_t [B] of the velocity's error: `sigmoid` (Eq. 26, with `bias`) or `constant`."""
+        if weighting == "constant":
+            return torch.ones_like(t)
+        return flow_sigmoid_weight(flow_log_snr(t), bias)
+
+    def sampler(self, settings: GenerateSection) -> Any:
+        """One of `SAMPLERS`, with `generate.shift` or else the checkpoint's own shift.
+
+        With a shift by image size (FLUX.1-dev) the pipeline works that out, unless one is given.
+        """
+        kind = choose_sampler({name: getattr(diffusers, name) for name in SAMPLERS}, settings.scheduler)
+        known = signature(kind.__init__).parameters
+        own = {name: value for name, value in self._config.items() if name in known}
+        shift = settings.shift or self._config.get("shift") or self._config.get("flow_shift") or 1.0
+        if settings.shift is not None:
+            own["use_dynamic_shifting"] = False
+        if "use_flow_sigmas" in known:
+            own |= {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
+        else:
+            own["shift"] = shift
+        with quiet():  # some say which of their defaults they change
+            scheduler = kind(**{name: value for name, value in own.items() if name in known})
+        scheduler.register_to_config(**{n: v for n, v in self._config.items() if n in BY_SIZE})
+        return scheduler

@@ -1,0 +1,105 @@
+"""FLUX.1-dev and FLUX.1-schnell."""
+
+import math
+from inspect import signature
+from typing import Any, ClassVar
+
+import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from torch import Tensor
+from transformers import CLIPTextModel, T5EncoderModel
+
+from capo.diffusion.family import Family
+from capo.diffusion.flow import RectifiedFlow
+from capo.recipe import GenerateSection
+
+TRAINING_GUIDANCE = 1.0
+"""What FLUX.1-dev is told as guidance in training.
+
+At 1 it answers as the conditional model that guidance was distilled from, whose error is the one
+that the objective is about; larger values answer as two models combined, as guidance does elsewhere
+and only in sampling.
+"""
+
+
+class Flux(Family):
+    """A `FluxPipeline`: -dev, with guidance as an input of the network, or -schnell, without guidance.
+
+    Conditioning is `prompt_embeds` [P, tokens, D] of T5 and `pooled_prompt_embeds` [P, E] of CLIP.
+    Latents are those of the VAE; the pipeline's packing of 2 × 2 of them into a token stays inside.
+    """
+
+    pipeline_class = FluxPipeline
+    denoiser_name = "transformer"
+    denoiser_class = FluxTransformer2DModel
+    text_encoders: ClassVar = {"text_encoder": CLIPTextModel, "text_encoder_2": T5EncoderModel}
+    process_class = RectifiedFlow
+    sequence_length = 512
+
+    def _encode(self, prompts: list[str]) -> dict[str, Tensor]:
+        embeds, pooled, _ = self._pipeline.encode_prompt(
+            prompts, device=self.device, max_sequence_length=self._tokens()
+        )
+        return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+
+    def _unconditional(self) -> dict[str, Tensor]:
+        return {}
+
+    def _reach(self) -> tuple[Any, int]:
+        return self._pipeline.tokenizer_2, self._tokens()
+
+    def _predict(self, x_t: Tensor, t: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
+        rows, channels, height, width = x_t.shape
+        embeds = conditioning["prompt_embeds"]
+        guidance = torch.full((rows,), TRAINING_GUIDANCE, device=x_t.device) if self._guided() else None
+        prediction: Tensor = self.denoiser(
+            hidden_states=FluxPipeline._pack_latents(x_t, rows, channels, height, width),
+            timestep=t,  # in [0, 1]: the transformer itself counts in thousandths
+            guidance=guidance,
+            pooled_projections=conditioning["pooled_prompt_embeds"],
+            encoder_hidden_states=embeds,
+            txt_ids=torch.zeros(embeds.shape[1], 3, device=x_t.device, dtype=x_t.dtype),
+            img_ids=FluxPipeline._prepare_latent_image_ids(
+                rows, height // 2, width // 2, x_t.device, x_t.dtype
+            ),
+            return_dict=False,
+        )[0]
+        return self._unpacked(prediction, x_t)
+
+    def _grid(self) -> tuple[int, int, int]:
+        config: Any = self.denoiser.config
+        # The network has no size of its own; the pipeline's is 128, as 1024 pixels.
+        return config.in_channels // 4, 128, 2
+
+    def _sampler(self, settings: GenerateSection) -> Any:
+        if settings.guidance_scale > 1 and not self._guided():
+            raise ValueError(
+                "generate.guidance_scale: this model (as FLUX.1-schnell) was distilled to work without "
+                "guidance; set it to 0"
+            )
+        scheduler = super()._sampler(settings)
+        # The pipeline hands its scheduler the logarithm of a shift, "mu", whether it asks for one or not.
+        if "mu" not in signature(scheduler.set_timesteps).parameters:
+            raise ValueError(
+                f"generate.scheduler: {settings.scheduler} does not work with FLUX, whose pipeline sets the "
+                "shift itself; take FlowMatchEulerDiscreteScheduler or DPMSolverMultistepScheduler"
+            )
+        if "flow_shift" in scheduler.config and not scheduler.config.use_dynamic_shifting:
+            mu = math.log(scheduler.config.flow_shift)
+            scheduler.register_to_config(use_dynamic_shifting=True, base_shift=mu, max_shift=mu)
+        return scheduler
+
+    def _packed(self, noise: Tensor) -> Tensor:
+        return FluxPipeline._pack_latents(super()._packed(noise), *noise.shape)
+
+    def _unpacked(self, latents: Tensor, noise: Tensor) -> Tensor:
+        # The pipeline counts in pixels of a VAE; in latents that is a factor of 1.
+        return FluxPipeline._unpack_latents(latents, *noise.shape[-2:], vae_scale_factor=1)
+
+    def _guided(self) -> bool:
+        config: Any = self.denoiser.config
+        return bool(config.guidance_embeds)
+
+    def _tokens(self) -> int:
+        """-schnell was trained with half of -dev's."""
+        return super()._tokens() if self._guided() or self._section.max_sequence_length else 256

@@ -1,0 +1,98 @@
+"""LoRA files as diffusers writes them, as updates that can be merged, and back."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from capo.method.low_rank import LowRank
+
+FILE = "pytorch_lora_weights.safetensors"
+
+SIDES = ((".lora_A.weight", ".lora_B.weight"), (".lora.down.weight", ".lora.up.weight"))
+"""How the names of A and B end, in peft's way and in the older one of diffusers."""
+
+NOT_PLAIN = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern")
+"""Settings of peft under which an update is not alpha / r times B A."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA policy: the update of every module, and what its file says besides."""
+
+    updates: dict[str, LowRank]
+    sides: tuple[str, str]
+    config: dict[str, Any]
+    """peft's configuration, each field after the name of the network, as `unet.lora_alpha`."""
+
+    @property
+    def network(self) -> str:
+        return next(iter(self.updates)).partition(".")[0]
+
+    @property
+    def rank(self) -> int:
+        return int(self.config[f"{self.network}.r"])
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """The adapter of a LoRA policy, alpha / r folded into its updates.
+
+    Raises `ValueError` for one that is not plain LoRA, as a DoRA, or whose file does not say its alpha.
+    """
+    path = folder / FILE
+    with safe_open(path, "pt") as file:
+        config = json.loads((file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
+        tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
+    down, up = next((each for each in SIDES if any(name.endswith(each[0]) for name in tensors)), SIDES[0])
+    modules = [name.removesuffix(down) for name in tensors if name.endswith(down)]
+    network = modules[0].partition(".")[0] if modules else ""
+    if not config.get(f"{network}.lora_alpha"):
+        raise ValueError(f"{path} does not say its alpha: not a LoRA that capo saved")
+    unusual = [name for name in NOT_PLAIN if config.get(f"{network}.{name}")]
+    if unusual or len(tensors) != 2 * len(modules):
+        raise ValueError(
+            f"{path} is not plain LoRA ({', '.join(unusual) or 'unknown tensors'}), so its updates cannot be "
+            "added up; train with lora_dora: false or adaptation: full to make soups"
+        )
+    scale = config[f"{network}.lora_alpha"] / config[f"{network}.r"]
+    updates = {name: LowRank(tensors[name + up] * scale, tensors[name + down]) for name in modules}
+    return Adapter(updates, (down, up), config)
+
+
+def aligned(adapters: Sequence[Adapter]) -> list[dict[str, LowRank]]:
+    """The updates of all adapters over the modules of any: zero where one has none."""
+    like = {name: update for adapter in adapters for name, update in adapter.updates.items()}
+    return [
+        {name: adapter.updates.get(name) or _nothing(like[name], adapter.rank) for name in like}
+        for adapter in adapters
+    ]
+
+
+def write_adapter(folder: Path, updates: dict[str, LowRank], adapters: Sequence[Adapter]) -> None:
+    """Write updates of one rank as a LoRA file, whose alpha is its rank, so that B A is the update."""
+    first = adapters[0]
+    down, up = first.sides
+    tensors: dict[str, Tensor] = {}
+    for name, update in updates.items():
+        tensors |= {name + down: update.down.contiguous(), name + up: update.up.contiguous()}
+    field, rank = f"{first.network}.target_modules", next(iter(updates.values())).rank
+    targets = sorted({target for adapter in adapters for target in adapter.config[field]})
+    config = {**first.config, field: targets}
+    config |= {f"{first.network}.{name}": rank for name in ("r", "lora_alpha")}
+    metadata = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(config, indent=2, sort_keys=True)}
+    save_file(tensors, folder / FILE, metadata=metadata)
+
+
+def _nothing(like: LowRank, rank: int) -> LowRank:
+    up, down = like.up, like.down
+    return LowRank(
+        torch.zeros(up.shape[0], rank, *up.shape[2:], dtype=up.dtype),
+        torch.zeros(rank, *down.shape[1:], dtype=down.dtype),
+    )

@@ -1,0 +1,141 @@
+"""Full policies: pipeline directories whose denoisers are merged from file to file.
+
+Weights are read when their turn comes and written at once, so that neither a model nor a soup is ever
+in memory as a whole.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from capo.diffusion import resolve_checkpoint
+from capo.method import soup_tensors
+from capo.progress import progress
+from capo.recipe import ModelSection
+
+DENOISERS = ("unet", "transformer")
+STEM = "diffusion_pytorch_model"
+
+
+class StoredWeights(Mapping[str, Tensor]):
+    """The tensors of safetensors files, by name and in the order of the files; read when asked for."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = [safe_open(file, "pt") for file in files]
+        self._place = {name: file for file in self._files for name in file.offset_keys()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self._place[name].get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._place)
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+
+class BaseWeights(Mapping[str, Tensor]):
+    """The weights that full fine-tuning started from, in the order and dtypes of a policy's.
+
+    Training loads the base in the model's dtype and widens it: without that rounding the difference
+    to the policy would be mostly rounding.
+    """
+
+    def __init__(self, stored: StoredWeights, loaded_as: torch.dtype, policy: StoredWeights) -> None:
+        """Raises `ValueError` for other names than the policy's."""
+        if unlike := sorted(set(stored) ^ set(policy)):
+            whose = "policy" if unlike[0] in policy else "base"
+            raise ValueError(f"only the {whose} has a tensor {unlike[0]!r} ({len(unlike)} differ)")
+        self._stored, self._loaded_as, self._policy = stored, loaded_as, policy
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._stored[name]
+        if not tensor.is_floating_point():
+            return tensor
+        return tensor.to(self._loaded_as).to(self._policy[name].dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._policy)
+
+    def __len__(self) -> int:
+        return len(self._policy)
+
+
+def merge_pipelines(
+    policies: Sequence[Path], model: ModelSection, target: Path, settings: Mapping[str, Any]
+) -> None:
+    """Fill the folder `target` with a pipeline like the first policy's, its denoiser a soup of all.
+
+    `model` is the base of all policies, `settings` are those of `soup_tensors`. Raises `ValueError`
+    naming a tensor that cannot be merged.
+    """
+    part = _denoiser(policies[0])
+    base_files = weight_files(_base_folder(model) / part, model.variant)
+    stored = [StoredWeights(weight_files(policy / part)) for policy in policies]
+    base = BaseWeights(StoredWeights(base_files), getattr(torch, model.dtype), stored[0])
+    files = weight_files(policies[0] / part)
+    _copy_the_rest(policies[0], target, files)
+    merged = soup_tensors(base, stored, **settings)
+    with progress("soup", len(base), "tensors") as bar:
+        for file in files:
+            for _ in _fill(target / part / file.name, file, merged):
+                bar.advance()
+
+
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """The safetensors files of a model that diffusers saved, one or several; `ValueError` without."""
+    suffix = f".{variant}" if variant else ""
+    whole = folder / f"{STEM}{suffix}.safetensors"
+    if whole.is_file():
+        return [whole]
+    index = folder / f"{STEM}.safetensors.index{suffix}.json"
+    if not index.is_file():
+        raise ValueError(f"{folder} has neither {whole.name} nor {index.name}")
+    return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+
+
+def _denoiser(folder: Path) -> str:
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    return next(part for part in DENOISERS if part in index)
+
+
+def _base_folder(model: ModelSection) -> Path:
+    path = resolve_checkpoint(model.checkpoint)
+    if Path(path).is_dir():
+        return Path(path)
+    from diffusers import DiffusionPipeline
+
+    return Path(
+        DiffusionPipeline.download(path, revision=model.revision, variant=model.variant, use_safetensors=True)
+    )
+
+
+def _copy_the_rest(source: Path, target: Path, weights: Sequence[Path]) -> None:
+    """Everything but the weights to be merged and what is said about the one policy."""
+    left_out = {*weights, source / "capo.json", source / "README.md"}
+
+    def ignored(folder: str, names: list[str]) -> list[str]:
+        return [name for name in names if Path(folder, name) in left_out]
+
+    shutil.copytree(source, target, ignore=ignored, dirs_exist_ok=True)
+
+
+def _fill(target: Path, like: Path, tensors: Iterator[tuple[str, Tensor]]) -> Iterator[str]:
+    """Write a file laid out as `like`, with the next of the `tensors`, which come in its order."""
+    with like.open("rb") as file:
+        size = file.read(8)
+        header = file.read(int.from_bytes(size, "little"))
+    with target.open("wb") as file, safe_open(like, "pt") as layout:
+        file.write(size + header)
+        for expected in layout.offset_keys():
+            name, tensor = next(tensors)
+            assert name == expected, f"{name} comes where {like} has {expected}"
+            file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+            yield name

@@ -1,0 +1,42 @@
+"""The recipe: the one configuration object of a run, strict and typed.
+
+A recipe is YAML with the sections `model, prompts, generate, rewards, pairs, train, evaluate,
+report, engine` and a `seed`. Unknown keys, wrong types and contradictions are errors, all
+reported at once and with the nearest valid name.
+
+    recipe = load_recipe("shapes", ["seed=1", "train.beta=300"])
+"""
+
+from capo.recipe.reading import RecipeError, dump_recipe, load_recipe, parse_recipe, shipped_recipes
+from capo.recipe.sections import (
+    RUNTIME,
+    EngineSection,
+    EvaluateSection,
+    GenerateSection,
+    ModelSection,
+    PairsSection,
+    PromptsSection,
+    Recipe,
+    ReportSection,
+    RewardSection,
+    TrainSection,
+)
+
+__all__ = [
+    "RUNTIME",
+    "EngineSection",
+    "EvaluateSection",
+    "GenerateSection",
+    "ModelSection",
+    "PairsSection",
+    "PromptsSection",
+    "Recipe",
+    "RecipeError",
+    "ReportSection",
+    "RewardSection",
+    "TrainSection",
+    "dump_recipe",
+    "load_recipe",
+    "parse_recipe",
+    "shipped_recipes",
+]

@@ -1,0 +1,122 @@
+"""Recipes as files: finding, overriding, validating and writing them."""
+
+import difflib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from capo.recipe.sections import Recipe, Section
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message lists every problem found, one a line."""
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Load a shipped recipe by name, or one from a YAML file, with `a.b=c` overrides.
+
+    The value of an override is YAML (`train.steps=100`, `rewards.0.weight=2`,
+    `train.lora_targets=[to_q]`). Raises `RecipeError` naming every field that is wrong.
+    """
+    path = _find(name_or_path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of sections")
+    for override in overrides:
+        _override(values, override)
+    changed = "".join(f" --set {override}" for override in overrides)
+    return parse_recipe(values, f"{path}{changed}")
+
+
+def parse_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
+    """Validate plain values; `where` (a file name) heads the errors."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise RecipeError("\n  ".join([f"{where}:", *lines])) from None
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name and path of every recipe that comes with the package."""
+    folder = Path(str(resources.files("capo") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """YAML with every default written out; loading it gives the same recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _find(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if str(name_or_path) in shipped:
+        return shipped[str(name_or_path)]
+    near = _nearest(str(name_or_path), shipped)
+    raise RecipeError(
+        f"no recipe {str(name_or_path)!r}: neither a file nor one of {', '.join(shipped)}{near}"
+    )
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set {override}: expected KEY=VALUE, as train.steps=100")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: the value is not readable as YAML: {error}") from error
+    *parents, last = key.strip().split(".")
+    place: Any = values
+    try:
+        for part in parents:
+            if isinstance(place, list):
+                place = place[int(part)]
+            else:
+                if place.get(part) is None:
+                    place[part] = {}
+                place = place[part]
+        place[int(last) if isinstance(place, list) else last] = value
+    except (IndexError, ValueError, TypeError, AttributeError):
+        raise RecipeError(f"--set {override}: the recipe has no place {key!r}") from None
+
+
+def _explain(problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    field = ".".join(location) or "recipe"
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(location[:-1])
+        return f"{field}: unknown key{_nearest(location[-1], known)}"
+    if problem["type"] == "missing":
+        return f"{field}: missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem["input"]
+    shown = "" if isinstance(given, dict | list | BaseModel) else f", got {given!r}"
+    return message if field == "recipe" else f"{field}: {message}{shown}"
+
+
+def _fields_at(location: Sequence[str]) -> list[str]:
+    """The keys that the section at `location` has."""
+    section: Any = Recipe
+    for part in location:
+        if part.isdigit():
+            continue
+        annotation = section.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, Section))
+    return list(section.model_fields)
+
+
+def _nearest(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

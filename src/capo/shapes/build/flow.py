@@ -1,0 +1,102 @@
+"""The second base model: a small SD3, a rectified flow of the first one's latents, without T5."""
+
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from torch import Tensor, nn
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+from capo.seeds import stable_seed
+from capo.shapes.build.base import CAPTION_DROPOUT, text_config, tokenize
+from capo.shapes.build.data import captions
+from capo.shapes.build.fit import fit
+from capo.shapes.build.tokenizers import clip_tokenizer
+from capo.shapes.build.vae import encode_scenes
+from capo.shapes.scenes import SIZE
+
+SCENES = 300_000
+STEPS = 7_000
+BATCH = 128
+WIDTH = 128
+ABSENT = 256
+"""Tokens of zeros that diffusers puts in the place of a T5 that is left out, unless told another number."""
+
+
+class _Denoiser(nn.Module):
+    """What is trained together: two text encoders and the transformer."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.text_encoder = CLIPTextModelWithProjection(text_config(tokenizer))
+        self.text_encoder_2 = CLIPTextModelWithProjection(text_config(tokenizer))
+        self.transformer = SD3Transformer2DModel(
+            sample_size=SIZE // 4,
+            patch_size=2,
+            in_channels=4,
+            out_channels=4,
+            num_layers=5,
+            attention_head_dim=32,
+            num_attention_heads=WIDTH // 32,
+            joint_attention_dim=128,
+            caption_projection_dim=WIDTH,
+            pooled_projection_dim=128,
+            pos_embed_max_size=SIZE // 8,
+            qk_norm="rms_norm",
+        )
+
+    def forward(self, noisy: Tensor, t: Tensor, tokens: Tensor, absent: int) -> Tensor:
+        """The velocity at times `t` [B] in [0, 1], with `absent` tokens in the place of T5's."""
+        encoded = [
+            encoder(tokens, output_hidden_states=True) for encoder in (self.text_encoder, self.text_encoder_2)
+        ]
+        states = torch.cat([e.hidden_states[-2] for e in encoded], dim=-1)
+        states = torch.cat([states, states.new_zeros(len(states), absent, states.shape[-1])], dim=1)
+        pooled = torch.cat([e.text_embeds for e in encoded], dim=-1)
+        return self.transformer(
+            noisy, encoder_hidden_states=states, pooled_projections=pooled, timestep=1000 * t
+        ).sample
+
+
+def train_flow(vae: AutoencoderKL, folder: Path, device: str, scale: float) -> StableDiffusion3Pipeline:
+    """Train text encoders and transformer; the result is a complete pipeline."""
+    torch.manual_seed(6)
+    tokenizer = clip_tokenizer()
+    tokenizer.model_max_length = 16  # the grammar says nothing longer
+    model = _Denoiser(tokenizer).to(device)
+    data = captions(round(SCENES * scale), 6, device)
+    latents = encode_scenes(vae, data.images) * vae.config.scaling_factor
+    tokens = tokenize(tokenizer, data.texts, device)
+    nothing = tokenize(tokenizer, [""], device)
+    del data
+
+    def loss(step: int) -> Tensor:
+        generator = torch.Generator(device).manual_seed(stable_seed("flow", step))
+        index = torch.randint(len(latents), (BATCH,), generator=generator, device=device)
+        noise = torch.randn((BATCH, *latents.shape[1:]), generator=generator, device=device)
+        t = torch.randn(BATCH, generator=generator, device=device).sigmoid()  # SD3's logit-normal
+        dropped = torch.rand(BATCH, generator=generator, device=device) < CAPTION_DROPOUT
+        said = torch.where(dropped[:, None], nothing, tokens[index])
+        noisy = torch.lerp(latents[index], noise, t[:, None, None, None])
+        # Mostly without the tokens of zeros, which cost much and say nothing, but robust to them.
+        predicted = model(noisy, t, said, ABSENT if step % 32 == 0 else 0)
+        return nn.functional.mse_loss(predicted, noise - latents[index])
+
+    fit("flow", model, loss, steps=round(STEPS * scale), learning_rate=1.5e-3, folder=folder, average=0.9995)
+    vae.register_to_config(shift_factor=0.0)
+    return StableDiffusion3Pipeline(
+        vae=vae,
+        text_encoder=model.text_encoder,
+        text_encoder_2=model.text_encoder_2,
+        text_encoder_3=None,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        tokenizer_3=None,
+        transformer=model.transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )

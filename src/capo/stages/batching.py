@@ -1,0 +1,79 @@
+"""How many images are sampled at once: as the recipe says, or as many as fit into memory."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from capo import runtime
+from capo.progress import say
+from capo.recipe import GenerateSection
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from capo.diffusion.family import Family
+
+MOST_POSITIONS = 1 << 20
+"""Latent positions (pixels of latents) of a batch at most: 64 images of 1024²; more gain no speed."""
+
+BYTES_A_POSITION = 80 * 1024
+"""Memory that sampling takes for a latent position on a CPU, at most. In float32 with guidance
+`capo plan` counts 39 KiB for SDXL and 40 for SD3, 51 for FLUX.1-dev, 63 for SD3.5-large, 65 for SD 1.5."""
+
+_fitting: "WeakKeyDictionary[Family, int]" = WeakKeyDictionary()
+"""The batch that was found to fit, for the next time the same model makes images."""
+
+
+def in_batches(
+    rows: int, family: "Family", settings: GenerateSection, sample: "Callable[[range], Tensor]"
+) -> "Iterator[Tensor]":
+    """What `sample` makes of 0, 1, ..., `rows` - 1, a batch at a time and in order.
+
+    Without `generate.batch_size` a batch that does not fit into an accelerator's memory is tried
+    again in halves, and so are all after it. Raises `RuntimeError` when a given size, or one image,
+    does not fit.
+    """
+    import torch
+
+    start = 0
+    while start < rows:
+        size = settings.batch_size or _fitting.get(family) or _first_try(family, settings)
+        batch = range(start, min(start + size, rows))
+        latents = None
+        try:
+            latents = sample(batch)
+        except torch.OutOfMemoryError as error:
+            if settings.batch_size is not None or len(batch) == 1:
+                raise _too_large(len(batch), settings) from error
+        if latents is None:  # after the handler, whose error holds the tensors of the failed attempt
+            runtime.release_memory()
+            _fitting[family] = len(batch) // 2
+            say(f"{len(batch)} images do not fit into memory at once; going on with {len(batch) // 2}")
+            continue
+        yield latents
+        start = batch.stop
+
+
+def _first_try(family: "Family", settings: GenerateSection) -> int:
+    """The largest batch worth trying; on a CPU, which would swap or be killed, one that surely fits.
+
+    It depends on the memory that a machine has, not on what is free at the moment: two runs on one
+    machine make the same batches, and so the same bits.
+    """
+    _, height, width = family.latent_shape(settings)
+    positions = MOST_POSITIONS
+    if family.device.type == "cpu":
+        positions = min(positions, runtime.main_memory() // 2 // BYTES_A_POSITION)
+    return max(1, positions // (height * width))
+
+
+def _too_large(images: int, settings: GenerateSection) -> RuntimeError:
+    if images > 1:
+        return RuntimeError(
+            f"the device ran out of memory with generate.batch_size {settings.batch_size}; lower it, or set "
+            "it to null to have it found, and give the same command again: what is finished is kept"
+        )
+    return RuntimeError(
+        "the device ran out of memory with a single image; lower generate.height and generate.width, or set "
+        "model.dtype to bfloat16"
+    )

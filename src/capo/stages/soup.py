@@ -1,0 +1,170 @@
+"""Soups: several policies of one base merged into one, or into a front of policies (Eq. 29).
+
+TO/                 a policy folder, as plain diffusers and `capo evaluate --policy` read it
+TO/0.25-0.75/ …     with a sweep: one for every weighting, and sweep.json, which lists them
+"""
+
+import itertools
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from capo import durable
+from capo.diffusion.saved import RECORD, SavedPolicy, find_policy
+from capo.manifest import pretty
+from capo.recipe import ModelSection
+
+KEPT = ("base", "model", "adaptation")
+"""What a soup's record takes over from its policies."""
+
+
+@dataclass(frozen=True)
+class SoupSettings:
+    """How policies are merged; see `capo.method.soup.soup`."""
+
+    interpolation: Literal["slerp", "linear"] = "slerp"
+    angle: Literal["tensor", "global"] = "tensor"
+    rank: int | None = None
+    """Of a LoRA soup; the sum of the policies' ranks, which is exact, when None."""
+    base: str | None = None
+    """Where the checkpoint that full policies were tuned from is now, if not where it was."""
+
+
+def soup(
+    policies: Sequence[Path], to: Path, settings: SoupSettings, weights: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """Write the soup of `policies` (policy folders or run directories) as the new folder `to`.
+
+    Returns what its `capo.json` says of it. Raises `ValueError` for policies that do not go together,
+    or when `to` is there already.
+    """
+    merge = _Merge(policies, settings)
+    with _new_folder(to) as folder:
+        return merge.write(folder, weights or [1.0] * len(policies))
+
+
+def soup_front(
+    policies: Sequence[Path], to: Path, settings: SoupSettings, points: int
+) -> list[dict[str, Any]]:
+    """Write soups of all weightings with `points` on the way from each policy to each other.
+
+    The ends, the policies themselves, are among them: k policies give C(points + k - 2, k - 1) soups.
+    Returns what `sweep.json` lists.
+    """
+    merge = _Merge(policies, settings)
+    listed = []
+    with _new_folder(to) as folder:
+        for weights in weightings(len(policies), points):
+            name = "-".join(f"{weight:.3g}" for weight in weights)
+            (folder / name).mkdir()
+            listed.append({"folder": name, **merge.write(folder / name, weights)})
+        (folder / "sweep.json").write_text(pretty(listed), encoding="utf-8")
+    return listed
+
+
+def weightings(policies: int, points: int) -> Iterator[list[float]]:
+    """All weights that are multiples of 1 / (points - 1) and add up to 1, the first policy's falling."""
+    if points < 2:
+        raise ValueError(f"a sweep needs at least 2 points, got {points}")
+    steps = points - 1
+    # Where the bars stand among the steps says how many of them each policy has.
+    for bars in itertools.combinations(range(steps + policies - 1), policies - 1):
+        edges = (-1, *bars, steps + policies - 1)
+        counts = [after - before - 1 for before, after in itertools.pairwise(edges)]
+        yield [count / steps for count in reversed(counts)]
+
+
+class _Merge:
+    """Policies that go together, ready to be merged with any weights."""
+
+    def __init__(self, policies: Sequence[Path], settings: SoupSettings) -> None:
+        self._policies = [find_policy(path) for path in policies]
+        self._settings = settings
+        _check(self._policies, settings)
+        self._first = self._policies[0].record
+
+    def write(self, folder: Path, weights: Sequence[float]) -> dict[str, Any]:
+        chosen = self._settings
+        method = {"interpolation": chosen.interpolation, "angle": chosen.angle, "weights": weights}
+        if self._first["adaptation"] == "lora":
+            told = self._write_adapter(folder, method)
+        else:
+            told = self._write_pipeline(folder, method)
+        if chosen.interpolation == "linear":
+            del method["angle"]
+        described = {**method, **told}
+        self._write_record(folder, described)
+        return described
+
+    def _write_adapter(self, folder: Path, method: dict[str, Any]) -> dict[str, Any]:
+        from capo.merging.adapters import aligned, read_adapter, write_adapter
+        from capo.method.low_rank import low_rank_soup, refactored
+
+        adapters = [read_adapter(policy.folder) for policy in self._policies]
+        updates = low_rank_soup(aligned(adapters), **method)
+        exact, rank = sum(adapter.rank for adapter in adapters), self._settings.rank
+        error = 0.0
+        if rank is not None and rank != exact:
+            if rank > exact:
+                raise ValueError(f"--rank: {rank} is more than the {exact} of all policies together")
+            smaller, lost, total = zip(*(refactored(each, rank) for each in updates.values()), strict=True)
+            updates = dict(zip(updates, smaller, strict=True))
+            error = math.sqrt(math.fsum(lost) / math.fsum(total)) if math.fsum(total) > 0 else 0.0
+        write_adapter(folder, updates, adapters)
+        return {"rank": rank or exact, "relative_error": error}
+
+    def _write_pipeline(self, folder: Path, method: dict[str, Any]) -> dict[str, Any]:
+        from capo.merging.pipelines import merge_pipelines
+
+        merge_pipelines([p.folder for p in self._policies], self._base(), folder, method)
+        return {}
+
+    def _base(self) -> ModelSection:
+        """The model that full policies were tuned from, where it is now."""
+        model = dict(self._first["model"])
+        if self._settings.base is not None:
+            model["checkpoint"] = self._settings.base
+        base = ModelSection(**model)
+        self._policies[0].check_base(base)
+        return base
+
+    def _write_record(self, folder: Path, described: dict[str, Any]) -> None:
+        sources = [{"folder": str(p.folder), "identity": p.identity} for p in self._policies]
+        kept = {name: self._first[name] for name in KEPT}
+        text = pretty({**kept, "soup": {**described, "policies": sources}})
+        (folder / RECORD).write_text(text, encoding="utf-8")
+
+
+def _check(policies: Sequence[SavedPolicy], settings: SoupSettings) -> None:
+    if len(policies) < 2:
+        raise ValueError(f"a soup needs at least two policies, got {len(policies)}")
+    for policy in policies:
+        if lacking := [name for name in KEPT if name not in policy.record]:
+            raise ValueError(
+                f"{policy.folder / RECORD} does not say its {lacking[0]}; train that policy again"
+            )
+    _check_equal(policies, "tuned from different models", lambda record: record["base"])
+    _check_equal(policies, "tuned in different precisions", lambda record: record["model"]["dtype"])
+    _check_equal(policies, "adapted differently", lambda record: record["adaptation"])
+    if settings.rank is not None and policies[0].record["adaptation"] != "lora":
+        raise ValueError("--rank: only LoRA policies have a rank, and these are full models")
+    if settings.interpolation == "linear" and settings.angle == "global":
+        raise ValueError("--angle: there are no angles in linear interpolation")
+
+
+def _check_equal(policies: Sequence[SavedPolicy], what: str, value: Callable[[dict[str, Any]], str]) -> None:
+    values = {value(policy.record): policy.folder for policy in policies}
+    if len(values) > 1:
+        differ = "; ".join(f"{folder}: {each}" for each, folder in values.items())
+        raise ValueError(f"the policies were {what} ({differ})")
+
+
+def _new_folder(to: Path) -> Any:
+    if to.exists():
+        raise ValueError(f"{to} is there already; name another folder with --to, or remove it")
+    # What a killed merge left; a folder in the making has no other use.
+    shutil.rmtree(to.with_name(durable.TEMPORARY + to.name), ignore_errors=True)
+    return durable.replacing_folder(to)

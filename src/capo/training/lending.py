@@ -1,0 +1,75 @@
+"""What the leading process does alone with a policy that is spread over all (FSDP2).
+
+Sampling for a validation runs the network again and again, but each process has only a part of it. So
+whenever the leading one is about to, it tells the others with what, and they run theirs beside it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from capo.diffusion.family import Family
+from capo.diffusion.policy import Policy
+from capo.training.group import Group
+
+T = TypeVar("T")
+
+
+def led(group: Group, family: Family, policy: Policy, make: Callable[[], T]) -> T:
+    """What `make` gives in the leading process, in all of them; the others lend their parts meanwhile."""
+    if not policy.spread:
+        return group.told(make)
+    if not group.leads:
+        _lend(group, family, policy)
+        return group.told(make)
+    with _announced(group, family.device.type, policy):
+        made = make()
+    group.told(lambda: None)
+    return group.told(lambda: made)
+
+
+@contextmanager
+def _announced(group: Group, kind: str, policy: Policy) -> Iterator[None]:
+    """Within, the others are told of every forward pass before it begins."""
+
+    def announce(module: nn.Module, args: Any, kwargs: Any) -> None:
+        group.told(lambda: (policy.referring, _autocast(kind), *_moved((args, kwargs), "cpu")))
+
+    # First of all hooks: FSDP's own asks the others for their parts.
+    handles = [
+        network.register_forward_pre_hook(announce, prepend=True, with_kwargs=True)
+        for network in policy.networks()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _lend(group: Group, family: Family, policy: Policy) -> None:
+    kind = family.device.type
+    while (call := group.told(_listen)) is not None:
+        referring, dtype, args, kwargs = _moved(call, family.device)
+        with (
+            torch.no_grad(),
+            torch.autocast(kind, dtype, enabled=dtype is not None),
+            policy.reference() if referring else nullcontext(),
+        ):
+            family.denoiser(*args, **kwargs)
+
+
+def _listen() -> Any:
+    """Of the others, what the leading process is told."""
+
+
+def _autocast(kind: str) -> torch.dtype | None:
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
+def _moved(values: Any, device: torch.device | str) -> Any:
+    return tree_map(lambda value: value.to(device) if isinstance(value, Tensor) else value, values)

@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from capo.bench.checkpoint import write_checkpoint
+from capo.bench.subject import subject
+from capo.diffusion import load_family
+from capo.diffusion.random_weights import random_weights
+from capo.recipe import GenerateSection, ModelSection
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+
+
+def family_of(name, folder, device, dtype="float32"):
+    write_checkpoint(name, folder)
+    return load_family(ModelSection(checkpoint=str(folder), dtype=dtype), device)
+
+
+@pytest.mark.parametrize("name", ["tiny-sd15", "tiny-sd35", "tiny-flux"])
+def test_a_tiny_architecture_answers_prompts(name, tmp_path):
+    with subject(name, None, []) as what, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        family = load_family(what.recipe.model, CPU)
+        shape = family.latent_shape(what.recipe.generate)
+        conditioning = family.encode(["a red Cat", "two dogs"])
+        x_t, t = torch.zeros(2, *shape), torch.tensor([0, 0])
+        answer = family.predict(x_t, t, conditioning)
+    assert shape[1:] == ((8, 8) if name == "tiny-sd15" else (16, 16))
+    assert answer.shape == x_t.shape
+    assert answer.isfinite().all()
+    assert not any(torch.equal(tensor[0], tensor[1]) for tensor in conditioning.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("sd15", (4, 64, 64)), ("sdxl", (4, 128, 128)), ("sd3", (16, 128, 128))]
+)
+def test_a_real_architecture_takes_no_memory_on_the_meta_device(name, shape, tmp_path):
+    with random_weights(META):
+        family = family_of(name, tmp_path, META, "bfloat16")
+    assert family.latent_shape(GenerateSection()) == shape
+    assert {(p.device.type, p.dtype) for p in family.denoiser.parameters()} == {("meta", torch.bfloat16)}
+
+
+def test_without_asking_for_random_weights_they_are_missed(tmp_path):
+    with random_weights(META):
+        pass
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        family_of("tiny-sd15", tmp_path, CPU)
+
+
+def test_an_unknown_architecture_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no architecture 'sdxxl'; there are sd15, sdxl"):
+        write_checkpoint("sdxxl", tmp_path)

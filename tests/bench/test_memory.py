@@ -1,0 +1,63 @@
+import torch
+
+from capo.bench.memory import made_bytes, peak_bytes
+
+CPU = torch.device("cpu")
+MEGA = 1_000_000
+
+
+def peak_above(work):
+    """The peak of `work` over what is there anyway."""
+    return peak_bytes(work, CPU) - peak_bytes(lambda: None, CPU)
+
+
+def test_what_is_freed_before_the_peak_does_not_count():
+    def work():
+        first = torch.zeros(MEGA)
+        second = first + 1
+        del first, second
+        torch.ones(MEGA)
+
+    assert peak_above(work) == 2 * 4 * MEGA
+
+
+def test_a_view_takes_nothing():
+    def work():
+        whole = torch.zeros(MEGA)
+        return whole.view(1000, 1000)[1:], whole.t()
+
+    assert peak_above(work) == 4 * MEGA
+
+
+def test_what_was_there_before_counts():
+    before = peak_bytes(lambda: None, CPU)
+    kept = torch.zeros(MEGA)
+    assert peak_bytes(lambda: None, CPU) - before == kept.nbytes
+
+
+def test_activations_kept_for_the_backward_pass_count():
+    values = torch.zeros(MEGA, requires_grad=True)
+
+    def forward():
+        result = values
+        for _ in range(5):
+            result = result.exp()  # its derivative needs each result
+        return result
+
+    def without():
+        with torch.no_grad():
+            forward()
+
+    assert peak_above(lambda: forward()) == 5 * 4 * MEGA
+    assert peak_above(without) == 2 * 4 * MEGA
+
+
+def test_what_was_there_before_is_not_what_the_work_makes():
+    kept = torch.zeros(MEGA)
+
+    def work():
+        view = kept.view(1000, 1000).t()
+        return kept.add_(1), view + 1
+
+    assert made_bytes(work, CPU) == 4 * MEGA
+    assert made_bytes(work, torch.device("meta")) == 0

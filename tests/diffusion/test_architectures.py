@@ -1,0 +1,42 @@
+"""The networks' dimensions, by the number of parameters that the published weights have."""
+
+import diffusers
+import pytest
+import torch
+import transformers
+
+from capo.diffusion.architectures import PARTS
+
+CLIP_L, BIG_G, T5_XXL = 123_060_480, 694_659_840, 4_762_310_656
+PROJECTED_CLIP_L = CLIP_L + 768 * 768
+VAE, VAE_16 = 83_653_863, 83_819_683
+SD3_PARTS = {
+    "vae": VAE_16,
+    "text_encoder": PROJECTED_CLIP_L,
+    "text_encoder_2": BIG_G,
+    "text_encoder_3": T5_XXL,
+}
+PUBLISHED = {
+    "sd15": {"unet": 859_520_964, "vae": VAE, "text_encoder": CLIP_L},
+    "sdxl": {"unet": 2_567_463_684, "vae": VAE, "text_encoder": CLIP_L, "text_encoder_2": BIG_G},
+    "sd3": {"transformer": 2_028_328_000, **SD3_PARTS},
+    "sd35": {"transformer": 2_243_171_520, **SD3_PARTS},
+    "sd35-large": {"transformer": 8_056_627_520, **SD3_PARTS},
+    "flux": {"transformer": 11_901_408_320, "vae": VAE_16, "text_encoder": CLIP_L, "text_encoder_2": T5_XXL},
+}
+
+
+def parameters(kind, config):
+    with torch.device("meta"):
+        if hasattr(diffusers, kind):
+            model = getattr(diffusers, kind).from_config(config)
+        else:
+            model_class = getattr(transformers, kind)
+            model = model_class(model_class.config_class(**config))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_has_the_published_number_of_parameters(name):
+    parts = {folder: part for folder, part in PARTS[name].items() if folder != "scheduler"}
+    assert {folder: parameters(*part) for folder, part in parts.items()} == PUBLISHED[name]

@@ -1,0 +1,166 @@
+"""Every family gives what the bare diffusers pipeline gives."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline
+from safetensors.torch import load_file, save_file
+
+from capo.diffusion.flux import Flux
+from capo.diffusion.policy import Policy, load_policy
+from capo.diffusion.process import DDPM
+from capo.diffusion.sana import Sana
+from capo.recipe import GenerateSection, TrainSection
+from capo.runtime import quiet
+from diffusion_cases import PIPELINES, family_of, settings_of
+
+PROMPTS = ["a red circle", "two blue dogs"]
+every = pytest.mark.parametrize("name", PIPELINES)
+each_architecture = pytest.mark.parametrize("name", ["sd15", "sd3", "flux-dev", "sana"])  # SDXL: test_sdxl.py
+
+
+@pytest.fixture
+def family(name, checkpoint):
+    return family_of(checkpoint(name))
+
+
+def sample(family, settings, noise, prompts=PROMPTS):
+    return family.sample(family.encode(prompts), family.unconditional(), noise, settings)
+
+
+def pixels(images):
+    return np.stack([np.asarray(image, dtype=int) for image in images])
+
+
+def arguments(settings, family, noise):
+    """What the bare pipeline is called with for the same."""
+    names = ("height", "width", "num_inference_steps", "guidance_scale")
+    given = {name: getattr(settings, name) for name in names}
+    if isinstance(family, Flux):
+        noise = FluxPipeline._pack_latents(noise, *noise.shape)
+        given["max_sequence_length"] = 512 if settings.guidance_scale else 256  # -dev, -schnell
+    if isinstance(family, Sana):
+        given["use_resolution_binning"] = False
+    return {"latents": noise, **given}
+
+
+@every
+def test_images_are_those_of_the_pipeline(name, family, bare, noise):
+    settings = settings_of(name)
+    images = pixels(family.decode(sample(family, settings, noise)))
+    expected = pixels(bare(name)(PROMPTS, **arguments(settings, family, noise)).images)
+    assert images.shape == (2, 32, 32, 3)
+    # The pipeline encodes the empty prompt once a row, we once: the last bit may differ.
+    assert np.abs(images - expected).max() <= 1
+    # Conditioning reaches the output: from the same noise, another prompt is another image.
+    first, second = pixels(family.decode(sample(family, settings, noise[:1].expand(2, -1, -1, -1))))
+    assert np.abs(first - second).mean() > 0.3
+
+
+@every
+def test_a_prediction_is_that_of_the_network_in_the_pipelines_loop(name, family, bare, noise):
+    """Time, guidance, sizes and packing are given to the network as the pipeline gives them."""
+    pipeline, answers = bare(name), []
+    network = getattr(pipeline, family.denoiser_name)
+    network.register_forward_hook(lambda *call: answers.append(call[-1][0]))
+    settings = settings_of(name, num_inference_steps=2, guidance_scale=0 if name == "flux-schnell" else 1)
+    pipeline(PROMPTS, **arguments(settings, family, noise), output_type="latent")
+    first = pipeline.scheduler.timesteps[0]
+    t = (first if isinstance(family.process, DDPM) else first / 1000).expand(2)
+    prediction = family.predict(noise, t, family.encode(PROMPTS))
+    expected = family._unpacked(answers[0], noise)
+    torch.testing.assert_close(prediction, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(family.predict(noise, t * 0, family.encode(PROMPTS)), expected, atol=1e-2)
+
+
+@each_architecture
+def test_images_do_not_depend_on_what_is_sampled_beside_them(name, family, noise):
+    settings = settings_of(name)
+    together = sample(family, settings, noise)
+    alone = torch.cat([sample(family, settings, noise[i : i + 1], PROMPTS[i : i + 1]) for i in range(2)])
+    torch.testing.assert_close(alone, together, rtol=0, atol=1e-4)
+
+
+@every
+def test_long_prompts_are_told_by_the_encoder_that_reads_furthest(name, family):
+    longest = {"sd3": 256, "sd35": 256, "flux-dev": 512, "flux-schnell": 256, "sana": 299}.get(name, 16)
+    marks = 1 if name in ("sd3", "sd35", "flux-dev", "flux-schnell", "sana") else 2  # start, end or both
+    fits = "red " * (longest - marks) if name != "sana" else "r" * (longest - marks)
+    assert family.truncates(["red", fits, fits + "r"]) == [False, False, True]
+
+
+@each_architecture
+def test_sizes_are_those_that_the_network_can_take(name, family):
+    multiple = {"sana": 32}.get(name, 8)
+    height, width = 2 * multiple, 3 * multiple
+    assert family.latent_shape(GenerateSection(height=height, width=width)) == (4, height // 4, width // 4)
+    with pytest.raises(ValueError, match=rf"generate.width: {multiple + 4} is not a multiple of {multiple}"):
+        family.latent_shape(GenerateSection(height=height, width=multiple + 4))
+
+
+@pytest.mark.parametrize("adaptation", ["lora", "full"])
+@each_architecture
+def test_a_trained_policy_is_one_for_plain_diffusers(
+    name, adaptation, family, checkpoint, bare, noise, tmp_path
+):
+    settings = settings_of(name)
+    base = sample(family, settings, noise)
+    policy = Policy(family, TrainSection(beta=1.0, adaptation=adaptation, lora_rank=2), seed=0)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in policy.parameters().values():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    policy.save(tmp_path, {})
+    pipeline = bare(name, None if adaptation == "lora" else tmp_path)
+    if adaptation == "lora":
+        with quiet():
+            pipeline.load_lora_weights(tmp_path)
+    tuned = sample(family, settings, noise)
+    given = pipeline(PROMPTS, **arguments(settings, family, noise), output_type="latent").images
+    torch.testing.assert_close(family._unpacked(given, noise), tuned, rtol=0, atol=1e-4)
+    assert not torch.allclose(tuned, base, atol=1e-2)
+    fresh = family_of(checkpoint(name))
+    load_policy(fresh, tmp_path)
+    assert torch.equal(sample(fresh, settings, noise), tuned)
+
+
+@each_architecture
+def test_narrow_precision_still_gives_float32_latents(name, checkpoint, noise):
+    family = family_of(checkpoint(name), dtype="bfloat16")
+    latents = sample(family, settings_of(name), noise)
+    assert latents.dtype == torch.float32
+    assert latents.isfinite().all()
+    t = torch.tensor([1, 2]) if isinstance(family.process, DDPM) else torch.tensor([0.1, 0.2])
+    assert family.predict(noise, t, family.encode(PROMPTS)).dtype == torch.bfloat16
+
+
+@each_architecture
+def test_training_loads_neither_text_encoders_nor_vae(name, family, checkpoint, noise):
+    conditioning = family_of(checkpoint(name)).encode(PROMPTS)
+    t = family.process.draw_times(2, torch.Generator().manual_seed(0), TrainSection(beta=1.0))
+    assert family.predict(noise, t, conditioning).shape == noise.shape
+    assert "_pipeline" not in vars(family)
+
+
+def test_a_shift_of_sampling_times_is_refused_by_a_ddpm_schedule(checkpoint, noise):
+    with pytest.raises(ValueError, match=r"generate.shift: only flow models have one"):
+        sample(family_of(checkpoint("sd15")), settings_of("sd15", shift=3.0), noise)
+
+
+@pytest.mark.parametrize("force_upcast", [True, False])
+def test_a_vae_that_overflows_in_half_precision(force_upcast, checkpoint, noise, tmp_path):
+    """It is decoded in float32 when its configuration says so, and refused when not."""
+    folder = shutil.copytree(checkpoint("sd15"), tmp_path / "model")
+    config = json.loads((folder / "vae" / "config.json").read_text())
+    (folder / "vae" / "config.json").write_text(json.dumps(config | {"force_upcast": force_upcast}))
+    weights = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    weights["decoder.conv_out.weight"].fill_(6e4)  # just within half precision; its sums are not
+    save_file(weights, folder / "vae" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    family = family_of(folder, dtype="float16")
+    if force_upcast:
+        assert len(family.decode(noise)) == 2
+    else:
+        with pytest.raises(ValueError, match=r"pixels that are not finite: float16"):
+            family.decode(noise)

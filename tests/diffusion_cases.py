@@ -1,0 +1,48 @@
+"""The families that all tests run over, and how each is sampled."""
+
+import torch
+from diffusers import (
+    FluxPipeline,
+    SanaPipeline,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
+
+from capo.diffusion import load_family
+from capo.recipe import GenerateSection, ModelSection
+
+PIPELINES = {
+    "sd15": StableDiffusionPipeline,
+    "sd21": StableDiffusionPipeline,
+    "sdxl": StableDiffusionXLPipeline,
+    "sd3": StableDiffusion3Pipeline,
+    "sd3-without-t5": StableDiffusion3Pipeline,
+    "sd35": StableDiffusion3Pipeline,
+    "flux-dev": FluxPipeline,
+    "flux-schnell": FluxPipeline,
+    "sana": SanaPipeline,
+}
+ABSENT = {
+    "sd15": {"safety_checker": None},
+    "sd21": {"safety_checker": None},
+    "sd3-without-t5": {"text_encoder_3": None, "tokenizer_3": None},
+}
+
+
+def settings_of(name, **fields):
+    """Three steps of 32-pixel images in the way of the paper, or of the pipeline's makers."""
+    if name.startswith("flux"):
+        own = {
+            "scheduler": "FlowMatchEulerDiscreteScheduler",
+            "guidance_scale": 3.5 if name == "flux-dev" else 0,
+        }
+    elif name.startswith(("sd3", "sana")):
+        own = {"scheduler": "DPMSolverMultistepScheduler", "guidance_scale": 5.0}
+    else:
+        own = {"scheduler": "DDIMScheduler", "guidance_scale": 7.5}
+    return GenerateSection(**{"num_inference_steps": 3, "height": 32, "width": 32, **own, **fields})
+
+
+def family_of(folder, **fields):
+    return load_family(ModelSection(checkpoint=str(folder), **fields), torch.device("cpu"))

@@ -1,0 +1,144 @@
+"""What is counted without weights is what torch counts while the real tiny models compute."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from capo.bench.memory import made_bytes
+from capo.diffusion.policy import Policy
+from capo.diffusion.random_weights import random_weights
+from capo.plan.counts import count_sampling, count_training
+from capo.recipe import parse_recipe
+from diffusion_cases import PIPELINES, family_of, settings_of
+
+TARGETS = {"sdxl": ["to_q", "to_v"], "sd3": ["to_q", "add_k_proj"]}
+
+
+def recipe(folder, name, **train):
+    return parse_recipe(
+        {
+            "name": "tiny",
+            "model": {"checkpoint": str(folder)},
+            "prompts": {"source": "prompts.txt", "count": 10},
+            "generate": settings_of(name).model_dump(),
+            "rewards": [{"name": "shapes-preference"}],
+            "train": {"beta": 1.0, "lora_rank": 2, **train},
+            "evaluate": {"prompts": {"source": "shapes:test", "count": 4}},
+        }
+    )
+
+
+def counted(work):
+    """FLOPs, with attention taken apart into matrix products."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        work()
+    return counter.get_total_flops()
+
+
+def counted_without_attention(work):
+    """FLOPs of all else: attention stays whole, and does not count."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        work()
+    found = counter.get_flop_counts()["Global"]
+    return sum(flops for operation, flops in found.items() if "attention" not in str(operation))
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_sampling_is_counted_as_the_real_pipeline_computes(name, checkpoint):
+    family, settings = family_of(checkpoint(name)), settings_of(name)
+    plan = count_sampling(recipe(checkpoint(name), name))
+    conditioning, unconditional = family.encode(["a cat"]), family.unconditional()
+    noise = torch.randn(1, *family.latent_shape(settings))
+    latents = []
+    sampled = counted(lambda: latents.append(family.sample(conditioning, unconditional, noise, settings)))
+    assert plan.image == sampled
+    assert plan.decode == counted(lambda: family.decode(latents[0]))
+    assert plan.encode == counted(lambda: family.encode(["a cat"]))
+    assert plan.parameters[plan.denoiser] == sum(p.numel() for p in family.denoiser.parameters())
+    assert plan.conditioning == sum(tensor.nbytes for tensor in conditioning.values())
+    assert (plan.latent, plan.pixels) == (noise.numel(), 32 * 32)
+
+
+@pytest.mark.parametrize("adaptation", ["lora", "full"])
+@pytest.mark.parametrize("name", TARGETS)
+def test_training_is_counted_as_the_real_policy_computes(name, adaptation, checkpoint):
+    asked = recipe(checkpoint(name), name, adaptation=adaptation, lora_targets=TARGETS[name])
+    plan = count_training(asked)
+    family = family_of(checkpoint(name))
+    policy = Policy(family, asked.train, seed=0)
+    x_t = torch.randn(2, *family.latent_shape(asked.generate))
+    conditioning = family.encode(["a cat", "a dog"])
+
+    def predict():
+        return family.predict(x_t, torch.tensor([0.5, 0.5] if name == "sd3" else [500, 500]), conditioning)
+
+    with policy.reference(), torch.no_grad():
+        reference, attention = counted(predict), counted(predict) - counted_without_attention(predict)
+    assert plan.reference.flops == reference
+    # A GPU's kernel does five matrix products of the backward pass to two of the forward.
+    rest = counted_without_attention(lambda: predict().square().mean().backward())
+    assert plan.policy.flops == rest + 3.5 * attention
+    assert plan.trained == sum(p.numel() for p in policy.parameters().values())
+    assert plan.policy.flops < plan.checkpointed.flops < plan.policy.flops + 1.3 * plan.reference.flops
+
+
+@pytest.mark.parametrize("adaptation", ["lora", "full"])
+def test_bytes_are_those_of_the_tensors_that_a_real_network_makes(checkpoint, tmp_path, adaptation):
+    """On the CPU attention has a kernel of its own, which keeps what a GPU's keeps."""
+    deep = shutil.copytree(checkpoint("sd3"), tmp_path / "deep")
+    config = deep / "transformer" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "num_layers": 12}))
+    asked = recipe(deep, "sd3", adaptation=adaptation, lora_targets=["to_q"])
+    plan = count_training(asked)
+    with random_weights(torch.device("cpu")):
+        family = family_of(deep)
+    policy = Policy(family, asked.train, seed=0)
+    for parameter in policy.parameters().values():  # gradients are a part of their own
+        parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+    x_t, conditioning = torch.randn(2, *family.latent_shape(asked.generate)), family.encode(["a cat"] * 2)
+
+    def predict():
+        return family.predict(x_t, torch.tensor([0.5, 0.5]), conditioning)
+
+    def learn():
+        predict().square().mean().backward()
+
+    with torch.no_grad(), policy.reference():
+        assert plan.reference.bytes == pytest.approx(made_bytes(predict, family.device), rel=0.1)
+    assert plan.policy.bytes == pytest.approx(made_bytes(learn, family.device), rel=0.1)
+    family.denoiser.enable_gradient_checkpointing()
+    assert plan.checkpointed.bytes == pytest.approx(made_bytes(learn, family.device), rel=0.1)
+
+
+def test_a_sampler_of_second_order_asks_twice_a_step(sdxl):
+    asked = recipe(sdxl, "sdxl")
+    generate = asked.generate.model_copy(update={"scheduler": "HeunDiscreteScheduler"})
+    assert count_sampling(asked).steps == 3
+    assert count_sampling(asked.model_copy(update={"generate": generate})).steps == 5
+
+
+def test_no_weights_are_read(sdxl, tmp_path):
+    copied = shutil.copytree(sdxl, tmp_path / "sdxl")
+    for weights in copied.rglob("*.safetensors"):
+        weights.unlink()
+    assert count_sampling(recipe(copied, "sdxl")) == count_sampling(recipe(sdxl, "sdxl"))
+
+
+def test_a_published_model_is_known_without_the_network():
+    """Stable Diffusion 1.5 has 859,520,964 parameters and takes 803 GFLOPs for 512² (published figures)."""
+    asked = recipe("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd15")
+    asked = asked.model_copy(
+        update={"generate": asked.generate.model_copy(update={"height": None, "width": None})}
+    )
+    plan = count_sampling(asked)
+    assert plan.parameters["unet"] == 859_520_964
+    assert plan.step / 2 == pytest.approx(803e9, rel=0.001)
+
+
+def test_a_model_that_cannot_be_read_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(ValueError, match=r"^model.checkpoint: the configuration of 'nobody/nothing'"):
+        count_sampling(recipe("nobody/nothing", "sdxl"))

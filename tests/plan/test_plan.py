@@ -1,0 +1,206 @@
+"""Hours, memory and disk from counts, worked by hand; and the command."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+import tiny_training
+from capo.cli import app
+from capo.plan import plan_run
+from capo.plan.counts import Sampling, Training
+from capo.plan.disk import disk
+from capo.plan.gpus import GIB, GPUS, find_gpu
+from capo.plan.memory import fitting_pairs, generate_memory, train_memory
+from capo.plan.notes import notes
+from capo.plan.scoring import score_flops
+from capo.plan.weightless import Count
+from capo.plan.work import Prompts, stages
+from capo.recipe import RewardSection, parse_recipe
+
+TERA = 10**12
+SAMPLING = Sampling(
+    encode=TERA, step=10 * TERA, steps=50, decode=5 * TERA, decode_dtype="float32",
+    parameters={"unet": 10**9, "vae": 10**8}, weights={"unet": 2 * 10**9, "vae": 4 * 10**8}, denoiser="unet",
+    conditioning=1000, latent=100, pixels=10_000, activations=10**8, decoding=10**9,
+)  # fmt: skip
+FULL = Training(
+    reference=Count(2 * TERA, 10**8), policy=Count(6 * TERA, 4 * 10**9), checkpointed=Count(8 * TERA, 10**9),
+    trained=10**9,
+)  # fmt: skip
+LORA = replace(FULL, trained=10**7)
+PROMPTS = Prompts(train=100, validation=10, evaluate=20)
+
+
+def recipe(train=None, **sections):
+    return parse_recipe(
+        {
+            "name": "plan",
+            "model": {"checkpoint": "nowhere", "dtype": "bfloat16"},
+            "prompts": {"source": "prompts.txt"},
+            "generate": {"samples_per_prompt": 4, "image_format": "webp"},
+            "rewards": [{"name": "mine", "source": "my.rewards:score", "comparison": "bradley-terry"}],
+            "train": {
+                "beta": 1.0,
+                "steps": 100,
+                "global_batch_size": 8,
+                "validate_every": 40,
+                "validation_prompts": {"source": "validation.txt"},
+                "checkpoint_every": 10,
+                **(train or {}),
+            },
+            "evaluate": {"prompts": {"source": "test.txt"}, "samples_per_prompt": 2},
+            **sections,
+        }
+    )
+
+
+def hours(train=None):
+    found = stages(recipe(train), PROMPTS, SAMPLING, FULL, GPUS["h100"], 0.4)
+    return {stage.name: stage for stage in found}
+
+
+def test_hours_follow_from_the_work_and_the_share_of_the_peak():
+    found = hours()
+    # 400 images of 50 steps of 10 TFLOP and 100 prompts in bf16; as many VAE passes in TF32.
+    bf16, tf32 = 400 * 500 + 100, 400 * 5
+    assert found["generate"].flops == (bf16 + tf32) * TERA
+    assert found["generate"].hours == pytest.approx((bf16 / 989 + tf32 / 495) / 0.4 / 3600)
+    assert found["train"].flops == 100 * 8 * (2 + 6) * TERA
+    assert found["train"].hours == pytest.approx(100 * 8 * 8 / (989 * 0.4) / 3600)
+    # The base once, then steps 40, 80 and 100: 4 x 10 prompts x 4 images.
+    assert found["validation"].flops == 160 * 505 * TERA + 40 * TERA
+    # Base, tuned and the base again: 3 x 20 prompts x 2 images.
+    assert found["evaluate"].flops == 120 * 505 * TERA + 60 * TERA
+    assert found["score"].flops == 0
+
+
+def test_checkpointing_computes_the_forward_pass_again():
+    assert hours({"gradient_checkpointing": True})["train"].flops == 100 * 8 * (2 + 8) * TERA
+
+
+def test_what_has_no_number_of_prompts_is_left_out_and_told():
+    unknown = Prompts(train=None, validation=None, evaluate=20)
+    found = stages(recipe(), unknown, SAMPLING, FULL, GPUS["h100"], 0.4)
+    assert [stage.name for stage in found] == ["train", "evaluate"]
+    told = notes(recipe(), unknown, SAMPLING, FULL, GPUS["h100"], {"generate": {}, "train": {}})
+    assert told[0] == "Not in it: what is made for prompts, as prompts.txt is not there; set prompts.count."
+    assert told[1].startswith(
+        "Not in it: what is made for train.validation_prompts, as validation.txt is not"
+    )
+    assert told[2] == "Not in it: the work of the rewards mine, whose size is not known here."
+
+
+def test_memory_of_full_fine_tuning_by_part():
+    parts = train_memory(recipe({"adaptation": "full", "ema_decay": 0.9}), SAMPLING, FULL)
+    assert parts == {
+        "denoiser": 4 * 10**9,
+        "reference": 4 * 10**9,
+        "bfloat16 copies of the weights": 2 * 10**9,
+        "gradients": 4 * 10**9,
+        "optimizer": 8 * 10**9,
+        "moving average": 4 * 10**9,
+        "text encoders and VAE, for validation": 4 * 10**8,
+        "activations, 8 pairs": 32 * 10**9,
+    }
+
+
+def test_memory_of_lora_by_part():
+    settings = {"per_device_batch_size": 2, "gradient_checkpointing": True, "validation_prompts": None}
+    assert train_memory(recipe(settings), SAMPLING, LORA) == {
+        "denoiser": 2 * 10**9,
+        "adapter": 4 * 10**7,
+        "gradients": 4 * 10**7,
+        "optimizer": 8 * 10**7,
+        "activations, 2 pairs": 2 * 10**9,
+    }
+
+
+def test_what_saves_memory_is_seen_in_it():
+    settings = {"adaptation": "full", "validation_prompts": None, "per_device_batch_size": 1}
+    settings |= {"reference_dtype": "bfloat16", "optimizer": "adamw-8bit"}
+    parts = train_memory(recipe(settings), SAMPLING, FULL)
+    assert (parts["reference"], parts["optimizer"]) == (2 * 10**9, 2 * 10**9)
+    offloaded = train_memory(recipe({**settings, "reference_offload": True}), SAMPLING, FULL)
+    assert "reference" not in offloaded
+    checkpointed = {**settings, "reference_offload": True, "gradient_checkpointing": True}
+    assert train_memory(recipe(checkpointed), SAMPLING, FULL)["reference and its pass, 1 pair"] == 21 * 10**8
+    assert offloaded["activations, 1 pair"] == 4 * 10**9  # more than the reference and its pass together
+
+
+def test_memory_of_generating_grows_with_the_batch():
+    parts = generate_memory(recipe(generate={"batch_size": 3}), SAMPLING)
+    assert parts == {**SAMPLING.weights, "sampling 3 images": 3 * 10**8, "decoding 1 image": 10**9}
+
+
+def test_the_largest_batch_that_fits_is_told():
+    asked = recipe({"adaptation": "full", "validation_prompts": None})
+    # 22 GB and 4 GB a pair: of the divisors of 8 the 90 % of 80 GiB (77 GB) hold 8, of 40 GiB (39 GB) 4.
+    assert fitting_pairs(asked, SAMPLING, FULL, 80 * GIB) == 8
+    assert fitting_pairs(asked, SAMPLING, FULL, 40 * GIB) == 4
+    assert fitting_pairs(asked, SAMPLING, FULL, 24 * GIB) == 0
+    memory = {"generate": {}, "train": {}}
+    assert notes(asked, PROMPTS, SAMPLING, FULL, GPUS["a100-40gb"], memory)[-1] == (
+        "Training does not fit into the 40 GiB of the A100 40 GB; train.per_device_batch_size=4 should."
+    )
+    assert notes(asked, PROMPTS, SAMPLING, FULL, GPUS["rtx4090"], memory)[-1].startswith(
+        "Training does not fit into the 24 GiB of the RTX 4090: set train.gradient_checkpointing=true, or"
+    )
+
+
+def test_disk_by_artefact():
+    assert disk(recipe({"adaptation": "full"}), PROMPTS, SAMPLING, FULL) == {
+        "samples: images": pytest.approx(400 * 10_000 * 0.4),
+        "samples: latents": 400 * 100 * 4,
+        "samples: conditioning": 100 * 1000,
+        "scores": 400 * 12,
+        "pairs": 400 * 2 * 8,
+        "train: checkpoints": 4 * 10**9 * 12,
+        "train: best": 4 * 10**9 + 4 * 10**8,
+        "train: validation images": pytest.approx(160 * 10_000 * 0.4),
+        "evaluate: images": pytest.approx(120 * 10_000 * 0.4),
+    }
+
+
+def test_rewards_that_are_known_are_counted():
+    """2 FLOPs a weight and token: 6.7 billion weights of Llama 7B, 616 tokens; 632 million of ViT-H, 257."""
+    assert score_flops(RewardSection(name="vqascore")) == pytest.approx(2 * 6.6e9 * 616, rel=0.1)
+    assert score_flops(RewardSection(name="pickscore")) == pytest.approx(
+        2 * 632e6 * 257 + 2 * 302e6 * 77, rel=0.1
+    )
+    assert score_flops(RewardSection(name="shapes-heldout")) > 0
+    assert score_flops(RewardSection(name="mine", source="my.rewards:score")) is None
+    assert score_flops(RewardSection(name="pickscore", checkpoint="other/weights")) is None
+
+
+def test_a_gpu_that_is_not_known_is_an_error_that_lists_them():
+    with pytest.raises(ValueError, match=r"no GPU 'h10' is known \(h200, h100, .*did you mean 'h100'"):
+        find_gpu("h10")
+    with pytest.raises(ValueError, match=r"--utilisation: 40 is no share"):
+        plan_run(recipe(), "h100", 40)
+
+
+def test_the_command_prints_tables_or_json(tmp_path, sdxl):
+    settings = tiny_training.recipe(tmp_path, sdxl)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(settings.model_dump(mode="json")), encoding="utf-8")
+    runner = CliRunner()
+    shown = runner.invoke(app, ["plan", str(path), "--gpu", "rtx4090", "--utilisation", "0.5"])
+    assert shown.exit_code == 0
+    assert "Hours of one RTX 4090, if it reaches 50% of its peak" in shown.output
+    assert "24 images, 3 steps" in shown.output
+    assert "Memory of the GPU, train (estimate)" in shown.output
+    values = json.loads(runner.invoke(app, ["plan", str(path), "--json"]).output)
+    assert values["gpu"]["name"] == "H100 SXM"
+    assert [stage["name"] for stage in values["stages"]] == ["generate", "score", "train", "evaluate"]
+    assert values["sampling"]["parameters"]["unet"] == sum(
+        tensor.numel() for tensor in _weights(sdxl / "unet").values()
+    )
+    assert runner.invoke(app, ["plan", str(path), "--gpu", "abacus"]).exit_code == 1
+
+
+def _weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "diffusion_pytorch_model.safetensors")

@@ -1,0 +1,60 @@
+"""Every shipped recipe of a real model runs on a tiny checkpoint of its kind, through the real stages."""
+
+import json
+
+import pytest
+
+from capo.recipe import load_recipe, shipped_recipes
+from capo.stages.generate import generate
+from capo.stages.pair import pair
+from capo.stages.prompts import prompts
+from capo.stages.score import score
+from capo.stages.train import train
+from capo.workspace import Run
+
+KINDS = {"sd15": "sd15", "sdxl": "sdxl", "sd3": "sd3", "sd35": "sd35", "flux": "flux-dev"}
+SMALLER = [
+    "generate.samples_per_prompt=2",
+    "generate.num_inference_steps=2",
+    "generate.height=32",
+    "generate.width=32",
+    "train.steps=1",
+    "train.global_batch_size=1",
+    "train.per_device_batch_size=1",
+    "train.validation_prompts=null",
+    "engine.device=cpu",
+]
+
+
+def test_every_recipe_has_its_kind():
+    assert KINDS.keys() == {name for name in shipped_recipes() if not name.startswith("shapes")}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_recipe_generates_and_trains(name, checkpoint, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    reward = {"name": "red", "source": "tiny_training:redness", "temperature": 0.01}
+    places = {
+        "model.checkpoint": str(checkpoint(KINDS[name])),
+        "model.variant": None,
+        "prompts": {"source": str(tmp_path / "prompts.txt")},
+        "rewards": [reward],
+    }
+    recipe = load_recipe(name, [*SMALLER, *(f"{key}={json.dumps(value)}" for key, value in places.items())])
+    with Run.open(tmp_path / "run", recipe) as run:
+        stages = {
+            "prompts": prompts,
+            "samples": generate,
+            "scores/red": lambda *given: score(*given, recipe.rewards[0]),
+            "pairs": pair,
+            "train": train,
+        }
+        for artefact, stage in stages.items():
+            place = run.artefact(artefact)
+            place.begin({})
+            stage(recipe, run, place)
+        row = json.loads((run.path / "train" / "metrics.jsonl").read_text())
+        assert row["rewards/margins"] == 0  # at the first step the policy is the reference
+        assert row["grad_norm"] > 0
+        record = json.loads((run.path / "train" / "best" / "capo.json").read_text())
+        assert record["adaptation"] == recipe.train.adaptation

@@ -1,0 +1,55 @@
+"""Which launches are taken for what, and which are refused before they train alone."""
+
+import pytest
+
+from capo.processes import LaunchError, Processes, check_launch, processes
+
+TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1"}
+
+
+def test_processes_are_those_of_the_launcher():
+    assert processes({}) == Processes(0, 1, 0)
+    assert processes({}).leads
+    found = processes(TORCHRUN)
+    assert (found.rank, found.size, found.local_rank, found.leads) == (5, 8, 1, False)
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK"])
+def test_half_a_launch_is_refused(name):
+    with pytest.raises(LaunchError, match=f"{name}=None.*torchrun"):
+        processes({key: value for key, value in TORCHRUN.items() if key != name})
+
+
+@pytest.mark.parametrize(
+    ("environment", "sharding", "message"),
+    [
+        # What `accelerate launch --cpu --num_processes 2` sets for its one process.
+        (
+            {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "True"},
+            "ddp",
+            "MASTER_ADDR=127.0.0.1 speaks",
+        ),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "ddp", "would train alone.*unset OMPI_COMM_WORLD_SIZE"),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, "ddp", "torchrun"),
+        (TORCHRUN | {"ACCELERATE_USE_FSDP": "true"}, "ddp", "set train.sharding=fsdp"),
+        (TORCHRUN | {"ACCELERATE_USE_DEEPSPEED": "true"}, "fsdp", "DeepSpeed, which is not supported"),
+        (TORCHRUN | {"ACCELERATE_MIXED_PRECISION": "bf16"}, "ddp", "train.dtype decides"),
+    ],
+)
+def test_launches_that_would_not_train_together_are_refused(environment, sharding, message):
+    with pytest.raises(LaunchError, match=message):
+        check_launch(sharding, environment)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        TORCHRUN,
+        {"SLURM_STEP_NUM_TASKS": "1"},
+        TORCHRUN | {"SLURM_STEP_NUM_TASKS": "2"},  # srun starting torchrun on each machine
+        TORCHRUN | {"ACCELERATE_USE_FSDP": "true", "ACCELERATE_MIXED_PRECISION": "no"},
+    ],
+)
+def test_launches_that_train_together_pass(environment):
+    check_launch("fsdp", environment)

@@ -1,0 +1,53 @@
+"""The model card is what the Hub can read, and says what made the policy."""
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from capo.recipe import parse_recipe
+from capo.training.card import model_card
+
+ROW = {"step": 3, "win_rate/red": 0.625, "mean_reward/red": 1.5, "win_rate": 0.625}
+
+
+def card(checkpoint="org/model", validation=ROW, **train):
+    recipe = parse_recipe(
+        {
+            "name": "mine",
+            "model": {"checkpoint": checkpoint},
+            "prompts": {"source": "/home/me/prompts.txt"},
+            "rewards": [{"name": "red"}, {"name": "blue"}],
+            "train": {"beta": 7, "per_device_batch_size": 1, **train},
+            "evaluate": {"prompts": {"source": "other.txt"}},
+        }
+    )
+    return model_card(recipe, 3, validation, {"weights": "abc"}, {"pairs": "def"})
+
+
+@pytest.mark.parametrize(("adaptation", "relation"), [("lora", "adapter"), ("full", "finetune")])
+def test_the_front_matter_is_the_hubs(adaptation, relation):
+    data = ModelCard(card(adaptation=adaptation)).data
+    assert (data.library_name, data.pipeline_tag) == ("diffusers", "text-to-image")
+    assert (data.base_model, data.base_model_relation) == ("org/model", relation)
+    assert ("lora" in data.tags) == (adaptation == "lora")
+
+
+def test_it_says_recipe_data_and_metrics():
+    text = card()
+    assert "| red | 62.5% | 1.5 |" in text
+    made, recipe = (yaml.safe_load(part.partition("```")[0]) for part in text.split("```yaml\n")[1:])
+    assert made == {"reference": {"weights": "abc"}, "data": {"pairs": "def"}}
+    assert recipe["train"]["beta"] == 7
+    assert [reward["name"] for reward in recipe["rewards"]] == ["red", "blue"]
+    assert "None was asked for" in card(validation=None)
+
+
+def test_where_files_lie_is_nobodys_business(tmp_path):
+    text = card(str(tmp_path / "base"))
+    assert str(tmp_path) not in text
+    assert "/home/me" not in text
+    assert ModelCard(text).data.base_model is None
+
+
+def test_how_fast_it_was_made_is_left_out():
+    assert "per_device_batch_size" not in card()
