@@ -282,6 +282,16 @@ def test_a_judge_needs_prompts_it_understands(tmp_path, sdxl):
         run_stage(run, recipe)
 
 
+def test_a_judge_refuses_a_size_before_images_are_made(tmp_path, sdxl):
+    recipe = make_recipe(sdxl)
+    recipe = recipe.model_copy(update={"generate": recipe.generate.model_copy(update={"height": 64})})
+    with Run.open(tmp_path) as run:
+        put_policy(run, recipe)
+        with pytest.raises(ValueError, match=r"evaluate.judge: shapes .* 32×32 .* makes 32×64"):
+            run_stage(run, recipe)
+        assert not any("images" in name for name in run.artefact("evaluate").files())
+
+
 # The numbers alone.
 
 

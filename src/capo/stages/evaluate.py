@@ -18,6 +18,7 @@ from capo.progress import progress
 from capo.prompts import Prompt, load_prompts
 from capo.recipe import Recipe, RewardSection
 from capo.rewards import load_reward
+from capo.shapes.scenes import SIZE
 from capo.stages.generate import sample_images, shard_path
 from capo.stages.pair import score_matrix
 from capo.stages.prompts import prompt_table
@@ -106,6 +107,14 @@ def _check_judgeable(recipe: Recipe, prompts: list[Prompt]) -> None:
         )
 
 
+def _check_size(recipe: Recipe, size: tuple[int, int]) -> None:
+    if recipe.evaluate.judge == "shapes" and size != (SIZE, SIZE):
+        raise ValueError(
+            f"evaluate.judge: shapes looks at images of {SIZE}×{SIZE} pixels, and this model makes "
+            f"{size[1]}×{size[0]}; set it to null"
+        )
+
+
 def _policy(recipe: Recipe, run: Run) -> SavedPolicy:
     if recipe.evaluate.policy is None:
         return find_policy(run.artefact("train").path("best"))
@@ -123,6 +132,7 @@ def _make_images(
     if all(artefact.has(shard_path(f"images/{model}", shard)) for model in models for shard in shards):
         return
     family = load_family(recipe.model, runtime.device(recipe.engine))
+    _check_size(recipe, family.image_size(recipe.generate))
     for model in sorted(models, key=("base", "null", "tuned").index):
         if model == "tuned":  # last, as it changes the family
             load_policy(family, policy.folder)
