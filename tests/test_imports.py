@@ -16,7 +16,7 @@ import fake_stages
 SOURCE = Path(capo.__file__).parent
 
 LAYERS = [
-    {"cli", "__main__", "options"},
+    {"cli", "__main__"},
     {"terminal"},
     {"pipeline", "plan", "bench"},
     {"stages"},

@@ -9,7 +9,7 @@ from PIL import Image
 from capo.plan.weightless import META, count
 from capo.recipe import RewardSection
 from capo.rewards import SHIPPED, load_reward
-from capo.rewards.registry import EMBEDDED
+from capo.rewards.catalogue import EMBEDDED
 
 QUESTION_TOKENS = 40
 """Of a question about a prompt of some twenty words, with what a chat model wants around it."""

@@ -7,7 +7,7 @@ no artefact stale.
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 RUNTIME = "capo:runtime"
 """Annotation of fields that change speed or memory but not results."""
@@ -88,6 +88,9 @@ class RewardSection(Section):
         None, description="shipped reward, or your own as `package.module:function`; `name` when null"
     )
     checkpoint: str | None = Field(None, description="other weights for a shipped architecture")
+    options: dict[str, JsonValue] = Field(
+        {}, description="of its architecture, as `template` of vqascore; `capo rewards show NAME` lists them"
+    )
     use: Literal["train", "evaluate"] = Field(
         "train", description="`evaluate`: held out, never seen by pairs or training"
     )

@@ -9,10 +9,10 @@ compare is declared beside (`build_comparison`), not baked in.
     reward.score([image], ["a red circle"])        # float64 [1]
 """
 
+from capo.rewards.catalogue import SHIPPED
 from capo.rewards.comparison import describe_comparison, refuse_negative
 from capo.rewards.protocol import Reward, RewardError, Scored
 from capo.rewards.registry import (
-    SHIPPED,
     build_comparison,
     declared_comparison,
     load_reward,

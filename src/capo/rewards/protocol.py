@@ -1,7 +1,7 @@
 """What a reward is to the rest of the system."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +30,14 @@ class Reward(Protocol):
 
         NaN means that there is no score for that image; it is set aside, never counted as 0.
         """
+
+
+@runtime_checkable
+class Truncating(Protocol):
+    """A reward that reads only the beginning of a long prompt, and can tell of which."""
+
+    def truncated(self, prompts: list[str]) -> list[bool]:
+        """Whether each prompt is longer than what the model reads."""
 
 
 @dataclass(frozen=True)

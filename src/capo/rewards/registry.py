@@ -5,8 +5,10 @@ Imports no torch: `reward_identity` is what the pipeline asks to know whether sc
 
 import difflib
 import hashlib
+import inspect
+import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,62 +16,12 @@ from typing import TYPE_CHECKING, Any
 from capo.diffusion import checkpoint_identity
 from capo.recipe import RewardSection
 from capo.rewards import function
+from capo.rewards.catalogue import EMBEDDED, SHIPPED, Shipped
 from capo.rewards.comparison import named_comparison
 from capo.rewards.protocol import Reward, RewardError
 
 if TYPE_CHECKING:
     from capo.method.calibration import Comparison
-
-EMBEDDED = Path(__file__).parent.parent / "shapes" / "checkpoints"
-
-
-@dataclass(frozen=True)
-class Shipped:
-    """A shipped reward: an architecture of this package and the weights it is known by."""
-
-    architecture: str
-    """`module:Class` in `capo.rewards`; called with (name, checkpoint, device, processor)."""
-    checkpoint: str
-    """A directory, or a Hub id as `owner/name@revision`."""
-    measures: str
-    """What its score says of an image, in a line."""
-    processor: str | None = None
-    """Where its tokenizer and image processor are, when not with the weights."""
-
-
-SHIPPED = {
-    "pickscore": Shipped(
-        "clip:ClipPreference",
-        "yuvalkirstain/PickScore_v1",
-        "which image of a prompt people prefer, learnt from Pick-a-Pic",
-        processor="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-    ),
-    "vqascore": Shipped(
-        "vqa:VqaScore",
-        "llava-hf/llava-1.5-7b-hf",
-        "how likely a large vision-language model finds it that the image shows its prompt",
-    ),
-    "shapes-preference": Shipped(
-        "clip:ClipPreference",
-        str(EMBEDDED / "preference"),
-        "which image of a prompt simulated people prefer",
-    ),
-    "shapes-vqa": Shipped(
-        "decoder_vqa:DecoderVqaScore",
-        str(EMBEDDED / "vqa"),
-        "how likely a small model that answers questions finds it that the image shows its prompt",
-    ),
-    "shapes-aesthetic": Shipped(
-        "aesthetic:AestheticRating",
-        str(EMBEDDED / "aesthetic"),
-        "how good simulated people find an image, blind to its prompt",
-    ),
-    "shapes-heldout": Shipped(
-        "clip:ClipPreference",
-        str(EMBEDDED / "heldout"),
-        "as shapes-preference, of another seed and size: for evaluation only",
-    ),
-}
 
 
 def load_reward(section: RewardSection, device: Any) -> Reward:
@@ -78,14 +30,16 @@ def load_reward(section: RewardSection, device: Any) -> Reward:
         return function.FunctionReward(section.name, source)
     shipped = _shipped(section)
     _check_place(section, shipped.checkpoint)
-    return _architecture(shipped)(section.name, shipped.checkpoint, device, shipped.processor)
+    build = _architecture(shipped)
+    return build(section.name, shipped.checkpoint, device, shipped.processor, **_options(section, shipped))
 
 
 def reward_identity(section: RewardSection) -> str:
     """What its scores depend on besides the samples: a change of it makes them stale.
 
-    The architecture with a digest of a local checkpoint's files or the Hub id and revision; for
-    a function its import path with a digest of the module's file. Reads files, loads nothing.
+    The architecture with a digest of a local checkpoint's files or the Hub id and revision, and its
+    options; for a function its import path with a digest of the module's file. Reads files, loads
+    no weights.
     """
     if function.is_path(source := _source(section)):
         code = function.source_file(source).read_bytes()
@@ -93,7 +47,9 @@ def reward_identity(section: RewardSection) -> str:
     shipped = _shipped(section)
     architecture = shipped.architecture.partition(":")[2]
     places = [shipped.checkpoint, *([shipped.processor] if shipped.processor else [])]
-    return " ".join([architecture, *(_checkpoint_identity(section, place) for place in places)])
+    options = _options(section, shipped)
+    told = [json.dumps(options, sort_keys=True)] if options else []
+    return " ".join([architecture, *(_checkpoint_identity(section, place) for place in places), *told])
 
 
 def declared_comparison(section: RewardSection) -> "Comparison | None":
@@ -142,10 +98,12 @@ def split_revision(checkpoint: str) -> tuple[str, str | None]:
 
 def _source(section: RewardSection) -> str:
     source = section.source or section.name
-    if function.is_path(source) and section.checkpoint is not None:
-        raise RewardError(
-            f"reward {section.name!r}: checkpoint does not apply to the function {source}; remove it"
-        )
+    if function.is_path(source):
+        for field in ("checkpoint", "options"):
+            if getattr(section, field):
+                raise RewardError(
+                    f"reward {section.name!r}: {field} does not apply to the function {source}; remove it"
+                )
     return source
 
 
@@ -167,6 +125,26 @@ def _shipped(section: RewardSection) -> Shipped:
 def _architecture(shipped: Shipped) -> Any:
     module, _, name = shipped.architecture.partition(":")
     return getattr(import_module(f"capo.rewards.{module}"), name)
+
+
+def architecture_options(shipped: Shipped) -> dict[str, Any]:
+    """The options of an architecture with their defaults: its keyword-only parameters."""
+    parameters = inspect.signature(_architecture(shipped)).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _options(section: RewardSection, shipped: Shipped) -> dict[str, Any]:
+    """The options given, by the catalogue and by the section, which goes first."""
+    if section.options:
+        known = architecture_options(shipped)
+        for name in section.options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                raise RewardError(
+                    f"reward {section.name!r}: no option {name!r} ({', '.join(known) or 'it has none'})"
+                    + (f"; did you mean {near[0]!r}?" if near else "")
+                )
+    return {**shipped.options, **section.options}
 
 
 def _check_place(section: RewardSection, checkpoint: str) -> None:
