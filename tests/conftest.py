@@ -4,6 +4,8 @@ import functools
 import os
 
 os.environ["CAPO_QUIET"] = "1"
+# Each test does its work; those of the cache set this anew.
+os.environ["CAPO_SCORE_CACHE"] = "0"
 
 import pytest
 import torch

@@ -28,6 +28,7 @@ VALUES = {
 """A recipe with nothing that has a default."""
 
 RESULTS = {
+    "models": {"base": "shapes", "tuned": "train/best"},
     "prompts": 4,
     "rewards": [
         {
@@ -56,11 +57,13 @@ def generate(recipe, run, artefact):
     artefact.commit({"images": 2})
 
 
-def score(recipe, run, artefact, reward):
-    calls.append(artefact.name)
-    data = run.artefact("samples").read_bytes("shard-0") + reward.name.encode()
-    artefact.write_bytes("shard-0", data)
-    artefact.commit()
+def score(recipe, run, work):
+    for artefact, reward in work:
+        calls.append(artefact.name)
+        data = run.artefact("samples").read_bytes("shard-0") + reward.name.encode()
+        artefact.write_bytes("shard-0", data)
+        artefact.commit()
+    return [0.5] * len(work)
 
 
 def pair(recipe, run, artefact):
@@ -82,6 +85,12 @@ def train(recipe, run, artefact):
     artefact.commit({"steps": 1})
 
 
+def baseline(recipe, run, artefact):
+    calls.append(artefact.name)
+    artefact.write_json("judgements.json", {"seed": recipe.seed})
+    artefact.commit()
+
+
 def evaluate(recipe, run, artefact):
     calls.append(artefact.name)
     artefact.write_json("results.json", RESULTS)
@@ -94,7 +103,7 @@ def report(recipe, run, artefact):
     artefact.commit()
 
 
-STAGES = (generate, score, pair, train, evaluate, report)
+STAGES = (generate, score, pair, train, baseline, evaluate, report)
 
 
 def install(set_item=dict.__setitem__, set_attribute=setattr):

@@ -38,9 +38,21 @@ def broken(images, prompts):
     raise RuntimeError("no such model")
 
 
+eaten = []
+
+
+def hungry(images, prompts):
+    """Out of memory once."""
+    if not eaten:
+        eaten.append(len(images))
+        raise MemoryError
+    return [1.0] * len(images)
+
+
 redness.comparison = PowerRatio()
 contrast.comparison = BradleyTerry(temperature=10.0)
 negative.comparison = PowerRatio()
 gappy.comparison = BradleyTerry(temperature=0.1)
 broken.comparison = BradleyTerry()
+hungry.comparison = BradleyTerry()
 not_a_function = 3

@@ -42,6 +42,7 @@ class Options:
     null_row: bool = True
     validation: bool = True
     missing: int = 0
+    unread: int = 0
     gain: float = 0.5
     texts: tuple[str, ...] = ()
     categories: tuple[str, ...] = CATEGORIES
@@ -130,6 +131,7 @@ class _Maker:
             yield f"scores/{reward.name}", partial(self._scores, reward=reward.name)
         yield "pairs", self._pairs
         yield "train", self._train
+        yield "baseline", self._baseline
         yield "evaluate", self._evaluate
 
     def _drawn_prompts(self, split: str, count: int) -> list[_Prompt]:
@@ -201,7 +203,8 @@ class _Maker:
         values = [self._training_score(reward, p, k, i) for i, (p, k) in enumerate(keys)]
         artefact.write_table("shard-00000.parquet", _score_table(keys, values))
         known = [v for v in values if v is not None]
-        return {"scored": len(known), "missing": len(values) - len(known), "mean": float(np.mean(known))}
+        summary = {"scored": len(known), "missing": len(values) - len(known), "mean": float(np.mean(known))}
+        return summary | {"truncated_prompts": self.options.unread if reward == "preference" else 0}
 
     def _training_score(self, reward: str, prompt: _Prompt, sample: int, row: int) -> float | None:
         lost = row < self.options.missing and reward == self.options.training_rewards[0]
@@ -274,44 +277,51 @@ class _Maker:
         artefact.write_json("best/capo.json", {"step": best, "adaptation": self.recipe.train.adaptation})
         return {"best_step": best, "prompts": {"dropped": 0}}
 
+    def _baseline(self, artefact: Artefact) -> dict[str, Any]:
+        prompts = self._drawn_prompts("test", self.options.evaluation_prompts)
+        artefact.write_table("prompts.parquet", _prompt_table(prompts))
+        self._measure(artefact, ("base", "null") if self.options.null_row else ("base",))
+        return {"prompts": len(prompts)}
+
     def _evaluate(self, artefact: Artefact) -> dict[str, Any]:
         prompts = self._drawn_prompts("test", self.options.evaluation_prompts)
-        samples = self.options.evaluation_samples
-        artefact.write_table("prompts.parquet", _prompt_table(prompts))
+        self._measure(artefact, ("tuned",))
         models = ("base", "tuned", "null") if self.options.null_row else ("base", "tuned")
-        names = [r.name for r in self.recipe.rewards]
-        keys = [(p, k) for p in prompts for k in range(samples)]
-        scores: dict[tuple[str, str], np.ndarray] = {}
-        for model in models:
-            self._images(artefact, f"images/{model}", prompts, samples, model)
-            for name in names:
-                values = [self._score(name, model, p, k) for p, k in keys]
-                artefact.write_table(f"scores/{model}/{name}.parquet", _score_table(keys, values))
-                scores[model, name] = np.array(values).reshape(len(prompts), samples)
-        correct = self._judgements(artefact, prompts, models) if self.options.judge else None
-        found = results(prompts, self.recipe.rewards, scores, correct)
+        scores = {
+            (model, reward.name): self._array(prompts, self._score, reward.name, model)
+            for model in models
+            for reward in self.recipe.rewards
+        }
+        correct = {model: self._array(prompts, self._correct, model) for model in models}
+        found = results(prompts, self.recipe.rewards, scores, correct if self.options.judge else None)
         found["policy"] = {"step": 200, "adaptation": self.recipe.train.adaptation}
         found["warnings"] = list(self.options.warnings)
         artefact.write_json("results.json", found)
         return {"prompts": len(prompts)}
 
-    def _judgements(
-        self, artefact: Artefact, prompts: Sequence[_Prompt], models: Sequence[str]
-    ) -> dict[str, np.ndarray]:
-        rows = [
-            {
-                "model": model,
-                "prompt_id": prompt.prompt_id,
-                "sample": k,
-                "correct": self._quality(model, prompt, k) > -0.4,
-            }
-            for model in models
-            for prompt in prompts
-            for k in range(self.options.evaluation_samples)
-        ]
-        artefact.write_table("judgements.parquet", pa.Table.from_pylist(rows))
-        verdicts = np.array([row["correct"] for row in rows]).reshape(len(models), len(prompts), -1)
-        return dict(zip(models, verdicts, strict=True))
+    def _measure(self, artefact: Artefact, models: Sequence[str]) -> None:
+        prompts = self._drawn_prompts("test", self.options.evaluation_prompts)
+        samples = self.options.evaluation_samples
+        keys = [(p, k) for p in prompts for k in range(samples)]
+        for model in models:
+            self._images(artefact, f"images/{model}", prompts, samples, model)
+            for reward in self.recipe.rewards:
+                values = [self._score(reward.name, model, p, k) for p, k in keys]
+                artefact.write_table(f"scores/{model}/{reward.name}.parquet", _score_table(keys, values))
+        if self.options.judge:
+            rows = [
+                {"model": m, "prompt_id": p.prompt_id, "sample": k, "correct": self._correct(m, p, k)}
+                for m in models
+                for p, k in keys
+            ]
+            artefact.write_table("judgements.parquet", pa.Table.from_pylist(rows))
+
+    def _correct(self, model: str, prompt: _Prompt, sample: int) -> bool:
+        return self._quality(model, prompt, sample) > -0.4
+
+    def _array(self, prompts: Sequence[_Prompt], of: Callable[..., Any], *key: str) -> np.ndarray:
+        """`of(*key, prompt, sample)` for every evaluation image [P, K]."""
+        return np.array([[of(*key, p, k) for k in range(self.options.evaluation_samples)] for p in prompts])
 
 
 def _prompt_table(prompts: Sequence[_Prompt]) -> pa.Table:

@@ -82,6 +82,18 @@ def test_status_shows_what_is_stale_and_why():
     assert train["changes"] == {"train.beta": [300.0, 500.0]}
 
 
+def test_status_of_nothing_in_particular_lists_the_runs():
+    assert "No run" in capo("status").stdout
+    capo("run", "tiny.yaml")
+    capo("prompts", "tiny.yaml", "--run", "runs/second")
+    begun, whole = json.loads(capo("status", "--json").stdout)["runs"]
+    assert {each["state"] for each in whole["artefacts"]} == {"done"}
+    assert begun["directory"] == "runs/second"
+    output = capo("status").stdout
+    assert f"{len(whole['artefacts'])} of {len(whole['artefacts'])}" in output
+    assert f"1 of {len(whole['artefacts'])}" in output
+
+
 def test_stale_runs_are_refused_and_forced():
     capo("run", "tiny.yaml")
     refused = capo("run", "tiny.yaml", "--set", "train.beta=500", code=1)
@@ -136,12 +148,25 @@ def test_a_policy_from_elsewhere_is_evaluated(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "capo.json").write_text("{}")
     assert "nothing to do" not in capo("evaluate", "tiny.yaml", "--policy", "one's").stdout
-    assert fake_stages.calls == ["evaluate"]  # needs nothing that comes before
+    assert fake_stages.calls == ["baseline", "evaluate"]  # needs nothing that comes before
     assert "policy: one's" in (tmp_path / "runs" / "tiny" / "recipe.yaml").read_text()
     assert "evaluate is done already" in capo("evaluate", "--run", "runs/tiny").stdout
     refused = capo("evaluate", "tiny.yaml", "--policy", "other", code=1).stderr
     assert "evaluate.policy: one's → other" in refused
-    assert "nowhere is no policy" in capo("evaluate", "tiny.yaml", "--policy", "nowhere", code=1).stderr
+    unknown = capo("evaluate", "tiny.yaml", "--policy", "nowhere", code=1).stderr
+    assert "evaluate.policy: nowhere is none of these" in unknown
+
+
+def test_two_models_from_elsewhere_are_compared(tmp_path):
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "capo.json").write_text("{}")
+    both = ("--policy", "ours", "--against", "theirs", "--run", "runs/two")
+    shown = capo("evaluate", "tiny.yaml", *both).stdout
+    assert "Side by side: runs/two/evaluate/index.html" in shown
+    assert "against: theirs" in (tmp_path / "runs" / "two" / "recipe.yaml").read_text()
+    turned = ("--policy", "ours", "--against", "ours", "--run", "runs/two")
+    assert "evaluate.against: theirs → ours" in capo("evaluate", "tiny.yaml", *turned, code=1).stderr
 
 
 def test_only_training_runs_in_several_processes(monkeypatch):

@@ -15,7 +15,7 @@ import capo
 from capo.cli import app
 from capo.pipeline import plan
 from capo.recipe import RUNTIME, Recipe, load_recipe
-from capo.rewards.registry import EMBEDDED
+from capo.rewards.catalogue import EMBEDDED
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path for folder in (ROOT, ROOT / "docs", ROOT / "benchmarks") for path in folder.glob("*.md"))

@@ -17,14 +17,15 @@ SOURCE = Path(capo.__file__).parent
 
 LAYERS = [
     {"cli", "__main__"},
+    {"compare"},
     {"terminal"},
-    {"pipeline", "plan", "bench"},
+    {"pipeline", "steps", "plan", "bench", "calibration"},
     {"stages"},
     {"training", "reporting", "merging"},
-    {"diffusion", "rewards", "prompts", "shapes"},
-    {"workspace", "runtime", "weights", "processes"},
+    {"diffusion", "rewards", "prompts", "shapes", "exchange"},
+    {"workspace", "sharing", "runtime", "weights", "processes"},
     {"artefact"},
-    {"manifest", "durable", "recipe", "progress", "seeds", "method", "processes"},
+    {"manifest", "durable", "recipe", "progress", "seeds", "method", "processes", "hub"},
 ]
 """Parts may import parts of their own row and of those below."""
 

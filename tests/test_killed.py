@@ -12,10 +12,9 @@ import pytest
 import torch
 
 import tiny_training
-from capo import durable, pipeline
-from capo.diffusion import load_family
+from capo import diffusion, durable, pipeline
 from capo.recipe import ModelSection
-from capo.stages import evaluate, generate, train
+from capo.stages import generate, train
 from capo.workspace import Run
 
 LANES = os.cpu_count() or 1
@@ -203,10 +202,10 @@ def _make_forks_cheap(patch, sdxl):
     # Flushing to the disk is for power cuts; a killed process leaves what it wrote to the system.
     patch.setattr(durable, "_flush", lambda path: None)
     # Loading would take most of the time; each child has its own memory, so this one stays as it is.
-    family = load_family(ModelSection(checkpoint=str(sdxl)), torch.device("cpu"))
+    family = diffusion.load_family(ModelSection(checkpoint=str(sdxl)), torch.device("cpu"))
     family.encode(["a cat"])
-    for stage in (generate, train, evaluate):
-        patch.setattr(stage, "load_family", lambda *_: family)
+    for module in (diffusion, generate, train):
+        patch.setattr(module, "load_family", lambda *_: family)
     gc.collect()
     gc.freeze()  # or each child would go through all that the tests before have left
 

@@ -74,7 +74,7 @@ def test_say_prints_a_line_to_stderr(capsys):
     assert capsys.readouterr() == ("", "hello [red]\n")
 
 
-def test_a_terminal_gets_a_live_bar(monkeypatch):
+def make_terminal(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
@@ -83,6 +83,23 @@ def test_a_terminal_gets_a_live_bar(monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
+    return terminal
+
+
+def test_bars_that_are_open_at_once_share_the_screen(monkeypatch):
+    terminal = make_terminal(monkeypatch)
+    with progress("score a", 4, "images") as first, progress("score b", 4, "images") as second:
+        first.advance(4)
+        second.advance(3)
+    last = terminal.getvalue().split("\r")[-1]
+    lines = [line for line in last.split("\n") if "score" in line]
+    assert [line.count("score") for line in lines] == [1, 1]
+    assert "4/4 images" in lines[0]
+    assert "3/4 images" in lines[1]
+
+
+def test_a_terminal_gets_a_live_bar(monkeypatch):
+    terminal = make_terminal(monkeypatch)
     ticks = itertools.count()
     monkeypatch.setattr("capo.progress.time.monotonic", lambda: float(next(ticks)))
     with progress("generate", 4, "prompts") as bar:

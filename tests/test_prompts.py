@@ -2,10 +2,13 @@ import copy
 import json
 import unicodedata
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 import fake_stages
-from capo.prompts import PromptsError, distinct, load_prompts, make_prompt, read_source, source_identity
+from capo.prompts import PromptsError, load_prompts, source_identity
 from capo.recipe import PromptsSection, parse_recipe
 from capo.stages.prompts import prompts, read_prompts
 from capo.workspace import Run
@@ -20,10 +23,10 @@ def recipe_values():
 def load(tmp_path):
     """Write `data` to a file and load its prompts."""
 
-    def load(data, name="prompts.txt", count=None, seed=0):
+    def load(data, name="prompts.txt", seed=0, **fields):
         path = tmp_path / name
         path.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass"))
-        return load_prompts(PromptsSection(source=str(path), count=count), seed)
+        return load_prompts(PromptsSection(source=str(path), **fields), seed)
 
     return load
 
@@ -109,12 +112,111 @@ def test_prompts_of_tables(load, name, mark):
         ("p.csv", "text,note\na,b\nc,d,e\n", r"p\.csv:3: not as many cells as the header"),
         ("p.csv", "text,note\na\n", r"p\.csv:2: not as many cells as the header"),
         ("p.csv", 'text\n"a', r"p\.csv:\d: unexpected end of data"),
-        ("p.parquet", "PAR1", r"p\.parquet: prompt files end in \.txt, \.jsonl, \.csv, \.tsv"),
+        ("p.json", '{"prompt": "a"}', r"p\.json: expected a list of prompts, or of objects"),
+        ("p.json", '["a", 5]', r"p\.json:2: an item is a prompt, or an object"),
+        ("p.json", '["a", {"prompt": null}]', r"p\.json:2: prompt is None, not text"),
+        ("p.json", '["a",]', r"p\.json: not JSON"),
+        ("p.parquet", "PAR1", r"p\.parquet cannot be read"),
+        ("p.yaml", "- a", r"p\.yaml: prompt files end in \.txt, \.json, \.jsonl, \.csv, \.tsv, \.parquet"),
     ],
 )
 def test_faults_of_other_formats_are_named(load, name, data, message):
     with pytest.raises(PromptsError, match=message):
         load(data, name)
+
+
+def test_lists_in_json(load):
+    bom = "\ufeff"
+    cat, dog = load(bom + '["a cat",\r\n {"prompt": "a dog", "category": "animals", "id": 7}, " "]', "p.json")
+    assert (cat.text, cat.category, cat.metadata) == ("a cat", None, {})
+    assert (dog.text, dog.category, dog.metadata) == ("a dog", "animals", {"id": 7})
+
+
+ROWS = [
+    {"prompt": "a cat", "english": "cat", "nsfw": 0.5, "width": 512, "sampler": "ddim"},
+    {"prompt": "a dog", "english": "dog", "nsfw": 0.05, "width": 512, "sampler": "ddim"},
+    {"prompt": "a dog", "english": "dog", "nsfw": 0.01, "width": 768, "sampler": "plms"},
+    {"prompt": "a fish", "english": "fish", "nsfw": 0.01, "width": 768, "sampler": None},
+]
+
+
+def rows_file(folder, kind):
+    """`ROWS` in a file; CSV has no way to say that a value is not there."""
+    path = folder / f"rows.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+    elif kind == "jsonl":
+        path.write_text("\n".join(map(json.dumps, ROWS)))
+    else:
+        lines = [",".join(ROWS[0]), *(",".join(map(str, row.values())) for row in ROWS)]
+        path.write_text("\n".join(lines))
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ([["nsfw", "<", 0.1]], ["a dog", "a fish"]),
+        ([["nsfw", ">=", 0.5]], ["a cat"]),
+        ([["width", "==", 512], ["nsfw", "<=", 0.05]], ["a dog"]),
+        ([["width", "!=", 512]], ["a dog", "a fish"]),
+        ([["sampler", "in", ["ddim", "euler"]]], ["a cat", "a dog"]),
+        ([["sampler", "not in", ["ddim"]]], ["a dog", "a fish"]),
+        ([["prompt", ">", "a cat"]], ["a dog", "a fish"]),
+    ],
+)
+def test_conditions_mean_the_same_in_every_format(tmp_path, kind, where, kept):
+    section = PromptsSection(source=rows_file(tmp_path, kind), where=where)
+    assert texts(load_prompts(section, 0)) == kept
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_nothing_is_known_of_a_value_that_is_not_there(tmp_path, kind):
+    section = PromptsSection(source=rows_file(tmp_path, kind), where=[["sampler", "!=", "ddim"]])
+    assert texts(load_prompts(section, 0)) == ["a dog"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
+def test_a_column_by_name(tmp_path, kind):
+    section = PromptsSection(source=rows_file(tmp_path, kind), column="english")
+    assert texts(load_prompts(section, 0)) == ["cat", "dog", "fish"]
+
+
+def test_of_collected_prompts_the_unfit_are_left_out_and_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("CAPO_QUIET")
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"prompt": [" a cat\n", "b\0d", None, "", "a\r\nb", "a dog"]}), path)
+    assert texts(load_prompts(PromptsSection(source=str(path)), 0)) == ["a cat", "a dog"]
+    assert capsys.readouterr().err == f"{path}: 2 prompts with control characters are left out\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"column": "x"}, r"p\.csv:2: no column 'x' \(prompts\.column\); it has text, n"),
+        ({"where": [["x", "<", 1]]}, r"p\.csv:2: no column 'x' \(prompts\.where\); it has text, n"),
+        ({"where": [["text", "<", 1]]}, r"p\.csv:2: text is 'a', which does not compare with 1"),
+        ({"where": [["n", "==", True]]}, r"p\.csv:2: n is '1', which does not compare with True"),
+        ({"where": [["n", ">", 1]]}, r"p\.csv: no prompt in it that prompts\.where keeps"),
+        ({"split": "train"}, r"prompts\.split does not apply to .*p\.csv: only a data set of the Hub"),
+    ],
+)
+def test_settings_that_do_not_fit_a_source(load, fields, message):
+    with pytest.raises(PromptsError, match=message):
+        load("text,n\na,1\n", "p.csv", **fields)
+
+
+def test_settings_that_no_source_knows(load):
+    with pytest.raises(
+        PromptsError, match=r"prompts\.where does not apply to .*p\.txt, which has no columns"
+    ):
+        load("a", "p.txt", where=[["n", "<", 1]])
+    with pytest.raises(PromptsError, match=r"prompts\.column does not apply to geneval:x: geneval knows"):
+        load_prompts(PromptsSection(source="geneval:x", column="prompt"), 0)
+    for condition in (["n", "in", 1], ["n", "<", [1]], ["n", "~", 1], ["n", "==", None]):
+        with pytest.raises(ValidationError, match="where"):
+            PromptsSection(source="x", where=[condition])
 
 
 def test_which_prompts_are_drawn_depends_on_the_seed_and_not_on_the_order(load):
@@ -135,7 +237,7 @@ def test_a_count_is_of_different_prompts(load):
 
 def test_sources_that_are_not_there(tmp_path):
     for use in (lambda s: load_prompts(s, 0), source_identity):
-        with pytest.raises(PromptsError, match=r"none\.txt.*file or shapes:SPLIT"):
+        with pytest.raises(PromptsError, match=r"none\.txt.*a file, or one of shapes:SPLIT"):
             use(PromptsSection(source=str(tmp_path / "none.txt")))
     with pytest.raises(PromptsError, match="no 'shapes:tests'; there are shapes:train, shapes:validation"):
         load_prompts(PromptsSection(source="shapes:tests"), 0)
@@ -150,9 +252,9 @@ def test_the_grammar_as_a_source():
     assert source_identity(section) is None
 
 
-def test_distinct_keeps_the_first():
-    first, second = make_prompt("a", "x"), make_prompt("a", "y")
-    assert distinct([first, make_prompt("b"), second]) == [first, make_prompt("b")]
+def test_of_equal_prompts_the_first_is_kept(load):
+    first, other = load("text,category\na,x\nb,x\na,y\n", "p.csv")
+    assert (first.text, first.category, other.text) == ("a", "x", "b")
 
 
 def test_the_identity_of_a_file_is_its_contents(tmp_path):
@@ -172,7 +274,7 @@ def test_the_stage_writes_what_read_prompts_reads(tmp_path, recipe_values):
         artefact.begin({})
         prompts(recipe, run, artefact)
         assert artefact.summary == {"prompts": 2, "duplicates": 1}
-        assert read_prompts(run) == distinct(read_source(recipe.prompts, 0))
+        assert read_prompts(run) == load_prompts(recipe.prompts, 0)
         table = artefact.read_table("prompts.parquet")
     assert table.column_names == ["prompt_id", "text", "category", "metadata"]
     assert [json.loads(m.as_py()) for m in table["metadata"]] == [{"n": 1}, {}]

@@ -66,7 +66,7 @@ def fill(run: Run, recipe: Recipe, prompts: list[Prompt]) -> dict[tuple[str, int
         }
         samples.write_table(f"shard-{shard:05d}.parquet", pa.table(table))
         samples.write_tensors(f"shard-{shard:05d}.conditioning.safetensors", {"embeds": torch.zeros(1)})
-    samples.commit()
+    samples.commit({"prompts": len(prompts), "samples": len(pixels)})
     return pixels
 
 

@@ -69,7 +69,7 @@ def prepare(folder: Path, sdxl: Path) -> Path:
         _make(run, "prompts", lambda a: prompts(settings, run, a))
         _make(run, "samples", lambda a: generate(settings, run, a))
         for reward in settings.rewards:
-            _make(run, f"scores/{reward.name}", lambda a, r=reward: score(settings, run, a, r))
+            _make(run, f"scores/{reward.name}", lambda a, r=reward: score(settings, run, [(a, r)]))
         _make(run, "pairs", lambda a: pair(settings, run, a))
     return folder / "run"
 

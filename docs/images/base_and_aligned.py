@@ -18,12 +18,12 @@ MARGIN, GUTTER, LINE = 16, 28, 22
 def main(run: Path) -> None:
     """Write the picture beside this file."""
     prompts = pq.read_table(
-        run / "evaluate/prompts.parquet", columns=["prompt_id", "text", "category"]
+        run / "baseline/prompts.parquet", columns=["prompt_id", "text", "category"]
     ).to_pylist()
     shown = []
     for category in dict.fromkeys(row["category"] for row in prompts):
         shown += islice((row for row in prompts if row["category"] == category), PER_CATEGORY)
-    panels = {model: _images(run / "evaluate/images" / model) for model in ("base", "tuned")}
+    panels = {"base": _images(run / "baseline/images/base"), "tuned": _images(run / "evaluate/images/tuned")}
     strip = SEEDS * ENLARGED
     width, height = 2 * MARGIN + 2 * strip + GUTTER, 2 * MARGIN + 26 + len(shown) * (ENLARGED + LINE)
     sheet = Image.new("RGB", (width, height), "white")

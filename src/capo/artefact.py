@@ -92,6 +92,18 @@ class Artefact:
         self._write_record(self._manifest_path, asdict(manifest))
         self._verified = set(files)
 
+    def adopt(self, other: "Artefact", *, force: bool = False) -> None:
+        """Become what `other`, a committed artefact of another run, is: its files are linked, or copied.
+
+        Raises `StaleArtefact` as `begin` does.
+        """
+        manifest = other._committed()
+        self.begin(manifest.inputs, force=force)
+        self._clear()
+        for relative in manifest.files:
+            durable.link(other._place(relative), self._open_place(relative))
+        self._write_record(self._manifest_path, asdict(manifest))
+
     def begun(self) -> dict[str, Any] | None:
         """The inputs it was begun with; None when it was not."""
         record = read_record(self._begun_path)

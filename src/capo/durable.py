@@ -84,6 +84,37 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """As `replacing_folder`, for what somebody asked for by name: nothing that is there is replaced."""
+    if path.exists():
+        raise ValueError(f"{path} is there already; name another folder with --to, or remove it")
+    # What a killed command left; a folder in the making has no other use.
+    shutil.rmtree(path.with_name(TEMPORARY + path.name), ignore_errors=True)
+    with replacing_folder(path) as temporary:
+        yield temporary
+
+
+def link(source: Path, path: Path) -> None:
+    """Put the file `source` at `path` too: one file under two names where that can be, else a copy."""
+    temporary = path.with_name(TEMPORARY + path.name)
+    with explained(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            failpoint()
+            try:
+                os.link(source, temporary)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(source, temporary)
+            _flush(temporary)
+            failpoint()
+            os.replace(temporary, path)
+            failpoint()
+            _flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder; a folder disappears at once, then its contents."""
     failpoint()

@@ -1,6 +1,7 @@
 """A recipe's stages in order: what each depends on, what is done, and running the rest.
 
     prompts ─► samples ─► scores ─► pairs ─► train ─► evaluate ─► report
+                                                  baseline ─┘
 
 Every artefact is made from inputs: recipe fields, weights, and the digests of the artefacts before
 it. One whose inputs are what it was made from is done; otherwise it is stale, and the fields that
@@ -12,9 +13,9 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,24 +24,14 @@ from capo.artefact import WatchedArtefact
 from capo.manifest import differences, explain_change
 from capo.processes import COMMAND, LaunchError, check_launch, processes
 from capo.progress import say
-from capo.prompts import source_identity
-from capo.recipe import PromptsSection, Recipe, RewardSection
+from capo.recipe import Recipe
+from capo.sharing import take_over
+from capo.steps import Step, plan
 from capo.workspace import Artefact, Run, StaleArtefact, WorkspaceError
 
 STAGES = ("prompts", "generate", "score", "pair", "train", "evaluate", "report")
 
 State = Literal["done", "partial", "stale", "missing"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One artefact, the stage that makes it, and what it is made from."""
-
-    artefact: str
-    stage: str
-    fields: dict[str, Any]
-    upstream: tuple[str, ...] = ()
-    reward: RewardSection | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +47,7 @@ class ArtefactStatus:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What became of one artefact in a run: found done (`skipped`) or made in `seconds`."""
+    """What became of one artefact in a run: found done, here or by a donor (`skipped`), or made."""
 
     name: str
     skipped: bool
@@ -78,14 +69,22 @@ class RunResult:
     results: dict[str, Any] | None
 
 
-def run(recipe: Recipe, directory: str | Path, *, force: bool = False, stage: str | None = None) -> RunResult:
+def run(
+    recipe: Recipe,
+    directory: str | Path,
+    *,
+    force: bool = False,
+    stage: str | None = None,
+    donors: Sequence[Path] = (),
+) -> RunResult:
     """Make everything that is not yet done, or only what `stage` makes.
 
-    Goes on where an earlier run stopped. Raises `StaleArtefact` before any work when something was
+    Goes on where an earlier run stopped. What one of `donors`, other run directories, has made from
+    the same inputs is taken over from there. Raises `StaleArtefact` before any work when something was
     made from other settings, unless `force`: then it is made again, as is what depends on it.
     """
     if processes().size == 1:
-        return _run(recipe, directory, force, stage)
+        return _run(recipe, directory, force, stage, donors)
     if stage != "train":
         raise LaunchError(
             f"only `capo train` runs in several processes, not `capo {stage or 'run'}`: give that without a "
@@ -94,7 +93,7 @@ def run(recipe: Recipe, directory: str | Path, *, force: bool = False, stage: st
     from capo.training.group import joined
 
     with joined(recipe.engine.device) as group:
-        return _run(recipe, directory, force, stage, group.wait)
+        return _run(recipe, directory, force, stage, donors, group.wait)
 
 
 def _run(
@@ -102,6 +101,7 @@ def _run(
     directory: str | Path,
     force: bool,
     stage: str | None,
+    donors: Sequence[Path],
     meet: Callable[[], None] = lambda: None,
 ) -> RunResult:
     """Run, having let the other processes of the command look before the leading one changes anything."""
@@ -122,7 +122,8 @@ def _run(
     if not processes().leads:
         return _watch(recipe, directory, meet)
     with Run.open(directory, recipe) as opened:
-        result = _result(opened, [_make(step, recipe, opened, force) for step in steps])
+        made = [_make(together, recipe, opened, force, donors) for together in _together(steps)]
+        result = _result(opened, [each for results in made for each in results])
         meet()
         return result
 
@@ -140,96 +141,6 @@ def _watch(recipe: Recipe, directory: str | Path, meet: Callable[[], None]) -> R
 def status(recipe: Recipe, directory: str | Path) -> list[ArtefactStatus]:
     """Where every artefact of a run stands, in the order they are made."""
     return list(_status(plan(recipe), Run(directory)).values())
-
-
-def plan(recipe: Recipe) -> list[Step]:
-    """All steps of a recipe, in order, with what each depends on."""
-    seed = {"seed": recipe.seed}
-    model = _flat("model", recipe.model.results()) | {"model.weights": _weights(recipe)}
-    generate = _flat("generate", recipe.generate.results())
-    sources = {r.name: _reward_source(r) for r in recipe.rewards}
-    scores = {r.name: f"scores/{r.name}" for r in recipe.rewards}
-    training = [r.name for r in recipe.training_rewards]
-    evaluated = ("train",) if recipe.evaluate.policy is None else ()
-    prompts = _flat("prompts", recipe.prompts.results()) | _content("prompts", recipe.prompts)
-    steps = [
-        Step("prompts", "prompts", prompts | seed),
-        Step("samples", "generate", model | generate | seed, ("prompts",)),
-        *(Step(scores[r.name], "score", sources[r.name], ("samples",), r) for r in recipe.rewards),
-        Step("pairs", "pair", _pair_fields(recipe), tuple(scores[name] for name in training)),
-        Step("train", "train", model | generate | seed | _train_fields(recipe), ("samples", "pairs")),
-        Step("evaluate", "evaluate", model | generate | seed | _evaluate_fields(recipe), evaluated),
-    ]
-    # The page shows the settings of all stages.
-    shown = {field: value for step in steps for field, value in step.fields.items()}
-    report = shown | _flat("report", recipe.report.results()) | {"name": recipe.name}
-    return [*steps, Step("report", "report", report, tuple(s.artefact for s in steps))]
-
-
-# What the stages depend on.
-
-
-def _pair_fields(recipe: Recipe) -> dict[str, Any]:
-    fields = _flat("pairs", recipe.pairs.results())
-    fields["rewards"] = [r.name for r in recipe.training_rewards]
-    for reward in recipe.training_rewards:
-        compared = {"comparison", "temperature", "exponent", "weight"}
-        fields |= _flat(f"rewards.{reward.name}", reward.model_dump(mode="json", include=compared))
-    return fields
-
-
-def _train_fields(recipe: Recipe) -> dict[str, Any]:
-    fields = _flat("train", recipe.train.results()) | {"pairs.min_margin": recipe.pairs.min_margin}
-    if recipe.train.validation_prompts is not None:
-        fields |= _content("train.validation_prompts", recipe.train.validation_prompts)
-        for reward in recipe.rewards:  # held-out ones are watched too, though nothing follows from them
-            fields |= _reward_source(reward) | {f"rewards.{reward.name}.use": reward.use}
-    return fields
-
-
-def _evaluate_fields(recipe: Recipe) -> dict[str, Any]:
-    fields = _flat("evaluate", recipe.evaluate.results())
-    fields |= _content("evaluate.prompts", recipe.evaluate.prompts)
-    if recipe.evaluate.policy is not None:
-        fields["evaluate.policy.content"] = _policy(recipe.evaluate.policy)
-    for reward in recipe.rewards:
-        fields |= _flat(f"rewards.{reward.name}", reward.results()) | _reward_source(reward)
-    return fields
-
-
-def _reward_source(reward: RewardSection) -> dict[str, Any]:
-    from capo.rewards import reward_identity
-
-    return {
-        f"rewards.{reward.name}.source": reward.source or reward.name,
-        f"rewards.{reward.name}.checkpoint": reward.checkpoint,
-        f"rewards.{reward.name}.weights": reward_identity(reward),
-    }
-
-
-def _weights(recipe: Recipe) -> str:
-    from capo.diffusion import checkpoint_identity
-
-    return checkpoint_identity(recipe.model.checkpoint, recipe.model.revision)
-
-
-def _policy(path: str) -> str:
-    from capo.diffusion.saved import find_policy
-
-    return find_policy(path).identity
-
-
-def _content(where: str, section: PromptsSection) -> dict[str, Any]:
-    return {f"{where}.content": source_identity(section)}
-
-
-def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested sections as dotted keys."""
-    fields: dict[str, Any] = {}
-    for name, value in values.items():
-        key = f"{prefix}.{name}"
-        fields |= _flat(key, value) if isinstance(value, dict) else {key: value}
-    return fields
 
 
 # What is done.
@@ -278,7 +189,8 @@ def _refuse_stale(wanted: list[ArtefactStatus]) -> None:
 
 
 def _check_ready(stage: str, steps: list[Step], found: Mapping[str, ArtefactStatus]) -> None:
-    needed = {u for step in steps if step.stage == stage for u in step.upstream}
+    made = {step.artefact for step in steps if step.stage == stage}
+    needed = {u for step in steps if step.artefact in made for u in step.upstream} - made
     for name in (s.artefact for s in steps):
         if name in needed and found[name].state != "done":
             raise WorkspaceError(
@@ -290,38 +202,61 @@ def _check_ready(stage: str, steps: list[Step], found: Mapping[str, ArtefactStat
 # Doing the rest.
 
 
-def _make(step: Step, recipe: Recipe, opened: Run, force: bool) -> StageResult:
+def _together(steps: list[Step]) -> list[list[Step]]:
+    """The steps in order, with those of all rewards as one: they look at the same images."""
+    return [list(group) for _, group in groupby(steps, lambda s: s.stage if s.reward else s.artefact)]
+
+
+def _make(
+    steps: list[Step], recipe: Recipe, opened: Run, force: bool, donors: Sequence[Path]
+) -> list[StageResult]:
+    results: dict[str, StageResult] = {}
+    waiting: list[Step] = []
+    for step in steps:
+        artefact = opened.artefact(step.artefact)
+        inputs = step.fields | _digests(opened, step.upstream)
+        if artefact.done and not differences(artefact.begun() or {}, inputs):
+            say(f"{artefact.name}: done already")
+            results[step.artefact] = _found_done(artefact)
+        elif take_over(artefact, inputs, donors, force):
+            results[step.artefact] = _found_done(artefact)
+        else:
+            artefact.begin(inputs, force=force)
+            waiting.append(step)
+    if waiting:
+        for step, seconds in zip(waiting, _work(waiting, recipe, opened), strict=True):
+            results[step.artefact] = _made(step, recipe, opened, round(seconds, 3))
+    return [results[step.artefact] for step in steps]
+
+
+def _work(steps: list[Step], recipe: Recipe, opened: Run) -> list[float]:
+    """Run the stage that makes `steps`; the seconds that each took."""
+    name = steps[0].part or steps[0].stage
+    function = getattr(importlib.import_module(f"capo.stages.{name}"), name)
+    artefacts = [opened.artefact(step.artefact) for step in steps]
+    if steps[0].reward is not None:
+        rewards = [step.reward for step in steps]
+        return function(recipe, opened, list(zip(artefacts, rewards, strict=True)))
+    started = time.monotonic()
+    function(recipe, opened, *artefacts)
+    return [time.monotonic() - started]
+
+
+def _made(step: Step, recipe: Recipe, opened: Run, seconds: float) -> StageResult:
     artefact = opened.artefact(step.artefact)
-    inputs = step.fields | _digests(opened, step.upstream)
-    if artefact.done and not differences(artefact.begun() or {}, inputs):
-        say(f"{artefact.name}: done already")
-        return _found_done(artefact)
-    artefact.begin(inputs, force=force)
-    arguments = (recipe, opened, artefact, *([step.reward] if step.reward else []))
-    with _timed(step, recipe, opened) as clock:
-        function = getattr(importlib.import_module(f"capo.stages.{step.stage}"), step.stage)
-        function(*arguments)
     if not artefact.done:
         raise RuntimeError(f"the {step.stage} stage ended without committing {step.artefact}")
-    return StageResult(step.artefact, False, clock["seconds"], artefact.summary)
-
-
-@contextmanager
-def _timed(step: Step, recipe: Recipe, opened: Run) -> Iterator[dict[str, float]]:
-    clock = {"seconds": 0.0}
-    started = time.monotonic()
-    yield clock
-    clock["seconds"] = round(time.monotonic() - started, 3)
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     opened.record_timing(
         step.artefact,
-        seconds=clock["seconds"],
+        seconds=seconds,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
         # Before torch is there, nothing has run anywhere else.
         device=runtime.device_name(recipe.engine) if "torch" in sys.modules else "cpu",
         host=socket.gethostname(),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
+    return StageResult(step.artefact, False, seconds, artefact.summary)
 
 
 def _found_done(artefact: Artefact) -> StageResult:

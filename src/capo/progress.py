@@ -94,29 +94,39 @@ class _PlainBar(Bar):
 
 
 class _TerminalBar(Bar):
+    display: Any = None
+    """Of all bars that are open at once."""
+    shown = 0
+
     def __init__(self, description: str, total: int, unit: str) -> None:
         super().__init__(description, total, unit)
-        self._live, self._task = _rich_progress(self)
-        self._live.start()
+        if not _TerminalBar.shown:
+            _TerminalBar.display = _rich_progress()
+            _TerminalBar.display.start()
+        _TerminalBar.shown += 1
+        self._task = self.display.add_task(description, total=total, unit=unit, trailer="", bar=self)
 
     def show(self) -> None:
-        self._live.update(self._task, completed=self.done, trailer=self.trailer)
+        self.display.update(self._task, completed=self.done, trailer=self.trailer)
 
     def close(self, finished: bool) -> None:
-        self._live.stop()
+        _TerminalBar.shown -= 1
+        self.display.stop_task(self._task)
+        if not _TerminalBar.shown:
+            self.display.stop()
 
 
-def _rich_progress(bar: Bar) -> tuple[Any, Any]:
+def _rich_progress() -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
     from rich.text import Text
 
     class Remaining(ProgressColumn):
         def render(self, task: Any) -> Text:
-            left = bar.remaining()
+            left = task.fields["bar"].remaining()
             return Text("" if left is None or task.finished else f"{_clock(left)} left", "cyan")
 
-    live = Progress(
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed}/{task.total} {task.fields[unit]}"),
@@ -125,7 +135,6 @@ def _rich_progress(bar: Bar) -> tuple[Any, Any]:
         TextColumn("{task.fields[trailer]}", markup=False),
         console=Console(stderr=True),
     )
-    return live, live.add_task(bar.description, total=bar.total, unit=bar.unit, trailer="")
 
 
 def _clock(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Where models run, and how loudly the libraries speak while they load."""
+"""Where models run, what outlives a run, and how loudly the libraries speak while they load."""
 
 import logging
 import os
@@ -84,6 +84,13 @@ def release_memory() -> None:
         torch.accelerator.empty_cache()
 
 
+def cache_folder() -> Path:
+    """Where what outlives a run is kept: `$CAPO_CACHE`, else `capo` in the user's cache folder."""
+    if chosen := os.environ.get("CAPO_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "capo"
+
+
 def main_memory() -> int:
     """Bytes of main memory that this process may have: the machine's, or its container's limit."""
     import psutil
@@ -93,6 +100,17 @@ def main_memory() -> int:
         with suppress(OSError, ValueError):  # `max`: no limit
             limits.append(int(path.read_text()))
     return min(limits)
+
+
+def free_memory(engine: EngineSection) -> int:
+    """Bytes that are free now on the device that `engine.device` means; main memory where it shares that."""
+    import psutil
+    import torch
+
+    chosen = device(engine)
+    if chosen.type == "cuda":
+        return torch.cuda.mem_get_info(chosen)[0]
+    return min(psutil.virtual_memory().available, main_memory())
 
 
 @contextmanager

@@ -24,6 +24,11 @@ def stable_seed(*key: str | int) -> int:
     return int.from_bytes(digest[:8], "big") & (2**63 - 1)
 
 
+def sample_seed(run_seed: int, prompt_id: str, sample: int) -> int:
+    """Of the initial noise of a training sample, by its address."""
+    return stable_seed("sample", run_seed, prompt_id, sample)
+
+
 def initial_noise(seed: int, shape: Sequence[int]) -> "torch.Tensor":
     """Standard normal float32 noise of `shape`, drawn on the CPU from a generator of its own.
 

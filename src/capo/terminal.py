@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from capo.pipeline import ArtefactStatus, RunResult
-from capo.recipe import RewardSection, shipped_recipes
+from capo.recipe import shipped_recipes
 
 COLORS = {"done": "green", "partial": "yellow", "stale": "red", "missing": "dim"}
 
@@ -39,11 +39,12 @@ def status_values(directory: Path, found: Sequence[ArtefactStatus]) -> dict[str,
 def print_result(result: RunResult, whole: bool) -> None:
     """What a run has come to; win-rates and the page only after a `whole` run or their stage."""
     if all(stage.skipped for stage in result.stages):
-        what = "Everything" if whole else result.stages[0].name
+        what = "Everything" if whole else result.stages[-1].name
         print(f"{what} is done already in {result.directory}; nothing to do.")
     made = {stage.name for stage in result.stages}
     if result.results is not None and "evaluate" in made:
         _print_results(result.results)
+        print(f"Side by side: {result.directory / 'evaluate' / 'index.html'}")
     if result.report is not None and "report" in made:
         print(f"Report: {result.report}")
 
@@ -56,6 +57,19 @@ def print_status(directory: Path, found: Sequence[ArtefactStatus]) -> None:
     Console().print(table)
 
 
+def print_runs(runs: Sequence[tuple[Path, Sequence[ArtefactStatus]]]) -> None:
+    """One row a run: how much of it is done, and the first artefact that is not."""
+    if not runs:
+        print("No run in ./runs yet; `capo run shapes` makes one.")
+        return
+    table = _table(None, "run", "done", "next", "why")
+    for directory, found in runs:
+        left = [each for each in found if each.state != "done"]
+        following = (Text(left[0].name, COLORS[left[0].state]), Text(left[0].why)) if left else ("", "")
+        table.add_row(Text(str(directory)), f"{len(found) - len(left)} of {len(found)}", *following)
+    Console().print(table)
+
+
 def print_recipes() -> None:
     """The shipped recipes, each with the comment that heads it."""
     table = _table(None, "recipe", "what it is")
@@ -65,21 +79,70 @@ def print_recipes() -> None:
     Console().print(table)
 
 
-def print_rewards(as_json: bool) -> None:
-    """The shipped rewards: what each measures, and how its scores compare."""
-    from capo.rewards import SHIPPED, declared_comparison
-
-    rows = []
-    for name, shipped in SHIPPED.items():
-        comparison = repr(declared_comparison(RewardSection(name=name)))
-        rows.append({"name": name, "measures": shipped.measures, "comparison": comparison})
-    if as_json:
-        print_json({"rewards": rows})
-        return
-    table = _table(None, "reward", "what it measures", "comparison")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row.values()))
+def print_rewards(rewards: Sequence[dict[str, Any]]) -> None:
+    """What each reward measures, how its scores compare, and what it takes."""
+    columns = (
+        "reward",
+        "what it measures",
+        "scale",
+        "comparison",
+        "license",
+        "size",
+        "memory",
+        "weights",
+        "here",
+    )
+    table = _table(None, *columns)
+    for each in rewards:
+        size = each.get("parameters_millions")
+        cells = (
+            each["name"],
+            each.get("measures") or f"{each['source']} of {each['package']}",
+            each.get("scale", ""),
+            _comparison(each["comparison"]),
+            each.get("license", ""),
+            "" if size is None else _amount(size, "M", "B"),
+            "" if size is None else _amount(each["memory_megabytes"], " MB", " GB"),
+            _place(each.get("checkpoint", "")),
+            _here(each.get("weights_here", True)),
+        )
+        table.add_row(*map(Text, cells))
     Console().print(table)
+
+
+def print_reward(reward: dict[str, Any]) -> None:
+    """All about one reward, a line a value."""
+    for name, value in reward.items():
+        if name == "comparison":
+            value = _comparison(value)
+        if name in ("about", "problem") or value is None:
+            continue
+        if isinstance(value, dict):
+            print(f"{name}: " + (", ".join(f"{k}={json.dumps(v)}" for k, v in value.items()) or "none"))
+        else:
+            print(f"{name.replace('_', ' ')}: {value}")
+    for text in (reward.get("problem"), reward.get("about")):
+        if text:
+            print(f"\n{text}")
+
+
+def print_trial(found: dict[str, Any]) -> None:
+    """What a reward did on the sample images."""
+    scores = _table(found["name"], "prompt", "score")
+    for row in found["scores"]:
+        scores.add_row(Text(row["prompt"]), "none" if row["score"] is None else f"{row['score']:.5g}")
+    checks = _table("Conformance", "it", "")
+    for row in found["checks"]:
+        outcome = Text("yes", "green") if row["problem"] is None else Text(row["problem"], "red")
+        checks.add_row(row["check"], outcome)
+    Console().print(scores, checks)
+    speed = found["images_per_second"]
+    print(
+        f"Loaded in {found['seconds_to_load']:.1f} s on {found['device']}"
+        + ("" if speed is None else f"; {speed:.3g} images/s")
+        + f"; {found['memory'] / 1e6:,.0f} MB of memory"
+        + ("" if found["device_memory"] is None else f", {found['device_memory'] / 1e6:,.0f} MB of the GPU's")
+    )
 
 
 def print_soups(directory: Path, made: Sequence[dict[str, Any]]) -> None:
@@ -98,7 +161,9 @@ def print_soups(directory: Path, made: Sequence[dict[str, Any]]) -> None:
 
 
 def _print_results(results: dict[str, Any]) -> None:
-    table = _table("Tuned against base", "reward", "use", "win-rate", "95 % interval", "base against itself")
+    names = results["models"]
+    title = f"{names['tuned']} against {names['base']}"
+    table = _table(title, "reward", "use", "win-rate", "95 % interval", "base against itself")
     for row in results["rewards"]:
         chance = row.get("null_win_rate")
         table.add_row(
@@ -115,6 +180,13 @@ def _print_results(results: dict[str, Any]) -> None:
             f"{_percent(judge['tuned'])}; difference {_points(judge['difference'])} "
             f"({_points(judge['low'])} to {_points(judge['high'])})"
         )
+    if diversity := results.get("diversity"):
+        difference = diversity["difference"]
+        told = f"{difference['value']:+.2g} ({difference['low']:+.2g} to {difference['high']:+.2g})"
+        print(
+            f"Distance between images of a prompt: base {diversity['base']:.3g}, tuned "
+            f"{diversity['tuned']:.3g}; difference {told}"
+        )
     for warning in results.get("warnings", ()):
         print(f"Warning: {warning}")
 
@@ -124,6 +196,25 @@ def _table(title: str | None, *columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def _comparison(told: dict[str, Any] | None) -> str:
+    if told is None:
+        return ""
+    parameter = "".join(f" {value:g}" for name, value in told.items() if name != "comparison")
+    return told["comparison"] + parameter
+
+
+def _amount(millions: float, unit: str, thousands: str) -> str:
+    return f"{millions / 1000:.1f}{thousands}" if millions >= 1000 else f"{millions:.3g}{unit}"
+
+
+def _place(checkpoint: str) -> str:
+    return "with capo" if Path(checkpoint).is_absolute() else checkpoint
+
+
+def _here(known: bool | None) -> str:
+    return "" if known is None else "yes" if known else "no"
 
 
 def _percent(share: float) -> str:

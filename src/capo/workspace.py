@@ -56,7 +56,7 @@ class Run:
                 run._open = False
 
     def artefact(self, name: str) -> "Artefact":
-        """One of `prompts`, `samples`, `scores/REWARD`, `pairs`, `train`, `evaluate`, `report`."""
+        """`prompts`, `samples`, `scores/REWARD`, `pairs`, `train`, `baseline`, `evaluate` or `report`."""
         if name not in self._artefacts:
             self._artefacts[name] = Artefact(self, name)
         return self._artefacts[name]
@@ -79,6 +79,11 @@ class Run:
         """Add a line to `timings.jsonl`, the only file with clocks and hosts in it."""
         line = json.dumps({"stage": stage, **fields})
         self.write_text("timings.jsonl", (self._read("timings.jsonl") or "") + line + "\n")
+
+    def timings(self) -> dict[str, dict[str, Any]]:
+        """By artefact, what `timings.jsonl` says of the last time it was made."""
+        lines = (self._read("timings.jsonl") or "").splitlines()
+        return {row["stage"]: row for row in map(json.loads, lines)}
 
     def check_writable(self) -> None:
         """Raises unless this is inside `Run.open` and the directory is still there."""

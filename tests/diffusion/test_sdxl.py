@@ -101,7 +101,7 @@ def test_the_size_is_the_models_own_or_that_of_the_recipe(family, settings, nois
 
 def test_a_large_batch_is_decoded_in_parts(family, noise, monkeypatch):
     whole = [image.tobytes() for image in family.decode(noise)]
-    monkeypatch.setattr("capo.diffusion.vae.DECODED_PIXELS", 1)
+    monkeypatch.setattr("capo.diffusion.vae.PIXELS_AT_ONCE", 1)
     parts = np.frombuffer(b"".join(i.tobytes() for i in family.decode(noise)), np.uint8).astype(int)
     assert np.abs(parts - np.frombuffer(b"".join(whole), np.uint8)).max() <= 1
 

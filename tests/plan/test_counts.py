@@ -60,7 +60,7 @@ def test_sampling_is_counted_as_the_real_pipeline_computes(name, checkpoint):
     assert plan.encode == counted(lambda: family.encode(["a cat"]))
     assert plan.parameters[plan.denoiser] == sum(p.numel() for p in family.denoiser.parameters())
     assert plan.conditioning == sum(tensor.nbytes for tensor in conditioning.values())
-    assert (plan.latent, plan.pixels) == (noise.numel(), 32 * 32)
+    assert (plan.latent, plan.pixels) == (noise.nbytes, 32 * 32)
 
 
 @pytest.mark.parametrize("adaptation", ["lora", "full"])

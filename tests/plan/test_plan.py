@@ -152,7 +152,7 @@ def test_the_largest_batch_that_fits_is_told():
 def test_disk_by_artefact():
     assert disk(recipe({"adaptation": "full"}), PROMPTS, SAMPLING, FULL) == {
         "samples: images": pytest.approx(400 * 10_000 * 0.4),
-        "samples: latents": 400 * 100 * 4,
+        "samples: latents": 400 * 100,
         "samples: conditioning": 100 * 1000,
         "scores": 400 * 12,
         "pairs": 400 * 2 * 8,

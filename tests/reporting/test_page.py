@@ -91,9 +91,10 @@ def test_what_was_not_measured_is_absent(tmp_path: Path) -> None:
 
 
 def test_warnings_come_before_the_results(tmp_path: Path) -> None:
-    parsed = page_of(tmp_path / "run", small(warnings=("The held-out reward fell.",), missing=3))
+    parsed = page_of(tmp_path / "run", small(warnings=("The held-out reward fell.",), missing=3, unread=2))
     assert parsed.text.index("The held-out reward fell.") < parsed.text.index("Win-rates over the base")
     assert "preference gave no score for 3 of 36 images" in parsed.text
+    assert "2 prompts are longer than preference reads; it judged by the beginning." in parsed.text
     assert "Samples set aside without a score3" in parsed.text
 
 

@@ -43,6 +43,11 @@ def test_shares() -> None:
     assert wording.percent(None) == wording.points(None) == wording.interval(None, 0.5) == "–"
 
 
+def test_differences_and_their_p() -> None:
+    assert [wording.signed(v, 2) for v in (0.0412, -0.0412, 0.0, None)] == ["+0.041", "−0.041", "0", "–"]
+    assert [wording.p_value(p) for p in (0.0004, 0.031, 1.0)] == ["p < 0.001", "p = 0.031", "p = 1"]
+
+
 def test_excerpt_cuts_long_prompts() -> None:
     assert wording.excerpt("a" * 240) == "a" * 240
     assert wording.excerpt("a" * 241) == "a" * 239 + "…"
@@ -58,7 +63,10 @@ def results(
 
     def reward(name: str, use: str, bounds: tuple[float, float]) -> dict[str, object]:
         rate = {"win_rate": sum(bounds) / 2, "low": bounds[0], "high": bounds[1]}
-        return {"name": name, "use": use, "mean_base": 1.0, "mean_tuned": 1.0, **rate}
+        same = {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
+        signs = {"won": 1, "lost": 1, "tied": 2, "p": 1.0}
+        means = {"mean_base": 1.0, "mean_tuned": 1.0, "mean_difference": same}
+        return {"name": name, "use": use, "sign_test": signs, **means, **rate}
 
     rewards = [reward("clip", "train", (low, high))]
     if held_out:
@@ -74,6 +82,7 @@ def results(
     training = {"value": (low + high) / 2, "low": low, "high": high}
     return Results.model_validate(
         {
+            "models": {"base": "the base model", "tuned": "train/best"},
             "prompts": 4,
             "samples_per_prompt": 2,
             "rewards": rewards,

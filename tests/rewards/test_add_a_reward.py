@@ -1,6 +1,7 @@
 """The page on adding a reward does what it says."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import tiny_run
 from capo import BradleyTerry
 from capo.recipe import RewardSection
 from capo.rewards import build_comparison, load_reward
-from capo.stages.score import read_scores, score
+from capo.stages.score import score
+from capo.stages.scores import read_scores
 from capo.workspace import Run
 
 PAGE = Path(__file__).parents[2] / "docs" / "add-a-reward.md"
@@ -24,14 +26,15 @@ def blocks(language):
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """A folder with the page's module, being the current directory."""
-    (code,) = blocks("python")
-    (tmp_path / "my_rewards.py").write_text(code)
+    function, program = blocks("python")
+    (tmp_path / "my_rewards.py").write_text(function)
+    (tmp_path / "width.py").write_text(program)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_its_code_is_ten_lines():
-    (code,) = blocks("python")
+    code, _ = blocks("python")
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
 
 
@@ -43,7 +46,7 @@ def test_its_reward_scores_a_run(own):
         pixels = tiny_run.fill(run, recipe, prompts)
         artefact = run.artefact("scores/warmth")
         artefact.begin({})
-        score(recipe, run, artefact, recipe.rewards[0])
+        score(recipe, run, [(artefact, recipe.rewards[0])])
         for row in read_scores(artefact).to_pylist():
             image = pixels[row["prompt_id"], row["sample"]] / 255
             assert row["score"] == pytest.approx(image[..., 0].mean() - image[..., 2].mean())
@@ -55,6 +58,13 @@ def test_the_temperature_is_what_wins_73_of_100(own):
     section = RewardSection(name="warmth", source="my_rewards:warmth")
     assert build_comparison(section)(*torch.tensor([0.1, 0.0])).item() == pytest.approx(0.73, abs=0.005)
     assert load_reward(section, "cpu").score([Image.new("RGB", (2, 2), "red")], ["a"]) == [1.0]
+
+
+def test_its_program_scores(own, monkeypatch):
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
+    section = RewardSection(**yaml.safe_load(blocks("yaml")[2])["rewards"][0])
+    assert load_reward(section, "cpu").score([Image.new("RGB", (6, 2))], ["a"]) == [3.0]
+    assert build_comparison(section) == BradleyTerry(0.1)
 
 
 def test_its_recipes_are_valid():

@@ -1,12 +1,17 @@
 """What every shipped architecture must keep to, whatever its weights."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
 import tiny_rewards
+from capo import BradleyTerry, PowerRatio
 from capo.recipe import RewardSection
-from capo.rewards import build_comparison, load_reward, score_images
+from capo.rewards import build_comparison, load_reward
+from capo.rewards.conformance import check_reward
+from capo.rewards.samples import sample_images
 
 ARCHITECTURES = {
     "clip": "pickscore",
@@ -31,21 +36,8 @@ def test_returns_float64_one_a_pair_that_differ(reward, images, prompts):
     assert reward.name == "mine"
 
 
-def test_is_deterministic(reward, images, prompts):
-    np.testing.assert_array_equal(reward.score(images, prompts), reward.score(images, prompts))
-
-
-def test_batch_split_does_not_matter(reward, images, prompts):
-    whole = reward.score(images, prompts)
-    for size in (1, 2, 4):
-        split = [s.score for s in score_images(reward, images, prompts, size)]
-        np.testing.assert_allclose(split, whole, rtol=1e-5, atol=1e-5)
-
-
-def test_permuting_the_batch_permutes_the_scores(reward, images, prompts):
-    order = [4, 2, 0, 5, 1, 3]
-    permuted = reward.score([images[i] for i in order], [prompts[i] for i in order])
-    np.testing.assert_allclose(permuted, reward.score(images, prompts)[order], rtol=1e-5, atol=1e-5)
+def test_conforms(reward, images, prompts):
+    assert [check for check in check_reward(reward, images, prompts).checks if check.problem] == []
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "LA", "1", "CMYK", "I;16"])
@@ -59,19 +51,6 @@ def test_takes_tiny_and_huge_images(reward, size):
     assert np.isfinite(reward.score([Image.new("RGB", size, "teal")], ["a red circle"])).all()
 
 
-@pytest.mark.parametrize("prompt", ["", "   ", "\N{BICYCLE} ünï ç", "a red circle " * 300])
-def test_takes_any_prompt(reward, images, prompt):
-    assert np.isfinite(reward.score(images[:2], [prompt, "a"])).all()
-
-
-def test_comparison_gives_probabilities(reward, images, prompts):
-    import torch
-
-    scores = torch.from_numpy(reward.score(images, prompts))
-    wins = reward.comparison(scores[:, None], scores[None, :])
-    torch.testing.assert_close(wins + wins.T, torch.ones_like(wins))
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_declared_comparison_needs_no_weights(architecture):
     section = RewardSection(name=ARCHITECTURES[architecture], checkpoint="some/repository")
@@ -82,3 +61,75 @@ def test_checkpoints_are_built_alike(tmp_path):
     """The helper is deterministic, or the tests above would not be."""
     first, second = (tiny_rewards.clip(tmp_path / name) for name in "ab")
     assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+
+
+# That the check notices.
+
+
+class Wrong:
+    """Scores by the mean, and one thing is wrong with it."""
+
+    name = "wrong"
+    comparison = BradleyTerry()
+
+    def __init__(self, **wrong):
+        self.calls = 0
+        self.wrong = wrong
+        if "comparison" in wrong:
+            self.comparison = wrong["comparison"]
+        self.range = wrong.get("range")
+
+    def score(self, images, prompts):
+        self.calls += 1
+        means = np.array([np.asarray(image).mean() / 255 for image in images])
+        return self.wrong["score"](self, means, prompts) if "score" in self.wrong else means
+
+
+def refuse_empty(self, means, prompts):
+    if "" in prompts:
+        raise ValueError("no prompt")
+    return means
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what", "problem"),
+    [
+        ({"score": lambda r, m, p: m[:, None]}, "gives one number for each image", r"got shape \(6, 1\)"),
+        ({"score": lambda r, m, p: m[:-1]}, "gives one number for each image", r"got shape \(5,\)"),
+        ({"score": lambda r, m, p: [*m[:-1], None]}, "gives a finite number for ordinary images", "1 of 6"),
+        ({"score": lambda r, m, p: m + r.calls}, "gives the same numbers again", "image 1"),
+        ({"score": lambda r, m, p: m - m.mean()}, "gives an image the same number in any batch", "image 1"),
+        ({"score": lambda r, m, p: m + np.arange(len(m))}, "gives the same numbers in any order", "image"),
+        ({"score": refuse_empty}, "takes an empty prompt", "ValueError: no prompt"),
+        ({"range": (0.6, 1.0)}, "keeps to its range", "is outside 0.6 to 1"),
+        (
+            {"score": lambda r, m, p: -m, "comparison": PowerRatio()},
+            "keeps to its range",
+            "outside 0 to inf",
+        ),
+        ({"comparison": None}, "says how its scores compare", "its recipe must, by `comparison`"),
+        (
+            {"comparison": lambda a, b: a / a * 0.6 + 0 * b},
+            "says how its scores compare",
+            "do not add up",
+        ),
+    ],
+)
+def test_what_does_not_conform_is_told(images, prompts, wrong, what, problem):
+    report = check_reward(Wrong(**wrong), images, prompts)
+    assert not report.passed
+    found = {check.what: check.problem for check in report.checks}
+    assert re.search(problem, found[what])
+
+
+def test_a_reward_may_depend_on_its_batch_as_little_as_half_precision_makes_it(images, prompts):
+    def rounded(self, means, prompts):
+        return means + 1e-4 * np.ptp(means) * len(means)
+
+    assert check_reward(Wrong(score=rounded), images, prompts).passed
+
+
+def test_samples_are_the_same_every_time():
+    first, second = sample_images(), sample_images()
+    assert first[1] == second[1]
+    assert [image.tobytes() for image in first[0]] == [image.tobytes() for image in second[0]]

@@ -18,7 +18,7 @@ import tiny_rewards
 from capo import BradleyTerry, PowerRatio
 from capo.recipe import RewardSection
 from capo.rewards import RewardError, build_comparison, load_reward
-from capo.rewards.vqa import answer_token
+from capo.rewards.vqa import answer_tokens
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 STD = np.array([0.26862954, 0.26130258, 0.27577711])
@@ -199,12 +199,12 @@ class SpacedTokenizer:
 )
 def test_answer_is_the_token_that_continues_the_text(known, text, answer):
     tokenizer = SpacedTokenizer(*known)
-    assert answer_token(tokenizer, text) == tokenizer.known[answer]
+    assert answer_tokens(tokenizer, text) == [tokenizer.known[answer]]
 
 
 def test_tokenizer_without_yes_is_refused():
     with pytest.raises(RewardError, match="no single token for Yes"):
-        answer_token(SpacedTokenizer(":", "No"), "ASSISTANT:")
+        answer_tokens(SpacedTokenizer(":", "No"), "ASSISTANT:")
 
 
 @pytest.mark.parametrize(

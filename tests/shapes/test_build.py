@@ -7,7 +7,7 @@ from diffusers import StableDiffusion3Pipeline
 
 from capo.diffusion import load_family
 from capo.recipe import GenerateSection, ModelSection
-from capo.rewards.registry import EMBEDDED
+from capo.rewards.catalogue import EMBEDDED
 from capo.runtime import quiet
 from capo.shapes.build import build, fit, flow, vae
 

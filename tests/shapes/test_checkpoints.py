@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from capo.diffusion import load_family
 from capo.recipe import GenerateSection, ModelSection, RewardSection
 from capo.rewards import load_reward
-from capo.rewards.registry import EMBEDDED
+from capo.rewards.catalogue import EMBEDDED
 from capo.runtime import quiet
 from capo.shapes.build import data
 from capo.shapes.build.tokenizers import clip_tokenizer, question_tokenizer

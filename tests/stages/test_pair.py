@@ -211,7 +211,7 @@ def test_scores_of_other_samples_are_refused(tmp_path, change):
         tiny_run.put_scores(run, recipe.rewards[0], scored, scores["bt"][: len(scored)])
         pairs = run.artefact("pairs")
         pairs.begin({})
-        with pytest.raises(WorkspaceError, match="not those of 4 prompts with 4 samples each"):
+        with pytest.raises(WorkspaceError, match="not those of 4 prompts with 16 samples"):
             pair(recipe, run, pairs)
 
 

@@ -3,16 +3,26 @@
 import json
 
 import pytest
+from PIL import Image
 
 from capo.recipe import load_recipe, shipped_recipes
 from capo.stages.generate import generate
 from capo.stages.pair import pair
 from capo.stages.prompts import prompts
 from capo.stages.score import score
+from capo.stages.take import take
 from capo.stages.train import train
 from capo.workspace import Run
 
-KINDS = {"sd15": "sd15", "sdxl": "sdxl", "sd3": "sd3", "sd35": "sd35", "flux": "flux-dev"}
+KINDS = {
+    "sd15": "sd15",
+    "sdxl": "sdxl",
+    "sd3": "sd3",
+    "sd35": "sd35",
+    "flux": "flux-dev",
+    "dpo": "sd15",
+    "diffusion-dpo": "sd15",
+}
 SMALLER = [
     "generate.samples_per_prompt=2",
     "generate.num_inference_steps=2",
@@ -37,15 +47,18 @@ def test_a_recipe_generates_and_trains(name, checkpoint, tmp_path):
     places = {
         "model.checkpoint": str(checkpoint(KINDS[name])),
         "model.variant": None,
-        "prompts": {"source": str(tmp_path / "prompts.txt")},
         "rewards": [reward],
     }
+    if name == "diffusion-dpo":
+        places["images"] = {"source": str(_compared(tmp_path / "people"))}
+    else:
+        places["prompts"] = {"source": str(tmp_path / "prompts.txt")}
     recipe = load_recipe(name, [*SMALLER, *(f"{key}={json.dumps(value)}" for key, value in places.items())])
     with Run.open(tmp_path / "run", recipe) as run:
         stages = {
             "prompts": prompts,
-            "samples": generate,
-            "scores/red": lambda *given: score(*given, recipe.rewards[0]),
+            "samples": generate if recipe.images is None else take,
+            "scores/red": lambda recipe, run, artefact: score(recipe, run, [(artefact, recipe.rewards[0])]),
             "pairs": pair,
             "train": train,
         }
@@ -58,3 +71,13 @@ def test_a_recipe_generates_and_trains(name, checkpoint, tmp_path):
         assert row["grad_norm"] > 0
         record = json.loads((run.path / "train" / "best" / "capo.json").read_text())
         assert record["adaptation"] == recipe.train.adaptation
+
+
+def _compared(folder):
+    """Two images of which people prefer the second."""
+    folder.mkdir()
+    for name in ("red", "blue"):
+        Image.new("RGB", (40, 30), name).save(folder / f"{name}.png")
+    pair = {"caption": "a blue circle", "chosen": "blue.png", "rejected": "red.png"}
+    (folder / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    return folder

@@ -1,15 +1,22 @@
+import weakref
+
 import numpy as np
 import pytest
 
+import tiny_rewards
 import tiny_run
+from capo.prompts import make_prompt
 from capo.recipe import RewardSection
 from capo.rewards import RewardError
-from capo.stages import score as stage
-from capo.stages.score import read_scores, score
+from capo.rewards.protocol import TransientError
+from capo.stages import scorer
+from capo.stages.score import score
+from capo.stages.scores import read_scores
 from capo.workspace import Run
 from function_rewards import gappy, redness
 
 REDNESS = {"name": "red", "source": "function_rewards:redness"}
+CONTRAST = {"name": "contrast", "source": "function_rewards:contrast"}
 GAPPY = {"name": "gaps", "source": "function_rewards:gappy", "batch_size": 3}
 BROKEN = {"name": "broken", "source": "function_rewards:broken"}
 
@@ -27,7 +34,7 @@ def make(run, recipe, **section):
     reward = RewardSection(**section)
     artefact = run.artefact(f"scores/{reward.name}")
     artefact.begin({})
-    score(recipe, run, artefact, reward)
+    score(recipe, run, [(artefact, reward)])
     return artefact
 
 
@@ -87,10 +94,10 @@ def test_goes_on_with_the_missing_shards(world, monkeypatch):
     monkeypatch.setattr("function_rewards.redness", interrupted)
     interrupted.comparison = redness.comparison
     with pytest.raises(KeyboardInterrupt):
-        score(recipe, run, artefact, RewardSection(**REDNESS))
+        score(recipe, run, [(artefact, RewardSection(**REDNESS))])
     assert artefact.files() == ["shard-00000.parquet"]
     assert not artefact.done
-    score(recipe, run, artefact, RewardSection(**REDNESS))
+    score(recipe, run, [(artefact, RewardSection(**REDNESS))])
     assert calls == [8, 8, 8, 4]  # the first shard is not scored again
     assert contents(artefact) == whole
 
@@ -98,8 +105,131 @@ def test_goes_on_with_the_missing_shards(world, monkeypatch):
 def test_no_model_is_loaded_when_all_shards_are_there(world, monkeypatch):
     run, recipe, _, _ = world
     whole = contents(make(run, recipe, **REDNESS))
-    monkeypatch.setattr(stage, "load_reward", None)
+    monkeypatch.setattr(scorer, "load_reward", None)
     assert contents(make(run, recipe, **REDNESS)) == whole
+
+
+def work(run, *sections):
+    """Artefacts that are begun, with their rewards."""
+    rewards = [RewardSection(**section) for section in sections]
+    artefacts = [run.artefact(f"scores/{reward.name}") for reward in rewards]
+    for artefact in artefacts:
+        artefact.begin({})
+    return list(zip(artefacts, rewards, strict=True))
+
+
+def test_an_image_is_decoded_once_for_all_rewards(world, monkeypatch):
+    run, recipe, _, _ = world
+    alone = [contents(make(run, recipe, **section)) for section in (REDNESS, CONTRAST)]
+    decoded = []
+    real = scorer.decode_image
+    monkeypatch.setattr(scorer, "decode_image", lambda data: decoded.append(data) or real(data))
+    together = work(run, REDNESS | {"name": "a"}, CONTRAST | {"name": "b"}, REDNESS | {"name": "c"})
+    seconds = score(recipe, run, together)
+    assert len(decoded) == len(set(decoded)) == 20
+    assert [contents(artefact) for artefact, _ in together] == [*alone, alone[0]]
+    assert len(seconds) == 3
+    assert all(each > 0 for each in seconds)
+
+
+def test_an_added_reward_alone_is_scored(world, monkeypatch):
+    run, recipe, _, _ = world
+    make(run, recipe, **REDNESS)
+    monkeypatch.delattr("function_rewards.redness")
+    artefact = make(run, recipe, **CONTRAST)
+    assert artefact.done
+    assert run.artefact("scores/red").done
+
+
+def test_rewards_of_which_one_was_interrupted(world):
+    """What one has is only counted, what the other lacks is made."""
+    run, recipe, _, _ = world
+    whole = [contents(make(run, recipe, **section)) for section in (REDNESS, CONTRAST)]
+    pairs = work(run, REDNESS, CONTRAST)
+    pairs[0][0].remove("shard-00001.parquet")
+    pairs[1][0].remove("shard-00002.parquet")
+    score(recipe, run, pairs)
+    assert [contents(artefact) for artefact, _ in pairs] == whole
+    assert pairs[0][0].summary["scored"] == 20
+
+
+def test_models_that_do_not_fit_together_come_one_after_another(world, tmp_path, monkeypatch):
+    run, recipe, _, _ = world
+    alive, most = weakref.WeakSet(), []
+    real = scorer.load_reward
+
+    def load(section, device):
+        reward = real(section, device)
+        alive.add(reward)
+        most.append(len(alive))
+        return reward
+
+    monkeypatch.setattr(scorer, "load_reward", load)
+    checkpoint = str(tiny_rewards.clip(tmp_path / "clip"))
+    sections = [{"name": name, "source": "pickscore", "checkpoint": checkpoint} for name in "abc"]
+    monkeypatch.setattr("capo.runtime.free_memory", lambda engine: 100e9)
+    score(recipe, run, work(run, *sections))
+    assert max(most) == 3
+    most.clear()
+    monkeypatch.setattr("capo.runtime.free_memory", lambda engine: 3 * 986 * 4e6)  # half of it for weights
+    score(recipe, run, work(run, *[section | {"name": section["name"] * 2} for section in sections]))
+    assert max(most) == 1
+    assert (
+        len({tuple(read_scores(run.artefact(f"scores/{n}"))["score"].to_pylist()) for n in ("a", "cc")}) == 1
+    )
+
+
+def test_memory_that_runs_out_side_by_side_may_suffice_for_one(world, capsys, monkeypatch):
+    monkeypatch.delenv("CAPO_QUIET")
+    monkeypatch.setattr("function_rewards.eaten", [])
+    run, recipe, _, _ = world
+    together = work(run, REDNESS, {"name": "hungry", "source": "function_rewards:hungry"})
+    score(recipe, run, together)
+    assert [artefact.summary["scored"] for artefact, _ in together] == [20, 20]
+    assert "going on with one model after another" in capsys.readouterr().err
+    monkeypatch.setattr("function_rewards.eaten", [])
+    with pytest.raises(RewardError, match="'alone': out of memory with 8 images at once; lower batch_size"):
+        make(run, recipe, name="alone", source="function_rewards:hungry")
+
+
+def test_prompts_that_are_read_in_part_are_counted_and_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("CAPO_QUIET")
+    recipe = tiny_run.recipe([REDNESS])
+    prompts = [make_prompt("a red circle"), make_prompt("a red circle " * 50), make_prompt("a blue square")]
+    section = {"name": "pickscore", "checkpoint": str(tiny_rewards.clip(tmp_path / "clip"))}
+    with Run.open(tmp_path / "run") as run:
+        tiny_run.fill(run, recipe, prompts)
+        artefact = make(run, recipe, **section)
+        assert artefact.summary["truncated_prompts"] == 1
+        rows = read_scores(artefact).to_pylist()
+        assert {r["prompt_id"] for r in rows if r["truncated"]} == {prompts[1].prompt_id}
+        told = "pickscore: read only the beginning of 1 of 3 prompts, which are longer than it takes"
+        assert told in capsys.readouterr().err
+        again = make(run, recipe, **section)  # from what is there, without the model
+        assert again.summary["truncated_prompts"] == 1
+        assert "truncated_prompts" not in make(run, recipe, **REDNESS).summary
+
+
+def test_a_reward_that_cannot_answer_for_now_costs_nothing(world, monkeypatch):
+    run, recipe, _, _ = world
+    whole = contents(make(run, recipe, **REDNESS))
+    calls = []
+
+    def away(images, prompts):
+        calls.append(len(images))
+        if len(calls) == 2:
+            raise TransientError("the server does not answer")
+        return redness(images, prompts)
+
+    away.comparison = redness.comparison
+    with monkeypatch.context() as patch:
+        patch.setattr("function_rewards.redness", away)
+        ((artefact, reward),) = work(run, REDNESS | {"name": "away"})
+        with pytest.raises(TransientError, match="does not answer"):
+            score(recipe, run, [(artefact, reward)])
+    assert artefact.files() == ["shard-00000.parquet"]
+    score(recipe, run, [(artefact, reward)])
+    assert contents(artefact) == whole
 
 
 def expected_gaps(pixels):
@@ -184,7 +314,6 @@ def test_held_out_rewards_need_no_comparison(world):
 def test_scores_by_a_real_model(world, tmp_path):
     from PIL import Image
 
-    import tiny_rewards
     from capo.rewards import load_reward
 
     run, recipe, prompts, pixels = world

@@ -260,7 +260,7 @@ def test_a_soup_is_evaluated_like_a_trained_policy(tmp_path, sdxl, loras):
     with pytest.raises(StaleArtefact, match=r"evaluate.policy: .* → .*first"):
         pipeline.run(recipe(loras[0]), tmp_path / "run", stage="evaluate")
     images = [
-        (tmp_path / "run" / "evaluate" / "images" / model / "shard-00000.parquet").read_bytes()
-        for model in ("base", "tuned")
+        (tmp_path / "run" / half / "shard-00000.parquet").read_bytes()
+        for half in ("baseline/images/base", "evaluate/images/tuned")
     ]
     assert images[0] != images[1]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from capo.recipe import TrainSection
+from capo.seeds import initial_noise, stable_seed
 from capo.training.batches import Batches
 from capo.training.data import PromptPairs
 
@@ -90,6 +91,16 @@ def test_noise_is_independent_or_shared():
     assert torch.equal(shared.noise_chosen, shared.noise_rejected)
     assert torch.equal(shared.noise_chosen, independent.noise_chosen)
     assert len(independent.noise_chosen.flatten(1).unique(dim=0)) == 4
+
+
+def test_prior_noise_is_what_each_sample_was_made_from():
+    batch = batches(noise="prior", seed=7).batch(1)
+    for row, prompt_id in enumerate(batch.prompt_ids):
+        for latents, noise in ((batch.chosen, batch.noise_chosen), (batch.rejected, batch.noise_rejected)):
+            sample = int(latents[row].mean()) % 10
+            made_from = initial_noise(stable_seed("sample", 7, prompt_id, sample), (1, 2, 2))
+            assert torch.equal(noise[row], made_from)
+    assert torch.equal(batch.t, batches(seed=7).batch(1).t)
 
 
 def test_a_split_batch_has_the_same_rows():

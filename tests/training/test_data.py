@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import pytest
@@ -62,19 +61,23 @@ def test_latents_and_conditioning_are_those_of_the_sample(prepared):
     for shard in ("shard-00000", "shard-00001"):
         table = artefact.read_table(f"{shard}.parquet")
         conditioning = artefact.read_tensors(f"{shard}.conditioning.safetensors")
-        shape = json.loads(table.schema.metadata[b"latent_shape"])
+        latents = artefact.read_tensors(f"{shard}.latents.safetensors")["latents"]
+        assert len(latents) == len(table)
         ids = list(dict.fromkeys(table["prompt_id"].to_pylist()))
-        for row in table.select(["prompt_id", "sample", "latent"]).to_pylist():
-            expected = torch.tensor(row["latent"]).view(shape)
-            assert torch.equal(samples.latent(row["prompt_id"], row["sample"]), expected)
+        for latent, row in zip(latents, table.select(["prompt_id", "sample"]).to_pylist(), strict=True):
+            assert torch.equal(samples.latent(row["prompt_id"], row["sample"]), latent)
             found = samples.conditioning(row["prompt_id"])
             place = ids.index(row["prompt_id"])
             assert all(torch.equal(found[name], conditioning[name][place]) for name in conditioning)
 
 
-def test_a_prompt_without_samples_is_an_error(prepared):
+def test_a_prompt_or_sample_that_is_not_there_is_an_error(prepared):
+    artefact = Run(prepared).artefact("samples")
     with pytest.raises(WorkspaceError, match="no samples of prompt other"):
-        Samples(Run(prepared).artefact("samples")).latent("other", 0)
+        Samples(artefact).latent("other", 0)
+    prompt = artefact.read_table("shard-00000.parquet")["prompt_id"][0].as_py()
+    with pytest.raises(IndexError, match="has 4 samples, not a sample 4"):
+        Samples(artefact).latent(prompt, 4)
 
 
 def test_a_flipped_bit_in_the_samples_is_found(prepared, tmp_path):

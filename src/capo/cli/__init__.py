@@ -8,11 +8,11 @@ import signal
 from typing import Any, NoReturn
 
 # Each adds its commands, in the order in which help shows them.
-from capo.cli import running, around, rewards  # isort: skip
+from capo.cli import running, compare, around, rewards, data  # isort: skip
 from capo.cli.app import app
 from capo.cli.running import STAGES
 
-__all__ = ["STAGES", "app", "around", "main", "rewards", "running"]
+__all__ = ["STAGES", "app", "around", "compare", "data", "main", "rewards", "running"]
 
 
 def main() -> None:

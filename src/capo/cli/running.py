@@ -2,14 +2,17 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from capo.cli.app import app, load
 from capo.cli.options import Directory, Force, Json, Overrides, RecipeName
+
+if TYPE_CHECKING:
+    from capo.recipe import Recipe
 
 STAGES = {
     "prompts": "Collect the prompts that images are made for.",
@@ -33,6 +36,20 @@ Examples:
   capo run shapes --set "train.lora_targets=[to_q, to_v]" --set rewards.0.weight=2
   capo run --run runs/second --json"""
 
+EVALUATE_HELP = """Compare the tuned model with the base, or any two models.
+
+Without --policy, what the run trained, whose training must be done. Nothing of a run is needed to compare
+two others: the recipe says the prompts, the rewards and the sampler. Writes results.json and a page,
+index.html, into evaluate/ of the run directory."""
+
+EVALUATE_EPILOG = """\b
+Examples:
+  capo evaluate my.yaml                                    what the run trained against its base
+  capo evaluate my.yaml --policy soups/all --run runs/soup
+  capo evaluate my.yaml --policy runs/b --against runs/a --run runs/b-against-a
+  capo evaluate my.yaml --policy owner/tuned --against ./style.safetensors --run runs/two
+  capo evaluate my.yaml --policy ./theirs --against ./ours --run runs/images"""
+
 
 def _runner(stage: str | None) -> Callable[..., None]:
     """The command that runs one stage, or all of them when None."""
@@ -54,19 +71,30 @@ def _evaluate(
     overrides: Overrides = None,
     directory: Directory = None,
     policy: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="DIR",
-            help="A policy folder, as of a soup, or a run directory; else what this run trained.",
+            metavar="MODEL",
+            help="What is evaluated: a run or policy folder, a LoRA, a diffusers directory or Hub id, or a "
+            "folder of images; else what this run trained.",
+            show_default=False,
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="What it is compared with, named likewise; else the recipe's own model.",
             show_default=False,
         ),
     ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    if policy is not None:
-        # As YAML reads it: JSON, whatever characters are in the path.
-        overrides = [*(overrides or ()), f"evaluate.policy={json.dumps(str(policy))}"]
+    overrides = list(overrides or ())
+    for side, given in (("policy", policy), ("against", against)):
+        if given is not None:
+            # As YAML reads it: JSON, whatever characters are in a path.
+            overrides.append(f"evaluate.{side}={json.dumps(given)}")
     _run("evaluate", recipe, overrides, directory, force, as_json)
 
 
@@ -96,9 +124,10 @@ def _run(
 app.command("run", help=RUN_HELP, epilog=RUN_EPILOG)(_runner(None))
 for _stage, _help in STAGES.items():
     _needs = "" if _stage == "prompts" else "; the ones before it must be done"
-    app.command(_stage, help=f"{_help} Only this stage{_needs}.")(
-        _evaluate if _stage == "evaluate" else _runner(_stage)
-    )
+    if _stage == "evaluate":
+        app.command(_stage, help=EVALUATE_HELP, epilog=EVALUATE_EPILOG)(_evaluate)
+    else:
+        app.command(_stage, help=f"{_help} Only this stage{_needs}.")(_runner(_stage))
 
 
 @app.command()
@@ -108,12 +137,27 @@ def status(
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
-    """Show what of a run is done or out of date, and why."""
+    """Show what of a run is done or out of date, and why; of all in `runs/` when none is named."""
     from capo import pipeline, terminal
 
+    if recipe is None and directory is None:
+        runs = [(path, pipeline.status(loaded, path)) for loaded, path in _saved_runs(Path("runs"))]
+        if as_json:
+            terminal.print_json({"runs": [terminal.status_values(*each) for each in runs]})
+        else:
+            terminal.print_runs(runs)
+        return
     loaded, path = load(recipe, overrides, directory)
     found = pipeline.status(loaded, path)
     if as_json:
         terminal.print_json(terminal.status_values(path, found))
     else:
         terminal.print_status(path, found)
+
+
+def _saved_runs(folder: Path) -> "Iterator[tuple[Recipe, Path]]":
+    """The run directories in a folder, each with the recipe saved there."""
+    from capo.recipe import load_recipe
+
+    for file in sorted(folder.glob("*/recipe.yaml")):
+        yield load_recipe(str(file)), file.parent

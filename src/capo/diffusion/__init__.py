@@ -27,6 +27,9 @@ FAMILIES = {
 }
 """Pipeline class of `model_index.json` → module and class of the family."""
 
+EMBEDDED = {"shapes": "base", "shapes-flow": "flow"}
+"""Models that come with capo, and where: a DDPM U-Net as SDXL, and a rectified flow as SD3."""
+
 
 def load_family(section: ModelSection, device: "torch.device") -> "Family":
     """The family of `section.checkpoint`, its denoiser on `device`.
@@ -64,9 +67,9 @@ def _family_class(pipeline: str) -> "type[Family]":
 
 
 def resolve_checkpoint(name: str) -> str:
-    """The directory or Hub id that `name` means; `shapes` is the model that comes with capo."""
-    if name == "shapes":
-        return str(resources.files("capo") / "shapes" / "checkpoints" / "base")
+    """The directory or Hub id that `name` means: that of a model in the package, or `name` itself."""
+    if name in EMBEDDED:
+        return str(resources.files("capo") / "shapes" / "checkpoints" / EMBEDDED[name])
     return name
 
 

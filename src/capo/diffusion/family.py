@@ -3,6 +3,7 @@
 Shape letters: B rows of a batch, C H W a latent, P prompts.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -11,18 +12,18 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from capo.diffusion.arrangement import arrange
 from capo.diffusion.loading import load_part
 from capo.diffusion.process import Process
-from capo.diffusion.vae import compression, decode
+from capo.diffusion.vae import compression, decode, encode
 from capo.recipe import GenerateSection, ModelSection
 from capo.runtime import quiet
 
 
-class Family:
+class Family(ABC):
     """A checkpoint of one pipeline class.
 
     A subclass says what is particular to its architecture: the classes of the parts, `_encode` and
@@ -149,6 +150,17 @@ class Family:
         images: list[Image.Image] = self._pipeline.image_processor.postprocess(pixels, output_type="pil")
         return images
 
+    def encode_images(self, images: list[Image.Image], settings: GenerateSection) -> Tensor:
+        """Latents [B, C, H, W], float32 on the CPU, of RGB images, as if the model had made them.
+
+        An image of another size than that of `settings` is shrunk or enlarged until it covers it, and
+        what stands over is cut off on both sides alike.
+        """
+        height, width = self.image_size(settings)
+        processor = self._pipeline.image_processor
+        fitted = [ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS) for image in images]
+        return encode(self._pipeline.vae, processor.preprocess(fitted, height, width))
+
     def predict(
         self, x_t: Tensor, t: Tensor, conditioning: dict[str, Tensor], dtype: torch.dtype | None = None
     ) -> Tensor:
@@ -189,6 +201,13 @@ class Family:
             self.denoiser = self._load_denoiser(str(folder))
 
     @property
+    def left_out(self) -> list[str]:
+        """Parts that the checkpoint does without; plain diffusers wants to be told that they are None."""
+        index = self.pipeline_class.load_config(self._path, revision=self._source["revision"])
+        optional = self.pipeline_class._optional_components
+        return [name for name, kind in index.items() if kind == [None, None] and name not in optional]
+
+    @property
     def vae(self) -> Any:
         """The autoencoder between images and latents."""
         return self._pipeline.vae
@@ -201,17 +220,17 @@ class Family:
 
     # What differs between families.
 
+    @abstractmethod
     def _encode(self, prompts: list[str]) -> dict[str, Tensor]:
         """The conditioning of P prompts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _predict(self, x_t: Tensor, t: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
         """One forward of the denoiser, all in its precision and on its device."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _reach(self) -> tuple[Any, int]:
         """The tokenizer whose text encoder reads furthest, and how many tokens that is."""
-        raise NotImplementedError
 
     def _unconditional(self) -> dict[str, Tensor]:
         return self._encode([""])

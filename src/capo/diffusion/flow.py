@@ -78,22 +78,30 @@ class RectifiedFlow:
             return torch.ones_like(t)
         return flow_sigmoid_weight(flow_log_snr(t), bias)
 
+    def sampler_changes(self, settings: GenerateSection) -> dict[str, Any]:
+        """The shift, in the words of the scheduler, and for a general solver that it follows a flow."""
+        known = signature(_kind(settings.scheduler).__init__).parameters
+        shift = settings.shift or self._config.get("shift") or self._config.get("flow_shift") or 1.0
+        if "use_flow_sigmas" in known:
+            changes = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
+        else:
+            changes = {"shift": shift}
+        by_size = self._config.get("use_dynamic_shifting") and settings.shift is not None
+        return changes | ({"use_dynamic_shifting": False} if by_size else {})
+
     def sampler(self, settings: GenerateSection) -> Any:
         """One of `SAMPLERS`, with `generate.shift` or else the checkpoint's own shift.
 
         With a shift by image size (FLUX.1-dev) the pipeline works that out, unless one is given.
         """
-        kind = choose_sampler({name: getattr(diffusers, name) for name in SAMPLERS}, settings.scheduler)
+        kind = _kind(settings.scheduler)
         known = signature(kind.__init__).parameters
-        own = {name: value for name, value in self._config.items() if name in known}
-        shift = settings.shift or self._config.get("shift") or self._config.get("flow_shift") or 1.0
-        if settings.shift is not None:
-            own["use_dynamic_shifting"] = False
-        if "use_flow_sigmas" in known:
-            own |= {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
-        else:
-            own["shift"] = shift
+        own = {**self._config, **self.sampler_changes(settings)}
         with quiet():  # some say which of their defaults they change
             scheduler = kind(**{name: value for name, value in own.items() if name in known})
         scheduler.register_to_config(**{n: v for n, v in self._config.items() if n in BY_SIZE})
         return scheduler
+
+
+def _kind(name: str) -> Any:
+    return choose_sampler({each: getattr(diffusers, each) for each in SAMPLERS}, name)

@@ -48,6 +48,9 @@ class Process(Protocol):
     def loss_weight(self, t: Tensor, weighting: str, bias: float) -> Tensor:
         """The weight w of the denoising error [B], as `train.weighting` asks (Sec. 4.4)."""
 
+    def sampler_changes(self, settings: GenerateSection) -> dict[str, Any]:
+        """What `sampler` has that the class's `from_config` of the checkpoint's own would not."""
+
     def sampler(self, settings: GenerateSection) -> Any:
         """A new scheduler of the class `settings.scheduler` on the checkpoint's noise schedule.
 
@@ -115,6 +118,10 @@ class DDPM:
         else:
             weight = sigmoid_weight(ddpm_log_snr(alpha_squared), bias)
         return weight if self.prediction_type == "epsilon" else weight * alpha_squared
+
+    def sampler_changes(self, settings: GenerateSection) -> dict[str, Any]:
+        """Nothing."""
+        return {}
 
     def sampler(self, settings: GenerateSection) -> Any:
         """Any scheduler that diffusers calls compatible with `DDPMScheduler`."""

@@ -37,12 +37,21 @@ class SavedPolicy:
             )
 
 
+def is_policy(path: Path) -> bool:
+    """Whether `find_policy` finds one there."""
+    return any((folder / RECORD).is_file() for folder in _folders(path))
+
+
 def find_policy(path: str | Path) -> SavedPolicy:
     """The policy in a folder, or the best one of a run directory; raises `ValueError` for neither."""
-    for folder in (Path(path), Path(path, "train", "best")):
+    for folder in _folders(Path(path)):
         if (folder / RECORD).is_file():
             return SavedPolicy(folder, json.loads((folder / RECORD).read_text(encoding="utf-8")))
     raise ValueError(
         f"{path} is no policy: neither a folder with a {RECORD}, as RUN/train/best is, nor a run directory "
         "whose training is done"
     )
+
+
+def _folders(path: Path) -> tuple[Path, Path]:
+    return path, path / "train" / "best"

@@ -1,4 +1,4 @@
-"""From latents to pixels, and how many of these a latent stands for."""
+"""Between latents and pixels, and how many of these a latent stands for."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DECODED_PIXELS = 4 * 1024 * 1024
-"""Pixels the VAE decodes at once: its memory grows with them far faster than the denoiser's."""
+PIXELS_AT_ONCE = 4 * 1024 * 1024
+"""Pixels the VAE takes at once: its memory grows with them far faster than the denoiser's."""
 
 
 def compression(config: Mapping[str, Any]) -> int:
@@ -22,18 +22,51 @@ def decode(vae: Any, latents: Tensor, factor: int) -> Tensor:
 
     `factor` is the VAE's `compression`. Raises `ValueError` for pixels that are not finite.
     """
-    rows = max(1, DECODED_PIXELS // (latents.shape[-2] * latents.shape[-1] * factor**2))
+    rows = max(1, PIXELS_AT_ONCE // (latents.shape[-2] * latents.shape[-1] * factor**2))
     parts = [
         vae.decode(_unscaled(part.to(vae.dtype), vae.config), return_dict=False)[0].float().cpu()
         for part in latents.split(rows)
     ]
     pixels = torch.cat(parts)
     if not pixels.isfinite().all():
-        raise ValueError(
-            f"the VAE gives pixels that are not finite: {str(vae.dtype).removeprefix('torch.')} is too "
-            "narrow for it; set model.dtype to bfloat16 or float32"
-        )
+        raise ValueError(_too_narrow("pixels", vae.dtype))
     return pixels
+
+
+@torch.no_grad()
+def encode(vae: Any, pixels: Tensor) -> Tensor:
+    """Latents [B, C, H, W], float32 on the CPU, of pixels [B, 3, H', W'] in [-1, 1]; `decode` reversed.
+
+    The mean of what the VAE holds possible, so that an image has one latent. Raises `ValueError` for
+    latents that are not finite.
+    """
+    rows = max(1, PIXELS_AT_ONCE // (pixels.shape[-2] * pixels.shape[-1]))
+    parts = []
+    for part in pixels.split(rows):
+        encoded = vae.encode(part.to(vae.device, vae.dtype))
+        # Deep-compression autoencoders give a latent, the others a distribution.
+        raw = encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mode()
+        parts.append(_scaled(raw, vae.config).float().cpu())
+    latents = torch.cat(parts)
+    if not latents.isfinite().all():
+        raise ValueError(_too_narrow("latents", vae.dtype))
+    return latents
+
+
+def _too_narrow(what: str, dtype: torch.dtype) -> str:
+    return (
+        f"the VAE gives {what} that are not finite: {str(dtype).removeprefix('torch.')} is too "
+        "narrow for it; set model.dtype to bfloat16 or float32"
+    )
+
+
+def _scaled(latents: Tensor, config: Mapping[str, Any]) -> Tensor:
+    """The denoiser's normalised latents, from those that the VAE has."""
+    scale = float(config["scaling_factor"])
+    if config.get("latents_mean") is None or config.get("latents_std") is None:
+        return (latents - (config.get("shift_factor") or 0.0)) * scale
+    mean, std = _statistics(latents, config)
+    return (latents - mean) * scale / std
 
 
 def _unscaled(latents: Tensor, config: Mapping[str, Any]) -> Tensor:
@@ -41,8 +74,12 @@ def _unscaled(latents: Tensor, config: Mapping[str, Any]) -> Tensor:
     scale = float(config["scaling_factor"])
     if config.get("latents_mean") is None or config.get("latents_std") is None:
         return latents / scale + (config.get("shift_factor") or 0.0)
-    mean, std = (
-        torch.tensor(config[name], device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1)
-        for name in ("latents_mean", "latents_std")
-    )
+    mean, std = _statistics(latents, config)
     return latents * std / scale + mean
+
+
+def _statistics(latents: Tensor, config: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, [1, C, 1, 1], that normalisation takes out."""
+    values = (torch.tensor(config[name], device=latents.device) for name in ("latents_mean", "latents_std"))
+    mean, std = (value.to(latents.dtype).view(1, -1, 1, 1) for value in values)
+    return mean, std

@@ -9,9 +9,12 @@ paper from scores to models:
     objective       errors -> implicit reward -> loss       Eqs. 8, 22, 23
     soup            several policies -> one                 Eq. 29
     winrate         scores of two models -> win-rate        App. B.2
+    significance    win-rates -> is it more than chance
+    diversity       images of a prompt -> how unlike each other
 """
 
 from .calibration import BradleyTerry, Comparison, PowerRatio, Threshold, calibrate
+from .diversity import pairwise_distance
 from .objective import (
     capo_loss,
     denoising_error,
@@ -31,6 +34,7 @@ from .selection import (
     select_sum,
     upper_frontier,
 )
+from .significance import SignTest, detectable_difference, paired_bootstrap, prompts_needed, sign_test
 from .soup import slerp, soup_tensors  # `soup` itself would hide its module
 from .weighting import (
     ddpm_log_snr,
@@ -39,13 +43,14 @@ from .weighting import (
     flow_time,
     sigmoid_weight,
 )
-from .winrate import bootstrap_interval, standard_error, win_rate
+from .winrate import bootstrap_interval, same_seed_win_rate, standard_error, win_rate
 
 __all__ = [
     "BradleyTerry",
     "Comparison",
     "PowerRatio",
     "Selection",
+    "SignTest",
     "Threshold",
     "allowed_pairs",
     "bootstrap_interval",
@@ -54,6 +59,7 @@ __all__ = [
     "combine",
     "ddpm_log_snr",
     "denoising_error",
+    "detectable_difference",
     "dpo_loss",
     "draw_pair",
     "flow_log_snr",
@@ -63,10 +69,15 @@ __all__ = [
     "implicit_reward",
     "ipo_loss",
     "lower_frontier",
+    "paired_bootstrap",
+    "pairwise_distance",
+    "prompts_needed",
+    "same_seed_win_rate",
     "select_best_worst",
     "select_frontier",
     "select_sum",
     "sigmoid_weight",
+    "sign_test",
     "slerp",
     "soup_tensors",
     "standard_error",

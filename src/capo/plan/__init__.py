@@ -53,7 +53,7 @@ def plan_run(recipe: Recipe, gpu: str, utilisation: float) -> Plan:
     chosen = find_gpu(gpu)
     validation = recipe.train.validation_prompts
     prompts = Prompts(
-        train=_number(recipe.prompts, recipe.seed),
+        train=None if recipe.images else _number(recipe.prompts, recipe.seed),
         validation=None if validation is None else _number(validation, recipe.seed),
         evaluate=_number(recipe.evaluate.prompts, recipe.seed),
     )

@@ -36,7 +36,7 @@ class Sampling:
     conditioning: int
     """Bytes for a prompt."""
     latent: int
-    """Numbers in a latent."""
+    """Bytes of a latent."""
     pixels: int
     activations: int
     """Bytes that sampling takes for each image of a batch."""
@@ -84,7 +84,7 @@ def count_sampling(recipe: Recipe) -> Sampling:
             weights={name: _weights(network) for name, network in family.networks.items()},
             denoiser=family.denoiser_name,
             conditioning=sum(tensor.nbytes for tensor in conditioning.values()),
-            latent=prod(latent.shape),
+            latent=prod(latent.shape) * family.dtype.itemsize,
             pixels=height * width,
             activations=denoising.bytes,
             decoding=decoding.bytes,

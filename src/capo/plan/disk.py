@@ -4,7 +4,7 @@ from capo.plan.counts import Sampling, Training
 from capo.plan.memory import moment_bytes
 from capo.plan.work import Prompts, models_compared, validations
 from capo.recipe import Recipe
-from capo.stages.space import image_space, latent_space
+from capo.stages.space import image_space
 
 SCORE = 12
 """Bytes of a score in a table, compressed."""
@@ -21,7 +21,7 @@ def disk(recipe: Recipe, prompts: Prompts, sampling: Sampling, training: Trainin
     if prompts.train is not None:
         count = prompts.train * recipe.generate.samples_per_prompt
         found["samples: images"] = images(count)
-        found["samples: latents"] = latent_space(count, sampling.latent)
+        found["samples: latents"] = count * sampling.latent
         found["samples: conditioning"] = prompts.train * sampling.conditioning
         found["scores"] = count * len(recipe.rewards) * SCORE
         found["pairs"] = count * (len(recipe.training_rewards) + 1) * 8

@@ -34,7 +34,7 @@ def _run_once(source: str) -> int:
 
 @cache
 def clip_h() -> int:
-    """CLIP ViT-H/14, as PickScore: image and prompt."""
+    """CLIP ViT-H/14, as PickScore and HPSv2: image and prompt."""
     from transformers import CLIPConfig, CLIPModel
 
     vision = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32}
@@ -81,5 +81,10 @@ def llava_7b() -> int:
     return count(score).flops
 
 
-PUBLISHED: dict[str, Callable[[], int]] = {"pickscore": clip_h, "vqascore": llava_7b}
+PUBLISHED: dict[str, Callable[[], int]] = {
+    "pickscore": clip_h,
+    "hpsv2": clip_h,
+    "hpsv2.1": clip_h,
+    "vqascore": llava_7b,
+}
 """Shipped rewards whose weights are on the Hub. The projections between their towers are left out."""

@@ -1,33 +1,38 @@
-"""Where prompts come from: the embedded world's grammar, or a file.
+"""Where prompts come from: the embedded world's grammar, files, data sets on the Hub, benchmarks.
 
 load_prompts(PromptsSection(source="shapes:train", count=192), seed=0)
-load_prompts(PromptsSection(source="my-prompts.txt"), seed=0)
+load_prompts(PromptsSection(source="my-prompts.csv", column="english"), seed=0)
+load_prompts(PromptsSection(source="geneval:geneval/prompts"), seed=0)
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from capo.prompts.files import PromptsError, read_file
+from capo import hub
+from capo.prompts.benchmarks import BENCHMARKS, find_benchmark, read_benchmark
+from capo.prompts.files import READERS, read_text
+from capo.prompts.parquet import read_hub, read_parquet
+from capo.prompts.rows import PromptsError, Row
 from capo.recipe import PromptsSection
 from capo.seeds import stable_seed
 
 __all__ = [
     "Prompt",
     "PromptsError",
-    "distinct",
+    "collect_prompts",
     "load_prompts",
     "make_prompt",
-    "read_source",
     "source_identity",
 ]
 
 SHAPES_SPLITS = ("train", "validation", "test")
+HUB = hub.PREFIX.removesuffix(":")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """One prompt: what the models see (`text`), and what is known about it.
 
@@ -50,39 +55,83 @@ def make_prompt(text: str, category: str | None = None, metadata: dict[str, Any]
 def load_prompts(section: PromptsSection, seed: int) -> list[Prompt]:
     """The prompts that `section` names, each text once, in the order of their source.
 
-    Texts are the same when they are equal letter by letter, but for blanks around them. `count`
-    of a file's prompts are drawn by `seed`; which ones depends on the texts, not on their order.
+    Texts are the same when they are equal letter by letter, but for blanks around them; the first
+    counts. `count` of them are drawn by `seed`; which ones depends on the texts, not on their order.
     Raises `PromptsError` naming the file and line that cannot be used.
     """
-    return distinct(read_source(section, seed))
+    return collect_prompts(section, seed)[0]
 
 
-def read_source(section: PromptsSection, seed: int) -> list[Prompt]:
-    """As `load_prompts`, with duplicates still there."""
-    kind, _, split = section.source.partition(":")
+def collect_prompts(section: PromptsSection, seed: int) -> tuple[list[Prompt], int]:
+    """As `load_prompts`, and how many rows of the source repeat an earlier one."""
+    kind, name = _kind(section)
     if kind == "shapes":
-        return _read_shapes(split, section.count, seed)
-    rows = read_file(Path(section.source))
-    prompts = [make_prompt(row.text, row.category, row.metadata) for row in rows]
-    return prompts if section.count is None else _draw(prompts, section, seed)
-
-
-def distinct(prompts: Iterable[Prompt]) -> list[Prompt]:
-    """The first prompt of every text."""
-    first: dict[str, Prompt] = {}
-    for prompt in prompts:
-        first.setdefault(prompt.text, prompt)
-    return list(first.values())
+        return _read_shapes(name, section.count, seed), 0
+    first: dict[str, Row] = {}
+    rows = 0
+    for row in _rows(kind, name, section):
+        rows += 1
+        first.setdefault(row.text, row)
+    if not first:
+        kept_by = " that prompts.where keeps" if section.where else ""
+        raise PromptsError(f"{section.source}: no prompt in it{kept_by}")
+    kept = first.values() if section.count is None else _draw(first, section, seed)
+    return [make_prompt(row.text, row.category, row.metadata) for row in kept], rows - len(first)
 
 
 def source_identity(section: PromptsSection) -> str | None:
-    """A digest of what the source holds, None for the grammar, which comes with the package."""
-    if section.source.startswith("shapes:"):
+    """A digest of the files that the source is read from.
+
+    None for what comes with the package, and for a set on the Hub, whose revision tells it.
+    """
+    kind, name = _kind(section)
+    if kind in ("shapes", HUB):
         return None
-    path = Path(section.source)
+    files = [Path(name)] if kind == "file" else find_benchmark(kind, Path(name))
+    digests = []
+    for path in files:
+        if not path.is_file():
+            raise _not_there(section)
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest())
+    if len(files) == 1:
+        return digests[0]
+    named = "".join(f"{path.name}\0{digest}\0" for path, digest in zip(files, digests, strict=True))
+    return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
+
+
+def _kind(section: PromptsSection) -> tuple[str, str]:
+    """`shapes`, `hub`, a benchmark or `file`, and its split, data set or path."""
+    before, colon, after = section.source.partition(":")
+    known = {"shapes", HUB, *BENCHMARKS}
+    kind, name = (before, after) if colon and before in known else ("file", section.source)
+    if kind != HUB:
+        _refuse(section, ("split", "revision"), "only a data set of the Hub has one")
+    if kind not in (HUB, "file"):
+        _refuse(section, ("column", "where"), f"{kind} knows its own columns")
+    return kind, name
+
+
+def _refuse(section: PromptsSection, fields: tuple[str, ...], why: str) -> None:
+    for name in fields:
+        if getattr(section, name) is not None:
+            raise PromptsError(f"prompts.{name} does not apply to {section.source}: {why}")
+
+
+def _rows(kind: str, name: str, section: PromptsSection) -> Iterator[Row]:
+    if kind == HUB:
+        return read_hub(section)
+    path = Path(name)
+    if kind in BENCHMARKS:
+        return read_benchmark(kind, path)
     if not path.is_file():
-        raise PromptsError(f"{path}: no such prompt file; prompts.source is a file or shapes:SPLIT")
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        raise _not_there(section)
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return read_parquet([name], section)
+    if suffix not in READERS:
+        raise PromptsError(f"{path}: prompt files end in {', '.join(READERS)}, .parquet")
+    return read_text(name, path.read_bytes(), section)
 
 
 def _read_shapes(split: str, count: int | None, seed: int) -> list[Prompt]:
@@ -94,11 +143,15 @@ def _read_shapes(split: str, count: int | None, seed: int) -> list[Prompt]:
     return [make_prompt(*row) for row in prompts(split, count, seed)]
 
 
-def _draw(prompts: list[Prompt], section: PromptsSection, seed: int) -> list[Prompt]:
-    texts = {prompt.text for prompt in prompts}
-    if section.count is None or section.count > len(texts):
+def _draw(rows: dict[str, Row], section: PromptsSection, seed: int) -> list[Row]:
+    if section.count is None or section.count > len(rows):
         raise PromptsError(
-            f"{section.source}: {len(texts)} different prompts, but prompts.count asks for {section.count}"
+            f"{section.source}: {len(rows)} different prompts, but prompts.count asks for {section.count}"
         )
-    drawn = set(sorted(texts, key=lambda text: stable_seed("prompts", seed, text))[: section.count])
-    return [prompt for prompt in prompts if prompt.text in drawn]
+    drawn = set(sorted(rows, key=lambda text: stable_seed("prompts", seed, text))[: section.count])
+    return [row for text, row in rows.items() if text in drawn]
+
+
+def _not_there(section: PromptsSection) -> PromptsError:
+    kinds = ", ".join(["shapes:SPLIT", f"{HUB}:OWNER/NAME", *(f"{name}:PATH" for name in BENCHMARKS)])
+    return PromptsError(f"{section.source}: no such prompt file; prompts.source is a file, or one of {kinds}")

@@ -1,114 +1,113 @@
-"""Prompt files: `.txt` with a prompt a line, or `.jsonl`, `.csv`, `.tsv` with a prompt column.
+"""Prompt files of text: a prompt a line, or rows of a table with a prompt column.
 
-The prompt column is called `text`, `prompt` or `caption` and the category column `category`, in
-any case; the other columns become metadata.
+`.txt` has a prompt a line, `.json` a list, `.jsonl` an object a line; `.csv` and `.tsv` are tables.
+The prompt column is called `text`, `prompt` or `caption`, or as `prompts.column` says, and the
+category column `category`; the other columns become metadata.
 """
 
 import csv
 import json
-import unicodedata
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-TEXT_COLUMNS = ("text", "prompt", "caption")
+from capo.prompts.rows import PromptsError, Row, check_text, counts, make_row
+from capo.recipe import PromptsSection
 
-
-class PromptsError(ValueError):
-    """Prompts that cannot be used; the message names the file and the line."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One prompt as it is in a file."""
-
-    text: str
-    category: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
+Found = tuple[int, "str | Mapping[str, Any]"]
+"""A number, of a line or an item, and what is there: a text, or named values."""
 
 
-def read_file(path: Path) -> list[Row]:
-    """All prompts of a file in order; blank lines are skipped, blanks around a prompt dropped.
+def read_text(name: str, data: bytes, section: PromptsSection) -> Iterator[Row]:
+    """The prompts of a file in order; blank lines are skipped, blanks around a prompt dropped.
 
-    UTF-8, with or without a byte-order mark, with any line ends. Raises `PromptsError` for a file
-    that is not there, empty, or not text, and for control characters, naming the line.
+    UTF-8, with or without a byte-order mark, with any line ends. Raises `PromptsError` for what is
+    not text and for control characters, naming the line.
     """
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise PromptsError(f"{path}: prompt files end in {', '.join(_READERS)}")
-    rows = []
-    for number, row in reader(path, _lines(path)):
+    for number, found in READERS[Path(name).suffix.lower()](name, data):
+        place = f"{name}:{number}"
+        if isinstance(found, str):
+            _refuse_columns(name, section)
+            row = Row(found.strip())
+        elif not counts(found, section, place):
+            continue
+        else:
+            row = make_row(found, place, section.column)
         if row.text:
-            _check(row.text, f"{path}:{number}")
-            rows.append(row)
-    if not rows:
-        raise PromptsError(f"{path}: no prompt in it")
-    return rows
+            check_text(row.text, place)
+            yield row
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise PromptsError(f"{path}: {error.strerror}; prompts.source is a file or shapes:SPLIT") from error
-    lines = []
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        try:
-            lines.append(line.removesuffix(b"\r").decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise PromptsError(f"{path}:{number}: not UTF-8 ({error.reason})") from error
-    return lines
+def lines(name: str, data: bytes) -> Iterator[tuple[int, str]]:
+    """The lines of a file, counted from 1; only line feeds, with or without a return, end them."""
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        yield number, _decode(line.removesuffix(b"\r"), f"{name}:{number}")
 
 
-def _check(text: str, where: str) -> None:
-    for character in text:
-        # Cs are lone surrogates, which JSON can spell and no tokenizer can take.
-        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n":
-            raise PromptsError(f"{where}: control character U+{ord(character):04X} in the prompt")
-
-
-def _plain(path: Path, lines: list[str]) -> Iterator[tuple[int, Row]]:
-    for number, line in enumerate(lines, start=1):
-        yield number, Row(line.strip())
-
-
-def _json_lines(path: Path, lines: list[str]) -> Iterator[tuple[int, Row]]:
-    for number, line in enumerate(lines, start=1):
+def json_objects(name: str, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of JSON Lines."""
+    for number, line in lines(name, data):
         if not line.strip():
             continue
         try:
             values = json.loads(line)
         except ValueError as error:
-            raise PromptsError(f"{path}:{number}: not JSON: {error}") from error
+            raise PromptsError(f"{name}:{number}: not JSON: {error}") from error
         if not isinstance(values, dict):
-            raise PromptsError(f"{path}:{number}: a line is a JSON object")
-        yield number, _row(values, f"{path}:{number}")
+            raise PromptsError(f"{name}:{number}: a line is a JSON object")
+        yield number, values
 
 
-def _columns(delimiter: str) -> Callable[[Path, list[str]], Iterator[tuple[int, Row]]]:
-    def read(path: Path, lines: list[str]) -> Iterator[tuple[int, Row]]:
-        reader = csv.DictReader((line + "\n" for line in lines), delimiter=delimiter, strict=True)
-        try:
-            for values in reader:
-                if None in values or None in values.values():
-                    raise PromptsError(f"{path}:{reader.line_num}: not as many cells as the header")
-                yield reader.line_num, _row(dict(values), f"{path}:{reader.line_num}")
-        except csv.Error as error:
-            raise PromptsError(f"{path}:{reader.line_num}: {error}") from error
-
-    return read
+def json_value(name: str, data: bytes) -> Any:
+    """The one value of a JSON file."""
+    try:
+        return json.loads(_decode(data.removeprefix(b"\xef\xbb\xbf"), name))
+    except ValueError as error:
+        raise PromptsError(f"{name}: not JSON: {error}") from error
 
 
-def _row(values: dict[str, Any], where: str) -> Row:
-    columns = {str(name).lower(): name for name in values}
-    column = next((columns[name] for name in TEXT_COLUMNS if name in columns), None)
-    if column is None:
-        raise PromptsError(f"{where}: no column {', '.join(TEXT_COLUMNS[:-1])} or {TEXT_COLUMNS[-1]}")
-    text, category = values.pop(column), values.pop(columns.get("category", "category"), None)
-    if not isinstance(text, str):
-        raise PromptsError(f"{where}: {column} is {text!r}, not text")
-    return Row(text.strip(), None if category in (None, "") else str(category), values)
+def table_rows(
+    name: str, data: bytes, delimiter: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a table with a header, each with as many cells."""
+    text = (line + "\n" for _, line in lines(name, data))
+    reader = csv.DictReader(text, delimiter=delimiter, quoting=quoting, strict=True)
+    try:
+        for values in reader:
+            if None in values or None in values.values():
+                raise PromptsError(f"{name}:{reader.line_num}: not as many cells as the header")
+            yield reader.line_num, dict(values)
+    except csv.Error as error:
+        raise PromptsError(f"{name}:{reader.line_num}: {error}") from error
 
 
-_READERS = {".txt": _plain, ".jsonl": _json_lines, ".csv": _columns(","), ".tsv": _columns("\t")}
+def _json_items(name: str, data: bytes) -> Iterator[Found]:
+    items = json_value(name, data)
+    if not isinstance(items, list):
+        raise PromptsError(f"{name}: expected a list of prompts, or of objects with one")
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, str | dict):
+            raise PromptsError(f"{name}:{number}: an item is a prompt, or an object with one")
+        yield number, item
+
+
+def _refuse_columns(name: str, section: PromptsSection) -> None:
+    for field in ("column", "where"):
+        if getattr(section, field) is not None:
+            raise PromptsError(f"prompts.{field} does not apply to {name}, which has no columns")
+
+
+def _decode(data: bytes, place: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PromptsError(f"{place}: not UTF-8 ({error.reason})") from error
+
+
+READERS: dict[str, Callable[[str, bytes], Iterable[Found]]] = {
+    ".txt": lines,
+    ".json": _json_items,
+    ".jsonl": json_objects,
+    ".csv": lambda name, data: table_rows(name, data, ","),
+    ".tsv": lambda name, data: table_rows(name, data, "\t"),
+}

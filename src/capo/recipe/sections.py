@@ -4,16 +4,18 @@ Fields marked `RUNTIME` decide how fast a result is made, not what it is; changi
 no artefact stale.
 """
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from capo.recipe.consistency import contradictions
 
 RUNTIME = "capo:runtime"
 """Annotation of fields that change speed or memory but not results."""
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Condition = tuple[str, Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in"], JsonValue]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -54,9 +56,40 @@ class PromptsSection(Section):
     """Where prompts come from."""
 
     source: str = Field(
-        description="`shapes:train`, `shapes:validation`, `shapes:test`, or a file of one prompt a line"
+        description="`shapes:train`, `shapes:validation`, `shapes:test`; a file; `hub:owner/name`; or a "
+        "benchmark's files, as `geneval:PATH`"
     )
     count: Positive | None = Field(None, description="how many, drawn by `seed`; all when null")
+    column: str | None = Field(
+        None, description="with the prompts; `text`, `prompt` or `caption`, whichever is there, when null"
+    )
+    where: tuple[Condition, ...] | None = Field(
+        None, description="only rows for which all of these hold, each as `[column, comparison, value]`"
+    )
+    split: str | None = Field(None, description="of a Hub data set; `train` when null")
+    revision: str | None = Field(None, description="of a Hub data set; pin it to repeat a result")
+
+    @model_validator(mode="after")
+    def _comparable(self) -> Self:
+        for column, comparison, value in self.where or ():
+            several = comparison in ("in", "not in")
+            if isinstance(value, list) != several or isinstance(value, dict) or value is None:
+                wanted = "a list" if several else "a text or a number"
+                raise ValueError(f"where: {column} {comparison} needs {wanted}, got {value!r}")
+        return self
+
+
+class ImagesSection(Section):
+    """Images that are there already, in the place of samples from the model."""
+
+    source: str = Field(
+        description="a folder, a Parquet file or a folder of them, or a Hub data set as `hub:owner/name`"
+    )
+    split: str | None = Field(None, description="of a Hub data set; `train` when null")
+    revision: str | None = Field(None, description="of a Hub data set; pin it to repeat a result")
+    column: str | None = Field(
+        None, description="of the captions; `caption`, `prompt` or `text`, whichever is there, when null"
+    )
 
 
 class GenerateSection(Section):
@@ -91,6 +124,16 @@ class RewardSection(Section):
     options: dict[str, JsonValue] = Field(
         {}, description="of its architecture, as `template` of vqascore; `capo rewards show NAME` lists them"
     )
+    command: tuple[str, ...] = Field(
+        (), description="a program that scores, with its arguments, in the place of `source`"
+    )
+    requirements: tuple[str, ...] = Field(
+        (), description="packages for an environment of the program's, or your function's, own"
+    )
+    url: str | None = Field(None, pattern=r"^https?://", description="a server that scores: its address")
+    timeout: Annotated[PositiveFloat, RUNTIME] = Field(
+        600.0, description="seconds to wait for a batch from a program or server"
+    )
     use: Literal["train", "evaluate"] = Field(
         "train", description="`evaluate`: held out, never seen by pairs or training"
     )
@@ -101,6 +144,9 @@ class RewardSection(Section):
     exponent: PositiveFloat | None = Field(None, description="of the power ratio")
     weight: PositiveFloat = Field(1.0, description="in the mean over rewards")
     batch_size: Annotated[int, RUNTIME] = Field(64, gt=0)
+    cache: Annotated[bool | None, RUNTIME] = Field(
+        None, description="keep its scores for other runs; only those of shipped rewards when null"
+    )
 
     @model_validator(mode="after")
     def _parameters_fit(self) -> Self:
@@ -110,11 +156,26 @@ class RewardSection(Section):
             raise ValueError(f"exponent does not apply to comparison {self.comparison!r}")
         return self
 
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        """Of a program, everything is in its command; a server has its environment already."""
+        excluded = {
+            "command": ("source", "checkpoint", "options", "url"),
+            "url": ("requirements",),
+        }
+        for field, others in excluded.items():
+            for other in others:
+                if getattr(self, field) and getattr(self, other):
+                    raise ValueError(f"{other} does not apply to a reward with a {field}")
+        return self
+
 
 class PairsSection(Section):
     """How chosen and rejected samples are picked (Sec. 4.3)."""
 
-    selection: Literal["frontier", "sum", "best-worst"] = "frontier"
+    selection: Literal["frontier", "sum", "best-worst", "labels"] = Field(
+        "frontier", description="`labels`: what people preferred, as the data set of `images` says"
+    )
     reward: Name | None = Field(None, description="the reward of best-worst")
     min_margin: float | None = Field(
         None,
@@ -147,8 +208,10 @@ class TrainSection(Section):
         None,
         description="only these timesteps of a DDPM schedule, as a distilled model's four; all when null",
     )
-    noise: Literal["independent", "shared"] = Field(
-        "independent", description="of chosen and rejected (App. A.2); Diffusion-DPO shares it"
+    noise: Literal["independent", "shared", "prior"] = Field(
+        "independent",
+        description="of chosen and rejected (App. A.2); Diffusion-DPO shares it; `prior` is what each sample "
+        "was made from",
     )
     adaptation: Literal["lora", "full"] = "lora"
     lora_rank: Positive = 16
@@ -225,7 +288,12 @@ class EvaluateSection(Section):
 
     prompts: PromptsSection
     policy: str | None = Field(
-        None, description="a policy folder, as of a soup, or another run; what this run trained when null"
+        None,
+        description="what is evaluated: a run or policy folder, a LoRA, a diffusers directory or Hub id, or "
+        "images; what this run trained when null",
+    )
+    against: str | None = Field(
+        None, description="what it is compared with, named likewise; the recipe's model when null"
     )
     samples_per_prompt: Positive = Field(8, description="K images from each model, equal seeds")
     judge: Literal["shapes"] | None = Field(
@@ -233,6 +301,11 @@ class EvaluateSection(Section):
     )
     null_row: bool = Field(
         True, description="also the base against itself with other seeds: the size of chance"
+    )
+    embedder: str | None = Field(
+        None,
+        description="image encoder that diversity is measured with: a CLIP, SigLIP or DINO directory or Hub "
+        "id; that of the first CLIP-type reward, held-out ones first, when null",
     )
 
 
@@ -258,6 +331,7 @@ class Recipe(Section):
     seed: int = Field(0, ge=0)
     model: ModelSection
     prompts: PromptsSection
+    images: ImagesSection | None = None
     generate: GenerateSection = GenerateSection()
     rewards: tuple[RewardSection, ...] = Field(min_length=1)
     pairs: PairsSection = PairsSection()
@@ -272,53 +346,6 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        problems = list(self._problems())
-        if problems:
+        if problems := list(contradictions(self)):
             raise ValueError("; ".join(problems))
         return self
-
-    def _problems(self) -> Iterator[str]:
-        yield from self._reward_problems()
-        yield from self._training_problems()
-
-    def _reward_problems(self) -> Iterator[str]:
-        names = [r.name for r in self.rewards]
-        for name in sorted({n for n in names if names.count(n) > 1}):
-            yield f"rewards: {name!r} is there more than once"
-        training = [r.name for r in self.training_rewards]
-        if not training:
-            yield "rewards: at least one needs use: train"
-        if self.pairs.selection == "best-worst":
-            if self.pairs.reward is None and len(training) > 1:
-                yield "pairs.reward: best-worst needs the name of one reward"
-            elif self.pairs.reward not in (None, *training):
-                yield f"pairs.reward: {self.pairs.reward!r} is no training reward ({', '.join(training)})"
-        elif self.pairs.reward is not None:
-            yield f"pairs.reward: only best-worst reads it, not {self.pairs.selection}"
-
-    def _training_problems(self) -> Iterator[str]:
-        if (self.train.dtype or self.model.dtype) == "float16":
-            yield "train.dtype: gradients vanish in float16; take bfloat16 or float32"
-        yield from self._adaptation_problems()
-        size, step = self.train.global_batch_size, self.train.per_device_batch_size
-        if step is not None and size % step:
-            yield f"train.per_device_batch_size: {step} does not divide global_batch_size {size}"
-        trained_on = self.prompts.source
-        measured = {
-            "train.validation_prompts": self.train.validation_prompts,
-            "evaluate.prompts": self.evaluate.prompts,
-        }
-        for field, section in measured.items():
-            if section is not None and section.source == trained_on and trained_on.startswith("shapes:"):
-                yield f"{field}.source: {trained_on} is what the model is trained on; take another split"
-
-    def _adaptation_problems(self) -> Iterator[str]:
-        train = self.train
-        if train.adaptation == "full" and train.lora_dora:
-            yield "train.lora_dora: only adaptation lora has it"
-        if train.adaptation == "lora":
-            for field in ("reference_dtype", "reference_offload"):
-                if getattr(train, field) != TrainSection.model_fields[field].default:
-                    yield f"train.{field}: only full fine-tuning has a copy; LoRA's reference is its base"
-        elif train.reference_dtype == "bfloat16" and (train.dtype or self.model.dtype) != "bfloat16":
-            yield "train.reference_dtype: bfloat16 differs from the policy unless train.dtype is bfloat16"

@@ -1,6 +1,6 @@
 """What the page shows in pictures: prompts by both models, and the sets that training drew from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,19 +93,19 @@ def spread(prompts: Sequence[Shown], count: int) -> list[Shown]:
 
 def contrasts(recipe: Recipe, run: Run, results: Results) -> tuple[Contrast, ...]:
     """The first sample of some evaluation prompts from both models."""
-    evaluate = run.artefact("evaluate")
-    prompts = read_prompts(evaluate)
+    homes = {"base": run.artefact("baseline"), "tuned": run.artefact("evaluate")}
+    prompts = read_prompts(homes["base"])
     shown = spread(list(prompts.values()), recipe.report.side_by_side)
     wanted = {prompt.prompt_id: (0,) for prompt in shown}
     pictures, scores = {}, {}
-    for model in ("base", "tuned"):
-        gallery = Gallery(evaluate, f"images/{model}", list(prompts), recipe.generate.shard_prompts)
+    for model, home in homes.items():
+        gallery = Gallery(home, f"images/{model}", list(prompts), recipe.generate.shard_prompts)
         pictures[model] = gallery.pictures(wanted, SIDE_BY_SIDE_PIXELS)
         scores[model] = {
-            reward.name: _first_samples(run, f"scores/{model}/{reward.name}.parquet", "score")
+            reward.name: _first_samples(home, f"scores/{model}/{reward.name}.parquet", "score")
             for reward in results.rewards
         }
-    correct = _judgements(run) if results.judge is not None else {}
+    correct = _judgements(homes.values()) if results.judge is not None else {}
     return tuple(
         Contrast(
             prompt=prompt,
@@ -126,16 +126,16 @@ def contrasts(recipe: Recipe, run: Run, results: Results) -> tuple[Contrast, ...
     )
 
 
-def _first_samples(run: Run, relative: str, column: str) -> dict[str, Any]:
+def _first_samples(artefact: Artefact, relative: str, column: str) -> dict[str, Any]:
     """What `column` says of each prompt's sample 0."""
-    table = run.artefact("evaluate").read_table(relative, columns=["prompt_id", "sample", column])
+    table = artefact.read_table(relative, columns=["prompt_id", "sample", column])
     return {row["prompt_id"]: row[column] for row in table.to_pylist() if row["sample"] == 0}
 
 
-def _judgements(run: Run) -> dict[tuple[str, str], bool]:
+def _judgements(homes: Iterable[Artefact]) -> dict[tuple[str, str], bool]:
     """By model and prompt, of sample 0."""
-    table = run.artefact("evaluate").read_table("judgements.parquet")
-    rows = (row for row in table.to_pylist() if row["sample"] == 0)
+    tables = [home.read_table("judgements.parquet").to_pylist() for home in homes]
+    rows = (row for table in tables for row in table if row["sample"] == 0)
     return {(row["model"], row["prompt_id"]): row["correct"] for row in rows}
 
 

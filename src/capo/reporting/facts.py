@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from capo.diffusion import EMBEDDED
 from capo.reporting import wording
 from capo.reporting.gather import Material
 
@@ -23,6 +24,11 @@ def warnings(material: Material) -> list[str]:
             found.append(
                 f"{reward.name} gave no score for {missing:,} of {missing + scored:,} images; "
                 "they were set aside, not counted as bad."
+            )
+        if unread := summary.get("truncated_prompts", 0):
+            found.append(
+                f"{wording.count(unread, 'prompt is', 'prompts are')} longer than {reward.name} reads; "
+                "it judged by the beginning."
             )
     if truncated := material.summaries["samples"].get("truncated_prompts", 0):
         found.append(
@@ -46,28 +52,35 @@ def loading_code(material: Material) -> str:
     """Python that loads the tuned model with diffusers alone, run from inside the run directory."""
     recipe = material.recipe
     model, settings = recipe.model, recipe.generate
-    embedded, full = model.checkpoint == "shapes", recipe.train.adaptation == "full"
+    embedded, full = model.checkpoint in EMBEDDED, recipe.train.adaptation == "full"
     imports = [f"from diffusers import {', '.join(sorted({'DiffusionPipeline', settings.scheduler}))}"]
+    plain = material.summaries["train"].get("plain_diffusers", {"left_out": [], "sampler": {}})
+    absent = [f"{part}=None" for part in plain["left_out"]]
     if full:
-        loaded = ['pipe = DiffusionPipeline.from_pretrained("train/best")']
+        arguments = ", ".join(['"train/best"', *absent])
+        loaded = [f"pipe = DiffusionPipeline.from_pretrained({arguments})"]
     else:
         options = [f"{k}={_literal(v)}" for k in ("revision", "variant") if (v := getattr(model, k))]
         if embedded:
             imports.insert(0, "from capo.diffusion import resolve_checkpoint  # the base ships with capo")
-        base = 'resolve_checkpoint("shapes")' if embedded else _literal(model.checkpoint)
+        name = _literal(model.checkpoint)
+        base = f"resolve_checkpoint({name})" if embedded else name
         loaded = [
-            f"pipe = DiffusionPipeline.from_pretrained({', '.join([base, *options])})",
+            f"pipe = DiffusionPipeline.from_pretrained({', '.join([base, *options, *absent])})",
             'pipe.load_lora_weights("train/best")',
         ]
     given = ("num_inference_steps", "guidance_scale", "height", "width")
     call = [f"{name}={value:g}" for name in given if (value := getattr(settings, name)) is not None]
+    if model.max_sequence_length is not None:
+        call.append(f"max_sequence_length={model.max_sequence_length}")
+    sampler = ["pipe.scheduler.config", *(f"{k}={v!r}" for k, v in plain["sampler"].items())]
     prompt = material.contrasts[0].prompt.text if material.contrasts else "a prompt"
     return "\n".join(
         [
             *imports,
             "",
             *loaded,
-            f"pipe.scheduler = {settings.scheduler}.from_config(pipe.scheduler.config)",
+            f"pipe.scheduler = {settings.scheduler}.from_config({', '.join(sampler)})",
             f"image = pipe({_literal(wording.excerpt(prompt, 80))}, {', '.join(call)}).images[0]",
         ]
     )
@@ -105,7 +118,9 @@ def settings(material: Material) -> list[tuple[str, str]]:
     return [
         ("Base model", recipe.model.checkpoint + revision),
         ("Prompts", f"{recipe.prompts.source}, {len(material.prompts):,}"),
-        ("Samples a prompt", f"{generate.samples_per_prompt}"),
+        ("Images", recipe.images.source)
+        if recipe.images
+        else ("Samples a prompt", f"{generate.samples_per_prompt}"),
         (
             "Sampler",
             f"{generate.scheduler}, {wording.count(generate.num_inference_steps, 'step')}, "

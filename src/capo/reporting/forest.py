@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from capo.reporting.axes import Key, Scale, scale_over
-from capo.reporting.results import JudgeResult, Results
+from capo.reporting.results import JudgeCategory, JudgeResult, Results
 
 Rate = tuple[float, float, float]
 """value, low, high"""
@@ -33,12 +33,14 @@ class Row:
 
 @dataclass(frozen=True)
 class JudgeRow:
-    """A category (or all) of the judge's table: shares of images accepted."""
+    """A category (or all) of the judge's table: shares of images accepted, bounds of their difference."""
 
     name: str
     plot: Markup
     base: float
     tuned: float
+    low: float
+    high: float
     null: float | None
     prompts: int
 
@@ -82,15 +84,28 @@ def win_rates(results: Results) -> Forest:
     )
 
 
+def compared(entries: Sequence[tuple[str, str, Rate]], neutral: float) -> Forest:
+    """Rows of a name, a kind and one interval each; `neutral` is where nothing has changed."""
+    values = [value for _, _, rate in entries for value in rate]
+    scale = scale_over(values, include=[neutral - 0.02, neutral + 0.02], percent=True, wanted=6)
+    return Forest(
+        tuple(
+            Row(name, kind, _intervals(scale, rate, None, kind, neutral), rate, None)
+            for name, kind, rate in entries
+        ),
+        _axis(scale),
+    )
+
+
 def judged(judge: JudgeResult, prompts: int) -> Dumbbells:
     """All prompts, then each category: from the base's share to the tuned model's."""
-    entries = [("All", judge.base, judge.tuned, judge.null, prompts)]
-    entries += [(n, c.base, c.tuned, c.null, c.prompts) for n, c in sorted(judge.categories.items())]
+    entries: list[tuple[str, JudgeResult | JudgeCategory, int]] = [("All", judge, prompts)]
+    entries += [(name, category, category.prompts) for name, category in sorted(judge.categories.items())]
     scale = scale_over([0.0, 1.0], percent=True)
     return Dumbbells(
         tuple(
-            JudgeRow(name, _dumbbell(scale, base, tuned), base, tuned, null, count)
-            for name, base, tuned, null, count in entries
+            JudgeRow(name, _dumbbell(scale, e.base, e.tuned), e.base, e.tuned, e.low, e.high, e.null, count)
+            for name, e, count in entries
         ),
         _axis(scale),
     )
@@ -112,8 +127,8 @@ def _rate(value: float | None, low: float | None, high: float | None) -> Rate | 
     return None if value is None or low is None or high is None else (value, low, high)
 
 
-def _intervals(scale: Scale, rate: Rate, null: Rate | None, kind: str) -> Markup:
-    marks = list(_grid(scale))
+def _intervals(scale: Scale, rate: Rate, null: Rate | None, kind: str, neutral: float = 0.5) -> Markup:
+    marks = list(_grid(scale, neutral))
     if null is not None:
         marks += _interval(scale, null, "null", 33, 3)
     marks += _interval(scale, rate, kind.replace(" ", "-"), 18 if null is not None else 23, 6)
@@ -131,7 +146,7 @@ def _dumbbell(scale: Scale, base: float, tuned: float) -> Markup:
     a, b = _at(scale, base), _at(scale, tuned)
     css = "gain" if tuned >= base else "loss"
     marks = [
-        *_grid(scale, middle=False),
+        *_grid(scale, None),
         Markup('<line class="interval {}" x1="{}" x2="{}" y1="17" y2="17"/>').format(css, a, b),
         Markup('<circle class="point base" cx="{}" cy="17" r="4.5"/>').format(a),
         Markup('<circle class="point {}" cx="{}" cy="17" r="5.5"/>').format(css, b),
@@ -139,9 +154,9 @@ def _dumbbell(scale: Scale, base: float, tuned: float) -> Markup:
     return _svg(marks, 34)
 
 
-def _grid(scale: Scale, middle: bool = True) -> Iterable[Markup]:
+def _grid(scale: Scale, neutral: float | None) -> Iterable[Markup]:
     for tick in scale.ticks:
-        css = "rule half" if middle and abs(tick - 0.5) < 1e-9 else "grid"
+        css = "rule half" if neutral is not None and abs(tick - neutral) < 1e-9 else "grid"
         at = _at(scale, tick)
         yield Markup('<line class="{}" x1="{}" x2="{}" y1="0" y2="100%"/>').format(css, at, at)
 

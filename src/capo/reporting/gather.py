@@ -81,7 +81,7 @@ def gather(recipe: Recipe, run: Run) -> Material:
         results=results,
         contrasts=contrasts(recipe, run, results),
         examples=pair_examples(recipe, run, pairs, prompts),
-        raw_scores={reward.name: _raw_scores(run, reward.name) for reward in recipe.rewards},
+        raw_scores={reward.name: raw_scores(run, reward.name) for reward in recipe.rewards},
         pairs=pairs,
         comparisons=json.loads(metadata["comparisons"]),
         training=_training(run),
@@ -92,8 +92,8 @@ def gather(recipe: Recipe, run: Run) -> Material:
     )
 
 
-def _raw_scores(run: Run, reward: str) -> np.ndarray:
-    """Of all samples, NaN where one is missing."""
+def raw_scores(run: Run, reward: str) -> np.ndarray:
+    """A reward's scores of all samples, NaN where one is missing."""
     artefact = run.artefact(f"scores/{reward}")
     shards = [name for name in artefact.files() if name.endswith(".parquet")]
     columns = [artefact.read_table(shard, columns=["score"])["score"] for shard in shards]
@@ -115,9 +115,6 @@ def _versions(run: Run) -> dict[str, str]:
 
 
 def _timings(run: Run) -> tuple[StageTime, ...]:
-    path = run.path / "timings.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    latest = {row["stage"]: row for row in map(json.loads, lines)}
     return tuple(
         StageTime(
             artefact=artefact,
@@ -126,5 +123,5 @@ def _timings(run: Run) -> tuple[StageTime, ...]:
             device=row.get("device", ""),
             finished=row.get("finished", ""),
         )
-        for artefact, row in latest.items()
+        for artefact, row in run.timings().items()
     )

@@ -2,13 +2,12 @@
 
 import itertools
 
-import jinja2
-
 from capo.recipe import dump_recipe
-from capo.reporting import facts, forest, plots, wording
+from capo.reporting import facts, plots
 from capo.reporting.examples import Shown, spread
 from capo.reporting.gather import Material
 from capo.reporting.plots import Plot
+from capo.reporting.templating import environment, outcome
 
 SCATTER_PANELS = 6
 SCATTER_PROMPTS = 3
@@ -16,40 +15,29 @@ SCATTER_PROMPTS = 3
 
 def render(material: Material) -> str:
     """The whole page; equal material gives equal text, up to elements marked `data-wall-clock`."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("capo.reporting"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters = (
-        wording.percent, wording.interval, wording.points, wording.number, wording.duration, wording.size,
-        wording.count, wording.excerpt,
-    )  # fmt: skip
-    environment.filters |= {f.__name__: f for f in filters}
-    results = material.results
-    return environment.get_template("page.html.j2").render(
-        m=material,
-        recipe=material.recipe,
-        results=results,
-        verdict=wording.verdict(results),
-        warnings=facts.warnings(material),
-        forest=forest.win_rates(results),
-        forest_keys=forest.keys(results),
-        judged=forest.judged(results.judge, results.prompts) if results.judge else None,
-        histograms=_histograms(material),
-        weights={r.name: r.weight for r in material.recipe.rewards},
-        comparisons={name: facts.comparison(value) for name, value in material.comparisons.items()},
-        pair_facts=facts.of_pairs(material),
-        deltas=plots.delta_histogram(material.pairs.delta_rewards),
-        scatters=_scatters(material),
-        scatter_keys=plots.SCATTER_KEYS,
-        series=plots.SERIES,
-        training=_training_plots(material),
-        settings=facts.settings(material),
-        recipe_yaml=dump_recipe(material.recipe),
-        loading=facts.loading_code(material),
+    given = {reward.name: reward.weight for reward in material.recipe.rewards}
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            m=material,
+            versions=material.versions,
+            recipe=material.recipe,
+            warnings=facts.warnings(material),
+            histograms=_histograms(material),
+            weights={name: given.get(name, 1.0) for name in material.pairs.rewards},
+            comparisons={name: facts.comparison(value) for name, value in material.comparisons.items()},
+            pair_facts=facts.of_pairs(material),
+            deltas=plots.delta_histogram(material.pairs.delta_rewards),
+            scatters=_scatters(material),
+            scatter_keys=plots.SCATTER_KEYS,
+            series=plots.SERIES,
+            training=_training_plots(material),
+            settings=facts.settings(material),
+            recipe_yaml=dump_recipe(material.recipe),
+            loading=facts.loading_code(material),
+            **outcome(material.results),
+        )
     )
 
 

@@ -41,6 +41,17 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:,.{min(places, 6)}f}".replace("-", MINUS)
 
 
+def signed(value: float | None, digits: int = 3) -> str:
+    """A difference on a raw scale, with its sign: `+0.042`."""
+    text = number(value, digits)
+    return f"+{text}" if value is not None and value > 0 else text
+
+
+def p_value(p: float) -> str:
+    """`p = 0.031`, `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
 def power_of_ten(exponent: int) -> str:
     """-4 as `10⁻⁴`."""
     return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

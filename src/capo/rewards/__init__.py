@@ -11,7 +11,8 @@ compare is declared beside (`build_comparison`), not baked in.
 
 from capo.rewards.catalogue import SHIPPED
 from capo.rewards.comparison import describe_comparison, refuse_negative
-from capo.rewards.protocol import Reward, RewardError, Scored
+from capo.rewards.programs.capo_reward import serve_stdio
+from capo.rewards.protocol import Reward, RewardError, Scored, TransientError
 from capo.rewards.registry import (
     build_comparison,
     declared_comparison,
@@ -25,6 +26,7 @@ __all__ = [
     "Reward",
     "RewardError",
     "Scored",
+    "TransientError",
     "build_comparison",
     "declared_comparison",
     "describe_comparison",
@@ -32,4 +34,5 @@ __all__ = [
     "refuse_negative",
     "reward_identity",
     "score_images",
+    "serve_stdio",
 ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from capo.method.calibration import BradleyTerry
-from capo.rewards.images import as_rgb
+from capo.rewards.images import as_rgb, centre
 from capo.rewards.loading import load_model, load_part
 from capo.rewards.protocol import RewardError
 
@@ -41,6 +41,9 @@ class AestheticRating:
     @torch.inference_mode()
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
         """float64 [n]; `prompts` are not looked at."""
-        pixels = self._image_processor([as_rgb(image) for image in images], return_tensors="pt")
+        upright = [as_rgb(image) for image in images]
+        if getattr(self._image_processor, "do_center_crop", False):
+            upright = [centre(image) for image in upright]
+        pixels = self._image_processor(upright, return_tensors="pt")
         ratings: Tensor = self._model(pixels.pixel_values.to(self._model.device)).logits[:, 0]
         return ratings.double().cpu().numpy()

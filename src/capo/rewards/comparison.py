@@ -20,6 +20,28 @@ def named_comparison(name: str) -> "Comparison":
     return kinds[name]()
 
 
+def told_comparison(told: Any) -> "Comparison | None":
+    """What `describe_comparison` tells, or a name alone, as a comparison again; None for None.
+
+    Raises `RewardError` for any other value, and for a parameter that the comparison does not have.
+    """
+    match told:
+        case None:
+            return None
+        case str() if told in NAMES:
+            return named_comparison(told)
+        case {"comparison": str(name)} if name in NAMES:
+            kind: Any = type(named_comparison(name))
+            try:
+                return kind(**{key: value for key, value in told.items() if key != "comparison"})
+            except (TypeError, ValueError) as error:
+                raise RewardError(f"comparison {told}: {error}") from None
+    raise RewardError(
+        f"comparison {told!r}: expected one of {', '.join(NAMES)}, or as "
+        '{"comparison": "bradley-terry", "temperature": 1.0}'
+    )
+
+
 def describe_comparison(comparison: "Comparison | None") -> dict[str, Any] | None:
     """Its name and parameter as JSON values: `{"comparison": "bradley-terry", "temperature": 1.0}`."""
     from capo.method.calibration import BradleyTerry, PowerRatio, Threshold

@@ -12,7 +12,7 @@ import torch
 from capo.method.calibration import PowerRatio
 from capo.rewards.images import as_rgb
 from capo.rewards.loading import load_model, load_part
-from capo.rewards.vqa import QUESTION, answer_token
+from capo.rewards.vqa import QUESTION, answer_tokens
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,7 +33,7 @@ class DecoderVqaScore:
         self._tokenizer = load_part(AutoTokenizer, processor or checkpoint)
         # The decoder looks back only, so what pads a question on the right changes nothing.
         self._tokenizer.padding_side = "right"
-        self._answer = answer_token(self._tokenizer, QUESTION.format("a"))
+        (self._answer,) = answer_tokens(self._tokenizer, QUESTION.format("a"))
 
     @torch.inference_mode()
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:

@@ -1,18 +1,22 @@
 """A reward of the user's own: a function `score(images, prompts) -> list[float]`.
 
 It is imported by the path a recipe gives, `package.module:function`, from what is installed or
-from the current directory. Its scores may be of any scale; its attribute `comparison` says how
-they compare (the recipe may say so instead).
+from the current directory; or an installed package names it, as an entry point of the group
+`capo.rewards`. Its scores may be of any scale; its attribute `comparison` says how they compare
+(the recipe may say so instead), and its attribute `range` within which two numbers they lie.
 """
 
+import hashlib
 import re
 import sys
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capo.rewards.comparison import NAMES, named_comparison
+from capo.recipe import RewardSection
+from capo.rewards.comparison import NAMES, told_comparison
 from capo.rewards.protocol import RewardError
 
 if TYPE_CHECKING:
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 
     from capo.method.calibration import Comparison
 
+GROUP = "capo.rewards"
+
 
 class FunctionReward:
     """The function behind the reward protocol; what it returns is checked by `score_images`."""
@@ -28,16 +34,54 @@ class FunctionReward:
     def __init__(self, name: str, source: str) -> None:
         self.name = name
         self._function = _load(source)
-        self.comparison = declared_comparison(source)
+        self.comparison = _declared_comparison(source)
+        self.range: tuple[float, float] | None = getattr(self._function, "range", None)
 
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> "np.ndarray":
         """Whatever the function returns for the n images and their prompts."""
         return self._function(images, prompts)
 
 
+class FunctionOrigin:
+    """A section that names a function; `package` tells which installed one it came with, if any."""
+
+    def __init__(self, section: RewardSection, source: str, package: str = "") -> None:
+        self._name, self.source, self._package = section.name, source, package
+
+    def identity(self) -> str:
+        """The function's path, a digest of its file, and the package it came with."""
+        code = source_file(self.source).read_bytes()
+        digest = hashlib.blake2b(code, digest_size=16).hexdigest()
+        return " ".join([self.source, f"blake2b:{digest}", *([self._package] if self._package else [])])
+
+    def comparison(self) -> "Comparison | None":
+        """The function's attribute; None without one."""
+        return _declared_comparison(self.source)
+
+    def load(self, device: Any) -> FunctionReward:
+        """The function, imported."""
+        return FunctionReward(self._name, self.source)
+
+
 def is_path(source: str) -> bool:
     """Whether `source` is written as `package.module:function`."""
     return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", source) is not None
+
+
+def installed_functions() -> dict[str, EntryPoint]:
+    """Name → entry point of the rewards that installed packages bring."""
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def installed_origin(section: RewardSection, entry: EntryPoint) -> FunctionOrigin:
+    """The function an installed package names; the package's version counts, its files being many."""
+    package = f"{entry.dist.name}=={entry.dist.version}" if entry.dist else ""
+    if not is_path(entry.value):
+        raise RewardError(
+            f"reward {section.name!r}: the entry point {entry.name} of {package} is {entry.value!r}; "
+            "it must name a function as package.module:function"
+        )
+    return FunctionOrigin(section, entry.value, package)
 
 
 def source_file(source: str) -> Path:
@@ -53,17 +97,18 @@ def source_file(source: str) -> Path:
     return Path(spec.origin)
 
 
-def declared_comparison(source: str) -> "Comparison | None":
-    """The function's attribute `comparison`, itself or by name; None without one."""
-    declared: Comparison | str | None = getattr(_load(source), "comparison", None)
-    if isinstance(declared, str) and declared in NAMES:
-        return named_comparison(declared)
-    if declared is None or (callable(declared) and not isinstance(declared, type)):
+def _declared_comparison(source: str) -> "Comparison | None":
+    """The function's attribute `comparison`: itself, by name, or as a table of name and parameter."""
+    declared: Any = getattr(_load(source), "comparison", None)
+    if callable(declared) and not isinstance(declared, type):
         return declared
-    raise RewardError(
-        f"{source}: its comparison is {declared!r}; it must be one of {', '.join(NAMES)}, "
-        "or one made as capo.BradleyTerry(temperature=1.0)"
-    )
+    try:
+        return told_comparison(declared)
+    except RewardError:
+        raise RewardError(
+            f"{source}: its comparison is {declared!r}; it must be one of {', '.join(NAMES)}, "
+            "or one made as capo.BradleyTerry(temperature=1.0)"
+        ) from None
 
 
 def _load(source: str) -> Any:

@@ -14,6 +14,17 @@ class RewardError(ValueError):
     """A reward that cannot be loaded or does not keep to the protocol; says what and the fix."""
 
 
+class TransientError(RewardError):
+    """A reward that cannot answer for now, as a server that is away, after it was asked repeatedly.
+
+    Nothing is wrong with the images: none of them is set aside for it.
+    """
+
+
+class MemoryShortError(RewardError):
+    """Memory ran out while a reward was loaded or scored."""
+
+
 class Reward(Protocol):
     """A loaded reward model."""
 
@@ -46,3 +57,5 @@ class Scored:
 
     score: float | None
     error: str | None = None
+    truncated: bool | None = None
+    """Whether the reward read only the beginning of the prompt; None when it does not tell."""

@@ -4,62 +4,47 @@ Imports no torch: `reward_identity` is what the pipeline asks to know whether sc
 """
 
 import difflib
-import hashlib
-import inspect
-import json
-import re
-from dataclasses import replace
-from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capo.diffusion import checkpoint_identity
 from capo.recipe import RewardSection
-from capo.rewards import function
-from capo.rewards.catalogue import EMBEDDED, SHIPPED, Shipped
+from capo.rewards.catalogue import SHIPPED
+from capo.rewards.client import ServerOrigin
+from capo.rewards.command import ProgramOrigin, isolated
 from capo.rewards.comparison import named_comparison
+from capo.rewards.function import FunctionOrigin, installed_functions, installed_origin, is_path
+from capo.rewards.origin import Origin
 from capo.rewards.protocol import Reward, RewardError
+from capo.rewards.shipped import ShippedOrigin
 
 if TYPE_CHECKING:
     from capo.method.calibration import Comparison
 
 
 def load_reward(section: RewardSection, device: Any) -> Reward:
-    """Load what `section` names onto `device`; raises `RewardError` with the reason and the fix."""
-    if function.is_path(source := _source(section)):
-        return function.FunctionReward(section.name, source)
-    shipped = _shipped(section)
-    _check_place(section, shipped.checkpoint)
-    build = _architecture(shipped)
-    return build(section.name, shipped.checkpoint, device, shipped.processor, **_options(section, shipped))
+    """Load what `section` names, onto `device` if this process scores.
+
+    Raises `RewardError` with the reason and the fix.
+    """
+    return _origin(section).load(device)
 
 
 def reward_identity(section: RewardSection) -> str:
     """What its scores depend on besides the samples: a change of it makes them stale.
 
     The architecture with a digest of a local checkpoint's files or the Hub id and revision, and its
-    options; for a function its import path with a digest of the module's file. Reads files, loads
-    no weights.
+    options; for a function its import path with a digest of the module's file; for a program its
+    command with digests of the files in it; for a server that of the reward it serves, where that
+    is known here, else its address. Reads files, loads no weights, asks no server.
     """
-    if function.is_path(source := _source(section)):
-        code = function.source_file(source).read_bytes()
-        return f"{source} blake2b:{hashlib.blake2b(code, digest_size=16).hexdigest()}"
-    shipped = _shipped(section)
-    architecture = shipped.architecture.partition(":")[2]
-    places = [shipped.checkpoint, *([shipped.processor] if shipped.processor else [])]
-    options = _options(section, shipped)
-    told = [json.dumps(options, sort_keys=True)] if options else []
-    return " ".join([architecture, *(_checkpoint_identity(section, place) for place in places), *told])
+    return _origin(section).identity()
 
 
 def declared_comparison(section: RewardSection) -> "Comparison | None":
-    """The comparison that the reward itself declares; None when a function declares none.
+    """The comparison that the reward itself declares; None when it declares none.
 
-    Loads no weights.
+    Loads no weights, but asks a program or a server that is not known here.
     """
-    if function.is_path(source := _source(section)):
-        return function.declared_comparison(source)
-    return _architecture(_shipped(section)).comparison
+    return _origin(section).comparison()
 
 
 def build_comparison(section: RewardSection) -> "Comparison":
@@ -88,76 +73,38 @@ def build_comparison(section: RewardSection) -> "Comparison":
     return comparison
 
 
-def split_revision(checkpoint: str) -> tuple[str, str | None]:
-    """Directory or Hub id, and the revision after `@` (None for a directory or when not given)."""
-    if Path(checkpoint).is_dir():
-        return checkpoint, None
-    name, _, revision = checkpoint.partition("@")
-    return name, revision or None
+def _origin(section: RewardSection) -> Origin:
+    if section.command:
+        return ProgramOrigin(section)
+    if section.url is None:
+        return _origin_here(section)
+    # A server may have what nobody has here; but what the recipe says it serves must be that.
+    known = section.source or section.name in SHIPPED
+    return ServerOrigin(section, _origin_here(section) if known else None)
 
 
-def _source(section: RewardSection) -> str:
+def _origin_here(section: RewardSection) -> Origin:
     source = section.source or section.name
-    if function.is_path(source):
-        for field in ("checkpoint", "options"):
-            if getattr(section, field):
-                raise RewardError(
-                    f"reward {section.name!r}: {field} does not apply to the function {source}; remove it"
-                )
-    return source
-
-
-def _shipped(section: RewardSection) -> Shipped:
-    """The shipped entry it names, with the section's own weights in place if it gives some."""
-    source = _source(section)
-    if source not in SHIPPED:
-        near = difflib.get_close_matches(source, SHIPPED, n=1)
-        raise RewardError(
-            f"reward {section.name!r}: no shipped reward {source!r} ({', '.join(SHIPPED)})"
-            + (f"; did you mean {near[0]!r}?" if near else "")
-            + "; your own goes under source as package.module:function"
-        )
-    shipped = SHIPPED[source]
-    # Other weights come with their own tokenizer and image processor.
-    return replace(shipped, checkpoint=section.checkpoint, processor=None) if section.checkpoint else shipped
-
-
-def _architecture(shipped: Shipped) -> Any:
-    module, _, name = shipped.architecture.partition(":")
-    return getattr(import_module(f"capo.rewards.{module}"), name)
-
-
-def architecture_options(shipped: Shipped) -> dict[str, Any]:
-    """The options of an architecture with their defaults: its keyword-only parameters."""
-    parameters = inspect.signature(_architecture(shipped)).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-def _options(section: RewardSection, shipped: Shipped) -> dict[str, Any]:
-    """The options given, by the catalogue and by the section, which goes first."""
-    if section.options:
-        known = architecture_options(shipped)
-        for name in section.options:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                raise RewardError(
-                    f"reward {section.name!r}: no option {name!r} ({', '.join(known) or 'it has none'})"
-                    + (f"; did you mean {near[0]!r}?" if near else "")
-                )
-    return {**shipped.options, **section.options}
-
-
-def _check_place(section: RewardSection, checkpoint: str) -> None:
-    if Path(checkpoint).is_dir() or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?", checkpoint):
-        return
-    if Path(checkpoint).parent == EMBEDDED:
-        raise RewardError(f"reward {section.name!r}: {checkpoint} is not there; `capo shapes build` makes it")
+    if source in SHIPPED:
+        _refuse(section, f"the shipped reward {source}", "requirements")
+        return ShippedOrigin(section, source)
+    if is_path(source):
+        _refuse(section, f"the function {source}", "checkpoint", "options")
+        own = FunctionOrigin(section, source)
+        return isolated(section, own) if section.requirements else own
+    installed = installed_functions()
+    if source in installed:
+        _refuse(section, f"the installed reward {source}", "checkpoint", "options", "requirements")
+        return installed_origin(section, installed[source])
+    near = difflib.get_close_matches(source, [*SHIPPED, *installed], n=1)
     raise RewardError(
-        f"reward {section.name!r}: checkpoint {checkpoint!r} is neither a directory nor a Hub id "
-        "as owner/name or owner/name@revision"
+        f"reward {section.name!r}: no shipped reward {source!r}"
+        + (f"; did you mean {near[0]!r}?" if near else "")
+        + " (`capo rewards` lists them); your own goes under source as package.module:function"
     )
 
 
-def _checkpoint_identity(section: RewardSection, checkpoint: str) -> str:
-    _check_place(section, checkpoint)
-    return checkpoint_identity(*split_revision(checkpoint))
+def _refuse(section: RewardSection, what: str, *fields: str) -> None:
+    for field in fields:
+        if getattr(section, field):
+            raise RewardError(f"reward {section.name!r}: {field} does not apply to {what}; remove it")

@@ -1,11 +1,19 @@
 """Scoring in batches, strictly: every image gets a finite score or the reason why it has none."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from capo.rewards.protocol import Reward, RewardError, Scored
+from capo.rewards.protocol import (
+    MemoryShortError,
+    Reward,
+    RewardError,
+    Scored,
+    TransientError,
+    Truncating,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +30,8 @@ def score_images(
     A batch in which the reward raises is tried once more, then image by image, so that one bad
     image costs no other its score. NaN and infinite scores are missing ones. Raises
     `RewardError` when every image of more than one prompt fails (with the first cause), when
-    memory runs out, and when the reward returns anything but n numbers.
+    memory runs out, and when the reward returns anything but n numbers; `TransientError` when it
+    cannot answer for now.
     """
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images with {len(prompts)} prompts")
@@ -36,7 +45,19 @@ def score_images(
         raise RewardError(
             f"reward {reward.name!r} failed on every image; the first time with {_reason(failures[0])}"
         ) from failures[0]
-    return [Scored(None, _reason(o)) if isinstance(o, Exception) else o for o in outcomes]
+    cut = _truncated(reward, prompts)
+    return [
+        Scored(None, _reason(o), c) if isinstance(o, Exception) else replace(o, truncated=c)
+        for o, c in zip(outcomes, cut, strict=True)
+    ]
+
+
+def _truncated(reward: Reward, prompts: Sequence[str]) -> list[bool | None]:
+    if not isinstance(reward, Truncating):
+        return [None] * len(prompts)
+    distinct = list(dict.fromkeys(prompts))
+    told = dict(zip(distinct, map(bool, reward.truncated(distinct)), strict=True))
+    return [told[prompt] for prompt in prompts]
 
 
 def _score_batch(reward: Reward, images: "list[Image.Image]", prompts: list[str]) -> list[Scored | Exception]:
@@ -44,9 +65,11 @@ def _score_batch(reward: Reward, images: "list[Image.Image]", prompts: list[str]
         try:
             raw = reward.score(images, prompts)
             break
+        except TransientError:
+            raise
         except Exception as error:
-            if _out_of_memory(error):
-                raise RewardError(
+            if out_of_memory(error):
+                raise MemoryShortError(
                     f"reward {reward.name!r}: out of memory with {len(images)} images at once; "
                     f"lower batch_size of this reward in the recipe"
                 ) from error
@@ -54,10 +77,10 @@ def _score_batch(reward: Reward, images: "list[Image.Image]", prompts: list[str]
                 if len(images) == 1:
                     return [error]
                 return [_score_batch(reward, [i], [p])[0] for i, p in zip(images, prompts, strict=True)]
-    return [_scored(score) for score in _checked(reward.name, raw, len(images))]
+    return [_scored(score) for score in checked(reward.name, raw, len(images))]
 
 
-def _checked(name: str, raw: Any, count: int) -> "np.ndarray":
+def checked(name: str, raw: Any, count: int) -> "np.ndarray":
     """`raw` as float64 [count]; None becomes NaN."""
     if hasattr(raw, "detach"):  # a torch tensor, of any precision and device
         raw = raw.detach().cpu().double().numpy()
@@ -79,7 +102,8 @@ def _scored(score: "np.float64") -> Scored:
     return Scored(float(score)) if np.isfinite(score) else Scored(None, f"the score is {score}")
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether main memory or a device's ran out; torch need not be imported to tell."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 

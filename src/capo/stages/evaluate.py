@@ -1,63 +1,52 @@
 """The evaluate stage: the tuned model against its base on prompts of their own (App. B.2).
 
-The models are `base`, `tuned` and, to show the size of chance, `null`: the base again with other
-seeds. Base and tuned share their seeds, so their images of a prompt can be shown side by side.
+What it is compared with are the images and scores of the `baseline`. Base and tuned share their
+seeds, so their images of a prompt can be shown side by side.
 """
 
-import gc
-import math
-from functools import cache
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from capo import runtime
-from capo.diffusion import load_family
-from capo.diffusion.saved import SavedPolicy, find_policy
-from capo.progress import progress
+from capo.manifest import versions
 from capo.prompts import Prompt, load_prompts
-from capo.recipe import Recipe, RewardSection
-from capo.rewards import load_reward
-from capo.shapes.scenes import SIZE
-from capo.stages.generate import sample_images, shard_path
-from capo.stages.pair import score_matrix
-from capo.stages.prompts import prompt_table
+from capo.recipe import ImagesSection, Recipe
+from capo.stages.contenders import against, tuned
+from capo.stages.diversity import measure_diversity
+from capo.stages.measuring import Model, measure, measured, read_judgements, read_scores
 from capo.stages.results import results
-from capo.stages.score import decode_rows, finished, score_rows
 from capo.workspace import Artefact, Run
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from PIL import Image
+TUNED = Model("tuned", "evaluate")
 
-KEPT_BYTES = 1 << 30
-"""Decoded images that are kept for the next reward; more are decoded again."""
-
-PARTS = "parts"
-"""Scores of single shards, until those of all models are whole."""
+PAGE = "index.html"
 
 
 def evaluate(recipe: Recipe, run: Run, artefact: Artefact) -> None:
-    """Images of every model, their scores by every reward, judgements, and `results.json`.
+    """Images of the tuned model, their scores, judgements, `results.json` and a page of both models.
 
-    Each step goes on where it stopped, shard by shard. A score that is missing is left out of the
-    win-rates and counted.
+    A score that is missing is left out of the win-rates and counted.
     """
     prompts = load_prompts(recipe.evaluate.prompts, recipe.seed)
-    _check_judgeable(recipe, prompts)
-    artefact.write_table("prompts.parquet", prompt_table(prompts))
-    models = ("base", "tuned", "null") if recipe.evaluate.null_row else ("base", "tuned")
-    policy = _policy(recipe, run)
-    _make_images(recipe, artefact, prompts, models, policy)
-    gc.collect()  # the rewards may need the device's memory
-    images = [Images(artefact, model) for model in models]
-    scores = {reward.name: _score(recipe, artefact, reward, prompts, images) for reward in recipe.rewards}
-    artefact.remove(PARTS)
-    correct = None if recipe.evaluate.judge is None else _judge(recipe, artefact, prompts, images)
-    found = results(recipe, prompts, scores, correct)
+    candidate, base = tuned(recipe, run), against(recipe)
+    measure(recipe, artefact, prompts, [TUNED], candidate)
+    homes = {model: home for home in (run.artefact("baseline"), artefact) for model in measured(home)}
+    ids, samples = [prompt.prompt_id for prompt in prompts], recipe.evaluate.samples_per_prompt
+    scores = {
+        reward.name: {
+            model: read_scores(home, model, reward.name, ids, samples) for model, home in homes.items()
+        }
+        for reward in recipe.rewards
+    }
+    correct = {**read_judgements(homes["base"], samples), **read_judgements(artefact, samples)}
+    diversity = measure_diversity(recipe, artefact, ids, homes)
+    made = not any(isinstance(each.source, ImagesSection) for each in (candidate, base))
+    names = {"base": base.name, "tuned": candidate.name}
+    found = {"models": names} | results(recipe, prompts, scores, correct or None, diversity, same_noise=made)
     told = ("step", "adaptation", "soup")
-    found["policy"] = {name: policy.record[name] for name in told if name in policy.record}
+    found["policy"] = {name: candidate.record[name] for name in told if name in candidate.record}
     artefact.write_json("results.json", found)
+    artefact.write_bytes(PAGE, _page(recipe, prompts, scores, homes, found).encode())
     artefact.commit(
         {
             "prompts": found["prompts"],
@@ -68,150 +57,24 @@ def evaluate(recipe: Recipe, run: Run, artefact: Artefact) -> None:
     )
 
 
-class Images:
-    """One model's images, shard by shard; small ones are decoded once and kept."""
+def _page(
+    recipe: Recipe,
+    prompts: Sequence[Prompt],
+    scores: Mapping[str, Mapping[str, np.ndarray]],
+    homes: Mapping[str, Artefact],
+    found: Mapping[str, object],
+) -> str:
+    from capo.reporting.evaluation import render_evaluation
+    from capo.reporting.examples import Shown
+    from capo.reporting.extremes import Scores, extremes
+    from capo.reporting.pictures import Gallery
+    from capo.reporting.results import Results
 
-    def __init__(self, artefact: Artefact, model: str) -> None:
-        self.model = model
-        self._artefact = artefact
-        self._folder = f"images/{model}/"
-        self._kept: dict[str, list[Image.Image]] = {}
-        self._bytes = 0
-
-    @property
-    def shards(self) -> list[str]:
-        names = (name for name in self._artefact.files() if name.startswith(self._folder))
-        return [name.removeprefix(self._folder) for name in names if name.endswith(".parquet")]
-
-    def read(self, shard: str) -> "tuple[pa.Table, list[Image.Image]]":
-        """The shard's rows (prompt_id, sample) and its images."""
-        place = self._folder + shard
-        if shard in self._kept:
-            return self._artefact.read_table(place, ["prompt_id", "sample"]), self._kept[shard]
-        rows = self._artefact.read_table(place, ["prompt_id", "sample", "image"])
-        images = decode_rows(rows)
-        size = sum(image.width * image.height * len(image.getbands()) for image in images)
-        if self._bytes + size <= KEPT_BYTES:
-            self._kept[shard] = images
-            self._bytes += size
-        return rows, images
-
-
-def _check_judgeable(recipe: Recipe, prompts: list[Prompt]) -> None:
-    unknown = [prompt.text for prompt in prompts if "include" not in prompt.metadata]
-    if recipe.evaluate.judge is not None and unknown:
-        raise ValueError(
-            f"evaluate.judge: {recipe.evaluate.judge} needs prompts that say what must be seen, as those "
-            f"of shapes:test; {len(unknown)} of {recipe.evaluate.prompts.source} do not, the first being "
-            f"{unknown[0]!r}"
-        )
-
-
-def _check_size(recipe: Recipe, size: tuple[int, int]) -> None:
-    if recipe.evaluate.judge == "shapes" and size != (SIZE, SIZE):
-        raise ValueError(
-            f"evaluate.judge: shapes looks at images of {SIZE}×{SIZE} pixels, and this model makes "
-            f"{size[1]}×{size[0]}; set it to null"
-        )
-
-
-def _policy(recipe: Recipe, run: Run) -> SavedPolicy:
-    if recipe.evaluate.policy is None:
-        return find_policy(run.artefact("train").path("best"))
-    policy = find_policy(recipe.evaluate.policy)
-    policy.check_base(recipe.model)
-    return policy
-
-
-def _make_images(
-    recipe: Recipe, artefact: Artefact, prompts: list[Prompt], models: tuple[str, ...], policy: SavedPolicy
-) -> None:
-    from capo.diffusion.policy import load_policy
-
-    shards = range(math.ceil(len(prompts) / recipe.generate.shard_prompts))
-    if all(artefact.has(shard_path(f"images/{model}", shard)) for model in models for shard in shards):
-        return
-    family = load_family(recipe.model, runtime.device(recipe.engine))
-    _check_size(recipe, family.image_size(recipe.generate))
-    for model in sorted(models, key=("base", "null", "tuned").index):
-        if model == "tuned":  # last, as it changes the family
-            load_policy(family, policy.folder)
-        sample_images(
-            recipe,
-            family,
-            prompts,
-            artefact=artefact,
-            folder=f"images/{model}",
-            samples=recipe.evaluate.samples_per_prompt,
-            seed_key="evaluate-null" if model == "null" else "evaluate",
-            keep_latents=False,
-            description=f"evaluate: {model} images",
-        )
-
-
-def _score(
-    recipe: Recipe, artefact: Artefact, reward: RewardSection, prompts: list[Prompt], images: list[Images]
-) -> dict[str, np.ndarray]:
-    """One reward's scores of every model, float64 [P, K], NaN where one is missing."""
-    import pyarrow as pa
-
-    texts = {prompt.prompt_id: prompt.text for prompt in prompts}
-    samples = recipe.evaluate.samples_per_prompt
-    load = cache(lambda: load_reward(reward, runtime.device(recipe.engine)))
-    found = {}
-    with progress(f"evaluate: {reward.name}", len(images) * len(texts) * samples, "images") as bar:
-        for each in images:
-            whole = f"scores/{each.model}/{reward.name}.parquet"
-            if artefact.has(whole):
-                table = artefact.read_table(whole)
-                bar.advance(len(table), resumed=True)
-            else:
-                shards = []
-                for shard in each.shards:
-                    part = f"{PARTS}/{each.model}/{reward.name}/{shard}"
-                    rows = finished(artefact, part)
-                    resumed = rows is not None
-                    if rows is None:
-                        rows = score_rows(load(), *each.read(shard), texts, reward.batch_size)
-                        artefact.write_table(part, rows)
-                    shards.append(rows)
-                    bar.advance(len(rows), resumed=resumed)
-                table = pa.concat_tables(shards).combine_chunks()
-                artefact.write_table(whole, table)
-            found[each.model] = score_matrix(table, list(texts), samples)
-    return found
-
-
-def _judge(
-    recipe: Recipe, artefact: Artefact, prompts: list[Prompt], images: list[Images]
-) -> dict[str, np.ndarray]:
-    """Whether the judge accepts each image of every model, bool [P, K]."""
-    import pyarrow.compute as pc
-
-    shape = (len(prompts), recipe.evaluate.samples_per_prompt)
-    if not artefact.has("judgements.parquet"):
-        artefact.write_table("judgements.parquet", _judgements(prompts, images))
-    table = artefact.read_table("judgements.parquet")
-    return {
-        each.model: table.filter(pc.equal(table["model"], each.model))["correct"].to_numpy().reshape(shape)
-        for each in images
-    }
-
-
-def _judgements(prompts: list[Prompt], images: list[Images]) -> "pa.Table":
-    import pyarrow as pa
-
-    from capo.shapes.judge import judge
-
-    metadata = {prompt.prompt_id: prompt.metadata for prompt in prompts}
-    tables = []
-    for each in images:
-        with progress(f"judge: {each.model} images", len(each.shards), "shards") as bar:
-            for shard in each.shards:
-                rows, decoded = each.read(shard)
-                keys = zip(decoded, rows["prompt_id"].to_pylist(), strict=True)
-                correct = [judge(np.asarray(image), metadata[prompt_id]) for image, prompt_id in keys]
-                columns = {"model": [each.model] * len(rows), "prompt_id": rows["prompt_id"]}
-                tables.append(pa.table(columns | {"sample": rows["sample"], "correct": correct}))
-                bar.advance()
-    return pa.concat_tables(tables)
+    shown = [Shown(prompt.prompt_id, prompt.text, prompt.category) for prompt in prompts]
+    rewards = [
+        Scores(reward.name, reward.use, scores[reward.name]["base"], scores[reward.name]["tuned"])
+        for reward in recipe.rewards
+    ]
+    ids, size = [prompt.prompt_id for prompt in prompts], recipe.generate.shard_prompts
+    galleries = {model: Gallery(homes[model], f"images/{model}", ids, size) for model in ("base", "tuned")}
+    return render_evaluation(Results.model_validate(found), extremes(shown, rewards, galleries), versions())

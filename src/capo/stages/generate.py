@@ -1,6 +1,7 @@
 """The second stage: N images a prompt from the base model, and what training needs of them.
 
     samples/shard-00000.parquet                    a row a sample, ordered by prompt, then sample
+    samples/shard-00000.latents.safetensors        a row a sample
     samples/shard-00000.conditioning.safetensors   a row a prompt
     samples/unconditional.safetensors              one row
 
@@ -22,8 +23,8 @@ from capo.seeds import initial_noise, stable_seed
 from capo.stages.batching import in_batches
 from capo.stages.finishing import Finisher
 from capo.stages.prompts import read_prompts
-from capo.stages.shard import Shard
-from capo.stages.space import Space, check_space, image_space, latent_space
+from capo.stages.shard import Shard, latent_tensors
+from capo.stages.space import Space, check_space, image_space
 from capo.workspace import Artefact, Run, WorkspaceError
 
 if TYPE_CHECKING:
@@ -87,8 +88,11 @@ def sample_images(
             artefact.write_tensors(_inside(folder, UNCONDITIONAL), unconditional)
 
         def write(shard: Shard) -> None:
+            if keep_latents:
+                tensors = latent_tensors(shard.latents, family.dtype)
+                artefact.write_tensors(latents_path(folder, shard.number), tensors)
             # The last of its files: the table says that the shard is complete.
-            artefact.write_table(shard_path(folder, shard.number), shard.table(keep_latents))
+            artefact.write_table(shard_path(folder, shard.number), shard.table())
 
         with Finisher(family, settings.image_format) as finisher:
             before: Shard | None = None  # sampled, with its last images being finished meanwhile
@@ -123,6 +127,10 @@ def read_samples(
 
 def shard_path(folder: str, shard: int) -> str:
     return _inside(folder, f"shard-{shard:05d}.parquet")
+
+
+def latents_path(folder: str, shard: int) -> str:
+    return _inside(folder, f"shard-{shard:05d}.latents.safetensors")
 
 
 def conditioning_path(folder: str, shard: int) -> str:
@@ -170,6 +178,6 @@ def _forecast(
     conditioning = family.encode([""])  # of one size, whatever the prompt
     return Space(
         images,
-        latents=latent_space(rows, math.prod(family.latent_shape(settings))),
+        latents=rows * math.prod(family.latent_shape(settings)) * family.dtype.itemsize,
         conditioning=prompts * sum(tensor.nbytes for tensor in conditioning.values()),
     )

@@ -16,10 +16,9 @@ from torch import Tensor
 from capo.method import Comparison, Selection, calibrate, select_best_worst, select_frontier, select_sum
 from capo.method.selection import combine
 from capo.recipe import Recipe
-from capo.rewards import RewardError, build_comparison, describe_comparison, refuse_negative
-from capo.stages.prompts import read_prompts
-from capo.stages.score import check_missing, read_scores
-from capo.workspace import Artefact, Run, WorkspaceError
+from capo.rewards import RewardError, describe_comparison
+from capo.stages.columns import Columns, read_columns
+from capo.workspace import Artefact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,38 +44,41 @@ class Pairs:
 
 
 def pair(recipe: Recipe, run: Run, artefact: Artefact) -> None:
-    """Write `pairs.parquet`, a row a prompt, from the scores of all training rewards.
+    """Write `pairs.parquet`, a row a prompt, from the scores of all training rewards or from labels.
 
     Raises `RewardError` for a reward with too many missing scores, with scores its comparison
     cannot take, or without a comparison.
     """
-    sections = recipe.training_rewards
-    comparisons = [build_comparison(section) for section in sections]
-    prompt_ids = [prompt.prompt_id for prompt in read_prompts(run)]
-    samples = recipe.generate.samples_per_prompt
-    scores = np.empty((len(prompt_ids), samples, len(sections)))
-    for column, (section, comparison) in enumerate(zip(sections, comparisons, strict=True)):
-        table = read_scores(run.artefact(f"scores/{section.name}"))
-        check_missing(section.name, [table], len(prompt_ids) * samples, recipe.pairs.max_skipped)
-        raw = score_matrix(table, prompt_ids, samples)
-        where = np.indices(raw.shape).reshape(2, -1)
-        ids = np.asarray(prompt_ids)[where[0]]
-        refuse_negative(section.name, comparison, raw.ravel(), ids, where[1])
-        scores[:, :, column] = raw
-    found = make_pairs(scores, comparisons, *choice(recipe))
-    if not found.chosen.any():
+    columns = read_columns(recipe, run)
+    table, groups = pair_samples(columns, *choice(recipe))
+    if not any(pairs.chosen.any() for pairs in groups):
         raise RewardError(
-            f"no prompt has a pair: in each of {len(prompt_ids)} no sample is better than another by "
-            f"pairs.selection = {recipe.pairs.selection} of {', '.join(s.name for s in sections)}"
+            f"no prompt has a pair: in each of {len(table)} no sample is better than another by "
+            f"pairs.selection = {recipe.pairs.selection} of {', '.join(columns.names)}"
         )
-    metadata = {
-        "rewards": json.dumps([section.name for section in sections]),
-        "comparisons": json.dumps(
-            {s.name: describe_comparison(c) for s, c in zip(sections, comparisons, strict=True)}
-        ),
-    }
-    artefact.write_table("pairs.parquet", _table(prompt_ids, found).replace_schema_metadata(metadata))
-    artefact.commit(_summary(found, [section.name for section in sections]))
+    artefact.write_table("pairs.parquet", table)
+    artefact.commit(_summary(groups, columns.names))
+
+
+def pair_samples(
+    columns: Columns, select: Callable[[Tensor], Selection], weights: Tensor
+) -> "tuple[pa.Table, list[Pairs]]":
+    """The rows of `pairs.parquet`, and the same in arrays, prompts with equally many samples together."""
+    import pyarrow as pa
+
+    starts = np.cumsum(columns.counts) - columns.counts
+    groups = [np.flatnonzero(columns.counts == count) for count in np.unique(columns.counts)]
+    found, tables = [], []
+    for group in groups:
+        places = starts[group][:, None] + np.arange(columns.counts[group[0]])
+        found.append(make_pairs(columns.scores[places], columns.comparisons, select, weights))
+        tables.append(_table([columns.prompt_ids[row] for row in group], found[-1]))
+    table = pa.concat_tables(tables)
+    if len(groups) > 1:
+        table = table.take(np.argsort(np.concatenate(groups)))
+    described = zip(columns.names, map(describe_comparison, columns.comparisons), strict=True)
+    metadata = {"rewards": json.dumps(columns.names), "comparisons": json.dumps(dict(described))}
+    return table.replace_schema_metadata(metadata), found
 
 
 def make_pairs(
@@ -116,32 +118,11 @@ def make_pairs(
     return pairs
 
 
-def score_matrix(table: "pa.Table", prompt_ids: list[str], samples: int) -> np.ndarray:
-    """Scores as float64 [P, samples], NaN where missing, in the order of `prompt_ids`.
-
-    Raises `WorkspaceError` unless the table has every sample of every prompt once.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    row = pc.index_in(table["prompt_id"], value_set=pa.array(prompt_ids)).to_numpy()
-    column = table["sample"].to_numpy()
-    known = np.isfinite(row.astype(np.float64)) & (column >= 0) & (column < samples)
-    place = row[known].astype(np.int64) * samples + column[known]
-    expected = len(prompt_ids) * samples
-    if not known.all() or len(np.unique(place)) != len(place) or len(place) != expected:
-        raise WorkspaceError(
-            f"the scores are not those of {len(prompt_ids)} prompts with {samples} samples each; "
-            "run the score stage again with --force"
-        )
-    matrix = np.empty(expected)
-    matrix[place] = table["score"].to_numpy().astype(np.float64)
-    return matrix.reshape(len(prompt_ids), samples)
-
-
 def choice(recipe: Recipe) -> tuple[Callable[[Tensor], Selection], Tensor]:
     """The selection the recipe names, and the weights of the combined reward."""
     sections, pairs = recipe.training_rewards, recipe.pairs
+    if pairs.selection == "labels":
+        return select_frontier, torch.ones(1)
     weights = torch.tensor([section.weight for section in sections], dtype=torch.float64)
     if pairs.selection == "frontier":
         return select_frontier, weights
@@ -188,22 +169,24 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
 
 
-def _summary(pairs: Pairs, names: Sequence[str]) -> dict[str, object]:
-    dropped = np.isnan(pairs.combined).all(axis=1)
-    paired = pairs.chosen.any(axis=1)
-    differences = _differences(pairs)
-    spread = np.nanstd(pairs.calibrated, axis=(0, 1))
+def _summary(groups: Sequence[Pairs], names: Sequence[str]) -> dict[str, object]:
+    chosen = np.concatenate([pairs.chosen.sum(axis=1) for pairs in groups])
+    rejected = np.concatenate([pairs.rejected.sum(axis=1) for pairs in groups])
+    dropped = np.concatenate([np.isnan(pairs.combined).all(axis=1) for pairs in groups])
+    differences = np.concatenate([_differences(pairs) for pairs in groups])
+    calibrated = np.concatenate([pairs.calibrated.reshape(-1, len(names)) for pairs in groups])
+    paired = chosen > 0
     return {
-        "prompts": len(pairs.chosen),
+        "prompts": len(chosen),
         "pairs": int(paired.sum()),
         "no_pair": int((~paired & ~dropped).sum()),
         "dropped": int(dropped.sum()),
-        "set_aside": int(pairs.set_aside.sum()),
-        "mean_chosen": float(pairs.chosen[paired].sum(axis=1).mean()),
-        "mean_rejected": float(pairs.rejected[paired].sum(axis=1).mean()),
+        "set_aside": sum(int(pairs.set_aside.sum()) for pairs in groups),
+        "mean_chosen": float(chosen[paired].mean()),
+        "mean_rejected": float(rejected[paired].mean()),
         "mean_delta_reward": float(differences.mean()),
         "share_not_better": float((differences <= 0).mean()),
-        "calibrated_std": {name: float(value) for name, value in zip(names, spread, strict=True)},
+        "calibrated_std": dict(zip(names, np.nanstd(calibrated, axis=0).tolist(), strict=True)),
     }
 
 

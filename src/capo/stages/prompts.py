@@ -4,8 +4,10 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from capo.prompts import Prompt, distinct, read_source
-from capo.recipe import Recipe
+from capo.exchange import ExchangeError, open_images
+from capo.prompts import Prompt, collect_prompts
+from capo.recipe import ImagesSection, Recipe
+from capo.seeds import stable_seed
 from capo.workspace import Artefact, Run
 
 if TYPE_CHECKING:
@@ -13,11 +15,26 @@ if TYPE_CHECKING:
 
 
 def prompts(recipe: Recipe, run: Run, artefact: Artefact) -> None:
-    """Write `prompts.parquet`, each text once."""
-    found = read_source(recipe.prompts, recipe.seed)
-    kept = distinct(found)
-    artefact.write_table("prompts.parquet", prompt_table(kept))
-    artefact.commit({"prompts": len(kept), "duplicates": len(found) - len(kept)})
+    """Write `prompts.parquet`, each text once, or the captions of the images that are there already."""
+    if recipe.images is not None:
+        _captions(recipe, recipe.images, artefact)
+        return
+    found, duplicates = collect_prompts(recipe.prompts, recipe.seed)
+    artefact.write_table("prompts.parquet", prompt_table(found))
+    artefact.commit({"prompts": len(found), "duplicates": duplicates})
+
+
+def _captions(recipe: Recipe, images: ImagesSection, artefact: Artefact) -> None:
+    source = open_images(images)
+    ids = [entry.prompt.prompt_id for entry in source.entries]
+    count = recipe.prompts.count
+    if count is not None and count > len(ids):
+        raise ExchangeError(f"prompts.count asks for {count}, and the images have {len(ids)} prompts")
+    drawn = set(sorted(ids, key=lambda each: stable_seed("prompts", recipe.seed, each))[:count])
+    kept = [entry for entry in source.entries if entry.prompt.prompt_id in drawn]
+    artefact.write_table("prompts.parquet", prompt_table([entry.prompt for entry in kept]))
+    summary = {"prompts": len(kept), "images": sum(len(entry.images) for entry in kept)}
+    artefact.commit(summary | {"without_caption": source.without_caption})
 
 
 def prompt_table(prompts: Sequence[Prompt]) -> "pa.Table":

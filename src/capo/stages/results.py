@@ -5,19 +5,43 @@ is missing. Intervals are 95% bootstrap intervals over prompts.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from capo.method import bootstrap_interval, standard_error, win_rate
 from capo.prompts import Prompt
 from capo.recipe import Recipe
 from capo.rewards import RewardError
 from capo.seeds import stable_seed
+from capo.stages.estimates import (
+    bounds,
+    difference,
+    estimate,
+    power,
+    present,
+    prompt_error,
+    prompt_means,
+    prompt_win_rates,
+    same_seed_win_rates,
+    signs,
+)
 
 Scores = Mapping[str, np.ndarray]
 """By model: base, tuned and maybe null."""
+
+SAMENESS = 0.9
+"""Images this many times as unlike each other as the base's, or less, are worth a warning."""
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """How unlike each other the images of each prompt are."""
+
+    embedder: str
+    """whose features they are compared by"""
+    distances: Scores
+    """mean cosine distances [P]"""
 
 
 def results(
@@ -25,11 +49,16 @@ def results(
     prompts: Sequence[Prompt],
     scores: Mapping[str, Scores],
     correct: Mapping[str, np.ndarray] | None,
+    diversity: Diversity | None = None,
+    same_noise: bool = True,
 ) -> dict[str, Any]:
-    """The content of `results.json` from each reward's scores and the judge's verdicts [P, K]."""
+    """The content of `results.json` from each reward's scores and the judge's verdicts [P, K].
+
+    `same_noise` says whether base and tuned images of one number start from the same noise.
+    """
     seed = stable_seed("bootstrap", recipe.seed)
     groups = _groups(prompts)
-    models = ("tuned", "null") if recipe.evaluate.null_row else ("tuned",)
+    models = [model for model in next(iter(scores.values())) if model != "base"]
     rates = {
         name: {model: prompt_win_rates(name, by_model[model], by_model["base"]) for model in models}
         for name, by_model in scores.items()
@@ -40,33 +69,17 @@ def results(
         "samples_per_prompt": recipe.evaluate.samples_per_prompt,
         "rewards": [
             {"name": section.name, "use": section.use}
-            | _reward(scores[section.name], rates[section.name], groups, seed)
+            | _reward(scores[section.name], rates[section.name], groups, seed, same_noise)
             for section in recipe.rewards
         ],
         "training_win_rate": _training([rates[name] for name in training], seed),
     }
     if correct is not None:
         found["judge"] = {"name": recipe.evaluate.judge} | _judge(correct, groups, seed)
+    if diversity is not None:
+        found["diversity"] = {"embedder": diversity.embedder} | _diversity(diversity.distances, seed)
     found["warnings"] = warnings(found)
     return found
-
-
-def prompt_win_rates(name: str, candidate: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """Win-rate of each prompt [P], over the images that have a score; NaN where a model has none.
-
-    Raises `RewardError`, naming the reward, when no prompt is left.
-    """
-    has_candidate, has_base = np.isfinite(candidate), np.isfinite(base)
-    whole = has_candidate.all(axis=1) & has_base.all(axis=1)
-    partial = has_candidate.any(axis=1) & has_base.any(axis=1) & ~whole
-    rates = np.full(len(base), np.nan)
-    rates[whole] = win_rate(torch.from_numpy(candidate[whole]), torch.from_numpy(base[whole]))
-    for p in np.flatnonzero(partial):
-        left, right = candidate[p][has_candidate[p]], base[p][has_base[p]]
-        rates[p] = win_rate(torch.from_numpy(left)[None], torch.from_numpy(right)[None]).item()
-    if np.isnan(rates).all():
-        raise RewardError(f"reward {name!r} gave scores to both models on none of {len(base)} prompts")
-    return rates
 
 
 def warnings(found: Mapping[str, Any]) -> list[str]:
@@ -83,25 +96,48 @@ def warnings(found: Mapping[str, Any]) -> list[str]:
         if judge and judge["high"] < 0:
             fewer = f"{-100 * judge['difference']:.1f} points fewer images correct"
             texts.append(f"The {judge['name']} judge finds {fewer} than of the base {gain}.")
+    if text := _sameness(found.get("diversity")):
+        texts.append(text)
     for reward in found["rewards"]:
         if missing := sum(reward["missing"].values()):
             texts.append(f"{missing} images without a score by {reward['name']} are left out of its numbers.")
     return texts
 
 
-def _reward(scores: Scores, rates: Scores, groups: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
+def _sameness(diversity: Mapping[str, Any] | None) -> str | None:
+    if diversity is None or diversity["difference"]["high"] >= 0:
+        return None
+    base, tuned = diversity["base"], diversity["tuned"]
+    if tuned > SAMENESS * base:
+        return None
+    return (
+        f"The tuned model's images of a prompt are more alike than the base's: their mean distance by "
+        f"{diversity['embedder']} is {tuned:.3g}, and {base:.3g} among the base's. A part of the gain may be "
+        "bought with sameness."
+    )
+
+
+def _reward(
+    scores: Scores, rates: Scores, groups: Mapping[str, np.ndarray], seed: int, same_noise: bool
+) -> dict[str, Any]:
+    tuned, base = scores["tuned"], scores["base"]
     found: dict[str, Any] = {
-        "mean_base": float(np.nanmean(scores["base"])),
-        "mean_tuned": float(np.nanmean(scores["tuned"])),
-        **_estimate("win_rate", rates["tuned"], seed),
-        "standard_error": _standard_error(rates["tuned"]),
+        "mean_base": float(np.nanmean(base)),
+        "mean_tuned": float(np.nanmean(tuned)),
+        "mean_difference": difference(prompt_means(tuned), prompt_means(base), seed),
+        **estimate("win_rate", rates["tuned"], seed),
+        "standard_error": prompt_error(rates["tuned"]),
+        "sign_test": signs(rates["tuned"]),
+        "power": power(rates["tuned"]),
     }
+    if same_noise and len(present(same := same_seed_win_rates(tuned, base))):
+        found["same_seed"] = estimate("win_rate", same, seed)
     if "null" in rates:
-        found |= _estimate("null_win_rate", rates["null"], seed, "null_")
+        found |= estimate("null_win_rate", rates["null"], seed, "null_")
     found["by_category"] = {
-        category: {"win_rate": float(np.nanmean(of_group)), "prompts": int(np.isfinite(of_group).sum())}
+        category: estimate("win_rate", of_group, seed) | {"prompts": len(present(of_group))}
         for category, places in groups.items()
-        if np.isfinite(of_group := rates["tuned"][places]).any()
+        if len(present(of_group := rates["tuned"][places]))
     }
     found["missing"] = {model: int(np.isnan(each).sum()) for model, each in scores.items()}
     return found
@@ -112,10 +148,10 @@ def _training(rates: Sequence[Scores], seed: int) -> dict[str, Any]:
     means = {model: np.mean([each[model] for each in rates], axis=0) for model in rates[0]}
     if np.isnan(means["tuned"]).all():
         raise RewardError("no evaluation prompt has scores by all training rewards")
-    found: dict[str, Any] = _estimate("value", means["tuned"], seed)
-    found["standard_error"] = _standard_error(means["tuned"])
+    found: dict[str, Any] = estimate("value", means["tuned"], seed)
+    found["standard_error"] = prompt_error(means["tuned"])
     if "null" in means:
-        found |= _estimate("null", means["null"], seed, "null_")
+        found |= estimate("null", means["null"], seed, "null_")
     return found
 
 
@@ -123,26 +159,20 @@ def _judge(correct: Scores, groups: Mapping[str, np.ndarray], seed: int) -> dict
     """Shares of correct images; the difference is paired, prompt by prompt."""
     shares = {model: verdicts.mean(axis=1) for model, verdicts in correct.items()}
     found: dict[str, Any] = {model: float(share.mean()) for model, share in shares.items()}
-    found |= _estimate("difference", shares["tuned"] - shares["base"], seed)
+    found |= estimate("difference", shares["tuned"] - shares["base"], seed)
     found["categories"] = {
         category: {model: float(share[places].mean()) for model, share in shares.items()}
+        | bounds(shares["tuned"][places] - shares["base"][places], seed)
         | {"prompts": len(places)}
         for category, places in groups.items()
     }
     return found
 
 
-def _estimate(name: str, values: np.ndarray, seed: int, prefix: str = "") -> dict[str, float]:
-    """Mean over the prompts that have a value, and its interval."""
-    present = torch.from_numpy(values[np.isfinite(values)])
-    low, high = bootstrap_interval(present, seed)
-    return {name: present.mean().item(), f"{prefix}low": low, f"{prefix}high": high}
-
-
-def _standard_error(values: np.ndarray) -> float | None:
-    """None for a single prompt, which says nothing about others."""
-    present = values[np.isfinite(values)]
-    return standard_error(torch.from_numpy(present)) if len(present) > 1 else None
+def _diversity(distances: Scores, seed: int) -> dict[str, Any]:
+    """Mean distances; the difference is paired, prompt by prompt."""
+    found: dict[str, Any] = {model: float(each.mean()) for model, each in distances.items()}
+    return found | {"difference": difference(distances["tuned"], distances["base"], seed)}
 
 
 def _groups(prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:

@@ -1,143 +1,120 @@
-"""The score stage: every sample by one reward."""
+"""The score stage: every sample by every reward.
 
-from collections.abc import Mapping
+The shards of samples are passed through once, each image decoded for all rewards together, while
+the next shard is read in the background. Where not all models fit into the device's memory side by
+side, there is a pass for each set that does.
+"""
+
+import gc
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from capo import runtime
-from capo.progress import progress
+from capo.progress import progress, say
 from capo.recipe import Recipe, RewardSection
-from capo.rewards import (
-    Reward,
-    RewardError,
-    build_comparison,
-    declared_comparison,
-    describe_comparison,
-    load_reward,
-    refuse_negative,
-    score_images,
-)
-from capo.rewards.images import decode_image
+from capo.rewards import SHIPPED, Scored
+from capo.rewards.protocol import MemoryShortError
 from capo.stages.prompts import read_prompts
+from capo.stages.scorer import Scorer, Shard
+from capo.training.prefetch import prefetched
 from capo.workspace import Artefact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from PIL import Image
 
-REASONS_SHOWN = 3
+WEIGHTS_SHARE = 0.5
+"""Of the memory that is free, for models side by side; the rest is for what they compute."""
+
+BYTES_A_MILLION = 4e6
+"""Of parameters, in float32."""
 
 
-def score(recipe: Recipe, run: Run, artefact: Artefact, reward: RewardSection) -> None:
-    """Write a shard of raw scores for every shard of samples.
+def score(recipe: Recipe, run: Run, work: Sequence[tuple[Artefact, RewardSection]]) -> list[float]:
+    """Write a shard of raw scores for every shard of samples, into the artefact of each reward.
 
-    The model is loaded only if a shard is not there yet. A shard in which scores are missing is
-    scored again when the stage starts again. Raises `RewardError` as soon as more than
-    `pairs.max_skipped` of all samples have no score.
+    A shard in which scores are missing is scored again when the stage starts again. Raises
+    `RewardError` as soon as a reward has no score for more than `pairs.max_skipped` of all samples.
+    Returns the seconds that each reward took.
     """
+    started = time.monotonic()
     samples = run.artefact("samples")
     texts = {prompt.prompt_id: prompt.text for prompt in read_prompts(run)}
-    total = len(texts) * recipe.generate.samples_per_prompt
-    # What calibration would refuse later is refused here, before hours of scoring.
-    comparison = build_comparison(reward) if reward.use == "train" else None
-    values: list[np.ndarray] = []
-    gappy: list[pa.Table] = []
-    model: Reward | None = None
-    with progress(f"score {reward.name}", total, "images") as bar:
-        for name in samples.files():
-            if not name.endswith(".parquet"):
-                continue
-            table = finished(artefact, name)
-            if table is not None:
-                bar.advance(len(table), resumed=True)
-            else:
-                model = model or load_reward(reward, runtime.device(recipe.engine))
-                rows = samples.read_table(name, columns=["prompt_id", "sample", "image"])
-                table = score_rows(model, rows, decode_rows(rows), texts, reward.batch_size)
-                refuse_negative(reward.name, comparison, _values(table), table["prompt_id"], table["sample"])
-                artefact.write_table(name, table)
-                bar.advance(len(table))
-            values.append(_values(table))
-            if table["score"].null_count:
-                gappy.append(table)
-                check_missing(reward.name, gappy, total, recipe.pairs.max_skipped)
-    artefact.commit(_summary(reward, np.concatenate(values)))
+    scorers = [
+        Scorer(recipe, artefact, section, texts, samples.summary["samples"]) for artefact, section in work
+    ]
+    for together in _side_by_side(recipe, scorers):
+        try:
+            _pass(samples, texts, together)
+        except MemoryShortError as error:
+            if len(together) == 1:
+                raise
+            say(f"{error}; going on with one model after another")
+            for scorer in together:
+                scorer.restart()
+                _pass(samples, texts, [scorer])
+    own = [scorer.seconds for scorer in scorers]
+    shared = (time.monotonic() - started - sum(own)) / len(scorers)
+    return [seconds + shared for seconds in own]
 
 
-def read_scores(artefact: Artefact) -> "pa.Table":
-    """All scores of a committed score artefact: prompt_id, sample, score (may be null), error."""
-    import pyarrow as pa
-
-    return pa.concat_tables([artefact.read_table(name) for name in artefact.files()])
-
-
-def finished(artefact: Artefact, name: str) -> "pa.Table | None":
-    """The scores of a file that is there without a gap."""
-    if not artefact.has(name):
-        return None
-    table = artefact.read_table(name)
-    return None if table["score"].null_count else table
-
-
-def decode_rows(rows: "pa.Table") -> "list[Image.Image]":
-    """The images of a table of samples."""
-    return [decode_image(data) for data in rows["image"].combine_chunks().field("bytes").to_pylist()]
+def _side_by_side(recipe: Recipe, scorers: Sequence[Scorer]) -> Iterator[list[Scorer]]:
+    """The rewards in their order, as many together as their weights leave memory for; one at least."""
+    room = WEIGHTS_SHARE * runtime.free_memory(recipe.engine)
+    together: list[Scorer] = []
+    taken = 0.0
+    for scorer in scorers:
+        size = _weights(scorer.section)
+        if together and taken + size > room:
+            yield together
+            together, taken = [], 0.0
+        together.append(scorer)
+        taken += size
+    yield together
 
 
-def score_rows(
-    reward: Reward,
-    rows: "pa.Table",
-    images: "list[Image.Image]",
-    texts: Mapping[str, str],
-    batch_size: int,
-) -> "pa.Table":
-    """prompt_id, sample, score (null when missing) and error of `images`, whose keys are `rows`."""
-    import pyarrow as pa
-
-    prompts = [texts[prompt_id] for prompt_id in rows["prompt_id"].to_pylist()]
-    scored = score_images(reward, images, prompts, batch_size)
-    return pa.table(
-        {
-            "prompt_id": rows["prompt_id"],
-            "sample": rows["sample"],
-            "score": pa.array([each.score for each in scored], pa.float64()),
-            "error": pa.array([each.error for each in scored], pa.string()),
-        }
-    )
+def _weights(reward: RewardSection) -> float:
+    """Bytes of a shipped reward's weights; 0 for what is of unknown size, or runs in another process."""
+    source = reward.source or reward.name
+    if reward.command or reward.url or source not in SHIPPED:
+        return 0.0
+    return BYTES_A_MILLION * SHIPPED[source].parameters
 
 
-def check_missing(name: str, tables: "list[pa.Table]", total: int, limit: float) -> None:
-    """Raise `RewardError` if `tables` lack the scores of over `limit` of all `total` samples."""
-    missing = sum(table["score"].null_count for table in tables)
-    if missing <= limit * total:
-        return
-    gaps = [row for table in tables for row in table.filter(table["score"].is_null()).to_pylist()]
-    reasons = [f"  prompt {r['prompt_id']}, sample {r['sample']}: {r['error']}" for r in gaps[:REASONS_SHOWN]]
-    raise RewardError(
-        "\n".join(
-            [
-                f"reward {name!r} gave no score for {missing} of {total} samples, more than "
-                f"pairs.max_skipped = {limit:g} allows; the first:",
-                *reasons,
-            ]
-        )
-    )
+def _pass(samples: Artefact, texts: Mapping[str, str], scorers: Sequence[Scorer]) -> None:
+    """Score what is not scored yet, and commit the artefacts."""
+    names = [name for name in samples.files() if name.endswith(".parquet")]
+    total = samples.summary["samples"]
+    with ExitStack() as stack:
+        bars = [stack.enter_context(progress(f"score {s.section.name}", total, "images")) for s in scorers]
+        prepare = partial(_prepare, samples, texts, scorers)
+        for shard, found in stack.enter_context(prefetched(prepare, names, ahead=1)):
+            for scorer, bar, each in zip(scorers, bars, found, strict=True):
+                if isinstance(each, list):
+                    assert shard is not None
+                    scorer.score(shard, each)
+                else:
+                    scorer.take(each)
+                bar.advance(len(each), resumed=not isinstance(each, list) or None not in each)
+    for scorer in scorers:
+        scorer.commit()
+        scorer.release()
+    gc.collect()
+    runtime.release_memory()
 
 
-def _values(table: "pa.Table") -> np.ndarray:
-    """float64 [n], NaN where the score is missing."""
-    return table["score"].to_numpy().astype(np.float64)
-
-
-def _summary(reward: RewardSection, scores: np.ndarray) -> dict[str, object]:
-    present = scores[np.isfinite(scores)]
-    if not len(present):
-        raise RewardError(f"reward {reward.name!r} gave no score at all")
-    return {
-        "scored": len(present),
-        "missing": len(scores) - len(present),
-        "mean": float(present.mean()),
-        "std": float(present.std()),
-        "comparison": describe_comparison(declared_comparison(reward)),
-    }
+def _prepare(
+    samples: Artefact, texts: Mapping[str, str], scorers: Sequence[Scorer], name: str
+) -> "tuple[Shard | None, list[pa.Table | list[Scored | None]]]":
+    """A shard, and for each reward its scores that are there, or what earlier runs knew, row by row."""
+    there = [scorer.finished(name) for scorer in scorers]
+    if all(table is not None for table in there):
+        return None, list(there)
+    rows = samples.read_table(name, columns=["prompt_id", "sample", "image"])
+    shard = Shard(name, rows, [texts[prompt_id] for prompt_id in rows["prompt_id"].to_pylist()])
+    found = [s.known(shard) if table is None else table for s, table in zip(scorers, there, strict=True)]
+    if any(isinstance(each, list) and None in each for each in found):
+        _ = shard.images  # decoded here, while the shard before is scored
+    return shard, found

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from capo.prompts import Prompt
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import torch
     from torch import Tensor
 
 ENCODINGS: dict[str, dict[str, Any]] = {
@@ -52,31 +53,43 @@ class Shard:
         self.images.append(images)
         return (rows + len(latents)) // self.samples - rows // self.samples
 
-    def table(self, keep_latents: bool) -> "pa.Table":
-        """All rows, when their images are made, with the image feature that `datasets` and the Hub know."""
+    def table(self) -> "pa.Table":
+        """All rows, when their images are made."""
         import pyarrow as pa
-        import torch
 
-        images = [{"bytes": image, "path": None} for batch in self.images for image in batch.result()]
-        columns: dict[str, pa.Array] = {
+        columns = {
             "prompt_id": pa.array(
                 [p.prompt_id for p in self.prompts for _ in range(self.samples)], pa.string()
             ),
             "sample": pa.array(list(range(self.samples)) * len(self.prompts), pa.int32()),
             "seed": pa.array(self.seeds, pa.int64()),
-            "image": pa.array(images, pa.struct({"bytes": pa.binary(), "path": pa.string()})),
         }
-        features: dict[str, Any] = {
-            name: {"dtype": str(columns[name].type), "_type": "Value"}
-            for name in ("prompt_id", "sample", "seed")
-        }
-        features["image"] = {"_type": "Image"}
-        metadata = {}
-        if keep_latents:
-            latents = torch.cat(self.latents)
-            offsets = pa.array(range(0, latents.numel() + 1, latents[0].numel()), pa.int32())
-            columns["latent"] = pa.ListArray.from_arrays(offsets, pa.array(latents.flatten().numpy()))
-            features["latent"] = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "List"}
-            metadata["latent_shape"] = json.dumps(list(latents.shape[1:]))
-        metadata["huggingface"] = json.dumps({"info": {"features": features}})
-        return pa.table(columns).replace_schema_metadata(metadata)
+        images = [image for batch in self.images for image in batch.result()]
+        return sample_table(columns, images)
+
+
+def sample_table(columns: "Mapping[str, pa.Array]", images: Sequence[bytes]) -> "pa.Table":
+    """A row a sample: `columns`, and its image file as what `datasets` and the Hub know for an image."""
+    import pyarrow as pa
+
+    features: dict[str, Any] = {}
+    for name, column in columns.items():
+        dtype = {"double": "float64"}.get(str(column.type), str(column.type))
+        features[name] = {"dtype": dtype, "_type": "Value"}
+    image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    held = dict(columns) | {"image": pa.array([{"bytes": data, "path": None} for data in images], image)}
+    features["image"] = {"_type": "Image"}
+    described = json.dumps({"info": {"features": features}})
+    return pa.table(held).replace_schema_metadata({"huggingface": described})
+
+
+def latent_tensors(latents: "Sequence[Tensor]", dtype: "torch.dtype") -> "dict[str, Tensor]":
+    """What a shard's latents file holds: [samples, C, H, W], in `dtype` where that loses nothing.
+
+    A sampler in bfloat16 gives float32 numbers that bfloat16 can hold: half the space for the same.
+    """
+    import torch
+
+    whole = torch.cat(list(latents))
+    narrow = whole.to(dtype)
+    return {"latents": narrow if torch.equal(narrow.to(whole.dtype), whole) else whole}

@@ -6,7 +6,6 @@ TO/0.25-0.75/ …     with a sweep: one for every weighting, and sweep.json, whi
 
 import itertools
 import math
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +41,7 @@ def soup(
     or when `to` is there already.
     """
     merge = _Merge(policies, settings)
-    with _new_folder(to) as folder:
+    with durable.new_folder(to) as folder:
         return merge.write(folder, weights or [1.0] * len(policies))
 
 
@@ -56,7 +55,7 @@ def soup_front(
     """
     merge = _Merge(policies, settings)
     listed = []
-    with _new_folder(to) as folder:
+    with durable.new_folder(to) as folder:
         for weights in weightings(len(policies), points):
             name = "-".join(f"{weight:.3g}" for weight in weights)
             (folder / name).mkdir()
@@ -160,11 +159,3 @@ def _check_equal(policies: Sequence[SavedPolicy], what: str, value: Callable[[di
     if len(values) > 1:
         differ = "; ".join(f"{folder}: {each}" for each, folder in values.items())
         raise ValueError(f"the policies were {what} ({differ})")
-
-
-def _new_folder(to: Path) -> Any:
-    if to.exists():
-        raise ValueError(f"{to} is there already; name another folder with --to, or remove it")
-    # What a killed merge left; a folder in the making has no other use.
-    shutil.rmtree(to.with_name(durable.TEMPORARY + to.name), ignore_errors=True)
-    return durable.replacing_folder(to)

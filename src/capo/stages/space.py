@@ -9,8 +9,6 @@ from capo.workspace import WorkspaceError
 BYTES_A_PIXEL = {"png": 1.7, "webp": 0.4, "jpeg": 0.5}
 """Of natural images, by `generate.image_format`; rough, as it depends on what they show."""
 
-FLOAT32 = 4
-
 
 @dataclass(frozen=True)
 class Space:
@@ -33,11 +31,6 @@ class Space:
 def image_space(images: int, pixels: int, image_format: str) -> float:
     """Bytes that so many images of `pixels` pixels take, roughly."""
     return images * pixels * BYTES_A_PIXEL[image_format]
-
-
-def latent_space(images: int, elements: int) -> float:
-    """Bytes of as many float32 latents; noise-like, so that compression gains next to nothing."""
-    return images * elements * FLOAT32
 
 
 def check_space(needed: Space, folder: Path) -> str:

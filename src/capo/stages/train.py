@@ -8,14 +8,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-import psutil
-
 from capo import runtime
 from capo.diffusion import checkpoint_identity, load_family
 from capo.diffusion.family import Family
 from capo.diffusion.policy import Policy
 from capo.progress import say
 from capo.recipe import Recipe
+from capo.stages.space import size
 from capo.stages.validation import Validation
 from capo.training.batches import Batch, Batches
 from capo.training.card import model_card
@@ -65,11 +64,12 @@ def train(recipe: Recipe, run: Run, artefact: Artefact) -> None:
     last = loop.run(start)
     if board is not None:
         board.close()
-    best = _export(recipe, run, artefact, loop, last, reference)
+    best = _export(recipe, run, artefact, loop, last, reference, family.left_out)
     loop.prune()
     ended = {} if loop.ended is None else {"ended": loop.ended}
     summary = {"steps": last, **best, "roll_backs": len(loop.roll_backs), **ended}
-    artefact.commit({**summary, "prompts": asdict(counts)})
+    plain = {"left_out": family.left_out, "sampler": family.process.sampler_changes(recipe.generate)}
+    artefact.commit({**summary, "prompts": asdict(counts), "plain_diffusers": plain})
 
 
 def least_margin(recipe: Recipe) -> float | None:
@@ -80,16 +80,10 @@ def least_margin(recipe: Recipe) -> float | None:
 
 
 def _batches(recipe: Recipe, run: Run, family: Family, prompts: list[PromptPairs]) -> Callable[[int], Batch]:
-    """From a step to its batch; says what that takes of memory and disk."""
+    """From a step to its batch; says what that reads."""
     samples = Samples(run.artefact("samples"))
     latents, conditioning = samples.forecast(prompt.prompt_id for prompt in prompts)
-    available = psutil.virtual_memory().available
-    say(
-        f"train: up to {latents / 1e9:.2f} GB of latents in main memory ({available / 1e9:.1f} GB "
-        f"available), {conditioning / 1e9:.2f} GB of conditioning read from disk"
-    )
-    if latents > available:
-        say("train: that may be too much; lower prompts.count or generate.samples_per_prompt")
+    say(f"train: reads {size(latents)} of latents and {size(conditioning)} of conditioning from disk")
     share = Group().share(recipe.train.global_batch_size)
     batches = Batches(prompts, samples, family.process, recipe.train, recipe.seed, share)
     if family.device.type == "cuda":
@@ -105,7 +99,13 @@ def _validation(
 
 
 def _export(
-    recipe: Recipe, run: Run, artefact: Artefact, loop: Loop, last: int, reference: dict[str, str]
+    recipe: Recipe,
+    run: Run,
+    artefact: Artefact,
+    loop: Loop,
+    last: int,
+    reference: dict[str, str],
+    left_out: list[str],
 ) -> dict[str, Any]:
     """Write the best policy to `best/`; returns its step and win-rate (None without validation)."""
     step = loop.best_step(last)
@@ -126,6 +126,6 @@ def _export(
     with artefact.write_directory("best") as folder:
         with loop.trainer.averaged():
             loop.trainer.policy.save(folder, record)
-        card = model_card(recipe, step, best, reference, data)
+        card = model_card(recipe, step, best, reference, data, left_out)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return {"best_step": record["step"], "best_win_rate": record["win_rate"]}

@@ -20,10 +20,10 @@ from capo.method.winrate import standard_error
 from capo.prompts import load_prompts
 from capo.recipe import PromptsSection, Recipe, RewardSection
 from capo.rewards import load_reward
+from capo.stages.columns import score_matrix
+from capo.stages.estimates import prompt_win_rates
 from capo.stages.generate import read_samples, sample_images
-from capo.stages.pair import score_matrix
-from capo.stages.results import prompt_win_rates
-from capo.stages.score import decode_rows, score_rows
+from capo.stages.scores import decode_rows, score_rows
 from capo.workspace import Artefact
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from torch import Tensor
 from capo.diffusion.process import Process
 from capo.method.selection import draw_pair
 from capo.recipe import TrainSection
-from capo.seeds import stable_seed
+from capo.seeds import initial_noise, sample_seed, stable_seed
 from capo.training.data import PromptPairs, Samples
 
 
@@ -85,7 +85,6 @@ class Batches:
         self._process = process
         self._section = section
         self._size = section.global_batch_size
-        self._shared_noise = section.noise == "shared"
         self._seed = seed
         self._share = share
         self._order: tuple[int, list[int]] = (-1, [])
@@ -107,24 +106,35 @@ class Batches:
         draws = self.draw(step)[self._share]
         chosen = torch.stack([self._samples.latent(d.prompt_id, d.chosen) for d in draws])
         rejected = torch.stack([self._samples.latent(d.prompt_id, d.rejected) for d in draws])
-        times, noise_chosen, noise_rejected = [], [], []
-        for position in range(self._size)[self._share]:
+        times, noise = [], []
+        for position, draw in zip(range(self._size)[self._share], draws, strict=True):
             generator = _generator("step", self._seed, step, position)
             times.append(self._process.draw_times(1, generator, self._section))
-            noise_chosen.append(torch.randn(chosen.shape[1:], generator=generator))
-            if not self._shared_noise:
-                noise_rejected.append(torch.randn(chosen.shape[1:], generator=generator))
+            noise.append(self._noise(draw, chosen.shape[1:], generator))
         conditioning = [self._samples.conditioning(d.prompt_id) for d in draws]
         return Batch(
             prompt_ids=[d.prompt_id for d in draws],
             chosen=chosen,
             rejected=rejected,
-            noise_chosen=torch.stack(noise_chosen),
-            noise_rejected=torch.stack(noise_rejected or noise_chosen),
+            noise_chosen=torch.stack([for_chosen for for_chosen, _ in noise]),
+            noise_rejected=torch.stack([for_rejected for _, for_rejected in noise]),
             t=torch.cat(times),
             delta_reward=torch.tensor([d.delta_reward for d in draws], dtype=torch.float32),
             conditioning={name: torch.stack([c[name] for c in conditioning]) for name in conditioning[0]},
         )
+
+    def _noise(self, draw: Draw, shape: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """For chosen and rejected: fresh, fresh and the same, or what each was once sampled from."""
+        if self._section.noise == "prior":
+            chosen, rejected = (
+                initial_noise(sample_seed(self._seed, draw.prompt_id, sample), shape)
+                for sample in (draw.chosen, draw.rejected)
+            )
+            return chosen, rejected
+        fresh = torch.randn(tuple(shape), generator=generator)
+        if self._section.noise == "shared":
+            return fresh, fresh
+        return fresh, torch.randn(tuple(shape), generator=generator)
 
     def _permutation(self, epoch: int) -> list[int]:
         if self._order[0] != epoch:

@@ -1,6 +1,6 @@
 """The model card of a policy: what the Hub shows of it, and all that made it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,28 @@ from capo.training.log import Row
 
 LOADING = {
     "lora": """\
-pipeline = DiffusionPipeline.from_pretrained({base!r})
+pipeline = DiffusionPipeline.from_pretrained({base!r}{parts})
 pipeline.load_lora_weights("THIS FOLDER")""",
     "full": """\
-pipeline = DiffusionPipeline.from_pretrained("THIS FOLDER")""",
+pipeline = DiffusionPipeline.from_pretrained("THIS FOLDER"{parts})""",
 }
 
 
 def model_card(
-    recipe: Recipe, step: int, validation: Row | None, reference: Mapping[str, str], data: Mapping[str, str]
+    recipe: Recipe,
+    step: int,
+    validation: Row | None,
+    reference: Mapping[str, str],
+    data: Mapping[str, str],
+    left_out: Sequence[str] = (),
 ) -> str:
     """Markdown with the Hub's front matter.
 
-    `validation` is the row of `step`, `reference` what the policy was compared with, and `data` the
-    digests of the artefacts it was trained on.
+    `validation` is the row of `step`, `reference` what the policy was compared with, `data` the
+    digests of the artefacts it was trained on, and `left_out` the parts that the pipeline does without.
     """
     train = recipe.train
+    parts = "".join(f", {name}=None" for name in left_out)
     kind = "A LoRA adapter for" if train.adaptation == "lora" else "A full fine-tune of"
     return f"""\
 ---
@@ -41,7 +47,7 @@ of step {step}.
 ```python
 from diffusers import DiffusionPipeline
 
-{LOADING[train.adaptation].format(base=_base(recipe))}
+{LOADING[train.adaptation].format(base=_base(recipe), parts=parts)}
 ```
 
 ## Validation

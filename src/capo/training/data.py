@@ -1,6 +1,7 @@
 """What training reads: the pairs that may be drawn, and the latents and conditioning of samples."""
 
-import json
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -74,61 +75,69 @@ def _mask(samples: Sequence[int], count: int) -> Tensor:
 class Samples:
     """The latents and conditioning of `samples/`.
 
-    A shard's latents are read when first needed, and kept in memory. Its conditioning, which weighs
-    more with long text encoders, stays on disk: rows are read from the mapped file.
+    Both stay on disk: a row is read from the mapped file when it is needed, so that hundreds of
+    gigabytes of samples train on a machine of any memory.
     """
 
     def __init__(self, artefact: Artefact) -> None:
         self._artefact = artefact
-        self._place: dict[str, tuple[str, int]] = {}
+        self._places: dict[str, _Place] = {}
         for name in artefact.files():
             if name.endswith(".parquet"):
-                ids = dict.fromkeys(artefact.read_table(name, ["prompt_id"])["prompt_id"].to_pylist())
-                self._place |= {prompt_id: (name, row) for row, prompt_id in enumerate(ids)}
-        self._latents: dict[str, Tensor] = {}
+                counts = Counter(artefact.read_table(name, ["prompt_id"])["prompt_id"].to_pylist())
+                ends = itertools.accumulate(counts.values())
+                for row, (prompt_id, end) in enumerate(zip(counts, ends, strict=True)):
+                    shard = name.removesuffix(".parquet")
+                    self._places[prompt_id] = _Place(shard, row, end - counts[prompt_id], counts[prompt_id])
 
     def latent(self, prompt_id: str, sample: int) -> Tensor:
-        """float32 [C, H, W]."""
-        shard, row = self._find(prompt_id)
-        if shard not in self._latents:
-            self._latents[shard] = self._read_latents(shard)
-        return self._latents[shard][row, sample]
+        """float32 [C, H, W]; `IndexError` for a sample that the prompt does not have."""
+        place = self._find(prompt_id)
+        if not 0 <= sample < place.samples:
+            raise IndexError(f"prompt {prompt_id} has {place.samples} samples, not a sample {sample}")
+        return self._rows(place.shard, "latents", place.first + sample)["latents"].float()
 
     def conditioning(self, prompt_id: str) -> dict[str, Tensor]:
         """The family's conditioning of one prompt, without the prompt dimension."""
-        from safetensors import safe_open
-
-        shard, row = self._find(prompt_id)
-        path = self._artefact.path(_conditioning(shard))
-        with safe_open(path, "pt") as file:
-            return {name: file.get_slice(name)[row] for name in file.keys()}  # noqa: SIM118
+        place = self._find(prompt_id)
+        return self._rows(place.shard, "conditioning", place.row)
 
     def forecast(self, prompt_ids: Iterable[str]) -> tuple[int, int]:
-        """Bytes of the latents and of the conditioning of the shards with these prompts."""
-        shards = {self._find(prompt_id)[0] for prompt_id in prompt_ids}
-        manifest = self._artefact.manifest()
-        files = {} if manifest is None else manifest.files
-        conditioning = sum(files.get(_conditioning(shard), {"bytes": 0})["bytes"] for shard in shards)
-        prompts = sum(shard in shards for shard, _ in self._place.values())
-        return prompts * self._read_latents(min(shards))[0].nbytes, conditioning
+        """Bytes on disk of the latents and of the conditioning of the shards with these prompts."""
+        shards = {self._find(prompt_id).shard for prompt_id in prompt_ids}
+        latents, conditioning = (
+            sum(self._artefact.path(_file(shard, kind)).stat().st_size for shard in shards)
+            for kind in ("latents", "conditioning")
+        )
+        return latents, conditioning
 
-    def _find(self, prompt_id: str) -> tuple[str, int]:
+    def _find(self, prompt_id: str) -> "_Place":
         try:
-            return self._place[prompt_id]
+            return self._places[prompt_id]
         except KeyError:
             raise WorkspaceError(
                 f"{self._artefact.folder}: no samples of prompt {prompt_id}, which has pairs"
             ) from None
 
-    def _read_latents(self, shard: str) -> Tensor:
-        """[prompts, N, C, H, W] of a shard."""
-        table = self._artefact.read_table(shard, ["prompt_id", "latent"])
-        shape = json.loads(table.schema.metadata[b"latent_shape"])
-        # A copy: Arrow's memory is read-only.
-        flat = torch.from_numpy(table["latent"].combine_chunks().flatten().to_numpy().copy())
-        prompts = len(table["prompt_id"].unique())
-        return flat.view(prompts, -1, *shape)
+    def _rows(self, shard: str, kind: str, row: int) -> dict[str, Tensor]:
+        """One row of each tensor in a shard's file."""
+        from safetensors import safe_open
+
+        with safe_open(self._artefact.path(_file(shard, kind)), "pt") as file:
+            return {name: file.get_slice(name)[row] for name in file.keys()}  # noqa: SIM118
 
 
-def _conditioning(shard: str) -> str:
-    return shard.removesuffix(".parquet") + ".conditioning.safetensors"
+@dataclass(frozen=True)
+class _Place:
+    """Where a prompt's samples are."""
+
+    shard: str
+    row: int
+    """Of the prompt in the shard."""
+    first: int
+    """Row of its first sample."""
+    samples: int
+
+
+def _file(shard: str, kind: str) -> str:
+    return f"{shard}.{kind}.safetensors"

@@ -1,0 +1,70 @@
+"""`capo compare`: studies, which run several settings with several seeds and put them into one table."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from capo.cli.app import app, stop
+from capo.cli.options import Force, Json
+
+HELP = """Run a study: several settings, several seeds, one table.
+
+Every row and seed is an ordinary run directory, and what runs have in common is made once. Stop it
+at any time: the same command goes on. A run that fails does not stop the others."""
+
+EPILOG = """\b
+Examples:
+  capo compare                            the shipped studies
+  capo compare table2 --quick             does everything run? a minute or two
+  capo compare table2                     the study itself, into studies/table2
+  capo compare table2 --list              its rows, and how far each run is
+  capo compare my-study.yaml --against dpo    another row to compare with"""
+
+
+@app.command(help=HELP, epilog=EPILOG)
+def compare(
+    study: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="STUDY",
+            help="A shipped study's name or a YAML file; without, the shipped ones are listed.",
+            show_default=False,
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The study's folder; studies/NAME by default.", show_default=False),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few prompts, images and steps: shows that all of it runs.")
+    ] = False,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Show the rows and how far their runs are; run nothing.")
+    ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="ROW", help="The row that others are compared with.", show_default=False),
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    if as_json:
+        os.environ["CAPO_QUIET"] = "1"
+    from capo.compare import load_study, printing
+    from capo.compare.running import run_study
+    from capo.compare.runs import runs_of
+
+    if study is None:
+        printing.print_studies(as_json)
+        return
+    loaded = load_study(study, quick=quick, against=against)
+    folder = to or Path("studies", loaded.name)
+    if listed:
+        printing.print_runs(loaded, runs_of(loaded, folder), as_json)
+        return
+    outcome = run_study(loaded, folder, force=force)
+    printing.print_outcome(outcome, as_json)
+    if outcome.failed:
+        stop(f"Error: {len(outcome.failed)} runs failed: {', '.join(outcome.failed)}", 1)

@@ -1,0 +1,52 @@
+"""Rows at equal drift: what each has gained by the time it is as far from the base as the others.
+
+A policy that has moved further has won more, and lost more elsewhere; at equal drift the path counts,
+not how far a row went along it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from capo.compare.measures import Curve, RunMeasures
+from capo.reporting.forest import MEAN
+
+LEVELS = (0.25, 0.5, 1.0)
+"""Shares of the largest drift that all runs reach."""
+
+
+def equal_drift(runs: Sequence[RunMeasures]) -> dict[str, Any] | None:
+    """`levels` of drift, and by row and measure the validation win-rate there: `value`, `spread` over seeds.
+
+    Lines are drawn between validations, from the base (drift 0, win-rate ½). None unless two rows have
+    validations.
+    """
+    curves: dict[str, list[Curve]] = {}
+    for run in runs:
+        if run.curve is not None and run.curve.steps:
+            curves.setdefault(run.row, []).append(run.curve)
+    if len(curves) < 2:
+        return None
+    reached = min(max(curve.drift) for each in curves.values() for curve in each)
+    levels = [share * reached for share in LEVELS]
+    measures = list(next(iter(curves.values()))[0].win_rates)
+    rows = {
+        row: {name: [_summary([_at(c, name, level) for c in each]) for level in levels] for name in measures}
+        for row, each in curves.items()
+    }
+    return {"levels": levels, "headline": MEAN, "rows": rows}
+
+
+def _at(curve: Curve, measure: str, level: float) -> float:
+    order = np.argsort(curve.drift, kind="stable")
+    drift = np.concatenate([[0.0], np.asarray(curve.drift)[order]])
+    rates = np.concatenate([[0.5], np.asarray(curve.win_rates[measure])[order]])
+    return float(np.interp(level, drift, rates))
+
+
+def _summary(values: Sequence[float]) -> Mapping[str, float | None]:
+    return {
+        "value": float(np.mean(values)),
+        "spread": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+    }

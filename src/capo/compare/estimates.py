@@ -1,0 +1,106 @@
+"""Rows against each other: the same prompts and the same noise, so prompt by prompt.
+
+Values are averaged over seeds first, then prompts are the unit: intervals and p-values say how sure a
+result is on other prompts. How another training seed would come out, only the spread over seeds says.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import permutation_test
+
+from capo.compare.measures import JUDGED
+from capo.reporting.forest import MEAN
+from capo.reporting.wording import p_value, points
+from capo.stages.estimates import estimate, prompt_error
+
+SIGNIFICANT = 0.05
+
+FLIPS = 9999
+"""Random flips of the signs, where there are more ways."""
+
+PHRASES = {MEAN: "the mean of the training rewards", JUDGED: "images found right"}
+"""Measures in a sentence, where not by their name."""
+
+
+def row_estimate(seeds: Sequence[Mapping[str, float]], seed: int) -> dict[str, Any]:
+    """`value` with its interval and standard error over prompts, and the mean of each seed with its spread.
+
+    `seeds` has the values by prompt id of every run of a row; `seed` decides the resamples.
+    """
+    means = [float(np.mean(list(values.values()))) for values in seeds]
+    pooled = _pooled(seeds)
+    return estimate("value", pooled, seed) | {
+        "standard_error": prompt_error(pooled),
+        "seeds": means,
+        "spread": float(np.std(means, ddof=1)) if len(means) > 1 else None,
+    }
+
+
+def paired(
+    row: Mapping[int, Mapping[str, float]], other: Mapping[int, Mapping[str, float]], seed: int
+) -> dict[str, Any] | None:
+    """The mean difference of two rows, given by seed and prompt: `value`, `low`, `high`, `p`, `seeds`.
+
+    None when no seed and prompt is common to both.
+    """
+    differences = [
+        {prompt: row[s][prompt] - other[s][prompt] for prompt in row[s] if prompt in other[s]}
+        for s in row
+        if s in other
+    ]
+    differences = [each for each in differences if each]
+    if not differences:
+        return None
+    pooled = _pooled(differences)
+    means = [float(np.mean(list(each.values()))) for each in differences]
+    return estimate("value", pooled, seed) | {"p": sign_flip_p(pooled, seed), "seeds": means}
+
+
+def sign_flip_p(differences: np.ndarray, seed: int) -> float:
+    """How often a mean as far from 0 comes of flipping the signs of the differences [P] at random.
+
+    Two-sided; exact where few prompts leave few ways to flip them.
+    """
+    if not differences.any():
+        return 1.0
+    found = permutation_test(
+        (differences,),
+        lambda flipped, axis: flipped.mean(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=FLIPS,
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction: p-values that stay right however many comparisons were made (Holm, 1979)."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected
+
+
+def sentence(row: str, against: str, measure: str, found: Mapping[str, Any]) -> str:
+    """A comparison in words; `found` has `p_corrected` besides what `paired` gives."""
+    value, seeds, by = found["value"], found["seeds"], PHRASES.get(measure, measure)
+    told = (
+        f"{points(value)} points (95% interval {points(found['low'])} to {points(found['high'])}; "
+        f"{p_value(found['p_corrected'])})"
+    )
+    if found["p_corrected"] >= SIGNIFICANT:
+        return f"{row} cannot be told from {against} by {by}: {told}."
+    same = sum(np.sign(each) == np.sign(value) for each in seeds)
+    agree = "" if len(seeds) == 1 else f", with this sign in {same} of {len(seeds)} seeds"
+    return f"{row} is {'above' if value > 0 else 'below'} {against} by {by}: {told}{agree}."
+
+
+def _pooled(seeds: Sequence[Mapping[str, float]]) -> np.ndarray:
+    """Each prompt's mean over the seeds that have it [P], prompts in order of their ids."""
+    prompts = sorted({prompt for values in seeds for prompt in values})
+    return np.array([np.mean([values[p] for values in seeds if p in values]) for p in prompts])

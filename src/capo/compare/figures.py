@@ -1,0 +1,129 @@
+"""The figures of a study's page: which data go on which axes."""
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from capo.compare.runs import StudyRun
+from capo.method.weighting import flow_sigmoid_weight, sigmoid_weight
+from capo.reporting.axes import Chart, Key, Scale, scale_over
+from capo.reporting.gather import raw_scores
+from capo.reporting.pair_table import PairTable
+from capo.reporting.plots import SERIES, Plot, calibrated_histogram, raw_histogram
+from capo.workspace import Run
+
+LOG_SNR = np.linspace(-10, 10, 161)
+"""The range that Fig. 5 shows, and that a flow's times are drawn from."""
+
+Curves = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By row, the validations of each seed, as `results.json` has them."""
+
+
+def curves(rows: Curves, measure: str, against: str, x: str) -> list[Plot]:
+    """Validation win-rates by one measure over `x`, `steps` or `drift`.
+
+    A line is the mean over seeds, the shade their range. Every panel has the row that others are
+    compared with, and as many others as there are line styles.
+    """
+    known = {row: each for row, each in rows.items() if each}
+    others = [row for row in known if row != against]
+    first = [against] if against in known else []
+    room = len(SERIES)
+    panels = [first + others[i : i + room] for i in range(0, len(others), room)] or [first]
+    lines = {row: _line(each, measure, x) for row, each in known.items()}
+    if not lines:
+        return []
+    xs = [value for line in lines.values() for value in line[0]]
+    ys = [value for line in lines.values() for value in (*line[2], *line[3])]
+    scales = scale_over(xs, include=[0], snug=True, wanted=4), scale_over(ys, include=[0.5], percent=True)
+    return [_panel(panel, lines, scales, against, measure, x) for panel in panels]
+
+
+def weightings(runs: Sequence[StudyRun]) -> list[Plot]:
+    """The loss weights that rows differ in, over log-SNR (Fig. 5); none where all have the same."""
+    used = sorted({_weighting(run) for run in runs if not run.row.soup})
+    if len(used) < 2:
+        return []
+    log_snr = torch.from_numpy(LOG_SNR)
+    found = []
+    for title, weight in (
+        ("Weight on an error of noise", sigmoid_weight),
+        ("Weight on an error of velocity", flow_sigmoid_weight),
+    ):
+        chart = Chart(scale_over(LOG_SNR, snug=True), scale_over([0.0, 1.0]), "log-SNR λ", "weight")
+        keys = []
+        for (name, bias), css in zip(used, itertools.cycle(SERIES), strict=False):
+            values = np.ones_like(LOG_SNR) if name == "constant" else weight(log_snr, bias).numpy()
+            chart.line(LOG_SNR, values, css)
+            keys.append(Key(name if name == "constant" else f"sigmoid, b = {bias:g}", css))
+        described = f"{title} over log-SNR: {', '.join(key.label for key in keys)}"
+        found.append(Plot(title, chart.svg(described), tuple(keys)))
+    return found
+
+
+def histograms(run: StudyRun) -> list[tuple[str, Plot, Plot | None]]:
+    """Of the training samples: each reward's raw and, if it trains, calibrated scores (Fig. 6)."""
+    opened = Run(run.directory)
+    arrow = opened.artefact("pairs").read_table("pairs.parquet")
+    names = tuple(json.loads((arrow.schema.metadata or {}).get(b"rewards", b"[]")))
+    pairs = PairTable.from_arrow(arrow, names)
+    columns = {name: pairs.calibrated[:, i] for i, name in enumerate(names)}
+    return [
+        (
+            reward.name,
+            raw_histogram(reward.name, raw_scores(opened, reward.name)),
+            calibrated_histogram(reward.name, columns[reward.name]) if reward.name in columns else None,
+        )
+        for reward in run.trained.rewards
+    ]
+
+
+Line = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""x, mean, least and greatest"""
+
+
+def _line(seeds: Sequence[Mapping[str, Any]], measure: str, x: str) -> Line:
+    """From the base, where a win-rate is ½, along the validations that all seeds have."""
+    shortest = min(len(each["steps"]) for each in seeds)
+    xs = np.array([[0.0, *each[x][:shortest]] for each in seeds])
+    ys = np.array([[0.5, *each["win_rates"][measure][:shortest]] for each in seeds])
+    return xs.mean(axis=0), ys.mean(axis=0), ys.min(axis=0), ys.max(axis=0)
+
+
+def _panel(
+    rows: Sequence[str],
+    lines: Mapping[str, Line],
+    scales: tuple[Scale, Scale],
+    against: str,
+    measure: str,
+    x: str,
+) -> Plot:
+    x_label = "step" if x == "steps" else "drift from the base"
+    chart = Chart(scales[0], scales[1], x_label, "win-rate over the base")
+    chart.horizontal(0.5, "half")
+    styles = dict(_styles(rows, against))
+    for row, css in styles.items():
+        at, mean, low, high = lines[row]
+        if (high > low).any():
+            chart.band(at, low, high, css)
+        chart.line(at, mean, css)
+        chart.points(at[1:], mean[1:], css)
+    ends = "; ".join(f"{row} ends at {100 * lines[row][1][-1]:.1f}%" for row in rows)
+    title = f"{measure}, over {'steps' if x == 'steps' else 'drift'}"
+    keys = tuple(Key(row, css) for row, css in styles.items())
+    return Plot(title, chart.svg(f"Validation win-rate by {title}: {ends}"), keys)
+
+
+def _styles(rows: Sequence[str], against: str) -> Iterable[tuple[str, str]]:
+    series = itertools.cycle(SERIES)
+    for row in rows:
+        yield row, "mean" if row == against else next(series)
+
+
+def _weighting(run: StudyRun) -> tuple[str, float]:
+    section = run.trained.train
+    return section.weighting, 0.0 if section.weighting == "constant" else section.weighting_bias

@@ -1,0 +1,76 @@
+"""What `capo compare` prints: tables for people, JSON for programs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from capo.compare.running import Outcome
+from capo.compare.runs import StudyRun
+from capo.compare.study import Study, shipped_studies
+from capo.compare.table import NULL, brief, settings
+from capo.terminal import print_json
+
+
+def print_studies(as_json: bool) -> None:
+    """The shipped studies, each with the comment that heads it."""
+    found = {
+        name: path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip()
+        for name, path in shipped_studies().items()
+    }
+    if as_json:
+        print_json({"studies": [{"name": name, "about": about} for name, about in found.items()]})
+        return
+    _print(["study", "what it compares"], found.items())
+
+
+def print_runs(study: Study, runs: Sequence[StudyRun], as_json: bool) -> None:
+    """Every row with what sets it apart, and how far the run of each seed is."""
+    states = {(run.row.name, run.seed): run.state for run in runs}
+    rows: list[dict[str, Any]] = [
+        {
+            "row": row.name,
+            "set": row.own,
+            "soup": list(row.soup),
+            "tune": row.tune,
+            "runs": {str(seed): states[row.name, seed] for seed in study.seeds},
+        }
+        for row in study.rows
+    ]
+    if as_json:
+        print_json({"study": study.name, "seeds": list(study.seeds), "rows": rows})
+        return
+    head = ["row", "sets", *(f"seed {seed}" for seed in study.seeds)]
+    _print(head, [(row["row"], settings(row), *row["runs"].values()) for row in rows], study.title)
+
+
+def print_outcome(outcome: Outcome, as_json: bool) -> None:
+    """The table of win-rates, what the comparisons come to, and where the rest is."""
+    results = outcome.results
+    if as_json:
+        print_json({"directory": str(outcome.folder), **results})
+        return
+    measures = results["measures"]
+    lines = [(row["name"], *_cells(row["measures"], measures)) for row in results["rows"]]
+    if results["null"]:
+        lines.append((NULL, *_cells(results["null"], measures)))
+    _print(["row", *(measure["name"] for measure in measures)], lines, results["title"])
+    print("Win-rates over the base ± standard error; what the first measure says of the rows:")
+    for each in results["comparisons"][measures[0]["name"]]:
+        print(f"  {each['sentence']}")
+    print(f"Everything: {outcome.folder / 'table.md'} and {outcome.folder / 'index.html'}")
+
+
+def _cells(estimates: Any, measures: Any) -> list[str]:
+    return [brief(estimates.get(measure["name"]), measure["kind"]) for measure in measures]
+
+
+def _print(head: Sequence[str], lines: Any, title: str | None = None) -> None:
+    table = Table(title=title and Text(title), title_justify="left")
+    for column in head:
+        table.add_column(column, overflow="fold")
+    for line in lines:
+        table.add_row(*(Text(str(each)) for each in line))
+    Console().print(table)

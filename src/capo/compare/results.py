@@ -1,0 +1,125 @@
+"""The content of a study's `results.json`: rows, null row, comparisons, rows at equal drift."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from capo.compare.drift import equal_drift
+from capo.compare.estimates import holm, paired, row_estimate, sentence
+from capo.compare.measures import RunMeasures, Values, measure_run
+from capo.compare.runs import StudyRun
+from capo.compare.study import Row, Study
+from capo.seeds import stable_seed
+
+
+def study_results(study: Study, runs: Sequence[StudyRun], failed: Mapping[str, str]) -> dict[str, Any]:
+    """Read the finished `runs` and compare their rows; `failed` says why others are not there."""
+    measured = [measure_run(run) for run in runs]
+    kinds = {name: kind for run in measured for name, kind in run.kinds.items()}
+    by_row = {row.name: [m for m in measured if m.row == row.name] for row in study.rows}
+    rows = [_row(row, by_row[row.name]) for row in study.rows if by_row[row.name]]
+    return {
+        "study": study.name,
+        "title": study.title,
+        "quick": study.quick,
+        "recipe": study.recipe,
+        "shared": study.shared,
+        "seeds": list(study.seeds),
+        "against": study.against,
+        "measures": [{"name": name, "kind": kind} for name, kind in kinds.items()],
+        "rows": rows,
+        "null": _null(measured),
+        "comparisons": _comparisons(study.against, by_row, list(kinds)),
+        "equal_drift": equal_drift(measured),
+        "seconds_spent": sum(m.spent for m in measured),
+        "failed": dict(failed),
+    }
+
+
+def _row(row: Row, runs: Sequence[RunMeasures]) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "set": row.own,
+        "tune": row.tune,
+        "soup": list(row.soup),
+        "seeds": [{"seed": run.seed, "step": run.step, "seconds": run.seconds} for run in runs],
+        "measures": _estimates([run.tuned for run in runs]),
+        "mean_scores": {
+            reward: {"base": _mean(of[0] for of in means), "tuned": _mean(of[1] for of in means)}
+            for reward in runs[0].mean_scores
+            for means in [[run.mean_scores[reward] for run in runs]]
+        },
+        "judge": _judge(runs),
+        "drift": _known([run.drift for run in runs]),
+        "error_growth": _known([run.error_growth for run in runs]),
+        "seconds": _mean(sum(run.seconds.values()) for run in runs),
+        "curves": [
+            {
+                "seed": run.seed,
+                "steps": list(curve.steps),
+                "drift": list(curve.drift),
+                "win_rates": {name: list(rates) for name, rates in curve.win_rates.items()},
+            }
+            for run in runs
+            if (curve := run.curve) is not None
+        ],
+    }
+
+
+def _null(runs: Sequence[RunMeasures]) -> dict[str, Any] | None:
+    """The base against itself with other seeds: one a seed, of the first row that has it.
+
+    None without null rows.
+    """
+    first: dict[int, Values] = {}
+    for run in runs:
+        if run.null:
+            first.setdefault(run.seed, run.null)
+    return _estimates(list(first.values())) if first else None
+
+
+def _estimates(seeds: Sequence[Values]) -> dict[str, Any]:
+    return {
+        name: row_estimate([values[name] for values in seeds], stable_seed("study", name))
+        for name in seeds[0]
+        if all(values.get(name) for values in seeds)
+    }
+
+
+def _comparisons(
+    against: str, by_row: Mapping[str, Sequence[RunMeasures]], measures: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """By measure, every row less the one that others are compared with; corrected within a measure."""
+    values = {row: {run.seed: run.tuned for run in runs} for row, runs in by_row.items()}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in measures:
+        of = {row: {s: v[name] for s, v in seeds.items() if name in v} for row, seeds in values.items()}
+        others = [row for row in of if row != against]
+        pairs = {row: paired(of[row], of[against], stable_seed("study", name, row)) for row in others}
+        compared = {row: pair for row, pair in pairs.items() if pair is not None}
+        corrected = holm([pair["p"] for pair in compared.values()])
+        found[name] = []
+        for (row, pair), p in zip(compared.items(), corrected, strict=True):
+            whole = {"row": row, **pair, "p_corrected": p}
+            found[name].append(whole | {"sentence": sentence(row, against, name, whole)})
+    return found
+
+
+def _judge(runs: Sequence[RunMeasures]) -> dict[str, dict[str, float]]:
+    """By category, the shares of images found right by base and tuned model, averaged over seeds."""
+    categories = sorted({category for run in runs for category in run.judged})
+    return {
+        category: {model: _mean(each[model] for each in there) for model in ("base", "tuned")}
+        for category in categories
+        for there in [[run.judged[category] for run in runs if category in run.judged]]
+    }
+
+
+def _known(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return _mean(present) if present else None
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean(list(values)))

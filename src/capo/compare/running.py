@@ -1,0 +1,139 @@
+"""Running a study: what is missing of each run, then what all of them say together."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from capo import durable, pipeline
+from capo.compare.page import render_study
+from capo.compare.results import study_results
+from capo.compare.runs import StudyRun, donors, runs_of, shared_artefacts
+from capo.compare.study import Study
+from capo.compare.table import table
+from capo.diffusion.saved import find_policy
+from capo.manifest import pretty
+from capo.progress import say
+from capo.stages.soup import SoupSettings, soup
+
+FAILURES = (ValueError, OSError, ImportError, ArithmeticError, RuntimeError)
+"""What ends one row and not the study."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study has come to: its folder, the content of `results.json`, and the runs that failed."""
+
+    folder: Path
+    results: dict[str, Any]
+    failed: Mapping[str, str]
+    """why, by `ROW, seed S`"""
+
+
+def run_study(study: Study, folder: Path, *, force: bool = False) -> Outcome:
+    """Run what is missing, and write `results.json`, `table.md` and `index.html`.
+
+    An artefact that another run of this study, or of one beside it, has made from the same inputs is
+    taken over from there. A run that fails does not stop the others. Raises `RuntimeError` when none
+    is done in the end, `WorkspaceError` when another process is running this study.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with durable.locked(folder):
+        durable.clean(folder)
+        _write(folder / "study.yaml", _description(study))
+        runs = runs_of(study, folder)
+        failed = _run_all(study, runs, force)
+        whole = [run for run in runs if _name(run) not in failed]
+        if not whole:
+            reasons = [f"  {name}: {why}" for name, why in failed.items()]
+            raise RuntimeError("\n".join([f"study {study.name}: no run is done", *reasons]))
+        results = study_results(study, whole, failed)
+        _write(folder / "results.json", pretty(results))
+        _write(folder / "table.md", table(results))
+        _write(folder / "index.html", render_study(results, whole))
+    return Outcome(folder, results, failed)
+
+
+def _run_all(study: Study, runs: Sequence[StudyRun], force: bool) -> dict[str, str]:
+    done = {_name(run) for run in runs if run.state == "done"}
+    say(_announcement(study, runs, len(done)))
+    failed: dict[str, str] = {}
+    took: list[float] = []
+    for number, run in enumerate(runs, 1):
+        if _name(run) in done:
+            continue
+        say(f"{study.name}: run {number} of {len(runs)}: {_name(run)}")
+        started = time.monotonic()
+        try:
+            _run(run, force)
+        except FAILURES as error:
+            failed[_name(run)] = str(error)
+            say(f"{study.name}: {_name(run)} failed: {error}")
+            continue
+        took.append(time.monotonic() - started)
+        left = sum(_name(later) not in done for later in runs[number:])
+        if left:
+            say(f"{study.name}: about {_minutes(left * sum(took) / len(took))} left for {left} runs")
+    return failed
+
+
+def _run(run: StudyRun, force: bool) -> None:
+    if run.row.soup:
+        _merge(run)
+    others = [each for each in donors(run.folder) if each != run.directory]
+    pipeline.run(run.recipe, run.directory, force=force, stage=run.stage, donors=others)
+
+
+def _merge(run: StudyRun) -> None:
+    """Make the soup, unless it is there and made of the policies that are there now."""
+    policies = [find_policy(directory) for directory in run.ingredients]
+    if run.soup.exists():
+        sources = find_policy(run.soup).record["soup"]["policies"]
+        if [source["identity"] for source in sources] == [policy.identity for policy in policies]:
+            return
+        durable.remove(run.soup)
+    soup(run.ingredients, run.soup, SoupSettings())
+
+
+def _announcement(study: Study, runs: Sequence[StudyRun], done: int) -> str:
+    counts = shared_artefacts(runs).items()
+    shared = [f"{kind} ({different} for {uses})" for kind, (different, uses) in counts if different < uses]
+    told = f"; shared: {', '.join(shared)}" if shared else ""
+    rows, seeds = len(study.rows), len(study.seeds)
+    return f"{study.name}: {rows} rows × {seeds} seeds = {len(runs)} runs, {done} done already{told}"
+
+
+def _name(run: StudyRun) -> str:
+    return f"{run.row.name}, seed {run.seed}"
+
+
+def _description(study: Study) -> str:
+    rows = [
+        {"name": row.name, "set": row.own}
+        | ({"tune": row.tune} if row.tune else {})
+        | ({"soup": list(row.soup)} if row.soup else {})
+        for row in study.rows
+    ]
+    values = {
+        "name": study.name,
+        "title": study.title,
+        "recipe": study.recipe,
+        "set": study.shared,
+        "seeds": list(study.seeds),
+        "rows": rows,
+        "against": study.against,
+    }
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _write(path: Path, text: str) -> None:
+    with durable.replacing_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _minutes(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"

@@ -1,0 +1,101 @@
+"""The runs of a study: a run directory for every row and seed.
+
+STUDY/
+  study.yaml            what was compared, as resolved
+  ROW/seed-0/           an ordinary run directory
+  ROW/soup-0/           the merged policy of a soup's row
+  results.json, table.md, index.html
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from capo import pipeline
+from capo.compare.study import Row, Study
+from capo.manifest import canonical
+from capo.recipe import Recipe
+from capo.steps import plan
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One row with one seed."""
+
+    row: Row
+    seed: int
+    folder: Path
+    trained: Recipe
+    """The recipe as if its policy were trained."""
+
+    @property
+    def directory(self) -> Path:
+        return self.folder / self.row.name / f"seed-{self.seed}"
+
+    @property
+    def soup(self) -> Path:
+        """Where the policy of a soup's row is."""
+        return self.folder / self.row.name / f"soup-{self.seed}"
+
+    @property
+    def ingredients(self) -> list[Path]:
+        """The run directories whose policies are merged."""
+        return [self.folder / name / f"seed-{self.seed}" for name in self.row.soup]
+
+    @property
+    def recipe(self) -> Recipe:
+        if not self.row.soup:
+            return self.trained
+        evaluate = self.trained.evaluate.model_copy(update={"policy": str(self.soup)})
+        return self.trained.model_copy(update={"evaluate": evaluate})
+
+    @property
+    def stage(self) -> str | None:
+        """A soup is evaluated and nothing else; a row that is trained has every stage."""
+        return "evaluate" if self.row.soup else None
+
+    @property
+    def state(self) -> str:
+        """`done`, `stale`, `missing`, or the artefact that is made next: `train is partial`."""
+        if self.row.soup and not self.soup.exists():
+            return "missing"
+        needed = {"baseline", "evaluate"} if self.row.soup else None
+        found = [s for s in pipeline.status(self.recipe, self.directory) if not needed or s.name in needed]
+        states = {each.state for each in found}
+        if len(states) == 1:
+            return states.pop()
+        if "stale" in states:
+            return "stale"
+        following = next(each for each in found if each.state != "done")
+        return f"{following.name} is {following.state}"
+
+
+def runs_of(study: Study, folder: Path) -> list[StudyRun]:
+    """All runs, seed by seed; soups after what they are made of."""
+    rows = sorted(study.rows, key=lambda row: bool(row.soup))
+    return [StudyRun(row, seed, folder, study.row_recipe(row, seed)) for seed in study.seeds for row in rows]
+
+
+def shared_artefacts(runs: Sequence[StudyRun]) -> dict[str, tuple[int, int]]:
+    """How many different ones there are of each artefact, and how many runs have it."""
+    uses: Counter[str] = Counter()
+    keys: dict[str, set[str]] = {}
+    for run in runs:
+        made: dict[str, str] = {}
+        for step in plan(run.trained):
+            above = [made[name] for name in step.upstream]
+            whole = canonical([step.artefact, step.fields, above])
+            made[step.artefact] = hashlib.blake2b(whole.encode(), digest_size=16).hexdigest()
+            if step.artefact == "baseline" or (step.artefact != "report" and not run.row.soup):
+                kind = step.artefact.partition("/")[0]
+                uses[kind] += 1
+                keys.setdefault(kind, set()).add(made[step.artefact])
+    return {kind: (len(keys[kind]), count) for kind, count in uses.items()}
+
+
+def donors(folder: Path) -> list[Path]:
+    """The run directories of this study and of those beside it."""
+    studies = {folder, *(path.parent for path in folder.parent.glob("*/study.yaml"))}
+    return sorted(run for study in studies for run in study.glob("*/seed-*") if (run / "manifests").is_dir())

@@ -1,0 +1,250 @@
+"""Study files: which settings are compared, strict and typed.
+
+name: objectives
+title: Which objective?
+recipe: shapes
+vary:
+  objective:
+    capo: {set: {train.objective: capo, train.beta: 40}}
+    ipo: {set: {train.objective: ipo, train.beta: 80}, tune: best of 40, 80 and 160}
+rows:
+  - {name: both, soup: [capo, ipo]}
+"""
+
+import difflib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from capo.recipe import Recipe, RecipeError, load_recipe
+from capo.recipe.sections import Name
+
+QUICK: Mapping[str, Any] = {
+    "prompts.count": 4,
+    "generate.samples_per_prompt": 4,
+    "generate.num_inference_steps": 2,
+    "train.steps": 4,
+    "train.global_batch_size": 4,
+    "train.warmup_steps": 0,
+    "train.checkpoint_every": 4,
+    "train.validate_every": 2,
+    "train.validation_prompts.count": 2,
+    "train.validation_samples": 2,
+    "evaluate.prompts.count": 6,
+    "evaluate.samples_per_prompt": 2,
+    "report.side_by_side": 2,
+    "report.pair_examples": 1,
+}
+"""The quick form of any study: it shows that everything runs, and nothing else."""
+
+Settings = dict[str, JsonValue]
+"""Recipe fields by their dotted names, as `--set` has them."""
+
+DECIDED = ("name", "seed")
+"""Recipe fields that the study itself gives its runs."""
+
+
+class StudyError(RecipeError):
+    """A study that cannot be used; the message lists every problem found, one a line."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LevelSection(_Section):
+    """One value of what varies."""
+
+    set: Settings = {}
+    tune: str | None = Field(None, description="how its settings were found")
+
+
+class RowSection(LevelSection):
+    """A row of its own; with `soup`, the policies of those rows merged instead of one trained."""
+
+    name: Name
+    soup: tuple[Name, ...] = ()
+
+
+class StudySection(_Section):
+    """A study file as it is written."""
+
+    name: Name
+    title: str
+    recipe: str = Field(description="a shipped recipe's name or a YAML file, where all runs start from")
+    set: Settings = {}
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1, 2), min_length=1)
+    vary: dict[Name, dict[Name, LevelSection]] = {}
+    rows: tuple[RowSection, ...] = ()
+    against: Name | None = Field(None, description="the row that others are compared with; the first if null")
+    quick: Settings = Field({}, description="settings of the quick form that win over those of rows")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what it sets besides the base recipe."""
+
+    name: str
+    own: Settings
+    """What sets it apart from the other rows."""
+    tune: str | None
+    soup: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared; `shared` settings are those of all rows."""
+
+    name: str
+    title: str
+    recipe: str
+    shared: Settings
+    rows: tuple[Row, ...]
+    seeds: tuple[int, ...]
+    against: str
+    quick: bool = False
+
+    def row_recipe(self, row: Row, seed: int) -> Recipe:
+        """The recipe of one run; raises `RecipeError` naming the row."""
+        values = {**self.shared, **row.own, "name": row.name, "seed": seed}
+        overrides = [f"{key}={_yaml(value)}" for key, value in values.items()]
+        try:
+            return load_recipe(self.recipe, overrides)
+        except RecipeError as error:
+            raise StudyError(f"study {self.name}, row {row.name}: {error}") from None
+
+
+def load_study(name_or_path: str | Path, *, quick: bool = False, against: str | None = None) -> Study:
+    """A shipped study by name, or one from a YAML file; every row's recipe is checked.
+
+    `quick` makes of it the form that only shows that everything runs: one seed, `QUICK` settings.
+    Raises `StudyError` naming every field that is wrong.
+    """
+    path = _find(name_or_path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise StudyError(f"{path}: a study is a mapping with name, title, recipe, and vary or rows")
+    try:
+        section = StudySection.model_validate(values)
+    except ValidationError as error:
+        raise StudyError("\n  ".join([f"{path}:", *map(_explain, error.errors())])) from None
+    rows = (*_crossed(section), *(Row(r.name, dict(r.set), r.tune, r.soup) for r in section.rows))
+    if problems := list(_problems(section, rows, against)):
+        raise StudyError("\n  ".join([f"{path}:", *problems]))
+    study = Study(
+        section.name,
+        section.title,
+        section.recipe,
+        dict(section.set),
+        rows,
+        section.seeds,
+        against or section.against or rows[0].name,
+    )
+    if quick:
+        study = _quick(study, section.quick)
+    for row in study.rows:
+        study.row_recipe(row, study.seeds[0])
+    return study
+
+
+def shipped_studies() -> dict[str, Path]:
+    """Name and path of every study that comes with the package."""
+    folder = Path(str(resources.files("capo") / "studies"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def _find(name_or_path: str | Path) -> Path:
+    path, shipped = Path(name_or_path), shipped_studies()
+    if path.is_file():
+        return path
+    if str(name_or_path) in shipped:
+        return shipped[str(name_or_path)]
+    near = _nearest(str(name_or_path), shipped)
+    raise StudyError(f"no study {str(name_or_path)!r}: neither a file nor one of {', '.join(shipped)}{near}")
+
+
+def _crossed(section: StudySection) -> Iterator[Row]:
+    """A row for every choice of a level on each axis."""
+    if not section.vary:
+        return
+    for chosen in itertools.product(*(levels.items() for levels in section.vary.values())):
+        own: Settings = {}
+        for _, level in chosen:
+            own |= level.set
+        notes = "; ".join(level.tune for _, level in chosen if level.tune)
+        yield Row("-".join(name for name, _ in chosen), own, notes or None, ())
+
+
+def _problems(section: StudySection, rows: Sequence[Row], against: str | None) -> Iterator[str]:
+    names = [row.name for row in rows]
+    if not rows:
+        yield "vary, rows: a study needs rows"
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        yield f"rows: {name!r} is there more than once"
+    if len(set(section.seeds)) < len(section.seeds):
+        yield f"seeds: one is there more than once in {list(section.seeds)}"
+    for axis, other in itertools.combinations(section.vary, 2):
+        keys = [{key for level in section.vary[a].values() for key in level.set} for a in (axis, other)]
+        for key in sorted(keys[0] & keys[1]):
+            yield f"vary: {axis} and {other} both set {key}"
+    for key in DECIDED:
+        if any(key in settings for settings in (section.set, section.quick, *(row.own for row in rows))):
+            yield f"set: {key} is given by the study to each of its runs; leave it out"
+    for wanted in (section.against, against):
+        if wanted is not None and wanted not in names:
+            yield f"against: no row {wanted!r}{_nearest(wanted, names)}"
+    trained = [row.name for row in rows if not row.soup]
+    for row in rows:
+        for name in row.soup:
+            if name not in trained:
+                yield f"rows.{row.name}.soup: no trained row {name!r}{_nearest(name, trained)}"
+        if len(row.soup) == 1:
+            yield f"rows.{row.name}.soup: a soup needs two rows at least"
+
+
+def _quick(study: Study, last: Settings) -> Study:
+    first = dict(QUICK)
+    if study.row_recipe(study.rows[0], 0).train.validation_prompts is None:
+        del first["train.validation_prompts.count"]
+    rows = tuple(Row(row.name, row.own | last, row.tune, row.soup) for row in study.rows)
+    return Study(
+        f"{study.name}-quick",
+        study.title,
+        study.recipe,
+        study.shared | first | last,
+        rows,
+        study.seeds[:1],
+        study.against,
+        quick=True,
+    )
+
+
+def _explain(problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    field = ".".join(location)
+    if problem["type"] == "missing":
+        return f"{field}: missing"
+    if problem["type"] == "extra_forbidden":
+        inside: dict[str, type[BaseModel]] = {"rows": RowSection, "vary": LevelSection}
+        section = StudySection if len(location) == 1 else inside[location[0]]
+        return f"{field}: unknown key{_nearest(location[-1], section.model_fields)}"
+    return f"{field}: {problem['msg']}, got {problem['input']!r}"
+
+
+def _nearest(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _yaml(value: JsonValue) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
+    return text.removesuffix("...\n").strip()

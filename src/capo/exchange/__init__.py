@@ -1,0 +1,22 @@
+"""Images and preferences that come from elsewhere, and how ours go out.
+
+In: `open_images` finds the images of a folder, of Parquet files or of a Hub data set, with their
+captions and, where two images were compared, what people preferred. Out: `WRITERS` of pairs, in
+layouts that `open_images` and other trainers read.
+"""
+
+from capo.exchange.entries import Entry, ExchangeError, ImageSource, summary
+from capo.exchange.opening import images_identity, open_images
+from capo.exchange.writing import WRITERS, Pair, PairWriter
+
+__all__ = [
+    "WRITERS",
+    "Entry",
+    "ExchangeError",
+    "ImageSource",
+    "Pair",
+    "PairWriter",
+    "images_identity",
+    "open_images",
+    "summary",
+]

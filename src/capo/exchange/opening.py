@@ -1,0 +1,85 @@
+"""Which data set `images.source` means, and what tells it from any other."""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from capo import hub
+from capo.exchange.entries import ExchangeError, ImageSource
+from capo.exchange.folders import IMAGES, ImageFolder
+from capo.recipe import ImagesSection
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+ENDS = 1 << 16
+"""Bytes at the end of a file that tell it from another of its size: there Parquet keeps its index."""
+
+
+def open_images(section: ImagesSection) -> ImageSource:
+    """The data set that `section` names, its captions and labels read, its images not yet.
+
+    Raises `ExchangeError` naming the file and the row that cannot be used.
+    """
+    from pyarrow.fs import LocalFileSystem
+
+    from capo.exchange.parquet import ParquetImages
+
+    if section.source.startswith(hub.PREFIX):
+        return ParquetImages(*_on_hub(section), section.column)
+    path = _local(section)
+    files = [str(file) for file in _parquet_files(path)]
+    return (
+        ParquetImages(LocalFileSystem(), files, section.column)
+        if files
+        else ImageFolder(path, section.column)
+    )
+
+
+def images_identity(section: ImagesSection) -> str:
+    """What tells the data set from any other: `hub:owner/name@revision`, or a digest.
+
+    Of local files the digest takes in names and sizes, and the ends of those that are no images:
+    reading hundreds of gigabytes whenever a run looks whether it is up to date would help nobody.
+    """
+    if section.source.startswith(hub.PREFIX):
+        return f"{section.source}@{section.revision or 'main'}"
+    root = _local(section)
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
+        inside = path.relative_to(root)
+        if path.is_file() and not any(part.startswith(".") for part in inside.parts):
+            size = path.stat().st_size
+            digest.update(f"{inside.as_posix()}\0{size}\0".encode())
+            if path.suffix.lower() not in IMAGES:
+                with path.open("rb") as file:
+                    file.seek(max(0, size - ENDS))
+                    digest.update(file.read())
+    return f"blake2b:{digest.hexdigest()}"
+
+
+def _local(section: ImagesSection) -> Path:
+    path = Path(section.source)
+    if not path.exists():
+        raise ExchangeError(
+            f"images.source: {path} is not there; it is a folder, a Parquet file, or hub:owner/name"
+        )
+    return path
+
+
+def _parquet_files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(path.rglob("*.parquet"))
+    if path.suffix != ".parquet":
+        raise ExchangeError(f"images.source: {path} is neither a folder nor a Parquet file")
+    return [path]
+
+
+def _on_hub(section: ImagesSection) -> "tuple[FileSystem, list[str]]":
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    try:
+        system, paths = hub.find_files(section.source, section.split, section.revision)
+    except hub.HubError as error:
+        raise ExchangeError(f"images.source: {error}") from error
+    return PyFileSystem(FSSpecHandler(system)), paths

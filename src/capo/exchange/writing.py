@@ -1,0 +1,128 @@
+"""Pairs written for other trainers: Pick-a-Pic's columns, or a folder of image files."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from capo.exchange.folders import METADATA, PAIRS
+from capo.seeds import stable_seed
+
+Images = Mapping[tuple[str, int], bytes]
+"""Image files by prompt and sample."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A chosen and a rejected sample of a prompt."""
+
+    prompt_id: str
+    caption: str
+    chosen: int
+    rejected: int
+    delta_reward: float
+    """In (0, 1]."""
+
+
+class PairWriter(Protocol):
+    """Writes pairs into an empty folder, part by part; a prompt is in one part."""
+
+    def __init__(self, folder: Path, parts: int, model: str) -> None:
+        """`model` is what made the images."""
+
+    def write(self, pairs: Sequence[Pair], images: Images) -> None:
+        """The next part."""
+
+
+class PickAPic:
+    """`data/train-*.parquet` with the columns of Pick-a-Pic, and `delta_reward` besides.
+
+    As there, which of the two images comes first means nothing: a digest of the pair decides.
+    """
+
+    def __init__(self, folder: Path, parts: int, model: str) -> None:
+        self._folder, self._parts, self._model = folder / "data", parts, model
+        self._folder.mkdir()
+        self._part = 0
+
+    def write(self, pairs: Sequence[Pair], images: Images) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = pa.schema(
+            {
+                "are_different": pa.bool_(),
+                "best_image_uid": pa.string(),
+                "caption": pa.string(),
+                "has_label": pa.bool_(),
+                "image_0_uid": pa.string(),
+                "image_1_uid": pa.string(),
+                "jpg_0": pa.binary(),
+                "jpg_1": pa.binary(),
+                "label_0": pa.float64(),
+                "label_1": pa.float64(),
+                "model_0": pa.string(),
+                "model_1": pa.string(),
+                "delta_reward": pa.float64(),
+            }
+        )
+        path = self._folder / f"train-{self._part:05d}-of-{self._parts:05d}.parquet"
+        with pq.ParquetWriter(path, columns, compression="zstd") as writer:
+            for pair in pairs:  # one by one: an image may be in many of them
+                writer.write_batch(pa.RecordBatch.from_pylist([self._row(pair, images)], columns))
+        self._part += 1
+
+    def _row(self, pair: Pair, images: Images) -> dict[str, Any]:
+        samples = [pair.chosen, pair.rejected]
+        if stable_seed("order", pair.prompt_id, *samples) % 2:
+            samples.reverse()
+        row: dict[str, Any] = {
+            "are_different": True,
+            "best_image_uid": f"{pair.prompt_id}-{pair.chosen}",
+            "caption": pair.caption,
+            "has_label": True,
+            "delta_reward": pair.delta_reward,
+        }
+        for side, sample in enumerate(samples):
+            row |= {
+                f"image_{side}_uid": f"{pair.prompt_id}-{sample}",
+                f"jpg_{side}": images[pair.prompt_id, sample],
+                f"label_{side}": float(sample == pair.chosen),
+                f"model_{side}": self._model,
+            }
+        return row
+
+
+class Folder:
+    """Image files, each once, with their captions in `metadata.jsonl`, and `pairs.jsonl`."""
+
+    def __init__(self, folder: Path, parts: int, model: str) -> None:
+        self._folder, self._model = folder, model
+        (folder / "images").mkdir()
+
+    def write(self, pairs: Sequence[Pair], images: Images) -> None:
+        names: dict[tuple[str, int], str] = {}
+        with (self._folder / PAIRS).open("a", encoding="utf-8") as lines:
+            for pair in pairs:
+                keys = [(pair.prompt_id, sample) for sample in (pair.chosen, pair.rejected)]
+                names |= {key: f"images/{key[0]}-{key[1]}.{_suffix(images[key])}" for key in keys}
+                chosen, rejected = (names[key] for key in keys)
+                row = {"caption": pair.caption, "chosen": chosen, "rejected": rejected}
+                lines.write(_line(row | {"delta_reward": pair.delta_reward}))
+        captions = {pair.prompt_id: pair.caption for pair in pairs}
+        with (self._folder / METADATA[0]).open("a", encoding="utf-8") as lines:
+            for (prompt_id, sample), name in names.items():
+                (self._folder / name).write_bytes(images[prompt_id, sample])
+                lines.write(_line({"file_name": name, "text": captions[prompt_id], "model": self._model}))
+
+
+WRITERS: dict[str, type[PairWriter]] = {"pick-a-pic": PickAPic, "folder": Folder}
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _suffix(data: bytes) -> str:
+    return "png" if data.startswith(b"\x89PNG") else "webp" if data.startswith(b"RIFF") else "jpg"

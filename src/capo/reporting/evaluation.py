@@ -1,0 +1,16 @@
+"""The page of an evaluation: win-rates of one model over another, and images side by side."""
+
+from collections.abc import Mapping
+
+from capo.reporting.extremes import Extremes
+from capo.reporting.results import Results
+from capo.reporting.templating import environment, outcome
+
+
+def render_evaluation(results: Results, extremes: tuple[Extremes, ...], versions: Mapping[str, str]) -> str:
+    """The whole page; equal material gives equal text."""
+    return (
+        environment()
+        .get_template("evaluation.html.j2")
+        .render(warnings=results.warnings, extremes=extremes, versions=versions, **outcome(results))
+    )

@@ -1,0 +1,66 @@
+"""Images and prompts as a BLIP judge reads them."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from capo.rewards.images import as_rgb
+from capo.rewards.loading import load_part, parts_place
+from capo.rewards.protocol import RewardError
+
+if TYPE_CHECKING:
+    from capo.rewards.blip import Blip
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+TOKENIZER = "google-bert/bert-base-uncased"
+
+
+class BlipInputs:
+    """Images and prompts as a `Blip` of `pixels` reads them, of prompts the first `max_length` tokens."""
+
+    def __init__(self, checkpoint: str, processor: str | None, blip: "Blip", max_length: int) -> None:
+        from transformers import AutoTokenizer
+
+        place = parts_place(checkpoint, processor, TOKENIZER)
+        self._tokenizer = load_part(AutoTokenizer, place)
+        if len(self._tokenizer) > (words := blip.text.config.vocab_size):
+            raise RewardError(f"the tokenizer of {place} has {len(self._tokenizer)} words, the model {words}")
+        self._pixels, self._max_length = blip.pixels, max_length
+
+    def __call__(self, images: list[Image.Image], prompts: list[str]) -> dict[str, Tensor]:
+        """The arguments of `Blip.forward`."""
+        coded = self._tokenizer(
+            prompts, padding=True, truncation=True, max_length=self._max_length, return_tensors="pt"
+        )
+        squares = np.stack([np.asarray(middle_square(as_rgb(image), self._pixels)) for image in images])
+        pixels = (squares / 255 - MEAN) / STD
+        return {
+            "pixels": torch.from_numpy(pixels.transpose(0, 3, 1, 2)).float(),
+            "tokens": coded.input_ids,
+            "mask": coded.attention_mask,
+        }
+
+    def truncated(self, prompts: list[str]) -> list[bool]:
+        """Whether each prompt has more tokens than are read."""
+        one_more = self._max_length + 1
+        coded = self._tokenizer(prompts, truncation=True, max_length=one_more).input_ids
+        return [len(ids) == one_more for ids in coded]
+
+
+def middle_square(image: Image.Image, pixels: int) -> Image.Image:
+    """The shorter side resized to `pixels`, bicubic, and the middle cut out, as torchvision does it.
+
+    Only what is cut out is resized, so a long strip needs no more memory than a square.
+    """
+    short = min(image.size)
+    size = [int(pixels * side / short) for side in image.size]
+    # Python and torchvision round a half to the even number.
+    box = [round((side - pixels) / 2) for side in size]
+    left, top = (start * side / whole for start, side, whole in zip(box, image.size, size, strict=True))
+    width, height = (pixels * side / whole for side, whole in zip(image.size, size, strict=True))
+    right, bottom = min(left + width, image.width), min(top + height, image.height)
+    return image.resize((pixels, pixels), Image.Resampling.BICUBIC, box=(left, top, right, bottom))

@@ -1,0 +1,79 @@
+"""CLIP models from weights that transformers did not save: open_clip's names, or a tower among others."""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from capo.rewards.protocol import RewardError
+from capo.runtime import quiet
+from capo.weights import defect
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAMES = (
+    (r"^visual\.(class_embedding)$", r"vision_model.embeddings.\1"),
+    (r"^visual\.positional_embedding$", "vision_model.embeddings.position_embedding.weight"),
+    (r"^visual\.conv1\.", "vision_model.embeddings.patch_embedding."),
+    (r"^visual\.ln_pre\.", "vision_model.pre_layrnorm."),
+    (r"^visual\.ln_post\.", "vision_model.post_layernorm."),
+    (r"^visual\.transformer\.resblocks\.", "vision_model.encoder.layers."),
+    (r"^visual\.proj$", "visual_projection.weight"),
+    (r"^token_embedding\.", "text_model.embeddings.token_embedding."),
+    (r"^positional_embedding$", "text_model.embeddings.position_embedding.weight"),
+    (r"^ln_final\.", "text_model.final_layer_norm."),
+    (r"^transformer\.resblocks\.", "text_model.encoder.layers."),
+    (r"^text_projection$", "text_projection.weight"),
+    (r"\.ln_([12])\.", r".layer_norm\1."),
+    (r"\.attn\.", ".self_attn."),
+    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+)
+"""open_clip → transformers."""
+TRANSPOSED = ("visual_projection.weight", "text_projection.weight")
+TEXT_SIDE = ("text_model.", "text_projection.", "logit_")
+
+
+def from_open_clip(weights: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    """The same weights under the names of `transformers.CLIPModel`; what is not known keeps its own."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        for pattern, replacement in NAMES:
+            name = re.sub(pattern, replacement, name)
+        attention, _, kind = name.partition(".in_proj_")
+        if kind:  # queries, keys and values are stacked
+            thirds = zip("qkv", tensor.chunk(3), strict=True)
+            renamed |= {f"{attention}.{part}_proj.{kind}": third.contiguous() for part, third in thirds}
+        else:
+            renamed[name] = tensor.T.contiguous() if name in TRANSPOSED else tensor
+    return renamed
+
+
+def drop_prefix(weights: "dict[str, Tensor]", prefix: str) -> "dict[str, Tensor]":
+    """`weights` with `prefix` taken off their names if all of them have it."""
+    if not all(name.startswith(prefix) for name in weights):
+        return weights
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+
+
+def vision_side(weights: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    """`weights` of a model of images and texts without those that only texts pass through."""
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(TEXT_SIDE)}
+
+
+def assemble(model_class: Any, config: Any, weights: "dict[str, Tensor]", origin: str, device: Any) -> Any:
+    """A transformers model of `config` in float32 with these weights and no others, frozen, on `device`.
+
+    Raises `RewardError`, naming `origin`, when they do not fit or are not finite.
+    """
+    try:
+        with quiet():
+            model, found = model_class.from_pretrained(
+                None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True
+            )
+    except RuntimeError as error:  # shapes
+        raise RewardError(f"{origin} does not fit {model_class.__name__}: {error}") from error
+    if wrong := defect(model, found):
+        raise RewardError(f"{origin} {wrong}")
+    return model.eval().requires_grad_(False).to(device)

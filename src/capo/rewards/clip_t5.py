@@ -1,0 +1,127 @@
+"""VQAScore by CLIP-FlanT5, the model of the paper: exp of the negative mean cross-entropy of "Yes".
+
+Lin et al., "Evaluating Text-to-Visual Generation with Image-to-Text Generation" (2024), Sec. 3.
+The answer is two tokens, the word and the end, so a score is √(P(Yes) · P(end | Yes)), in [0, 1];
+two scores compare by the power ratio with exponent 1 (Eq. 28). Not to be confused with P(Yes) of
+other vision-language models (`vqa`), which is about its square.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from capo.method.calibration import PowerRatio
+from capo.rewards.images import as_rgb
+from capo.rewards.loading import load_model, load_part, parts_place
+from capo.rewards.protocol import RewardError
+from capo.rewards.vqa import QUESTION, checked_template
+
+TOKENIZER = "google/flan-t5-xl"
+BEFORE_IMAGE = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+    "detailed, and polite answers to the user's questions. USER: "
+)
+AFTER_IMAGE = "\n{} ASSISTANT: "
+MAX_LENGTH = 2048
+"""Tokens of a conversation, the image counted as one, as in the official code."""
+
+
+class ClipT5VqaScore:
+    """CLIP-FlanT5 in the official layout; float32 on a CPU, its own precision elsewhere."""
+
+    comparison = PowerRatio(exponent=1.0)
+
+    def __init__(
+        self,
+        name: str,
+        checkpoint: str,
+        device: Any,
+        processor: str | None = None,
+        *,
+        template: str = QUESTION,
+        answer: str = "Yes",
+        vision_tower: str | None = None,
+    ) -> None:
+        """Weights from `checkpoint`; the tokenizer from `processor`, else its folder, else Flan-T5's.
+
+        Args:
+            name: its name in tables and paths.
+            checkpoint: a directory or Hub id.
+            device: where it runs.
+            processor: a directory or Hub id with the tokenizer.
+            template: the question, with `{}` where the prompt goes.
+            answer: what the model should say.
+            vision_tower: a directory or Hub id of the CLIP whose patches are read; that of the
+                checkpoint's configuration when None.
+
+        Raises:
+            RewardError: for weights or a template that cannot be used.
+        """
+        from transformers import AutoTokenizer, CLIPVisionModel
+        from transformers.models.clip import CLIPImageProcessorPil
+
+        from capo.rewards.clip_t5_model import ClipT5
+
+        self.name = name
+        self._template = checked_template(template)
+        dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
+        self._model = load_model(ClipT5, checkpoint, device, dtype)
+        tower = vision_tower or self._model.config.mm_vision_tower
+        self._vision = load_model(CLIPVisionModel, tower, device, self._model.dtype)
+        self._image_processor = load_part(CLIPImageProcessorPil, tower)
+        self._tokenizer = load_part(AutoTokenizer, parts_place(checkpoint, processor, TOKENIZER))
+        if len(self._tokenizer) > (words := self._model.config.vocab_size):
+            raise RewardError(f"the tokenizer has {len(self._tokenizer)} words, {checkpoint} {words}")
+        # Each part is tokenised on its own, so that each has an end token.
+        self._before = torch.tensor(self._tokenizer(BEFORE_IMAGE).input_ids)
+        self._answer = torch.tensor(self._tokenizer(answer).input_ids, device=device)
+
+    @torch.inference_mode()
+    def score(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
+        """float64 [n] in [0, 1]; a question beyond 2048 tokens loses its end."""
+        most = MAX_LENGTH - 1 - len(self._before)
+        after = [torch.tensor(ids[:most]) for ids in self._after(prompts)]
+        words = pad_sequence(after, batch_first=True, padding_value=self._tokenizer.unk_token_id)
+        # The official code pads with the unknown token, and so hides those of the prompt as well.
+        seen = words != self._tokenizer.unk_token_id
+        patches = self._patches(images)
+        before = self._embed(self._before.expand(len(images), -1))
+        whole = torch.cat([before, patches, self._embed(words)], dim=1)
+        mask = torch.ones(whole.shape[:2], dtype=torch.bool)
+        mask[:, -words.shape[1] :] = seen
+        likelihoods: Tensor = self._model.likelihoods(whole, mask.to(whole.device), self._answer)
+        return likelihoods.double().mean(dim=1).exp().cpu().numpy()
+
+    def truncated(self, prompts: list[str]) -> list[bool]:
+        """Whether each prompt makes its conversation longer than what is read."""
+        return [len(self._before) + 1 + len(ids) > MAX_LENGTH for ids in self._after(prompts)]
+
+    def _after(self, prompts: list[str]) -> list[list[int]]:
+        """The tokens after the image, of each prompt."""
+        texts = [AFTER_IMAGE.format(self._template.replace("{}", prompt)) for prompt in prompts]
+        return self._tokenizer(texts).input_ids
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return self._model.shared(tokens.to(self._model.device))
+
+    def _patches(self, images: list[Image.Image]) -> Tensor:
+        """[n, patches, d]: a layer of the tower without its class token, in the width of T5."""
+        mean = tuple(int(255 * value) for value in self._image_processor.image_mean)
+        squares = [_on_square(as_rgb(image), mean) for image in images]
+        pixels = self._image_processor(squares, return_tensors="pt").pixel_values
+        layers = self._vision(
+            pixels.to(self._model.device, self._model.dtype), output_hidden_states=True
+        ).hidden_states
+        return self._model.mm_projector(layers[self._model.config.mm_vision_select_layer][:, 1:])
+
+
+def _on_square(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:
+    """`image` in the middle of a square as large as its longer side."""
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square

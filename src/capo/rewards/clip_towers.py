@@ -1,0 +1,71 @@
+"""The two towers of a CLIP model: texts and images as unit vectors of one space."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from capo.rewards.images import as_rgb, centre
+from capo.rewards.loading import load_part
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    Preparation = Callable[[list[Image.Image]], Tensor]
+    """n images -> pixel values [n, 3, H, W]."""
+
+
+class ClipTowers:
+    """A loaded `CLIPModel`, with the tokenizer of `place` and an own way to prepare images."""
+
+    def __init__(self, model: Any, place: str, prepare: "Preparation") -> None:
+        self.model = model
+        self.tokens = ClipTokens(place, model.config.text_config.max_position_embeddings)
+        self._prepare = prepare
+
+    def cosine(self, images: "list[Image.Image]", prompts: list[str]) -> Tensor:
+        """float32 [n] in [-1, 1], of each image with its own prompt."""
+        return (self._embed_images(images) * self._embed_texts(prompts)).sum(-1)
+
+    def _embed_texts(self, prompts: list[str]) -> Tensor:
+        distinct = list(dict.fromkeys(prompts))
+        place = {prompt: row for row, prompt in enumerate(distinct)}
+        tokens = self.tokens(distinct).to(self.model.device)
+        output = self.model.get_text_features(tokens.input_ids, tokens.attention_mask)
+        return normalize(output.pooler_output, dim=-1)[[place[prompt] for prompt in prompts]]
+
+    def _embed_images(self, images: "list[Image.Image]") -> Tensor:
+        pixels = self._prepare(images).to(self.model.device)
+        return normalize(self.model.get_image_features(pixels).pooler_output, dim=-1)
+
+
+class ClipTokens:
+    """CLIP's tokenizer: prompts are cut at `length` tokens (77), start and end token included."""
+
+    def __init__(self, place: str, length: int) -> None:
+        from transformers import AutoTokenizer
+
+        self._tokenizer = load_part(AutoTokenizer, place)
+        self._length = length
+
+    def __call__(self, prompts: list[str], *, full: bool = False) -> Any:
+        """Padded to the longest prompt, or all to `length` when `full`."""
+        padding = "max_length" if full else True
+        return self._tokenizer(
+            prompts, padding=padding, truncation=True, max_length=self._length, return_tensors="pt"
+        )
+
+    def truncated(self, prompts: list[str]) -> list[bool]:
+        """Whether each prompt is longer than what is read of it."""
+        return [len(ids) > self._length for ids in self._tokenizer(prompts, verbose=False).input_ids]
+
+
+def centre_crop(place: str) -> "Preparation":
+    """CLIP's own preparation: the shortest side to the model's size, then the middle square."""
+    from transformers.models.clip import CLIPImageProcessorPil
+
+    processor = load_part(CLIPImageProcessorPil, place)
+    return lambda images: (
+        processor([centre(as_rgb(image)) for image in images], return_tensors="pt").pixel_values
+    )

@@ -1,0 +1,80 @@
+"""HPSv2 and v2.1: which image of a prompt people prefer, learnt by a CLIP from HPDv2.
+
+Wu et al., "Human Preference Score v2" (2023), Sec. 4. The score is the bare cosine, about 0.15 to
+0.36 (published tables show a hundred times that). It was trained on log-odds of 100 · cos, so two
+scores compare by Bradley-Terry with temperature 1/100; with temperature 1 all comparisons would
+be even.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+from capo.method.calibration import BradleyTerry
+from capo.rewards.catalogue import CLIP_VIT_H
+from capo.rewards.clip_layout import assemble, drop_prefix, from_open_clip
+from capo.rewards.clip_towers import ClipTowers
+from capo.rewards.images import as_rgb
+from capo.rewards.loading import load_part, parts_place, read_weights
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class HpsV2:
+    """A fine-tuned CLIP in open_clip's layout (names with or without `model.` before), in float32."""
+
+    comparison = BradleyTerry(temperature=0.01)
+
+    def __init__(
+        self,
+        name: str,
+        checkpoint: str,
+        device: Any,
+        processor: str | None = None,
+        *,
+        antialias: bool = False,
+    ) -> None:
+        """Weights from `checkpoint`; tokenizer and sizes from `processor`, else its folder, else ViT-H/14's.
+
+        Without `antialias` images shrink as for the published numbers, with it as the official code
+        does on a torchvision of 0.17 or later; scores differ by about 0.001.
+        """
+        from transformers import CLIPConfig, CLIPModel
+
+        self.name = name
+        place = parts_place(checkpoint, processor, CLIP_VIT_H)
+        config = load_part(CLIPConfig, place)
+        weights = from_open_clip(drop_prefix(read_weights(checkpoint), "model."))
+        model = assemble(CLIPModel, config, weights, checkpoint, device)
+        size = config.vision_config.image_size
+        self._towers = ClipTowers(
+            model, place, lambda images: torch.stack([letterbox(i, size, antialias) for i in images])
+        )
+
+    @torch.inference_mode()
+    def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
+        """float64 [n] in [-1, 1]; longer prompts are cut at 77 tokens."""
+        return self._towers.cosine(images, prompts).double().cpu().numpy()
+
+    def truncated(self, prompts: list[str]) -> list[bool]:
+        """Whether each prompt is longer than what the model reads."""
+        return self._towers.tokens.truncated(prompts)
+
+
+def letterbox(image: "Image.Image", size: int, antialias: bool) -> Tensor:
+    """Pixel values [3, size, size]: the longest side resized to `size`, black around the middle."""
+    from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+    pixels = torch.from_numpy(np.array(as_rgb(image))).permute(2, 0, 1)[None].float() / 255
+    scale = size / max(pixels.shape[-2:])
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[-2:])
+    if scale != 1:
+        pixels = interpolate(pixels, (height, width), mode="bicubic", antialias=antialias)
+    left, top = (size - width) // 2, (size - height) // 2
+    whole = pad(pixels[0], (left, size - width - left, top, size - height - top))
+    mean, std = (torch.tensor(v)[:, None, None] for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    return (whole - mean) / std

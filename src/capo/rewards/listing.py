@@ -1,0 +1,64 @@
+"""What one wants to know of a reward before choosing it, as plain values."""
+
+from importlib import import_module
+from typing import Any
+
+from capo.recipe import RewardSection
+from capo.rewards.catalogue import SHIPPED
+from capo.rewards.comparison import describe_comparison
+from capo.rewards.function import installed_functions
+from capo.rewards.places import weights_here
+from capo.rewards.protocol import RewardError
+from capo.rewards.registry import declared_comparison
+from capo.rewards.shipped import architecture_options
+
+MEGABYTES = 4
+"""Of memory for a million parameters in float32."""
+
+
+def list_rewards() -> list[dict[str, Any]]:
+    """All shipped rewards, then those of installed packages."""
+    return [*map(_shipped_values, SHIPPED), *map(_installed_values, installed_functions())]
+
+
+def describe_reward(name: str) -> dict[str, Any]:
+    """One of them, with its options and their defaults, and what its module says of it.
+
+    Raises `RewardError` for a name that there is not.
+    """
+    declared_comparison(RewardSection(name=name))  # which names what is near, if there is none
+    if name not in SHIPPED:
+        return _installed_values(name)
+    entry = SHIPPED[name]
+    module = import_module(f"capo.rewards.{entry.architecture.partition(':')[0]}")
+    options = {**architecture_options(entry), **entry.options}
+    about = (module.__doc__ or "").strip()
+    return {**_shipped_values(name), "processor": entry.processor, "options": options, "about": about}
+
+
+def _shipped_values(name: str) -> dict[str, Any]:
+    entry = SHIPPED[name]
+    return {
+        "name": name,
+        "measures": entry.measures,
+        "scale": entry.scale,
+        "comparison": describe_comparison(declared_comparison(RewardSection(name=name))),
+        "license": entry.license,
+        "parameters_millions": entry.parameters,
+        "memory_megabytes": entry.parameters * MEGABYTES,
+        "checkpoint": entry.checkpoint,
+        "weights_here": weights_here(entry.checkpoint),
+    }
+
+
+def _installed_values(name: str) -> dict[str, Any]:
+    entry = installed_functions()[name]
+    try:
+        comparison = describe_comparison(declared_comparison(RewardSection(name=name)))
+        problem = None
+    except (RewardError, ImportError) as error:
+        comparison, problem = None, str(error)
+    package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else None
+    return {
+        "name": name, "source": entry.value, "package": package, "comparison": comparison, "problem": problem,
+    }  # fmt: skip

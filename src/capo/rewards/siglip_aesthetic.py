@@ -1,0 +1,54 @@
+"""Aesthetic predictor v2.5: as LAION's, on SigLIP, and better on drawings and paintings.
+
+discus0434, "aesthetic-predictor-v2-5" (2024): an affine map of the unit pooled embedding of SigLIP
+so400m/14 at 384 pixels, on a scale of 1 to 10 where 5.5 is a great score. Two ratings compare by
+Bradley-Terry with temperature 1 on that scale.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from capo.method.calibration import BradleyTerry
+from capo.rewards.aesthetic_head import AffineHead, split_head, tower_place
+from capo.rewards.catalogue import SIGLIP_SO400M
+from capo.rewards.clip_layout import assemble, vision_side
+from capo.rewards.images import as_rgb
+from capo.rewards.loading import load_part, read_weights
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+LAYERS = (0, 2, 4, 6, 8)
+
+
+class SiglipAesthetic:
+    """The official head file, alone or in a folder with its tower, in float32."""
+
+    comparison = BradleyTerry(temperature=1.0)
+
+    def __init__(self, name: str, checkpoint: str, device: Any, processor: str | None = None) -> None:
+        """The head from `checkpoint`, the tower too if it is there; else from `processor`, else so400m."""
+        from transformers import SiglipConfig, SiglipVisionModel
+        from transformers.models.siglip import SiglipImageProcessorPil
+
+        self.name = name
+        place = tower_place(checkpoint, processor, SIGLIP_SO400M)
+        weights = {k.removeprefix("layers."): t for k, t in read_weights(checkpoint).items()}
+        head, tower = split_head(weights, "scoring_head.")
+        self._head = AffineHead(head, LAYERS, checkpoint)
+        self._tower = assemble(
+            SiglipVisionModel,
+            load_part(SiglipConfig, place).vision_config,
+            vision_side(tower or read_weights(place)),
+            checkpoint if tower else place,
+            device,
+        )
+        self._image_processor = load_part(SiglipImageProcessorPil, place)
+
+    @torch.inference_mode()
+    def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
+        """float64 [n]; `prompts` are not looked at."""
+        pixels = self._image_processor([as_rgb(image) for image in images], return_tensors="pt").pixel_values
+        return self._head(self._tower(pixels.to(self._tower.device)).pooler_output).numpy()

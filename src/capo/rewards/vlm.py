@@ -1,0 +1,125 @@
+"""Asking a vision-language model about images: its processor, its chat template, its next token."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from capo.rewards.images import as_rgb
+from capo.rewards.loading import load_model, load_part
+from capo.rewards.protocol import RewardError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PLAIN_FORMAT = "USER: {}\n{} ASSISTANT:"
+"""Image and question, for checkpoints that have no chat template."""
+
+
+class VisionLanguageModel:
+    """Any transformers image-text-to-text model; float32 on a CPU, its own precision elsewhere."""
+
+    def __init__(self, checkpoint: str, device: Any, processor: str | None = None) -> None:
+        """Weights from `checkpoint`; tokenizer and image processor from `processor` if given."""
+        from transformers import AutoModelForImageTextToText
+
+        dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
+        self._model = load_model(AutoModelForImageTextToText, checkpoint, device, dtype)
+        self._processor = load_processor(processor or checkpoint, self._model.config)
+        self.tokenizer = self._processor.tokenizer
+        self.tokenizer.padding_side = "left"  # the last position is then the answer's in every row
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+
+    def ask(self, question: str) -> str:
+        """The text of a conversation with an image, `question` and the start of an answer.
+
+        Raises `ValueError` for a question that holds the model's image token.
+        """
+        image_token = self._processor.image_token
+        if image_token in question:
+            raise ValueError(f"the prompt holds the model's image token {image_token!r}")
+        if self._processor.chat_template is None:
+            return PLAIN_FORMAT.format(image_token, question)
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        # A template without the switch for thinking does not look at it.
+        return self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            chat_template=self._processor.chat_template,
+            add_generation_prompt=True,
+            tokenize=False,
+            enable_thinking=False,
+        )
+
+    def next_token(self, images: "list[Image.Image]", texts: list[str]) -> Tensor:
+        """Log-probabilities of what follows each of n texts, float32 [n, vocabulary]."""
+        # One step of generation rather than a bare forward: each architecture then builds its own
+        # position ids for the padded rows. `logits` are the raw ones, before any penalty.
+        logits: Tensor = self._generate(images, texts, 1)[1].logits[0]
+        return logits.float().log_softmax(-1)
+
+    def answers(self, images: "list[Image.Image]", texts: list[str], max_new_tokens: int) -> list[str]:
+        """What the model says after each of n texts, its likeliest token at every step."""
+        start, output = self._generate(images, texts, max_new_tokens)
+        return self.tokenizer.batch_decode(output.sequences[:, start:], skip_special_tokens=True)
+
+    def _generate(self, images: "list[Image.Image]", texts: list[str], length: int) -> tuple[int, Any]:
+        """The tokens that a padded text has, and what `generate` returns."""
+        from transformers import GenerationConfig
+
+        inputs = self._processor(
+            images=[[as_rgb(image)] for image in images],  # those of each text
+            text=texts,
+            padding=True,
+            add_special_tokens=not self._starts_whole(texts[0]),
+            return_tensors="pt",
+        ).to(self._model.device, dtype=self._model.dtype)
+        config = GenerationConfig(
+            max_new_tokens=length,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            output_logits=length == 1,
+            return_dict_in_generate=True,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        return inputs.input_ids.shape[1], self._model.generate(**inputs, generation_config=config)
+
+    def _starts_whole(self, text: str) -> bool:
+        """Whether the chat template has put the start token there already."""
+        start = self.tokenizer.bos_token
+        return start is not None and text.startswith(start)
+
+
+def load_processor(checkpoint: str, config: Any) -> Any:
+    """The processor of a model with this configuration, without a video part.
+
+    Raises `RewardError` when it cannot be read, or needs a package that is not installed.
+    """
+    from transformers import AutoProcessor
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    kind = PROCESSOR_MAPPING.get(type(config), None)
+    videos = kind is not None and "video_processor" in kind.get_attributes()
+    try:
+        # Always Pillow's resizing: torchvision's gives slightly different scores.
+        return load_part(_without_videos(kind) if videos else AutoProcessor, checkpoint, backend="pil")
+    except ImportError as error:
+        raise RewardError(f"{checkpoint}: {error}") from error
+
+
+def _without_videos(kind: Any) -> Any:
+    """A processor class without its video part, which needs torchvision."""
+
+    class ImageTextProcessor(kind):  # type: ignore[misc]
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [name for name in super().get_attributes() if name != "video_processor"]
+
+        @classmethod
+        def from_args_and_dict(cls, args: list[Any], processor_dict: dict[str, Any], **named: Any) -> Any:
+            parts = list(args)
+            parts.insert(kind.get_attributes().index("video_processor"), None)
+            return super().from_args_and_dict(parts, processor_dict, **named)
+
+    return ImageTextProcessor

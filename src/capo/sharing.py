@@ -1,0 +1,36 @@
+"""Artefacts that another run has made already, from the very same inputs, are taken over from there."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from capo.artefact import Artefact
+from capo.durable import WorkspaceError
+from capo.manifest import canonical
+from capo.progress import say
+from capo.workspace import Run
+
+
+def take_over(artefact: Artefact, inputs: Mapping[str, Any], donors: Sequence[Path], force: bool) -> bool:
+    """Whether one of the run directories `donors` has the artefact; then it is here too, and committed.
+
+    Its files are linked where the file system can, so they take no room twice; one whose files are
+    damaged is passed over. Its line of `timings.jsonl` comes along, and says where it is `shared` from.
+    """
+    wanted = json.loads(canonical(inputs))
+    for directory in donors:
+        other = Run(directory).artefact(artefact.name)
+        if other.begun() != wanted or not other.done:
+            continue
+        try:
+            other.verify()
+        except WorkspaceError as error:
+            say(f"{artefact.name}: not taken over from {directory}: {error}")
+            continue
+        artefact.adopt(other, force=force)
+        say(f"{artefact.name}: taken over from {directory}")
+        if timing := other.run.timings().get(artefact.name):
+            artefact.run.record_timing(**timing | {"shared": str(directory)})
+        return True
+    return False

@@ -1,0 +1,28 @@
+"""The half of evaluation that no policy has a part in: what the tuned model is compared with.
+
+The models are `base` (the recipe's own, unless it names another) and, to show the size of chance,
+`null`: the base again with other seeds.
+"""
+
+from capo.prompts import load_prompts
+from capo.recipe import ImagesSection, Recipe
+from capo.stages.contenders import against
+from capo.stages.judging import check_judgeable
+from capo.stages.measuring import Model, measure
+from capo.stages.prompts import prompt_table
+from capo.workspace import Artefact, Run
+
+BASE, NULL = Model("base", "evaluate"), Model("null", "evaluate-null")
+
+
+def baseline(recipe: Recipe, run: Run, artefact: Artefact) -> None:
+    """The evaluation prompts, and images, scores and judgements of the base model."""
+    prompts = load_prompts(recipe.evaluate.prompts, recipe.seed)
+    check_judgeable(recipe, prompts)
+    artefact.write_table("prompts.parquet", prompt_table(prompts))
+    contender = against(recipe)
+    # Of images that are there, nobody can make others from other seeds.
+    given = isinstance(contender.source, ImagesSection)
+    models = (BASE, NULL) if recipe.evaluate.null_row and not given else (BASE,)
+    measure(recipe, artefact, prompts, models, contender)
+    artefact.commit({"prompts": len(prompts), "samples_per_prompt": recipe.evaluate.samples_per_prompt})

@@ -1,0 +1,123 @@
+"""What samples are paired by: the scores of the training rewards, or the labels that came with them.
+
+Notation: P prompts, S samples in all, L rewards. Samples that lack a score are NaN.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from capo.method import Comparison, PowerRatio
+from capo.recipe import Recipe
+from capo.rewards import build_comparison, refuse_negative
+from capo.stages.generate import read_samples
+from capo.stages.prompts import read_prompts
+from capo.stages.scores import check_missing, read_scores
+from capo.workspace import Artefact, Run, WorkspaceError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LABELS = "labels"
+"""What people said of the samples, in the place of a reward's name."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the samples of a run are paired by: L rewards, or one column of people's labels.
+
+    P prompts with `counts` samples each, S in all; sorted by prompt, then sample.
+    """
+
+    names: list[str]
+    comparisons: list[Comparison]
+    prompt_ids: list[str]
+    counts: np.ndarray
+    """int [P]"""
+    scores: np.ndarray
+    """float64 [S, L]: raw ones, NaN where missing"""
+
+
+def read_columns(recipe: Recipe, run: Run) -> Columns:
+    """The scores of all training rewards, or the labels that came with the images.
+
+    Raises as `pair`.
+    """
+    prompt_ids = [prompt.prompt_id for prompt in read_prompts(run)]
+    if recipe.pairs.selection == "labels":
+        # A label is how often people prefer the sample: the power ratio of two is again that share.
+        comparisons: list[Comparison] = [PowerRatio()]
+        tables = {LABELS: _read_labels(run.artefact("samples"))}
+    else:
+        comparisons = [build_comparison(section) for section in recipe.training_rewards]
+        tables = {s.name: read_scores(run.artefact(f"scores/{s.name}")) for s in recipe.training_rewards}
+    if recipe.images is None:
+        counts = np.full(len(prompt_ids), recipe.generate.samples_per_prompt)
+    else:
+        counts = _count_samples(next(iter(tables.values())), prompt_ids)
+    ids, samples = np.repeat(prompt_ids, counts), _arange(counts)
+    scores = np.empty((len(ids), len(tables)))
+    for column, (comparison, (name, table)) in enumerate(zip(comparisons, tables.items(), strict=True)):
+        if name != LABELS:
+            check_missing(name, [table], len(ids), recipe.pairs.max_skipped)
+        scores[:, column] = score_vector(table, prompt_ids, counts)
+        refuse_negative(name, comparison, scores[:, column], ids, samples)
+    return Columns(list(tables), comparisons, prompt_ids, counts, scores)
+
+
+def score_matrix(table: "pa.Table", prompt_ids: list[str], samples: int) -> np.ndarray:
+    """Scores as float64 [P, samples], NaN where missing, in the order of `prompt_ids`.
+
+    Raises as `score_vector`.
+    """
+    vector = score_vector(table, prompt_ids, np.full(len(prompt_ids), samples))
+    return vector.reshape(len(prompt_ids), samples)
+
+
+def score_vector(table: "pa.Table", prompt_ids: list[str], counts: np.ndarray) -> np.ndarray:
+    """Scores as float64 [S], NaN where missing, by prompt in the order of `prompt_ids`, then by sample.
+
+    Raises `WorkspaceError` unless the table has every one of the `counts` samples of each prompt once.
+    """
+    row, known = _prompt_rows(table, prompt_ids)
+    column = table["sample"].to_numpy()
+    known &= (column >= 0) & (column < counts[row])
+    place = (np.cumsum(counts) - counts)[row] + column
+    expected = int(counts.sum())
+    if not known.all() or len(np.unique(place)) != len(place) or len(place) != expected:
+        raise WorkspaceError(
+            f"the scores are not those of {len(prompt_ids)} prompts with {expected} samples; "
+            "run the score stage again with --force"
+        )
+    vector = np.empty(expected)
+    vector[place] = table["score"].to_numpy().astype(np.float64)
+    return vector
+
+
+def _count_samples(table: "pa.Table", prompt_ids: list[str]) -> np.ndarray:
+    row, known = _prompt_rows(table, prompt_ids)
+    return np.bincount(row[known], minlength=len(prompt_ids))
+
+
+def _prompt_rows(table: "pa.Table", prompt_ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Of every row, the place of its prompt among `prompt_ids`, and whether it is one of them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    row = pc.index_in(table["prompt_id"], value_set=pa.array(prompt_ids, pa.string())).to_numpy()
+    known = np.isfinite(row.astype(np.float64))
+    return np.where(known, row, 0).astype(np.int64), known
+
+
+def _read_labels(samples: Artefact) -> "pa.Table":
+    """prompt_id, sample and, as `score`, the label of every sample."""
+    import pyarrow as pa
+
+    names = ["prompt_id", "sample", "label"]
+    return pa.concat_tables(read_samples(samples, columns=names)).rename_columns([*names[:2], "score"])
+
+
+def _arange(counts: np.ndarray) -> np.ndarray:
+    """0, 1, ... anew for every prompt."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -1,0 +1,120 @@
+"""How alike the K images of a prompt are, in the eyes of an image encoder.
+
+The encoder is `evaluate.embedder`, else the first CLIP-type reward of the recipe, held-out ones
+first: training moves images along the features of a reward it is rewarded by.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from capo import runtime
+from capo.progress import progress
+from capo.recipe import Recipe
+from capo.rewards import SHIPPED
+from capo.stages.measuring import Images
+from capo.stages.results import Diversity
+from capo.workspace import Artefact
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from PIL import Image
+    from torch import Tensor
+
+DISTANCES = "diversity.parquet"
+
+BATCH = 64
+"""Images embedded at once."""
+
+
+@dataclass(frozen=True)
+class EncoderPlace:
+    """Where an image encoder is, and how the results name it."""
+
+    name: str
+    checkpoint: str
+    processor: str
+
+
+def find_encoder(recipe: Recipe) -> EncoderPlace | None:
+    """The image encoder that `recipe` measures diversity with; None when it has none."""
+    if (given := recipe.evaluate.embedder) is not None:
+        return EncoderPlace(given, given, given)
+    for section in sorted(recipe.rewards, key=lambda reward: reward.use == "train"):
+        entry = SHIPPED.get(section.source or section.name)
+        if entry is None or section.url is not None or entry.architecture != "clip:ClipPreference":
+            continue
+        checkpoint = section.checkpoint or entry.checkpoint
+        processor = None if section.checkpoint else entry.processor
+        return EncoderPlace(f"the image encoder of {section.name}", checkpoint, processor or checkpoint)
+    return None
+
+
+class ImageEncoder:
+    """The image features of a CLIP or SigLIP model, or those of DINO and its like, in float32."""
+
+    def __init__(self, place: EncoderPlace, device: Any) -> None:
+        """Raises `RewardError` for a checkpoint that cannot be read."""
+        import torch
+        from transformers import AutoImageProcessor, AutoModel
+
+        from capo.rewards.loading import load_model, load_part
+
+        self._model = load_model(AutoModel, place.checkpoint, device, torch.float32)
+        # Always Pillow's resizing: torchvision's gives slightly different features.
+        self._image_processor = load_part(AutoImageProcessor, place.processor, backend="pil")
+
+    def embed(self, images: "Sequence[Image.Image]") -> "Tensor":
+        """Features [n, D] of n RGB images, on the CPU."""
+        import torch
+
+        pixels = self._image_processor(list(images), return_tensors="pt").pixel_values
+        of_images = getattr(self._model, "get_image_features", self._model)
+        with torch.inference_mode():
+            features: Tensor = of_images(pixels.to(self._model.device)).pooler_output
+        return features.float().cpu()
+
+
+def measure_diversity(
+    recipe: Recipe, artefact: Artefact, prompt_ids: Sequence[str], homes: Mapping[str, Artefact]
+) -> Diversity | None:
+    """Distances among the images of each prompt by every model, kept in `diversity.parquet`.
+
+    `homes` has the images of each model. None without an encoder, or with one image a prompt.
+    """
+    place, samples = find_encoder(recipe), recipe.evaluate.samples_per_prompt
+    if place is None or samples < 2:
+        return None
+    if not artefact.has(DISTANCES):
+        encoder = ImageEncoder(place, runtime.device(recipe.engine))
+        images = {model: Images(home, model) for model, home in homes.items()}
+        found = {model: prompt_distances(encoder, each, samples) for model, each in images.items()}
+        artefact.write_table(DISTANCES, _table(prompt_ids, found))
+    table = artefact.read_table(DISTANCES).to_pydict()
+    return Diversity(place.name, {model: np.array(table[model]) for model in homes})
+
+
+def prompt_distances(encoder: ImageEncoder, images: Images, samples: int) -> np.ndarray:
+    """The mean cosine distance among the images of each prompt, float64 [P], in the shards' order."""
+    import torch
+
+    from capo.method import pairwise_distance
+
+    found = []
+    with progress(f"diversity: {images.model} images", len(images.shards), "shards") as bar:
+        for shard in images.shards:
+            _, decoded = images.read(shard)
+            parts = [encoder.embed(decoded[at : at + BATCH]) for at in range(0, len(decoded), BATCH)]
+            features = torch.cat(parts)
+            found.append(pairwise_distance(features.reshape(-1, samples, features.shape[-1])).numpy())
+            bar.advance()
+    return np.concatenate(found)
+
+
+def _table(prompt_ids: Sequence[str], distances: Mapping[str, np.ndarray]) -> "pa.Table":
+    """A row a prompt, a column a model."""
+    import pyarrow as pa
+
+    return pa.table({"prompt_id": list(prompt_ids), **distances})

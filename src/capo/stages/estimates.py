@@ -1,0 +1,118 @@
+"""Estimates over the prompts of an evaluation: means, intervals, tests.
+
+Notation: P prompts, K images of each from every model. Scores are float64 [P, K] and values float64
+[P], NaN where one is missing; what has no value is left out. `seed` decides the resamples.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from capo.method import (
+    bootstrap_interval,
+    detectable_difference,
+    paired_bootstrap,
+    prompts_needed,
+    same_seed_win_rate,
+    sign_test,
+    standard_error,
+    win_rate,
+)
+from capo.rewards import RewardError
+
+PLANNED_POINTS = (1, 2, 5)
+"""Differences of win-rates for which the prompts needed are told, in percentage points."""
+
+
+def prompt_win_rates(name: str, candidate: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """Win-rate of each prompt [P], over the images that have a score; NaN where a model has none.
+
+    Raises `RewardError`, naming the reward, when no prompt is left.
+    """
+    rates = _rates(candidate, np.isfinite(candidate), base, np.isfinite(base), win_rate)
+    if np.isnan(rates).all():
+        raise RewardError(f"reward {name!r} gave scores to both models on none of {len(base)} prompts")
+    return rates
+
+
+def same_seed_win_rates(candidate: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """Win-rate of each prompt [P] where only images of the same noise meet: those of the same number."""
+    both = np.isfinite(candidate) & np.isfinite(base)
+    return _rates(candidate, both, base, both, same_seed_win_rate)
+
+
+def prompt_means(scores: np.ndarray) -> np.ndarray:
+    """The mean of each prompt's scores [P], NaN where there is none."""
+    known = np.isfinite(scores)
+    counts = known.sum(axis=1)
+    sums = np.where(known, scores, 0.0).sum(axis=1)
+    return np.divide(sums, counts, out=np.full(len(scores), np.nan), where=counts > 0)
+
+
+def present(values: np.ndarray) -> np.ndarray:
+    """Those that are not missing."""
+    return values[np.isfinite(values)]
+
+
+def estimate(name: str, values: np.ndarray, seed: int, prefix: str = "") -> dict[str, float]:
+    """The mean under `name`, and its 95% interval."""
+    return {name: float(np.nanmean(values))} | bounds(values, seed, prefix)
+
+
+def bounds(values: np.ndarray, seed: int, prefix: str = "") -> dict[str, float]:
+    """`low` and `high`, the 95% interval of the mean."""
+    low, high = bootstrap_interval(torch.from_numpy(present(values)), seed)
+    return {f"{prefix}low": low, f"{prefix}high": high}
+
+
+def difference(candidate: np.ndarray, base: np.ndarray, seed: int) -> dict[str, float]:
+    """Of the means, paired prompt by prompt: `value`, `low`, `high` and `p`.
+
+    Raises `ValueError` when no prompt has both.
+    """
+    both = np.isfinite(candidate) & np.isfinite(base)
+    return asdict(paired_bootstrap(torch.from_numpy(candidate[both]), torch.from_numpy(base[both]), seed))
+
+
+def prompt_error(values: np.ndarray) -> float | None:
+    """The standard error of the mean; None for a single prompt, which says nothing about others."""
+    known = present(values)
+    return standard_error(torch.from_numpy(known)) if len(known) > 1 else None
+
+
+def signs(rates: np.ndarray) -> dict[str, Any]:
+    """Prompts `won`, `lost` and `tied`, and the `p` of the sign test."""
+    return asdict(sign_test(torch.from_numpy(present(rates)), 0.5))
+
+
+def power(rates: np.ndarray) -> dict[str, Any] | None:
+    """The `detectable` difference of a win-rate, and the `prompts_needed` for others (80% power, 5% level).
+
+    None for a single prompt.
+    """
+    known = torch.from_numpy(present(rates))
+    if len(known) < 2:
+        return None
+    needed = [{"points": d, "prompts": prompts_needed(known, d / 100)} for d in PLANNED_POINTS]
+    return {"detectable": detectable_difference(known), "prompts_needed": needed}
+
+
+def _rates(
+    candidate: np.ndarray,
+    has_candidate: np.ndarray,
+    base: np.ndarray,
+    has_base: np.ndarray,
+    rate: Callable[[Tensor, Tensor], Tensor],
+) -> np.ndarray:
+    whole = has_candidate.all(axis=1) & has_base.all(axis=1)
+    partial = has_candidate.any(axis=1) & has_base.any(axis=1) & ~whole
+    rates = np.full(len(base), np.nan)
+    rates[whole] = rate(torch.from_numpy(candidate[whole]), torch.from_numpy(base[whole]))
+    for p in np.flatnonzero(partial):
+        left, right = candidate[p][has_candidate[p]], base[p][has_base[p]]
+        rates[p] = rate(torch.from_numpy(left)[None], torch.from_numpy(right)[None]).item()
+    return rates

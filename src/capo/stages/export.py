@@ -1,0 +1,73 @@
+"""The pairs of a run for other trainers, and back into capo."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from capo import durable
+from capo.exchange import WRITERS, Pair
+from capo.progress import progress
+from capo.recipe import Recipe
+from capo.seeds import stable_seed
+from capo.stages.generate import read_samples
+from capo.stages.prompts import read_prompts
+from capo.training.data import PromptPairs, read_pairs
+from capo.workspace import Run
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def export(recipe: Recipe, run: Run, to: Path, layout: str, per_prompt: int | None = None) -> dict[str, Any]:
+    """Write the pairs of `run` into the new folder `to`, which appears whole or not at all.
+
+    `layout` is one of `WRITERS`. Only pairs are written whose chosen sample is better than the other
+    by more than `pairs.min_margin`, 0 at least: a label without a size would turn the others round.
+    `per_prompt` draws as many of each prompt's pairs, by the seed of the run. A shard of samples is in
+    memory at a time. Raises `WorkspaceError` for a run without pairs, `ValueError` for a folder that
+    is there already.
+    """
+    margin = max(0.0, recipe.pairs.min_margin or 0.0)
+    found, _ = read_pairs(run.artefact("pairs"), margin)
+    by_prompt = {pairs.prompt_id: pairs for pairs in found}
+    texts = {prompt.prompt_id: prompt.text for prompt in read_prompts(run)}
+    samples = run.artefact("samples")
+    shards = sum(
+        any(each in by_prompt for each in table["prompt_id"].unique().to_pylist())
+        for table in read_samples(samples, columns=["prompt_id"])
+    )
+    # Where a directory lies says nothing elsewhere.
+    named = recipe.model.checkpoint
+    model = "unknown" if recipe.images else Path(named).name if Path(named).exists() else named
+    counts = {"prompts": len(found), "pairs": 0, "images": 0}
+    with durable.new_folder(to) as folder, progress("export", shards, "shards") as bar:
+        writer = WRITERS[layout](folder, shards, model)
+        for table in read_samples(samples, columns=["prompt_id", "sample", "image"]):
+            ids = [each for each in table["prompt_id"].unique().to_pylist() if each in by_prompt]
+            if not ids:
+                continue
+            drawn = (_drawn(by_prompt[each], texts[each], recipe.seed, per_prompt) for each in ids)
+            pairs = [pair for each in drawn for pair in each]
+            images = _images(table, {(p.prompt_id, n) for p in pairs for n in (p.chosen, p.rejected)})
+            writer.write(pairs, images)
+            counts["pairs"] += len(pairs)
+            counts["images"] += len(images)
+            bar.advance()
+    return {"directory": str(to), "layout": layout, **counts}
+
+
+def _drawn(pairs: PromptPairs, caption: str, seed: int, per_prompt: int | None) -> Iterator[Pair]:
+    rows = pairs.allowed
+    if per_prompt is not None:
+        generator = torch.Generator().manual_seed(stable_seed("export", seed, pairs.prompt_id))
+        rows = rows[torch.randperm(len(rows), generator=generator)[:per_prompt].sort().values]
+    for chosen, rejected in rows.tolist():
+        delta_reward = pairs.delta_reward(chosen, rejected)
+        yield Pair(pairs.prompt_id, caption, chosen, rejected, delta_reward)
+
+
+def _images(table: "pa.Table", wanted: set[tuple[str, int]]) -> dict[tuple[str, int], bytes]:
+    keys = zip(table["prompt_id"].to_pylist(), table["sample"].to_pylist(), strict=True)
+    return {key: table["image"][row].as_py()["bytes"] for row, key in enumerate(keys) if key in wanted}

@@ -1,0 +1,59 @@
+"""What the exact judge asks of an evaluation, and its verdicts."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from capo.progress import progress
+from capo.prompts import Prompt
+from capo.recipe import Recipe
+from capo.shapes.scenes import SIZE
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from capo.stages.measuring import Images
+
+
+def check_judgeable(recipe: Recipe, prompts: Sequence[Prompt]) -> None:
+    """Raise `ValueError` for prompts that do not say what must be seen, when the recipe has a judge."""
+    unknown = [prompt.text for prompt in prompts if "include" not in prompt.metadata]
+    if recipe.evaluate.judge is not None and unknown:
+        raise ValueError(
+            f"evaluate.judge: {recipe.evaluate.judge} needs prompts that say what must be seen, as those "
+            f"of shapes:test; {len(unknown)} of {recipe.evaluate.prompts.source} do not, the first being "
+            f"{unknown[0]!r}"
+        )
+
+
+def check_size(recipe: Recipe, size: tuple[int, int], what: str) -> None:
+    """Raise `ValueError` for images of height and width `size` that the judge cannot look at.
+
+    `what` says in words what has that size, as "this model makes".
+    """
+    if recipe.evaluate.judge == "shapes" and size != (SIZE, SIZE):
+        raise ValueError(
+            f"evaluate.judge: shapes looks at images of {SIZE}×{SIZE} pixels, and {what} "
+            f"{size[1]}×{size[0]}; set it to null"
+        )
+
+
+def judgements(prompts: Sequence[Prompt], images: "Sequence[Images]") -> "pa.Table":
+    """A row an image: model, prompt_id, sample, and whether it is correct."""
+    import pyarrow as pa
+
+    from capo.shapes.judge import judge
+
+    metadata = {prompt.prompt_id: prompt.metadata for prompt in prompts}
+    tables = []
+    for each in images:
+        with progress(f"judge: {each.model} images", len(each.shards), "shards") as bar:
+            for shard in each.shards:
+                rows, decoded = each.read(shard)
+                keys = zip(decoded, rows["prompt_id"].to_pylist(), strict=True)
+                correct = [judge(np.asarray(image), metadata[prompt_id]) for image, prompt_id in keys]
+                columns = {"model": [each.model] * len(rows), "prompt_id": rows["prompt_id"]}
+                tables.append(pa.table(columns | {"sample": rows["sample"], "correct": correct}))
+                bar.advance()
+    return pa.concat_tables(tables)

@@ -1,0 +1,193 @@
+"""What evaluation knows of a model: its images of the prompts, their scores, and the judge's verdicts.
+
+images/MODEL/shard-00000.parquet    as samples, without latents
+scores/MODEL/REWARD.parquet         a row an image
+judgements.parquet                  a row an image; only with a judge
+"""
+
+import gc
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from capo import runtime
+from capo.progress import progress
+from capo.prompts import Prompt
+from capo.recipe import ImagesSection, Recipe, RewardSection
+from capo.rewards import load_reward
+from capo.stages.columns import score_matrix
+from capo.stages.contenders import Contender
+from capo.stages.generate import sample_images, shard_path
+from capo.stages.given import take_given
+from capo.stages.judging import check_size, judgements
+from capo.stages.scores import decode_rows, finished, score_rows
+from capo.workspace import Artefact
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from PIL import Image
+
+KEPT_BYTES = 1 << 30
+"""Decoded images that are kept for the next reward; more are decoded again."""
+
+PARTS = "parts"
+"""Scores of single shards, until those of all models are whole."""
+
+JUDGEMENTS = "judgements.parquet"
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of the models of an evaluation: its name, and the key of its noise."""
+
+    name: str
+    seed_key: str
+
+
+def measure(
+    recipe: Recipe,
+    artefact: Artefact,
+    prompts: Sequence[Prompt],
+    models: Sequence[Model],
+    contender: Contender,
+) -> None:
+    """Fill `artefact` with images, scores and judgements of `models`, all made by `contender`.
+
+    Each step goes on where it stopped, shard by shard.
+    """
+    _make_images(recipe, artefact, prompts, models, contender)
+    gc.collect()  # the rewards may need the device's memory
+    images = [Images(artefact, model.name) for model in models]
+    for reward in recipe.rewards:
+        _score(recipe, artefact, reward, prompts, images)
+    artefact.remove(PARTS)
+    if recipe.evaluate.judge is not None and not artefact.has(JUDGEMENTS):
+        artefact.write_table(JUDGEMENTS, judgements(prompts, images))
+
+
+def read_scores(
+    artefact: Artefact, model: str, reward: str, prompt_ids: Sequence[str], samples: int
+) -> np.ndarray:
+    """One reward's scores of a model, float64 [P, K], NaN where one is missing."""
+    return score_matrix(artefact.read_table(_scores_path(model, reward)), list(prompt_ids), samples)
+
+
+def read_judgements(artefact: Artefact, samples: int) -> Mapping[str, np.ndarray]:
+    """Whether the judge accepts each image, bool [P, K] by model; empty without a judge."""
+    import pyarrow.compute as pc
+
+    if not artefact.has(JUDGEMENTS):
+        return {}
+    table = artefact.read_table(JUDGEMENTS)
+    return {
+        model: table.filter(pc.equal(table["model"], model))["correct"].to_numpy().reshape(-1, samples)
+        for model in pc.unique(table["model"]).to_pylist()
+    }
+
+
+def measured(artefact: Artefact) -> list[str]:
+    """The models whose images are in `artefact`."""
+    found = (name.split("/")[1] for name in artefact.files() if name.startswith(_images_folder("")))
+    return list(dict.fromkeys(found))
+
+
+class Images:
+    """One model's images, shard by shard; small ones are decoded once and kept."""
+
+    def __init__(self, artefact: Artefact, model: str) -> None:
+        self.model = model
+        self._artefact = artefact
+        self._folder = f"{_images_folder(model)}/"
+        self._kept: dict[str, list[Image.Image]] = {}
+        self._bytes = 0
+
+    @property
+    def shards(self) -> list[str]:
+        names = (name for name in self._artefact.files() if name.startswith(self._folder))
+        return [name.removeprefix(self._folder) for name in names if name.endswith(".parquet")]
+
+    def read(self, shard: str) -> "tuple[pa.Table, list[Image.Image]]":
+        """The shard's rows (prompt_id, sample) and its images."""
+        place = self._folder + shard
+        if shard in self._kept:
+            return self._artefact.read_table(place, ["prompt_id", "sample"]), self._kept[shard]
+        rows = self._artefact.read_table(place, ["prompt_id", "sample", "image"])
+        images = decode_rows(rows)
+        size = sum(image.width * image.height * len(image.getbands()) for image in images)
+        if self._bytes + size <= KEPT_BYTES:
+            self._kept[shard] = images
+            self._bytes += size
+        return rows, images
+
+
+def _make_images(
+    recipe: Recipe,
+    artefact: Artefact,
+    prompts: Sequence[Prompt],
+    models: Sequence[Model],
+    contender: Contender,
+) -> None:
+    shards = range(math.ceil(len(prompts) / recipe.generate.shard_prompts))
+    if all(artefact.has(shard_path(_images_folder(m.name), shard)) for m in models for shard in shards):
+        return
+    if isinstance(contender.source, ImagesSection):
+        for model in models:
+            take_given(recipe, artefact, prompts, _images_folder(model.name), contender.source)
+        return
+    family = contender.source(recipe)
+    check_size(recipe, family.image_size(recipe.generate), "this model makes")
+    for model in models:
+        sample_images(
+            recipe,
+            family,
+            prompts,
+            artefact=artefact,
+            folder=_images_folder(model.name),
+            samples=recipe.evaluate.samples_per_prompt,
+            seed_key=model.seed_key,
+            keep_latents=False,
+            description=f"evaluate: {model.name} images",
+        )
+
+
+def _score(
+    recipe: Recipe,
+    artefact: Artefact,
+    reward: RewardSection,
+    prompts: Sequence[Prompt],
+    images: Sequence[Images],
+) -> None:
+    import pyarrow as pa
+
+    texts = {prompt.prompt_id: prompt.text for prompt in prompts}
+    total = len(images) * len(texts) * recipe.evaluate.samples_per_prompt
+    load = cache(lambda: load_reward(reward, runtime.device(recipe.engine)))
+    with progress(f"evaluate: {reward.name}", total, "images") as bar:
+        for each in images:
+            whole = _scores_path(each.model, reward.name)
+            if artefact.has(whole):
+                bar.advance(len(artefact.read_table(whole, ["sample"])), resumed=True)
+                continue
+            shards = []
+            for shard in each.shards:
+                part = f"{PARTS}/{each.model}/{reward.name}/{shard}"
+                rows = finished(artefact, part)
+                resumed = rows is not None
+                if rows is None:
+                    rows = score_rows(load(), *each.read(shard), texts, reward.batch_size)
+                    artefact.write_table(part, rows)
+                shards.append(rows)
+                bar.advance(len(rows), resumed=resumed)
+            artefact.write_table(whole, pa.concat_tables(shards).combine_chunks())
+
+
+def _images_folder(model: str) -> str:
+    return f"images/{model}"
+
+
+def _scores_path(model: str, reward: str) -> str:
+    return f"scores/{model}/{reward}.parquet"

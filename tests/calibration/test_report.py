@@ -1,0 +1,164 @@
+"""The calibration report on scores whose statistics are known."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import tiny_run
+from capo.calibration import calibration_report
+from capo.calibration.report import agreement, tied_share
+from capo.cli import app
+from capo.recipe import dump_recipe
+from capo.reporting.pair_table import PairTable
+from capo.workspace import Run, WorkspaceError
+
+STRONG = {"name": "strong", "source": "function_rewards:contrast", "temperature": 1.0}
+WEAK = {"name": "weak", "source": "function_rewards:contrast", "temperature": 50.0, "weight": 2.0}
+RATIO = {"name": "ratio", "source": "function_rewards:redness"}
+
+
+def scored(path, rewards, scores, **sections):
+    """A run with these scores [P, 4] by reward; the recipe."""
+    recipe = tiny_run.recipe(rewards, **sections)
+    prompts = tiny_run.prompts(len(next(iter(scores.values()))))
+    with Run.open(path, recipe) as run:
+        tiny_run.fill(run, recipe, prompts)
+        for section in recipe.rewards:
+            tiny_run.put_scores(run, section, prompts, scores[section.name])
+    return recipe
+
+
+def normal(prompts=60):
+    rng = np.random.default_rng(0)
+    scores = {name: rng.normal(20, 2, (prompts, 4)) for name in ("strong", "weak")}
+    return scores | {"ratio": rng.uniform(0.4, 0.6, (prompts, 4))}
+
+
+def calibrated(scores, temperature):
+    """Eq. 7 by plain loops, [P, 4]."""
+    wins = 1 / (1 + np.exp(-(scores[:, :, None] - scores[:, None]) / temperature))
+    return np.array([[sum(row[i, j] for j in range(4) if j != i) / 3 for i in range(4)] for row in wins])
+
+
+def test_numbers_agree_with_plain_arithmetic(tmp_path):
+    scores = normal()
+    recipe = scored(tmp_path, [STRONG, WEAK], scores)
+    found = calibration_report(recipe, Run(tmp_path))
+    rewards = {"strong": calibrated(scores["strong"], 1.0), "weak": calibrated(scores["weak"], 50.0)}
+    combined = (rewards["strong"] + 2 * rewards["weak"]) / 3
+    for reward in found.rewards:
+        raw, mine = scores[reward.name], rewards[reward.name]
+        assert reward.mean == pytest.approx(raw.mean())
+        assert reward.std == pytest.approx(raw.std())
+        assert reward.within == pytest.approx(math.sqrt(raw.var(axis=1).mean()))
+        assert reward.spread == pytest.approx(mine.std())
+        part = (
+            {"strong": 1, "weak": 2}[reward.name]
+            / 3
+            * np.cov(mine.ravel(), combined.ravel(), bias=True)[0, 1]
+        )
+        assert reward.share == pytest.approx(part / combined.var())
+        assert reward.ties == 0
+    assert sum(reward.share for reward in found.rewards) == pytest.approx(1)
+    assert found.correlation[0][1] == pytest.approx(
+        np.corrcoef(rewards["strong"].ravel(), rewards["weak"].ravel())[0, 1]
+    )
+
+
+def test_a_drowned_reward_is_told_with_the_temperature_that_helps(tmp_path):
+    scores = normal()
+    recipe = scored(tmp_path, [STRONG, WEAK, RATIO], scores)
+    found = calibration_report(recipe, Run(tmp_path))
+    strong, weak, ratio = found.rewards
+    assert strong.suggestion is None
+    (warning, other) = found.warnings
+    assert warning.startswith("weak is drowned")
+    suggested = weak.suggestion["temperature"]
+    assert f"temperature {suggested:g} would" in warning
+    # The scores have one distribution, so the same temperature spreads them alike; two digits are given.
+    assert suggested == pytest.approx(1.0, rel=0.15)
+    assert calibrated(scores["weak"], suggested).std() == pytest.approx(strong.spread, rel=0.03)
+    assert other.startswith("ratio is drowned")
+    exponent = ratio.suggestion["exponent"]
+    powers = scores["ratio"][:, :, None] ** exponent
+    wins = powers / (powers + scores["ratio"][:, None] ** exponent)
+    assert ((wins.sum(axis=2) - 0.5) / 3).std() == pytest.approx(strong.spread, rel=0.03)
+    # What it says is true: with it, nothing is drowned.
+    helped = [
+        STRONG,
+        WEAK | {"temperature": suggested},
+        RATIO | {"exponent": exponent, "comparison": "power-ratio"},
+    ]
+    again = tiny_run.recipe(helped)
+    assert calibration_report(again, Run(tmp_path)).warnings == ()
+
+
+def test_no_temperature_helps_against_ties(tmp_path):
+    scores = normal()
+    scores["weak"] = np.zeros_like(scores["weak"])
+    scores["weak"][:5, 0] = 1.0
+    found = calibration_report(scored(tmp_path, [STRONG, WEAK], scores), Run(tmp_path))
+    assert found.rewards[1].suggestion is None
+    assert "of its comparisons are ties, which no parameter decides" in found.warnings[0]
+
+
+def test_share_of_ties():
+    rng = np.random.default_rng(1)
+    prompt = np.repeat(np.arange(30), rng.integers(1, 7, 30))
+    scores = rng.integers(0, 3, len(prompt)).astype(float)
+    two = [(a, b) for a, b in itertools.combinations(range(len(prompt)), 2) if prompt[a] == prompt[b]]
+    assert tied_share(prompt, scores) == pytest.approx(np.mean([scores[a] == scores[b] for a, b in two]))
+
+
+def test_agreement_counts_ties_of_the_scores_half():
+    # Five comparisons: agreed, opposed, a tie of the scores, a tie of people, and a missing score.
+    scores = np.array([2.0, 1.0, 1.0, 2.0, 3.0, 3.0, 1.0, 2.0, np.nan, 0.0])
+    labels = np.array([1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.5, 0.5, 1.0, 0.0])
+    prompt, nothing = np.repeat(np.arange(5), 2), np.zeros(10, dtype=bool)
+    table = PairTable(
+        rewards=("labels",),
+        prompt_ids=tuple("abcde"),
+        prompt=prompt,
+        sample=np.tile([0, 1], 5),
+        calibrated=labels[:, None],
+        combined=labels,
+        chosen=nothing,
+        rejected=nothing,
+    )
+    assert agreement(table, scores) == pytest.approx((1 + 0 + 0.5) / 3)
+    assert agreement(table, np.full(10, np.nan)) is None
+
+
+def test_samples_without_a_score_are_counted_and_take_no_part(tmp_path):
+    scores = normal(6)
+    scores["strong"][0, 1] = np.nan
+    recipe = scored(tmp_path, [STRONG, WEAK], scores, pairs={"max_skipped": 0.2})
+    found = calibration_report(recipe, Run(tmp_path))
+    assert (found.samples, found.set_aside) == (24, 1)
+    kept = np.delete(scores["weak"].ravel(), 1)
+    assert found.rewards[1].mean == pytest.approx(kept.mean())
+
+
+def test_the_command(tmp_path):
+    recipe = scored(tmp_path / "run", [STRONG, WEAK], normal())
+    (tmp_path / "run" / "recipe.yaml").write_text(dump_recipe(recipe))
+    arguments = ["calibration", "--run", str(tmp_path / "run")]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    assert "Warning: weak is drowned" in shown.output
+    changed = CliRunner().invoke(app, [*arguments, "--set", "rewards.1.temperature=1", "--json"])
+    values = json.loads(changed.stdout)
+    assert values["warnings"] == []
+    assert [reward["name"] for reward in values["rewards"]] == ["strong", "weak"]
+
+
+def test_a_run_without_scores_is_refused(tmp_path):
+    recipe = tiny_run.recipe([STRONG])
+    with Run.open(tmp_path) as run:
+        tiny_run.fill(run, recipe, tiny_run.prompts(2))
+    with pytest.raises(WorkspaceError, match="scores/strong"):
+        calibration_report(recipe, Run(tmp_path))

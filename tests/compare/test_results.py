@@ -1,0 +1,170 @@
+"""A study's numbers, table and page, of made-up runs, against plain loops over what those wrote."""
+
+import itertools
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from capo.compare.measures import JUDGED
+from capo.compare.page import render_study
+from capo.compare.results import study_results
+from capo.compare.runs import StudyRun
+from capo.compare.study import Row, Study
+from capo.compare.table import NULL, table
+from capo.reporting.forest import MEAN
+from capo.workspace import Run
+from synthetic_run import Options, make_run
+
+ROWS = {
+    "good": Row("good", {"train.weighting": "sigmoid"}, None, ()),
+    "<b>same</b>": Row("<b>same</b>", {"train.weighting": "constant"}, "as <i>good</i>", ()),
+}
+SEEDS = (0, 1)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    runs = []
+    for (name, row), seed in itertools.product(ROWS.items(), SEEDS):
+        options = Options(
+            prompts=8,
+            samples=6,
+            evaluation_prompts=20,
+            evaluation_samples=3,
+            steps=40,
+            gain=(0.9 if name == "good" else 0.0) + 0.1 * seed,
+            pixels=16,
+            train={"weighting": row.own["train.weighting"]},
+        )
+        recipe, _ = make_run(folder / name.replace("/", "|") / f"seed-{seed}", options)
+        row = Row(name.replace("/", "|"), row.own, row.tune, ())
+        runs.append(StudyRun(row, seed, folder, recipe))
+    rows = tuple({run.row.name: run.row for run in runs}.values())
+    study = Study("made-up", "A & B", "shapes", {}, rows, SEEDS, "good")
+    return study_results(study, runs, {"other, seed 1": "it <diverged>"}), runs
+
+
+def scores(run, model, reward):
+    home = run.artefact("evaluate" if model == "tuned" else "baseline")
+    found = {}
+    for row in home.read_table(f"scores/{model}/{reward}.parquet").to_pylist():
+        found.setdefault(row["prompt_id"], []).append(row["score"])
+    return found
+
+
+def rates(run, reward, model="tuned"):
+    """Win-rate of each prompt by counting."""
+    candidate, base = scores(run, model, reward), scores(run, "base", reward)
+    return {
+        p: np.mean([(a > b) + (a == b) / 2 for a, b in itertools.product(candidate[p], base[p])])
+        for p in base
+    }
+
+
+def test_rows_are_means_over_seeds_and_prompts(made):
+    results, runs = made
+    assert [m["name"] for m in results["measures"]] == [
+        MEAN, "preference", "vqa", "aesthetic", "heldout", JUDGED,
+    ]  # fmt: skip
+    for row in results["rows"]:
+        own = [Run(run.directory) for run in runs if run.row.name == row["name"]]
+        for reward in ("vqa", "heldout"):
+            by_seed = [rates(run, reward) for run in own]
+            estimate = row["measures"][reward]
+            assert estimate["seeds"] == pytest.approx([np.mean(list(each.values())) for each in by_seed])
+            by_prompt = [np.mean([each[p] for each in by_seed]) for p in by_seed[0]]
+            assert estimate["value"] == pytest.approx(np.mean(by_prompt))
+            assert estimate["standard_error"] == pytest.approx(np.std(by_prompt, ddof=1) / np.sqrt(20))
+        mean = [row["measures"][r]["value"] for r in ("preference", "vqa", "aesthetic")]
+        assert row["measures"][MEAN]["value"] == pytest.approx(np.mean(mean))
+    null = [np.mean(list(rates(Run(run.directory), "vqa", "null").values())) for run in runs[:2]]
+    assert results["null"]["vqa"]["seeds"] == pytest.approx(null)
+
+
+def test_rows_are_compared_prompt_by_prompt(made):
+    results, runs = made
+    good, same = ([Run(r.directory) for r in runs[start : start + 2]] for start in (0, 2))
+    differences = {}
+    for a, b in zip(same, good, strict=True):
+        left, right = rates(a, "preference"), rates(b, "preference")
+        for prompt in left:
+            differences.setdefault(prompt, []).append(left[prompt] - right[prompt])
+    (found,) = results["comparisons"]["preference"]
+    assert found["value"] == pytest.approx(np.mean([np.mean(each) for each in differences.values()]))
+    assert found["p_corrected"] == found["p"]  # of a single comparison
+    (clear,) = results["comparisons"][MEAN]
+    assert clear["p"] < 0.01
+    assert "is below good by the mean of the training rewards" in clear["sentence"]
+    assert "with this sign in 2 of 2 seeds" in clear["sentence"]
+
+
+def test_training_and_cost_are_told(made):
+    results, runs = made
+    metrics = Run(runs[0].directory).artefact("train").read_json_lines("metrics.jsonl")
+    step = 200  # what the made-up evaluation says; after the last step, so the last ones count
+    lately = [row for row in metrics if row["step"] <= step][-20:]
+    row = results["rows"][0]
+    assert row["drift"] == pytest.approx(np.mean([each["drift"] for each in lately]))
+    assert row["error_growth"] == pytest.approx(np.mean([each["error/chosen"] for each in lately]))
+    seconds = sum(each["seconds"] for each in Run(runs[0].directory).timings().values())
+    assert row["seconds"] == pytest.approx(seconds)
+    assert results["seconds_spent"] == pytest.approx(4 * seconds)
+    assert set(row["judge"]) == {
+        "color_attr", "colors", "counting", "position", "single_object", "two_object",
+    }  # fmt: skip
+    json.dumps(results, allow_nan=False)
+
+
+def test_the_table_has_every_row_and_the_null_row(made):
+    text = table(made[0])
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert lines[0].startswith(f"| row | {MEAN} | preference | vqa | aesthetic | heldout (held out) |")
+    value = made[0]["rows"][0]["measures"][MEAN]["value"]
+    assert lines[2].startswith(f"| good | {100 * value:.1f}% (")
+    assert lines[4].startswith(f"| *{NULL}* |")
+    columns = {line.replace("\\|", "").count("|") for line in lines[:5]}
+    assert columns == {len(made[0]["measures"]) + 5}, "names cannot break the table"
+    assert "- other, seed 1: it <diverged>" in text
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.addresses = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [v for k, v in attributes if k in ("href", "src", "action")]
+
+
+def test_the_page_runs_and_loads_nothing_and_escapes_names(made):
+    page = render_study(*made)
+    found = Tags()
+    found.feed(page)
+    assert not {"script", "iframe", "object", "form"} & set(found.tags)
+    local = {a for a in found.addresses if not a.startswith(("#", "data:"))}
+    assert {a.rpartition("/")[2] for a in local} == {"index.html"}
+    assert all(not a.startswith(("http", "//", "/")) for a in local)
+    assert "<b>same" not in page
+    assert "it &lt;diverged&gt;" in page
+    assert page == render_study(*made)
+
+
+def test_the_page_draws_what_it_has(made):
+    page = render_study(*made)
+    for title in (
+        f"{MEAN}, over steps", f"{MEAN}, over drift", "heldout, over drift", "Weight on an error of noise",
+        "sigmoid, b = 1.5", "Calibrated",
+    ):  # fmt: skip
+        assert title in page
+    judged = page.count('class="interval judge"')
+    assert judged == 2, "an interval a row"
+
+
+def test_a_quick_study_says_that_it_means_nothing(made):
+    results = made[0] | {"quick": True}
+    assert "its numbers mean nothing" in render_study(results, made[1])
+    assert "its numbers mean nothing" in table(results)

@@ -1,0 +1,94 @@
+import pytest
+import yaml
+
+from capo.compare import StudyError, load_study, shipped_studies
+
+BASIC = {
+    "name": "basic",
+    "title": "Which?",
+    "recipe": "shapes",
+    "set": {"train.steps": 20},
+    "vary": {
+        "objective": {
+            "capo": {"set": {"train.objective": "capo", "train.beta": 40}},
+            "dpo": {"set": {"train.objective": "dpo", "train.beta": 1.0e-5}, "tune": "best of two"},
+        },
+        "noise": {
+            "own": {"set": {"train.noise": "independent"}},
+            "shared": {"set": {"train.noise": "shared", "train.lora_targets": ["to_q"]}, "tune": "none"},
+        },
+    },
+    "rows": [{"name": "both", "soup": ["capo-own", "dpo-own"]}],
+}
+
+
+def load(folder, **changed):
+    path = folder / "study.yaml"
+    values = {k: v for k, v in {**BASIC, **changed}.items() if v is not None}
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return load_study(path)
+
+
+def test_axes_are_crossed_and_rows_follow(tmp_path):
+    study = load(tmp_path)
+    assert [row.name for row in study.rows] == ["capo-own", "capo-shared", "dpo-own", "dpo-shared", "both"]
+    assert (study.against, study.seeds) == ("capo-own", (0, 1, 2))
+    assert [row.tune for row in study.rows] == [None, "none", "best of two", "best of two; none", None]
+    recipe = study.row_recipe(study.rows[3], 2)
+    assert (recipe.name, recipe.seed, recipe.train.steps) == ("dpo-shared", 2, 20)
+    assert (recipe.train.objective, recipe.train.beta, recipe.train.noise) == ("dpo", 1e-5, "shared")
+    assert recipe.train.lora_targets == ("to_q",)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"title": None}, "title: missing"),
+        ({"sets": {}}, "sets: unknown key; did you mean 'set'?"),
+        ({"rows": [{"name": "x", "sett": {}}]}, "rows.0.sett: unknown key; did you mean 'set'?"),
+        ({"rows": [{"name": "x y"}]}, "rows.0.name: "),
+        ({"seeds": [0, 0]}, "seeds: one is there more than once"),
+        ({"seeds": []}, "seeds: "),
+        ({"vary": {}, "rows": None}, "vary, rows: a study needs rows"),
+        ({"rows": [{"name": "capo-own"}]}, "rows: 'capo-own' is there more than once"),
+        ({"rows": [{"name": "x", "soup": ["capo-own", "capo"]}]}, "rows.x.soup: no trained row 'capo'"),
+        ({"rows": [{"name": "x", "soup": ["capo-own"]}]}, "rows.x.soup: a soup needs two rows at least"),
+        ({"against": "capo-won"}, "against: no row 'capo-won'; did you mean 'capo-own'?"),
+        ({"set": {"seed": 3}}, "set: seed is given by the study"),
+        ({"set": {"train.stepz": 3}}, r"row capo-own: [\s\S]*train.stepz: unknown key; did you mean 'steps'"),
+        ({"recipe": "shapez"}, "no recipe 'shapez'"),
+        (
+            {"vary": {"a": {"x": {"set": {"seed": 1}}}, "b": {"y": {"set": {"seed": 2}}}}, "rows": None},
+            "vary: a and b both set seed",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(tmp_path, changed, message):
+    with pytest.raises(StudyError, match=message):
+        load(tmp_path, **changed)
+
+
+def test_an_unknown_study_lists_the_shipped_ones():
+    with pytest.raises(StudyError, match=r"no study 'table3': .*fig5.*did you mean 'table[1-6]'"):
+        load_study("table3")
+
+
+@pytest.mark.parametrize("name", list(shipped_studies()))
+def test_shipped_studies_have_recipes_that_are_right(name):
+    study = load_study(name)
+    assert study.name == name
+    text = shipped_studies()[name].read_text(encoding="utf-8")
+    assert text.startswith("# "), "its first line says what it compares"
+    recipes = [study.row_recipe(row, 0).model_dump(exclude={"name"}) for row in study.rows if not row.soup]
+    assert all(recipes[i] != recipes[j] for i in range(len(recipes)) for j in range(i)), "no row comes twice"
+
+
+def test_the_quick_form_is_small_whatever_its_rows_set():
+    for name in shipped_studies():
+        study = load_study(name, quick=True)
+        assert (study.name, len(study.seeds)) == (f"{name}-quick", 1)
+        for row in study.rows:
+            recipe = study.row_recipe(row, 0)
+            assert recipe.prompts.count == 4
+            assert recipe.train.steps == 4
+            assert recipe.evaluate.samples_per_prompt == 2

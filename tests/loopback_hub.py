@@ -1,0 +1,98 @@
+"""A Hub of one data set, served over HTTP from a folder on this machine, as its own client reads it."""
+
+import json
+import re
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from urllib.parse import parse_qs, unquote, urlsplit
+
+SHA = "0123456789" * 4
+
+
+@contextmanager
+def serving(folder: Path, name: str = "owner/name", revisions: tuple[str, ...] = ("main", SHA)):
+    """Within, the set is at the server's `url`; its `read` lists the ranges of files that were asked for."""
+    files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(files, name, revisions))
+    server.daemon_threads = True
+    server.read = []
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _handler(files, name, revisions):
+    api, resolve = f"/api/datasets/{name}", f"/datasets/{name}/resolve/"
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            path = unquote(urlsplit(self.path).path)
+            if path == api or re.fullmatch(f"{api}/revision/({'|'.join(revisions)})", path):
+                siblings = [{"rfilename": file} for file in files]
+                return self.answer({"id": name, "sha": SHA, "siblings": siblings, "private": False})
+            if found := re.fullmatch(f"{api}/tree/(?:{'|'.join(revisions)})/?(.*)", path):
+                return self.tree(found.group(1))
+            if path.startswith(resolve):
+                return self.file(path.removeprefix(resolve).partition("/")[2])
+            return self.refuse("RepoNotFound")
+
+        do_HEAD = do_GET
+
+        def do_POST(self):
+            body = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            found = [_entry(path, files[path]) for path in body.get("paths", []) if path in files]
+            folders = [p for p in body.get("paths", []) if any(f.startswith(p + "/") for f in files)]
+            self.answer(found + [{"type": "directory", "path": path, "oid": SHA} for path in folders])
+
+        def tree(self, folder):
+            inside = {f: p for f, p in files.items() if not folder or f.startswith(folder + "/")}
+            if not inside:
+                return self.refuse("EntryNotFound")
+            parents = {str(p) for f in inside for p in Path(f).parents if str(p) not in (".", folder)}
+            folders = [{"type": "directory", "path": path, "oid": SHA} for path in sorted(parents)]
+            entries = folders + [_entry(f, p) for f, p in inside.items()]
+            if parse_qs(urlsplit(self.path).query).get("recursive", [""])[0].lower() != "true":
+                depth = folder.count("/") + (1 if folder else 0)
+                entries = [entry for entry in entries if entry["path"].count("/") == depth]
+            return self.answer(entries)
+
+        def file(self, path):
+            if path not in files:
+                return self.refuse("EntryNotFound")
+            data = files[path].read_bytes()
+            asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            start, end = (int(asked[1]), int(asked[2]) + 1) if asked else (0, len(data))
+            self.server.read.append((path, start, min(end, len(data))))
+            headers = {"ETag": SHA, "X-Repo-Commit": SHA}
+            return self.send(206 if asked else 200, data[start:end], headers)
+
+        def refuse(self, why):
+            self.send(404, b"{}", {"X-Error-Code": why})
+
+        def answer(self, value):
+            self.send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+        def send(self, status, data, headers):
+            self.send_response(status)
+            for key, value in {**headers, "Content-Length": str(len(data))}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    return Handler
+
+
+def _entry(path, file):
+    return {"type": "file", "path": path, "size": file.stat().st_size, "oid": SHA}

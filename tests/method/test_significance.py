@@ -1,0 +1,111 @@
+"""Sign tests, paired differences, and how many prompts it takes."""
+
+import math
+
+import pytest
+import torch
+
+from capo.method import (
+    bootstrap_interval,
+    detectable_difference,
+    paired_bootstrap,
+    prompts_needed,
+    same_seed_win_rate,
+    sign_test,
+)
+
+
+def noisy(count: int, mean: float, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return mean + torch.randn(count, generator=generator, dtype=torch.float64)
+
+
+def test_same_seed_win_rate_by_hand() -> None:
+    """3>2, 1=1, 0<5: (1 + 1/2 + 0) / 3; and images that never meet do not matter."""
+    candidate = torch.tensor([[3.0, 1.0, 0.0], [9.0, 0.0, 9.0]])
+    base = torch.tensor([[2.0, 1.0, 5.0], [8.0, 1.0, 8.0]])
+    assert same_seed_win_rate(candidate, base).tolist() == pytest.approx([0.5, 2 / 3])
+    assert (same_seed_win_rate(candidate, base) + same_seed_win_rate(base, candidate)).tolist() == [1.0, 1.0]
+    with pytest.raises(ValueError, match="shapes differ"):
+        same_seed_win_rate(candidate, base[:, :2])
+    with pytest.raises(ValueError, match=r"base\[0, 1\] is nan"):
+        same_seed_win_rate(torch.ones(1, 2), torch.tensor([[1.0, math.nan]]))
+
+
+def test_sign_test_by_hand() -> None:
+    """7 won, 1 lost, 2 tied: of 2^8 tosses 1 + 8 are as uneven to either side, p = 18/256."""
+    values = torch.tensor([0.9] * 7 + [0.1] + [0.5] * 2)
+    found = sign_test(values, 0.5)
+    assert (found.won, found.lost, found.tied) == (7, 1, 2)
+    assert found.p == pytest.approx(18 / 256)
+    assert sign_test(1 - values, 0.5).p == pytest.approx(18 / 256)
+
+
+def test_sign_test_without_a_decision() -> None:
+    assert sign_test(torch.full((4,), 0.5), 0.5).p == 1.0
+    assert sign_test(torch.tensor([1.0, -1.0]), 0.0).p == 1.0
+    with pytest.raises(ValueError, match=r"values must be \[P\] with P >= 1"):
+        sign_test(torch.empty(0), 0.5)
+
+
+def test_paired_bootstrap_is_the_bootstrap_of_differences() -> None:
+    candidate, base = noisy(60, 0.3, 0), noisy(60, 0.0, 1)
+    found = paired_bootstrap(candidate, base, seed=4)
+    assert found.value == pytest.approx((candidate.mean() - base.mean()).item())
+    assert (found.low, found.high) == pytest.approx(bootstrap_interval(candidate - base, seed=4))
+    turned = paired_bootstrap(base, candidate, seed=4)
+    assert (turned.value, turned.p) == pytest.approx((-found.value, found.p))
+
+
+def test_paired_bootstrap_agrees_with_the_normal_test() -> None:
+    """For 500 prompts two standard errors from zero, about 4.6% of chance lies further out."""
+    values = noisy(500, 0.0, 0)
+    values = (values - values.mean()) / values.std()
+    shifted = values + 2 / math.sqrt(500)
+    found = paired_bootstrap(shifted, torch.zeros(500, dtype=torch.float64), seed=0)
+    assert found.p == pytest.approx(math.erfc(2 / math.sqrt(2)), abs=0.01)
+
+
+def test_paired_bootstrap_at_the_ends() -> None:
+    zero, one = torch.zeros(5), torch.ones(5)
+    assert paired_bootstrap(zero, zero, seed=0).p == 1.0
+    sure = paired_bootstrap(one, zero, seed=0, resamples=99)
+    assert (sure.value, sure.low, sure.high, sure.p) == (1.0, 1.0, 1.0, 0.01)
+    with pytest.raises(ValueError, match="shapes differ"):
+        paired_bootstrap(one, zero[:4], seed=0)
+
+
+def test_no_difference_is_called_one_as_often_as_the_level_says() -> None:
+    """Of 300 experiments without a difference 5% fall below 0.05, within 4 deviations (5%)."""
+    zero = torch.zeros(80, dtype=torch.float64)
+    below = sum(paired_bootstrap(noisy(80, 0.0, seed), zero, seed, 400).p < 0.05 for seed in range(300))
+    assert abs(below / 300 - 0.05) < 0.05
+
+
+def test_prompts_needed_by_hand() -> None:
+    """Deviation 0.2, 5 points, z = 1.959964 + 0.841621: (2.801585 · 0.2 / 0.05)² = 125.58."""
+    values = torch.tensor([0.3, 0.7] * 50, dtype=torch.float64)
+    std = 0.2 * math.sqrt(100 / 99)
+    assert prompts_needed(values, 0.05) == math.ceil((2.801585 * std / 0.05) ** 2) == 127
+    assert prompts_needed(values, 0.05, power=0.5) == math.ceil((1.959964 * std / 0.05) ** 2)
+    assert prompts_needed(torch.full((9,), 0.5), 0.01) == 2
+
+
+def test_as_many_prompts_as_needed_see_the_difference() -> None:
+    """With the number it names, a z-test sees the difference in 80% of 400 experiments, within 8%."""
+    difference = 0.3
+    count = prompts_needed(noisy(4000, 0.0, 0), difference)
+    seen = 0
+    for seed in range(400):
+        values = noisy(count, difference, 1000 + seed)
+        seen += bool(values.mean().abs() / (values.std() / math.sqrt(count)) > 1.959964)
+    assert abs(seen / 400 - 0.8) < 0.08
+
+
+def test_detectable_difference_is_the_same_law() -> None:
+    values = noisy(100, 0.0, 3)
+    assert prompts_needed(values, detectable_difference(values) * (1 + 1e-9)) == 100
+    with pytest.raises(ValueError, match=r"power must be between 0\.5 and 1, got 80"):
+        detectable_difference(values, power=80)
+    with pytest.raises(ValueError, match="difference must be positive and finite, got 0"):
+        prompts_needed(values, 0)

@@ -1,0 +1,198 @@
+"""What CLIP's kin keep to whatever their weights, and what they refuse."""
+
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import tiny_clip_kin as kin
+from capo import BradleyTerry
+from capo.recipe import RewardSection
+from capo.rewards import RewardError, build_comparison, load_reward, reward_identity
+from capo.rewards.protocol import Truncating
+
+BUILT = {
+    "pickscore": kin.tower,
+    "hpsv2.1": kin.open_clip,
+    "mps": kin.mps,
+    "clipscore": kin.tower,
+    "laion-aesthetic": kin.laion,
+    "aesthetic-v2.5": kin.siglip,
+}
+BLIND = ("laion-aesthetic", "aesthetic-v2.5")
+
+
+def load(source, checkpoint, **options):
+    return load_reward(
+        RewardSection(name="r", source=source, checkpoint=str(checkpoint), options=options), "cpu"
+    )
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("kin")
+    return {source: build(root / source) for source, build in BUILT.items()}
+
+
+@pytest.fixture(scope="module", params=BUILT)
+def source(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def reward(source, folders):
+    return load(source, folders[source])
+
+
+def test_neither_batch_nor_order_matters(reward, images, prompts):
+    """Prompts that repeat and differ in length, in one batch, one by one, and shuffled."""
+    whole = reward.score(images, prompts)
+    assert whole.dtype == np.float64
+    assert len(set(whole)) == 6
+    single = [reward.score([i], [p])[0] for i, p in zip(images, prompts, strict=True)]
+    np.testing.assert_allclose(single, whole, rtol=1e-5, atol=1e-6)
+    order = [4, 2, 0, 5, 1, 3]
+    shuffled = reward.score([images[k] for k in order], [prompts[k] for k in order])
+    np.testing.assert_allclose(shuffled, whole[order], rtol=1e-5, atol=1e-6)
+
+
+def test_images_of_every_kind(reward, images):
+    """The same picture stored otherwise scores the same; odd ones have a finite score."""
+    grey = images[1].convert("L")
+    turned = images[1].transpose(Image.Transpose.ROTATE_90)
+    turned.getexif()[0x0112] = 6  # to be turned back
+    alike = [
+        (grey, Image.merge("RGB", [grey] * 3)),
+        (images[1].convert("RGBA"), images[1]),
+        (turned, images[1]),
+    ]
+    for stored, plain in alike:
+        scores = reward.score([stored, plain], ["a red circle"] * 2)
+        np.testing.assert_allclose(scores[0], scores[1], rtol=1e-6)
+    odd = [Image.new("RGB", size, "teal") for size in [(1, 1), (1, 4000), (4000, 1), (1500, 1000)]]
+    assert np.isfinite(reward.score(odd, ["a red circle"] * 4)).all()
+
+
+def test_only_the_middle_of_a_strip_is_prepared():
+    """At 224 pixels across, 1 x 40,000 would be a picture of two billion."""
+    from capo.rewards.images import centre
+
+    columns = np.arange(40_000) % 251
+    strip = Image.fromarray(np.repeat(columns[None, :, None], 3, axis=2).astype(np.uint8))
+    np.testing.assert_array_equal(np.asarray(centre(strip))[0, :, 0], columns[19_992:20_008])
+    assert centre(strip.rotate(90, expand=True)).size == (1, 16)
+    assert centre(strip.resize((16, 1))).size == (16, 1)
+
+
+@pytest.mark.parametrize("prompt", ["", "\N{BICYCLE} ünï ç", "a red circle " * 300])
+def test_any_prompt(reward, images, prompt):
+    assert np.isfinite(reward.score(images[:2], [prompt, "a"])).all()
+
+
+def test_who_reads_prompts_tells_which_are_cut(reward, source, images):
+    """16 tokens with start and end: 14 of the prompt."""
+    if source in BLIND:
+        assert not isinstance(reward, Truncating)
+        first, second = reward.score(images[:1] * 2, ["a red circle", "a dog"])
+        assert first == second
+        return
+    prompts = ["red " * 14, "red " * 15, "", "red " * 400]
+    assert isinstance(reward, Truncating)
+    assert reward.truncated(prompts) == [False, True, False, True]
+    fits, cut, _, longer = reward.score(images[:1] * 4, prompts)
+    assert fits == pytest.approx(cut) == pytest.approx(longer)
+
+
+@pytest.mark.parametrize(
+    ("source", "temperature"),
+    [
+        ("hpsv2", 0.01),
+        ("hpsv2.1", 0.01),
+        ("mps", 1.0),
+        ("clipscore", 0.01),
+        ("laion-aesthetic", 1.0),
+        ("aesthetic-v2.5", 1.0),
+    ],
+)
+def test_declared_comparisons(source, temperature):
+    assert build_comparison(RewardSection(name=source)) == BradleyTerry(temperature)
+
+
+def test_an_option_changes_the_identity_and_what_it_says(folders, images):
+    given = RewardSection(name="hpsv2.1", checkpoint=str(folders["hpsv2.1"]), options={"antialias": True})
+    plain = given.model_copy(update={"options": {}})
+    assert reward_identity(given) != reward_identity(plain)
+    large = [images[1].resize((90, 60))]
+    assert load_reward(given, "cpu").score(large, ["a"]) != load_reward(plain, "cpu").score(large, ["a"])
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize("convention", ["hundredfold", 2.5])
+def test_a_convention_that_is_not_known(convention):
+    section = RewardSection(name="clipscore", options={"convention": convention})
+    for ask in (build_comparison, lambda s: load_reward(s, "cpu")):
+        with pytest.raises(RewardError, match=r"none of cosine, scaled, clipped"):
+            ask(section)
+
+
+CROSS = "mps.cross_model.layers."
+
+
+@pytest.mark.parametrize(
+    ("source", "change", "message"),
+    [
+        ("hpsv2.1", lambda w: w.pop("visual.proj"), "lacks weights of CLIPModel: visual_projection.weight"),
+        ("hpsv2.1", lambda w: w.update(head=torch.zeros(2)), "unknown weights of CLIPModel: head"),
+        ("hpsv2.1", lambda w: w["ln_final.bias"].fill_(torch.nan), "not finite: text_model.final_layer_norm"),
+        ("hpsv2.1", lambda w: w.update({"visual.proj": torch.zeros(3, 3)}), "does not fit CLIPModel"),
+        ("mps", lambda w: w.pop(f"{CROSS}1.1.fn.attn_out.weight"), "lacks weights of CrossModel"),
+        ("mps", lambda w: w.pop(f"{CROSS}0.0.fn.to_q.weight"), "lacks weights of CrossModel"),
+        ("mps", lambda w: w.update({"mps.head": torch.zeros(2)}), "unknown weights of Mps: head"),
+        ("laion-aesthetic", lambda w: w.pop("mlp.layers.7.bias"), "its head has the weights 0.bias"),
+        ("laion-aesthetic", lambda w: w.update({"mlp.layers.4.bias": torch.zeros(3)}), "not fit together"),
+        ("laion-aesthetic", lambda w: w["mlp.layers.7.bias"].fill_(torch.inf), "one finite number"),
+        ("laion-aesthetic", lambda w: w.pop("clip.visual_projection.weight"), "lacks weights of CLIPVision"),
+    ],
+)
+def test_weights_that_do_not_fit(folders, tmp_path, source, change, message):
+    folder = shutil.copytree(folders[source], tmp_path / "copy")
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(RewardError, match=message):
+        load(source, folder)
+
+
+def test_a_head_with_activations_is_refused(tmp_path):
+    """The releases with ReLU have other layer numbers, and would score nonsense as an affine map."""
+    head = torch.load(kin.laion_head(tmp_path / "head.pth"), weights_only=True)
+    moved = {"0": "0", "2": "3", "4": "6", "6": "9", "7": "11"}
+    other = {f"layers.{moved[k.split('.')[1]]}.{k.split('.')[2]}": t for k, t in head.items()}
+    torch.save(other, tmp_path / "relu.pth")
+    with pytest.raises(RewardError, match=r"has the weights 0\.bias, 0\.weight, 11\.bias"):
+        load("laion-aesthetic", tmp_path / "relu.pth")
+
+
+def test_a_pickled_model_is_refused_and_never_run(tmp_path):
+    """As MPS was released: a whole module, whose reading runs code."""
+    marker = tmp_path / "marker"
+
+    class Whole:
+        def __reduce__(self):
+            return (open, (str(marker), "w"))
+
+    (tmp_path / "MPS_overall_checkpoint.pth").write_bytes(pickle.dumps(Whole(), protocol=2))
+    with pytest.raises(RewardError, match="must hold tensors only; save others as safetensors"):
+        load("mps", tmp_path / "MPS_overall_checkpoint.pth")
+    assert not marker.exists()
+
+
+def test_a_release_that_is_a_pickle_is_not_fetched():
+    with pytest.raises(RewardError, match=r"download https://github\.com/discus0434/.*checkpoint: path/to/f"):
+        load_reward(RewardSection(name="aesthetic-v2.5"), "cpu")

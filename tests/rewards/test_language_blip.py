@@ -1,0 +1,199 @@
+"""ImageReward and CycleReward against the arithmetic of ViT and BERT, written out from their papers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import gelu, layer_norm
+
+import tiny_language
+from capo import BradleyTerry
+from capo.recipe import RewardSection
+from capo.rewards import RewardError, build_comparison, load_reward
+from capo.rewards.protocol import Truncating
+from tiny_language import LAYERS, PATCH, PIXELS, VOCABULARY, WIDTH
+
+IMAGE_REWARD, CYCLE_REWARD = [0, 2, 4, 6, 7], [0, 2, 4, 6, 8]
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
+STD = np.array([0.26862954, 0.26130258, 0.27577711])
+HEADS = WIDTH // 64
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("blip")
+    return {
+        "imagereward": tiny_language.blip_judge(root / "imagereward", IMAGE_REWARD),
+        "cyclereward": tiny_language.blip_judge(root / "cyclereward", CYCLE_REWARD),
+    }
+
+
+@pytest.fixture(scope="module")
+def squares():
+    pixels = np.random.default_rng(1).integers(0, 256, (3, PIXELS, PIXELS, 3), dtype=np.uint8)
+    return [Image.fromarray(image) for image in pixels]
+
+
+PROMPTS = ["a red circle", "two blue circle and a red triangle", "green"]
+
+
+def load(source, place):
+    return load_reward(RewardSection(name="r", source=source, checkpoint=str(place)), "cpu")
+
+
+class Reference:
+    """A judge by its equations, in float64, one image and unpadded prompt at a time."""
+
+    def __init__(self, places):
+        self.w = {name: tensor.double() for name, tensor in tiny_language.blip_weights(places).items()}
+        self.places = places
+
+    def linear(self, name, x):
+        return x @ self.w[f"{name}.weight"].T + self.w[f"{name}.bias"]
+
+    def norm(self, name, x, eps):
+        return layer_norm(x, (WIDTH,), self.w[f"{name}.weight"], self.w[f"{name}.bias"], eps)
+
+    def attend(self, q, k, v):
+        q, k, v = (x.view(len(x), HEADS, 64).transpose(0, 1) for x in (q, k, v))
+        shares = (q @ k.transpose(1, 2) / math.sqrt(64)).softmax(-1)
+        return (shares @ v).transpose(0, 1).reshape(-1, WIDTH)
+
+    def see(self, image):
+        """Pre-norm ViT: patches and class token, [1 + patches, width]."""
+        eye = "blip.visual_encoder"
+        pixels = torch.from_numpy((np.asarray(image, dtype=np.float64) / 255 - MEAN) / STD).permute(2, 0, 1)
+        patches = [
+            pixels[:, y : y + PATCH, x : x + PATCH].flatten()
+            for y in range(0, PIXELS, PATCH)
+            for x in range(0, PIXELS, PATCH)
+        ]
+        kernel = self.w[f"{eye}.patch_embed.proj.weight"].flatten(1)
+        x = torch.stack(patches) @ kernel.T + self.w[f"{eye}.patch_embed.proj.bias"]
+        x = torch.cat([self.w[f"{eye}.cls_token"][0], x]) + self.w[f"{eye}.pos_embed"][0]
+        for n in range(LAYERS):
+            at = f"{eye}.blocks.{n}"
+            q, k, v = self.linear(f"{at}.attn.qkv", self.norm(f"{at}.norm1", x, 1e-6)).chunk(3, dim=1)
+            x = x + self.linear(f"{at}.attn.proj", self.attend(q, k, v))
+            inner = gelu(self.linear(f"{at}.mlp.fc1", self.norm(f"{at}.norm2", x, 1e-6)))
+            x = x + self.linear(f"{at}.mlp.fc2", inner)
+        return self.norm(f"{eye}.norm", x, 1e-6)
+
+    def read(self, ids, seen):
+        """Post-norm BERT with cross-attention, every word seeing every other: the first word."""
+        read = "blip.text_encoder"
+        x = self.w[f"{read}.embeddings.word_embeddings.weight"][ids]
+        x = x + self.w[f"{read}.embeddings.position_embeddings.weight"][: len(ids)]
+        x = self.norm(f"{read}.embeddings.LayerNorm", x, 1e-12)
+        for n in range(LAYERS):
+            at = f"{read}.encoder.layer.{n}"
+            for kind, other in (("attention", None), ("crossattention", seen)):
+                q, k, v = (
+                    self.linear(f"{at}.{kind}.self.{part}", x if part == "query" or other is None else other)
+                    for part in ("query", "key", "value")
+                )
+                out = self.linear(f"{at}.{kind}.output.dense", self.attend(q, k, v))
+                x = self.norm(f"{at}.{kind}.output.LayerNorm", x + out, 1e-12)
+            inner = gelu(self.linear(f"{at}.intermediate.dense", x))
+            out = self.linear(f"{at}.output.dense", inner)
+            x = self.norm(f"{at}.output.LayerNorm", x + out, 1e-12)
+        return x[0]
+
+    def judge(self, image, prompt, between):
+        ids = [VOCABULARY[word] for word in prompt.split()]
+        x = self.read(ids, self.see(image))
+        for place in self.places:
+            x = self.linear(f"mlp.layers.{place}", x)
+            x = x if place == self.places[-1] else between(x)
+        return float(x)
+
+
+def test_image_reward_is_bert_over_vit(folders, squares):
+    """(r - 0.16717362830052426) / 1.0333394966054072, r by five linear layers and nothing between."""
+    reference = Reference(IMAGE_REWARD)
+    raw = [reference.judge(i, p, lambda x: x) for i, p in zip(squares, PROMPTS, strict=True)]
+    expected = (np.array(raw) - 0.16717362830052426) / 1.0333394966054072
+    assert np.ptp(expected) > 0.01
+    np.testing.assert_allclose(
+        load("imagereward", folders["imagereward"]).score(squares, PROMPTS), expected, atol=1e-4
+    )
+
+
+def test_cycle_reward_has_gelus_and_no_normalisation(folders, squares):
+    reference = Reference(CYCLE_REWARD)
+    expected = [reference.judge(i, p, gelu) for i, p in zip(squares, PROMPTS, strict=True)]
+    assert np.ptp(expected) > 0.01
+    np.testing.assert_allclose(
+        load("cyclereward", folders["cyclereward"]).score(squares, PROMPTS), expected, atol=1e-4
+    )
+
+
+def test_comparison_is_of_what_it_was_trained_on(folders):
+    """Of r, thus of the score times its spread."""
+    comparison = build_comparison(RewardSection(name="imagereward"))
+    wins = comparison(torch.tensor(0.5), torch.tensor(0.2))
+    assert wins.item() == pytest.approx(1 / (1 + math.exp(-1.0333394966054072 * 0.3)))
+    assert build_comparison(RewardSection(name="cyclereward")) == BradleyTerry(1.0)
+
+
+@pytest.mark.parametrize(("source", "tokens"), [("imagereward", 35), ("cyclereward", 128)])
+def test_long_prompts_are_cut_and_told(folders, squares, source, tokens):
+    reward = load(source, folders[source])
+    assert isinstance(reward, Truncating)
+    whole, longer = "red " * tokens, "red " * tokens + "blue"
+    assert reward.truncated(["", whole, longer, "green"]) == [False, False, True, False]
+    first, second = reward.score(squares[:1] * 2, [whole, longer])
+    assert first == pytest.approx(second, rel=1e-5)
+
+
+def test_oblong_images_lose_their_ends(folders):
+    """The middle square of the shorter side, as torchvision's resize and crop leave it."""
+    from capo.rewards.blip_inputs import middle_square
+
+    oblong = Image.linear_gradient("L").convert("RGB").resize((96, 64))
+    whole = oblong.resize((48, 32), Image.Resampling.BICUBIC).crop((8, 0, 40, 32))
+    np.testing.assert_array_equal(np.asarray(middle_square(oblong, 32)), np.asarray(whole))
+    assert middle_square(Image.new("RGB", (1, 4000)), 32).size == (32, 32)
+
+
+def test_local_pickle_of_tensors_is_read(folders, squares, tmp_path):
+    """As the official release is one; its tokenizer is then the one of BERT, or given."""
+    from capo.rewards.image_reward import ImageReward
+
+    path = tmp_path / "ImageReward.pt"
+    torch.save(tiny_language.blip_weights(IMAGE_REWARD), path)
+    reward = ImageReward("r", str(path), "cpu", str(folders["imagereward"]))
+    expected = load("imagereward", folders["imagereward"]).score(squares, PROMPTS)
+    np.testing.assert_array_equal(reward.score(squares, PROMPTS), expected)
+
+
+def test_pickle_with_code_and_folder_of_pickles_are_refused(tmp_path):
+    torch.save({"model": Reference}, tmp_path / "code.pt")
+    with pytest.raises(RewardError, match=r"code\.pt holds more than tensors.*as safetensors"):
+        load("imagereward", tmp_path / "code.pt")
+    with pytest.raises(RewardError, match=r"has no safetensors file.*name the file itself"):
+        load("imagereward", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda w: w.pop("blip.text_encoder.encoder.layer.1.output.dense.bias"),
+            "lacks weights of BlipJudge",
+        ),
+        (lambda w: w.pop("blip.visual_encoder.pos_embed"), "layout of ImageReward: it has no vision"),
+        (lambda w: w.update({"blip.text_encoder.pooler.dense.bias": torch.ones(3)}), "has unknown weights"),
+        (lambda w: w["mlp.layers.0.bias"].fill_(float("nan")), "not finite: head.0.bias"),
+        (lambda w: w.update({"mlp.layers.0.bias": torch.ones(3)}), "does not fit BlipJudge"),
+    ],
+)
+def test_weights_that_are_not_whole_are_refused(tmp_path, change, message):
+    weights = tiny_language.blip_weights(IMAGE_REWARD)
+    change(weights)
+    path = tmp_path / "judge.pt"
+    torch.save(weights, path)
+    with pytest.raises(RewardError, match=message):
+        load("imagereward", path)

@@ -1,0 +1,83 @@
+"""`capo rewards`, as it is typed."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from capo.cli import app
+from capo.rewards import SHIPPED
+
+OWN = """
+def brightness(images, prompts):
+    return [sum(image.resize((1, 1)).getpixel((0, 0))) for image in images]
+brightness.comparison = {"comparison": "bradley-terry", "temperature": 20.0}
+
+def forgetful(images, prompts):
+    return [1.0]
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A folder with rewards of a user's own, and a package that brings two."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setenv("CAPO_QUIET", "1")
+    (tmp_path / "own_for_cli.py").write_text(OWN)
+    info = tmp_path / "plugin-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.2\n")
+    entries = "[capo.rewards]\nbright = own_for_cli:brightness\nlost = not_there_at_all:score\n"
+    (info / "entry_points.txt").write_text(entries)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def capo(*arguments, code=0):
+    result = CliRunner().invoke(app, ["rewards", *arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_the_list_has_all_that_are_shipped_and_installed():
+    listed = {row["name"]: row for row in json.loads(capo("--json").stdout)["rewards"]}
+    assert list(listed) == [*SHIPPED, "bright", "lost"]
+    assert listed["shapes-vqa"]["weights_here"] is True
+    assert listed["shapes-vqa"]["comparison"] == {"comparison": "power-ratio", "exponent": 1.0}
+    assert listed["pickscore"]["checkpoint"] == "yuvalkirstain/PickScore_v1"
+    assert listed["bright"]["package"] == "plugin 1.2"
+    assert "no module 'not_there_at_all'" in listed["lost"]["problem"]
+    table = capo().stdout
+    assert all(name in table for name in listed)
+    assert "3.9 GB" in table
+
+
+def test_one_is_shown_with_its_options():
+    shown = capo("show", "ocr").stdout
+    assert 'options: unit="characters"' in shown
+    assert "reading order" in shown
+    assert json.loads(capo("show", "bright", "--json").stdout)["source"] == "own_for_cli:brightness"
+    assert "did you mean 'pickscore'?" in capo("show", "pickscor", code=1).output
+
+
+def test_a_check_tells_scores_speed_and_conformance():
+    output = capo("check", "own_for_cli:brightness", "--device", "cpu").stdout
+    assert "a sign with the word" in output
+    assert "images/s" in output
+    found = json.loads(capo("check", "bright", "--device", "cpu", "--json").stdout)
+    assert found["passed"]
+    assert {check["problem"] for check in found["checks"]} == {None}
+    assert all(row["score"] > 0 for row in found["scores"])
+
+
+def test_what_does_not_conform_exits_with_1():
+    failed = capo("check", "own_for_cli:forgetful", "--device", "cpu", code=1)
+    assert "must return 8 numbers for 8 images, got shape (1,)" in failed.stdout
+
+
+def test_a_reward_is_checked_as_a_recipe_has_it():
+    arguments = ["--recipe", "shapes", "--device", "cpu", "--json"]
+    name = "aesthetic"
+    assert json.loads(capo("check", name, *arguments).stdout)["name"] == name
+    assert "shapes has no reward 'pickscore', but" in capo("check", "pickscore", *arguments, code=2).output
+    assert "name one with --recipe" in capo("check", name, "--set", "a=1", code=2).output
