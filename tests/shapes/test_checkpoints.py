@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+from diffusers import DDIMScheduler, StableDiffusion3Pipeline, StableDiffusionXLPipeline
 from PIL import Image
 from safetensors import safe_open
 from transformers import AutoTokenizer
@@ -18,6 +18,7 @@ from capo.rewards.catalogue import EMBEDDED
 from capo.runtime import quiet
 from capo.shapes.build import data
 from capo.shapes.build.tokenizers import clip_tokenizer, question_tokenizer
+from capo.shapes.judge import judge
 from capo.shapes.prompts import draw_specs
 
 PROMPTS = [spec.text for spec in draw_specs("test", 4, 0)]
@@ -29,7 +30,7 @@ def test_they_are_small_and_in_half_precision():
     files = [path for path in EMBEDDED.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 25 * 2**20
     weights = [path for path in files if path.suffix == ".safetensors"]
-    assert len(weights) == 8
+    assert len(weights) == 12
     assert {path.suffix for path in files} == {".safetensors", ".json"}
     for path in weights:
         with safe_open(path, "pt") as tensors:
@@ -39,7 +40,7 @@ def test_they_are_small_and_in_half_precision():
 
 def test_they_say_where_they_came_from():
     origin = json.loads((EMBEDDED / "origin.json").read_text())
-    assert set(origin) == {"vae", "base", "preference", "vqa", "aesthetic", "heldout"}
+    assert set(origin) == {"vae", "base", "flow", "preference", "vqa", "aesthetic", "heldout"}
     assert {part["scale"] for part in origin.values()} == {1.0}
 
 
@@ -48,6 +49,8 @@ def test_they_say_where_they_came_from():
     [
         ("base/tokenizer", clip_tokenizer),
         ("base/tokenizer_2", clip_tokenizer),
+        ("flow/tokenizer", clip_tokenizer),
+        ("flow/tokenizer_2", clip_tokenizer),
         ("preference", clip_tokenizer),
         ("heldout", clip_tokenizer),
         ("vqa", question_tokenizer),
@@ -75,6 +78,48 @@ def test_the_base_gives_the_same_images_through_diffusers_alone(tmp_path):
     plain = pipeline(PROMPTS, latents=noise, num_inference_steps=8, guidance_scale=1.5).images
     assert [i.tobytes() for i in images] == [i.tobytes() for i in plain]
     assert images[0].size == (32, 32)
+
+
+def test_the_flow_gives_the_same_images_through_diffusers_alone(tmp_path):
+    noise = torch.randn(len(PROMPTS), 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    settings = GenerateSection(
+        scheduler="FlowMatchEulerDiscreteScheduler", num_inference_steps=8, guidance_scale=2.5
+    )
+    family = load_family(ModelSection(checkpoint="shapes-flow", max_sequence_length=0), CPU)
+    assert family.latent_shape(settings) == (4, 8, 8)
+    assert family.left_out == ["text_encoder_3", "tokenizer_3"]
+    images = family.decode(family.sample(family.encode(PROMPTS), family.unconditional(), noise, settings))
+    with quiet():
+        pipeline = StableDiffusion3Pipeline.from_pretrained(
+            shutil.copytree(EMBEDDED / "flow", tmp_path / "flow"),
+            dtype=torch.float32,
+            text_encoder_3=None,
+            tokenizer_3=None,
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    plain = pipeline(
+        PROMPTS, latents=noise, num_inference_steps=8, guidance_scale=2.5, max_sequence_length=0
+    ).images
+    own, theirs = (np.stack([np.asarray(image, int) for image in each]) for each in (images, plain))
+    assert np.abs(own - theirs).max() <= 1  # the empty prompt is encoded once, and not once a row
+    assert images[0].size == (32, 32)
+
+
+def test_the_flow_follows_its_prompts_and_errs():
+    """By the judge: most of the simple prompts, some of the hard ones."""
+    specs = draw_specs("test", 24, 1)
+    settings = GenerateSection(
+        scheduler="FlowMatchEulerDiscreteScheduler", num_inference_steps=10, guidance_scale=2.5
+    )
+    family = load_family(ModelSection(checkpoint="shapes-flow", max_sequence_length=0), CPU)
+    prompts = [spec.text for spec in specs for _ in range(4)]
+    noise = torch.randn(len(prompts), 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    images = family.decode(family.sample(family.encode(prompts), family.unconditional(), noise, settings))
+    right = [
+        judge(np.asarray(image), spec.metadata)
+        for image, spec in zip(images, [s for s in specs for _ in range(4)], strict=True)
+    ]
+    assert 0.25 < np.mean(right) < 0.75  # a random other prompt is shown by 6% of the images
 
 
 def pictures(images):

@@ -31,6 +31,7 @@ QUICK: Mapping[str, Any] = {
     "generate.num_inference_steps": 2,
     "train.steps": 4,
     "train.global_batch_size": 4,
+    "train.per_device_batch_size": None,
     "train.warmup_steps": 0,
     "train.checkpoint_every": 4,
     "train.validate_every": 2,
