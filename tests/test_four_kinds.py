@@ -1,0 +1,85 @@
+"""One recipe with rewards of four kinds to the report: a model, a function, a program and a server."""
+
+import json
+import sys
+import threading
+
+import pytest
+
+from capo.pipeline import run
+from capo.recipe import RewardSection, dump_recipe, load_recipe, parse_recipe
+from capo.rewards import load_reward, reward_identity
+from capo.rewards.server import RewardServer
+
+FUNCTION = """
+import numpy as np
+
+def warmth(images, prompts):
+    means = [np.asarray(image, dtype=float).mean(axis=(0, 1)) / 255 for image in images]
+    return [float(red - blue) for red, _, blue in means]
+
+warmth.comparison = "bradley-terry"
+"""
+
+PROGRAM = """
+from capo_reward import serve_stdio
+
+def darkness(images, prompts):
+    return [255 - sum(image.convert("L").resize((1, 1)).getdata()) for image in images]
+
+serve_stdio(darkness, comparison={"comparison": "bradley-terry", "temperature": 20.0})
+"""
+
+SMALL = {
+    "prompts": {"count": 4},
+    "generate": {"samples_per_prompt": 4, "num_inference_steps": 2},
+    "train": {
+        "steps": 2, "warmup_steps": 0, "global_batch_size": 4, "checkpoint_every": 2, "validate_every": 2,
+        "validation_prompts": {"count": 2}, "validation_samples": 2,
+    },
+    "evaluate": {"prompts": {"count": 3}, "samples_per_prompt": 2},
+    "engine": {"device": "cpu"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def server():
+    """A shipped reward behind HTTP on this machine."""
+    here = RewardSection(name="shapes-vqa")
+    served = RewardServer(("127.0.0.1", 0), load_reward(here, "cpu"), reward_identity(here))
+    thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield served.url
+    served.shutdown()
+    thread.join()
+    served.server_close()
+
+
+def merged(values, changes):
+    for name, change in changes.items():
+        values[name] = merged(values[name], change) if isinstance(change, dict) else change
+    return values
+
+
+def test_rewards_of_four_kinds_run_from_prompts_to_the_report(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "four_kinds_warmth.py").write_text(FUNCTION)
+    (tmp_path / "darkness.py").write_text(PROGRAM)
+    rewards = [
+        {"name": "preference", "source": "shapes-preference"},
+        {"name": "warmth", "source": "four_kinds_warmth:warmth", "temperature": 0.1},
+        {"name": "darkness", "command": [sys.executable, "darkness.py"]},
+        {"name": "shapes-vqa", "url": server, "use": "evaluate"},
+    ]
+    values = merged(load_recipe("shapes").model_dump(mode="json"), SMALL) | {"rewards": rewards}
+    recipe = parse_recipe(values)
+    result = run(recipe, "run")
+    assert result.report.is_file()
+    assert [each["name"] for each in result.results["rewards"]] == [each["name"] for each in rewards]
+    for reward in rewards:
+        manifest = json.loads(
+            (tmp_path / "run" / "manifests" / "scores" / f"{reward['name']}.json").read_text()
+        )
+        assert (manifest["summary"]["scored"], manifest["summary"]["missing"]) == (16, 0)
+    assert all(stage.skipped for stage in run(parse_recipe(values), "run").stages)
+    assert dump_recipe(recipe) == (tmp_path / "run" / "recipe.yaml").read_text()
