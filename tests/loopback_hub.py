@@ -27,6 +27,14 @@ def serving(folder: Path, name: str = "owner/name", revisions: tuple[str, ...] =
         server.server_close()
 
 
+def aim(monkeypatch, url):
+    """What HF_ENDPOINT does when the library is imported; reached even where the tests run offline."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
 def _handler(files, name, revisions):
     api, resolve = f"/api/datasets/{name}", f"/datasets/{name}/resolve/"
 

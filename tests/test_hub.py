@@ -31,15 +31,8 @@ def hub(tmp_path, monkeypatch):
     pq.write_table(pa.table({"caption": ["a dog"]}), folder / "data/test_unique-00000-of-00001.parquet")
     (folder / "benchmark.json").write_text('["a bird", "a fish"]')
     with loopback_hub.serving(folder) as server:
-        aim(monkeypatch, server.url)
+        loopback_hub.aim(monkeypatch, server.url)
         yield server
-
-
-def aim(monkeypatch, url):
-    """What HF_ENDPOINT does when the library is imported."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 def texts(source, **fields):
@@ -87,6 +80,6 @@ def test_faults_are_named(hub, fields, message):
 
 
 def test_a_hub_out_of_reach(hub, monkeypatch):
-    aim(monkeypatch, "http://127.0.0.1:9")
+    loopback_hub.aim(monkeypatch, "http://127.0.0.1:9")
     with pytest.raises(PromptsError, match="hub:owner/name cannot be read: ConnectError"):
         load_prompts(PromptsSection(source=SET), 0)

@@ -194,9 +194,7 @@ def test_a_data_set_on_the_hub(tmp_path, monkeypatch):
         table = pa.Table.from_pylist(rows[part * 20 : part * 20 + 20])
         pq.write_table(table, tmp_path / f"data/train-{part:05d}-of-00002.parquet", row_group_size=5)
     with loopback_hub.serving(tmp_path) as server:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        loopback_hub.aim(monkeypatch, server.url)
         assert found("hub:owner/name") == [
             (row["caption"], [row["jpg_0"], row["jpg_1"]], (1.0, 0.0)) for row in rows
         ]
