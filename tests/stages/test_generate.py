@@ -15,7 +15,7 @@ from capo import runtime
 from capo.diffusion import load_family
 from capo.prompts import make_prompt
 from capo.recipe import parse_recipe
-from capo.seeds import initial_noise, stable_seed
+from capo.seeds import initial_noise, sample_seed, stable_seed
 from capo.stages.generate import generate, read_samples, sample_images
 from capo.stages.prompts import read_prompts
 from capo.stages.shard import latent_tensors
@@ -85,6 +85,8 @@ def test_rows_are_ordered_and_whole(prepared):
 def test_an_image_is_what_the_family_makes_of_its_seed(prepared, settings, family):
     run = Run(prepared)
     row = next(read_samples(run.artefact("samples"))).to_pylist()[6]
+    # The address from which training finds the noise of a sample again (`train.noise: prior`).
+    assert row["seed"] == sample_seed(settings.seed, row["prompt_id"], row["sample"])
     text = next(p.text for p in read_prompts(run) if p.prompt_id == row["prompt_id"])
     noise = initial_noise(row["seed"], (4, 8, 8))[None]
     latents = family.sample(family.encode([text]), family.unconditional(), noise, settings.generate)

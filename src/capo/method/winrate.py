@@ -32,10 +32,7 @@ def win_rate(candidate: Tensor, base: Tensor) -> Tensor:
     Raises:
         ValueError: for non-finite scores (with the index) or shapes or dtypes that differ.
     """
-    for name, scores in (("candidate", candidate), ("base", base)):
-        check_finite(name, scores)
-        check_samples(name, scores, at_least=1)
-    check_same_dtype(candidate=candidate, base=base)
+    _check_scores(candidate, base)
     if candidate.shape[:-1] != base.shape[:-1]:
         raise ValueError(
             f"candidate {list(candidate.shape)} and base {list(base.shape)} must be [P, K] and "
@@ -63,10 +60,7 @@ def same_seed_win_rate(candidate: Tensor, base: Tensor) -> Tensor:
     Raises:
         ValueError: for non-finite scores (with the index) or shapes or dtypes that differ.
     """
-    for name, scores in (("candidate", candidate), ("base", base)):
-        check_finite(name, scores)
-        check_samples(name, scores, at_least=1)
-    check_same_dtype(candidate=candidate, base=base)
+    _check_scores(candidate, base)
     check_same_shape(candidate=candidate, base=base)
     return Threshold()(candidate, base).mean(dim=-1)
 
@@ -136,3 +130,10 @@ def check_values(values: Tensor, at_least: int) -> None:
     check_finite("values", values)
     if values.ndim != 1 or len(values) < at_least:
         raise ValueError(f"values must be [P] with P >= {at_least}, got {list(values.shape)}")
+
+
+def _check_scores(candidate: Tensor, base: Tensor) -> None:
+    for name, scores in (("candidate", candidate), ("base", base)):
+        check_finite(name, scores)
+        check_samples(name, scores, at_least=1)
+    check_same_dtype(candidate=candidate, base=base)
