@@ -1,7 +1,7 @@
 """What the checkpoints are trained on: drawn scenes, their captions, and people's opinions of them."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -91,10 +91,14 @@ def random_spec(rng: random.Random, split: str = "train", odds: Mapping[str, int
     return rng.choice(grammar(split)[category])
 
 
-def captions(count: int, seed: int, device: str, *, noisy: bool = True) -> Captioned:
-    """Scenes and the captions that the base model learns from."""
+def captions(
+    count: int, seed: int, device: str, *, noisy: bool = True, splits: Sequence[str] = ("train",)
+) -> Captioned:
+    """Scenes and the captions that a base model learns from, of contents of `splits` by their sizes."""
     rng = random.Random(f"captions/{seed}")
-    specs = [random_spec(rng) for _ in range(count)]
+    sizes = [len(grammar(split)["color_attr"]) for split in splits]
+    drawn = rng.choices(splits, sizes, k=count) if len(splits) > 1 else splits * count
+    specs = [random_spec(rng, split) for split in drawn]
     images = _draw([scene_of(spec, rng) for spec in specs], device)
     return Captioned(images, [(miscaption(spec, rng) if noisy else spec).text for spec in specs])
 

@@ -18,10 +18,11 @@ from capo.shapes.build.data import captions
 from capo.shapes.build.fit import fit
 from capo.shapes.build.tokenizers import clip_tokenizer
 from capo.shapes.build.vae import encode_scenes
+from capo.shapes.prompts import SPLITS
 from capo.shapes.scenes import SIZE
 
 SCENES = 300_000
-STEPS = 7_000
+STEPS = 10_000
 BATCH = 128
 WIDTH = 128
 ABSENT = 256
@@ -69,7 +70,8 @@ def train_flow(vae: AutoencoderKL, folder: Path, device: str, scale: float) -> S
     tokenizer = clip_tokenizer()
     tokenizer.model_max_length = 16  # the grammar says nothing longer
     model = _Denoiser(tokenizer).to(device)
-    data = captions(round(SCENES * scale), 6, device)
+    # Of all contents, as real base models have seen: what a short training has not, it can hardly draw.
+    data = captions(round(SCENES * scale), 6, device, splits=tuple(SPLITS))
     latents = encode_scenes(vae, data.images) * vae.config.scaling_factor
     tokens = tokenize(tokenizer, data.texts, device)
     nothing = tokenize(tokenizer, [""], device)
