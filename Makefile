@@ -25,5 +25,5 @@ clean:
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,tensorboard,ocr,safety]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,front,tensorboard,ocr,safety]'
 	touch $@

@@ -72,6 +72,12 @@ def pair(recipe, run, artefact):
     artefact.commit()
 
 
+def validation(recipe, run, artefact):
+    calls.append(artefact.name)
+    artefact.write_json("base/scores.json", {"seed": recipe.seed})
+    artefact.commit()
+
+
 def train(recipe, run, artefact):
     calls.append(artefact.name)
     artefact.write_json("state.json", {"step": 1})
@@ -103,7 +109,7 @@ def report(recipe, run, artefact):
     artefact.commit()
 
 
-STAGES = (generate, score, pair, train, baseline, evaluate, report)
+STAGES = (generate, score, pair, validation, train, baseline, evaluate, report)
 
 
 def install(set_item=dict.__setitem__, set_attribute=setattr):
@@ -113,6 +119,7 @@ def install(set_item=dict.__setitem__, set_attribute=setattr):
         set_item(sys.modules, f"capo.stages.{stage.__name__}", fake)
     rewards = importlib.import_module("capo.rewards")
     set_attribute(rewards, "reward_identity", lambda section: f"weights of {section.name}")
+    set_attribute(rewards, "settle_weights", lambda section: False)
     set_attribute(importlib.import_module("capo.diffusion"), "checkpoint_identity", lambda *_: "weights")
     calls.clear()
 

@@ -1,5 +1,6 @@
-"""A Hub of one data set, served over HTTP from a folder on this machine, as its own client reads it."""
+"""A Hub of one data set or model, served over HTTP from a folder here, as its own client reads it."""
 
+import hashlib
 import json
 import re
 from contextlib import contextmanager
@@ -12,10 +13,18 @@ SHA = "0123456789" * 4
 
 
 @contextmanager
-def serving(folder: Path, name: str = "owner/name", revisions: tuple[str, ...] = ("main", SHA)):
-    """Within, the set is at the server's `url`; its `read` lists the ranges of files that were asked for."""
-    files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(files, name, revisions))
+def serving(
+    folder: Path,
+    name: str = "owner/name",
+    revisions: tuple[str, ...] = ("main", SHA),
+    kind: str = "datasets",
+):
+    """Within, the set is at the server's `url`; its `read` lists the ranges of files that were asked for.
+
+    `kind` is `datasets` or `models`. `commit(server, folder, sha)` moves all revisions to another state.
+    """
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(name, revisions, kind))
+    commit(server, folder, SHA)
     server.daemon_threads = True
     server.read = []
     server.url = f"http://127.0.0.1:{server.server_port}"
@@ -27,6 +36,12 @@ def serving(folder: Path, name: str = "owner/name", revisions: tuple[str, ...] =
         server.server_close()
 
 
+def commit(server, folder: Path, sha: str):
+    """What there is from now on, and at which commit."""
+    server.sha = sha
+    server.files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
 def aim(monkeypatch, url):
     """What HF_ENDPOINT does when the library is imported; reached even where the tests run offline."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
@@ -35,8 +50,8 @@ def aim(monkeypatch, url):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
 
 
-def _handler(files, name, revisions):
-    api, resolve = f"/api/datasets/{name}", f"/datasets/{name}/resolve/"
+def _handler(name, revisions, kind):
+    api, resolve = f"/api/{kind}/{name}", f"/{'datasets/' if kind == 'datasets' else ''}{name}/resolve/"
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -44,8 +59,10 @@ def _handler(files, name, revisions):
         def do_GET(self):
             path = unquote(urlsplit(self.path).path)
             if path == api or re.fullmatch(f"{api}/revision/({'|'.join(revisions)})", path):
-                siblings = [{"rfilename": file} for file in files]
-                return self.answer({"id": name, "sha": SHA, "siblings": siblings, "private": False})
+                siblings = [{"rfilename": file} for file in self.server.files]
+                return self.answer(
+                    {"id": name, "sha": self.server.sha, "siblings": siblings, "private": False}
+                )
             if found := re.fullmatch(f"{api}/tree/(?:{'|'.join(revisions)})/?(.*)", path):
                 return self.tree(found.group(1))
             if path.startswith(resolve):
@@ -56,12 +73,13 @@ def _handler(files, name, revisions):
 
         def do_POST(self):
             body = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            files = self.server.files
             found = [_entry(path, files[path]) for path in body.get("paths", []) if path in files]
             folders = [p for p in body.get("paths", []) if any(f.startswith(p + "/") for f in files)]
             self.answer(found + [{"type": "directory", "path": path, "oid": SHA} for path in folders])
 
         def tree(self, folder):
-            inside = {f: p for f, p in files.items() if not folder or f.startswith(folder + "/")}
+            inside = {f: p for f, p in self.server.files.items() if not folder or f.startswith(folder + "/")}
             if not inside:
                 return self.refuse("EntryNotFound")
             parents = {str(p) for f in inside for p in Path(f).parents if str(p) not in (".", folder)}
@@ -73,13 +91,13 @@ def _handler(files, name, revisions):
             return self.answer(entries)
 
         def file(self, path):
-            if path not in files:
+            if path not in self.server.files:
                 return self.refuse("EntryNotFound")
-            data = files[path].read_bytes()
+            data = self.server.files[path].read_bytes()
             asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
             start, end = (int(asked[1]), int(asked[2]) + 1) if asked else (0, len(data))
             self.server.read.append((path, start, min(end, len(data))))
-            headers = {"ETag": SHA, "X-Repo-Commit": SHA}
+            headers = {"ETag": _digest(data), "X-Repo-Commit": self.server.sha}
             return self.send(206 if asked else 200, data[start:end], headers)
 
         def refuse(self, why):
@@ -103,4 +121,9 @@ def _handler(files, name, revisions):
 
 
 def _entry(path, file):
-    return {"type": "file", "path": path, "size": file.stat().st_size, "oid": SHA}
+    data = file.read_bytes()
+    return {"type": "file", "path": path, "size": len(data), "oid": _digest(data)}
+
+
+def _digest(data):
+    return hashlib.sha1(data).hexdigest()

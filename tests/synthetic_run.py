@@ -155,7 +155,7 @@ class _Maker:
     def _samples(self, artefact: Artefact) -> dict[str, Any]:
         prompts = self._drawn_prompts("train", self.options.prompts)
         self._images(artefact, "", prompts, self.options.samples, "train")
-        return {"images": len(prompts) * self.options.samples}
+        return {"prompts": len(prompts), "samples": len(prompts) * self.options.samples}
 
     def _images(
         self, artefact: Artefact, folder: str, prompts: Sequence[_Prompt], samples: int, model: str
@@ -268,14 +268,24 @@ class _Maker:
                 mean = float(np.mean(list(rates.values())))
                 rates |= dict.fromkeys(self.options.held_out, 0.75 * mean + 0.12)
                 rows.append(
-                    {"step": step, "win_rate": mean}
+                    {"step": step, "win_rate": mean, "standard_error": 0.01}
                     | {f"win_rate/{name}": rate for name, rate in rates.items()}
                     | {f"mean_reward/{name}": 1.0 for name in rates}
+                    | (self._validation_judged(i) if self.options.judge else {})
                 )
             artefact.write_json_lines("validation.jsonl", rows)
             best = max(rows, key=lambda row: row["win_rate"])["step"]
         artefact.write_json("best/capo.json", {"step": best, "adaptation": self.recipe.train.adaptation})
         return {"best_step": best, "prompts": {"dropped": 0}}
+
+    def _validation_judged(self, i: int) -> dict[str, float]:
+        gained = 0.02 * i * (3 - i)
+        return {
+            "judge": 0.6 + gained,
+            "judge_base": 0.6,
+            "judge_difference": gained,
+            "judge_standard_error": 0.02,
+        }
 
     def _baseline(self, artefact: Artefact) -> dict[str, Any]:
         prompts = self._drawn_prompts("test", self.options.evaluation_prompts)

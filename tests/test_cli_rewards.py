@@ -44,7 +44,7 @@ def test_the_list_has_all_that_are_shipped_and_installed():
     assert list(listed) == [*SHIPPED, "bright", "lost"]
     assert listed["shapes-vqa"]["weights_here"] is True
     assert listed["shapes-vqa"]["comparison"] == {"comparison": "power-ratio", "exponent": 1.0}
-    assert listed["pickscore"]["checkpoint"] == "yuvalkirstain/PickScore_v1"
+    assert listed["pickscore"]["checkpoint"].startswith("yuvalkirstain/PickScore_v1@")
     assert listed["bright"]["package"] == "plugin 1.2"
     assert "no module 'not_there_at_all'" in listed["lost"]["problem"]
     table = capo().stdout

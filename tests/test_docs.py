@@ -13,9 +13,9 @@ from typer.main import get_command
 
 import capo
 from capo.cli import app
-from capo.pipeline import plan
 from capo.recipe import RUNTIME, Recipe, load_recipe
 from capo.rewards.catalogue import EMBEDDED
+from capo.steps import steps_of
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path for folder in (ROOT, ROOT / "docs", ROOT / "benchmarks") for path in folder.glob("*.md"))
@@ -89,7 +89,7 @@ def test_every_field_of_the_recipe_is_told_with_its_default(section):
 def test_what_makes_what_stale_is_as_told():
     _, text = PAGES_BY_NAME["docs/run-directory.md"].split("## What makes what stale")
     table = {row[0].strip("`"): row[1:] for row in rows(text.partition("\n## ")[0])[1:]}
-    for step in plan(load_recipe("shapes")):
+    for step in steps_of(load_recipe("shapes")):
         fields, upstream = (table[re.sub("/.*", "/REWARD", step.artefact)] + [""])[:2]
         told = set(re.findall(r"`([\w/]+)`", fields))
         if step.artefact == "report":

@@ -14,7 +14,7 @@ import torch
 import tiny_training
 from capo import diffusion, durable, pipeline
 from capo.recipe import ModelSection
-from capo.stages import generate, train
+from capo.stages import generate, train, validation
 from capo.workspace import Run
 
 LANES = os.cpu_count() or 1
@@ -204,7 +204,7 @@ def _make_forks_cheap(patch, sdxl):
     # Loading would take most of the time; each child has its own memory, so this one stays as it is.
     family = diffusion.load_family(ModelSection(checkpoint=str(sdxl)), torch.device("cpu"))
     family.encode(["a cat"])
-    for module in (diffusion, generate, train):
+    for module in (diffusion, generate, train, validation):
         patch.setattr(module, "load_family", lambda *_: family)
     gc.collect()
     gc.freeze()  # or each child would go through all that the tests before have left

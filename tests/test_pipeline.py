@@ -8,6 +8,7 @@ import pytest
 
 import fake_stages
 from capo import pipeline
+from capo.manifest import describe
 from capo.recipe import dump_recipe, parse_recipe
 from capo.workspace import Run, StaleArtefact, WorkspaceError
 
@@ -151,6 +152,50 @@ def test_status_says_why(tmp_path):
     found = {s.name: s for s in pipeline.status(recipe(), tmp_path)}
     assert (found["samples"].state, found["samples"].why) == ("partial", "shard-1 is missing or cut short")
     assert found["scores/first"].state == "done"
+
+
+VALIDATED = {"validation_prompts": {"source": "shapes:validation", "count": 2}}
+
+
+def test_the_bases_validation_is_made_once_for_all_trainings(tmp_path):
+    first = made(tmp_path / "first", train=VALIDATED)
+    assert first == [*ORDER[1:6], "validation", *ORDER[6:]]
+    again = made(tmp_path / "first", force=True, train=VALIDATED | {"steps": 5})
+    assert again == ["train", *EVALUATED]
+    more = VALIDATED | {"validation_samples": 7}
+    assert made(tmp_path / "first", force=True, train=more) == ["validation", "train", *EVALUATED]
+
+
+def test_the_bases_validation_is_not_missed_once_training_is_done(tmp_path):
+    made(tmp_path, train=VALIDATED)
+    (tmp_path / "validation/base/scores.json").unlink()
+    assert "validation" not in states(tmp_path, train=VALIDATED)
+    assert made(tmp_path, train=VALIDATED) == []
+    (tmp_path / "train/weights.json").unlink()
+    assert states(tmp_path, train=VALIDATED)["validation"] == "partial"
+    assert made(tmp_path, train=VALIDATED) == ["validation", "train"]
+
+
+def test_a_run_of_before_has_the_bases_validation_in_its_training(tmp_path):
+    """As earlier versions left it: no artefact `validation`, its files among those of `train`."""
+    made(tmp_path, train=VALIDATED)
+    inside = tmp_path / "train/validation"
+    (tmp_path / "validation").rename(inside)
+    for record in (tmp_path / "manifests").glob("validation.*"):
+        record.unlink()
+    manifest = json.loads((tmp_path / "manifests/train.json").read_text())
+    manifest["files"]["validation/base/scores.json"] = describe(inside / "base/scores.json")
+    (tmp_path / "manifests/train.json").write_text(json.dumps(manifest))
+    for name in EVALUATED:  # which were made from that `train`
+        for kind in ("json", "inputs.json"):
+            (tmp_path / f"manifests/{name}.{kind}").unlink()
+    assert made(tmp_path, train=VALIDATED) == EVALUATED
+    assert set(states(tmp_path, train=VALIDATED).values()) == {"done"}
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    assert made(tmp_path, train=VALIDATED) == []
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+    assert made(tmp_path, force=True, train=VALIDATED | {"steps": 5}) == ["validation", "train", *EVALUATED]
+    assert not inside.exists()
 
 
 def test_the_weights_behind_a_name_count(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from capo.stages.pair import pair
 from capo.stages.prompts import prompts
 from capo.stages.score import score
 from capo.stages.train import train
+from capo.stages.validation import validation
 from capo.workspace import Run
 
 PROMPTS = [f"a {colour} {thing}" for colour in ("red", "green", "blue") for thing in ("circle", "cat")]
@@ -83,10 +84,10 @@ def copied(prepared: Path, folder: Path) -> Path:
 def trained(folder: Path, settings: Recipe) -> dict[str, Any]:
     """Train in the run directory `folder`, as far as it goes; the summary of `train/`."""
     with Run.open(folder) as run:
-        artefact = run.artefact("train")
-        artefact.begin({})
-        train(settings, run, artefact)
-        return artefact.summary
+        if settings.train.validation_prompts is not None and not run.artefact("validation").done:
+            _make(run, "validation", lambda a: validation(settings, run, a))
+        _make(run, "train", lambda a: train(settings, run, a))
+        return run.artefact("train").summary
 
 
 def contents(folder: Path) -> dict[str, bytes]:

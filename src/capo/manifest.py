@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from capo.durable import WorkspaceError
 
 SCHEMA = 1
 """Version of the manifests and of the layout of artefacts."""
+
+LONGEST = 60
+"""Characters of a value that are shown."""
 
 LIBRARIES = ("capo-diffusion", "torch", "diffusers", "transformers", "peft", "numpy", "pyarrow")
 
@@ -64,16 +69,35 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The fields whose values differ, with both values; one that is not there counts as None."""
+    """The fields whose values differ, with both values; one that is not there counts as None.
+
+    Where one names a branch of the Hub and the other a commit, nothing is known to differ.
+    """
     fields = [*new, *(field for field in old if field not in new)]
     values = {field: (old.get(field), new.get(field)) for field in fields}
-    return {field: (before, after) for field, (before, after) in values.items() if before != after}
+    return {field: (before, after) for field, (before, after) in values.items() if not alike(before, after)}
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two values are equal, `owner/name@main` and `owner/name@COMMIT` being so, word by word.
+
+    A branch that was never fetched where it was written down does not say which commit it was at.
+    """
+    if one == other or not (isinstance(one, str) and isinstance(other, str)):
+        return one == other
+    pairs = zip_longest(one.split(), other.split(), fillvalue="")
+    return all(a == b or _branch_of(a, b) or _branch_of(b, a) for a, b in pairs)
 
 
 def explain_change(field: str, old: Any, new: Any) -> str:
-    """One line: `train.beta: 300 → 500`; digests of what came before are not spelt out."""
+    """One line: `train.beta: 300 → 500`; digests of what came before are not spelt out.
+
+    Of long texts with as many words, those that differ.
+    """
     if field.startswith("@"):
         return f"{field[1:]} changed"
+    if isinstance(old, str) and isinstance(new, str) and max(len(old), len(new)) > LONGEST:
+        old, new = _apart(old, new)
     return f"{field}: {_short(old)} → {_short(new)}"
 
 
@@ -91,4 +115,18 @@ def _short(value: Any) -> str:
     if value is None:
         return "none"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+def _apart(old: str, new: str) -> tuple[str, str]:
+    """The words that differ, of texts with as many words."""
+    pairs = list(zip_longest(old.split(), new.split()))
+    apart = [(a, b) for a, b in pairs if a != b]
+    if any(None in pair for pair in pairs) or not apart:
+        return old, new
+    return " ".join(a for a, _ in apart), " ".join(b for _, b in apart)
+
+
+def _branch_of(vague: str, exact: str) -> bool:
+    name, _, commit = exact.partition("@")
+    return vague == f"{name}@main" and re.fullmatch(r"[0-9a-f]{40}", commit) is not None

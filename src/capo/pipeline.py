@@ -1,7 +1,7 @@
 """A recipe's stages in order: what each depends on, what is done, and running the rest.
 
     prompts ─► samples ─► scores ─► pairs ─► train ─► evaluate ─► report
-                                                  baseline ─┘
+                                   validation ─┘  baseline ─┘
 
 Every artefact is made from inputs: recipe fields, weights, and the digests of the artefacts before
 it. One whose inputs are what it was made from is done; otherwise it is stale, and the fields that
@@ -26,7 +26,7 @@ from capo.processes import COMMAND, LaunchError, check_launch, processes
 from capo.progress import say
 from capo.recipe import Recipe
 from capo.sharing import take_over
-from capo.steps import Step, plan
+from capo.steps import Step, steps_of
 from capo.workspace import Artefact, Run, StaleArtefact, WorkspaceError
 
 STAGES = ("prompts", "generate", "score", "pair", "train", "evaluate", "report")
@@ -107,11 +107,11 @@ def _run(
     """Run, having let the other processes of the command look before the leading one changes anything."""
     if stage in (None, "train"):
         check_launch(recipe.train.sharding)
-    steps = plan(recipe)
+    steps = steps_of(recipe)
     found = _status(steps, Run(directory))
     if stage is not None:
         _check_ready(stage, steps, found)
-        steps = [s for s in steps if s.stage == stage]
+    steps = [s for s in steps if s.artefact in found and stage in (None, s.stage)]
     wanted = [found[s.artefact] for s in steps]
     if not force:
         _refuse_stale(wanted)
@@ -121,6 +121,9 @@ def _run(
     meet()
     if not processes().leads:
         return _watch(recipe, directory, meet)
+    if _settle(recipe, [s for s in steps if found[s.artefact].state != "done"]):
+        names = {step.artefact for step in steps}
+        steps = [step for step in steps_of(recipe) if step.artefact in names]
     with Run.open(directory, recipe) as opened:
         made = [_make(together, recipe, opened, force, donors) for together in _together(steps)]
         result = _result(opened, [each for results in made for each in results])
@@ -140,7 +143,7 @@ def _watch(recipe: Recipe, directory: str | Path, meet: Callable[[], None]) -> R
 
 def status(recipe: Recipe, directory: str | Path) -> list[ArtefactStatus]:
     """Where every artefact of a run stands, in the order they are made."""
-    return list(_status(plan(recipe), Run(directory)).values())
+    return list(_status(steps_of(recipe), Run(directory)).values())
 
 
 # What is done.
@@ -150,7 +153,9 @@ def _status(steps: list[Step], opened: Run) -> dict[str, ArtefactStatus]:
     found: dict[str, ArtefactStatus] = {}
     for step in steps:
         found[step.artefact] = _step_status(step, opened, found)
-    return found
+    # A run of before has in its `train` what is an artefact of its own now.
+    missed = {s.artefact for s in steps if s.serves is None or found[s.serves].state != "done"}
+    return {name: each for name, each in found.items() if name in missed or each.state == "done"}
 
 
 def _step_status(step: Step, opened: Run, found: Mapping[str, ArtefactStatus]) -> ArtefactStatus:
@@ -200,6 +205,15 @@ def _check_ready(stage: str, steps: list[Step], found: Mapping[str, ArtefactStat
 
 
 # Doing the rest.
+
+
+def _settle(recipe: Recipe, waiting: list[Step]) -> bool:
+    """Learn which weights the waiting steps will use, where a recipe says no more than a name on the Hub."""
+    from capo.rewards import settle_weights
+
+    used = {field for step in waiting for field in step.fields}
+    learned = [settle_weights(r) for r in recipe.rewards if f"rewards.{r.name}.weights" in used]
+    return any(learned)
 
 
 def _together(steps: list[Step]) -> list[list[Step]]:

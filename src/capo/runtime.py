@@ -44,10 +44,14 @@ def device(engine: EngineSection) -> "torch.device":
 
 def device_name(engine: EngineSection) -> str:
     """The device that `engine.device` means here, a GPU by its own name: `cpu`, `NVIDIA H100 80GB HBM3`."""
+    return kind_of(device(engine))
+
+
+def kind_of(device: "torch.device") -> str:
+    """A GPU's own name, of any other device that of torch."""
     import torch
 
-    chosen = device(engine)
-    return torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else str(chosen)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def _repeatable(chosen: "torch.device") -> "torch.device":

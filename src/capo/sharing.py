@@ -7,7 +7,7 @@ from typing import Any
 
 from capo.artefact import Artefact
 from capo.durable import WorkspaceError
-from capo.manifest import canonical
+from capo.manifest import canonical, differences
 from capo.progress import say
 from capo.workspace import Run
 
@@ -21,7 +21,8 @@ def take_over(artefact: Artefact, inputs: Mapping[str, Any], donors: Sequence[Pa
     wanted = json.loads(canonical(inputs))
     for directory in donors:
         other = Run(directory).artefact(artefact.name)
-        if other.begun() != wanted or not other.done:
+        begun = other.begun()
+        if begun is None or differences(begun, wanted) or not other.done:
             continue
         try:
             other.verify()

@@ -7,6 +7,9 @@ from typing import Any
 from capo.prompts import source_identity
 from capo.recipe import ImagesSection, PromptsSection, Recipe, RewardSection
 
+HOW_MANY = ("generate.samples_per_prompt", "generate.adaptive")
+"""Fields that say how many samples a training prompt has."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -22,9 +25,12 @@ class Step:
     upstream: tuple[str, ...] = ()
     reward: RewardSection | None = None
     part: str | None = None
+    serves: str | None = None
+    """The artefact that alone reads it, and whose own fields say all that this one is made from: once that
+    is done, nobody misses this."""
 
 
-def plan(recipe: Recipe) -> list[Step]:
+def steps_of(recipe: Recipe) -> list[Step]:
     """All steps of a recipe, in order, with what each depends on."""
     seed = {"seed": recipe.seed}
     model = _flat("model", recipe.model.results()) | {"model.weights": _weights(recipe)}
@@ -34,23 +40,34 @@ def plan(recipe: Recipe) -> list[Step]:
     training = [r.name for r in _paired_by(recipe)]
     evaluated = ("train",) if recipe.evaluate.policy is None else ()
     # How many samples a training prompt has means nothing to evaluation.
-    sampling = {name: value for name, value in generate.items() if name != "generate.samples_per_prompt"}
+    sampling = {name: value for name, value in generate.items() if not name.startswith(HOW_MANY)}
     images = {"images": None} if recipe.images is None else _images(recipe.images)
+    policy, pool = _start_fields(recipe)
     prompts = _flat("prompts", recipe.prompts.results()) | images
     if recipe.images is None:
         prompts |= _content("prompts", recipe.prompts)
     steps = [
         Step("prompts", "prompts", prompts | seed),
+        *([Step("pool", "prompts", pool, ("prompts",), part="pool")] if pool else []),
         Step(
             "samples",
             "generate",
-            model | generate | images | seed,
+            model | generate | images | seed | policy | _adaptive_fields(recipe),
             ("prompts",),
-            part=None if recipe.images is None else "take",
+            part=_sampling_part(recipe),
         ),
         *(Step(scores[r.name], "score", sources[r.name], ("samples",), r) for r in recipe.rewards),
-        Step("pairs", "pair", _pair_fields(recipe), tuple(scores[name] for name in training) or ("samples",)),
-        Step("train", "train", model | generate | seed | _train_fields(recipe), ("samples", "pairs")),
+        Step(
+            "pairs",
+            "pair",
+            _pair_fields(recipe),
+            (*(scores[name] for name in training), *(["pool"] if pool else [])) or ("samples",),
+            part=None if recipe.pairs.people is None else "label",
+        ),
+        *_validation(recipe, model | sampling | seed),
+        Step(
+            "train", "train", model | generate | seed | policy | _train_fields(recipe), ("samples", "pairs")
+        ),
         Step("baseline", "evaluate", model | sampling | seed | _baseline_fields(recipe), part="baseline"),
         Step(
             "evaluate",
@@ -60,9 +77,10 @@ def plan(recipe: Recipe) -> list[Step]:
         ),
     ]
     # The page shows the settings of all stages.
-    shown = {field: value for step in steps for field, value in step.fields.items()}
+    read = [step for step in steps if step.serves is None]
+    shown = {field: value for step in read for field, value in step.fields.items()}
     report = shown | _flat("report", recipe.report.results()) | {"name": recipe.name}
-    return [*steps, Step("report", "report", report, tuple(s.artefact for s in steps))]
+    return [*steps, Step("report", "report", report, tuple(s.artefact for s in read))]
 
 
 # What the stages depend on.
@@ -73,15 +91,49 @@ def _paired_by(recipe: Recipe) -> tuple[RewardSection, ...]:
     return () if recipe.pairs.selection == "labels" else recipe.training_rewards
 
 
+def _sampling_part(recipe: Recipe) -> str | None:
+    if recipe.images is not None:
+        return "take"
+    return None if recipe.generate.adaptive is None else "adaptive"
+
+
+def _adaptive_fields(recipe: Recipe) -> dict[str, Any]:
+    """What decides when a prompt has samples enough: the rewards, and how they make pairs."""
+    if recipe.generate.adaptive is None:
+        return {}
+    fields = {
+        f: v for f, v in _pair_fields(recipe).items() if f not in ("pairs.min_margin", "pairs.max_skipped")
+    }
+    for reward in recipe.training_rewards:
+        fields |= _reward_source(reward)
+    return fields
+
+
 def _images(section: ImagesSection) -> dict[str, Any]:
     from capo.exchange import images_identity
 
     return _flat("images", section.results()) | {"images.content": images_identity(section)}
 
 
+def _start_fields(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of a further round: the policy it starts from, and the base's scores that its own are calibrated by."""
+    if recipe.start is None:
+        return {}, {}
+    from capo.stages.start import find_start
+
+    start = find_start(recipe, recipe.start)
+    pool: dict[str, Any] = {}
+    for reward in _paired_by(recipe):
+        source = _reward_source(reward)
+        pool |= source | {f"start.pool.{reward.name}": start.pool_identity(reward.name, source)}
+    return {"start.policy": start.policy.identity}, pool
+
+
 def _pair_fields(recipe: Recipe) -> dict[str, Any]:
     fields = _flat("pairs", recipe.pairs.results())
     fields["rewards"] = [r.name for r in _paired_by(recipe)]
+    if recipe.pairs.people is not None:  # who is asked about which images is drawn
+        fields["seed"] = recipe.seed
     for reward in _paired_by(recipe):
         compared = {"comparison", "temperature", "exponent", "weight"}
         fields |= _flat(f"rewards.{reward.name}", reward.model_dump(mode="json", include=compared))
@@ -90,11 +142,28 @@ def _pair_fields(recipe: Recipe) -> dict[str, Any]:
 
 def _train_fields(recipe: Recipe) -> dict[str, Any]:
     fields = _flat("train", recipe.train.results()) | {"pairs.min_margin": recipe.pairs.min_margin}
+    if recipe.start is not None:
+        fields["start.reference"] = recipe.start.reference
     if recipe.train.validation_prompts is not None:
         fields |= _content("train.validation_prompts", recipe.train.validation_prompts)
         for reward in recipe.rewards:  # held-out ones are watched too, though nothing follows from them
             fields |= _reward_source(reward) | {f"rewards.{reward.name}.use": reward.use}
     return fields
+
+
+def _validation(recipe: Recipe, sampling: dict[str, Any]) -> list[Step]:
+    """The base's half of validation, if there is any."""
+    train = recipe.train
+    if train.validation_prompts is None:
+        return []
+    fields = _flat("train.validation_prompts", train.validation_prompts.results())
+    fields |= _content("train.validation_prompts", train.validation_prompts)
+    fields["train.validation_samples"] = train.validation_samples
+    if recipe.model.dtype != "float32":  # training may keep the weights it samples from in another precision
+        fields |= {"train.adaptation": train.adaptation, "train.dtype": train.dtype}
+    for reward in recipe.rewards:
+        fields |= _reward_source(reward)
+    return [Step("validation", "train", sampling | fields, part="validation", serves="train")]
 
 
 def _baseline_fields(recipe: Recipe) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What the `capo` command prints: tables for people, JSON for programs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -81,33 +81,27 @@ def print_recipes() -> None:
 
 def print_rewards(rewards: Sequence[dict[str, Any]]) -> None:
     """What each reward measures, how its scores compare, and what it takes."""
-    columns = (
-        "reward",
-        "what it measures",
-        "scale",
-        "comparison",
-        "license",
-        "size",
-        "memory",
-        "weights",
-        "here",
-    )
-    table = _table(None, *columns)
+    table = Table.grid(padding=(0, 2))
     for each in rewards:
-        size = each.get("parameters_millions")
-        cells = (
-            each["name"],
-            each.get("measures") or f"{each['source']} of {each['package']}",
-            each.get("scale", ""),
-            _comparison(each["comparison"]),
-            each.get("license", ""),
-            "" if size is None else _amount(size, "M", "B"),
-            "" if size is None else _amount(each["memory_megabytes"], " MB", " GB"),
-            _place(each.get("checkpoint", "")),
-            _here(each.get("weights_here", True)),
-        )
-        table.add_row(*map(Text, cells))
+        about = Text(each.get("measures") or f"{each['source']} of {each['package']}")
+        about.append("\n" + " · ".join(filter(None, _facts(each))), "dim")
+        table.add_row(Text(each["name"], "bold", no_wrap=True), about)
     Console().print(table)
+    print("\n`capo rewards show NAME` tells all about one, `capo rewards check NAME` tries it.")
+
+
+def _facts(reward: dict[str, Any]) -> Iterator[str]:
+    """What is known of a reward besides what it measures, in a few words each."""
+    if "scale" in reward:
+        yield f"scale {reward['scale']}"
+    yield _comparison(reward["comparison"])
+    yield reward.get("license", "")
+    if (size := reward.get("parameters_millions")) is not None:
+        memory = _amount(reward["memory_megabytes"], " MB", " GB")
+        yield f"{_amount(size, 'M', 'B')} parameters, {memory} of memory"
+    yield _place(reward.get("checkpoint", ""))
+    here = reward.get("weights_here", True)
+    yield "" if here is None else "here" if here else "not here"
 
 
 def print_reward(reward: dict[str, Any]) -> None:
@@ -210,11 +204,7 @@ def _amount(millions: float, unit: str, thousands: str) -> str:
 
 
 def _place(checkpoint: str) -> str:
-    return "with capo" if Path(checkpoint).is_absolute() else checkpoint
-
-
-def _here(known: bool | None) -> str:
-    return "" if known is None else "yes" if known else "no"
+    return "with capo" if Path(checkpoint).is_absolute() else checkpoint.partition("@")[0]
 
 
 def _percent(share: float) -> str:

@@ -56,7 +56,7 @@ class Run:
                 run._open = False
 
     def artefact(self, name: str) -> "Artefact":
-        """`prompts`, `samples`, `scores/REWARD`, `pairs`, `train`, `baseline`, `evaluate` or `report`."""
+        """By name: `prompts`, `samples`, `scores/REWARD`, `pairs`, `validation`, `train`, `baseline`, ..."""
         if name not in self._artefacts:
             self._artefacts[name] = Artefact(self, name)
         return self._artefacts[name]

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import tiny_run
 from capo.calibration import calibration_report
-from capo.calibration.report import agreement, tied_share
+from capo.calibration.report import agreement, both_of_each, tied_share
 from capo.cli import app
 from capo.recipe import dump_recipe
 from capo.reporting.pair_table import PairTable
@@ -129,8 +129,9 @@ def test_agreement_counts_ties_of_the_scores_half():
         chosen=nothing,
         rejected=nothing,
     )
-    assert agreement(table, scores) == pytest.approx((1 + 0 + 0.5) / 3)
-    assert agreement(table, np.full(10, np.nan)) is None
+    pairs = both_of_each(table)
+    assert agreement(table, scores, pairs) == pytest.approx((1 + 0 + 0.5) / 3)
+    assert agreement(table, np.full(10, np.nan), pairs) is None
 
 
 def test_samples_without_a_score_are_counted_and_take_no_part(tmp_path):

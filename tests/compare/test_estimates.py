@@ -66,8 +66,8 @@ def test_sentences_say_what_is_known():
 
 
 def run(row, seed, drift, rates):
-    curve = None if drift is None else Curve(tuple(range(1, len(drift) + 1)), drift, {MEAN: rates})
-    return RunMeasures(row, seed, {}, {}, {}, {}, {}, None, None, None, curve, {}, 0.0)
+    curve = None if drift is None else Curve(tuple(range(1, len(drift) + 1)), drift, {MEAN: rates}, {})
+    return RunMeasures(row, seed, {}, {}, {}, {}, {}, None, None, None, curve, {}, None, 0.0)
 
 
 def test_at_equal_drift_by_hand():

@@ -111,6 +111,7 @@ def test_training_and_cost_are_told(made):
     assert row["error_growth"] == pytest.approx(np.mean([each["error/chosen"] for each in lately]))
     seconds = sum(each["seconds"] for each in Run(runs[0].directory).timings().values())
     assert row["seconds"] == pytest.approx(seconds)
+    assert row["images"] == 8 * 6
     assert results["seconds_spent"] == pytest.approx(4 * seconds)
     assert set(row["judge"]) == {
         "color_attr", "colors", "counting", "position", "single_object", "two_object",
@@ -126,7 +127,7 @@ def test_the_table_has_every_row_and_the_null_row(made):
     assert lines[2].startswith(f"| good | {100 * value:.1f}% (")
     assert lines[4].startswith(f"| *{NULL}* |")
     columns = {line.replace("\\|", "").count("|") for line in lines[:5]}
-    assert columns == {len(made[0]["measures"]) + 5}, "names cannot break the table"
+    assert columns == {len(made[0]["measures"]) + 6}, "names cannot break the table"
     assert "- other, seed 1: it <diverged>" in text
 
 
@@ -157,7 +158,7 @@ def test_the_page_draws_what_it_has(made):
     page = render_study(*made)
     for title in (
         f"{MEAN}, over steps", f"{MEAN}, over drift", "heldout, over drift", "Weight on an error of noise",
-        "sigmoid, b = 1.5", "Calibrated",
+        "sigmoid, b = 1.5", "Calibrated", 'id="overoptimization"',
     ):  # fmt: skip
         assert title in page
     judged = page.count('class="interval judge"')

@@ -1,5 +1,6 @@
 """Artefacts that are taken over from another run."""
 
+import json
 import os
 import signal
 import sys
@@ -49,6 +50,19 @@ def test_what_was_made_from_the_same_is_linked_and_the_rest_is_made(tmp_path):
     assert timings["samples"]["shared"] == str(first)
     assert timings["samples"]["seconds"] == Run(first).timings()["samples"]["seconds"]
     assert "shared" not in timings["train"]
+
+
+def test_a_field_that_is_null_is_as_none(tmp_path):
+    """What was made before the recipe had the field is taken over too."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    run(first)
+    for place in (first / "manifests").glob("samples*.json"):
+        record = json.loads(place.read_text(encoding="utf-8"))
+        assert record["inputs"].pop("generate.adaptive") is None
+        place.write_text(json.dumps(record), encoding="utf-8")
+    run(second, first)
+    assert fake_stages.calls == []
+    assert {s.state for s in pipeline.status(recipe(), second)} == {"done"}
 
 
 def test_what_is_removed_or_made_again_here_stays_there(tmp_path):

@@ -202,7 +202,9 @@ def test_a_data_set_on_the_hub(tmp_path, monkeypatch):
             found("hub:owner/name", split="dev")
 
 
-def test_identity_follows_the_data_and_not_its_place(tmp_path):
+def test_identity_follows_the_data_and_not_its_place(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAPO_CACHE", str(tmp_path / "cache"))
+
     def identity(name):
         return images_identity(ImagesSection(source=str(tmp_path / name)))
 
@@ -214,5 +216,13 @@ def test_identity_follows_the_data_and_not_its_place(tmp_path):
     assert identity("a") != identity("b")
     put(tmp_path, {"b/metadata.jsonl": line % "one", "b/x.png": picture(0, size=(9, 9))})
     assert identity("a") != identity("b")
+    other = bytearray(picture(0))
+    other[-20] ^= 1  # of the same size
+    put(tmp_path, {"b/x.png": bytes(other)})
+    assert identity("a") != identity("b")
+    put(tmp_path, {"b/x.png": picture(0)})
+    assert identity("a") == identity("b")
+    (tmp_path / "cache" / "digests.sqlite").write_bytes(b"no database")
+    assert identity("a") == identity("b")
     hub = {name: images_identity(ImagesSection(source="hub:a/b", revision=name)) for name in ("v1", None)}
     assert hub == {"v1": "hub:a/b@v1", None: "hub:a/b@main"}

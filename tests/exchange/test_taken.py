@@ -15,9 +15,10 @@ from capo.calibration import calibration_report
 from capo.cli import app
 from capo.diffusion import load_family
 from capo.exchange import ExchangeError, open_images
-from capo.pipeline import plan, run, status
+from capo.pipeline import run, status
 from capo.recipe import ImagesSection, RecipeError, dump_recipe, parse_recipe
 from capo.stages.export import export
+from capo.steps import steps_of
 from capo.training.data import Samples, read_pairs
 from capo.workspace import Artefact, Run
 
@@ -194,7 +195,7 @@ def test_human_preferences_train_diffusion_dpo(tmp_path, sdxl):
         evaluate={"samples_per_prompt": 2},
     )
     # Nobody has to score anything for these pairs.
-    assert next(step for step in plan(settings) if step.artefact == "pairs").upstream == ("samples",)
+    assert next(step for step in steps_of(settings) if step.artefact == "pairs").upstream == ("samples",)
     opened = made(settings, tmp_path / "run", "prompts", "generate", "pair", "train")
     assert not opened.artefact("scores/red").done
     texts = captions(opened)

@@ -92,6 +92,20 @@ def test_what_has_no_number_of_prompts_is_left_out_and_told():
     assert told[2] == "Not in it: the work of the rewards mine, whose size is not known here."
 
 
+def test_adaptive_samples_are_counted_at_most_and_told():
+    adaptive = recipe(generate={"samples_per_prompt": 4, "adaptive": {"first": 2}})
+    most = recipe().generate.samples_per_prompt
+    planned, fixed = (
+        stages(each, PROMPTS, SAMPLING, FULL, GPUS["h100"], 0.4) for each in (adaptive, recipe())
+    )
+    assert [each.flops for each in planned] == [each.flops for each in fixed]
+    images = f"{2 * PROMPTS.train:,} to {most * PROMPTS.train:,} images"
+    assert all(each.what.startswith(images) for each in planned[:2])
+    memory = {"generate": {}, "train": {}}
+    told = notes(adaptive, PROMPTS, SAMPLING, FULL, GPUS["h100"], memory)
+    assert told[0].startswith(f"A prompt gets 2 to {most} samples; the hours and sizes")
+
+
 def test_memory_of_full_fine_tuning_by_part():
     parts = train_memory(recipe({"adaptation": "full", "ema_decay": 0.9}), SAMPLING, FULL)
     assert parts == {
@@ -169,9 +183,31 @@ def test_rewards_that_are_known_are_counted():
     assert score_flops(RewardSection(name="pickscore")) == pytest.approx(
         2 * 632e6 * 257 + 2 * 302e6 * 77, rel=0.1
     )
+    pinned = RewardSection(name="pickscore", checkpoint="yuvalkirstain/PickScore_v1@v1")
+    assert score_flops(pinned) == score_flops(RewardSection(name="pickscore"))
     assert score_flops(RewardSection(name="shapes-heldout")) > 0
     assert score_flops(RewardSection(name="mine", source="my.rewards:score")) is None
     assert score_flops(RewardSection(name="pickscore", checkpoint="other/weights")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "weights_and_tokens"),
+    [
+        ("mps", [(632e6, 257), (302e6, 77), (119e6, 257)]),
+        ("clipscore", [(303e6, 257), (85e6, 77)]),
+        ("laion-aesthetic", [(303e6, 257)]),
+        ("aesthetic-v2.5", [(412e6, 730)]),
+        ("imagereward", [(303e6, 197), (85e6 + 28e6, 25)]),
+        ("vqascore-qwen3-vl", [(412e6, 4097), (7.0e9, 1064)]),
+        ("vqascore-clip-flant5-xl", [(303e6, 577), (1.2e9, 656)]),
+        ("vqascore-clip-flant5-xxl", [(303e6, 577), (4.7e9, 656)]),
+        ("hpsv3", [(632e6, 1025), (6.5e9, 881)]),
+    ],
+)
+def test_what_large_rewards_take_is_two_flops_a_weight_and_token(name, weights_and_tokens):
+    """Of the published sizes, without embeddings; attention adds some, most where patches are many."""
+    expected = sum(2 * weights * tokens for weights, tokens in weights_and_tokens)
+    assert expected < score_flops(RewardSection(name=name)) < 1.35 * expected
 
 
 def test_a_gpu_that_is_not_known_is_an_error_that_lists_them():

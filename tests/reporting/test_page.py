@@ -90,6 +90,13 @@ def test_what_was_not_measured_is_absent(tmp_path: Path) -> None:
     assert not parsed.all("img")
 
 
+def test_the_judge_is_drawn_along_training(material: Material) -> None:
+    drawn = [svg.attributes.get("aria-label", "") for svg in ParsedPage(render(material)).all("svg")]
+    (found,) = [label for label in drawn if label.startswith("Images found right over training steps")]
+    assert "policy ends at" in found
+    assert "base ends at 0.6" in found
+
+
 def test_warnings_come_before_the_results(tmp_path: Path) -> None:
     parsed = page_of(tmp_path / "run", small(warnings=("The held-out reward fell.",), missing=3, unread=2))
     assert parsed.text.index("The held-out reward fell.") < parsed.text.index("Win-rates over the base")

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import tiny_clip_kin
 import tiny_rewards
 
 
@@ -14,6 +15,11 @@ def checkpoints(tmp_path_factory):
         "vqa": tiny_rewards.vqa(root / "vqa"),
         "decoder": tiny_rewards.decoder_vqa(root / "decoder"),
         "aesthetic": tiny_rewards.rater(root / "rater"),
+        "hpsv2": tiny_clip_kin.open_clip(root / "hpsv2"),
+        "mps": tiny_clip_kin.mps(root / "mps"),
+        "clipscore": tiny_clip_kin.tower(root / "clipscore"),
+        "laion": tiny_clip_kin.laion(root / "laion"),
+        "siglip": tiny_clip_kin.siglip(root / "siglip"),
     }
 
 

@@ -18,6 +18,11 @@ ARCHITECTURES = {
     "vqa": "vqascore",
     "decoder": "shapes-vqa",
     "aesthetic": "shapes-aesthetic",
+    "hpsv2": "hpsv2",
+    "mps": "mps",
+    "clipscore": "clipscore",
+    "laion": "laion-aesthetic",
+    "siglip": "aesthetic-v2.5",
 }
 
 

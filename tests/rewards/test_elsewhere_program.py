@@ -242,3 +242,50 @@ def test_the_module_for_programs_needs_no_capo():
         check=True,
     )  # fmt: skip
     assert done.stdout.split() == ["False", "False"]
+
+
+CUTTING = """
+import json, sys
+
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "protocol" in asked:
+        told = {{"protocol": 1, "comparison": "bradley-terry"}}
+    else:
+        told = {{"id": asked["id"], "scores": [1.0] * len(asked["images"]), "truncated": {truncated}}}
+    print(json.dumps(told), flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("truncated", "expected"),
+    [("[True, False, None, True]", [True, False, None, True]), ("None", [None] * 4)],
+)
+def test_a_program_may_tell_which_prompts_it_cut(tmp_path, truncated, expected):
+    path = tmp_path / "cutting.py"
+    path.write_text(CUTTING.format(truncated=truncated))
+    reward = load_reward(RewardSection(name="cutting", command=[sys.executable, str(path)]), "cpu")
+    assert [each.truncated for each in score_images(reward, IMAGES, PROMPTS, 4)] == expected
+
+
+def test_what_a_program_tells_of_cut_prompts_must_be_one_a_prompt(tmp_path):
+    path = tmp_path / "cutting.py"
+    path.write_text(CUTTING.format(truncated="[True]"))
+    reward = load_reward(RewardSection(name="cutting", command=[sys.executable, str(path)]), "cpu")
+    with pytest.raises(RewardError, match=r"`truncated` of an answer must be .* of 4 prompts, got \[True\]"):
+        reward.score(IMAGES, PROMPTS)
+
+
+def test_a_functions_attribute_tells_which_prompts_it_cuts(tmp_path, monkeypatch):
+    """In this process, and in one of its own."""
+    module = tmp_path / "cutting_function.py"
+    module.write_text(
+        "def score(images, prompts): return [0.5] * len(images)\n"
+        "score.truncated = lambda prompts: [len(prompt) > 2 for prompt in prompts]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    own = RewardSection(name="mine", source="cutting_function:score")
+    program = [sys.executable, str(PROGRAMS / "capo_reward.py"), "cutting_function:score"]
+    for section in (own, RewardSection(name="mine", command=program)):
+        found = score_images(load_reward(section, "cpu"), IMAGES, PROMPTS, 4)
+        assert [each.truncated for each in found] == [False, False, True, False]

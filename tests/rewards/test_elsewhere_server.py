@@ -260,3 +260,25 @@ def test_killed_in_the_middle_and_started_again_loses_nothing(tmp_path):
     scored = log.read_text().split()
     assert set(scored) == set(prompts)
     assert len(scored) <= 24 + 4
+
+
+class Cutting(Slow):
+    """Reads nine characters of a prompt."""
+
+    def truncated(self, prompts):
+        return [len(prompt) > 9 for prompt in prompts]
+
+
+def test_prompts_that_the_server_cut_are_told(serve):
+    reward = Cutting()
+    reward.may_go.set()
+    away = client.ServerReward("away", serve(reward, batch_size=2).url)
+    prompts = ["a", "a long prompt", "b", "none", "another long one", "a"]
+    found = score_images(away, IMAGES, prompts, 3)
+    assert [each.truncated for each in found] == [False, True, False, False, True, False]
+    assert [each.score for each in found] == [*FIRSTS[:3], None, *FIRSTS[4:]]
+
+
+def test_a_server_that_says_nothing_of_cut_prompts_is_one_that_does_not_tell(slow):
+    found = score_images(client.ServerReward("away", slow[1].url), IMAGES, PROMPTS, 6)
+    assert {each.truncated for each in found} == {None}

@@ -1,5 +1,6 @@
 """Language models as judges against their formulas, on tiny checkpoints in the official layouts."""
 
+import hashlib
 import json
 import math
 import shutil
@@ -21,7 +22,7 @@ import tiny_language
 import tiny_rewards
 from capo import BradleyTerry, PowerRatio
 from capo.recipe import RewardSection
-from capo.rewards import RewardError, build_comparison, load_reward
+from capo.rewards import RewardError, build_comparison, hpsv3_instruction, load_reward, reward_identity
 from capo.rewards.vlm_judge import parse_score
 from tiny_language import VOCABULARY
 
@@ -164,7 +165,14 @@ def test_hpsv3_needs_its_instruction(folders, tmp_path, monkeypatch):
         'import nothing\nINSTRUCTION = """Rate {text_prompt} of this image:"""\n'
         'prompt_with_special_token = " <|Reward|> show ."\n'
     )
+    section = RewardSection(name="hpsv3", checkpoint=str(folders["hpsv3"]))
+    before = reward_identity(section)
     monkeypatch.syspath_prepend(tmp_path)
+    text = "Rate {text_prompt} of this image: <|Reward|> show ."
+    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    assert reward_identity(section) == f"{before} blake2b:{digest}"  # not the text it always was
+    monkeypatch.setattr(hpsv3_instruction, "USUAL", digest)
+    assert reward_identity(section) == before
     image = [Image.new("RGB", (30, 20), "red")]
     named = load("hpsv3", folders["hpsv3"], instruction=str(folders["instruction"]))
     found = load("hpsv3", folders["hpsv3"])

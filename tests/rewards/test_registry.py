@@ -50,8 +50,8 @@ def test_identity_of_hub_weights_is_id_and_revision():
     assert reward_identity(section("vqascore", checkpoint="me/model")) == "VqaScore me/model@main"
     assert reward_identity(section("pickscore")).split() == [
         "ClipPreference",
-        "yuvalkirstain/PickScore_v1@main",
-        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K@main",
+        "yuvalkirstain/PickScore_v1@a4e4367c6dfa7288a00c550414478f865b875800",
+        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K@1c2b8495b28150b8a4922ee1c8edee224c284c0c",
     ]
 
 

@@ -16,7 +16,7 @@ from capo.runtime import quiet
 from capo.stages.baseline import baseline
 from capo.stages.contenders import find_contender
 from capo.stages.evaluate import evaluate
-from capo.steps import plan
+from capo.steps import steps_of
 from capo.workspace import Run
 
 PROMPTS, SAMPLES = ("a red circle", "three", "blue"), 2
@@ -196,7 +196,7 @@ def test_other_contents_make_the_half_they_belong_to_stale(recipe, policy, tmp_p
     settings = recipe(policy=str(policy), against=str(copy))
 
     def inputs():
-        return {step.artefact: step.fields for step in plan(settings)}
+        return {step.artefact: step.fields for step in steps_of(settings)}
 
     before = inputs()
     (copy / "capo.json").write_text("{}")
@@ -218,4 +218,5 @@ def test_diversity_is_measured_beside(recipe, policy, tmp_path, of_policy):
     table = run.artefact("evaluate").read_table("diversity.parquet").to_pydict()
     assert set(table) == {"prompt_id", "base", "tuned", "null"}
     assert diversity["tuned"] == pytest.approx(np.mean(table["tuned"]))
-    assert "evaluate.embedder.content" in next(s for s in plan(settings) if s.artefact == "evaluate").fields
+    step = next(step for step in steps_of(settings) if step.artefact == "evaluate")
+    assert "evaluate.embedder.content" in step.fields

@@ -20,7 +20,7 @@ from capo.seeds import stable_seed
 from capo.shapes.judge import judge
 from capo.shapes.prompts import prompts as shapes_prompts
 from capo.stages import evaluate as stage
-from capo.stages import measuring
+from capo.stages import measuring, rater
 from capo.stages.baseline import baseline
 from capo.stages.evaluate import evaluate
 from capo.stages.results import results
@@ -268,7 +268,7 @@ def test_a_stopped_evaluation_goes_on(tmp_path, sdxl, evaluated, monkeypatch):
             run_stage(run, recipe)
         assert calls == [12, 6, 12, 6, 6, 12, 6]  # only the shard that was interrupted comes twice
         monkeypatch.setattr(diffusion, "load_family", None)
-        monkeypatch.setattr(measuring, "load_reward", None)  # all scores are there
+        monkeypatch.setattr(rater, "load_reward", None)  # all scores are there
         monkeypatch.setattr(stage, "results", results)
         run_stage(run, recipe)
         assert contents(run) == contents(evaluated[1])

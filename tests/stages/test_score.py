@@ -9,7 +9,7 @@ from capo.prompts import make_prompt
 from capo.recipe import RewardSection
 from capo.rewards import RewardError
 from capo.rewards.protocol import TransientError
-from capo.stages import scorer
+from capo.stages import rater
 from capo.stages.score import score
 from capo.stages.scores import read_scores
 from capo.workspace import Run
@@ -105,7 +105,7 @@ def test_goes_on_with_the_missing_shards(world, monkeypatch):
 def test_no_model_is_loaded_when_all_shards_are_there(world, monkeypatch):
     run, recipe, _, _ = world
     whole = contents(make(run, recipe, **REDNESS))
-    monkeypatch.setattr(scorer, "load_reward", None)
+    monkeypatch.setattr(rater, "load_reward", None)
     assert contents(make(run, recipe, **REDNESS)) == whole
 
 
@@ -122,8 +122,8 @@ def test_an_image_is_decoded_once_for_all_rewards(world, monkeypatch):
     run, recipe, _, _ = world
     alone = [contents(make(run, recipe, **section)) for section in (REDNESS, CONTRAST)]
     decoded = []
-    real = scorer.decode_image
-    monkeypatch.setattr(scorer, "decode_image", lambda data: decoded.append(data) or real(data))
+    real = rater.decode_image
+    monkeypatch.setattr(rater, "decode_image", lambda data: decoded.append(data) or real(data))
     together = work(run, REDNESS | {"name": "a"}, CONTRAST | {"name": "b"}, REDNESS | {"name": "c"})
     seconds = score(recipe, run, together)
     assert len(decoded) == len(set(decoded)) == 20
@@ -156,7 +156,7 @@ def test_rewards_of_which_one_was_interrupted(world):
 def test_models_that_do_not_fit_together_come_one_after_another(world, tmp_path, monkeypatch):
     run, recipe, _, _ = world
     alive, most = weakref.WeakSet(), []
-    real = scorer.load_reward
+    real = rater.load_reward
 
     def load(section, device):
         reward = real(section, device)
@@ -164,7 +164,7 @@ def test_models_that_do_not_fit_together_come_one_after_another(world, tmp_path,
         most.append(len(alive))
         return reward
 
-    monkeypatch.setattr(scorer, "load_reward", load)
+    monkeypatch.setattr(rater, "load_reward", load)
     checkpoint = str(tiny_rewards.clip(tmp_path / "clip"))
     sections = [{"name": name, "source": "pickscore", "checkpoint": checkpoint} for name in "abc"]
     monkeypatch.setattr("capo.runtime.free_memory", lambda engine: 100e9)

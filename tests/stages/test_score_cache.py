@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 import tiny_rewards
 import tiny_run
@@ -12,9 +13,9 @@ from capo.prompts import make_prompt
 from capo.recipe import RewardSection
 from capo.rewards import SHIPPED, Scored, reward_identity
 from capo.rewards.cache import ScoreCache, open_cache, score_key
-from capo.stages import scorer
+from capo.stages import rater
 from capo.stages.score import score
-from capo.stages.scores import read_scores
+from capo.stages.scores import read_scores, score_rows
 from capo.workspace import Run
 
 PROMPTS = tiny_run.prompts(3)
@@ -38,13 +39,13 @@ def clip(tmp_path):
 def scored(tmp_path, monkeypatch):
     """Score a new run; its scores by prompt and sample, and how many images the model was given."""
     given = []
-    real = scorer.score_images
+    real = rater.score_images
 
     def counted(reward, images, *rest):
         given.extend(images)
         return real(reward, images, *rest)
 
-    monkeypatch.setattr(scorer, "score_images", counted)
+    monkeypatch.setattr(rater, "score_images", counted)
 
     def scored(section, prompts=PROMPTS):
         given.clear()
@@ -66,6 +67,17 @@ def test_nothing_is_scored_twice_across_runs(scored, clip):
     assert made == 12
     assert scored(clip) == (first, 0)
     assert scored(clip | {"name": "other", "batch_size": 5}) == (first, 0)
+
+
+def test_every_stage_knows_what_any_other_scored(scored, clip, tmp_path, monkeypatch):
+    first, _ = scored(clip)
+    texts = {prompt.prompt_id: prompt.text for prompt in PROMPTS}
+    monkeypatch.setattr(rater, "load_reward", None)
+    known = rater.Rater(RewardSection(**clip | {"name": "another"}), torch.device("cpu"))
+    samples = Run(tmp_path / "run").artefact("samples")
+    for rows in (samples.read_table(name) for name in samples.files() if name.endswith(".parquet")):
+        for row in score_rows(known, rows, texts).to_pylist():
+            assert (row["score"], row["truncated"]) == first[row["prompt_id"], row["sample"]]
 
 
 def test_what_differs_in_anything_is_scored(scored, clip, tmp_path):

@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from huggingface_hub import ModelCard
 from safetensors import safe_open
 from typer.testing import CliRunner
 
@@ -191,6 +192,28 @@ def test_the_record_says_what_was_merged(tmp_path, sdxl, loras):
     }
     again = soup([tmp_path / "soup", loras[0]], tmp_path / "again", EXACT)
     assert again["rank"] == 8  # a soup is a policy like any other
+
+
+def test_the_model_card_says_what_was_merged_and_how_to_load_it(tmp_path, sdxl, loras):
+    places = [
+        shutil.copytree(best(policy), tmp_path / name) for name, policy in zip("ab", loras[:2], strict=True)
+    ]
+    for place in places:  # as of a base without a part
+        record = json.loads((place / "capo.json").read_text()) | {"left_out": ["text_encoder_3"]}
+        record["model"] |= {"checkpoint": "owner/base"}
+        (place / "capo.json").write_text(json.dumps(record))
+    soup([*places, loras[2]], tmp_path / "soup", SoupSettings(rank=3), [1, 2, 1])
+    text = (tmp_path / "soup" / "README.md").read_text()
+    data = ModelCard(text).data
+    assert (data.base_model, data.base_model_relation) == ("owner/base", "adapter")
+    assert {"lora", "merge"} <= set(data.tags)
+    assert "from_pretrained('owner/base', text_encoder_3=None)" in text
+    table = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
+    assert [row[0].removeprefix("| ") for row in table] == ["a", "b", "run"]
+    assert [row[1] for row in table] == ["25.0%", "50.0%", "25.0%"]
+    assert all("blake2b:" in row[2] for row in table)
+    assert "interpolation: slerp\nangle: tensor\nrank: 3\n" in text
+    assert str(tmp_path) not in text
 
 
 def test_the_command(tmp_path, sdxl, loras):

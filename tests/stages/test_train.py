@@ -137,7 +137,8 @@ def test_an_interrupted_validation_goes_on(
         with pytest.raises(KeyboardInterrupt):
             trained(folder, settings)
     trained(folder, settings)
-    assert contents(folder / "train") == contents(finished / "train")
+    for name in ("train", "validation"):
+        assert contents(folder / name) == contents(finished / name)
 
 
 def test_training_starts_from_margin_zero_and_logs_what_it_does(prepared, tmp_path, sdxl):
@@ -217,6 +218,16 @@ def test_divergence_stops_with_everything_kept(prepared, tmp_path, sdxl):
     assert not (folder / "train" / "roll-backs.jsonl").exists()
 
 
+def test_divergence_may_only_be_told(prepared, tmp_path, sdxl, capsys, monkeypatch):
+    monkeypatch.setenv("CAPO_QUIET", "0")
+    folder = copied(prepared, tmp_path / "run")
+    summary = trained(folder, recipe(tmp_path, sdxl, DIVERGING | {"on_divergence": "warn"}))
+    assert (summary["steps"], summary["roll_backs"]) == (8, 0)
+    rows = lines(folder / "train" / "metrics.jsonl")
+    assert [row["learning_rate"] for row in rows] == [0.01] * 8
+    assert capsys.readouterr().err.count("training diverges") == 1
+
+
 def test_training_that_never_recovers_gives_up(prepared, tmp_path, sdxl):
     folder = copied(prepared, tmp_path / "run")
     settings = recipe(tmp_path, sdxl, DIVERGING | {"max_error_growth": 1e-9})
@@ -232,7 +243,7 @@ def test_a_step_that_comes_again_is_validated_again(prepared, tmp_path, sdxl):
     trained(folder, settings)
     assert [row["step"] for row in lines(folder / "train" / "validation.jsonl")] == [0, 2, 4, 6, 8]
     folders = {path.name for path in (folder / "train" / "validation").iterdir()}
-    assert {"base", "step-000002", "step-000004", "step-000004-again-1", "step-000004-again-2"} < folders
+    assert {"step-000002", "step-000004", "step-000004-again-1", "step-000004-again-2"} < folders
     first, _ = lines(folder / "train" / "roll-backs.jsonl")
     assert [row["step"] for row in first["validations"]] == [4]
 
@@ -274,6 +285,7 @@ def test_held_out_rewards_are_shown_and_decide_nothing(prepared, tmp_path, sdxl)
         assert row["held_out_win_rate"] == row["win_rate/blue"]
         assert row["held_out_standard_error"] >= 0
         assert "mean_reward/blue" in row
+        assert "judge" not in row, "the prompts do not say what must be seen"
 
 
 def test_validation_compares_with_the_base_on_equal_seeds(finished):
@@ -286,11 +298,9 @@ def test_validation_compares_with_the_base_on_equal_seeds(finished):
         assert row["win_rate"] == (row["win_rate/red"] + row["win_rate/blue"]) / 2
     best = max(rows[1:], key=lambda row: row["win_rate"])
     assert (summary["best_step"], summary["best_win_rate"]) == (best["step"], best["win_rate"])
-    seeds = {
-        model: artefact.read_table(f"validation/{model}/shard-00000.parquet")["seed"]
-        for model in ("base", "step-000003", "step-000006")
-    }
-    assert seeds["base"] == seeds["step-000003"] == seeds["step-000006"]
+    base = Run(finished).artefact("validation").read_table("base/shard-00000.parquet")["seed"]
+    for step in (3, 6):
+        assert artefact.read_table(f"validation/step-{step:06d}/shard-00000.parquet")["seed"] == base
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])

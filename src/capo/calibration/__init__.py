@@ -11,6 +11,8 @@ import numpy as np
 from capo.recipe import Recipe
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from capo.calibration.report import CalibrationReport
     from capo.workspace import Run
 
@@ -21,9 +23,10 @@ def calibration_report(recipe: Recipe, run: "Run") -> "CalibrationReport":
     Nothing is written, so other temperatures and weights can be tried before `capo pair`. Raises
     `WorkspaceError` for scores that are not there.
     """
-    from capo.calibration.report import agreement, report
+    from capo.calibration.report import agreement, both_of_each, report
     from capo.reporting.pair_table import PairTable
     from capo.stages.columns import LABELS, read_columns, score_vector
+    from capo.stages.label import label_columns, label_samples
     from capo.stages.pair import choice, pair_samples
     from capo.stages.scores import read_scores
     from capo.workspace import WorkspaceError
@@ -32,14 +35,27 @@ def calibration_report(recipe: Recipe, run: "Run") -> "CalibrationReport":
     for reward in rewards:
         if not run.artefact(f"scores/{reward.name}").done:
             raise WorkspaceError(f"{run.path}: no scores/{reward.name} yet; give `capo score` first")
-    columns = read_columns(recipe, run)
     select, weights = choice(recipe)
-    table, _ = pair_samples(columns, select, weights)
+    if recipe.pairs.people is None:
+        columns = read_columns(recipe, run)
+        table, _ = pair_samples(columns, select, weights)
+    else:
+        table, told = label_samples(recipe, run)
+        columns = label_columns(table, told)
     pairs = PairTable.from_arrow(table, tuple(columns.names))
     agreements: dict[str, float | None] = {}
     if columns.names == [LABELS]:
+        compared = both_of_each(pairs) if recipe.pairs.people is None else _compared(table, columns.counts)
         for reward in rewards:
             scores = read_scores(run.artefact(f"scores/{reward.name}"))
             vector = score_vector(scores, columns.prompt_ids, columns.counts)
-            agreements[reward.name] = agreement(pairs, vector)
+            agreements[reward.name] = agreement(pairs, vector, compared)
     return report(pairs, columns.scores, columns.comparisons, np.asarray(weights), agreements)
+
+
+def _compared(table: "pa.Table", counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows [n] of the chosen and the rejected sample of every pair that simulated people compared."""
+    starts = np.cumsum(counts) - counts
+    lists = zip(starts, table["compared"].to_pylist(), strict=True)
+    rows = np.array([start + np.array(pair) for start, pairs in lists for pair in pairs]).reshape(-1, 2)
+    return rows[:, 0], rows[:, 1]

@@ -130,15 +130,22 @@ def tied_share(prompt: np.ndarray, scores: np.ndarray) -> float:
     return float((runs * (runs - 1)).sum() / max(1, (sizes * (sizes - 1)).sum()))
 
 
-def agreement(labels: PairTable, scores: np.ndarray) -> float | None:
-    """How often the higher of two `scores` [S] is what people prefer; None when there is nothing to compare.
-
-    A tie of the scores counts half; ties of people do not count.
-    """
+def both_of_each(labels: PairTable) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the first and the second image of every prompt that has two, which people compared."""
     first = np.flatnonzero(labels.sample == 0)
     first = first[np.isin(first + 1, np.flatnonzero(labels.sample == 1))]
-    people = labels.combined[first] - labels.combined[first + 1]
-    model = scores[first] - scores[first + 1]
+    return first, first + 1
+
+
+def agreement(labels: PairTable, scores: np.ndarray, compared: tuple[np.ndarray, np.ndarray]) -> float | None:
+    """How often the higher of two `scores` [S] is what people prefer; None when there is nothing to compare.
+
+    `compared` are the rows of the two that people saw beside each other. A tie of the scores counts half;
+    ties of people do not count.
+    """
+    first, second = compared
+    people = labels.combined[first] - labels.combined[second]
+    model = scores[first] - scores[second]
     counted = np.isfinite(people) & np.isfinite(model) & (people != 0)
     same = np.sign(people[counted]) * np.sign(model[counted])
     return float((same.mean() + 1) / 2) if counted.any() else None

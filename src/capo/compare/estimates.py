@@ -30,9 +30,9 @@ def row_estimate(seeds: Sequence[Mapping[str, float]], seed: int) -> dict[str, A
     `seeds` has the values by prompt id of every run of a row; `seed` decides the resamples.
     """
     means = [float(np.mean(list(values.values()))) for values in seeds]
-    pooled = _pooled(seeds)
-    return estimate("value", pooled, seed) | {
-        "standard_error": prompt_error(pooled),
+    values = np.array(list(pooled(seeds).values()))
+    return estimate("value", values, seed) | {
+        "standard_error": prompt_error(values),
         "seeds": means,
         "spread": float(np.std(means, ddof=1)) if len(means) > 1 else None,
     }
@@ -53,9 +53,9 @@ def paired(
     differences = [each for each in differences if each]
     if not differences:
         return None
-    pooled = _pooled(differences)
+    values = np.array(list(pooled(differences).values()))
     means = [float(np.mean(list(each.values()))) for each in differences]
-    return estimate("value", pooled, seed) | {"p": sign_flip_p(pooled, seed), "seeds": means}
+    return estimate("value", values, seed) | {"p": sign_flip_p(values, seed), "seeds": means}
 
 
 def sign_flip_p(differences: np.ndarray, seed: int) -> float:
@@ -100,7 +100,7 @@ def sentence(row: str, against: str, measure: str, found: Mapping[str, Any]) -> 
     return f"{row} is {'above' if value > 0 else 'below'} {against} by {by}: {told}{agree}."
 
 
-def _pooled(seeds: Sequence[Mapping[str, float]]) -> np.ndarray:
-    """Each prompt's mean over the seeds that have it [P], prompts in order of their ids."""
+def pooled(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Each prompt's mean over the seeds that have it, prompts in order of their ids."""
     prompts = sorted({prompt for values in seeds for prompt in values})
-    return np.array([np.mean([values[p] for values in seeds if p in values]) for p in prompts])
+    return {p: float(np.mean([values[p] for values in seeds if p in values])) for p in prompts}

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from capo.compare.overoptimization import Gains, gains
 from capo.compare.runs import StudyRun
 from capo.recipe import Recipe
 from capo.reporting.examples import read_prompts
@@ -34,6 +35,7 @@ class Curve:
     drift: tuple[float, ...]
     """mean squared difference of policy's and reference's predictions on the pairs, lately"""
     win_rates: Mapping[str, tuple[float, ...]]
+    gains: Gains
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class RunMeasures:
     curve: Curve | None
     seconds: Mapping[str, float]
     """by artefact, as if this run had made all of them"""
+    images: int | None
+    """made to train on, those of earlier rounds included; None for a soup and for images from elsewhere"""
     spent: float
     """seconds of what it made itself"""
 
@@ -84,9 +88,26 @@ def measure_run(run: StudyRun) -> RunMeasures:
         error_growth=growth,
         step=step,
         curve=curve,
-        seconds={name: row["seconds"] for name, row in timings.items()},
+        seconds={name: row["seconds"] for name, row in timings.items()} | _seconds_before(run),
+        images=_images(run),
         spent=sum(row["seconds"] for row in timings.values() if "shared" not in row),
     )
+
+
+def _seconds_before(run: StudyRun) -> dict[str, float]:
+    """What the rounds took that `run` goes on from, their evaluation left out."""
+    return {
+        f"{directory.parent.name}: {name}": row["seconds"]
+        for directory in run.before
+        for name, row in Run(directory).timings().items()
+        if name not in ("baseline", "evaluate", "report")
+    }
+
+
+def _images(run: StudyRun) -> int | None:
+    if run.row.soup or run.trained.images is not None:
+        return None
+    return sum(Run(each).artefact("samples").summary["samples"] for each in (run.directory, *run.before))
 
 
 def _values(opened: Run, recipe: Recipe) -> tuple[Values, Values]:
@@ -125,6 +146,7 @@ def _training(opened: Run, recipe: Recipe, step: int | None) -> tuple[float, flo
             tuple(row["step"] for row in rows),
             tuple(_lately(metrics, "drift", row["step"]) for row in rows),
             {name: tuple(row[key] for row in rows) for name, key in keys.items()},
+            gains(rows),
         )
     return _lately(metrics, "drift", last), _lately(metrics, "error/chosen", last), curve
 

@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from capo.compare.figures import curves, histograms, weightings
+from capo.compare.front_figure import front_keys, front_plots
+from capo.compare.hypervolume import standing, volume
+from capo.compare.overoptimization import panels
 from capo.compare.runs import StudyRun
-from capo.compare.table import NULL, settings
+from capo.compare.table import ABOUT_FRONTS, NULL, settings
 from capo.manifest import versions
 from capo.reporting import forest
 from capo.reporting.forest import MEAN, Forest
@@ -29,6 +32,13 @@ def render_study(results: Mapping[str, Any], runs: Sequence[StudyRun]) -> str:
             warnings=_warnings(results),
             forests=[(measure, _forest(results, measure)) for measure in results["measures"]],
             curves=lines,
+            over_optimization=panels(results["rows"]),
+            fronts=[
+                (each, front_plots(each, results["rows"]), front_keys(each)) for each in results["fronts"]
+            ],
+            about_fronts=ABOUT_FRONTS,
+            standing=standing,
+            volume=volume,
             judged=sorted({category for row in results["rows"] for category in row["judge"]}),
             weightings=weightings(runs),
             histograms=histograms(trained) if (trained := _shown(results, runs)) else [],

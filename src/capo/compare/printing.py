@@ -33,7 +33,9 @@ def print_runs(study: Study, runs: Sequence[StudyRun], as_json: bool) -> None:
         {
             "row": row.name,
             "set": row.own,
+            "start": row.start,
             "soup": list(row.soup),
+            "weights": list(row.weights),
             "tune": row.tune,
             "runs": {str(seed): states[row.name, seed] for seed in study.seeds},
         }
@@ -68,9 +70,9 @@ def _cells(estimates: Any, measures: Any) -> list[str]:
 
 
 def _print(head: Sequence[str], lines: Any, title: str | None = None) -> None:
-    table = Table(title=title and Text(title), title_justify="left")
+    table = Table(title=title and Text(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in head:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", min_width=max(map(len, column.split())))
     for line in lines:
         table.add_row(*(Text(str(each)) for each in line))
     Console().print(table)

@@ -7,7 +7,9 @@ import numpy as np
 
 from capo.compare.drift import equal_drift
 from capo.compare.estimates import holm, paired, row_estimate, sentence
+from capo.compare.hypervolume import front_results
 from capo.compare.measures import RunMeasures, Values, measure_run
+from capo.compare.overoptimization import over_seeds
 from capo.compare.runs import StudyRun
 from capo.compare.study import Row, Study
 from capo.seeds import stable_seed
@@ -31,18 +33,27 @@ def study_results(study: Study, runs: Sequence[StudyRun], failed: Mapping[str, s
         "rows": rows,
         "null": _null(measured),
         "comparisons": _comparisons(study.against, by_row, list(kinds)),
-        "equal_drift": equal_drift(measured),
+        "fronts": _fronts(study, by_row, kinds),
+        "equal_drift": equal_drift([m for m, run in zip(measured, runs, strict=True) if not _moved(run)]),
         "seconds_spent": sum(m.spent for m in measured),
         "failed": dict(failed),
     }
 
 
+def _moved(run: StudyRun) -> bool:
+    """Whether its drift is not from the base, but from the round before."""
+    return run.trained.start is not None and run.trained.start.reference == "start"
+
+
 def _row(row: Row, runs: Sequence[RunMeasures]) -> dict[str, Any]:
+    curves = _curves(runs)
     return {
         "name": row.name,
         "set": row.own,
         "tune": row.tune,
+        "start": row.start,
         "soup": list(row.soup),
+        "weights": list(row.weights),
         "seeds": [{"seed": run.seed, "step": run.step, "seconds": run.seconds} for run in runs],
         "measures": _estimates([run.tuned for run in runs]),
         "mean_scores": {
@@ -54,17 +65,24 @@ def _row(row: Row, runs: Sequence[RunMeasures]) -> dict[str, Any]:
         "drift": _known([run.drift for run in runs]),
         "error_growth": _known([run.error_growth for run in runs]),
         "seconds": _mean(sum(run.seconds.values()) for run in runs),
-        "curves": [
-            {
-                "seed": run.seed,
-                "steps": list(curve.steps),
-                "drift": list(curve.drift),
-                "win_rates": {name: list(rates) for name, rates in curve.win_rates.items()},
-            }
-            for run in runs
-            if (curve := run.curve) is not None
-        ],
+        "images": _known([run.images for run in runs]),
+        "curves": curves,
+        "over_optimization": over_seeds(curves),
     }
+
+
+def _curves(runs: Sequence[RunMeasures]) -> list[dict[str, Any]]:
+    return [
+        {
+            "seed": run.seed,
+            "steps": list(curve.steps),
+            "drift": list(curve.drift),
+            "win_rates": {name: list(rates) for name, rates in curve.win_rates.items()},
+            "gains": curve.gains,
+        }
+        for run in runs
+        if (curve := run.curve) is not None
+    ]
 
 
 def _null(runs: Sequence[RunMeasures]) -> dict[str, Any] | None:
@@ -104,6 +122,15 @@ def _comparisons(
             whole = {"row": row, **pair, "p_corrected": p}
             found[name].append(whole | {"sentence": sentence(row, against, name, whole)})
     return found
+
+
+def _fronts(
+    study: Study, by_row: Mapping[str, Sequence[RunMeasures]], kinds: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    rewards = [name for name, kind in kinds.items() if kind == "training"]
+    values = {row: [run.tuned for run in runs] for row, runs in by_row.items()}
+    found = [front_results(f, values, rewards, stable_seed("study", f.name)) for f in study.fronts]
+    return [each for each in found if each is not None]
 
 
 def _judge(runs: Sequence[RunMeasures]) -> dict[str, dict[str, float]]:

@@ -63,7 +63,7 @@ def _run_all(study: Study, runs: Sequence[StudyRun], force: bool) -> dict[str, s
     failed: dict[str, str] = {}
     took: list[float] = []
     for number, run in enumerate(runs, 1):
-        if _name(run) in done:
+        if _name(run) in done and run.state == "done":  # what it is made from may have been made again
             continue
         say(f"{study.name}: run {number} of {len(runs)}: {_name(run)}")
         started = time.monotonic()
@@ -90,12 +90,14 @@ def _run(run: StudyRun, force: bool) -> None:
 def _merge(run: StudyRun) -> None:
     """Make the soup, unless it is there and made of the policies that are there now."""
     policies = [find_policy(directory) for directory in run.ingredients]
+    weights = list(run.row.weights) or [1.0] * len(policies)
     if run.soup.exists():
-        sources = find_policy(run.soup).record["soup"]["policies"]
-        if [source["identity"] for source in sources] == [policy.identity for policy in policies]:
+        made = find_policy(run.soup).record["soup"]
+        same = [source["identity"] for source in made["policies"]] == [each.identity for each in policies]
+        if same and made["weights"] == weights:
             return
         durable.remove(run.soup)
-    soup(run.ingredients, run.soup, SoupSettings())
+    soup(run.ingredients, run.soup, SoupSettings(), weights)
 
 
 def _announcement(study: Study, runs: Sequence[StudyRun], done: int) -> str:
@@ -114,7 +116,9 @@ def _description(study: Study) -> str:
     rows = [
         {"name": row.name, "set": row.own}
         | ({"tune": row.tune} if row.tune else {})
+        | ({"start": row.start} if row.start else {})
         | ({"soup": list(row.soup)} if row.soup else {})
+        | ({"weights": list(row.weights)} if row.weights else {})
         for row in study.rows
     ]
     values = {

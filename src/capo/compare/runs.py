@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capo import pipeline
-from capo.compare.study import Row, Study
+from capo.compare.study import Row, Study, run_directory
 from capo.manifest import canonical
 from capo.recipe import Recipe
-from capo.steps import plan
+from capo.steps import steps_of
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,12 @@ class StudyRun:
     folder: Path
     trained: Recipe
     """The recipe as if its policy were trained."""
+    before: tuple[Path, ...] = ()
+    """The run directories of the rounds before, the first round last."""
 
     @property
     def directory(self) -> Path:
-        return self.folder / self.row.name / f"seed-{self.seed}"
+        return run_directory(self.folder, self.row.name, self.seed)
 
     @property
     def soup(self) -> Path:
@@ -42,7 +44,7 @@ class StudyRun:
     @property
     def ingredients(self) -> list[Path]:
         """The run directories whose policies are merged."""
-        return [self.folder / name / f"seed-{self.seed}" for name in self.row.soup]
+        return [run_directory(self.folder, name, self.seed) for name in self.row.soup]
 
     @property
     def recipe(self) -> Recipe:
@@ -61,8 +63,14 @@ class StudyRun:
         """`done`, `stale`, `missing`, or the artefact that is made next: `train is partial`."""
         if self.row.soup and not self.soup.exists():
             return "missing"
+        try:
+            everything = pipeline.status(self.recipe, self.directory)
+        except ValueError:
+            if not self.before:
+                raise
+            return "missing"  # the round before is not there, or does not fit; running this row says why
         needed = {"baseline", "evaluate"} if self.row.soup else None
-        found = [s for s in pipeline.status(self.recipe, self.directory) if not needed or s.name in needed]
+        found = [s for s in everything if not needed or s.name in needed]
         states = {each.state for each in found}
         if len(states) == 1:
             return states.pop()
@@ -73,18 +81,34 @@ class StudyRun:
 
 
 def runs_of(study: Study, folder: Path) -> list[StudyRun]:
-    """All runs, seed by seed; soups after what they are made of."""
-    rows = sorted(study.rows, key=lambda row: bool(row.soup))
-    return [StudyRun(row, seed, folder, study.row_recipe(row, seed)) for seed in study.seeds for row in rows]
+    """All runs, seed by seed; soups after what they are made of, rounds after what they start from."""
+    before = {row.name: study.rounds_before(row) for row in study.rows}
+    rows = sorted(study.rows, key=lambda row: (bool(row.soup), len(before[row.name])))
+    return [
+        StudyRun(
+            row,
+            seed,
+            folder,
+            study.row_recipe(row, seed, folder),
+            tuple(run_directory(folder, name, seed) for name in before[row.name]),
+        )
+        for seed in study.seeds
+        for row in rows
+    ]
 
 
 def shared_artefacts(runs: Sequence[StudyRun]) -> dict[str, tuple[int, int]]:
-    """How many different ones there are of each artefact, and how many runs have it."""
+    """How many different ones there are of each artefact, and how many runs have it.
+
+    Of first rounds: what a further one is made from is known once the one before it is there.
+    """
     uses: Counter[str] = Counter()
     keys: dict[str, set[str]] = {}
     for run in runs:
+        if run.before:
+            continue
         made: dict[str, str] = {}
-        for step in plan(run.trained):
+        for step in steps_of(run.trained):
             above = [made[name] for name in step.upstream]
             whole = canonical([step.artefact, step.fields, above])
             made[step.artefact] = hashlib.blake2b(whole.encode(), digest_size=16).hexdigest()

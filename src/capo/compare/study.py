@@ -14,7 +14,7 @@ rows:
 import difflib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from capo.compare.fronts import Front, FrontSection, expanded, front_problems
 from capo.recipe import Recipe, RecipeError, load_recipe
 from capo.recipe.sections import Name
 
@@ -47,7 +48,7 @@ QUICK: Mapping[str, Any] = {
 Settings = dict[str, JsonValue]
 """Recipe fields by their dotted names, as `--set` has them."""
 
-DECIDED = ("name", "seed")
+DECIDED = ("name", "seed", "start.run")
 """Recipe fields that the study itself gives its runs."""
 
 
@@ -70,7 +71,11 @@ class RowSection(LevelSection):
     """A row of its own; with `soup`, the policies of those rows merged instead of one trained."""
 
     name: Name
+    start: Name | None = Field(None, description="the row whose policy it goes on from, as a further round")
     soup: tuple[Name, ...] = ()
+    weights: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] = Field(
+        (), description="of the policies of a soup; equal when left out"
+    )
 
 
 class StudySection(_Section):
@@ -83,6 +88,7 @@ class StudySection(_Section):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1, 2), min_length=1)
     vary: dict[Name, dict[Name, LevelSection]] = {}
     rows: tuple[RowSection, ...] = ()
+    fronts: tuple[FrontSection, ...] = ()
     against: Name | None = Field(None, description="the row that others are compared with; the first if null")
     quick: Settings = Field({}, description="settings of the quick form that win over those of rows")
 
@@ -96,6 +102,10 @@ class Row:
     """What sets it apart from the other rows."""
     tune: str | None
     soup: tuple[str, ...]
+    weights: tuple[float, ...] = ()
+    """Of the policies of a soup; equal when there are none."""
+    start: str | None = None
+    """The row whose policy a further round goes on from."""
 
 
 @dataclass(frozen=True)
@@ -109,16 +119,28 @@ class Study:
     rows: tuple[Row, ...]
     seeds: tuple[int, ...]
     against: str
+    fronts: tuple[Front, ...] = ()
     quick: bool = False
 
-    def row_recipe(self, row: Row, seed: int) -> Recipe:
-        """The recipe of one run; raises `RecipeError` naming the row."""
+    def row_recipe(self, row: Row, seed: int, folder: Path = Path()) -> Recipe:
+        """The recipe of one run of the study in `folder`; raises `RecipeError` naming the row."""
         values = {**self.shared, **row.own, "name": row.name, "seed": seed}
+        if row.start is not None:
+            values["start.run"] = str(run_directory(folder, row.start, seed))
         overrides = [f"{key}={_yaml(value)}" for key, value in values.items()]
         try:
             return load_recipe(self.recipe, overrides)
         except RecipeError as error:
             raise StudyError(f"study {self.name}, row {row.name}: {error}") from None
+
+    def rounds_before(self, row: Row) -> list[str]:
+        """The rows that a row goes on from, the first round last."""
+        return _before(row.name, {each.name: each.start for each in self.rows})
+
+
+def run_directory(folder: Path, row: str, seed: int) -> Path:
+    """Where the study in `folder` has the run of a row."""
+    return folder / row / f"seed-{seed}"
 
 
 def load_study(name_or_path: str | Path, *, quick: bool = False, against: str | None = None) -> Study:
@@ -138,7 +160,16 @@ def load_study(name_or_path: str | Path, *, quick: bool = False, against: str | 
         section = StudySection.model_validate(values)
     except ValidationError as error:
         raise StudyError("\n  ".join([f"{path}:", *map(_explain, error.errors())])) from None
-    rows = (*_crossed(section), *(Row(r.name, dict(r.set), r.tune, r.soup) for r in section.rows))
+    rows = (
+        *_crossed(section),
+        *(Row(r.name, dict(r.set), r.tune, r.soup, r.weights, r.start) for r in section.rows),
+    )
+    trained = [row.name for row in rows if not row.soup]
+    if problems := list(front_problems(section.fronts, trained)):
+        raise StudyError("\n  ".join([f"{path}:", *problems]))
+    fronts = tuple(map(expanded, section.fronts))
+    mixed = [Row(name, {}, None, front.of, w) for front in fronts for name, w in front.soups.items()]
+    rows = (*rows, *mixed)
     if problems := list(_problems(section, rows, against)):
         raise StudyError("\n  ".join([f"{path}:", *problems]))
     study = Study(
@@ -149,11 +180,13 @@ def load_study(name_or_path: str | Path, *, quick: bool = False, against: str | 
         rows,
         section.seeds,
         against or section.against or rows[0].name,
+        fronts,
     )
     if quick:
         study = _quick(study, section.quick)
-    for row in study.rows:
-        study.row_recipe(row, study.seeds[0])
+    recipes = [study.row_recipe(row, study.seeds[0]) for row in study.rows]
+    if fronts and any(len(recipe.training_rewards) < 2 for recipe in recipes):
+        raise StudyError(f"{path}: fronts: a front is of two training rewards or more")
     return study
 
 
@@ -204,19 +237,47 @@ def _problems(section: StudySection, rows: Sequence[Row], against: str | None) -
         if wanted is not None and wanted not in names:
             yield f"against: no row {wanted!r}{_nearest(wanted, names)}"
     trained = [row.name for row in rows if not row.soup]
+    yield from _of_rounds(rows, trained)
     for row in rows:
         for name in row.soup:
             if name not in trained:
                 yield f"rows.{row.name}.soup: no trained row {name!r}{_nearest(name, trained)}"
         if len(row.soup) == 1:
             yield f"rows.{row.name}.soup: a soup needs two rows at least"
+        if row.weights and len(row.weights) != len(row.soup):
+            yield f"rows.{row.name}.weights: {len(row.weights)} weights for a soup of {len(row.soup)} rows"
+        if row.weights and not any(row.weights):
+            yield f"rows.{row.name}.weights: all are 0"
+
+
+def _of_rounds(rows: Sequence[Row], trained: Sequence[str]) -> Iterator[str]:
+    starts = {row.name: row.start for row in rows}
+    for row in rows:
+        if row.start is None:
+            continue
+        if row.soup:
+            yield f"rows.{row.name}.start: a soup is not trained, it starts from nothing"
+        elif row.start not in trained:
+            yield f"rows.{row.name}.start: no trained row {row.start!r}{_nearest(row.start, trained)}"
+        elif row.name in _before(row.name, starts):
+            yield f"rows.{row.name}.start: it comes back to itself"
+
+
+def _before(row: str, starts: Mapping[str, str | None]) -> list[str]:
+    """The rows that one goes on from, the last first; ends where it would go round."""
+    found: list[str] = []
+    following = starts.get(row)
+    while following is not None and following not in found:
+        found.append(following)
+        following = starts.get(following)
+    return found
 
 
 def _quick(study: Study, last: Settings) -> Study:
     first = dict(QUICK)
     if study.row_recipe(study.rows[0], 0).train.validation_prompts is None:
         del first["train.validation_prompts.count"]
-    rows = tuple(Row(row.name, row.own | last, row.tune, row.soup) for row in study.rows)
+    rows = tuple(replace(row, own=row.own | last) for row in study.rows)
     return Study(
         f"{study.name}-quick",
         study.title,
@@ -225,6 +286,7 @@ def _quick(study: Study, last: Settings) -> Study:
         rows,
         study.seeds[:1],
         study.against,
+        study.fronts,
         quick=True,
     )
 
@@ -235,7 +297,11 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{field}: missing"
     if problem["type"] == "extra_forbidden":
-        inside: dict[str, type[BaseModel]] = {"rows": RowSection, "vary": LevelSection}
+        inside: dict[str, type[BaseModel]] = {
+            "rows": RowSection,
+            "vary": LevelSection,
+            "fronts": FrontSection,
+        }
         section = StudySection if len(location) == 1 else inside[location[0]]
         return f"{field}: unknown key{_nearest(location[-1], section.model_fields)}"
     return f"{field}: {problem['msg']}, got {problem['input']!r}"

@@ -3,15 +3,31 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from capo.compare.hypervolume import standing, volume
+from capo.compare.overoptimization import best_and_last
 from capo.reporting.wording import NONE, duration, interval, number, percent, points
 
 NULL = "base against itself"
+
+ABOUT_FRONTS = (
+    "Soups of policies, from one to the other. A row dominates another when its win-rate is nowhere lower "
+    "and somewhere higher by the training rewards. The hypervolume is the share of the room between 50% and "
+    "100% by every reward that rows dominate, with its 95% bootstrap interval over prompts; a row below 50% "
+    "by any reward dominates nothing. More points cover more, also by chance."
+)
 
 
 def table(results: Mapping[str, Any]) -> str:
     """All tables of a study, each with what its numbers are."""
     parts = [f"# {results['title']}", _about(results), *_win_rates(results), *_comparisons(results)]
-    parts += [*_equal_drift(results), *_judge(results), *_scores(results), *_settings(results)]
+    parts += [
+        *_fronts(results),
+        *_equal_drift(results),
+        *_over_optimization(results),
+        *_judge(results),
+        *_scores(results),
+        *_settings(results),
+    ]
     if results["failed"]:
         parts += ["## Failed", _list(f"{name}: {why}" for name, why in results["failed"].items())]
     return "\n\n".join(parts) + "\n"
@@ -41,7 +57,12 @@ def brief(estimate: Mapping[str, Any] | None, kind: str) -> str:
 def settings(row: Mapping[str, Any]) -> str:
     """What sets a row apart, as `--set` has it."""
     own = ", ".join(f"{key}={value}" for key, value in row["set"].items())
-    return "; ".join(filter(None, [f"soup of {', '.join(row['soup'])}" if row["soup"] else "", own]))
+    parts = list(row["soup"])
+    if row["weights"]:
+        shares = zip(row["soup"], row["weights"], strict=True)
+        parts = [f"{weight:.3g} {name}" for name, weight in shares if weight]
+    start = f"goes on from {row['start']}" if row.get("start") else ""
+    return "; ".join(filter(None, [start, f"soup of {', '.join(parts)}" if parts else "", own]))
 
 
 def _about(results: Mapping[str, Any]) -> str:
@@ -56,20 +77,22 @@ def _about(results: Mapping[str, Any]) -> str:
 
 def _win_rates(results: Mapping[str, Any]) -> Iterable[str]:
     measures = results["measures"]
-    head = ["row", *(_title(m) for m in measures), "drift", "error growth, chosen", "alone it takes"]
+    cost = ["training images", "alone it takes"]
+    head = ["row", *(_title(m) for m in measures), "drift", "error growth, chosen", *cost]
     lines = [
         [
             row["name"],
             *(cell(row["measures"].get(m["name"]), m["kind"]) for m in measures),
             number(row["drift"], 2),
             percent(row["error_growth"]),
+            NONE if row["images"] is None else f"{row['images']:,.0f}",
             duration(row["seconds"]),
         ]
         for row in results["rows"]
     ]
     if results["null"]:
         chance = [cell(results["null"].get(m["name"]), m["kind"]) for m in measures]
-        lines.append([f"*{NULL}*", *chance, "", "", ""])
+        lines.append([f"*{NULL}*", *chance, "", "", "", ""])
     yield _grid(head, lines)
     yield (
         "Drift: mean squared difference of the policy's and the base's predictions on training pairs, at the "
@@ -90,6 +113,24 @@ def _comparisons(results: Mapping[str, Any]) -> Iterable[str]:
         yield _list(told)
 
 
+def _fronts(results: Mapping[str, Any]) -> Iterable[str]:
+    measures = {row["name"]: row["measures"] for row in results["rows"]}
+    for front in results["fronts"]:
+        yield f"## Front `{front['name']}`"
+        yield f"{ABOUT_FRONTS} Of all soups and their ends together: {volume(front['hypervolume'])}."
+        lines = [
+            [
+                each["row"],
+                *(cell(measures[each["row"]][reward], "training") for reward in front["rewards"]),
+                ", ".join(each["dominated_by"]) or NONE,
+                volume(each["hypervolume"]) if "hypervolume" in each else "",
+            ]
+            for each in (*front["points"], *front["others"])
+        ]
+        yield _grid(["row", *front["rewards"], "dominated by", "hypervolume"], lines)
+        yield _list(standing(other, front["name"]) for other in front["others"])
+
+
 def _equal_drift(results: Mapping[str, Any]) -> Iterable[str]:
     found = results["equal_drift"]
     if found is None:
@@ -105,6 +146,18 @@ def _equal_drift(results: Mapping[str, Any]) -> Iterable[str]:
         "the standard deviation between seeds. The last column is the largest drift that all runs reach."
     )
     yield _grid(head, lines)
+
+
+def _over_optimization(results: Mapping[str, Any]) -> Iterable[str]:
+    head, lines = best_and_last(results["rows"])
+    if grid := list(lines):
+        yield "## The best step and the last"
+        yield (
+            "Points over the base on the validation prompts, at the best step and the last: win-rates less "
+            "50%, and images found right less the base's. The best step, that of each seed, is where the "
+            "win-rate by the training rewards is highest."
+        )
+        yield _grid(head, grid)
 
 
 def _judge(results: Mapping[str, Any]) -> Iterable[str]:

@@ -14,6 +14,9 @@ from capo.recipe import ModelSection
 
 RECORD = "capo.json"
 
+LORA = "pytorch_lora_weights.safetensors"
+"""What diffusers writes an adapter into."""
+
 
 @dataclass(frozen=True)
 class SavedPolicy:

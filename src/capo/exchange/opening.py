@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capo import hub
+from capo.exchange.digests import file_digests
 from capo.exchange.entries import ExchangeError, ImageSource
-from capo.exchange.folders import IMAGES, ImageFolder
+from capo.exchange.folders import ImageFolder
 from capo.recipe import ImagesSection
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
-
-ENDS = 1 << 16
-"""Bytes at the end of a file that tell it from another of its size: there Parquet keeps its index."""
 
 
 def open_images(section: ImagesSection) -> ImageSource:
@@ -39,22 +37,17 @@ def open_images(section: ImagesSection) -> ImageSource:
 def images_identity(section: ImagesSection) -> str:
     """What tells the data set from any other: `hub:owner/name@revision`, or a digest.
 
-    Of local files the digest takes in names and sizes, and the ends of those that are no images:
-    reading hundreds of gigabytes whenever a run looks whether it is up to date would help nobody.
+    The digest of local files takes in their names and all of their contents.
     """
     if section.source.startswith(hub.PREFIX):
         return f"{section.source}@{section.revision or 'main'}"
     root = _local(section)
+    files = [path for path in sorted(root.rglob("*")) if path.is_file()] if root.is_dir() else [root]
+    named = {path.relative_to(root): path for path in files}
+    seen = {name: p for name, p in named.items() if not any(part.startswith(".") for part in name.parts)}
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
-        inside = path.relative_to(root)
-        if path.is_file() and not any(part.startswith(".") for part in inside.parts):
-            size = path.stat().st_size
-            digest.update(f"{inside.as_posix()}\0{size}\0".encode())
-            if path.suffix.lower() not in IMAGES:
-                with path.open("rb") as file:
-                    file.seek(max(0, size - ENDS))
-                    digest.update(file.read())
+    for name, content in zip(seen, file_digests(list(seen.values())), strict=True):
+        digest.update(f"{name.as_posix()}\0{content}\0".encode())
     return f"blake2b:{digest.hexdigest()}"
 
 

@@ -5,6 +5,7 @@ paper from scores to models:
 
     calibration     raw scores -> expected win-rates        Eqs. 2, 7, 28
     selection       rewards -> chosen and rejected sets     Sec. 4.3
+    settled         pairs -> are samples enough
     weighting       log-SNR -> loss weight                  Sec. 4.4, Eq. 26
     objective       errors -> implicit reward -> loss       Eqs. 8, 22, 23
     soup            several policies -> one                 Eq. 29

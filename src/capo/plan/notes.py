@@ -19,6 +19,12 @@ def notes(
 ) -> list[str]:
     """A sentence each."""
     found = [*_unknown_prompts(recipe, prompts)]
+    if recipe.generate.adaptive is not None:
+        first, most = recipe.generate.adaptive.first, recipe.generate.samples_per_prompt
+        found.append(
+            f"A prompt gets {first} to {most} samples; the hours and sizes of samples and scores are those "
+            f"of {most}. The training rewards score while samples are made, beside the model."
+        )
     if unknown := not_counted(recipe.rewards):
         found.append(
             f"Not in it: the work of the rewards {', '.join(unknown)}, whose size is not known here."

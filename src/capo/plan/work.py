@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from capo.plan.counts import Sampling, Training, computing_dtype
 from capo.plan.gpus import Gpu
-from capo.plan.scoring import score_flops
+from capo.plan.scoring import score_flops, score_precision
 from capo.recipe import Recipe, RewardSection
 
 Work = Counter[str]
@@ -45,9 +45,11 @@ def stages(
 
     if prompts.train is not None:
         images = prompts.train * recipe.generate.samples_per_prompt
-        steps = f"{images:,} images, {sampling.steps} steps"
-        add("generate", steps, _sampling(recipe, sampling, prompts.train, images))
-        add("score", f"{images:,} images, {len(recipe.rewards)} rewards", _scoring(recipe.rewards, images))
+        made = f"{images:,} images"
+        if recipe.generate.adaptive is not None:
+            made = f"{prompts.train * recipe.generate.adaptive.first:,} to {made}"
+        add("generate", f"{made}, {sampling.steps} steps", _sampling(recipe, sampling, prompts.train, images))
+        add("score", f"{made}, {len(recipe.rewards)} rewards", _scoring(recipe.rewards, images))
     section = recipe.train
     pairs = section.steps * section.global_batch_size
     policy = training.checkpointed if section.gradient_checkpointing else training.policy
@@ -101,6 +103,4 @@ def _scoring(rewards: Sequence[RewardSection], images: int) -> Work:
 
 
 def _scored(reward: RewardSection) -> tuple[str, int]:
-    """Preference models and raters compute in float32, VQAScore in its checkpoint's half precision."""
-    half = (reward.source or reward.name) == "vqascore"
-    return "float16" if half else "float32", score_flops(reward) or 0
+    return score_precision(reward), score_flops(reward) or 0

@@ -20,6 +20,7 @@ from capo.recipe.sections import (
     Recipe,
     ReportSection,
     RewardSection,
+    StartSection,
     TrainSection,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "RecipeError",
     "ReportSection",
     "RewardSection",
+    "StartSection",
     "TrainSection",
     "dump_recipe",
     "load_recipe",

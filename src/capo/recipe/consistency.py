@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 def contradictions(recipe: "Recipe") -> Iterator[str]:
     """Every one, each with its field and what is wrong."""
     yield from _of_images(recipe)
+    yield from _of_adaptive(recipe)
     yield from _of_rewards(recipe)
     yield from _of_training(recipe)
     yield from _of_adaptation(recipe)
@@ -20,19 +21,37 @@ def _of_images(recipe: "Recipe") -> Iterator[str]:
     if recipe.images is None:
         if captions:
             yield "images: missing, though prompts.source is images"
-        if recipe.pairs.selection == "labels":
-            yield "pairs.selection: labels come with images; there are none of a model's own samples"
+        if recipe.pairs.selection == "labels" and recipe.pairs.people is None:
+            yield "pairs.selection: labels come with images; a model's own samples need pairs.people"
     else:
+        if recipe.start is not None:
+            yield "start: a further round makes its samples from a policy; it takes no images"
         if not captions:
             yield f"prompts.source: with images, the prompts are their captions; not {recipe.prompts.source}"
         if recipe.train.noise == "prior":
             yield "train.noise: prior is what a model made its samples from; images come without it"
+        if recipe.pairs.people is not None:
+            yield "pairs.people: they compare a model's own samples; images come with labels"
         for field in ("column", "where", "split", "revision"):
             if getattr(recipe.prompts, field) is not None:
                 yield f"prompts.{field}: the captions of images are what the section images says"
     for field, section in _measured_on(recipe).items():
         if section.source == "images":
             yield f"{field}.source: images are what the model is trained on; name other prompts"
+
+
+def _of_adaptive(recipe: "Recipe") -> Iterator[str]:
+    adaptive, most = recipe.generate.adaptive, recipe.generate.samples_per_prompt
+    if adaptive is None:
+        return
+    if adaptive.first > most:
+        yield f"generate.adaptive.first: {adaptive.first} is more than samples_per_prompt {most}, the most"
+    if recipe.images is not None:
+        yield "generate.adaptive: images are there already; there are none to spare"
+    if recipe.start is not None:
+        yield "generate.adaptive: a further round takes as many samples of every prompt"
+    if recipe.pairs.selection == "labels":
+        yield "generate.adaptive: rewards say when samples are enough, labels come later"
 
 
 def _of_rewards(recipe: "Recipe") -> Iterator[str]:
@@ -50,6 +69,8 @@ def _of_rewards(recipe: "Recipe") -> Iterator[str]:
             yield f"pairs.reward: {pairs.reward!r} is no training reward ({', '.join(training)})"
     elif pairs.reward is not None:
         yield f"pairs.reward: only best-worst reads it, not {pairs.selection}"
+    if pairs.people is not None and pairs.selection != "labels":
+        yield f"pairs.people: only labels reads it, not {pairs.selection}"
 
 
 def _of_training(recipe: "Recipe") -> Iterator[str]:

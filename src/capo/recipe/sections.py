@@ -92,10 +92,23 @@ class ImagesSection(Section):
     )
 
 
+class AdaptiveSection(Section):
+    """Fewer samples of prompts whose pairs are clear before they have all."""
+
+    first: int = Field(4, ge=2, description="samples of every prompt")
+    step: Positive = Field(4, description="more samples at a time, of prompts that are not settled")
+    margin: float = Field(
+        0.2, gt=0, le=1, description="mean difference of a prompt's pairs from which it is settled"
+    )
+
+
 class GenerateSection(Section):
     """N samples a prompt from the base model."""
 
-    samples_per_prompt: int = Field(16, ge=2, description="N of the paper")
+    samples_per_prompt: int = Field(16, ge=2, description="N of the paper; the most, where it is adaptive")
+    adaptive: AdaptiveSection | None = Field(
+        None, description="fewer samples where fewer do; `samples_per_prompt` of each when null"
+    )
     scheduler: str = Field("DDIMScheduler", description="any diffusers scheduler, by class name")
     num_inference_steps: Positive = 50
     guidance_scale: float = Field(7.5, ge=0)
@@ -174,9 +187,12 @@ class PairsSection(Section):
     """How chosen and rejected samples are picked (Sec. 4.3)."""
 
     selection: Literal["frontier", "sum", "best-worst", "labels"] = Field(
-        "frontier", description="`labels`: what people preferred, as the data set of `images` says"
+        "frontier", description="`labels`: what people preferred, as the data set of `images` or `people` say"
     )
     reward: Name | None = Field(None, description="the reward of best-worst")
+    people: Literal["shapes"] | None = Field(
+        None, description="of labels: simulated people who compare the model's own samples"
+    )
     min_margin: float | None = Field(
         None,
         ge=-1,
@@ -270,9 +286,9 @@ class TrainSection(Section):
     on_overoptimization: Literal["warn", "stop"] = Field(
         "warn", description="when the training rewards rise while the held-out ones fall"
     )
-    on_divergence: Literal["stop", "roll-back"] = Field(
+    on_divergence: Literal["warn", "stop", "roll-back"] = Field(
         "stop",
-        description="when errors or margins run away; roll-back goes on from a healthy checkpoint "
+        description="when errors or margins run away; warn goes on, roll-back from a healthy checkpoint "
         "at half the learning rate",
     )
     max_error_growth: PositiveFloat = Field(
@@ -317,6 +333,15 @@ class ReportSection(Section):
     pair_examples: int = Field(6, ge=0, description="prompts shown with their chosen and rejected sets")
 
 
+class StartSection(Section):
+    """Makes the run a further round: it starts from the policy of the round before (the paper's outlook)."""
+
+    run: str = Field(description="the round before: its run directory, trained to the end")
+    reference: Literal["base", "start"] = Field(
+        "base", description="what the policy is measured against: the base model, or what it starts from"
+    )
+
+
 class EngineSection(Section):
     """Where the work runs."""
 
@@ -332,6 +357,7 @@ class Recipe(Section):
     model: ModelSection
     prompts: PromptsSection
     images: ImagesSection | None = None
+    start: StartSection | None = None
     generate: GenerateSection = GenerateSection()
     rewards: tuple[RewardSection, ...] = Field(min_length=1)
     pairs: PairsSection = PairsSection()
@@ -339,6 +365,11 @@ class Recipe(Section):
     evaluate: EvaluateSection
     report: ReportSection = ReportSection()
     engine: EngineSection = EngineSection()
+
+    @property
+    def samples_vary(self) -> bool:
+        """Whether one prompt may have more samples than another."""
+        return self.images is not None or self.generate.adaptive is not None
 
     @property
     def training_rewards(self) -> tuple[RewardSection, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from capo.diffusion import EMBEDDED
+from capo.recipe import Recipe
 from capo.reporting import wording
 from capo.reporting.gather import Material
 
@@ -120,7 +121,7 @@ def settings(material: Material) -> list[tuple[str, str]]:
         ("Prompts", f"{recipe.prompts.source}, {len(material.prompts):,}"),
         ("Images", recipe.images.source)
         if recipe.images
-        else ("Samples a prompt", f"{generate.samples_per_prompt}"),
+        else ("Samples a prompt", samples(recipe, material.summaries["samples"])),
         (
             "Sampler",
             f"{generate.scheduler}, {wording.count(generate.num_inference_steps, 'step')}, "
@@ -131,6 +132,7 @@ def settings(material: Material) -> list[tuple[str, str]]:
         ("Pairs", recipe.pairs.selection),
         ("Objective", f"{train.objective}, β = {train.beta:g}, weighting {weighting}"),
         ("Adaptation", adaptation),
+        *_round(material),
         (
             "Optimiser",
             f"Adam, learning rate {train.learning_rate:g}, "
@@ -139,6 +141,29 @@ def settings(material: Material) -> list[tuple[str, str]]:
         ("Checkpoint kept", _kept(material)),
         ("Seed", f"{recipe.seed}"),
     ]
+
+
+def samples(recipe: Recipe, summary: Mapping[str, Any]) -> str:
+    """How many samples a prompt has, with what the summary of `samples` says of it where they vary."""
+    adaptive, most = recipe.generate.adaptive, recipe.generate.samples_per_prompt
+    if adaptive is None:
+        return f"{most}"
+    counts = summary["prompts_by_samples"].items()
+    spread = ", ".join(f"{wording.count(prompts, 'prompt')} with {samples}" for samples, prompts in counts)
+    return (
+        f"{adaptive.first} to {most}, until pairs differ by {adaptive.margin:g}: {summary['samples']:,} of "
+        f"{summary['samples_at_most']:,} images made ({spread})"
+    )
+
+
+def _round(material: Material) -> list[tuple[str, str]]:
+    """Which round it is and what it goes on from; nothing of a first one."""
+    start = material.recipe.start
+    if start is None:
+        return []
+    measured = "the base model" if start.reference == "base" else "what it starts from"
+    number = material.summaries["train"]["round"]
+    return [("Round", f"{number}, goes on from {start.run}, trained against {measured}")]
 
 
 def _kept(material: Material) -> str:

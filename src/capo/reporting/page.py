@@ -86,6 +86,16 @@ def _training_plots(material: Material) -> list[Plot]:
     targets = [line("delta_reward", "target ΔR", "s2")] if material.recipe.train.objective == "capo" else []
     found = [
         validation,
+        plots.curves(
+            "Images found right",
+            [
+                plots.line_of(rows, "judge", "policy", "judge"),
+                plots.line_of(rows, "judge_base", "base", "null"),
+            ],
+            "share of validation images",
+            percent=True,
+            note="The exact judge looks on: it decides neither the best step nor the end.",
+        ),
         plots.curves("Loss", [line("loss")], "loss", include=[0]),
         plots.curves(
             "Margin of the implicit rewards",

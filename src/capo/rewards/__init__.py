@@ -18,6 +18,7 @@ from capo.rewards.registry import (
     declared_comparison,
     load_reward,
     reward_identity,
+    settle_weights,
 )
 from capo.rewards.scoring import score_images
 
@@ -35,4 +36,5 @@ __all__ = [
     "reward_identity",
     "score_images",
     "serve_stdio",
+    "settle_weights",
 ]

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from capo.rewards.catalogue import BERT
 from capo.rewards.images import as_rgb
 from capo.rewards.loading import load_part, parts_place
 from capo.rewards.protocol import RewardError
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-TOKENIZER = "google-bert/bert-base-uncased"
 
 
 class BlipInputs:
@@ -25,7 +25,7 @@ class BlipInputs:
     def __init__(self, checkpoint: str, processor: str | None, blip: "Blip", max_length: int) -> None:
         from transformers import AutoTokenizer
 
-        place = parts_place(checkpoint, processor, TOKENIZER)
+        place = parts_place(checkpoint, processor, BERT)
         self._tokenizer = load_part(AutoTokenizer, place)
         if len(self._tokenizer) > (words := blip.text.config.vocab_size):
             raise RewardError(f"the tokenizer of {place} has {len(self._tokenizer)} words, the model {words}")

@@ -7,10 +7,15 @@ from typing import Any
 
 EMBEDDED = Path(__file__).parent.parent / "shapes" / "checkpoints"
 
-CLIP_VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-CLIP_VIT_L = "openai/clip-vit-large-patch14"
-SIGLIP_SO400M = "google/siglip-so400m-patch14-384"
+CLIP_VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K@1c2b8495b28150b8a4922ee1c8edee224c284c0c"
+CLIP_VIT_L = "openai/clip-vit-large-patch14@32bd64288804d66eefd0ccbe215aa642df71cc41"
+SIGLIP_SO400M = "google/siglip-so400m-patch14-384@9fdffc58afc957d1a03a25b10dba0329ab15c2a3"
 """What several rewards were fitted on; weights of such a reward alone go with it."""
+
+BERT = "google-bert/bert-base-uncased@86b5e0934494bd15c9632b12f734a8a67f723594"
+FLAN_T5_XL = "google/flan-t5-xl@7d6315df2c2fb742f0f5b556879d730926ca9001"
+QWEN2_VL_7B = "Qwen/Qwen2-VL-7B-Instruct@eed13092ef92e448dd6875b2a00151bd3f7db0ac"
+QWEN3_VL_8B = "Qwen/Qwen3-VL-8B-Instruct@0c351dd01ed87e9c1b53cbc748cba10e6187ff3b"
 
 PYIQA = "chaofengc/IQA-PyTorch-Weights"
 
@@ -22,7 +27,10 @@ class Shipped:
     architecture: str
     """`module:Class` in `capo.rewards`; called with (name, checkpoint, device, processor, **options)."""
     checkpoint: str
-    """A directory, or a Hub id as `owner/name@revision`."""
+    """A directory, or a Hub id as `owner/name@revision`.
+
+    Without a revision where the commit could not be learned: `places.pinned` then says which it is.
+    """
     measures: str
     """What its score says of an image, in a line."""
     scale: str
@@ -35,12 +43,18 @@ class Shipped:
     """Where its tokenizer and image processor are, when not with the weights."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the architecture, where they differ from its defaults."""
+    pickle: str | None = None
+    """The authors' own file, where their repository has no safetensors: it is to be downloaded by hand."""
+    by_itself: bool = False
+    """Whether the reward's own program fetches its weights."""
+    reads: str | None = None
+    """`module:function` in `capo.rewards`: given the options, what else scores depend on, in words."""
 
 
 SHIPPED = {
     "pickscore": Shipped(
         "clip:ClipPreference",
-        "yuvalkirstain/PickScore_v1",
+        "yuvalkirstain/PickScore_v1@a4e4367c6dfa7288a00c550414478f865b875800",
         "which image of a prompt people prefer, learnt from Pick-a-Pic",
         scale="16 to 25",
         license="MIT",
@@ -49,12 +63,13 @@ SHIPPED = {
     ),
     "hpsv2": Shipped(
         "hps:HpsV2",
-        "xswu/HPSv2",
+        "xswu/HPSv2@697403c78157020a1ae59d23f111aa58ced35b0a",
         "which image of a prompt people prefer, learnt from HPDv2",
         scale="0.15 to 0.36",
         license="Apache-2.0",
         parameters=986,
         processor=CLIP_VIT_H,
+        pickle="HPS_v2_compressed.pt",
     ),
     "hpsv2.1": Shipped(
         "hps:HpsV2",
@@ -103,7 +118,7 @@ SHIPPED = {
     ),
     "vqascore": Shipped(
         "vqa:VqaScore",
-        "llava-hf/llava-1.5-7b-hf",
+        "llava-hf/llava-1.5-7b-hf@b234b804b114d9e37bb655e11cbbb5f5e971b7a9",
         "how likely a large vision-language model finds it that the image shows its prompt",
         scale="0 to 1",
         license="LLAMA-2",
@@ -111,7 +126,7 @@ SHIPPED = {
     ),
     "vqascore-qwen3-vl": Shipped(
         "vqa:VqaScore",
-        "Qwen/Qwen3-VL-8B-Instruct",
+        QWEN3_VL_8B,
         "as vqascore, by a newer model",
         scale="0 to 1",
         license="Apache-2.0",
@@ -125,7 +140,7 @@ SHIPPED = {
         scale="0 to 1",
         license="Apache-2.0",
         parameters=11460,
-        processor="google/flan-t5-xxl",
+        processor="google/flan-t5-xxl@ae7c9136adc7555eeccc78cdd960dfd60fb346ce",
     ),
     "vqascore-clip-flant5-xl": Shipped(
         "clip_t5:ClipT5VqaScore",
@@ -134,7 +149,7 @@ SHIPPED = {
         scale="0 to 1",
         license="Apache-2.0",
         parameters=3160,
-        processor="google/flan-t5-xl",
+        processor=FLAN_T5_XL,
     ),
     "imagereward": Shipped(
         "image_reward:ImageReward",
@@ -143,7 +158,8 @@ SHIPPED = {
         scale="-2.3 to 2",
         license="Apache-2.0",
         parameters=447,
-        processor="google-bert/bert-base-uncased",
+        processor=BERT,
+        pickle="ImageReward.pt",
     ),
     "cyclereward": Shipped(
         "cycle_reward:CycleReward",
@@ -152,7 +168,7 @@ SHIPPED = {
         scale="log-odds",
         license="MIT",
         parameters=447,
-        processor="google-bert/bert-base-uncased",
+        processor=BERT,
     ),
     "hpsv3": Shipped(
         "hpsv3:HpsV3",
@@ -161,7 +177,8 @@ SHIPPED = {
         scale="-5 to 15",
         license="Apache-2.0",
         parameters=8292,
-        processor="Qwen/Qwen2-VL-7B-Instruct",
+        processor=QWEN2_VL_7B,
+        reads="hpsv3_instruction:instruction_identity",
     ),
     "q-realign-quality": Shipped(
         "rating:LevelRating",
@@ -185,7 +202,7 @@ SHIPPED = {
     ),
     "vlm-judge": Shipped(
         "vlm_judge:GeneratedScore",
-        "Qwen/Qwen3-VL-8B-Instruct",
+        QWEN3_VL_8B,
         "what a vision-language model writes when asked to judge an image by its prompt",
         scale="1 to 5",
         license="Apache-2.0",
@@ -198,6 +215,7 @@ SHIPPED = {
         scale="3 to 8",
         license="Apache-2.0",
         parameters=200,
+        by_itself=True,
     ),
     "topiq-iaa": Shipped(
         "pyiqa:PyiqaRating",
@@ -207,6 +225,7 @@ SHIPPED = {
         license="PolyForm-Noncommercial-1.0.0",
         parameters=123,
         options={"metric": "topiq_iaa"},
+        by_itself=True,
     ),
     "musiq-ava": Shipped(
         "pyiqa:PyiqaRating",
@@ -216,6 +235,7 @@ SHIPPED = {
         license="PolyForm-Noncommercial-1.0.0",
         parameters=27,
         options={"metric": "musiq-ava"},
+        by_itself=True,
     ),
     "nima": Shipped(
         "pyiqa:PyiqaRating",
@@ -225,6 +245,7 @@ SHIPPED = {
         license="PolyForm-Noncommercial-1.0.0",
         parameters=54,
         options={"metric": "nima"},
+        by_itself=True,
     ),
     "ocr": Shipped(
         "ocr:TextRendering",

@@ -7,6 +7,7 @@ under way at a time, so a busy server slows its clients down rather than pile up
 import json
 from typing import TYPE_CHECKING, Any
 
+from capo.manifest import alike
 from capo.recipe import RewardSection
 from capo.rewards.comparison import told_comparison
 from capo.rewards.origin import Origin
@@ -45,7 +46,7 @@ class ServerOrigin:
     def load(self, device: Any) -> "ServerReward":
         """The reward behind its server; raises `RewardError` when it serves another one."""
         reward = ServerReward(self._name, self._url, self._timeout)
-        if self._known and reward.identity != self._known.identity():
+        if self._known and not alike(reward.identity, self._known.identity()):
             raise RewardError(
                 f"reward {self._name!r}: {self._url} serves {reward.identity}, not "
                 f"{self._known.identity()}, as the recipe says; leave out `source` for whatever it serves"
@@ -59,9 +60,10 @@ class ServerReward:
     def __init__(self, name: str, url: str, timeout: float = 600.0) -> None:
         import urllib3
 
-        from capo.rewards.wire import check_protocol
+        from capo.rewards.wire import Memory, check_protocol
 
         self.name = name
+        self._said = Memory()
         self._url = url
         self._pool = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=10.0, read=timeout),
@@ -93,7 +95,14 @@ class ServerReward:
             half = len(images) // 2
             parts = (slice(half), slice(half, None))
             return np.concatenate([self.score(images[part], prompts[part]) for part in parts])
-        return wire.read_answer(self.name, self._told(response), len(images))
+        told = self._told(response)
+        scores = wire.read_answer(self.name, told, len(images))
+        self._said.keep(self.name, told, prompts)
+        return scores
+
+    def truncated(self, prompts: list[str]) -> "list[bool | None]":
+        """Whether the server's reward read only the beginning of each prompt, if it said so."""
+        return self._said.truncated(prompts)
 
     def _request(self, method: str, path: str, asked: Any = None) -> "urllib3.BaseHTTPResponse":
         import urllib3

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from capo.method.calibration import PowerRatio
+from capo.rewards.catalogue import FLAN_T5_XL
 from capo.rewards.images import as_rgb
 from capo.rewards.loading import load_model, load_part, parts_place
 from capo.rewards.protocol import RewardError
 from capo.rewards.vqa import QUESTION, checked_template
 
-TOKENIZER = "google/flan-t5-xl"
 BEFORE_IMAGE = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
     "detailed, and polite answers to the user's questions. USER: "
@@ -73,7 +73,7 @@ class ClipT5VqaScore:
         tower = vision_tower or self._model.config.mm_vision_tower
         self._vision = load_model(CLIPVisionModel, tower, device, self._model.dtype)
         self._image_processor = load_part(CLIPImageProcessorPil, tower)
-        self._tokenizer = load_part(AutoTokenizer, parts_place(checkpoint, processor, TOKENIZER))
+        self._tokenizer = load_part(AutoTokenizer, parts_place(checkpoint, processor, FLAN_T5_XL))
         if len(self._tokenizer) > (words := self._model.config.vocab_size):
             raise RewardError(f"the tokenizer has {len(self._tokenizer)} words, {checkpoint} {words}")
         # Each part is tokenised on its own, so that each has an end token.

@@ -68,7 +68,10 @@ class ProgramReward:
     def __init__(
         self, name: str, command: Sequence[str], requirements: Sequence[str] = (), timeout: float = 600.0
     ) -> None:
+        from capo.rewards.wire import Memory
+
         self.name = name
+        self._said = Memory()
         self._command, self._timeout = command, timeout
         self._environment = _environment(requirements)
         self._program: _Program | None = None
@@ -94,7 +97,13 @@ class ProgramReward:
             except BaseException:
                 self._program = None  # its answer would be taken for that of the next question
                 raise
-        return wire.read_answer(self.name, told, len(images))
+        scores = wire.read_answer(self.name, told, len(images))
+        self._said.keep(self.name, told, prompts)
+        return scores
+
+    def truncated(self, prompts: list[str]) -> "list[bool | None]":
+        """Whether the program read only the beginning of each prompt, if it said so."""
+        return self._said.truncated(prompts)
 
     def _running(self) -> "_Program":
         if self._program is None:

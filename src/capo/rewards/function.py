@@ -3,12 +3,14 @@
 It is imported by the path a recipe gives, `package.module:function`, from what is installed or
 from the current directory; or an installed package names it, as an entry point of the group
 `capo.rewards`. Its scores may be of any scale; its attribute `comparison` says how they compare
-(the recipe may say so instead), and its attribute `range` within which two numbers they lie.
+(the recipe may say so instead), its attribute `range` within which two numbers they lie, and its
+attribute `truncated`, a function of the prompts, of which it reads the beginning only.
 """
 
 import hashlib
 import re
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -40,6 +42,11 @@ class FunctionReward:
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> "np.ndarray":
         """Whatever the function returns for the n images and their prompts."""
         return self._function(images, prompts)
+
+    def truncated(self, prompts: list[str]) -> "Sequence[bool | None]":
+        """What the function's attribute of that name says of each prompt; None without one."""
+        told = getattr(self._function, "truncated", None)
+        return [None] * len(prompts) if told is None else told(prompts)
 
 
 class FunctionOrigin:

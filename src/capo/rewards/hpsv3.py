@@ -3,14 +3,8 @@
 Ma et al., "HPSv3" (2025), Sec. 4. A head on the hidden state of one token, `<|Reward|>`, gives the
 mean and the log spread of a normal distribution; the score is the mean, about -5 to 15. Trained by
 Bradley-Terry on samples of two such distributions, so two scores compare with temperature 1.
-
-The instruction is not capo's to ship: it is read from the installed package `hpsv3`, of which
-nothing is run, or from a file that the option `instruction` names.
 """
 
-import ast
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from capo.method.calibration import BradleyTerry
+from capo.rewards.catalogue import QWEN2_VL_7B
+from capo.rewards.hpsv3_instruction import PROMPT, TOKEN, read_instruction
 from capo.rewards.images import as_rgb
 from capo.rewards.loading import fill, load_part, load_renamed, parts_place, read_weights
 from capo.rewards.protocol import RewardError
@@ -26,10 +22,6 @@ from capo.rewards.vlm import load_processor
 if TYPE_CHECKING:
     from PIL import Image
 
-BASE = "Qwen/Qwen2-VL-7B-Instruct"
-"""Whose configuration and processor it uses."""
-TOKEN = "<|Reward|>"
-PROMPT = "{text_prompt}"
 PIXELS = 256 * 28 * 28
 """Of every image, as near as its shape allows."""
 RENAMED = (
@@ -70,8 +62,8 @@ class HpsV3:
         from transformers import AutoConfig
 
         self.name = name
-        self._instruction = _read_instruction(instruction)
-        place = parts_place(checkpoint, processor, BASE)
+        self._instruction = read_instruction(instruction)
+        place = parts_place(checkpoint, processor, QWEN2_VL_7B)
         config = load_part(AutoConfig, place)
         weights = read_weights(checkpoint)
         self._model, self._head = _build(config, weights, checkpoint, device)
@@ -144,36 +136,3 @@ def _rename(name: str) -> str:
         if name.startswith(old):
             return new + name.removeprefix(old)
     return name
-
-
-def _read_instruction(path: str | None) -> str:
-    """The instruction with its places for prompt and score; raises `RewardError` without them."""
-    try:
-        text = Path(path).read_text(encoding="utf-8") if path else _installed_instruction()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RewardError(f"instruction {path!r} cannot be read: {error}") from error
-    if any(text.count(part) != 1 for part in (PROMPT, TOKEN)):
-        raise RewardError(f"the instruction {path or 'of hpsv3'} must hold {PROMPT} and {TOKEN} once each")
-    return text
-
-
-def _installed_instruction() -> str:
-    """As the package hpsv3 has it among its source; the package is read, not imported."""
-    found = find_spec("hpsv3")
-    if found is None or not found.submodule_search_locations:
-        raise RewardError(
-            "HPSv3's instruction comes with its authors' package: `pip install --no-deps hpsv3` (nothing of "
-            "it is run), or name a file with it as `options: {instruction: FILE}`"
-        )
-    source = Path(found.submodule_search_locations[0], "dataset", "data_collator_qwen.py")
-    texts = {
-        target.id: ast.literal_eval(node.value)
-        for node in ast.parse(source.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    try:
-        return texts["INSTRUCTION"] + texts["prompt_with_special_token"]
-    except KeyError as error:
-        raise RewardError(f"{source} has no {error}; hpsv3 1.0.0 has it") from None

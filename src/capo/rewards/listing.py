@@ -1,13 +1,15 @@
 """What one wants to know of a reward before choosing it, as plain values."""
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from capo.recipe import RewardSection
 from capo.rewards.catalogue import SHIPPED
 from capo.rewards.comparison import describe_comparison
+from capo.rewards.download import what_is_missing
 from capo.rewards.function import installed_functions
-from capo.rewards.places import weights_here
+from capo.rewards.places import COMMIT, HUB_ID, pinned, split_revision, weights_here
 from capo.rewards.protocol import RewardError
 from capo.rewards.registry import declared_comparison
 from capo.rewards.shipped import architecture_options
@@ -33,7 +35,22 @@ def describe_reward(name: str) -> dict[str, Any]:
     module = import_module(f"capo.rewards.{entry.architecture.partition(':')[0]}")
     options = {**architecture_options(entry), **entry.options}
     about = (module.__doc__ or "").strip()
-    return {**_shipped_values(name), "processor": entry.processor, "options": options, "about": about}
+    return {
+        **_shipped_values(name), "commit": _commit(entry.checkpoint), "processor": entry.processor,
+        "missing": what_is_missing(entry), "options": options, "about": about,
+    }  # fmt: skip
+
+
+def _commit(place: str) -> str | None:
+    """What its Hub id stands for, and how to hold on to it; None for what is not on the Hub."""
+    if Path(place).exists() or not HUB_ID.fullmatch(place):
+        return None
+    revision = split_revision(place)[1]
+    if revision and COMMIT.fullmatch(revision):
+        return f"{revision}, pinned"
+    if (known := pinned(place)) == place:
+        return "not known here; that of the first use is kept from then on"
+    return f"{split_revision(known)[1]}, of its first use here; `checkpoint: {known}` in a recipe pins it"
 
 
 def _shipped_values(name: str) -> dict[str, Any]:

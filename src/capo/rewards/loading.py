@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capo.rewards.places import WEB, split_revision
+from capo.rewards.places import WEB, pinned, split_revision
 from capo.rewards.protocol import RewardError
 from capo.runtime import quiet
 from capo.weights import defect
@@ -138,7 +138,7 @@ def _read_file(path: Path) -> "dict[str, Tensor]":
 def _fetch(checkpoint: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    name, revision = split_revision(checkpoint)
+    name, revision = split_revision(pinned(checkpoint))
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=["*.safetensors"]))
     except Exception as error:
@@ -149,7 +149,7 @@ def _fetch(checkpoint: str) -> Path:
 
 
 def _from_pretrained(auto_class: Any, checkpoint: str, **arguments: Any) -> Any:
-    name, revision = split_revision(checkpoint)
+    name, revision = split_revision(pinned(checkpoint))
     if "dtype" in arguments:
         arguments["use_safetensors"] = True
     try:

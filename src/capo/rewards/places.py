@@ -3,6 +3,9 @@
 A place is written as a directory or a file, a Hub id (`owner/name` or `owner/name@revision`), an installed
 package that brings them (`package:rapidocr`), or an address (`https://…`) that the reward's own
 program reads.
+
+A branch of the Hub moves, so the commit that it was at when it was first fetched is taken from then on:
+that which the Hub's cache on this machine holds. `hf download owner/name` moves it.
 """
 
 import hashlib
@@ -16,6 +19,9 @@ from capo.rewards.protocol import RewardError
 PACKAGE = "package:"
 WEB = "https://"
 WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
+MAIN = "main"
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def split_revision(place: str) -> tuple[str, str | None]:
@@ -26,12 +32,38 @@ def split_revision(place: str) -> tuple[str, str | None]:
     return name, revision or None
 
 
+def pinned(place: str) -> str:
+    """`place`; of a Hub id whose branch the Hub's cache here knows, with that commit as its revision."""
+    if Path(place).exists() or place.startswith((PACKAGE, WEB)):
+        return place
+    name, revision = split_revision(place)
+    commit = _commit(name, revision or MAIN)
+    return f"{name}@{commit}" if commit else place
+
+
+def look_up(place: str) -> bool:
+    """Ask the Hub for the commit of a branch that has never been fetched here; whether it is known now."""
+    name, revision = split_revision(place)
+    known = Path(place).exists() or not HUB_ID.fullmatch(place) or COMMIT.fullmatch(revision or MAIN)
+    if known or pinned(place) != place:
+        return False
+    from huggingface_hub import snapshot_download
+
+    try:
+        # A small file: with it the Hub's client writes down the commit, as with any other.
+        snapshot_download(name, revision=revision, allow_patterns=["config.json"])
+    except Exception:
+        # Of many kinds; loading says what is wrong, if it comes to that.
+        return False
+    return pinned(place) != place
+
+
 def check_place(reward: str, place: str) -> None:
     """Raise `RewardError` unless `place` is written as one; a package must be installed."""
     if place.startswith(PACKAGE):
         _version(reward, place)
         return
-    known = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?", place) or place.startswith(WEB)
+    known = HUB_ID.fullmatch(place) or place.startswith(WEB)
     if known or Path(place).exists():
         return
     raise RewardError(
@@ -41,14 +73,17 @@ def check_place(reward: str, place: str) -> None:
 
 
 def place_identity(reward: str, place: str) -> str:
-    """A digest of files, `hub-id@revision`, `package:name==version`, or the address."""
+    """A digest of files, `hub-id@commit`, `package:name==version`, or the address.
+
+    Of a branch that has never been fetched here, `hub-id@branch`.
+    """
     check_place(reward, place)
     if place.startswith(PACKAGE):
         return f"{place}=={_version(reward, place)}"
     if Path(place).is_file():
         with Path(place).open("rb") as file:
             return f"blake2b:{hashlib.file_digest(file, 'blake2b').hexdigest()}"
-    return place if place.startswith(WEB) else checkpoint_identity(*split_revision(place))
+    return place if place.startswith(WEB) else checkpoint_identity(*split_revision(pinned(place)))
 
 
 def weights_here(place: str) -> bool | None:
@@ -65,15 +100,28 @@ def weights_here(place: str) -> bool | None:
 
 def _in_hub_cache(place: str) -> bool:
     """Whether the Hub's cache on this machine has a weights file of that revision."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    name, revision = split_revision(place)
-    folder = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
-    branch = folder / "refs" / (revision or "main")
-    commit = branch.read_text(encoding="utf-8").strip() if branch.is_file() else revision or "main"
+    name, commit = split_revision(pinned(place))
     # A file that is still being fetched has no entry here.
-    files = (folder / "snapshots" / commit).rglob("*")
+    files = (_hub_folder(name) / "snapshots" / (commit or MAIN)).rglob("*")
     return any(path.suffix in WEIGHTS and path.exists() for path in files)
+
+
+def anything_here(place: str) -> bool:
+    """Whether the Hub's cache on this machine has any file of that revision of a Hub id."""
+    name, commit = split_revision(pinned(place))
+    return any((_hub_folder(name) / "snapshots" / (commit or MAIN)).glob("*"))
+
+
+def _commit(name: str, branch: str) -> str | None:
+    """Which commit a branch was at when this machine last fetched it; None if it never did."""
+    place = _hub_folder(name) / "refs" / branch
+    return place.read_text(encoding="utf-8").strip() if place.is_file() else None
+
+
+def _hub_folder(name: str) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
 
 
 def _version(reward: str, place: str) -> str:

@@ -1,5 +1,6 @@
 """What a reward is to the rest of the system."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -47,8 +48,8 @@ class Reward(Protocol):
 class Truncating(Protocol):
     """A reward that reads only the beginning of a long prompt, and can tell of which."""
 
-    def truncated(self, prompts: list[str]) -> list[bool]:
-        """Whether each prompt is longer than what the model reads."""
+    def truncated(self, prompts: list[str]) -> Sequence[bool | None]:
+        """Whether each prompt, once it was scored, was longer than what the model reads; None: unknown."""
 
 
 @dataclass(frozen=True)

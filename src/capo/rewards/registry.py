@@ -39,6 +39,16 @@ def reward_identity(section: RewardSection) -> str:
     return _origin(section).identity()
 
 
+def settle_weights(section: RewardSection) -> bool:
+    """Learn at which commits its weights are on the Hub, before the first use on this machine.
+
+    From then on these commits are part of its identity, and what is loaded. Asks nobody for weights
+    that are pinned, local, or fetched before; whether anything was learned.
+    """
+    origin = _origin(section)
+    return isinstance(origin, ShippedOrigin) and origin.settle()
+
+
 def declared_comparison(section: RewardSection) -> "Comparison | None":
     """The comparison that the reward itself declares; None when it declares none.
 

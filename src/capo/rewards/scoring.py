@@ -45,18 +45,20 @@ def score_images(
         raise RewardError(
             f"reward {reward.name!r} failed on every image; the first time with {_reason(failures[0])}"
         ) from failures[0]
-    cut = _truncated(reward, prompts)
+    cut = truncated(reward, prompts)
     return [
         Scored(None, _reason(o), c) if isinstance(o, Exception) else replace(o, truncated=c)
         for o, c in zip(outcomes, cut, strict=True)
     ]
 
 
-def _truncated(reward: Reward, prompts: Sequence[str]) -> list[bool | None]:
+def truncated(reward: Reward, prompts: Sequence[str]) -> list[bool | None]:
+    """Whether `reward` read only the beginning of each prompt that it scored; None where it does not tell."""
     if not isinstance(reward, Truncating):
         return [None] * len(prompts)
     distinct = list(dict.fromkeys(prompts))
-    told = dict(zip(distinct, map(bool, reward.truncated(distinct)), strict=True))
+    answers = (None if answer is None else bool(answer) for answer in reward.truncated(distinct))
+    told = dict(zip(distinct, answers, strict=True))
     return [told[prompt] for prompt in prompts]
 
 

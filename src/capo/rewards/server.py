@@ -3,10 +3,11 @@
     GET  /health   {"protocol": 1, "name": …, "identity": …, "comparison": …, "waiting": 0}
     POST /score    {"images": [{"png": base64}, …], "prompts": […]} → {"scores": [0.5, null, …]}
 
-One batch is scored at a time. Others wait in a line of bounded length; when it is full the answer
-is 503, and the client asks again later. 413: the question is too large; 400: it is no question;
-422: the reward cannot score these images. There is no encryption and there are no passwords: it
-is for the own machine or a network of trust.
+The answer may have `truncated` besides: for each prompt whether only its beginning was read. One
+batch is scored at a time. Others wait in a line of bounded length; when it is full the answer is
+503, and the client asks again later. 413: the question is too large; 400: it is no question; 422:
+the reward cannot score these images. There is no encryption and there are no passwords: it is for
+the own machine or a network of trust.
 """
 
 import json
@@ -19,7 +20,7 @@ import numpy as np
 from capo.rewards import wire
 from capo.rewards.comparison import describe_comparison
 from capo.rewards.protocol import Reward
-from capo.rewards.scoring import checked
+from capo.rewards.scoring import checked, truncated
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -82,15 +83,17 @@ class RewardServer(ThreadingHTTPServer):
 
     def _score(self, images: "list[Image.Image]", prompts: list[str]) -> tuple[int, dict[str, Any]]:
         scores = [np.empty(0)]
+        cut: list[bool | None] = []
         try:
             for start in range(0, len(images), self.batch_size):
                 part = slice(start, start + self.batch_size)
                 with self._turn:
                     raw = self.reward.score(images[part], prompts[part])
+                    cut += truncated(self.reward, prompts[part])
                 scores.append(checked(self.reward.name, raw, len(images[part])))
         except Exception as error:  # the reward's own, whatever it is
             return 422, {"error": f"{type(error).__name__}: {error}"}
-        return 200, wire.answer(np.concatenate(scores))
+        return 200, wire.answer(np.concatenate(scores), cut)
 
 
 class _Handler(BaseHTTPRequestHandler):

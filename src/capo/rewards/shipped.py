@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from capo.recipe import RewardSection
 from capo.rewards.catalogue import EMBEDDED, SHIPPED, Shipped
-from capo.rewards.places import check_place, place_identity
+from capo.rewards.download import what_is_missing
+from capo.rewards.places import check_place, look_up, place_identity, split_revision
 from capo.rewards.protocol import Reward, RewardError
 
 if TYPE_CHECKING:
@@ -25,23 +26,35 @@ class ShippedOrigin:
         self._name = section.name
         entry = SHIPPED[source]
         if section.checkpoint:
-            # Other weights come with their own tokenizer and image processor.
-            entry = replace(entry, checkpoint=section.checkpoint, processor=None)
+            # Other weights come with their own tokenizer and image processor, other commits do not.
+            same = split_revision(section.checkpoint)[0] == split_revision(entry.checkpoint)[0]
+            processor = entry.processor if same else None
+            entry = replace(entry, checkpoint=section.checkpoint, processor=processor)
         self._entry = entry
         self._options = _options(section, entry)
 
     def identity(self) -> str:
         """The architecture, what its weights and its processor are, and its options.
 
-        An option that names a file, as a template, counts by what is in the file.
+        An option that names a file, as a template, counts by what is in the file; so does what an
+        architecture reads from elsewhere, where that is not what it always was.
         """
-        entry = self._entry
-        places = [entry.checkpoint, *([entry.processor] if entry.processor else [])]
         self._check_embedded()
         told = [json.dumps(self._options, sort_keys=True)] if self._options else []
         told += [_content(value) for _, value in sorted(self._options.items()) if _is_file(value)]
-        class_name = entry.architecture.partition(":")[2]
-        return " ".join([class_name, *(place_identity(self._name, place) for place in places), *told])
+        if self._entry.reads:
+            told += _named(self._entry.reads)(**self._options)
+        class_name = self._entry.architecture.partition(":")[2]
+        return " ".join([class_name, *(place_identity(self._name, place) for place in self._places), *told])
+
+    def settle(self) -> bool:
+        """Learn at which commits its weights are on the Hub, where that is not known; whether it is now."""
+        learned = [look_up(place) for place in self._places]
+        return any(learned)
+
+    @property
+    def _places(self) -> list[str]:
+        return [self._entry.checkpoint, *([self._entry.processor] if self._entry.processor else [])]
 
     def comparison(self) -> "Comparison | None":
         """That of the architecture, with these options if they change the scale of its scores."""
@@ -52,9 +65,15 @@ class ShippedOrigin:
     def load(self, device: Any) -> Reward:
         """The architecture with the weights in it."""
         self._check_embedded()
-        check_place(self._name, self._entry.checkpoint)
-        build = _architecture(self._entry)
-        return build(self._name, self._entry.checkpoint, device, self._entry.processor, **self._options)
+        entry = self._entry
+        check_place(self._name, entry.checkpoint)
+        build = _architecture(entry)
+        try:
+            return build(self._name, entry.checkpoint, device, entry.processor, **self._options)
+        except RewardError as error:
+            if missing := what_is_missing(entry):
+                raise RewardError(f"reward {self._name!r}: {error}\n{missing}") from error
+            raise
 
     def _check_embedded(self) -> None:
         place = Path(self._entry.checkpoint)
@@ -69,7 +88,12 @@ def architecture_options(shipped: Shipped) -> dict[str, Any]:
 
 
 def _architecture(shipped: Shipped) -> Any:
-    module, _, name = shipped.architecture.partition(":")
+    return _named(shipped.architecture)
+
+
+def _named(place: str) -> Any:
+    """What `module:name` is among the rewards."""
+    module, _, name = place.partition(":")
     return getattr(import_module(f"capo.rewards.{module}"), name)
 
 

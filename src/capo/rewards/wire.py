@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,9 +31,37 @@ def read_question(asked: Any) -> "tuple[list[Image.Image], list[str]]":
     raise ValueError("expected images and as many prompts")
 
 
-def answer(scores: np.ndarray) -> dict[str, Any]:
-    """Scores [n]; null where there is none."""
-    return {"scores": [float(score) if np.isfinite(score) else None for score in scores]}
+class Memory:
+    """What a reward that is elsewhere said of the prompts it scored."""
+
+    def __init__(self) -> None:
+        self._truncated: dict[str, bool] = {}
+
+    def keep(self, reward: str, told: dict[str, Any], prompts: list[str]) -> None:
+        """Note `truncated` of an answer, if it has that; raises `RewardError` unless it is one a prompt."""
+        cut = told.get("truncated")
+        if cut is None:
+            return
+        if (
+            not isinstance(cut, list)
+            or len(cut) != len(prompts)
+            or not all(c in (True, False, None) for c in cut)
+        ):
+            raise RewardError(
+                f"reward {reward!r}: `truncated` of an answer must be true, false or null for each of "
+                f"{len(prompts)} prompts, got {str(cut)[:200]}"
+            )
+        self._truncated |= {p: bool(c) for p, c in zip(prompts, cut, strict=True) if c is not None}
+
+    def truncated(self, prompts: list[str]) -> list[bool | None]:
+        """Whether each prompt was longer than what the reward reads; None where it did not say."""
+        return [self._truncated.get(prompt) for prompt in prompts]
+
+
+def answer(scores: np.ndarray, truncated: "Sequence[bool | None]") -> dict[str, Any]:
+    """Scores [n], null where there is none; `truncated` where the reward tells it."""
+    told = {} if all(cut is None for cut in truncated) else {"truncated": list(truncated)}
+    return {"scores": [float(score) if np.isfinite(score) else None for score in scores], **told}
 
 
 def read_answer(reward: str, told: Any, count: int) -> np.ndarray:

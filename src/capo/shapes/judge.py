@@ -2,7 +2,8 @@
 
 Shapes are found as connected components of one hue among the chromatic pixels and named by
 the template they overlap best; the verdict then follows GenEval's evaluator category by
-category. No reward model sees the judge and nothing is trained on it.
+category. No reward model sees the judge. Nothing is trained on its verdict; simulated people who label
+pairs (`perception`) see the shapes that it finds.
 """
 
 from collections.abc import Sequence
@@ -27,19 +28,19 @@ MIN_OFFSET = 3.0
 
 @dataclass(frozen=True)
 class Detection:
-    """A shape found: its centre in pixels and the overlap with its template."""
+    """A shape found: its centre and radius in pixels, and the overlap with its template."""
 
     shape: str
     color: str
     x: float
     y: float
+    radius: float
     overlap: float
 
 
 def judge(image: np.ndarray, metadata: dict[str, Any]) -> bool:
     """Whether `image` (uint8 `[H, W, 3]`) satisfies a prompt's metadata (`Spec.metadata`)."""
-    if image.shape != (SIZE, SIZE, 3) or image.dtype != np.uint8:
-        raise ValueError(f"the judge reads uint8 [{SIZE}, {SIZE}, 3] images, got {image.dtype} {image.shape}")
+    check_image("the judge", image)
     wanted = metadata.get("background")
     if wanted is not None and background_of(image) != wanted:
         return False
@@ -85,9 +86,9 @@ def detect(image: np.ndarray) -> list[Detection]:
             area = float(coverage.sum())
             if area < MIN_AREA:
                 continue
-            shape, x, y, overlap = _best_template(coverage)
+            shape, x, y, radius, overlap = _best_template(coverage)
             if overlap >= MIN_OVERLAP:
-                found.append((area, Detection(shape, color, x, y, overlap)))
+                found.append((area, Detection(shape, color, x, y, radius, overlap)))
     return [detection for _, detection in sorted(found, key=lambda pair: -pair[0])]
 
 
@@ -96,6 +97,12 @@ def background_of(image: np.ndarray) -> str:
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]).astype(np.float32) / 255
     lightness = float(np.median(border.mean(axis=-1)))
     return min(BACKGROUNDS, key=lambda name: abs(lightness - sum(BACKGROUNDS[name]) / 2))
+
+
+def check_image(who: str, image: np.ndarray) -> None:
+    """Raise `ValueError` for an image that is not uint8 [SIZE, SIZE, 3]."""
+    if image.shape != (SIZE, SIZE, 3) or image.dtype != np.uint8:
+        raise ValueError(f"{who} reads uint8 [{SIZE}, {SIZE}, 3] images, got {image.dtype} {image.shape}")
 
 
 def _matches(found: Any, want: dict[str, Any]) -> bool:
@@ -117,20 +124,20 @@ def _coverage(chroma: np.ndarray) -> np.ndarray:
     return np.minimum(chroma / np.percentile(chroma[chroma > 0], 80), 1)
 
 
-def _best_template(coverage: np.ndarray) -> tuple[str, float, float, float]:
-    """Shape, centre (x, y) and overlap of the template most like a component."""
+def _best_template(coverage: np.ndarray) -> tuple[str, float, float, float, float]:
+    """Shape, centre (x, y), radius and overlap of the template most like a component."""
     (x, width), (y, height) = (_extent(coverage.max(axis=axis)) for axis in (0, 1))
     centre = np.arange(SIZE, dtype=np.float32) + 0.5
     rows = torch.from_numpy((centre - y)[:, None] * np.ones_like(coverage))
     columns = torch.from_numpy((centre - x)[None, :] * np.ones_like(coverage))
-    overlaps = []
+    overlaps, radii = [], []
     for kind, shape in enumerate(SHAPES):
-        radius = (width + height) / 4 / (SQUARE_SIDE if shape == "square" else 1)
-        distance = signed_distance(kind, columns, rows, torch.tensor(radius))
+        radii.append((width + height) / 4 / (SQUARE_SIDE if shape == "square" else 1))
+        distance = signed_distance(kind, columns, rows, torch.tensor(radii[-1]))
         template = (0.5 - distance).clamp(0, 1).numpy()
         overlaps.append(np.minimum(coverage, template).sum() / np.maximum(coverage, template).sum())
     best = int(np.argmax(overlaps))
-    return SHAPES[best], x, y, float(overlaps[best])
+    return SHAPES[best], x, y, radii[best], float(overlaps[best])
 
 
 def _extent(profile: np.ndarray) -> tuple[float, float]:

@@ -67,6 +67,18 @@ def prefer(
     return 0.5 if abs(difference) < 0.25 else float(difference > 0)
 
 
+def compare_at_random(
+    scenes: Sequence[Scene], spec: Spec, rng: random.Random
+) -> list[tuple[int, int, float]]:
+    """What people say of N scenes of a prompt: N // 2 disjoint pairs drawn at random, one person each.
+
+    Returns two indices and what `prefer` says of them, a pair.
+    """
+    order = rng.sample(range(len(scenes)), len(scenes))
+    pairs = zip(order[::2], order[1::2], strict=False)
+    return [(a, b, prefer((scenes[a], scenes[b]), spec, rng)) for a, b in pairs]
+
+
 def notices(scene: Scene, rng: random.Random, blur: float = 0.0) -> bool:
     """Whether a person who is asked sees all that is there: small, pale and blurred shapes are missed."""
     legibility = [0.5 * min(1.0, i.radius / 7) + 0.5 * _contrast(i, scene) - 0.25 * blur for i in scene.items]

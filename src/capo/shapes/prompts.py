@@ -10,7 +10,7 @@ GenEval's evaluator reads its own:
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations, product
@@ -108,6 +108,14 @@ def draw_specs(split: str, count: int | None, seed: int) -> list[Spec]:
     while len(drawn) < (total if count is None else count):
         drawn.extend(queue.pop() for queue in queues if queue)
     return drawn[:count]
+
+
+def spec_of(metadata: Mapping[str, Any]) -> Spec:
+    """The prompt that `Spec.metadata` is of, without its opening."""
+    include = metadata["include"]
+    subjects = tuple(Subject(each["class"], each.get("color"), each["count"]) for each in include)
+    relation = next((each["position"][0] for each in include if "position" in each), None)
+    return Spec(metadata["tag"], subjects, relation, metadata.get("background"))
 
 
 def prompts(split: str, count: int | None, seed: int) -> list[tuple[str, str, dict[str, Any]]]:

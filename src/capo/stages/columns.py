@@ -37,6 +37,8 @@ class Columns:
     """int [P]"""
     scores: np.ndarray
     """float64 [S, L]: raw ones, NaN where missing"""
+    pool: np.ndarray | None = None
+    """float64 [P, M, L]: the base's, which a further round's are calibrated against; NaN where missing"""
 
 
 def read_columns(recipe: Recipe, run: Run) -> Columns:
@@ -52,10 +54,10 @@ def read_columns(recipe: Recipe, run: Run) -> Columns:
     else:
         comparisons = [build_comparison(section) for section in recipe.training_rewards]
         tables = {s.name: read_scores(run.artefact(f"scores/{s.name}")) for s in recipe.training_rewards}
-    if recipe.images is None:
-        counts = np.full(len(prompt_ids), recipe.generate.samples_per_prompt)
-    else:
+    if recipe.samples_vary:
         counts = _count_samples(next(iter(tables.values())), prompt_ids)
+    else:
+        counts = np.full(len(prompt_ids), recipe.generate.samples_per_prompt)
     ids, samples = np.repeat(prompt_ids, counts), _arange(counts)
     scores = np.empty((len(ids), len(tables)))
     for column, (comparison, (name, table)) in enumerate(zip(comparisons, tables.items(), strict=True)):
@@ -63,7 +65,8 @@ def read_columns(recipe: Recipe, run: Run) -> Columns:
             check_missing(name, [table], len(ids), recipe.pairs.max_skipped)
         scores[:, column] = score_vector(table, prompt_ids, counts)
         refuse_negative(name, comparison, scores[:, column], ids, samples)
-    return Columns(list(tables), comparisons, prompt_ids, counts, scores)
+    pool = None if recipe.start is None or LABELS in tables else _read_pool(recipe, run, prompt_ids)
+    return Columns(list(tables), comparisons, prompt_ids, counts, scores, pool)
 
 
 def score_matrix(table: "pa.Table", prompt_ids: list[str], samples: int) -> np.ndarray:
@@ -93,6 +96,18 @@ def score_vector(table: "pa.Table", prompt_ids: list[str], counts: np.ndarray) -
     vector = np.empty(expected)
     vector[place] = table["score"].to_numpy().astype(np.float64)
     return vector
+
+
+def _read_pool(recipe: Recipe, run: Run, prompt_ids: list[str]) -> np.ndarray:
+    """The base's scores of each prompt by the training rewards, filled up with NaN."""
+    artefact = run.artefact("pool")
+    tables = [artefact.read_table(f"{reward.name}.parquet") for reward in recipe.training_rewards]
+    counts = _count_samples(tables[0], prompt_ids)
+    there = np.arange(counts.max()) < counts[:, None]
+    pool = np.full((*there.shape, len(tables)), np.nan)
+    for column, table in enumerate(tables):
+        pool[there, column] = score_vector(table, prompt_ids, counts)
+    return pool
 
 
 def _count_samples(table: "pa.Table", prompt_ids: list[str]) -> np.ndarray:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capo import diffusion, runtime
-from capo.diffusion.saved import SavedPolicy, find_policy, is_policy
+from capo.diffusion.saved import LORA, SavedPolicy, find_policy, is_policy
 from capo.exchange import images_identity
 from capo.recipe import ImagesSection, Recipe
 from capo.workspace import Run
@@ -22,7 +22,6 @@ from capo.workspace import Run
 if TYPE_CHECKING:
     from capo.diffusion.family import Family
 
-LORA = "pytorch_lora_weights.safetensors"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 

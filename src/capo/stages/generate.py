@@ -5,12 +5,12 @@
     samples/shard-00000.conditioning.safetensors   a row a prompt
     samples/unconditional.safetensors              one row
 
-An image has an address (run seed, prompt, sample) that fixes its initial noise, whatever else is
-generated beside it.
+An image has an address (run seed, round, prompt, sample) that fixes its initial noise, whatever
+else is generated beside it.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -18,13 +18,14 @@ from capo import runtime
 from capo.diffusion import load_family
 from capo.progress import progress, say
 from capo.prompts import Prompt
-from capo.recipe import GenerateSection, Recipe
+from capo.recipe import GenerateSection, Recipe, StartSection
 from capo.seeds import initial_noise, stable_seed
 from capo.stages.batching import in_batches
 from capo.stages.finishing import Finisher
 from capo.stages.prompts import read_prompts
-from capo.stages.shard import Shard, latent_tensors
+from capo.stages.shard import Row, Shard, latent_tensors
 from capo.stages.space import Space, check_space, image_space
+from capo.stages.start import find_start
 from capo.workspace import Artefact, Run, WorkspaceError
 
 if TYPE_CHECKING:
@@ -35,23 +36,42 @@ if TYPE_CHECKING:
 
 UNCONDITIONAL = "unconditional.safetensors"
 
+Waves = Callable[[Shard], Iterable[list[tuple[int, int]]]]
+"""Of a shard, what is made one after the other: places of prompts in it, each with a sample's number."""
+
 
 def generate(recipe: Recipe, run: Run, artefact: Artefact) -> None:
-    """Fill `samples/` for all prompts of the run."""
+    """Fill `samples/` for all prompts of the run, in a further round by the policy it starts from."""
+    artefact.commit(make_samples(recipe, run, artefact))
+
+
+def make_samples(
+    recipe: Recipe, run: Run, artefact: Artefact, waves: Waves | None = None
+) -> dict[str, object]:
+    """Fill `samples/` without committing it; returns its summary, as of all samples of every prompt."""
     prompts = read_prompts(run)
     family = load_family(recipe.model, runtime.device(recipe.engine))
+    if recipe.start is not None:
+        recipe = _go_on(recipe, recipe.start, family)
     samples = recipe.generate.samples_per_prompt
     sample_images(
         recipe, family, prompts, artefact=artefact, folder="", samples=samples,
-        seed_key="sample", keep_latents=True, description="generate",
+        seed_key="sample", keep_latents=True, description="generate", waves=waves,
     )  # fmt: skip
-    artefact.commit(
-        {
-            "prompts": len(prompts),
-            "samples": len(prompts) * samples,
-            "truncated_prompts": sum(family.truncates([p.text for p in prompts])),
-        }
-    )
+    return {
+        "prompts": len(prompts),
+        "samples": len(prompts) * samples,
+        "truncated_prompts": sum(family.truncates([p.text for p in prompts])),
+    }
+
+
+def _go_on(recipe: Recipe, section: StartSection, family: "Family") -> Recipe:
+    """Turn `family` into the policy of the round before; the recipe, with the seed of this round."""
+    from capo.diffusion.policy import load_policy
+
+    start = find_start(recipe, section)
+    load_policy(family, start.policy.folder)
+    return recipe.model_copy(update={"seed": start.seed(recipe.seed)})
 
 
 def sample_images(
@@ -65,8 +85,12 @@ def sample_images(
     seed_key: str,
     keep_latents: bool,
     description: str,
+    waves: Waves | None = None,
 ) -> None:
     """Write `samples` images of each prompt into shards in `folder`, those that are not there yet.
+
+    Or fewer of some prompts, where `waves` says of a shard what to make next; each of them is made
+    before the next is asked for.
 
     The noise of an image is that of `stable_seed(seed_key, recipe.seed, prompt_id, sample)`.
     `keep_latents` keeps the latents too, and the conditioning: all that training reads. Raises
@@ -89,25 +113,31 @@ def sample_images(
 
         def write(shard: Shard) -> None:
             if keep_latents:
-                tensors = latent_tensors(shard.latents, family.dtype)
+                tensors = latent_tensors([shard.all_latents()], family.dtype)
                 artefact.write_tensors(latents_path(folder, shard.number), tensors)
             # The last of its files: the table says that the shard is complete.
             artefact.write_table(shard_path(folder, shard.number), shard.table())
 
+        key = seed_key, recipe.seed
         with Finisher(family, settings.image_format) as finisher:
             before: Shard | None = None  # sampled, with its last images being finished meanwhile
             for number, part in missing.items():
                 conditioning = family.encode([p.text for p in part])
                 if keep_latents:
                     artefact.write_tensors(conditioning_path(folder, number), conditioning)
-                keys = [(recipe.seed, p.prompt_id, sample) for p in part for sample in range(samples)]
-                shard = Shard(number, part, samples, [stable_seed(seed_key, *key) for key in keys])
-                given = conditioning, unconditional
-                for latents in _sample(family, shard, *given, settings, finisher.sampling):
-                    bar.advance(shard.add(latents, finisher.submit(latents)))
-                    if before is not None:
-                        write(before)
-                        before = None
+                shard, whole = Shard(number, part), 0
+                for wave in _all_at_once(shard, samples) if waves is None else waves(shard):
+                    rows = [Row(p, n, stable_seed(*key, part[p].prompt_id, n)) for p, n in wave]
+                    given = conditioning, unconditional
+                    for some, latents in _sample(family, rows, *given, settings, finisher.sampling):
+                        shard.add(some, latents, finisher.submit(latents))
+                        last = sum(row.sample == samples - 1 for row in some)
+                        bar.advance(last)
+                        whole += last
+                        if before is not None:
+                            write(before)
+                            before = None
+                bar.advance(len(part) - whole)
                 before = shard
             if before is not None:
                 write(before)
@@ -141,22 +171,26 @@ def _inside(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
+def _all_at_once(shard: Shard, samples: int) -> list[list[tuple[int, int]]]:
+    return [[(prompt, sample) for prompt in range(len(shard.prompts)) for sample in range(samples)]]
+
+
 def _sample(
     family: "Family",
-    shard: Shard,
+    rows: Sequence[Row],
     conditioning: "dict[str, Tensor]",
     unconditional: "dict[str, Tensor]",
     settings: GenerateSection,
     sampling: AbstractContextManager[object],
-) -> "Iterator[Tensor]":
-    """Latents [B, C, H, W] of the rows of a shard on the CPU, in batches across its prompts."""
+) -> "Iterator[tuple[Sequence[Row], Tensor]]":
+    """Rows of a shard with their latents [B, C, H, W] on the CPU, in batches across its prompts."""
     import torch
 
     shape = family.latent_shape(settings)
 
-    def sample(rows: range) -> "Tensor":
-        prompts = torch.tensor([row // shard.samples for row in rows])
-        noise = torch.stack([initial_noise(shard.seeds[row], shape) for row in rows])
+    def sample(batch: range) -> "Tensor":
+        prompts = torch.tensor([rows[n].prompt for n in batch])
+        noise = torch.stack([initial_noise(rows[n].seed, shape) for n in batch])
         given = {name: tensor[prompts] for name, tensor in conditioning.items()}
         with sampling:
             latents = family.sample(given, unconditional, noise, settings).cpu()
@@ -164,7 +198,10 @@ def _sample(
             raise ValueError("sampling gave latents that are not finite: model.dtype may be too narrow")
         return latents
 
-    return in_batches(len(shard.seeds), family, settings, sample)
+    made = 0
+    for latents in in_batches(len(rows), family, settings, sample):
+        yield rows[made : made + len(latents)], latents
+        made += len(latents)
 
 
 def _forecast(

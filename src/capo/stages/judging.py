@@ -12,19 +12,25 @@ from capo.shapes.scenes import SIZE
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from PIL import Image
 
     from capo.stages.measuring import Images
 
 
 def check_judgeable(recipe: Recipe, prompts: Sequence[Prompt]) -> None:
     """Raise `ValueError` for prompts that do not say what must be seen, when the recipe has a judge."""
-    unknown = [prompt.text for prompt in prompts if "include" not in prompt.metadata]
+    unknown = [prompt.text for prompt in prompts if not tells_what_to_see(prompt)]
     if recipe.evaluate.judge is not None and unknown:
         raise ValueError(
             f"evaluate.judge: {recipe.evaluate.judge} needs prompts that say what must be seen, as those "
             f"of shapes:test; {len(unknown)} of {recipe.evaluate.prompts.source} do not, the first being "
             f"{unknown[0]!r}"
         )
+
+
+def tells_what_to_see(prompt: Prompt) -> bool:
+    """Whether the judge can say of an image if it shows what `prompt` says."""
+    return "include" in prompt.metadata
 
 
 def check_size(recipe: Recipe, size: tuple[int, int], what: str) -> None:
@@ -43,17 +49,22 @@ def judgements(prompts: Sequence[Prompt], images: "Sequence[Images]") -> "pa.Tab
     """A row an image: model, prompt_id, sample, and whether it is correct."""
     import pyarrow as pa
 
-    from capo.shapes.judge import judge
-
-    metadata = {prompt.prompt_id: prompt.metadata for prompt in prompts}
     tables = []
     for each in images:
         with progress(f"judge: {each.model} images", len(each.shards), "shards") as bar:
             for shard in each.shards:
                 rows, decoded = each.read(shard)
-                keys = zip(decoded, rows["prompt_id"].to_pylist(), strict=True)
-                correct = [judge(np.asarray(image), metadata[prompt_id]) for image, prompt_id in keys]
+                correct = verdicts(prompts, rows, decoded)
                 columns = {"model": [each.model] * len(rows), "prompt_id": rows["prompt_id"]}
                 tables.append(pa.table(columns | {"sample": rows["sample"], "correct": correct}))
                 bar.advance()
     return pa.concat_tables(tables)
+
+
+def verdicts(prompts: Sequence[Prompt], rows: "pa.Table", images: "Sequence[Image.Image]") -> list[bool]:
+    """Whether each image, of the prompt of its row, is correct."""
+    from capo.shapes.judge import judge
+
+    metadata = {prompt.prompt_id: prompt.metadata for prompt in prompts}
+    keys = zip(images, rows["prompt_id"].to_pylist(), strict=True)
+    return [judge(np.asarray(image), metadata[prompt_id]) for image, prompt_id in keys]

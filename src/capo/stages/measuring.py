@@ -9,7 +9,6 @@ import gc
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,12 +17,12 @@ from capo import runtime
 from capo.progress import progress
 from capo.prompts import Prompt
 from capo.recipe import ImagesSection, Recipe, RewardSection
-from capo.rewards import load_reward
 from capo.stages.columns import score_matrix
 from capo.stages.contenders import Contender
 from capo.stages.generate import sample_images, shard_path
 from capo.stages.given import take_given
 from capo.stages.judging import check_size, judgements
+from capo.stages.rater import Rater
 from capo.stages.scores import decode_rows, finished, score_rows
 from capo.workspace import Artefact
 
@@ -111,11 +110,10 @@ class Images:
         return [name.removeprefix(self._folder) for name in names if name.endswith(".parquet")]
 
     def read(self, shard: str) -> "tuple[pa.Table, list[Image.Image]]":
-        """The shard's rows (prompt_id, sample) and its images."""
-        place = self._folder + shard
+        """The shard's rows (prompt_id, sample, image) and its images."""
+        rows = self._artefact.read_table(self._folder + shard, ["prompt_id", "sample", "image"])
         if shard in self._kept:
-            return self._artefact.read_table(place, ["prompt_id", "sample"]), self._kept[shard]
-        rows = self._artefact.read_table(place, ["prompt_id", "sample", "image"])
+            return rows, self._kept[shard]
         images = decode_rows(rows)
         size = sum(image.width * image.height * len(image.getbands()) for image in images)
         if self._bytes + size <= KEPT_BYTES:
@@ -165,7 +163,7 @@ def _score(
 
     texts = {prompt.prompt_id: prompt.text for prompt in prompts}
     total = len(images) * len(texts) * recipe.evaluate.samples_per_prompt
-    load = cache(lambda: load_reward(reward, runtime.device(recipe.engine)))
+    rater = Rater(reward, runtime.device(recipe.engine))
     with progress(f"evaluate: {reward.name}", total, "images") as bar:
         for each in images:
             whole = _scores_path(each.model, reward.name)
@@ -178,7 +176,8 @@ def _score(
                 rows = finished(artefact, part)
                 resumed = rows is not None
                 if rows is None:
-                    rows = score_rows(load(), *each.read(shard), texts, reward.batch_size)
+                    samples, decoded = each.read(shard)
+                    rows = score_rows(rater, samples, texts, decoded)
                     artefact.write_table(part, rows)
                 shards.append(rows)
                 bar.advance(len(rows), resumed=resumed)

@@ -57,7 +57,7 @@ def pair(recipe: Recipe, run: Run, artefact: Artefact) -> None:
             f"pairs.selection = {recipe.pairs.selection} of {', '.join(columns.names)}"
         )
     artefact.write_table("pairs.parquet", table)
-    artefact.commit(_summary(groups, columns.names))
+    artefact.commit(pairs_summary(groups, columns.names))
 
 
 def pair_samples(
@@ -71,8 +71,9 @@ def pair_samples(
     found, tables = [], []
     for group in groups:
         places = starts[group][:, None] + np.arange(columns.counts[group[0]])
-        found.append(make_pairs(columns.scores[places], columns.comparisons, select, weights))
-        tables.append(_table([columns.prompt_ids[row] for row in group], found[-1]))
+        pool = None if columns.pool is None else columns.pool[group]
+        found.append(make_pairs(columns.scores[places], columns.comparisons, select, weights, pool))
+        tables.append(pairs_table([columns.prompt_ids[row] for row in group], found[-1]))
     table = pa.concat_tables(tables)
     if len(groups) > 1:
         table = table.take(np.argsort(np.concatenate(groups)))
@@ -86,15 +87,19 @@ def make_pairs(
     comparisons: Sequence[Comparison],
     select: Callable[[Tensor], Selection],
     weights: Tensor,
+    pool: np.ndarray | None = None,
 ) -> Pairs:
     """Calibrate raw scores [P, N, L] reward by reward and select among the samples.
 
-    A sample without all L scores (NaN) is set aside: it meets no other sample and is in neither
-    set. A prompt with fewer than two left has no calibrated rewards. `select` gets calibrated
-    rewards [G, n, L]; `weights` [L] are those of the combined reward.
+    They are calibrated against the scores of `pool` [P, M, L], or among themselves when None. A sample
+    without all L scores (NaN) is set aside: it meets no other sample and is in neither set, and one of
+    the pool is met by none. A prompt with fewer than two left, or none in its pool, has no calibrated
+    rewards. `select` gets calibrated rewards [G, n, L]; `weights` [L] are those of the combined reward.
     """
     usable = np.isfinite(scores).all(axis=-1)
     counts = usable.sum(axis=-1)
+    met = np.zeros((len(scores), 1), dtype=bool) if pool is None else np.isfinite(pool).all(axis=-1)
+    sizes = met.sum(axis=-1)
     pairs = Pairs(
         calibrated=np.full(scores.shape, np.nan),
         combined=np.full(usable.shape, np.nan),
@@ -102,20 +107,33 @@ def make_pairs(
         rejected=np.zeros(usable.shape, dtype=bool),
         set_aside=~usable,
     )
-    for count in np.unique(counts[counts >= 2]):
-        rows = np.flatnonzero(counts == count)[:, None]
-        # The places of the usable samples, in order.
-        columns = np.argsort(~usable[rows[:, 0]], axis=-1, kind="stable")[:, :count]
+    paired = (counts >= 2) & ((sizes > 0) | (pool is None))
+    for count, size in np.unique(np.stack([counts, sizes])[:, paired], axis=1).T:
+        rows = np.flatnonzero(paired & (counts == count) & (sizes == size))[:, None]
+        columns = _first(usable[rows[:, 0]], count)
         raw = torch.from_numpy(scores[rows, columns])
-        rewards = torch.stack(
-            [calibrate(raw[..., i], comparison) for i, comparison in enumerate(comparisons)], dim=-1
-        )
+        reference = None if pool is None else torch.from_numpy(pool[rows, _first(met[rows[:, 0]], size)])
+        rewards = _calibrated(raw, comparisons, reference)
         selection = select(rewards)
         pairs.calibrated[rows, columns] = rewards
         pairs.combined[rows, columns] = combine(rewards, weights)
         pairs.chosen[rows, columns] = selection.chosen
         pairs.rejected[rows, columns] = selection.rejected
     return pairs
+
+
+def _first(there: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` places [G, count] that are set in each row of a mask, in order."""
+    return np.argsort(~there, axis=-1, kind="stable")[:, :count]
+
+
+def _calibrated(raw: Tensor, comparisons: Sequence[Comparison], pool: Tensor | None) -> Tensor:
+    """Scores [G, n, L] calibrated against those of `pool` [G, m, L], or among themselves."""
+    columns = [
+        calibrate(raw[..., i], comparison, None if pool is None else pool[..., i])
+        for i, comparison in enumerate(comparisons)
+    ]
+    return torch.stack(columns, dim=-1)
 
 
 def choice(recipe: Recipe) -> tuple[Callable[[Tensor], Selection], Tensor]:
@@ -135,7 +153,8 @@ def choice(recipe: Recipe) -> tuple[Callable[[Tensor], Selection], Tensor]:
     return lambda rewards: select_best_worst(rewards[..., only]), weights
 
 
-def _table(prompt_ids: list[str], pairs: Pairs) -> "pa.Table":
+def pairs_table(prompt_ids: list[str], pairs: Pairs) -> "pa.Table":
+    """The columns of `pairs.parquet`, a row a prompt."""
     import pyarrow as pa
 
     prompts, samples, rewards = pairs.calibrated.shape
@@ -169,7 +188,8 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
 
 
-def _summary(groups: Sequence[Pairs], names: Sequence[str]) -> dict[str, object]:
+def pairs_summary(groups: Sequence[Pairs], names: Sequence[str]) -> dict[str, object]:
+    """What the manifest says of the pairs."""
     chosen = np.concatenate([pairs.chosen.sum(axis=1) for pairs in groups])
     rejected = np.concatenate([pairs.rejected.sum(axis=1) for pairs in groups])
     dropped = np.concatenate([np.isnan(pairs.combined).all(axis=1) for pairs in groups])

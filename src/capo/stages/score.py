@@ -18,7 +18,9 @@ from capo.recipe import Recipe, RewardSection
 from capo.rewards import SHIPPED, Scored
 from capo.rewards.protocol import MemoryShortError
 from capo.stages.prompts import read_prompts
-from capo.stages.scorer import Scorer, Shard
+from capo.stages.rater import Shard
+from capo.stages.scorer import Scorer
+from capo.stages.shard import kept_columns
 from capo.training.prefetch import prefetched
 from capo.workspace import Artefact, Run
 
@@ -90,11 +92,11 @@ def _pass(samples: Artefact, texts: Mapping[str, str], scorers: Sequence[Scorer]
     with ExitStack() as stack:
         bars = [stack.enter_context(progress(f"score {s.section.name}", total, "images")) for s in scorers]
         prepare = partial(_prepare, samples, texts, scorers)
-        for shard, found in stack.enter_context(prefetched(prepare, names, ahead=1)):
+        for name, shard, found in stack.enter_context(prefetched(prepare, names, ahead=1)):
             for scorer, bar, each in zip(scorers, bars, found, strict=True):
                 if isinstance(each, list):
                     assert shard is not None
-                    scorer.score(shard, each)
+                    scorer.score(name, shard, each)
                 else:
                     scorer.take(each)
                 bar.advance(len(each), resumed=not isinstance(each, list) or None not in each)
@@ -107,14 +109,15 @@ def _pass(samples: Artefact, texts: Mapping[str, str], scorers: Sequence[Scorer]
 
 def _prepare(
     samples: Artefact, texts: Mapping[str, str], scorers: Sequence[Scorer], name: str
-) -> "tuple[Shard | None, list[pa.Table | list[Scored | None]]]":
-    """A shard, and for each reward its scores that are there, or what earlier runs knew, row by row."""
+) -> "tuple[str, Shard | None, list[pa.Table | list[Scored | None]]]":
+    """A shard, its name first; for each reward its scores, or row by row what earlier runs knew."""
     there = [scorer.finished(name) for scorer in scorers]
     if all(table is not None for table in there):
-        return None, list(there)
-    rows = samples.read_table(name, columns=["prompt_id", "sample", "image"])
-    shard = Shard(name, rows, [texts[prompt_id] for prompt_id in rows["prompt_id"].to_pylist()])
+        return name, None, list(there)
+    kept = kept_columns(scorer.section.name for scorer in scorers)
+    rows = samples.read_table(name, columns=["prompt_id", "sample", "image", *kept])
+    shard = Shard(rows, [texts[prompt_id] for prompt_id in rows["prompt_id"].to_pylist()])
     found = [s.known(shard) if table is None else table for s, table in zip(scorers, there, strict=True)]
     if any(isinstance(each, list) and None in each for each in found):
         _ = shard.images  # decoded here, while the shard before is scored
-    return shard, found
+    return name, shard, found

@@ -2,10 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,59 +11,24 @@ from capo import runtime
 from capo.progress import say
 from capo.recipe import Recipe, RewardSection
 from capo.rewards import (
-    Reward,
     RewardError,
     Scored,
     build_comparison,
     declared_comparison,
     describe_comparison,
-    load_reward,
     refuse_negative,
-    score_images,
 )
-from capo.rewards.cache import open_cache, score_key
-from capo.rewards.images import decode_image
-from capo.rewards.protocol import MemoryShortError
-from capo.rewards.scoring import out_of_memory
-from capo.stages.scores import check_missing, finished, image_files, score_table, score_values
+from capo.stages.rater import Rater, Shard
+from capo.stages.scores import check_missing, finished, score_table, score_values
+from capo.stages.shard import kept_scores
 from capo.workspace import Artefact
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from PIL import Image
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A file of samples, read: what all rewards score together."""
-
-    name: str
-    rows: "pa.Table"
-    """prompt_id, sample and image"""
-    prompts: list[str]
-    """One a row."""
-
-    @cached_property
-    def files(self) -> list[bytes]:
-        return image_files(self.rows)
-
-    @cached_property
-    def keys(self) -> list[bytes]:
-        """What the score cache knows each image with its prompt by."""
-        return [score_key(*pair) for pair in zip(self.files, self.prompts, strict=True)]
-
-    @cached_property
-    def images(self) -> "list[Image.Image]":
-        """Decoded once, whoever asks, by as many threads as there are cores."""
-        with ThreadPoolExecutor() as pool:
-            return list(pool.map(decode_image, self.files))
 
 
 class Scorer:
-    """A reward, its artefact, and what it has come to so far.
-
-    Its model is loaded when the first score is asked of it, so never when all are known.
-    """
+    """A reward, its artefact, and what it has come to so far."""
 
     def __init__(
         self, recipe: Recipe, artefact: Artefact, section: RewardSection, texts: Mapping[str, str], total: int
@@ -77,8 +39,7 @@ class Scorer:
         self._recipe, self._artefact, self._texts, self._total = recipe, artefact, texts, total
         # What calibration would refuse later is refused here, before hours of scoring.
         self._comparison = build_comparison(section) if section.use == "train" else None
-        self._cache = open_cache(section, runtime.device_name(recipe.engine))
-        self._model: Reward | None = None
+        self._rater = Rater(section, runtime.device(recipe.engine))
         self._values: list[np.ndarray] = []
         self._gappy: list[pa.Table] = []
         self._truncated: set[str] = set()
@@ -89,21 +50,19 @@ class Scorer:
         return finished(self._artefact, name)
 
     def known(self, shard: Shard) -> list[Scored | None]:
-        """What earlier runs found of a shard, row by row."""
-        return self._cache.find(shard.keys) if self._cache else [None] * len(shard.prompts)
+        """What earlier runs found of a shard, or was found while it was made, row by row."""
+        kept = kept_scores(shard.rows, self.section.name)
+        if None not in kept:
+            return kept
+        return [own or other for own, other in zip(kept, self._rater.known(shard), strict=True)]
 
-    def score(self, shard: Shard, known: Sequence[Scored | None]) -> None:
-        """Write the scores of a shard, of which `known` ones are not made again."""
+    def score(self, name: str, shard: Shard, known: Sequence[Scored | None]) -> None:
+        """Write the scores of a shard to the file `name`; `known` ones are not made again."""
         with self._clocked():
-            rows = [row for row, scored in enumerate(known) if scored is None]
-            made = self._made(shard, rows) if rows else []
-            fresh = dict(zip(rows, made, strict=True))
-            table = score_table(shard.rows, [each or fresh[row] for row, each in enumerate(known)])
+            table = score_table(shard.rows, self._rater.score(shard, known))
             keys = table["prompt_id"], table["sample"]
             refuse_negative(self.section.name, self._comparison, score_values(table), *keys)
-            if self._cache and made:
-                self._cache.keep([shard.keys[row] for row in rows], made)
-            self._artefact.write_table(shard.name, table)
+            self._artefact.write_table(name, table)
         self.take(table)
 
     def take(self, table: "pa.Table") -> None:
@@ -118,11 +77,11 @@ class Scorer:
 
     def release(self) -> None:
         """Let go of the model."""
-        self._model = None
+        self._rater.release()
 
     def restart(self) -> None:
         """Without its model, from the first shard on; those that are written are only counted again."""
-        self._model = None
+        self.release()
         self._values, self._gappy, self._truncated = [], [], set()
 
     def commit(self) -> None:
@@ -146,22 +105,6 @@ class Scorer:
                 f"{len(self._texts)} prompts, which are longer than it takes"
             )
         self._artefact.commit(summary)
-
-    def _made(self, shard: Shard, rows: Sequence[int]) -> list[Scored]:
-        images, prompts = [shard.images[row] for row in rows], [shard.prompts[row] for row in rows]
-        return score_images(self._loaded(), images, prompts, self.section.batch_size)
-
-    def _loaded(self) -> Reward:
-        if self._model is None:
-            try:
-                self._model = load_reward(self.section, runtime.device(self._recipe.engine))
-            except Exception as error:
-                if not out_of_memory(error):
-                    raise
-                raise MemoryShortError(
-                    f"reward {self.section.name!r}: its model does not fit into the device's memory"
-                ) from error
-        return self._model
 
     @contextmanager
     def _clocked(self) -> Iterator[None]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from capo.rewards import Reward, RewardError, Scored, score_images
+from capo.rewards import RewardError, Scored
 from capo.rewards.images import decode_image
+from capo.stages.rater import Rater, Shard, image_files
 from capo.workspace import Artefact
 
 if TYPE_CHECKING:
@@ -35,26 +36,17 @@ def finished(artefact: Artefact, name: str) -> "pa.Table | None":
     return None if table["score"].null_count else table
 
 
-def image_files(rows: "pa.Table") -> list[bytes]:
-    """The image files of a table of samples."""
-    return rows["image"].combine_chunks().field("bytes").to_pylist()
-
-
 def decode_rows(rows: "pa.Table") -> "list[Image.Image]":
     """The images of a table of samples."""
     return [decode_image(data) for data in image_files(rows)]
 
 
 def score_rows(
-    reward: Reward,
-    rows: "pa.Table",
-    images: "list[Image.Image]",
-    texts: Mapping[str, str],
-    batch_size: int,
+    rater: Rater, rows: "pa.Table", texts: Mapping[str, str], decoded: "list[Image.Image] | None" = None
 ) -> "pa.Table":
-    """The scores of `images`, whose keys are `rows`."""
+    """The scores of a table of samples, whose images may be `decoded` already."""
     prompts = [texts[prompt_id] for prompt_id in rows["prompt_id"].to_pylist()]
-    return score_table(rows, score_images(reward, images, prompts, batch_size))
+    return score_table(rows, rater.score(Shard(rows, prompts, decoded)))
 
 
 def score_table(rows: "pa.Table", scored: Sequence[Scored]) -> "pa.Table":

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from capo import durable
 from capo.diffusion.saved import RECORD, SavedPolicy, find_policy
 from capo.manifest import pretty
+from capo.merging.card import soup_card
 from capo.recipe import ModelSection
 
 KEPT = ("base", "model", "adaptation")
@@ -132,9 +133,10 @@ class _Merge:
 
     def _write_record(self, folder: Path, described: dict[str, Any]) -> None:
         sources = [{"folder": str(p.folder), "identity": p.identity} for p in self._policies]
-        kept = {name: self._first[name] for name in KEPT}
-        text = pretty({**kept, "soup": {**described, "policies": sources}})
-        (folder / RECORD).write_text(text, encoding="utf-8")
+        kept = {name: self._first[name] for name in (*KEPT, "left_out") if name in self._first}
+        record = {**kept, "soup": {**described, "policies": sources}}
+        (folder / RECORD).write_text(pretty(record), encoding="utf-8")
+        (folder / "README.md").write_text(soup_card(record), encoding="utf-8")
 
 
 def _check(policies: Sequence[SavedPolicy], settings: SoupSettings) -> None:

@@ -15,13 +15,14 @@ from capo.diffusion.policy import Policy
 from capo.progress import say
 from capo.recipe import Recipe
 from capo.stages.space import size
+from capo.stages.start import Start, find_start
 from capo.stages.validation import Validation
 from capo.training.batches import Batch, Batches
 from capo.training.card import model_card
 from capo.training.checkpoint import Checkpoints
 from capo.training.data import PromptPairs, Samples, read_pairs
 from capo.training.group import Group
-from capo.training.log import Board, Log, Row, best_row
+from capo.training.log import Board, Log, best_row
 from capo.training.loop import Loop
 from capo.training.rollback import RollBacks
 from capo.training.step import Trainer
@@ -40,12 +41,14 @@ def train(recipe: Recipe, run: Run, artefact: Artefact) -> None:
     prompts, counts = read_pairs(run.artefact("pairs"), least_margin(recipe))
     if counts.dropped:
         say(f"train: {counts.dropped} prompts dropped, whose pairs all have too small a margin")
-    make_batch = _batches(recipe, run, family, prompts)
-    policy = Policy(family, section, recipe.seed)
+    before = None if recipe.start is None else find_start(recipe, recipe.start)
+    make_batch = _batches(recipe, run, family, prompts, before)
+    policy = _policy(recipe, family, before)
     trainer = Trainer(family, policy, section)
     reference = {
         "checkpoint": checkpoint_identity(recipe.model.checkpoint, recipe.model.revision),
         "weights": policy.reference_digest(),
+        **({} if before is None else {"start": before.policy.identity}),
     }
     checkpoints = Checkpoints(artefact, trainer, reference)
     start = checkpoints.restore()
@@ -58,16 +61,19 @@ def train(recipe: Recipe, run: Run, artefact: Artefact) -> None:
         metrics=Log(artefact, "metrics.jsonl", board),
         validations=Log(artefact, "validation.jsonl", board),
         roll_backs=RollBacks(artefact),
-        validate=_validation(recipe, family, policy, artefact),
+        validate=None
+        if section.validation_prompts is None
+        else Validation(recipe, run, family, artefact).run,
     )
     group.wait()  # until all have read what the leading process will now change
     last = loop.run(start)
     if board is not None:
         board.close()
-    best = _export(recipe, run, artefact, loop, last, reference, family.left_out)
+    told = {} if before is None else {"round": before.round}
+    best = _export(recipe, run, artefact, loop, last, reference, family.left_out, told)
     loop.prune()
     ended = {} if loop.ended is None else {"ended": loop.ended}
-    summary = {"steps": last, **best, "roll_backs": len(loop.roll_backs), **ended}
+    summary = {"steps": last, **best, **told, "roll_backs": len(loop.roll_backs), **ended}
     plain = {"left_out": family.left_out, "sampler": family.process.sampler_changes(recipe.generate)}
     artefact.commit({**summary, "prompts": asdict(counts), "plain_diffusers": plain})
 
@@ -79,23 +85,25 @@ def least_margin(recipe: Recipe) -> float | None:
     return None if recipe.train.objective == "capo" else 0.0
 
 
-def _batches(recipe: Recipe, run: Run, family: Family, prompts: list[PromptPairs]) -> Callable[[int], Batch]:
+def _policy(recipe: Recipe, family: Family, before: Start | None) -> Policy:
+    if before is None:
+        return Policy(family, recipe.train, recipe.seed)
+    return Policy(family, recipe.train, recipe.seed, before.policy.folder, before.reference)
+
+
+def _batches(
+    recipe: Recipe, run: Run, family: Family, prompts: list[PromptPairs], before: Start | None
+) -> Callable[[int], Batch]:
     """From a step to its batch; says what that reads."""
     samples = Samples(run.artefact("samples"))
     latents, conditioning = samples.forecast(prompt.prompt_id for prompt in prompts)
     say(f"train: reads {size(latents)} of latents and {size(conditioning)} of conditioning from disk")
     share = Group().share(recipe.train.global_batch_size)
-    batches = Batches(prompts, samples, family.process, recipe.train, recipe.seed, share)
+    seed = recipe.seed if before is None else before.seed(recipe.seed)
+    batches = Batches(prompts, samples, family.process, recipe.train, seed, share)
     if family.device.type == "cuda":
         return lambda step: batches.batch(step).pinned()
     return batches.batch
-
-
-def _validation(
-    recipe: Recipe, family: Family, policy: Policy, artefact: Artefact
-) -> Callable[[int, int], Row] | None:
-    prompts = recipe.train.validation_prompts
-    return None if prompts is None else Validation(recipe, prompts, family, policy, artefact).run
 
 
 def _export(
@@ -106,6 +114,7 @@ def _export(
     last: int,
     reference: dict[str, str],
     left_out: list[str],
+    told: dict[str, int],
 ) -> dict[str, Any]:
     """Write the best policy to `best/`; returns its step and win-rate (None without validation)."""
     step = loop.best_step(last)
@@ -117,6 +126,8 @@ def _export(
         "win_rate": None if best is None else best["win_rate"],
         "base": reference["checkpoint"],
         "model": recipe.model.results(),
+        **({"left_out": left_out} if left_out else {}),
+        **told,
     }
     data = {name: run.artefact(name).digest for name in ("samples", "pairs")}
     if not Group().leads:

@@ -1,115 +1,184 @@
-"""Validation during training: win-rates of the policy over its base on fixed prompts and seeds.
+"""Validation: win-rates of a policy in training over its base, on fixed prompts and seeds.
 
-    train/validation/base/shard-*.parquet, scores/REWARD.parquet           made once
+    validation/base/shard-*.parquet, scores/REWARD.parquet                 an artefact, made once
     train/validation/step-000100/shard-*.parquet, scores/REWARD.parquet    of the policy at a step
     train/validation/step-000100-again-1/…                                 the same after a roll-back
 
 What is there is not made again, so an interrupted validation goes on where it stopped.
 """
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from capo import runtime
+from capo.diffusion import load_family
 from capo.diffusion.family import Family
-from capo.diffusion.policy import Policy
-from capo.method.winrate import standard_error
-from capo.prompts import load_prompts
-from capo.recipe import PromptsSection, Recipe, RewardSection
-from capo.rewards import load_reward
+from capo.diffusion.policy import widen
+from capo.prompts import Prompt, load_prompts
+from capo.recipe import Recipe, RewardSection
 from capo.stages.columns import score_matrix
-from capo.stages.estimates import prompt_win_rates
+from capo.stages.estimates import present, prompt_error, prompt_win_rates
 from capo.stages.generate import read_samples, sample_images
+from capo.stages.judging import check_size, tells_what_to_see, verdicts
+from capo.stages.rater import Rater
 from capo.stages.scores import decode_rows, score_rows
-from capo.workspace import Artefact
+from capo.workspace import Artefact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+KEYS = ["prompt_id", "sample", "image"]
+
+
+def validation(recipe: Recipe, run: Run, artefact: Artefact) -> None:
+    """Fill `validation/`: images of the base model and their scores, which no training has a part in."""
+    prompts = validation_prompts(recipe)
+    base = Shown(recipe, prompts, artefact, "base")
+    if not base.scored:
+        _sample_base(recipe, base)
+        gc.collect()  # the rewards may need the device's memory
+    samples = recipe.train.validation_samples
+    artefact.commit({"prompts": len(prompts), "samples_per_prompt": samples, "rewards": [*base.scores]})
+
+
+def validation_prompts(recipe: Recipe) -> list[Prompt]:
+    """Those of `train.validation_prompts`, which must be there."""
+    assert recipe.train.validation_prompts is not None
+    return load_prompts(recipe.train.validation_prompts, recipe.seed)
 
 
 class Validation:
     """Compares the policy with its base; `run(step)` gives the row for `validation.jsonl`."""
 
-    def __init__(
-        self, recipe: Recipe, prompts: PromptsSection, family: Family, policy: Policy, artefact: Artefact
-    ) -> None:
-        self.prompts = load_prompts(prompts, recipe.seed)
+    def __init__(self, recipe: Recipe, run: Run, family: Family, artefact: Artefact) -> None:
+        """`family` samples as the policy; `artefact` is where its images go."""
         self._recipe = recipe
         self._family = family
-        self._policy = policy
         self._artefact = artefact
+        self._prompts = validation_prompts(recipe)
+        self._base = Shown(recipe, self._prompts, run.artefact("validation"), "base")
 
     def run(self, step: int, roll_backs: int = 0) -> dict[str, Any]:
-        """`win_rate/REWARD` and `mean_reward/REWARD` by every reward, held-out ones included.
+        """`win_rate/REWARD`, its `standard_error/REWARD` and `mean_reward/REWARD` by every reward.
 
-        `win_rate` is the mean over the training rewards, what the best step is chosen by;
-        `held_out_win_rate` that over the held-out ones, with its standard error. Step 0 is the base
-        model against itself. A step that comes again after `roll_backs` is another policy.
+        `win_rate` is the mean over the training rewards, what the best step is chosen by, and
+        `held_out_win_rate` that over the held-out ones; `judge` and `judge_base` are the shares of
+        images found right. Standard errors are over prompts. Step 0 of a first round is the base against
+        itself. A step that comes again after `roll_backs` is another policy.
         """
-        base = self._scores("base", 0)
-        name = f"step-{step:06d}" + (f"-again-{roll_backs}" if roll_backs else "")
-        policy = base if step == 0 else self._scores(name, step)
-        rates = {name: prompt_win_rates(name, scores, base[name]) for name, scores in policy.items()}
+        at_base = step == 0 and self._recipe.start is None
+        policy = self._base if at_base else self._sampled(step, roll_backs)
+        base = self._base.scores
+        rates = {name: prompt_win_rates(name, scores, base[name]) for name, scores in policy.scores.items()}
         row: dict[str, Any] = {"step": step}
-        for name, scores in policy.items():
+        for name, scores in policy.scores.items():
             row[f"win_rate/{name}"] = float(np.nanmean(rates[name]))
+            row[f"standard_error/{name}"] = prompt_error(rates[name])
             row[f"mean_reward/{name}"] = float(np.nanmean(scores))
-        training = [row[f"win_rate/{reward.name}"] for reward in self._recipe.training_rewards]
-        row["win_rate"] = sum(training) / len(training)
+        names = [reward.name for reward in self._recipe.training_rewards]
+        row["win_rate"] = sum(row[f"win_rate/{name}"] for name in names) / len(names)
+        row["standard_error"] = prompt_error(np.mean([rates[name] for name in names], axis=0))
         held_out = [rates[reward.name] for reward in self._recipe.rewards if reward.use == "evaluate"]
-        return row | (_held_out(np.mean(held_out, axis=0)) if held_out else {})
+        row |= _held_out(np.mean(held_out, axis=0)) if held_out else {}
+        return row | (_judged(policy.right, self._base.right) if self._base.judged else {})
 
-    def _scores(self, model: str, step: int) -> Mapping[str, np.ndarray]:
-        """Each reward's scores [P, K] of the images of a model, made if need be."""
-        folder, rewards = f"validation/{model}", self._recipe.rewards
-        if not all(self._artefact.has(_scores_path(folder, reward)) for reward in rewards):
-            self._make_images(folder, step)
-        ids = [prompt.prompt_id for prompt in self.prompts]
-        samples = self._recipe.train.validation_samples
-        return {r.name: score_matrix(self._score(folder, r), ids, samples) for r in rewards}
+    def _sampled(self, step: int, roll_backs: int) -> "Shown":
+        again = f"-again-{roll_backs}" if roll_backs else ""
+        shown = Shown(self._recipe, self._prompts, self._artefact, f"validation/step-{step:06d}{again}")
+        if not shown.scored:
+            shown.sample(self._family, f"validate step {step}")
+        return shown
 
-    def _make_images(self, folder: str, step: int) -> None:
-        with self._policy.reference() if step == 0 else nullcontext():
-            sample_images(
-                self._recipe,
-                self._family,
-                self.prompts,
-                artefact=self._artefact,
-                folder=folder,
-                samples=self._recipe.train.validation_samples,
-                seed_key="validation",
-                keep_latents=False,
-                description=f"validate step {step}",
-            )
 
-    def _score(self, folder: str, reward: RewardSection) -> "pa.Table":
+@dataclass(frozen=True)
+class Shown:
+    """One model's images of P prompts, K of each, in a folder of an artefact, and what is said of them."""
+
+    recipe: Recipe
+    prompts: Sequence[Prompt]
+    artefact: Artefact
+    folder: str
+
+    @property
+    def scored(self) -> bool:
+        return all(self.artefact.has(self._place(reward)) for reward in self.recipe.rewards)
+
+    @property
+    def judged(self) -> bool:
+        return self.recipe.evaluate.judge is not None and all(map(tells_what_to_see, self.prompts))
+
+    @cached_property
+    def scores(self) -> Mapping[str, np.ndarray]:
+        """Each reward's scores [P, K], made if need be; NaN where one is missing."""
+        ids, samples = [prompt.prompt_id for prompt in self.prompts], self.recipe.train.validation_samples
+        return {r.name: score_matrix(self._score(r), ids, samples) for r in self.recipe.rewards}
+
+    @cached_property
+    def right(self) -> np.ndarray:
+        """The share of each prompt's images that the judge finds right [P]."""
+        shards = read_samples(self.artefact, self.folder, KEYS)
+        found = [verdict for rows in shards for verdict in verdicts(self.prompts, rows, decode_rows(rows))]
+        return np.reshape(found, (len(self.prompts), -1)).mean(axis=1)
+
+    def sample(self, family: Family, description: str) -> None:
+        """Make those images that are not there."""
+        if self.judged:
+            check_size(self.recipe, family.image_size(self.recipe.generate), "this model makes")
+        sample_images(
+            self.recipe,
+            family,
+            self.prompts,
+            artefact=self.artefact,
+            folder=self.folder,
+            samples=self.recipe.train.validation_samples,
+            seed_key="validation",
+            keep_latents=False,
+            description=description,
+        )
+
+    def _score(self, reward: RewardSection) -> "pa.Table":
         import pyarrow as pa
 
-        relative = _scores_path(folder, reward)
-        if not self._artefact.has(relative):
+        relative = self._place(reward)
+        if not self.artefact.has(relative):
             texts = {prompt.prompt_id: prompt.text for prompt in self.prompts}
             # Not kept for the next time: a large reward beside a model in training may not fit.
-            model = load_reward(reward, self._family.device)
-            tables = [
-                score_rows(model, rows, decode_rows(rows), texts, reward.batch_size)
-                for rows in read_samples(self._artefact, folder, ["prompt_id", "sample", "image"])
-            ]
-            self._artefact.write_table(relative, pa.concat_tables(tables))
-        return self._artefact.read_table(relative)
+            rater = Rater(reward, runtime.device(self.recipe.engine))
+            shards = read_samples(self.artefact, self.folder, KEYS)
+            tables = [score_rows(rater, rows, texts) for rows in shards]
+            self.artefact.write_table(relative, pa.concat_tables(tables))
+        return self.artefact.read_table(relative)
+
+    def _place(self, reward: RewardSection) -> str:
+        return f"{self.folder}/scores/{reward.name}.parquet"
 
 
-def _scores_path(folder: str, reward: RewardSection) -> str:
-    return f"{folder}/scores/{reward.name}.parquet"
+def _sample_base(recipe: Recipe, base: Shown) -> None:
+    family = load_family(recipe.model, runtime.device(recipe.engine))
+    widen(family, recipe.train)  # the policy is sampled so, and is to differ by what it learned alone
+    base.sample(family, "validate the base")
 
 
 def _held_out(rates: np.ndarray) -> dict[str, float | None]:
     """Of the win-rates [P] by the held-out rewards together; prompts without one are left out."""
-    present = torch.from_numpy(rates[np.isfinite(rates)])
-    error = standard_error(present) if len(present) > 1 else None
+    known = torch.from_numpy(present(rates))
     return {
-        "held_out_win_rate": float(present.mean()) if len(present) else None,
-        "held_out_standard_error": error,
+        "held_out_win_rate": float(known.mean()) if len(known) else None,
+        "held_out_standard_error": prompt_error(rates),
+    }
+
+
+def _judged(policy: np.ndarray, base: np.ndarray) -> dict[str, float | None]:
+    """Of the shares of images found right [P]."""
+    return {
+        "judge": float(policy.mean()),
+        "judge_base": float(base.mean()),
+        "judge_difference": float((policy - base).mean()),
+        "judge_standard_error": prompt_error(policy - base),
     }

@@ -1,21 +1,12 @@
-"""The model card of a policy: what the Hub shows of it, and all that made it."""
+"""The model card of a trained policy: what the Hub shows of it, and all that made it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from capo.diffusion.model_card import base_name, card, kind, loading, plain
 from capo.recipe import Recipe
 from capo.training.log import Row
-
-LOADING = {
-    "lora": """\
-pipeline = DiffusionPipeline.from_pretrained({base!r}{parts})
-pipeline.load_lora_weights("THIS FOLDER")""",
-    "full": """\
-pipeline = DiffusionPipeline.from_pretrained("THIS FOLDER"{parts})""",
-}
 
 
 def model_card(
@@ -31,24 +22,13 @@ def model_card(
     `validation` is the row of `step`, `reference` what the policy was compared with, `data` the
     digests of the artefacts it was trained on, and `left_out` the parts that the pipeline does without.
     """
-    train = recipe.train
-    parts = "".join(f", {name}=None" for name in left_out)
-    kind = "A LoRA adapter for" if train.adaptation == "lora" else "A full fine-tune of"
-    return f"""\
----
-{_plain(_front_matter(recipe))}---
-
-# {recipe.name}
-
-{kind} `{_base(recipe)}`, aligned with {_listed([r.name for r in recipe.training_rewards])} by
+    model, train = recipe.model, recipe.train
+    text = f"""\
+{kind(model, train.adaptation)}, aligned with {_listed([r.name for r in recipe.training_rewards])} by
 the `{train.objective}` objective of Calibrated Multi-Preference Optimization. These are the weights
 of step {step}.
 
-```python
-from diffusers import DiffusionPipeline
-
-{LOADING[train.adaptation].format(base=_base(recipe), parts=parts)}
-```
+{loading(model, train.adaptation, left_out)}
 
 ## Validation
 
@@ -57,38 +37,14 @@ from diffusers import DiffusionPipeline
 ## Made from
 
 ```yaml
-{_plain({"reference": dict(reference), "data": dict(data)})}```
+{plain({"reference": dict(reference), "data": dict(data)})}```
 
 ## Recipe
 
 ```yaml
-{_plain(_results(recipe))}```
+{plain(_results(recipe))}```
 """
-
-
-def _front_matter(recipe: Recipe) -> dict[str, Any]:
-    lora = recipe.train.adaptation == "lora"
-    values: dict[str, Any] = {
-        "library_name": "diffusers",
-        "pipeline_tag": "text-to-image",
-        "tags": ["text-to-image", "diffusers", "capo", *(["lora", "template:sd-lora"] if lora else [])],
-    }
-    if _on_hub(recipe):
-        relation = "adapter" if lora else "finetune"
-        values |= {"base_model": recipe.model.checkpoint, "base_model_relation": relation}
-    if lora:
-        values["instance_prompt"] = None  # no word brings it out: it works on every prompt
-    return values
-
-
-def _on_hub(recipe: Recipe) -> bool:
-    """Whether the base is a Hub id: only those may be named in the front matter."""
-    return recipe.model.checkpoint.count("/") == 1 and not Path(recipe.model.checkpoint).exists()
-
-
-def _base(recipe: Recipe) -> str:
-    """The base by name: where a directory lies says nothing elsewhere."""
-    return recipe.model.checkpoint if _on_hub(recipe) else Path(recipe.model.checkpoint).name
+    return card(recipe.name, model, train.adaptation, [], text)
 
 
 def _table(validation: Row) -> str:
@@ -107,7 +63,7 @@ def _results(recipe: Recipe) -> dict[str, Any]:
     sections = ("model", "generate", "pairs", "train")
     values: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
     values |= {name: getattr(recipe, name).results() for name in sections}
-    values["model"]["checkpoint"] = _base(recipe)
+    values["model"]["checkpoint"] = base_name(recipe.model)
     values["prompts"] = recipe.prompts.results() | {"source": Path(recipe.prompts.source).name}
     if recipe.train.validation_prompts is not None:
         source = Path(recipe.train.validation_prompts.source).name
@@ -117,7 +73,3 @@ def _results(recipe: Recipe) -> dict[str, Any]:
 
 def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _plain(values: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)

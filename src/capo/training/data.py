@@ -43,7 +43,7 @@ def read_pairs(artefact: Artefact, min_margin: float | None) -> tuple[list[Promp
 
     Raises `WorkspaceError` when no prompt is left.
     """
-    columns = ["prompt_id", "chosen", "rejected", "combined"]
+    columns = ["prompt_id", "chosen", "rejected", "combined", "compared"]
     prompts, no_pair, dropped = [], 0, 0
     for row in artefact.read_table("pairs.parquet", columns).to_pylist():
         combined = torch.tensor(
@@ -51,6 +51,9 @@ def read_pairs(artefact: Artefact, min_margin: float | None) -> tuple[list[Promp
         )
         chosen, rejected = (_mask(row[side], len(combined)) for side in ("chosen", "rejected"))
         allowed = allowed_pairs(chosen, rejected, combined, min_margin)
+        if "compared" in row:  # only what was compared, not all chosen with all rejected samples
+            told = torch.tensor(row["compared"], dtype=torch.int64).reshape(-1, 2)
+            allowed = allowed[(allowed[:, None] == told).all(dim=-1).any(dim=-1)]
         if len(allowed):
             prompts.append(PromptPairs(row["prompt_id"], allowed, combined))
         elif chosen.any():

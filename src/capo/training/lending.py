@@ -5,7 +5,7 @@ whenever the leading one is about to, it tells the others with what, and they ru
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -24,42 +24,35 @@ def led(group: Group, family: Family, policy: Policy, make: Callable[[], T]) -> 
     if not policy.spread:
         return group.told(make)
     if not group.leads:
-        _lend(group, family, policy)
+        _lend(group, family)
         return group.told(make)
-    with _announced(group, family.device.type, policy):
+    with _announced(group, family):
         made = make()
     group.told(lambda: None)
     return group.told(lambda: made)
 
 
 @contextmanager
-def _announced(group: Group, kind: str, policy: Policy) -> Iterator[None]:
+def _announced(group: Group, family: Family) -> Iterator[None]:
     """Within, the others are told of every forward pass before it begins."""
+    kind = family.device.type
 
     def announce(module: nn.Module, args: Any, kwargs: Any) -> None:
-        group.told(lambda: (policy.referring, _autocast(kind), *_moved((args, kwargs), "cpu")))
+        group.told(lambda: (_autocast(kind), *_moved((args, kwargs), "cpu")))
 
     # First of all hooks: FSDP's own asks the others for their parts.
-    handles = [
-        network.register_forward_pre_hook(announce, prepend=True, with_kwargs=True)
-        for network in policy.networks()
-    ]
+    handle = family.denoiser.register_forward_pre_hook(announce, prepend=True, with_kwargs=True)
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
 
 
-def _lend(group: Group, family: Family, policy: Policy) -> None:
+def _lend(group: Group, family: Family) -> None:
     kind = family.device.type
     while (call := group.told(_listen)) is not None:
-        referring, dtype, args, kwargs = _moved(call, family.device)
-        with (
-            torch.no_grad(),
-            torch.autocast(kind, dtype, enabled=dtype is not None),
-            policy.reference() if referring else nullcontext(),
-        ):
+        dtype, args, kwargs = _moved(call, family.device)
+        with torch.no_grad(), torch.autocast(kind, dtype, enabled=dtype is not None):
             family.denoiser(*args, **kwargs)
 
 

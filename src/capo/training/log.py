@@ -7,7 +7,7 @@ from typing import Any
 from capo.workspace import Artefact
 
 Row = dict[str, Any]
-"""`step` and numbers by name."""
+"""`step` and numbers by name, None where there is none."""
 
 
 class Log:
@@ -49,7 +49,7 @@ class Board:
 
     def add(self, row: Row) -> None:
         for name, value in row.items():
-            if name != "step":
+            if name != "step" and value is not None:
                 self._writer.add_scalar(name, value, row["step"])
 
     def close(self) -> None:

@@ -34,11 +34,12 @@ class Loop:
     """Why training ended before its last step; None when it did not."""
     _unread: list[Outcome] = field(default_factory=list)
     """Steps that the device may still be at."""
+    _warned: bool = False
 
     def run(self, start: int) -> int:
         """Go on from the state of step `start` (0: the base model); returns the last step.
 
-        Raises `TrainingDiverged` when it does and is not to roll back, or has too often.
+        Raises `TrainingDiverged` when it does and is neither to go on nor to roll back, or has too often.
         """
         with progress("train", self.section.steps, "steps") as bar:
             while True:
@@ -86,7 +87,18 @@ class Loop:
             if self._logs(row["step"]):
                 self.metrics.add(row)
                 bar.note(f"loss {row['loss']:.4f}")
-                self._watch.see(row)
+                self._look(row)
+
+    def _look(self, row: Row) -> None:
+        """Watch for divergence; where it is only to be told, it is told once."""
+        try:
+            self._watch.see(row)
+        except TrainingDiverged as error:
+            if self.section.on_divergence != "warn":
+                raise
+            if not self._warned:
+                say(f"train: {error}; going on, as train.on_divergence says")
+            self._warned = True
 
     def _save(self, step: int, bar: Bar) -> None:
         if step % self.section.checkpoint_every == 0 or self._validates(step):
@@ -116,7 +128,7 @@ class Loop:
     def _roll_back(self, error: TrainingDiverged) -> int:
         """Take over the newest healthy state; returns its step, or raises `error` again."""
         self.metrics.flush()
-        if self.section.on_divergence == "stop":
+        if self.section.on_divergence != "roll-back":
             raise error
         if len(self.roll_backs) == LIMIT:
             raise TrainingDiverged(f"{error} (after {LIMIT} roll-backs)") from error

@@ -13,7 +13,8 @@ capo starts the program and speaks with it in lines of JSON, one question and on
     {"id": 1, "images": [{"png": base64}, …], "prompts": […]}   {"id": 1, "scores": [0.5, null, …]}
 
 An answer may have `errors`, null or the reason for each image, or `error`, when there are no
-scores at all. The program ends when its input does.
+scores at all; and `truncated`, whether only the beginning of each prompt was read. The program ends
+when its input does.
 """
 
 import base64
@@ -30,9 +31,12 @@ from typing import Any
 PROTOCOL = 1
 
 Score = Callable[[list[Any], list[str]], Iterable[Any]]
+Truncated = Callable[[list[str]], Iterable[bool]]
 
 
-def serve_stdio(score: Score, comparison: "str | dict[str, Any] | None" = None) -> None:
+def serve_stdio(
+    score: Score, comparison: "str | dict[str, Any] | None" = None, truncated: "Truncated | None" = None
+) -> None:
     """Answer on stdout what is asked on stdin, until it ends.
 
     Args:
@@ -40,6 +44,8 @@ def serve_stdio(score: Score, comparison: "str | dict[str, Any] | None" = None) 
             for each, higher is better, or None where there is none.
         comparison: how two scores compare: `bradley-terry`, `power-ratio`, `threshold`, a table as
             `{"comparison": "bradley-terry", "temperature": 0.1}`, or None when the recipe says it.
+        truncated: takes the list of prompts; returns for each whether it is longer than what `score`
+            reads of it. None when that is not known.
     """
     # What the function and its libraries print must not get among the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -49,18 +55,20 @@ def serve_stdio(score: Score, comparison: "str | dict[str, Any] | None" = None) 
         if "protocol" in question:
             answer = {"protocol": PROTOCOL, "comparison": comparison}
         else:
-            answer = _answer(score, question)
+            answer = _answer(score, truncated, question)
         answers.write(json.dumps(answer, allow_nan=False) + "\n")
         answers.flush()
 
 
-def _answer(score: Score, question: dict[str, Any]) -> dict[str, Any]:
+def _answer(score: Score, truncated: "Truncated | None", question: dict[str, Any]) -> dict[str, Any]:
     try:
         images = [_decode(image) for image in question["images"]]
-        scores = [_number(each) for each in score(images, question["prompts"])]
+        told: dict[str, Any] = {"scores": [_number(each) for each in score(images, question["prompts"])]}
+        if truncated is not None:
+            told["truncated"] = [bool(each) for each in truncated(question["prompts"])]
     except Exception as error:  # whatever it is, capo must be told
         return {"id": question["id"], "error": f"{type(error).__name__}: {error}"}
-    return {"id": question["id"], "scores": scores}
+    return {"id": question["id"], **told}
 
 
 def _decode(image: dict[str, str]) -> Any:
@@ -83,4 +91,4 @@ def _named(path: str) -> Any:
 
 if __name__ == "__main__":
     function = _named(sys.argv[1])
-    serve_stdio(function, getattr(function, "comparison", None))
+    serve_stdio(function, getattr(function, "comparison", None), getattr(function, "truncated", None))

@@ -97,7 +97,7 @@ def captions(
     """Scenes and the captions that a base model learns from, of contents of `splits` by their sizes."""
     rng = random.Random(f"captions/{seed}")
     sizes = [len(grammar(split)["color_attr"]) for split in splits]
-    drawn = rng.choices(splits, sizes, k=count) if len(splits) > 1 else splits * count
+    drawn = rng.choices(splits, sizes, k=count) if len(splits) > 1 else [splits[0]] * count
     specs = [random_spec(rng, split) for split in drawn]
     images = _draw([scene_of(spec, rng) for spec in specs], device)
     return Captioned(images, [(miscaption(spec, rng) if noisy else spec).text for spec in specs])

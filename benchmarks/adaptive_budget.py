@@ -1,0 +1,139 @@
+"""When a prompt has samples enough: rules that stop early, tried on runs with N samples of every prompt.
+
+    python benchmarks/adaptive_budget.py RUN...
+
+prints the table of docs/adaptive.md as Markdown, over the prompts of all RUNs, which have scores and equal
+settings. Nothing is sampled or written. A rule sees the first samples of a prompt; what it ends with is
+measured with the win-rates among all N.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from capo import load_recipe
+from capo.method.settled import is_settled
+from capo.stages.columns import Columns, read_columns
+from capo.stages.pair import Pairs, choice, make_pairs
+from capo.workspace import Run
+
+FIRST, STEP = 4, 4
+
+Rule = Callable[[int], np.ndarray]
+"""Whether each prompt [P] is settled with its first n samples."""
+
+
+def main(runs: Sequence[Path]) -> None:
+    torch.set_num_threads(1)
+    recipe = load_recipe(runs[0] / "recipe.yaml")
+    columns = [read_columns(recipe, Run(run)) for run in runs]
+    trial = Trial(columns, choice(recipe))
+    print(f"{trial.prompts} prompts of {len(runs)} runs, {trial.most} samples each\n")
+    head = ("rule", "images a prompt", "mean ΔR", "mean ΔR, fixed", "sets in common", "sets in common, fixed")
+    print("| " + " | ".join(head) + " |\n|---|" + "--:|" * (len(head) - 1))
+    for name, rule in rules(trial):
+        used = trial.used(rule)
+        images, quality = (
+            used.mean(),
+            [values[np.arange(trial.prompts), used].mean() for values in trial.measures],
+        )
+        fixed = [
+            np.interp(images, trial.counts, values[:, trial.counts].mean(axis=0)) for values in trial.measures
+        ]
+        numbers = (f"{value:.3f}" for pair in zip(quality, fixed, strict=True) for value in pair)
+        print(f"| {name} | {images:.1f} | " + " | ".join(numbers) + " |")
+
+
+class Trial:
+    """The scores of P prompts with N samples each, and their pairs when only the first n are there."""
+
+    def __init__(self, columns: Sequence[Columns], chosen_by: tuple) -> None:
+        parts = [c.scores.reshape(len(c.prompt_ids), -1, len(c.names)) for c in columns]
+        scores = np.concatenate(parts)
+        self.prompts, self.most, _ = scores.shape
+        self.counts = np.arange(2, self.most + 1)
+        comparisons = columns[0].comparisons
+        self.pairs = {int(n): make_pairs(scores[:, :n], comparisons, *chosen_by) for n in self.counts}
+        self.measures = [np.zeros((self.prompts, self.most + 1)) for _ in range(2)]
+        """Of each prompt and n: ΔR among all N averaged over the pairs (0 without); overlap of the sets."""
+        whole = self.pairs[self.most]
+        for n, pairs in self.pairs.items():
+            self.measures[0][:, n] = np.nan_to_num(difference(pairs, whole.combined[:, :n]))
+            self.measures[1][:, n] = (
+                overlap(pairs.chosen, whole.chosen) + overlap(pairs.rejected, whole.rejected)
+            ) / 2
+
+    def used(self, rule: Rule) -> np.ndarray:
+        """How many samples [P] each prompt gets."""
+        used, made = np.full(self.prompts, FIRST), FIRST
+        unsettled = np.ones(self.prompts, dtype=bool)
+        while made < self.most:
+            unsettled &= ~rule(made)
+            made += STEP
+            used[unsettled] = made
+        return used
+
+
+def rules(trial: Trial) -> Iterator[tuple[str, Rule]]:
+    for n in (4, 8, 12, trial.most):
+        yield f"{n} of each prompt", lambda made, n=n: np.full(trial.prompts, made >= n)
+    yield "sets unchanged by four more", lambda made: unchanged(trial.pairs, made)
+    for least in (0.02, 0.05):
+        yield (
+            f"best less worst grew by at most {least:g} with four more",
+            lambda made, least=least: growth(trial.pairs, made) <= least,
+        )
+    for least in (0.01, 0.02):
+        yield (
+            f"one more is expected to widen best less worst by less than {least:g}",
+            lambda made, least=least: expected_gain(trial.pairs[made].combined) < least,
+        )
+    for margin in (0.1, 0.15, 0.2, 0.25):
+        yield f"mean ΔR of {margin:g} or more", lambda made, margin=margin: clear(trial.pairs[made], margin)
+
+
+def clear(pairs: Pairs, margin: float) -> np.ndarray:
+    tensors = (torch.from_numpy(each) for each in (pairs.chosen, pairs.rejected, pairs.combined))
+    return is_settled(*tensors, margin).numpy()
+
+
+def unchanged(pairs: dict[int, Pairs], made: int) -> np.ndarray:
+    before = made - STEP
+    if before < 2:
+        return np.zeros(len(pairs[made].chosen), dtype=bool)
+    sides = [(pairs[made].chosen, pairs[before].chosen), (pairs[made].rejected, pairs[before].rejected)]
+    return np.all([(new == np.pad(old, ((0, 0), (0, STEP)))).all(axis=1) for new, old in sides], axis=0)
+
+
+def growth(pairs: dict[int, Pairs], made: int) -> np.ndarray:
+    """Of best less worst, by the samples made last."""
+    combined, before = pairs[made].combined, made - STEP
+    if before < 2:
+        return np.full(len(combined), np.inf)
+    return np.ptp(combined, axis=1) - np.ptp(combined[:, :before], axis=1)
+
+
+def expected_gain(combined: np.ndarray) -> np.ndarray:
+    """What the last of n samples added to best less worst, averaged over which of them came last."""
+    ordered = np.sort(combined, axis=1)
+    return (ordered[:, -1] - ordered[:, -2] + ordered[:, 1] - ordered[:, 0]) / combined.shape[1]
+
+
+def difference(pairs: Pairs, combined: np.ndarray) -> np.ndarray:
+    """ΔR averaged over every chosen with every rejected sample; NaN without a pair."""
+    with np.errstate(invalid="ignore"):
+        means = [(combined * side).sum(axis=1) / side.sum(axis=1) for side in (pairs.chosen, pairs.rejected)]
+    return means[0] - means[1]
+
+
+def overlap(some: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Samples in both sets over those in either."""
+    both = (some & whole[:, : some.shape[1]]).sum(axis=1)
+    return both / np.maximum(some.sum(axis=1) + whole.sum(axis=1) - both, 1)
+
+
+if __name__ == "__main__":
+    main([Path(run) for run in sys.argv[1:]])

@@ -1,0 +1,43 @@
+"""The model card of a soup: what was merged, how, and how to load it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from capo.diffusion.model_card import card, kind, loading, plain
+from capo.recipe import ModelSection
+
+
+def soup_card(record: Mapping[str, Any]) -> str:
+    """Markdown with the Hub's front matter, of what the soup's `capo.json` says."""
+    model, adaptation = ModelSection(**record["model"]), record["adaptation"]
+    merged = record["soup"]
+    how = {name: value for name, value in merged.items() if name not in ("policies", "weights")}
+    text = f"""\
+{kind(model, adaptation)}: a soup of {len(merged["policies"])} policies that were tuned from it by Calibrated
+Multi-Preference Optimization, merged without further training.
+
+{loading(model, adaptation, record.get("left_out", []))}
+
+## Merged
+
+{_table(merged["policies"], merged["weights"])}
+
+```yaml
+{plain(how)}```
+"""
+    return card("Soup", model, adaptation, ["merge"], text)
+
+
+def _table(policies: Sequence[Mapping[str, str]], weights: Sequence[float]) -> str:
+    """A row a policy: its name, its share of the weights, and the digest of its folder."""
+    rows = [
+        f"| {_name(Path(policy['folder']))} | {weight / sum(weights):.1%} | `{policy['identity']}` |"
+        for policy, weight in zip(policies, weights, strict=True)
+    ]
+    return "\n".join(["| policy | weight | contents |", "|---|---|---|", *rows])
+
+
+def _name(folder: Path) -> str:
+    """Of a run's `train/best` the run's; where folders lie says nothing elsewhere."""
+    return folder.parent.parent.name if folder.parts[-2:] == ("train", "best") else folder.name

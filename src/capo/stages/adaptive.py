@@ -1,0 +1,87 @@
+"""Samples where they are needed: a prompt gets more of them until its pairs are clear.
+
+The files are those of the generate stage. The images are among those that the full number would
+make; what of them was scored on the way is kept beside them, and not scored again.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from capo import runtime
+from capo.method.settled import is_settled
+from capo.recipe import Recipe
+from capo.rewards import Scored, build_comparison, refuse_negative
+from capo.stages import rater
+from capo.stages.generate import make_samples, read_samples
+from capo.stages.pair import choice, make_pairs
+from capo.stages.shard import Shard, sample_table
+from capo.workspace import Artefact, Run
+
+
+def adaptive(recipe: Recipe, run: Run, artefact: Artefact) -> None:
+    """Fill `samples/` with as many images of each prompt of the run as `generate.adaptive` asks for.
+
+    Raises as the score stage for a reward that cannot score.
+    """
+    summary = make_samples(recipe, run, artefact, _Waves(recipe))
+    shards = read_samples(artefact, columns=["prompt_id"])
+    counts = Counter(n for shard in shards for n in Counter(shard["prompt_id"].to_pylist()).values())
+    made = sum(samples * prompts for samples, prompts in counts.items())
+    by_samples = {str(samples): counts[samples] for samples in sorted(counts)}
+    most = summary["samples"]
+    artefact.commit(summary | {"samples": made, "samples_at_most": most, "prompts_by_samples": by_samples})
+
+
+class _Waves:
+    """What to make next of a shard: `first` samples of each prompt, then `step` more of the unsettled."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        assert recipe.generate.adaptive is not None
+        self._settings, self._most = recipe.generate.adaptive, recipe.generate.samples_per_prompt
+        device = runtime.device(recipe.engine)
+        self._raters = {s.name: rater.Rater(s, device) for s in recipe.training_rewards}
+        self._comparisons = [build_comparison(s) for s in recipe.training_rewards]
+        self._choice = choice(recipe)
+
+    def __call__(self, shard: Shard) -> Iterator[list[tuple[int, int]]]:
+        shard.scores = {name: [] for name in self._raters}
+        unsettled, made = np.arange(len(shard.prompts)), 0
+        scores = np.empty((len(unsettled), 0, len(self._raters)))
+        while len(unsettled) and made < self._most:
+            until = min(made + (self._settings.step if made else self._settings.first), self._most)
+            yield [(int(prompt), sample) for prompt in unsettled for sample in range(made, until)]
+            if until < self._most:
+                fresh = self._score(shard).reshape(len(unsettled), until - made, -1)
+                scores = np.concatenate([scores, fresh], axis=1)
+                settled = self._settled(scores)
+                unsettled, scores = unsettled[~settled], scores[~settled]
+            made = until
+
+    def _score(self, shard: Shard) -> np.ndarray:
+        """The scores [rows, L] of the rows that were not scored yet, NaN where missing."""
+        start = len(next(iter(shard.scores.values())))
+        rows = shard.rows[start:]
+        prompts = [shard.prompts[row.prompt] for row in rows]
+        keys = [prompt.prompt_id for prompt in prompts], [row.sample for row in rows]
+        wave = rater.Shard(sample_table({}, shard.files()[start:]), [prompt.text for prompt in prompts])
+        columns = []
+        for (name, each), comparison in zip(self._raters.items(), self._comparisons, strict=True):
+            scored = each.score(wave)
+            shard.scores[name] += scored
+            columns.append(_values(scored))
+            refuse_negative(name, comparison, columns[-1], *keys)
+        return np.stack(columns, axis=-1)
+
+    def _settled(self, scores: np.ndarray) -> np.ndarray:
+        """Which prompts [P], of scores [P, n, L], have pairs that are clear."""
+        pairs = make_pairs(scores, self._comparisons, *self._choice)
+        chosen, rejected = torch.from_numpy(pairs.chosen), torch.from_numpy(pairs.rejected)
+        combined = torch.from_numpy(pairs.combined)
+        return is_settled(chosen, rejected, combined, self._settings.margin).numpy()
+
+
+def _values(scored: list[Scored]) -> np.ndarray:
+    return np.array([np.nan if each.score is None else each.score for each in scored])

@@ -1,0 +1,139 @@
+"""Rows of a study that go on from other rows, on a tiny SDXL model."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+import tiny_training
+from capo.compare import StudyError, load_study
+from capo.compare.running import run_study
+from capo.compare.runs import runs_of
+from capo.recipe import dump_recipe
+from capo.reporting.templating import environment
+
+ROWS = [
+    {"name": "soup", "soup": ["once", "third"]},
+    {"name": "third", "start": "twice", "set": {"start.reference": "start"}},
+    {"name": "twice", "start": "once"},
+    {"name": "moved", "start": "once", "set": {"start.reference": "start"}},
+    {"name": "once"},
+]
+
+
+def study_file(folder, sdxl, rows):
+    train = {"steps": 2, "global_batch_size": 2, "validate_every": 1, "validation_samples": 1}
+    recipe = tiny_training.recipe(
+        folder,
+        sdxl,
+        train=train | {"validation_prompts": {"source": "shapes:validation", "count": 1}},
+        prompts={"source": "shapes:train", "count": 2},
+        generate={"samples_per_prompt": 3, "num_inference_steps": 1, "shard_prompts": 2},
+        evaluate={"prompts": {"source": "shapes:test", "count": 2}, "samples_per_prompt": 2},
+    )
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe))
+    study = {
+        "name": "tiny",
+        "title": "Tiny",
+        "recipe": str(folder / "recipe.yaml"),
+        "seeds": [0],
+        "rows": rows,
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    return folder / "study.yaml"
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory, sdxl):
+    return study_file(tmp_path_factory.mktemp("rounds"), sdxl, ROWS)
+
+
+@pytest.fixture(scope="module")
+def outcome(file):
+    return run_study(load_study(file), file.parent / "studies" / "tiny")
+
+
+def test_rounds_come_after_what_they_start_from_and_soups_last(file):
+    runs = runs_of(load_study(file), file.parent)
+    assert [run.row.name for run in runs] == ["once", "twice", "moved", "third", "soup"]
+    third = next(run for run in runs if run.row.name == "third")
+    assert third.trained.start.run == str(file.parent / "twice/seed-0")
+    assert third.before == (file.parent / "twice/seed-0", file.parent / "once/seed-0")
+    assert [run.state for run in runs] == ["missing"] * 5
+
+
+def test_a_round_goes_on_from_the_run_of_its_row(outcome, file):
+    assert outcome.failed == {}
+    records = {
+        row["name"]: json.loads((outcome.folder / row["name"] / "seed-0/train/best/capo.json").read_text())
+        for row in ROWS
+        if "soup" not in row
+    }
+    assert {name: record.get("round", 1) for name, record in records.items()} == {
+        "once": 1,
+        "twice": 2,
+        "moved": 2,
+        "third": 3,
+    }
+    twice, moved = (outcome.folder / row / "seed-0" for row in ("twice", "moved"))
+    for name in ("pool/red.parquet", "samples/shard-00000.parquet", "pairs.parquet"):
+        assert (twice / name).samefile(moved / name), "only their reference differs"
+    assert {run.state for run in runs_of(load_study(file), outcome.folder)} == {"done"}
+
+
+def test_what_a_round_costs_has_the_rounds_before_in_it(outcome):
+    rows = {row["name"]: row for row in outcome.results["rows"]}
+    seconds = rows["third"]["seeds"][0]["seconds"]
+    assert {"train", "twice: train", "once: train", "once: samples"} <= seconds.keys()
+    assert not any("evaluate" in name or "baseline" in name for name in seconds if ":" in name)
+    assert rows["third"]["seconds"] > sum(v for name, v in seconds.items() if ":" in name)
+
+
+def test_drift_is_compared_only_where_it_is_from_the_base(outcome):
+    assert set(outcome.results["equal_drift"]["rows"]) == {"once", "twice"}
+
+
+def test_pages_say_what_goes_on_from_what(outcome):
+    assert "goes on from once; start.reference=start" in (outcome.folder / "table.md").read_text()
+    page = (outcome.folder / "third/seed-0/report/index.html").read_text()
+    start = environment().filters["e"](str(outcome.folder / "twice/seed-0"))
+    assert f"3, goes on from {start}, trained against what it starts from" in page
+
+
+def test_a_round_whose_start_has_failed_fails_with_it(file, tmp_path, outcome):
+    values = yaml.safe_load(file.read_text())
+    impossible = {"pairs.min_margin": 1.0, "train.objective": "dpo"}
+    values["rows"] = [
+        {"name": "never", "set": impossible},
+        {"name": "then", "start": "never"},
+        {"name": "once"},
+    ]
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    found = run_study(load_study(tmp_path / "study.yaml"), outcome.folder.parent / "failing")
+    assert list(found.failed) == ["never, seed 0", "then, seed 0"]
+    assert "no run directory whose training is done" in found.failed["then, seed 0"]
+    shutil.rmtree(found.folder)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"name": "a"}, {"name": "b", "start": "c"}], "rows.b.start: no trained row 'c'"),
+        ([{"name": "a", "start": "b"}, {"name": "b", "start": "a"}], "rows.a.start: it comes back to itself"),
+        ([{"name": "a", "start": "a"}], "rows.a.start: it comes back to itself"),
+        (
+            [{"name": "a"}, {"name": "b"}, {"name": "s", "soup": ["a", "b"], "start": "a"}],
+            "rows.s.start: a soup is not trained",
+        ),
+        (
+            [{"name": "a"}, {"name": "b"}, {"name": "s", "soup": ["a", "b"]}, {"name": "c", "start": "s"}],
+            "rows.c.start: no trained row 's'",
+        ),
+        ([{"name": "a", "set": {"start.run": "x"}}], "set: start.run is given by the study"),
+        ([{"name": "a", "set": {"start.reference": "base"}}], "start.run: missing"),
+    ],
+)
+def test_starts_that_cannot_be_are_named(tmp_path, sdxl, rows, message):
+    with pytest.raises(StudyError, match=message):
+        load_study(study_file(tmp_path, sdxl, rows))

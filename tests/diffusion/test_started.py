@@ -1,0 +1,137 @@
+"""A policy that goes on from a saved one, measured against that one or against the base."""
+
+import pytest
+import torch
+
+from capo.diffusion import load_family
+from capo.diffusion.policy import Policy, load_policy
+from capo.recipe import ModelSection, TrainSection
+
+KINDS = {
+    "lora": {"adaptation": "lora", "lora_rank": 2, "lora_alpha": 6.0},
+    "dora": {"adaptation": "lora", "lora_rank": 2, "lora_dora": True},
+    "full": {"adaptation": "full"},
+}
+T = torch.tensor([10, 700])
+
+
+@pytest.fixture(params=KINDS)
+def section(request):
+    return TrainSection(beta=1.0, **KINDS[request.param])
+
+
+@pytest.fixture
+def conditioning(family):
+    return family.encode(["a red circle", "two blue dogs"])
+
+
+@pytest.fixture
+def saved(sdxl, section, noise, conditioning, tmp_path):
+    """A policy that has learned something, as a folder."""
+    family = fresh(sdxl)
+    policy = Policy(family, section, seed=0)
+    learn(family, policy, noise, conditioning)
+    folder = tmp_path / "best"
+    folder.mkdir()
+    policy.save(folder, {})
+    return folder
+
+
+def fresh(sdxl, **fields):
+    return load_family(ModelSection(checkpoint=str(sdxl), **fields), torch.device("cpu"))
+
+
+def learn(family, policy, noise, conditioning):
+    optimizer = torch.optim.AdamW(policy.parameters().values(), lr=1e-2)
+    for _ in range(2):
+        optimizer.zero_grad()
+        answer = family.predict(noise, T, conditioning)
+        with torch.no_grad(), policy.reference():  # between a pass and its gradient, which is not to notice
+            family.predict(noise, T, conditioning)
+        answer.square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("reference", ["base", "start"])
+def test_it_begins_as_the_saved_one_and_is_measured_as_told(
+    sdxl, family, section, saved, noise, conditioning, reference
+):
+    base = family.predict(noise, T, conditioning)
+    before = fresh(sdxl)
+    load_policy(before, saved)
+    started = before.predict(noise, T, conditioning).detach()
+    assert not torch.allclose(started, base, atol=1e-3)
+    expected = base if reference == "base" else started
+
+    policy = Policy(family, section, 1, saved, reference)
+    digest = policy.reference_digest()
+    answer = family.predict(noise, T, conditioning)
+    with torch.no_grad(), policy.reference():
+        measured = family.predict(noise, T, conditioning)
+    assert torch.equal(answer, started)
+    assert torch.equal(measured, expected), "so the margin of step 0 is 0 with reference start"
+
+    learn(family, policy, noise, conditioning)
+    assert policy.reference_digest() == digest
+    with torch.no_grad(), policy.reference():
+        assert torch.equal(family.predict(noise, T, conditioning), expected)
+    assert not torch.equal(family.predict(noise, T, conditioning), started)
+    policy.reset()
+    assert torch.equal(family.predict(noise, T, conditioning), started)
+
+
+def test_the_gradient_does_not_depend_on_when_the_reference_was_asked(
+    sdxl, section, saved, noise, conditioning
+):
+    gradients = []
+    for between in (False, True):
+        family = fresh(sdxl)
+        policy = Policy(family, section, 0, saved, "start")
+        answer = family.predict(noise, T, conditioning)
+        if between:
+            with torch.no_grad(), policy.reference():
+                family.predict(noise, T, conditioning)
+        answer.square().mean().backward()
+        gradients.append([parameter.grad for parameter in policy.parameters().values()])
+    assert all(map(torch.equal, *gradients))
+
+
+def test_the_references_have_identities_of_their_own(sdxl, section, saved):
+    digests = {
+        (start is None, reference): Policy(fresh(sdxl), section, 0, start, reference).reference_digest()
+        for start, reference in ((None, "base"), (saved, "base"), (saved, "start"))
+    }
+    assert digests[True, "base"] == digests[False, "base"]
+    assert digests[False, "start"] != digests[False, "base"]
+
+
+def test_in_a_narrow_model_both_still_agree_to_the_bit(sdxl, section, saved, noise, conditioning):
+    family = fresh(sdxl, dtype="bfloat16")
+    policy = Policy(family, section, 0, saved, "start")
+    before = {name: tensor.clone() for name, tensor in policy.state().items()}
+    answer = family.predict(noise, T, conditioning)
+    with torch.no_grad(), policy.reference():
+        assert torch.equal(family.predict(noise, T, conditioning), answer)
+    learn(family, policy, noise, conditioning)
+    policy.reset()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in policy.state().items())
+
+
+@pytest.mark.parametrize("section", ["full"], indirect=True)
+def test_a_narrow_copy_loses_nothing_of_what_training_goes_back_to(sdxl, saved, section, noise, conditioning):
+    narrow = section.model_copy(update={"reference_dtype": "bfloat16", "dtype": "bfloat16"})
+    family = fresh(sdxl)
+    policy = Policy(family, narrow, 0, saved, "start")
+    before = {name: tensor.clone() for name, tensor in policy.state().items()}
+    answer = family.predict(noise, T, conditioning, torch.bfloat16)
+    with torch.no_grad(), policy.reference():
+        assert torch.equal(family.predict(noise, T, conditioning, torch.bfloat16), answer)
+    policy.reset()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in policy.state().items())
+
+
+@pytest.mark.parametrize("section", ["lora", "dora"], indirect=True)
+def test_weights_of_another_network_are_refused(sdxl, saved, section):
+    other = section.model_copy(update={"lora_rank": 3})
+    with pytest.raises(ValueError, match="weights of another model"):
+        Policy(fresh(sdxl), other, 0, saved)

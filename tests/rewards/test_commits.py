@@ -1,0 +1,138 @@
+"""Weights whose recipe names no commit: the first use decides, and another commit is a change."""
+
+import re
+
+import numpy as np
+import pytest
+from huggingface_hub import snapshot_download
+from PIL import Image
+
+import fake_stages
+import loopback_hub
+import tiny_rewards
+from capo import pipeline, rewards
+from capo.manifest import differences, explain_change
+from capo.recipe import RewardSection, parse_recipe
+from capo.rewards import RewardError, load_reward, reward_identity, settle_weights
+from capo.rewards.catalogue import SHIPPED
+from capo.rewards.download import what_is_missing
+from capo.rewards.listing import _commit
+from capo.rewards.places import HUB_ID, anything_here, pinned, weights_here
+from capo.workspace import Run
+
+FIRST, SECOND = "a" * 40, "b" * 40
+SECTION = RewardSection(name="mine", source="pickscore", checkpoint="owner/name")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty cache of the Hub's client."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Moves the Hub to a commit, each with a tiny checkpoint of its own, which it gives."""
+    folders = {sha: tiny_rewards.clip(tmp_path / sha, seed) for seed, sha in enumerate((FIRST, SECOND))}
+    with loopback_hub.serving(folders[FIRST], revisions=("main", *folders), kind="models") as server:
+        loopback_hub.aim(monkeypatch, server.url)
+
+        def at(sha):
+            loopback_hub.commit(server, folders[sha], sha)
+            return folders[sha]
+
+        yield at
+
+
+def score(checkpoint):
+    section = RewardSection(name="mine", source="pickscore", checkpoint=checkpoint)
+    return load_reward(section, "cpu").score([Image.new("RGB", (20, 20), "teal")], ["a red circle"])
+
+
+def test_the_commit_of_the_first_use_is_kept_and_another_one_is_a_change(hub):
+    assert reward_identity(SECTION) == "ClipPreference owner/name@main"  # nothing is known yet
+    folder = hub(FIRST)
+    assert settle_weights(SECTION)
+    assert not settle_weights(SECTION)  # nothing more to learn
+    first = reward_identity(SECTION)
+    assert first == f"ClipPreference owner/name@{FIRST}"
+    assert anything_here("owner/name")
+    assert not weights_here("owner/name")
+    np.testing.assert_array_equal(score("owner/name"), score(str(folder)))
+    assert weights_here("owner/name")
+
+    other = hub(SECOND)  # main has moved on
+    assert not settle_weights(SECTION)
+    assert reward_identity(SECTION) == first
+    np.testing.assert_array_equal(score("owner/name"), score(str(folder)))
+
+    snapshot_download("owner/name")  # as `hf download` does
+    field = "rewards.mine.weights"
+    (values,) = differences({field: first}, {field: reward_identity(SECTION)}).values()
+    told = explain_change(field, *values)
+    assert re.fullmatch(rf"{field}: owner/name@{FIRST} → owner/name@{SECOND}", told)
+    np.testing.assert_array_equal(score("owner/name"), score(str(other)))
+    assert f"`checkpoint: owner/name@{SECOND}` in a recipe pins it" in _commit("owner/name")
+    np.testing.assert_array_equal(score(f"owner/name@{FIRST}"), score(str(folder)))
+
+
+def test_a_run_writes_the_commit_down_before_it_scores(hub, tmp_path, monkeypatch):
+    fake_stages.install(monkeypatch.setitem, monkeypatch.setattr)
+    monkeypatch.setattr(rewards, "reward_identity", reward_identity)
+    monkeypatch.setattr(rewards, "settle_weights", settle_weights)
+    hub(FIRST)
+    section = {"name": "first", "source": "pickscore", "checkpoint": "owner/name"}
+    recipe, place = parse_recipe(fake_stages.VALUES | {"rewards": [section]}), tmp_path / "run"
+    pipeline.run(recipe, place)
+    inputs = Run(place).artefact("scores/first").manifest().inputs
+    assert inputs["rewards.first.weights"] == f"ClipPreference owner/name@{FIRST}"
+    hub(SECOND)
+    assert {each.state for each in pipeline.status(recipe, place)} == {"done"}
+    snapshot_download("owner/name")
+    found = {each.name: each for each in pipeline.status(recipe, place)}
+    assert found["scores/first"].state == "stale"
+    assert found["scores/first"].why == f"rewards.first.weights: owner/name@{FIRST} → owner/name@{SECOND}"
+
+
+def test_a_branch_that_was_never_fetched_is_not_told_from_a_commit():
+    words = "ClipPreference owner/name@{} owner/other@main"
+    made = {"weights": words.format("main")}
+    assert not differences(made, {"weights": words.format(FIRST)})
+    assert not differences({"weights": words.format(FIRST)}, made)
+    assert differences({"weights": words.format(SECOND)}, {"weights": words.format(FIRST)})
+    assert differences(made, {"weights": words.format("v2")})
+    assert differences(made, {"weights": "ClipPreference owner/name@main"})
+    assert differences({"model.checkpoint": "owner/name"}, {"model.checkpoint": f"owner/name@{FIRST}"})
+
+
+def test_nobody_is_asked_for_what_is_pinned_or_local(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
+    for checkpoint in (f"owner/name@{FIRST}", str(tiny_rewards.clip(tmp_path / "clip"))):
+        assert not settle_weights(RewardSection(name="mine", source="pickscore", checkpoint=checkpoint))
+    assert not settle_weights(RewardSection(name="shapes-vqa"))
+    assert not settle_weights(RewardSection(name="pickscore", url="http://127.0.0.1:1"))
+
+
+def test_a_commit_of_the_shipped_weights_keeps_their_processor():
+    name, _, _ = SHIPPED["pickscore"].checkpoint.partition("@")
+    identity = reward_identity(RewardSection(name="pickscore", checkpoint=f"{name}@{FIRST}"))
+    assert identity.split()[1:] == [f"{name}@{FIRST}", SHIPPED["pickscore"].processor]
+    assert pinned(f"{name}@{FIRST}") == f"{name}@{FIRST}"
+
+
+def test_weights_that_are_not_here_are_told_with_size_licence_and_command(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        RewardError, match=r"PickScore_v1 \(2.0 to 3.9 GB; MIT\).*`hf download yuvalkirstain/Pick"
+    ):
+        load_reward(RewardSection(name="pickscore"), "cpu")
+    with pytest.raises(RewardError, match=r"`hf download xswu/HPSv2 .* HPS_v2_compressed.pt .*`checkpoint`"):
+        load_reward(RewardSection(name="hpsv2"), "cpu")
+    for name, entry in SHIPPED.items():
+        if HUB_ID.fullmatch(entry.checkpoint) and not entry.by_itself:
+            told = what_is_missing(entry)
+            assert entry.license in told, name
+            assert all(
+                f"hf download {p.partition('@')[0]}" in told for p in (entry.checkpoint, entry.processor) if p
+            )

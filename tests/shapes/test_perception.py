@@ -1,0 +1,46 @@
+import random
+
+import numpy as np
+import pytest
+
+from capo.shapes.layout import corrupt, scene_of
+from capo.shapes.people import alignment, beauty
+from capo.shapes.perception import perceive
+from capo.shapes.prompts import SPLITS, draw_specs, grammar, spec_of
+from capo.shapes.scenes import draw
+
+
+def test_people_see_in_pixels_what_was_drawn():
+    rng = random.Random(0)
+    specs = draw_specs("train", 150, 0)
+    scenes = [scene_of(corrupt(s, rng) if i % 2 else s, rng) for i, s in enumerate(specs)]
+    seen = [perceive(image) for image in draw(scenes).permute(0, 2, 3, 1).numpy()]
+    truth, found = ([alignment(s, spec) for s, spec in zip(of, specs, strict=True)] for of in (scenes, seen))
+    assert np.mean(np.equal(truth, found)) >= 0.97
+    assert len(set(truth)) > 2
+    truth, found = ([beauty(scene) for scene in of] for of in (scenes, seen))
+    assert np.corrcoef(truth, found)[0, 1] > 0.99
+    assert np.abs(np.subtract(truth, found)).mean() < 0.1, "of a rating of 1 to 10"
+
+
+def test_nothing_is_seen_where_nothing_is():
+    scene = perceive(np.full((32, 32, 3), 51, dtype=np.uint8))
+    assert scene.items == ()
+    assert scene.background == pytest.approx((0.2, 0.2, 0.2))
+
+
+def test_other_sizes_are_refused():
+    with pytest.raises(ValueError, match=r"reads uint8 \[32, 32, 3\] images, got uint8 \(64, 64, 3\)"):
+        perceive(np.zeros((64, 64, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_metadata_say_all_of_a_prompt_but_its_opening(split):
+    for specs in grammar(split).values():
+        for spec in specs:
+            found = spec_of(spec.metadata)
+            assert (found.content, found.category, found.metadata) == (
+                spec.content,
+                spec.category,
+                spec.metadata,
+            )
