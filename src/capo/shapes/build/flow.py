@@ -1,5 +1,6 @@
 """The second base model: a small SD3, a rectified flow of the first one's latents, without T5."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +23,12 @@ from capo.shapes.prompts import SPLITS
 from capo.shapes.scenes import SIZE
 
 SCENES = 300_000
-STEPS = 10_000
+STAGES = (("flow", ("train",), 7_000, 1.5e-3), ("flow-all", tuple(SPLITS), 3_000, 1e-3))
+"""Name, contents, steps and highest learning rate: first contents of one split, then of all.
+
+After the first stage alone it draws contents it has seen far better than others (of single shapes
+the judge accepts 89% against 57%), which no prompt of a user should meet in a base model.
+"""
 BATCH = 128
 WIDTH = 128
 ABSENT = 256
@@ -70,26 +76,21 @@ def train_flow(vae: AutoencoderKL, folder: Path, device: str, scale: float) -> S
     tokenizer = clip_tokenizer()
     tokenizer.model_max_length = 16  # the grammar says nothing longer
     model = _Denoiser(tokenizer).to(device)
-    # Of all contents, as real base models have seen: what a short training has not, it can hardly draw.
-    data = captions(round(SCENES * scale), 6, device, splits=tuple(SPLITS))
-    latents = encode_scenes(vae, data.images) * vae.config.scaling_factor
-    tokens = tokenize(tokenizer, data.texts, device)
-    nothing = tokenize(tokenizer, [""], device)
-    del data
-
-    def loss(step: int) -> Tensor:
-        generator = torch.Generator(device).manual_seed(stable_seed("flow", step))
-        index = torch.randint(len(latents), (BATCH,), generator=generator, device=device)
-        noise = torch.randn((BATCH, *latents.shape[1:]), generator=generator, device=device)
-        t = torch.randn(BATCH, generator=generator, device=device).sigmoid()  # SD3's logit-normal
-        dropped = torch.rand(BATCH, generator=generator, device=device) < CAPTION_DROPOUT
-        said = torch.where(dropped[:, None], nothing, tokens[index])
-        noisy = torch.lerp(latents[index], noise, t[:, None, None, None])
-        # Mostly without the tokens of zeros, which cost much and say nothing, but robust to them.
-        predicted = model(noisy, t, said, ABSENT if step % 32 == 0 else 0)
-        return nn.functional.mse_loss(predicted, noise - latents[index])
-
-    fit("flow", model, loss, steps=round(STEPS * scale), learning_rate=1.5e-3, folder=folder, average=0.9995)
+    for seed, (name, splits, steps, learning_rate) in enumerate(STAGES, 6):
+        data = captions(round(SCENES * scale), seed, device, splits=splits)
+        latents = encode_scenes(vae, data.images) * vae.config.scaling_factor
+        tokens, nothing = (tokenize(tokenizer, texts, device) for texts in (data.texts, [""]))
+        del data
+        loss = partial(_loss, model, latents, tokens, nothing, name)
+        fit(
+            name,
+            model,
+            loss,
+            steps=round(steps * scale),
+            learning_rate=learning_rate,
+            folder=folder,
+            average=0.9995,
+        )
     vae.register_to_config(shift_factor=0.0)
     return StableDiffusion3Pipeline(
         vae=vae,
@@ -102,3 +103,20 @@ def train_flow(vae: AutoencoderKL, folder: Path, device: str, scale: float) -> S
         transformer=model.transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )
+
+
+def _loss(
+    model: _Denoiser, latents: Tensor, tokens: Tensor, nothing: Tensor, stage: str, step: int
+) -> Tensor:
+    """Of flow matching, on the batch of a step."""
+    device = latents.device
+    generator = torch.Generator(device).manual_seed(stable_seed(stage, step))
+    index = torch.randint(len(latents), (BATCH,), generator=generator, device=device)
+    noise = torch.randn((BATCH, *latents.shape[1:]), generator=generator, device=device)
+    t = torch.randn(BATCH, generator=generator, device=device).sigmoid()  # SD3's logit-normal
+    dropped = torch.rand(BATCH, generator=generator, device=device) < CAPTION_DROPOUT
+    said = torch.where(dropped[:, None], nothing, tokens[index])
+    noisy = torch.lerp(latents[index], noise, t[:, None, None, None])
+    # Mostly without the tokens of zeros, which cost much and say nothing, but robust to them.
+    predicted = model(noisy, t, said, ABSENT if step % 32 == 0 else 0)
+    return nn.functional.mse_loss(predicted, noise - latents[index])
