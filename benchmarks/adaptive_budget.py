@@ -136,4 +136,6 @@ def overlap(some: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     main([Path(run) for run in sys.argv[1:]])

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 import fake_stages
 from capo import pipeline
 from capo.cli import STAGES, app
+from capo.recipe import load_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +96,18 @@ def test_status_of_nothing_in_particular_lists_the_runs():
     assert f"1 of {len(whole['artefacts'])}" in output
 
 
+def test_a_run_that_cannot_be_read_does_not_hide_the_others(tmp_path):
+    capo("prompts", "tiny.yaml", "--run", "runs/good")
+    (tmp_path / "runs" / "bad").mkdir()
+    (tmp_path / "runs" / "bad" / "recipe.yaml").write_text("name: bad\nof_another_version: 1\n")
+    bad, good = json.loads(capo("status", "--json").stdout)["runs"]
+    assert "of_another_version: unknown key" in bad["problem"]
+    assert good["artefacts"][0]["state"] == "done"
+    output = capo("status").stdout
+    assert "of_another_version: unknown key" in output
+    assert "runs/good" in output
+
+
 def test_stale_runs_are_refused_and_forced():
     capo("run", "tiny.yaml")
     refused = capo("run", "tiny.yaml", "--set", "train.beta=500", code=1)
@@ -144,15 +158,15 @@ def test_wrong_usage_exits_with_2(arguments, message):
 
 
 def test_a_policy_from_elsewhere_is_evaluated(tmp_path):
-    for name in ("one's", "other"):
+    for name in ("one's 🙂", "other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "capo.json").write_text("{}")
-    assert "nothing to do" not in capo("evaluate", "tiny.yaml", "--policy", "one's").stdout
+    assert "nothing to do" not in capo("evaluate", "tiny.yaml", "--policy", "one's 🙂").stdout
     assert fake_stages.calls == ["baseline", "evaluate"]  # needs nothing that comes before
-    assert "policy: one's" in (tmp_path / "runs" / "tiny" / "recipe.yaml").read_text()
+    assert load_recipe(tmp_path / "runs" / "tiny" / "recipe.yaml").evaluate.policy == "one's 🙂"
     assert "evaluate is done already" in capo("evaluate", "--run", "runs/tiny").stdout
     refused = capo("evaluate", "tiny.yaml", "--policy", "other", code=1).stderr
-    assert "evaluate.policy: one's → other" in refused
+    assert "evaluate.policy: one's 🙂 → other" in refused
     unknown = capo("evaluate", "tiny.yaml", "--policy", "nowhere", code=1).stderr
     assert "evaluate.policy: nowhere is none of these" in unknown
 
@@ -231,6 +245,17 @@ def test_help_teaches():
 
 def test_version():
     assert capo("--version").stdout.strip() == version("capo-diffusion")
+
+
+@pytest.mark.parametrize("arguments", [("recipes",), ("recipes", "show", "sdxl"), ("--help",)])
+def test_when_nobody_reads_on_it_ends_without_a_word(arguments):
+    """As in `capo recipes | head -1`: a table, plain text, help."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "capo", *arguments]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 def test_help_is_quick():

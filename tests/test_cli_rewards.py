@@ -25,10 +25,12 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.setenv("CAPO_QUIET", "1")
     (tmp_path / "own_for_cli.py").write_text(OWN)
+    (tmp_path / "broken_for_cli.py").write_text("raise RuntimeError('needs a GPU')\n")
     info = tmp_path / "plugin-1.2.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.2\n")
     entries = "[capo.rewards]\nbright = own_for_cli:brightness\nlost = not_there_at_all:score\n"
+    entries += "broken = broken_for_cli:score\n"
     (info / "entry_points.txt").write_text(entries)
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -41,12 +43,13 @@ def capo(*arguments, code=0):
 
 def test_the_list_has_all_that_are_shipped_and_installed():
     listed = {row["name"]: row for row in json.loads(capo("--json").stdout)["rewards"]}
-    assert list(listed) == [*SHIPPED, "bright", "lost"]
+    assert list(listed) == [*SHIPPED, "bright", "lost", "broken"]
     assert listed["shapes-vqa"]["weights_here"] is True
     assert listed["shapes-vqa"]["comparison"] == {"comparison": "power-ratio", "exponent": 1.0}
     assert listed["pickscore"]["checkpoint"].startswith("yuvalkirstain/PickScore_v1@")
     assert listed["bright"]["package"] == "plugin 1.2"
     assert "no module 'not_there_at_all'" in listed["lost"]["problem"]
+    assert listed["broken"]["problem"] == "needs a GPU"
     table = capo().stdout
     assert all(name in table for name in listed)
     assert "3.9 GB" in table
@@ -58,6 +61,9 @@ def test_one_is_shown_with_its_options():
     assert "reading order" in shown
     assert json.loads(capo("show", "bright", "--json").stdout)["source"] == "own_for_cli:brightness"
     assert "did you mean 'pickscore'?" in capo("show", "pickscor", code=1).output
+    assert (
+        "no shipped reward 'own_for_cli:brightness'" in capo("show", "own_for_cli:brightness", code=1).output
+    )
 
 
 def test_a_check_tells_scores_speed_and_conformance():
@@ -80,4 +86,5 @@ def test_a_reward_is_checked_as_a_recipe_has_it():
     name = "aesthetic"
     assert json.loads(capo("check", name, *arguments).stdout)["name"] == name
     assert "shapes has no reward 'pickscore', but" in capo("check", "pickscore", *arguments, code=2).output
+    assert "'./own.py' names no reward: give a shipped one" in capo("check", "./own.py", code=2).output
     assert "name one with --recipe" in capo("check", name, "--set", "a=1", code=2).output

@@ -88,7 +88,7 @@ def make_terminal(monkeypatch):
 
 def test_bars_that_are_open_at_once_share_the_screen(monkeypatch):
     terminal = make_terminal(monkeypatch)
-    with progress("score a", 4, "images") as first, progress("score b", 4, "images") as second:
+    with progress("score [/a]", 4, "images") as first, progress("score b", 4, "images") as second:
         first.advance(4)
         second.advance(3)
     last = terminal.getvalue().split("\r")[-1]

@@ -75,6 +75,7 @@ def test_recipes_lie_nowhere_else():
         ("train.learning_rate", "fast", r"train\.learning_rate: .*number.*got 'fast'"),
         ("train.learning_rate", -1.0, r"train\.learning_rate: .*greater than 0.*got -1"),
         ("train.beta", float("inf"), r"train\.beta: .*finite"),
+        ("train.weighting_bias", float("nan"), r"train\.weighting_bias: .*finite"),
         ("train.steps", 1.5, r"train\.steps: .*integer.*got 1\.5"),
         ("generate.samples_per_prompt", 1, r"generate\.samples_per_prompt: .*greater than or equal to 2"),
         ("train.objective", "dop", r"train\.objective: .*'capo', 'ipo' or 'dpo'.*got 'dop'"),
@@ -165,6 +166,7 @@ def test_recipes_that_cannot_be_read(tmp_path):
         ("list.yaml", b"- a", "mapping of sections"),
         ("empty.yaml", b"", "mapping of sections"),
         ("broken.yaml", b"a: [", "not readable as YAML"),
+        ("twice.yaml", b"a: {b: 1, b: 2}", r"not readable as YAML: b is there twice\n.*line 1"),
         ("latin.yaml", b"name: caf\xe9", "not readable as YAML"),
     ):
         (tmp_path / name).write_bytes(data)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from capo.workspace import Run, StaleArtefact, WorkspaceError, failpoint
+from capo.workspace import Artefact, Run, StaleArtefact, WorkspaceError, failpoint
 
 INPUTS = {"seed": 0, "generate.guidance_scale": 7.5, "@prompts": "abc"}
 
@@ -225,6 +225,19 @@ def test_one_flipped_bit_shows_in_tables_even_before_the_commit(damaged, name):
     _, read = damaged(name, committed=False)
     with pytest.raises(WorkspaceError, match=rf"{name} is damaged .* remove it"):
         read()
+
+
+def test_the_manifest_is_read_once_for_all_files(run, samples, monkeypatch):
+    """It is as long as they are many."""
+    for name in "abc":
+        samples.write_bytes(name, b"data")
+    samples.commit()
+    read = []
+    real = Artefact.manifest
+    monkeypatch.setattr(Artefact, "manifest", lambda self: read.append(self) or real(self))
+    reader = Run(run.path).artefact("samples")
+    assert [reader.read_bytes(name) for name in "abc"] == [b"data"] * 3
+    assert len(read) == 1
 
 
 def test_a_lost_file_makes_it_unfinished_and_the_rest_is_kept(samples):

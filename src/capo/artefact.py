@@ -54,6 +54,8 @@ class Artefact:
         self.folder = run.path if self._single else run.path / name
         self._begun_path = run.path / "manifests" / f"{name}.inputs.json"
         self._manifest_path = run.path / "manifests" / f"{name}.json"
+        self._recorded: Manifest | None = None
+        """What files are verified by: read once, as it has a line for each of thousands."""
         self._verified: set[str] = set()
 
     # Life: begin, fill, commit.
@@ -72,6 +74,7 @@ class Artefact:
             begun = None
         if self._manifest_path.exists():
             durable.remove(self._manifest_path)
+        self._recorded = None
         self._verified.clear()
         if begun is not None:
             self._mention_versions()
@@ -263,9 +266,12 @@ class Artefact:
         return manifest
 
     def _verify(self, relative: str) -> None:
-        if relative in self._verified or (manifest := self.manifest()) is None:
+        if relative in self._verified:
             return
-        if describe(self._place(relative)) != manifest.files.get(relative):
+        self._recorded = self._recorded or self.manifest()
+        if self._recorded is None:
+            return
+        if describe(self._place(relative)) != self._recorded.files.get(relative):
             raise self._damaged(relative, "its digest is not the recorded one")
         self._verified.add(relative)
 

@@ -107,6 +107,8 @@ def _run(
     """Run, having let the other processes of the command look before the leading one changes anything."""
     if stage in (None, "train"):
         check_launch(recipe.train.sharding)
+    if recipe.start is not None and Path(recipe.start.run).resolve() == Path(directory).resolve():
+        raise WorkspaceError(f"start.run: {directory} is this run's own directory; give another --run")
     steps = steps_of(recipe)
     found = _status(steps, Run(directory))
     if stage is not None:

@@ -127,7 +127,7 @@ def _rich_progress() -> Any:
             return Text("" if left is None or task.finished else f"{_clock(left)} left", "cyan")
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total} {task.fields[unit]}"),
         TimeElapsedColumn(),

@@ -31,8 +31,10 @@ def result_values(result: RunResult) -> dict[str, Any]:
     }
 
 
-def status_values(directory: Path, found: Sequence[ArtefactStatus]) -> dict[str, Any]:
-    """The states of all artefacts as plain JSON values."""
+def status_values(directory: Path, found: Sequence[ArtefactStatus] | str) -> dict[str, Any]:
+    """The states of all artefacts as plain JSON values, or why they cannot be told."""
+    if isinstance(found, str):
+        return {"directory": str(directory), "problem": found}
     return {"directory": str(directory), "artefacts": [asdict(each) for each in found]}
 
 
@@ -57,13 +59,16 @@ def print_status(directory: Path, found: Sequence[ArtefactStatus]) -> None:
     Console().print(table)
 
 
-def print_runs(runs: Sequence[tuple[Path, Sequence[ArtefactStatus]]]) -> None:
-    """One row a run: how much of it is done, and the first artefact that is not."""
+def print_runs(runs: Sequence[tuple[Path, Sequence[ArtefactStatus] | str]]) -> None:
+    """One row a run: how much of it is done, and the first artefact that is not; or why none can be told."""
     if not runs:
         print("No run in ./runs yet; `capo run shapes` makes one.")
         return
     table = _table(None, "run", "done", "next", "why")
     for directory, found in runs:
+        if isinstance(found, str):
+            table.add_row(Text(str(directory)), "", "", Text(found))
+            continue
         left = [each for each in found if each.state != "done"]
         following = (Text(left[0].name, COLORS[left[0].state]), Text(left[0].why)) if left else ("", "")
         table.add_row(Text(str(directory)), f"{len(found) - len(left)} of {len(found)}", *following)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from capo.bench import bench
 from capo.bench import score as score_bench
 from capo.bench.conventional import Conventional
-from capo.bench.measure import Row, measure
+from capo.bench.measure import Row, measure, peak_of
 from capo.bench.subject import Subject, changed
 from capo.bench.table import ratios
 from capo.bench.train import effort, training_data
@@ -126,6 +126,21 @@ def test_too_little_memory_gives_an_empty_row():
     row = measure("full", nullcontext(too_large), CPU, units=1, repeats=1, flops=5)
     assert row == Row("full", flops=5)
     assert ratios(row, [Row("conventional", per_second=2.0), row]) == {"speed": None, "memory": None}
+
+
+@pytest.mark.parametrize(
+    ("device", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA H100 NVL", None),  # slower than the one it would pass for
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+        ("Tesla T4", None),
+    ],
+)
+def test_the_peak_is_known_of_a_devices_own_name(device, peak):
+    assert peak_of(device) == peak
 
 
 def test_any_other_failure_stops_the_benchmark():

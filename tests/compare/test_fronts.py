@@ -216,7 +216,7 @@ def test_the_page_has_a_panel_for_every_two_rewards(made):
 
 
 def test_the_table_has_the_front(made):
-    text = table(made[0])
+    text = table(made[0], [])
     assert "## Front `f`" in text
     part = text.partition("## Front `f`")[2].partition("\n## ")[0]
     assert [line.split(" | ")[0] for line in part.splitlines() if line.startswith("| ")][2:] == [

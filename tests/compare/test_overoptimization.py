@@ -75,9 +75,20 @@ def test_a_panel_a_row_on_the_same_axes():
 
 def test_the_table_sets_the_best_step_beside_the_last():
     short = {"name": "short", "over_optimization": None}
-    row = {"name": "capo", "over_optimization": over_seeds(BOTH[:1])}
-    head, lines = best_and_last([row, short])
+    rows = [
+        {"name": "one", "curves": BOTH[:1], "over_optimization": over_seeds(BOTH[:1])},
+        {"name": "both", "curves": BOTH, "over_optimization": over_seeds(BOTH)},
+    ]
+    head, lines = best_and_last([*rows, short])
     assert head == ["row", "best step", "last", MEAN, HELD_OUT, RIGHT]
-    assert list(lines) == [
-        ["capo", "100", "150", "+20.0 → +15.0", "+10.0 → +0.0", "+0.0 → \N{MINUS SIGN}4.0"]
+    one, both = lines
+    assert one == ["one", "100", "150", "+20.0 → +15.0", "+10.0 → +0.0", "+0.0 → \N{MINUS SIGN}4.0"]
+    # Each seed at its own steps: by the training rewards 0.2 and 0.2, then 0.15 and 0.2.
+    assert both == [
+        "both",
+        "100, 200",
+        "150, 200",
+        "+20.0 → +17.5",
+        "+5.0 → +0.0",
+        "+0.0 → \N{MINUS SIGN}2.0",
     ]

@@ -7,14 +7,19 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from capo.compare import load_study
+from capo.compare.commands import study_command
 from capo.compare.measures import JUDGED
 from capo.compare.page import render_study
 from capo.compare.results import study_results
 from capo.compare.runs import StudyRun
 from capo.compare.study import Row, Study
 from capo.compare.table import NULL, table
+from capo.compare.warnings import warnings
 from capo.reporting.forest import MEAN
+from capo.reporting.wording import NONE, points
 from capo.workspace import Run
+from parsed_page import ParsedPage
 from synthetic_run import Options, make_run
 
 ROWS = {
@@ -120,7 +125,7 @@ def test_training_and_cost_are_told(made):
 
 
 def test_the_table_has_every_row_and_the_null_row(made):
-    text = table(made[0])
+    text = table(made[0], warnings(*made))
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert lines[0].startswith(f"| row | {MEAN} | preference | vqa | aesthetic | heldout (held out) |")
     value = made[0]["rows"][0]["measures"][MEAN]["value"]
@@ -128,7 +133,63 @@ def test_the_table_has_every_row_and_the_null_row(made):
     assert lines[4].startswith(f"| *{NULL}* |")
     columns = {line.replace("\\|", "").count("|") for line in lines[:5]}
     assert columns == {len(made[0]["measures"]) + 6}, "names cannot break the table"
-    assert "- other, seed 1: it <diverged>" in text
+    assert "- other, seed 1 failed: it <diverged>" in text
+
+
+def test_the_table_says_what_is_more_than_chance_and_by_which_commands(made):
+    results, runs = made
+    text = table(results, warnings(results, runs))
+    part = text.partition("## Compared with good")[2].partition("\n## ")[0]
+    (line,) = [each for each in part.splitlines() if each.startswith("| <b>same")]
+    found = results["comparisons"][MEAN][0]
+    assert found["p"] < 0.001
+    value, low, high = (points(found[key]) for key in ("value", "low", "high"))
+    assert f"| **{value}** ({low} to {high}; p < 0.001; 2 of 2 seeds) |" in line
+    assert line.replace("\\|", "").count("|") == len(results["measures"]) + 2
+    assert "\ncapo run shapes --set train.weighting=sigmoid --set name=good --set seed=0\n" in text
+    assert "made by" not in text, "no shipped study"
+
+
+def test_the_command_of_a_shipped_study_is_known():
+    study = load_study("table6", quick=True, against="constant")
+    results = {
+        "study": study.name, "recipe": study.recipe, "shared": study.shared, "quick": study.quick,
+        "seeds": [0], "against": "constant", "rows": [{"name": r.name, "set": r.own} for r in study.rows],
+    }  # fmt: skip
+    assert study_command(results) == "capo compare table6 --quick --against constant"
+    assert study_command(results | {"seeds": [1]}) is None, "a file of the same name"
+
+
+def test_a_row_of_other_rewards_and_fewer_seeds(made, tmp_path):
+    """Once the table was lost to its missing reward, and on the page its scores stood under others' names."""
+    _, runs = made
+    options = Options(
+        prompts=4, samples=4, evaluation_prompts=20, evaluation_samples=3, steps=8, pixels=16,
+        training_rewards=("vqa",), held_out=("aesthetic",),
+    )  # fmt: skip
+    recipe, _ = make_run(tmp_path / "few" / "seed-0", options)
+    few = StudyRun(Row("few", {}, None, ()), 0, tmp_path, recipe)
+    good = [run for run in runs if run.row.name == "good"]
+    rows = (good[0].row, few.row)
+    results = study_results(Study("x", "X", "shapes", {}, rows, SEEDS, "good"), [*good, few], {})
+    told = warnings(results, [*good, few])
+    assert len(told) == 1
+    assert "The rows train on different rewards." in told[0]
+    text, page = table(results, told), ParsedPage(render_study(results, [*good, few])).text
+    scores = text.partition("## Mean scores")[2].partition("\n## ")[0].splitlines()
+    assert [line.split(" | ")[1] for line in scores if line.startswith("| few")] == [NONE]
+    assert "few (1 of 2 seeds)" in text
+    assert "few 1 of 2 seeds" in page
+    assert "The rows train on different rewards." in page
+
+
+def test_no_comparison_is_explained(made):
+    results, runs = made
+    nothing = results | {"comparisons": {m["name"]: [] for m in results["measures"]}}
+    gone = nothing | {"against": "gone"}
+    for shown in (table(gone, []), render_study(gone, runs)):
+        assert "gone has no finished run" in shown
+    assert "There is one row" in table(nothing | {"rows": results["rows"][:1]}, [])
 
 
 class Tags(HTMLParser):
@@ -158,7 +219,7 @@ def test_the_page_draws_what_it_has(made):
     page = render_study(*made)
     for title in (
         f"{MEAN}, over steps", f"{MEAN}, over drift", "heldout, over drift", "Weight on an error of noise",
-        "sigmoid, b = 1.5", "Calibrated", 'id="overoptimization"',
+        "sigmoid, b = 1.5", "Calibrated", 'id="overoptimization"', "heldout, at equal drift",
     ):  # fmt: skip
         assert title in page
     judged = page.count('class="interval judge"')
@@ -168,4 +229,4 @@ def test_the_page_draws_what_it_has(made):
 def test_a_quick_study_says_that_it_means_nothing(made):
     results = made[0] | {"quick": True}
     assert "its numbers mean nothing" in render_study(results, made[1])
-    assert "its numbers mean nothing" in table(results)
+    assert "its numbers mean nothing" in table(results, warnings(results, made[1]))

@@ -1,6 +1,7 @@
 """A whole study of a tiny SDXL model: two trained rows, a soup of them, and one that cannot work."""
 
 import json
+import shlex
 
 import pytest
 import yaml
@@ -10,10 +11,14 @@ import tiny_training
 from capo import durable
 from capo.cli import app
 from capo.compare import load_study
+from capo.compare.commands import run_command
 from capo.compare.running import run_study
-from capo.compare.runs import runs_of
+from capo.compare.runs import StudyRun, runs_of
+from capo.compare.study import Row
+from capo.diffusion.saved import find_policy
 from capo.durable import WorkspaceError
-from capo.recipe import dump_recipe
+from capo.processes import LaunchError
+from capo.recipe import dump_recipe, load_recipe
 from capo.workspace import Run
 
 ROWS = {"capo": {"train.objective": "capo"}, "ipo": {"train.objective": "ipo", "train.beta": 200}}
@@ -116,12 +121,48 @@ def test_two_processes_do_not_run_one_study(outcome, file):
         run_study(load_study(file), outcome.folder)
 
 
+def test_a_soup_of_policies_that_were_trained_again_is_stale(tmp_path):
+    """Once its row stayed what the policies of before had come to."""
+
+    def policy(folder, **record):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "capo.json").write_text(json.dumps(record))
+
+    recipe = load_recipe("shapes")
+    run = StudyRun(Row("both", {}, None, ("a", "b")), 0, tmp_path, recipe)
+    for directory in run.ingredients:
+        policy(directory / "train/best", trained="once")
+    sources = [{"identity": find_policy(directory).identity} for directory in run.ingredients]
+    policy(run.soup, soup={"policies": sources, "weights": [1.0, 1.0]})
+    assert run.merged
+    policy(run.ingredients[0] / "train/best", trained="again")
+    assert run.state == "stale"
+
+
+def test_a_launcher_is_refused(monkeypatch, file, tmp_path):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LaunchError, match="a study runs in one process"):
+        run_study(load_study(file), tmp_path)
+
+
+def test_a_run_made_by_its_own_command_is_the_same(file, tmp_path):
+    study = load_study(file)
+    for run in runs_of(study, tmp_path):
+        if not run.row.soup:
+            settings = study.run_settings(run.row, run.seed, run.folder)
+            words = shlex.split(run_command(study.recipe, settings, run.directory))
+            assert words[:2] + words[-2:] == ["capo", "run", "--run", str(run.directory)]
+            assert load_recipe(words[2], words[4:-2:2]) == run.trained
+
+
 def test_the_command_lists_runs_and_ends_with_1_when_one_failed(outcome, file):
     states = {run.row.name: run.state for run in runs_of(load_study(file), outcome.folder)}
     assert states == {"capo": "done", "ipo": "done", "never": "train is partial", "soup": "done"}
     called = CliRunner().invoke(app, ["compare", str(file), "--to", str(outcome.folder), "--list", "--json"])
-    listed = {row["row"]: row["runs"] for row in json.loads(called.stdout)["rows"]}
-    assert listed == {name: {"0": state} for name, state in states.items()}
+    rows = json.loads(called.stdout)["rows"]
+    assert {row["row"]: row["runs"] for row in rows} == {name: {"0": state} for name, state in states.items()}
+    assert [row["row"] for row in rows if row["commands"]["0"] is None] == ["soup"]
     called = CliRunner().invoke(app, ["compare", str(file), "--to", str(outcome.folder)])
     assert called.exit_code == 1
     assert "1 runs failed: never, seed 0" in called.stderr

@@ -73,6 +73,8 @@ def test_one_folder_a_prompt(tmp_path):
         {"a dog/1.png": picture(1), "a dog/0.jpeg": picture(0, "JPEG"), "a dog/notes.md": "no image"},
     )
     put(tmp_path, {"00001/prompt.txt": "a red\N{NO-BREAK SPACE}cube\n", "00001/x.png": picture(2)})
+    put(tmp_path, {".cache/x.png": picture(3), "blank/prompt.txt": " \n", "blank/x.png": picture(4)})
+    assert open_images(ImagesSection(source=str(tmp_path))).without_caption == 1
     assert found(tmp_path) == [
         ("a red\N{NO-BREAK SPACE}cube", [picture(2)], None),
         ("a dog", [picture(0, "JPEG"), picture(1)], None),
@@ -153,6 +155,10 @@ def test_columns_of_pick_a_pic(tmp_path):
             {"jpg_0": [b""], "jpg_1": [b""], "label_0": [2.0], "caption": ["a"]},
             r"row 0: label_0 2.0 .* in \[0, 1\]",
         ),
+        (
+            {"jpg_0": [b""], "jpg_1": [b""], "label_0": ["yes"], "caption": ["a"]},
+            r"row 0: label_0 'yes' must be a number",
+        ),
         ({"one": [b""], "two": [b""], "text": ["a"]}, r"several columns hold images, of one, two, text"),
         ({"text": ["a"]}, "no column holds images"),
         ({"image": [b""], "text": [""]}, "no images with captions"),
@@ -162,6 +168,15 @@ def test_bad_columns_are_named(tmp_path, columns, message):
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     with pytest.raises(ExchangeError, match=message):
         open_images(ImagesSection(source=str(tmp_path)))
+
+
+def test_hidden_files_are_none_of_the_data_set(tmp_path):
+    """As macOS leaves beside each file on foreign disks, and the Hub's client in a folder of its own."""
+    pq.write_table(pa.table({"image": [b""], "text": ["a"]}), tmp_path / "x.parquet")
+    seen = images_identity(ImagesSection(source=str(tmp_path)))
+    put(tmp_path, {"._x.parquet": b"not Parquet", ".cache/y.parquet": b"nor this"})
+    assert len(open_images(ImagesSection(source=str(tmp_path))).entries) == 1
+    assert images_identity(ImagesSection(source=str(tmp_path))) == seen
 
 
 def test_what_is_no_data_set_is_refused(tmp_path):

@@ -257,7 +257,11 @@ def test_a_stopped_import_goes_on(tmp_path, sdxl, monkeypatch):
             made(settings, tmp_path / "run", "generate")
     written = (tmp_path / "run" / "samples").glob("*.parquet")
     assert sorted(path.name for path in written) == calls[:2]
+    needed = []
+    monkeypatch.setattr("capo.stages.take.check_space", lambda space, folder: needed.append(space.images))
+    made(settings, tmp_path / "other", "prompts", "generate")
     assert made(settings, tmp_path / "run", "generate").artefact("samples").digest == whole
+    assert needed[1] < needed[0], "what is there already needs no room"
 
 
 def test_other_images_make_the_run_stale(tmp_path, sdxl):

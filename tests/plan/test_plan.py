@@ -92,6 +92,14 @@ def test_what_has_no_number_of_prompts_is_left_out_and_told():
     assert told[2] == "Not in it: the work of the rewards mine, whose size is not known here."
 
 
+def test_images_from_elsewhere_are_told_and_no_prompts_are_missed():
+    given = recipe(images={"source": "hub:someone/pairs"}, prompts={"source": "images"})
+    prompts = replace(PROMPTS, train=None)
+    told = notes(given, prompts, SAMPLING, FULL, GPUS["h100"], {"generate": {}, "train": {}})
+    assert told[0].startswith("Not in it: taking over the images of hub:someone/pairs, which the VAE encodes")
+    assert not any("prompts.count" in each for each in told)
+
+
 def test_adaptive_samples_are_counted_at_most_and_told():
     adaptive = recipe(generate={"samples_per_prompt": 4, "adaptive": {"first": 2}})
     most = recipe().generate.samples_per_prompt

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import tiny_rewards
@@ -118,6 +119,8 @@ def refuse_empty(self, means, prompts):
             "says how its scores compare",
             "do not add up",
         ),
+        ({"comparison": lambda a, b: torch.sigmoid(b - a)}, "says how its scores compare", "wins less often"),
+        ({"comparison": lambda a: a}, "says how its scores compare", "TypeError"),
     ],
 )
 def test_what_does_not_conform_is_told(images, prompts, wrong, what, problem):

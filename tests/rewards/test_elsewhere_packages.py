@@ -50,7 +50,7 @@ def test_text_is_compared_by_words():
     reward = load_reward(RewardSection(name="ocr", options={"unit": "words"}), "cpu")
     # CLOSED for OPEN, and DAILY as it should be: one of two words.
     assert reward.score([sign("CLOSED", "DAILY")], ['a door with "open daily"']) == pytest.approx([0.5])
-    with pytest.raises(RewardError, match="unit must be characters or words, got 'letters'"):
+    with pytest.raises(RewardError, match=r"option unit: .* 'characters' or 'words', got 'letters'"):
         load_reward(RewardSection(name="ocr", options={"unit": "letters"}), "cpu")
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from importlib.metadata import distribution, version
 
@@ -58,8 +59,11 @@ def test_a_program_scores(program):
 def test_a_program_that_was_killed_is_started_again(program, tmp_path):
     mark = tmp_path / "mark"
     body = f"mark = {str(mark)!r}\n    if not os.path.exists(mark): open(mark, 'w'); os.kill(os.getpid(), 9)"
-    np.testing.assert_allclose(load_reward(program(body), "cpu").score(IMAGES, PROMPTS), EXPECTED)
+    reward = load_reward(program(body), "cpu")
+    with pytest.raises(RuntimeError, match="ended with exit status -9"):
+        reward.score(IMAGES, PROMPTS)
     assert mark.exists()
+    np.testing.assert_allclose(reward.score(IMAGES, PROMPTS), EXPECTED)
 
 
 def test_one_image_that_kills_the_program_costs_no_other_its_score(program):
@@ -91,6 +95,18 @@ def test_silence_is_ended_after_the_timeout(program):
     reward._timeout = 0.3  # the start, with its imports, had the longer one
     with pytest.raises(RuntimeError, match=r"gave no answer in 0\.3 s"):
         reward.score(IMAGES, PROMPTS)
+
+
+def test_what_a_shell_started_is_ended_with_it(program):
+    """As of `conda run`: the program that keeps silent is a child, which holds the pipes open."""
+    (python, path) = program("import time; time.sleep(60)").command
+    section = RewardSection(name="reds", command=["sh", "-c", f"{python} {path}; true"])
+    reward = load_reward(section, "cpu")
+    reward._timeout = 0.3
+    started = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"gave no answer in 0\.3 s"):
+        reward.score(IMAGES, PROMPTS)
+    assert time.monotonic() - started < 30
 
 
 def test_the_process_ends_with_the_reward(program):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from capo.rewards import (
     reward_identity,
     score_images,
     server,
+    wire,
 )
 from capo.rewards.server import RewardServer
 
@@ -157,6 +159,30 @@ def until(holds, seconds=20):
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_busy_server_is_asked_for_about_80_seconds(slow, monkeypatch):
+    """The second that it asks for in `Retry-After` would be up after ten."""
+    waits = []
+    monkeypatch.setattr("urllib3.util.retry.time", SimpleNamespace(sleep=waits.append))
+    reward = client.ServerReward("far", slow[1].url)
+    slow[1]._most = 0  # its line is always full
+    with pytest.raises(TransientError, match="was asked 11 times and still answers 503"):
+        reward.score(IMAGES[:1], PROMPTS[:1])
+    assert 75 < sum(waits) < 95
+
+
+def test_a_served_reward_that_cannot_answer_for_now_is_no_fault_of_the_images(slow, monkeypatch):
+    reward, served = slow
+
+    def away(images, prompts):
+        raise TransientError("its program does not start")
+
+    monkeypatch.setattr(reward, "score", away)
+    asked = wire.question(IMAGES[:1], PROMPTS[:1])
+    response = urllib3.request("POST", served.url + "/score", json=asked, retries=False)
+    assert response.status == 503
+    assert json.loads(response.data) == {"error": "its program does not start"}
 
 
 @pytest.mark.parametrize(

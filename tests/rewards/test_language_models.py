@@ -88,7 +88,7 @@ def test_clip_t5_is_the_root_of_yes_and_end(folders, squares):
             patches = patches @ w.T + b
             if n == 0:
                 patches = torch.nn.functional.gelu(patches)
-        # The tokenizer keeps `"?` together, which it does not know: the official code hides such.
+        # The tokenizer keeps `"?` together, which it does not know: it is hidden.
         after = ids(f'Does this figure show " {prompt} Please answer yes or no . ASSISTANT : </s>')
         gap = 5 + len(prompt.split())
         words = torch.cat([weights["shared.weight"][before], patches], dim=1)
@@ -116,7 +116,7 @@ def test_clip_t5_pads_oblong_images_with_the_mean_colour(folders):
 
 
 def test_clip_t5_hides_words_it_does_not_know(folders, squares):
-    """As the official code, whose padding is the unknown word; their places stay."""
+    """Their places stay."""
     reward = load("vqascore-clip-flant5-xl", folders["t5"])
     first, second = reward.score(squares[:1] * 2, ["a zebra circle", "a crimson circle"])
     assert first == pytest.approx(second, rel=1e-6)
@@ -206,7 +206,7 @@ def test_vqa_template_answer_and_normalization(folders, squares):
     ("options", "message"),
     [
         ({"template": "Is it?"}, r"must hold \{\} once"),
-        ({"normalize": "half"}, "must be full or yes_no"),
+        ({"normalize": "half"}, r"option normalize: .* 'full' or 'yes_no', got 'half'"),
         ({"normalize": "yes_no", "answer": "red"}, "needs the answer Yes or No"),
         ({"answer": "zebra"}, "no single token for zebra"),
         ({"tempate": "{}"}, "did you mean 'template'"),

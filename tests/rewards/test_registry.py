@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import pickle
@@ -62,6 +63,21 @@ def test_identity_of_local_weights_is_of_their_contents(clip, tmp_path):
     with (moved / "config.json").open("a") as file:
         file.write(" ")
     assert reward_identity(section("pickscore", checkpoint=str(moved))) != before
+
+
+def test_a_file_of_weights_is_read_once_until_it_changes(tmp_path, monkeypatch):
+    """It may have gigabytes, and every stage asks."""
+    path, read = tmp_path / "weights.pt", []
+    path.write_bytes(b"some")
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *given: read.append(1) or digest(*given))
+    given = section("imagereward", checkpoint=str(path))
+    first = reward_identity(given)
+    assert first == reward_identity(given)
+    assert first == f"ImageReward blake2b:{hashlib.blake2b(b'some').hexdigest()}"
+    assert len(read) == 1
+    path.write_bytes(b"other")
+    assert reward_identity(given) != first
 
 
 def test_identity_of_a_function_is_of_its_file(tmp_path, monkeypatch):

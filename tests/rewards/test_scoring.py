@@ -1,9 +1,16 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from capo import rewards
 from capo.rewards import RewardError, Scored, score_images
+from capo.rewards.scoring import float64
+
+SOURCES = sorted(Path(rewards.__file__).parent.glob("*.py"))
 
 IMAGES = [Image.new("RGB", (2, 2), (value, 0, 0)) for value in range(6)]
 PROMPTS = [f"prompt {i % 3}" for i in range(6)]
@@ -143,6 +150,29 @@ def test_interrupts_are_not_caught():
 
     with pytest.raises(KeyboardInterrupt):
         scored(answer)
+
+
+def test_scores_become_float64_in_main_memory():
+    """Apple's GPUs have no float64: `.double()` before `.cpu()` raises there."""
+
+    class Elsewhere:
+        def detach(self):
+            return self
+
+        def cpu(self):
+            return torch.tensor([0.1], dtype=torch.float32)
+
+    assert float64(Elsewhere()) == np.float64(np.float32(0.1))
+    for path in SOURCES:
+        assert not re.search(r"\.double\(\).*\.cpu\(\)", path.read_text(encoding="utf-8")), path
+
+
+@pytest.mark.parametrize("told", [[True], [True] * 4])
+def test_cut_prompts_are_told_one_by_one(told):
+    reward = Reward(list)
+    reward.truncated = lambda prompts: told
+    with pytest.raises(RewardError, match=f"'toy': its `truncated` must .* of 3 prompts, it .* {len(told)}"):
+        score_images(reward, IMAGES, PROMPTS, 4)
 
 
 def test_as_many_prompts_as_images():

@@ -221,6 +221,13 @@ def test_too_many_missing_scores_are_refused(tmp_path):
         make(tmp_path, [BT, RATIO], scores, max_skipped=0.1)
 
 
+def test_a_reward_that_is_called_labels_is_one_like_any_other(tmp_path):
+    scores = np.full((3, 4), np.nan)
+    scores[0] = 1.0
+    with pytest.raises(RewardError, match="reward 'labels' gave no score for 8 of 12"):
+        make(tmp_path, [BT | {"name": "labels"}], {"labels": scores}, max_skipped=0.1)
+
+
 def test_negative_scores_of_a_power_ratio_are_refused(tmp_path):
     scores = {"ratio": np.full((4, 4), 0.5)}
     scores["ratio"][2, 3] = -0.25

@@ -12,12 +12,13 @@ import tiny_training
 from capo import pipeline
 from capo.diffusion import load_family
 from capo.diffusion.policy import load_policy
+from capo.diffusion.saved import SavedPolicy
 from capo.durable import WorkspaceError
 from capo.method import BradleyTerry, PowerRatio, select_frontier
 from capo.runtime import quiet
 from capo.seeds import initial_noise
 from capo.stages.pair import make_pairs
-from capo.stages.start import find_start
+from capo.stages.start import Start, find_start
 from capo.stages.train import train
 from capo.training.step import Trainer
 from capo.workspace import Run
@@ -289,6 +290,19 @@ def test_a_start_that_does_not_fit_is_refused_before_any_work(first, tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
+def test_a_commit_that_is_not_known_on_this_machine_is_no_other_reward(tmp_path):
+    commit = "owner/name@" + 40 * "a"
+    with Run.open(tmp_path / "first") as run:
+        scores = run.artefact("scores/x")
+        scores.begin({"rewards.x.weights": commit})
+        scores.commit()
+    start = Start(run, SavedPolicy(tmp_path, {}), "base")
+    same = {"rewards.x.weights": "owner/name@main"}
+    assert start.pool_identity("x", same) == scores.digest
+    with pytest.raises(ValueError, match="scored by another reward"):
+        start.pool_identity("x", {"rewards.x.weights": "owner/name@" + 40 * "b"})
+
+
 def test_prompts_without_a_pool_are_named(first, tmp_path):
     recipe, before = first("lora")
     (tmp_path / "more.txt").write_text("a red circle\na green circle\nsomething else\n")
@@ -301,8 +315,9 @@ def test_prompts_without_a_pool_are_named(first, tmp_path):
 def test_a_round_does_not_start_from_its_own_directory(first, tmp_path):
     recipe, before = first("lora")
     copy = tiny_training.copied(before, tmp_path / "copy")
-    with pytest.raises(WorkspaceError, match="own directory"):
-        pipeline.run(further(recipe, copy), copy, force=True)
+    for force in (False, True):
+        with pytest.raises(WorkspaceError, match="own directory"):
+            pipeline.run(further(recipe, copy), copy, force=force)
     assert pipeline.status(recipe, copy)[4].state == "done"
 
 

@@ -183,8 +183,19 @@ def test_memory_that_runs_out_side_by_side_may_suffice_for_one(world, capsys, mo
     monkeypatch.delenv("CAPO_QUIET")
     monkeypatch.setattr("function_rewards.eaten", [])
     run, recipe, _, _ = world
+    alive, loaded = weakref.WeakSet(), []
+    real = rater.load_reward
+
+    def load(section, device):
+        reward = real(section, device)
+        alive.add(reward)
+        loaded.append(len(alive))
+        return reward
+
+    monkeypatch.setattr(rater, "load_reward", load)
     together = work(run, REDNESS, {"name": "hungry", "source": "function_rewards:hungry"})
     score(recipe, run, together)
+    assert loaded == [1, 2, 1, 1], "those that did not fit together are all gone before one goes on alone"
     assert [artefact.summary["scored"] for artefact, _ in together] == [20, 20]
     assert "going on with one model after another" in capsys.readouterr().err
     monkeypatch.setattr("function_rewards.eaten", [])

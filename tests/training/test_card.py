@@ -16,7 +16,7 @@ def card(checkpoint="org/model", validation=ROW, **train):
             "name": "mine",
             "model": {"checkpoint": checkpoint},
             "prompts": {"source": "/home/me/prompts.txt"},
-            "rewards": [{"name": "red"}, {"name": "blue"}],
+            "rewards": [{"name": "red", "checkpoint": checkpoint}, {"name": "blue"}],
             "train": {"beta": 7, "per_device_batch_size": 1, **train},
             "evaluate": {"prompts": {"source": "other.txt"}},
         }
@@ -43,6 +43,7 @@ def test_it_says_recipe_data_and_metrics():
 
 
 def test_where_files_lie_is_nobodys_business(tmp_path):
+    (tmp_path / "base").mkdir()
     text = card(str(tmp_path / "base"))
     assert str(tmp_path) not in text
     assert "/home/me" not in text

@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from capo.training import checkpoint
 from capo.training.checkpoint import Checkpoints
+from capo.training.group import Group
 from capo.workspace import WorkspaceError
 
 
@@ -53,8 +54,16 @@ def test_without_a_checkpoint_training_starts_at_the_beginning(artefact, setup):
     assert checkpoints(artefact, setup()).restore() == 0
 
 
-@pytest.mark.parametrize("file", ["policy.safetensors", "optimizer.safetensors", "state.json"])
-@pytest.mark.parametrize("damage", ["flip", "cut", "lose"])
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("policy.safetensors", "flip"),
+        ("policy.safetensors", "lose"),
+        ("optimizer.safetensors", "cut"),
+        ("state.json", "flip"),
+        ("state.json", "lose"),
+    ],
+)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     artefact, setup, file, damage, monkeypatch
 ):
@@ -76,6 +85,17 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     assert "step-000002" in said[0]
     assert "damaged" in said[0]
     assert store.steps() == [1]
+
+
+def test_a_damaged_checkpoint_that_nothing_can_take_the_place_of_is_an_error(artefact, setup):
+    """As that of the best step is, once training has gone on from it."""
+    prepared = setup()
+    prepared.steps(1)
+    store = checkpoints(artefact, prepared)
+    store.save(1)
+    (artefact.folder / "checkpoints" / "step-000001" / "policy.safetensors").unlink()
+    with pytest.raises(WorkspaceError, match=r"policy.safetensors is damaged .* a copy .* with --force"):
+        store.load(1)
 
 
 @pytest.mark.parametrize("field", ["checkpoint", "weights"])
@@ -118,7 +138,18 @@ def test_the_newest_and_the_best_are_kept(artefact, setup):
     store = checkpoints(artefact, prepared)
     for step in range(1, 6):
         store.save(step)
-    store.prune(keep=2, best=2)
-    assert store.steps() == [2, 4, 5]
-    store.prune(keep=2, best=None)
+    store.prune(keep=3, best={3: 1, 4: 4, 5: 4}.get)
+    assert store.steps() == [1, 3, 4, 5], "step 1 was the best by step 3"
+    store.prune(keep=2, best=lambda step: 1)
+    assert store.steps() == [1, 4, 5]
+    store.prune(keep=2, best=lambda step: None)
     assert store.steps() == [4, 5]
+
+
+def test_a_process_that_does_not_lead_looks_for_nothing_to_remove(artefact, setup, monkeypatch):
+    """The leading one removes at that moment, and a folder that vanishes while it is listed is an error."""
+    store = checkpoints(artefact, setup())
+    monkeypatch.setattr(Group, "leads", False)
+    monkeypatch.setattr(Checkpoints, "steps", lambda self: pytest.fail("listed"))
+    store.prune(keep=1, best=lambda step: None)
+    store.forget_after(0)

@@ -1,10 +1,11 @@
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from capo.training.data import PairCounts, Samples, read_pairs
-from capo.workspace import Run, WorkspaceError
+from capo.workspace import Artefact, Run, WorkspaceError
 
 
 @pytest.fixture
@@ -69,6 +70,34 @@ def test_latents_and_conditioning_are_those_of_the_sample(prepared):
             found = samples.conditioning(row["prompt_id"])
             place = ids.index(row["prompt_id"])
             assert all(torch.equal(found[name], conditioning[name][place]) for name in conditioning)
+
+
+def test_finding_the_samples_reads_neither_images_nor_latents(prepared, monkeypatch):
+    """They may be terabytes: a training that begins, or goes on, is not to wait for all their digests."""
+    verified = []
+    monkeypatch.setattr(Artefact, "_verify", lambda self, relative: verified.append(relative))
+    artefact = Run(prepared).artefact("samples")
+    prompt_id = pq.read_table(artefact.folder / "shard-00000.parquet")["prompt_id"][0].as_py()
+    latents, conditioning = Samples(artefact).forecast([prompt_id])
+    assert latents == (artefact.folder / "shard-00000.latents.safetensors").stat().st_size
+    assert conditioning == (artefact.folder / "shard-00000.conditioning.safetensors").stat().st_size
+    assert verified == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_damage_where_a_shard_names_its_prompts_is_found(prepared, tmp_path, damage):
+    folder = shutil.copytree(prepared, tmp_path / "run")
+    path = folder / "samples" / "shard-00001.parquet"
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        del data[-9:]
+    else:
+        column = pq.ParquetFile(path).metadata.row_group(0).column(0)
+        assert column.path_in_schema == "prompt_id"
+        data[column.dictionary_page_offset + column.total_compressed_size - 1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(WorkspaceError, match=r"shard-00001.parquet is damaged .* remove it"):
+        Samples(Run(folder).artefact("samples"))
 
 
 def test_a_prompt_or_sample_that_is_not_there_is_an_error(prepared):

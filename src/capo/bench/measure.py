@@ -24,6 +24,9 @@ DEVICES = {
 }
 """What is in a device's own name → its name in `capo.plan.gpus`; the first that fits counts."""
 
+VARIANTS = {"NVL", "Ti", "D", "Laptop"}
+"""Words in the names of devices that are slower or faster than those: their peak is not known here."""
+
 Work = Callable[[], object]
 
 
@@ -108,5 +111,11 @@ def _free(device: torch.device) -> None:
 def _peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
+    return peak_of(torch.cuda.get_device_name(device))
+
+
+def peak_of(name: str) -> float | None:
+    """Dense bf16 FLOP/s of a device by its own name, as `NVIDIA H100 80GB HBM3`; None if not known."""
+    if VARIANTS & set(name.split()):
+        return None
     return next((GPUS[key].half for part, key in DEVICES.items() if part in name), None)

@@ -30,8 +30,12 @@ class Commands(TyperGroup):
         from capo.recipe import RecipeError
 
         try:
-            return super().invoke(ctx)
-        except (typer.Exit, typer.Abort):
+            try:
+                return super().invoke(ctx)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()  # what it fails with is told here, not while Python ends
+        except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except KeyboardInterrupt:
             command = shlex.join(["capo", *sys.argv[1:]])

@@ -139,7 +139,13 @@ def _section(name: str, recipe: str | None, overrides: list[str] | None) -> "Rew
     if recipe is None:
         if overrides:
             raise typer.BadParameter("--set changes a field of a recipe; name one with --recipe")
-        return RewardSection(name=name.rpartition(":")[2], source=name)
+        try:
+            return RewardSection(name=name.rpartition(":")[2], source=name)
+        except ValueError:
+            raise RecipeError(
+                f"{name!r} names no reward: give a shipped one (see `capo rewards`), or your own as "
+                "module:function"
+            ) from None
     loaded = load_recipe(recipe, overrides or ())
     for section in loaded.rewards:
         if section.name == name:

@@ -12,7 +12,7 @@ from capo.cli.app import app, load
 from capo.cli.options import Directory, Force, Json, Overrides, RecipeName
 
 if TYPE_CHECKING:
-    from capo.recipe import Recipe
+    from capo.pipeline import ArtefactStatus
 
 STAGES = {
     "prompts": "Collect the prompts that images are made for.",
@@ -93,8 +93,8 @@ def _evaluate(
     overrides = list(overrides or ())
     for side, given in (("policy", policy), ("against", against)):
         if given is not None:
-            # As YAML reads it: JSON, whatever characters are in a path.
-            overrides.append(f"evaluate.{side}={json.dumps(given)}")
+            # Quoted, as a path may look like a number; YAML does not read JSON's escapes of emoji.
+            overrides.append(f"evaluate.{side}={json.dumps(given, ensure_ascii=False)}")
     _run("evaluate", recipe, overrides, directory, force, as_json)
 
 
@@ -141,7 +141,7 @@ def status(
     from capo import pipeline, terminal
 
     if recipe is None and directory is None:
-        runs = [(path, pipeline.status(loaded, path)) for loaded, path in _saved_runs(Path("runs"))]
+        runs = list(_saved_runs(Path("runs")))
         if as_json:
             terminal.print_json({"runs": [terminal.status_values(*each) for each in runs]})
         else:
@@ -155,9 +155,13 @@ def status(
         terminal.print_status(path, found)
 
 
-def _saved_runs(folder: Path) -> "Iterator[tuple[Recipe, Path]]":
-    """The run directories in a folder, each with the recipe saved there."""
+def _saved_runs(folder: Path) -> "Iterator[tuple[Path, list[ArtefactStatus] | str]]":
+    """The run directories in a folder, each with its states, or why they cannot be told."""
+    from capo import pipeline
     from capo.recipe import load_recipe
 
     for file in sorted(folder.glob("*/recipe.yaml")):
-        yield load_recipe(str(file)), file.parent
+        try:
+            yield file.parent, pipeline.status(load_recipe(file), file.parent)
+        except (ValueError, OSError, RuntimeError) as error:  # the others are to be seen all the same
+            yield file.parent, str(error)

@@ -19,8 +19,8 @@ LEVELS = (0.25, 0.5, 1.0)
 def equal_drift(runs: Sequence[RunMeasures]) -> dict[str, Any] | None:
     """`levels` of drift, and by row and measure the validation win-rate there: `value`, `spread` over seeds.
 
-    Lines are drawn between validations, from the base (drift 0, win-rate ½). None unless two rows have
-    validations.
+    Straight lines are drawn between validations in the order of their drift, from the base (drift 0,
+    win-rate ½). Measures that some run lacks are left out. None unless two rows have validations.
     """
     curves: dict[str, list[Curve]] = {}
     for run in runs:
@@ -30,7 +30,8 @@ def equal_drift(runs: Sequence[RunMeasures]) -> dict[str, Any] | None:
         return None
     reached = min(max(curve.drift) for each in curves.values() for curve in each)
     levels = [share * reached for share in LEVELS]
-    measures = list(next(iter(curves.values()))[0].win_rates)
+    first, *others = [curve for each in curves.values() for curve in each]
+    measures = [name for name in first.win_rates if all(name in curve.win_rates for curve in others)]
     rows = {
         row: {name: [_summary([_at(c, name, level) for c in each]) for level in levels] for name in measures}
         for row, each in curves.items()

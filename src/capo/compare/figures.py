@@ -29,7 +29,9 @@ def curves(rows: Curves, measure: str, against: str, x: str) -> list[Plot]:
     A line is the mean over seeds, the shade their range. Every panel has the row that others are
     compared with, and as many others as there are line styles.
     """
-    known = {row: each for row, each in rows.items() if each}
+    known = {
+        row: each for row, each in rows.items() if each and all(measure in of["win_rates"] for of in each)
+    }
     others = [row for row in known if row != against]
     first = [against] if against in known else []
     room = len(SERIES)

@@ -84,22 +84,15 @@ def panels(rows: Sequence[Mapping[str, Any]]) -> list[Plot]:
 
 
 def best_and_last(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], Iterator[list[str]]]:
-    """A table's head, and a line a row: its gains at the step that was best, and at the last."""
+    """A table's head, and a line a row: what its seeds gain at their own best steps, and at their last."""
     drawn = [row for row in rows if row["over_optimization"]]
     told = [name for name in WITNESSES if any(name in row["over_optimization"]["gains"] for row in drawn)]
 
     def line(row: Mapping[str, Any]) -> list[str]:
-        found = row["over_optimization"]
-        marked = [found["steps"].index(step) for step in found["best_steps"] if step in found["steps"]]
-        cells = [", ".join(map(str, found["best_steps"])), str(found["steps"][-1])]
-        for name in told:
-            values = found["gains"].get(name, {"value": None})["value"]
-            if values is None or not marked:
-                cells.append(NONE)
-                continue
-            best = float(np.mean([values[i] for i in marked]))
-            cells.append(f"{points(best)} → {points(values[-1])}")
-        return [row["name"], *cells]
+        curves, found = row["curves"], row["over_optimization"]
+        steps = [found["best_steps"], sorted({curve["steps"][-1] for curve in curves})]
+        cells = [_own(curves, name) if name in found["gains"] else NONE for name in told]
+        return [row["name"], *(", ".join(map(str, each)) for each in steps), *cells]
 
     return ["row", "best step", "last", *told], map(line, drawn)
 
@@ -131,6 +124,13 @@ def _band(told: Mapping[str, Sequence[float | None]]) -> tuple[np.ndarray, np.nd
     value = 100 * np.array(told["value"], dtype=float)
     reach = 100 * Z_95 * np.array([error or 0.0 for error in told["standard_error"]])
     return value, value - reach, value + reach
+
+
+def _own(curves: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Means over seeds, each at its own best step and at its own last: `+20.0 → +15.0`."""
+    seeds = [(curve["gains"][name]["value"], curve["steps"].index(_best(curve))) for curve in curves]
+    best, last = np.mean([values[at] for values, at in seeds]), np.mean([values[-1] for values, _ in seeds])
+    return f"{points(float(best))} → {points(float(last))}"
 
 
 def _best(curve: Mapping[str, Any]) -> int:

@@ -3,12 +3,23 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from capo.compare.contrasts import ABOUT_CONTRASTS, contrasts, nothing_compared
 from capo.compare.figures import curves, histograms, weightings
 from capo.compare.front_figure import front_keys, front_plots
 from capo.compare.hypervolume import standing, volume
 from capo.compare.overoptimization import panels
 from capo.compare.runs import StudyRun
-from capo.compare.table import ABOUT_FRONTS, NULL, settings
+from capo.compare.table import (
+    ABOUT_COST,
+    ABOUT_EQUAL_DRIFT,
+    ABOUT_FRONTS,
+    NULL,
+    at_drift,
+    scored,
+    seeds_of,
+    settings,
+)
+from capo.compare.warnings import warnings
 from capo.manifest import versions
 from capo.reporting import forest
 from capo.reporting.forest import MEAN, Forest
@@ -20,6 +31,7 @@ def render_study(results: Mapping[str, Any], runs: Sequence[StudyRun]) -> str:
     """The page of a study's `results.json` and the finished runs behind it."""
     rows = {row["name"]: row["curves"] for row in results["rows"]}
     held_out = [m["name"] for m in results["measures"] if m["kind"] == "held out"]
+    shown = _shown(results, runs)
     lines: list[Plot] = []
     for measure in (MEAN, *held_out):
         for x in ("steps", "drift"):
@@ -29,7 +41,15 @@ def render_study(results: Mapping[str, Any], runs: Sequence[StudyRun]) -> str:
         .get_template("study.html.j2")
         .render(
             results=results,
-            warnings=_warnings(results),
+            warnings=warnings(results, runs),
+            contrasts=contrasts(results),
+            about_contrasts=ABOUT_CONTRASTS,
+            nothing_compared=nothing_compared,
+            about_cost=ABOUT_COST,
+            about_equal_drift=ABOUT_EQUAL_DRIFT,
+            seeds_of=seeds_of,
+            scored=scored(results),
+            at_drift=at_drift(results) if results["equal_drift"] else [],
             forests=[(measure, _forest(results, measure)) for measure in results["measures"]],
             curves=lines,
             over_optimization=panels(results["rows"]),
@@ -41,7 +61,8 @@ def render_study(results: Mapping[str, Any], runs: Sequence[StudyRun]) -> str:
             volume=volume,
             judged=sorted({category for row in results["rows"] for category in row["judge"]}),
             weightings=weightings(runs),
-            histograms=histograms(trained) if (trained := _shown(results, runs)) else [],
+            histograms=histograms(shown) if shown else [],
+            shown=shown,
             settings=settings,
             null_name=NULL,
             pages={f"{run.row.name} {run.seed}": _page(run) for run in runs},
@@ -57,11 +78,6 @@ def _forest(results: Mapping[str, Any], measure: Mapping[str, str]) -> Forest:
         entries.append((NULL, "null", results["null"].get(name)))
     known = [(row, of, (e["value"], e["low"], e["high"])) for row, of, e in entries if e is not None]
     return forest.compared(known, 0.0 if kind == "judge" else 0.5)
-
-
-def _warnings(results: Mapping[str, Any]) -> list[str]:
-    found = ["Quick form: it shows that everything runs; its numbers mean nothing."] * results["quick"]
-    return found + [f"{name} failed: {why}" for name, why in results["failed"].items()]
 
 
 def _shown(results: Mapping[str, Any], runs: Sequence[StudyRun]) -> StudyRun | None:

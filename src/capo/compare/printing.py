@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from capo.compare.commands import run_command
+from capo.compare.contrasts import nothing_compared
 from capo.compare.running import Outcome
 from capo.compare.runs import StudyRun
 from capo.compare.study import Study, shipped_studies
@@ -29,6 +31,13 @@ def print_studies(as_json: bool) -> None:
 def print_runs(study: Study, runs: Sequence[StudyRun], as_json: bool) -> None:
     """Every row with what sets it apart, and how far the run of each seed is."""
     states = {(run.row.name, run.seed): run.state for run in runs}
+    commands = {
+        (run.row.name, run.seed): run_command(
+            study.recipe, study.run_settings(run.row, run.seed, run.folder), run.directory
+        )
+        for run in runs
+        if not run.row.soup
+    }
     rows: list[dict[str, Any]] = [
         {
             "row": row.name,
@@ -38,6 +47,7 @@ def print_runs(study: Study, runs: Sequence[StudyRun], as_json: bool) -> None:
             "weights": list(row.weights),
             "tune": row.tune,
             "runs": {str(seed): states[row.name, seed] for seed in study.seeds},
+            "commands": {str(seed): commands.get((row.name, seed)) for seed in study.seeds},
         }
         for row in study.rows
     ]
@@ -59,9 +69,10 @@ def print_outcome(outcome: Outcome, as_json: bool) -> None:
     if results["null"]:
         lines.append((NULL, *_cells(results["null"], measures)))
     _print(["row", *(measure["name"] for measure in measures)], lines, results["title"])
-    print("Win-rates over the base ± standard error; what the first measure says of the rows:")
-    for each in results["comparisons"][measures[0]["name"]]:
-        print(f"  {each['sentence']}")
+    compared = results["comparisons"][measures[0]["name"]]
+    print("Win-rates over the base ± standard error over prompts; what the first measure says of the rows:")
+    for told in [each["sentence"] for each in compared] or [nothing_compared(results)]:
+        print(f"  {told}")
     print(f"Everything: {outcome.folder / 'table.md'} and {outcome.folder / 'index.html'}")
 
 

@@ -14,8 +14,10 @@ from capo.compare.results import study_results
 from capo.compare.runs import StudyRun, donors, runs_of, shared_artefacts
 from capo.compare.study import Study
 from capo.compare.table import table
+from capo.compare.warnings import warnings
 from capo.diffusion.saved import find_policy
 from capo.manifest import pretty
+from capo.processes import LaunchError, processes
 from capo.progress import say
 from capo.stages.soup import SoupSettings, soup
 
@@ -38,8 +40,14 @@ def run_study(study: Study, folder: Path, *, force: bool = False) -> Outcome:
 
     An artefact that another run of this study, or of one beside it, has made from the same inputs is
     taken over from there. A run that fails does not stop the others. Raises `RuntimeError` when none
-    is done in the end, `WorkspaceError` when another process is running this study.
+    is done in the end, `WorkspaceError` when another process is running this study, `LaunchError` in
+    several processes.
     """
+    if processes().size > 1:
+        raise LaunchError(
+            "a study runs in one process: give `capo compare` without a launcher. More GPUs can each have a "
+            "study of one seed, beside the one of all, which then takes over what they made"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with durable.locked(folder):
         durable.clean(folder)
@@ -52,7 +60,7 @@ def run_study(study: Study, folder: Path, *, force: bool = False) -> Outcome:
             raise RuntimeError("\n".join([f"study {study.name}: no run is done", *reasons]))
         results = study_results(study, whole, failed)
         _write(folder / "results.json", pretty(results))
-        _write(folder / "table.md", table(results))
+        _write(folder / "table.md", table(results, warnings(results, whole)))
         _write(folder / "index.html", render_study(results, whole))
     return Outcome(folder, results, failed)
 
@@ -89,15 +97,13 @@ def _run(run: StudyRun, force: bool) -> None:
 
 def _merge(run: StudyRun) -> None:
     """Make the soup, unless it is there and made of the policies that are there now."""
-    policies = [find_policy(directory) for directory in run.ingredients]
-    weights = list(run.row.weights) or [1.0] * len(policies)
+    if run.merged:
+        return
+    for directory in run.ingredients:
+        find_policy(directory)  # says which is not there, before the soup that there is goes
     if run.soup.exists():
-        made = find_policy(run.soup).record["soup"]
-        same = [source["identity"] for source in made["policies"]] == [each.identity for each in policies]
-        if same and made["weights"] == weights:
-            return
         durable.remove(run.soup)
-    soup(run.ingredients, run.soup, SoupSettings(), weights)
+    soup(run.ingredients, run.soup, SoupSettings(), run.weights)
 
 
 def _announcement(study: Study, runs: Sequence[StudyRun], done: int) -> str:

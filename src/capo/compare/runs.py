@@ -15,6 +15,7 @@ from pathlib import Path
 
 from capo import pipeline
 from capo.compare.study import Row, Study, run_directory
+from capo.diffusion.saved import find_policy, is_policy
 from capo.manifest import canonical
 from capo.recipe import Recipe
 from capo.steps import steps_of
@@ -47,6 +48,20 @@ class StudyRun:
         return [run_directory(self.folder, name, self.seed) for name in self.row.soup]
 
     @property
+    def weights(self) -> list[float]:
+        """How much each of the policies counts that are merged."""
+        return list(self.row.weights) or [1.0] * len(self.row.soup)
+
+    @property
+    def merged(self) -> bool:
+        """Whether the soup is there, and of the policies that are there now."""
+        if not (self.soup.exists() and all(map(is_policy, self.ingredients))):
+            return False
+        made = find_policy(self.soup).record["soup"]
+        wanted = [find_policy(directory).identity for directory in self.ingredients]
+        return [each["identity"] for each in made["policies"]] == wanted and made["weights"] == self.weights
+
+    @property
     def recipe(self) -> Recipe:
         if not self.row.soup:
             return self.trained
@@ -63,6 +78,8 @@ class StudyRun:
         """`done`, `stale`, `missing`, or the artefact that is made next: `train is partial`."""
         if self.row.soup and not self.soup.exists():
             return "missing"
+        if self.row.soup and not self.merged:
+            return "stale"
         try:
             everything = pipeline.status(self.recipe, self.directory)
         except ValueError:

@@ -45,6 +45,9 @@ QUICK: Mapping[str, Any] = {
 }
 """The quick form of any study: it shows that everything runs, and nothing else."""
 
+QUICK_SUFFIX = "-quick"
+"""Of its name, and so of its folder."""
+
 Settings = dict[str, JsonValue]
 """Recipe fields by their dotted names, as `--set` has them."""
 
@@ -124,14 +127,15 @@ class Study:
 
     def row_recipe(self, row: Row, seed: int, folder: Path = Path()) -> Recipe:
         """The recipe of one run of the study in `folder`; raises `RecipeError` naming the row."""
-        values = {**self.shared, **row.own, "name": row.name, "seed": seed}
-        if row.start is not None:
-            values["start.run"] = str(run_directory(folder, row.start, seed))
-        overrides = [f"{key}={_yaml(value)}" for key, value in values.items()]
         try:
-            return load_recipe(self.recipe, overrides)
+            return load_recipe(self.recipe, overrides(self.run_settings(row, seed, folder)))
         except RecipeError as error:
             raise StudyError(f"study {self.name}, row {row.name}: {error}") from None
+
+    def run_settings(self, row: Row, seed: int, folder: Path = Path()) -> Settings:
+        """All that one run of the study in `folder` sets besides the base recipe."""
+        start = {} if row.start is None else {"start.run": str(run_directory(folder, row.start, seed))}
+        return {**self.shared, **row.own, "name": row.name, "seed": seed, **start}
 
     def rounds_before(self, row: Row) -> list[str]:
         """The rows that a row goes on from, the first round last."""
@@ -141,6 +145,11 @@ class Study:
 def run_directory(folder: Path, row: str, seed: int) -> Path:
     """Where the study in `folder` has the run of a row."""
     return folder / row / f"seed-{seed}"
+
+
+def overrides(settings: Settings) -> list[str]:
+    """Settings as `--set` takes them."""
+    return [f"{key}={_yaml(value)}" for key, value in settings.items()]
 
 
 def load_study(name_or_path: str | Path, *, quick: bool = False, against: str | None = None) -> Study:
@@ -277,16 +286,12 @@ def _quick(study: Study, last: Settings) -> Study:
     first = dict(QUICK)
     if study.row_recipe(study.rows[0], 0).train.validation_prompts is None:
         del first["train.validation_prompts.count"]
-    rows = tuple(replace(row, own=row.own | last) for row in study.rows)
-    return Study(
-        f"{study.name}-quick",
-        study.title,
-        study.recipe,
-        study.shared | first | last,
-        rows,
-        study.seeds[:1],
-        study.against,
-        study.fronts,
+    return replace(
+        study,
+        name=study.name + QUICK_SUFFIX,
+        shared=study.shared | first | last,
+        rows=tuple(replace(row, own=row.own | last) for row in study.rows),
+        seeds=study.seeds[:1],
         quick=True,
     )
 

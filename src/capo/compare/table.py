@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from capo.compare.commands import run_command, study_command
+from capo.compare.contrasts import ABOUT_CONTRASTS, Contrast, contrasts, nothing_compared
 from capo.compare.hypervolume import standing, volume
 from capo.compare.overoptimization import best_and_last
 from capo.reporting.wording import NONE, duration, interval, number, percent, points
@@ -17,10 +19,32 @@ ABOUT_FRONTS = (
 )
 
 
-def table(results: Mapping[str, Any]) -> str:
-    """All tables of a study, each with what its numbers are."""
-    parts = [f"# {results['title']}", _about(results), *_win_rates(results), *_comparisons(results)]
+ABOUT_NULL = (
+    f"*{NULL}*: other images of the base, with other seeds, against its own: what it shows is chance."
+)
+
+ABOUT_COST = (
+    "Drift: mean squared difference of the policy's and its reference's predictions on training pairs, at "
+    "the step that was kept; error growth: of the denoising error on chosen samples over the reference's. "
+    "The time is that of a run of one seed, had it made everything itself, earlier rounds included; a soup's "
+    "is that of evaluation alone, for its policies are rows of their own."
+)
+
+ABOUT_EQUAL_DRIFT = (
+    "Win-rates on the validation prompts where a row has drifted as far, means over seeds ± the standard "
+    "deviation between them; on straight lines between the validations in the order of their drift. The last "
+    "column is the largest drift that all runs reach."
+)
+
+
+def table(results: Mapping[str, Any], warnings: Sequence[str]) -> str:
+    """All tables of a study, each with what its numbers are, below what must be known before them."""
+    parts = [f"# {results['title']}", _about(results)]
+    if warnings:
+        parts += ["**Warnings**", _list(warnings)]
     parts += [
+        *_win_rates(results),
+        *_comparisons(results),
         *_fronts(results),
         *_equal_drift(results),
         *_over_optimization(results),
@@ -28,8 +52,6 @@ def table(results: Mapping[str, Any]) -> str:
         *_scores(results),
         *_settings(results),
     ]
-    if results["failed"]:
-        parts += ["## Failed", _list(f"{name}: {why}" for name, why in results["failed"].items())]
     return "\n\n".join(parts) + "\n"
 
 
@@ -65,13 +87,31 @@ def settings(row: Mapping[str, Any]) -> str:
     return "; ".join(filter(None, [start, f"soup of {', '.join(parts)}" if parts else "", own]))
 
 
+def seeds_of(row: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    """`2 of 3 seeds` where a row lacks some, else nothing."""
+    there, all_seeds = len(row["seeds"]), len(results["seeds"])
+    return "" if there == all_seeds else f"{there} of {all_seeds} seeds"
+
+
+def scored(results: Mapping[str, Any]) -> list[str]:
+    """The rewards that any row has scores by."""
+    return list(dict.fromkeys(reward for row in results["rows"] for reward in row["mean_scores"]))
+
+
+def at_drift(results: Mapping[str, Any]) -> list[str]:
+    """The measures shown at equal drift: the headline, and the rewards held out."""
+    held_out = [m["name"] for m in results["measures"] if m["kind"] == "held out"]
+    return [results["equal_drift"]["headline"], *held_out]
+
+
 def _about(results: Mapping[str, Any]) -> str:
-    quick = " **Quick form: it shows that everything runs; its numbers mean nothing.**" * results["quick"]
-    seeds = ", ".join(map(str, results["seeds"]))
+    seeds, command = ", ".join(map(str, results["seeds"])), study_command(results)
     return (
-        f"Study `{results['study']}`, recipe `{results['recipe']}`, seeds {seeds}. Win-rates over the base, "
-        "each prompt's averaged over the seeds; in brackets the 95% interval over prompts and the standard "
-        f"deviation between the seeds' own means. {duration(results['seconds_spent'])} of work.{quick}"
+        f"Study `{results['study']}`, recipe `{results['recipe']}`, seeds {seeds}"
+        + (f"; made by `{command}`" if command else "")
+        + ". Win-rates over the base, each prompt's averaged over the seeds; in brackets the 95% interval "
+        "over prompts and the standard deviation between the seeds' own means. All runs together took "
+        f"{duration(results['seconds_spent'])}: what they share was made once."
     )
 
 
@@ -81,7 +121,7 @@ def _win_rates(results: Mapping[str, Any]) -> Iterable[str]:
     head = ["row", *(_title(m) for m in measures), "drift", "error growth, chosen", *cost]
     lines = [
         [
-            row["name"],
+            " ".join(filter(None, [row["name"], f"({few})" if (few := seeds_of(row, results)) else ""])),
             *(cell(row["measures"].get(m["name"]), m["kind"]) for m in measures),
             number(row["drift"], 2),
             percent(row["error_growth"]),
@@ -94,23 +134,20 @@ def _win_rates(results: Mapping[str, Any]) -> Iterable[str]:
         chance = [cell(results["null"].get(m["name"]), m["kind"]) for m in measures]
         lines.append([f"*{NULL}*", *chance, "", "", "", ""])
     yield _grid(head, lines)
-    yield (
-        "Drift: mean squared difference of the policy's and the base's predictions on training pairs, at the "
-        "step that was kept; error growth: of the denoising error on chosen samples over the base's."
-    )
+    yield (f"{ABOUT_NULL} " if results["null"] else "") + ABOUT_COST
 
 
 def _comparisons(results: Mapping[str, Any]) -> Iterable[str]:
-    told = [each["sentence"] for found in results["comparisons"].values() for each in found]
-    if told:
-        yield f"## Compared with {results['against']}"
-        yield (
-            "Differences on the same prompts and the same noise, averaged over seeds: 95% bootstrap "
-            "intervals over prompts; p-values by flipping signs of prompts, corrected for the number of rows "
-            "(Holm). They are about other prompts; what another training seed would do, the signs of the "
-            "seeds hint at."
-        )
-        yield _list(told)
+    yield f"## Compared with {results['against']}"
+    compared = contrasts(results)
+    if not compared:
+        yield nothing_compared(results)
+        return
+    yield ABOUT_CONTRASTS
+    measures = [measure["name"] for measure in results["measures"]]
+    lines = [[row, *(_contrast(found.get(name)) for name in measures)] for row, found in compared.items()]
+    yield _grid([f"row, less {results['against']}", *map(_title, results["measures"])], lines)
+    yield _list(each["sentence"] for each in results["comparisons"][measures[0]])
 
 
 def _fronts(results: Mapping[str, Any]) -> Iterable[str]:
@@ -135,17 +172,12 @@ def _equal_drift(results: Mapping[str, Any]) -> Iterable[str]:
     found = results["equal_drift"]
     if found is None:
         return
-    head = ["row", *(f"drift {number(level, 2)}" for level in found["levels"])]
-    lines = [
-        [row, *(_level(each) for each in by_measure[found["headline"]])]
-        for row, by_measure in found["rows"].items()
-    ]
     yield "## At equal drift"
-    yield (
-        f"{found['headline']}: win-rate on the validation prompts by the time a row has drifted as far; ± is "
-        "the standard deviation between seeds. The last column is the largest drift that all runs reach."
-    )
-    yield _grid(head, lines)
+    yield ABOUT_EQUAL_DRIFT
+    for measure in at_drift(results):
+        head = [f"{measure}: row", *(f"drift {number(level, 2)}" for level in found["levels"])]
+        rows = found["rows"].items()
+        yield _grid(head, [[row, *map(_level, each[measure])] for row, each in rows if measure in each])
 
 
 def _over_optimization(results: Mapping[str, Any]) -> Iterable[str]:
@@ -154,8 +186,9 @@ def _over_optimization(results: Mapping[str, Any]) -> Iterable[str]:
         yield "## The best step and the last"
         yield (
             "Points over the base on the validation prompts, at the best step and the last: win-rates less "
-            "50%, and images found right less the base's. The best step, that of each seed, is where the "
-            "win-rate by the training rewards is highest."
+            "50%, and images found right less the base's; means over seeds, each at its own steps. A seed's "
+            "best step is where its win-rate by the training rewards is highest: that it was chosen by them "
+            "flatters them there."
         )
         yield _grid(head, grid)
 
@@ -173,18 +206,9 @@ def _judge(results: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _scores(results: Mapping[str, Any]) -> Iterable[str]:
-    rewards = list(results["rows"][0]["mean_scores"])
+    rewards = scored(results)
     yield "## Mean scores"
-    lines = [
-        [
-            row["name"],
-            *(
-                f"{number(row['mean_scores'][r]['base'])} → {number(row['mean_scores'][r]['tuned'])}"
-                for r in rewards
-            ),
-        ]
-        for row in results["rows"]
-    ]
+    lines = [[row["name"], *(_scored(row["mean_scores"].get(r)) for r in rewards)] for row in results["rows"]]
     yield _grid(["row", *rewards], lines)
 
 
@@ -194,6 +218,10 @@ def _settings(results: Mapping[str, Any]) -> Iterable[str]:
     yield _grid(["row", "sets", "found how"], rows)
     if results["shared"]:
         yield "All rows: " + ", ".join(f"`{key}={value}`" for key, value in results["shared"].items()) + "."
+    trained = [row for row in results["rows"] if not row["soup"] and row["start"] is None]
+    commands = [run_command(results["recipe"], _run_settings(results, row)) for row in trained]
+    yield f"The runs of seed {results['seeds'][0]}, each by itself:"
+    yield "\n".join(["```sh", *commands, "```"])
 
 
 def _title(measure: Mapping[str, str]) -> str:
@@ -203,6 +231,20 @@ def _title(measure: Mapping[str, str]) -> str:
 def _level(found: Mapping[str, float | None]) -> str:
     spread = found["spread"]
     return percent(found["value"]) + ("" if spread is None else f" ±{100 * spread:.1f}")
+
+
+def _contrast(found: Contrast | None) -> str:
+    if found is None:
+        return NONE
+    return f"{f'**{found.value}**' if found.clear else found.value} ({found.details})"
+
+
+def _scored(found: Mapping[str, float] | None) -> str:
+    return NONE if found is None else f"{number(found['base'])} → {number(found['tuned'])}"
+
+
+def _run_settings(results: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**results["shared"], **row["set"], "name": row["name"], "seed": results["seeds"][0]}
 
 
 def _change(found: Mapping[str, float] | None) -> str:

@@ -15,7 +15,7 @@ from capo.diffusion.adapter import ADAPTER, add_adapter
 from capo.diffusion.family import Family
 from capo.diffusion.loading import load_part
 from capo.diffusion.reference import FrozenCopy, digest
-from capo.diffusion.saved import LORA
+from capo.diffusion.saved import LORA, RECORD
 from capo.diffusion.sharding import check_shardable, gathered, part_like, shard, together, whole
 from capo.recipe import TrainSection
 from capo.runtime import quiet
@@ -158,7 +158,7 @@ class Policy:
         if folder is None:
             return
         text = json.dumps({**record, "adaptation": self.adaptation}, indent=2) + "\n"
-        (folder / "capo.json").write_text(text, encoding="utf-8")
+        (folder / RECORD).write_text(text, encoding="utf-8")
 
     def _first_state(self) -> dict[str, Tensor]:
         """What an adapter starts from, in main memory; nothing in full training, whose copy has it."""
@@ -209,7 +209,7 @@ def widen(family: Family, section: TrainSection) -> None:
 
 def load_policy(family: Family, folder: Path) -> dict[str, Any]:
     """Turn `family` into the policy saved in `folder`; returns the record of its `capo.json`."""
-    record: dict[str, Any] = json.loads((folder / "capo.json").read_text(encoding="utf-8"))
+    record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     if record["adaptation"] == "lora":
         family.load_lora(folder)
     else:

@@ -1,7 +1,6 @@
 """What is found in a data set of images: prompts, the places of their images, and labels."""
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -89,16 +88,19 @@ def read_labels(row: Mapping[str, Any], where: str) -> tuple[float, float] | Non
     first, second = row.get("label_0"), row.get("label_1")
     if first is None or row.get("has_label") is False:
         return None
-    second = 1 - first if second is None else second
-    if not all(math.isfinite(label) and 0 <= label <= 1 for label in (first, second)):
-        raise ExchangeError(f"{where}: label_0 {first} and label_1 {second} must be in [0, 1]")
-    delta = row.get("delta_reward")
-    if delta is None or first == second:
-        return float(first), float(second)
-    if not 0 <= delta <= 1:
-        raise ExchangeError(f"{where}: delta_reward {delta} must be in [0, 1]")
+    first = _share(first, "label_0", where)
+    second = 1 - first if second is None else _share(second, "label_1", where)
+    if row.get("delta_reward") is None or first == second:
+        return first, second
+    delta = _share(row["delta_reward"], "delta_reward", where)
     share = (1 + delta) / 2
     return (share, 1 - share) if first > second else (1 - share, share)
+
+
+def _share(value: Any, name: str, where: str) -> float:
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ExchangeError(f"{where}: {name} {value!r} must be a number in [0, 1]")
+    return float(value)
 
 
 def caption_column(names: Sequence[str], wanted: str | None, where: str) -> str:

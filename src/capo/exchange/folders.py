@@ -56,13 +56,16 @@ class ImageFolder:
                 yield caption, self._place(row.get("file_name"), where)
 
     def _folders(self) -> Iterator[tuple[str, str]]:
-        for folder in sorted(path for path in self._folder.iterdir() if path.is_dir()):
+        for folder in (path for path in _visible(self._folder) if path.is_dir()):
             said = folder / PROMPT
             caption = said.read_text(encoding="utf-8-sig").strip() if said.is_file() else folder.name
             check_text(caption, str(said))
-            for path in sorted(folder.iterdir()):
-                if path.suffix.lower() in IMAGES and not path.name.startswith("."):
-                    yield caption, path.relative_to(self._folder).as_posix()
+            images = [path for path in _visible(folder) if path.suffix.lower() in IMAGES]
+            if not caption:
+                self.without_caption += len(images)
+                continue
+            for path in images:
+                yield caption, path.relative_to(self._folder).as_posix()
 
     def _caption(self, row: Mapping[str, Any], where: str) -> str:
         caption = clean(row[caption_column(list(row), self._column, where)], where)
@@ -79,3 +82,8 @@ class ImageFolder:
         if not (self._folder / path).is_file():
             raise ExchangeError(f"{where}: {self._folder / path} is not there")
         return path.as_posix()
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What is in it, in order, but for what is hidden."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

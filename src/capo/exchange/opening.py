@@ -42,12 +42,10 @@ def images_identity(section: ImagesSection) -> str:
     if section.source.startswith(hub.PREFIX):
         return f"{section.source}@{section.revision or 'main'}"
     root = _local(section)
-    files = [path for path in sorted(root.rglob("*")) if path.is_file()] if root.is_dir() else [root]
-    named = {path.relative_to(root): path for path in files}
-    seen = {name: p for name, p in named.items() if not any(part.startswith(".") for part in name.parts)}
+    files = _visible(root) if root.is_dir() else [root]
     digest = hashlib.blake2b(digest_size=16)
-    for name, content in zip(seen, file_digests(list(seen.values())), strict=True):
-        digest.update(f"{name.as_posix()}\0{content}\0".encode())
+    for path, content in zip(files, file_digests(files), strict=True):
+        digest.update(f"{path.relative_to(root).as_posix()}\0{content}\0".encode())
     return f"blake2b:{digest.hexdigest()}"
 
 
@@ -62,10 +60,16 @@ def _local(section: ImagesSection) -> Path:
 
 def _parquet_files(path: Path) -> list[Path]:
     if path.is_dir():
-        return sorted(path.rglob("*.parquet"))
+        return [file for file in _visible(path) if file.suffix == ".parquet"]
     if path.suffix != ".parquet":
         raise ExchangeError(f"images.source: {path} is neither a folder nor a Parquet file")
     return [path]
+
+
+def _visible(folder: Path) -> list[Path]:
+    """All files in it, in order, but for hidden ones and those in hidden folders."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in files if not any(n.startswith(".") for n in path.relative_to(folder).parts)]
 
 
 def _on_hub(section: ImagesSection) -> "tuple[FileSystem, list[str]]":

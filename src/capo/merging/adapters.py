@@ -12,9 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from capo.diffusion.saved import LORA
 from capo.method.low_rank import LowRank
-
-FILE = "pytorch_lora_weights.safetensors"
 
 SIDES = ((".lora_A.weight", ".lora_B.weight"), (".lora.down.weight", ".lora.up.weight"))
 """How the names of A and B end, in peft's way and in the older one of diffusers."""
@@ -46,7 +45,7 @@ def read_adapter(folder: Path) -> Adapter:
 
     Raises `ValueError` for one that is not plain LoRA, as a DoRA, or whose file does not say its alpha.
     """
-    path = folder / FILE
+    path = folder / LORA
     with safe_open(path, "pt") as file:
         config = json.loads((file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
         tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
@@ -87,7 +86,7 @@ def write_adapter(folder: Path, updates: dict[str, LowRank], adapters: Sequence[
     config = {**first.config, field: targets}
     config |= {f"{first.network}.{name}": rank for name in ("r", "lora_alpha")}
     metadata = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(config, indent=2, sort_keys=True)}
-    save_file(tensors, folder / FILE, metadata=metadata)
+    save_file(tensors, folder / LORA, metadata=metadata)
 
 
 def _nothing(like: LowRank, rank: int) -> LowRank:

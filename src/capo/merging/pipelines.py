@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from capo.diffusion import resolve_checkpoint
+from capo.diffusion.saved import RECORD
 from capo.method import soup_tensors
 from capo.progress import progress
 from capo.recipe import ModelSection
@@ -119,7 +120,7 @@ def _base_folder(model: ModelSection) -> Path:
 
 def _copy_the_rest(source: Path, target: Path, weights: Sequence[Path]) -> None:
     """Everything but the weights to be merged and what is said about the one policy."""
-    left_out = {*weights, source / "capo.json", source / "README.md"}
+    left_out = {*weights, source / RECORD, source / "README.md"}
 
     def ignored(folder: str, names: list[str]) -> list[str]:
         return [name for name in names if Path(folder, name) in left_out]

@@ -9,6 +9,7 @@ paper from scores to models:
     weighting       log-SNR -> loss weight                  Sec. 4.4, Eq. 26
     objective       errors -> implicit reward -> loss       Eqs. 8, 22, 23
     soup            several policies -> one                 Eq. 29
+    low_rank        the same of LoRA policies
     winrate         scores of two models -> win-rate        App. B.2
     significance    win-rates -> is it more than chance
     diversity       images of a prompt -> how unlike each other

@@ -19,6 +19,11 @@ def notes(
 ) -> list[str]:
     """A sentence each."""
     found = [*_unknown_prompts(recipe, prompts)]
+    if recipe.images is not None:
+        found.append(
+            f"Not in it: taking over the images of {recipe.images.source}, which the VAE encodes and the "
+            "rewards score."
+        )
     if recipe.generate.adaptive is not None:
         first, most = recipe.generate.adaptive.first, recipe.generate.samples_per_prompt
         found.append(
@@ -47,6 +52,8 @@ def _unknown_prompts(recipe: Recipe, prompts: Prompts) -> list[str]:
         "train.validation_prompts": (recipe.train.validation_prompts, prompts.validation),
         "evaluate.prompts": (recipe.evaluate.prompts, prompts.evaluate),
     }
+    if recipe.images is not None:
+        del sections["prompts"]  # they come with the images
     return [
         f"Not in it: what is made for {field}, as {section.source} is not there; set {field}.count."
         for field, (section, number) in sections.items()

@@ -14,13 +14,13 @@ RUNTIME = "capo:runtime"
 """Annotation of fields that change speed or memory but not results."""
 
 Positive = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0)]
 Condition = tuple[str, Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in"], JsonValue]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     def results(self) -> dict[str, Any]:
         """The fields that decide results, as plain JSON values (`RUNTIME` ones left out)."""

@@ -15,6 +15,7 @@ from capo.method.calibration import BradleyTerry
 from capo.rewards.images import as_rgb, centre
 from capo.rewards.loading import load_model, load_part
 from capo.rewards.protocol import RewardError
+from capo.rewards.scoring import float64
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,4 +47,4 @@ class AestheticRating:
             upright = [centre(image) for image in upright]
         pixels = self._image_processor(upright, return_tensors="pt")
         ratings: Tensor = self._model(pixels.pixel_values.to(self._model.device)).logits[:, 0]
-        return ratings.double().cpu().numpy()
+        return float64(ratings)

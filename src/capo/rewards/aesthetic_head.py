@@ -36,7 +36,7 @@ class AffineHead:
 
     def __call__(self, embeddings: "Tensor") -> "Tensor":
         """float64 [n] on the CPU, of embeddings [n, d] that need not have length 1."""
-        embeddings = embeddings.double().cpu()
+        embeddings = embeddings.cpu().double()  # not every device has float64
         return embeddings @ self._weight / embeddings.norm(dim=-1) + self._bias
 
 

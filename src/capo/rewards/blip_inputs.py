@@ -15,9 +15,6 @@ from capo.rewards.protocol import RewardError
 if TYPE_CHECKING:
     from capo.rewards.blip import Blip
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-
 
 class BlipInputs:
     """Images and prompts as a `Blip` of `pixels` reads them, of prompts the first `max_length` tokens."""
@@ -25,6 +22,7 @@ class BlipInputs:
     def __init__(self, checkpoint: str, processor: str | None, blip: "Blip", max_length: int) -> None:
         from transformers import AutoTokenizer
 
+        self._device = blip.text.device
         place = parts_place(checkpoint, processor, BERT)
         self._tokenizer = load_part(AutoTokenizer, place)
         if len(self._tokenizer) > (words := blip.text.config.vocab_size):
@@ -32,17 +30,20 @@ class BlipInputs:
         self._pixels, self._max_length = blip.pixels, max_length
 
     def __call__(self, images: list[Image.Image], prompts: list[str]) -> dict[str, Tensor]:
-        """The arguments of `Blip.forward`."""
+        """The arguments of `Blip.forward`, on its device."""
+        from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
         coded = self._tokenizer(
             prompts, padding=True, truncation=True, max_length=self._max_length, return_tensors="pt"
         )
         squares = np.stack([np.asarray(middle_square(as_rgb(image), self._pixels)) for image in images])
-        pixels = (squares / 255 - MEAN) / STD
-        return {
+        pixels = (squares / 255 - OPENAI_CLIP_MEAN) / OPENAI_CLIP_STD
+        inputs = {
             "pixels": torch.from_numpy(pixels.transpose(0, 3, 1, 2)).float(),
             "tokens": coded.input_ids,
             "mask": coded.attention_mask,
         }
+        return {name: tensor.to(self._device) for name, tensor in inputs.items()}
 
     def truncated(self, prompts: list[str]) -> list[bool]:
         """Whether each prompt has more tokens than are read."""

@@ -25,7 +25,12 @@ class Shipped:
     """A shipped reward, and what one wants to know before choosing it."""
 
     architecture: str
-    """`module:Class` in `capo.rewards`; called with (name, checkpoint, device, processor, **options)."""
+    """`module:Class` in `capo.rewards`; called with (name, checkpoint, device, processor, **options).
+
+    These are its name in tables and paths, a directory or Hub id of the weights, where it runs, and a
+    place of tokenizer and image processor if not with the weights. Keyword-only parameters are what a
+    recipe may give as `options`.
+    """
     checkpoint: str
     """A directory, or a Hub id as `owner/name@revision`.
 

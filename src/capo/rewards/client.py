@@ -73,6 +73,7 @@ class ServerReward:
                 backoff_max=LONGEST_WAIT,
                 backoff_jitter=FIRST_WAIT,
                 status_forcelist=BUSY,
+                respect_retry_after_header=False,  # capo's server says 1 s each time: 10 in all
                 allowed_methods=None,  # to score twice changes nothing
                 raise_on_status=False,
             ),

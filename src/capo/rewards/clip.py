@@ -15,6 +15,7 @@ from torch import Tensor
 from capo.method.calibration import BradleyTerry
 from capo.rewards.clip_towers import ClipTowers, centre_crop
 from capo.rewards.loading import load_model
+from capo.rewards.scoring import float64
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,7 +39,7 @@ class ClipPreference:
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
         """float64 [n]; longer prompts are cut at the model's own length (77 tokens for CLIP)."""
         scores: Tensor = self._model.logit_scale.exp() * self._towers.cosine(images, prompts)
-        return scores.double().cpu().numpy()
+        return float64(scores)
 
     def truncated(self, prompts: list[str]) -> list[bool]:
         """Whether each prompt is longer than what the model reads."""

@@ -1,13 +1,7 @@
 """CLIP models from weights that transformers did not save: open_clip's names, or a tower among others."""
 
 import re
-from typing import TYPE_CHECKING, Any
-
-import torch
-
-from capo.rewards.protocol import RewardError
-from capo.runtime import quiet
-from capo.weights import defect
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,20 +54,3 @@ def drop_prefix(weights: "dict[str, Tensor]", prefix: str) -> "dict[str, Tensor]
 def vision_side(weights: "dict[str, Tensor]") -> "dict[str, Tensor]":
     """`weights` of a model of images and texts without those that only texts pass through."""
     return {name: tensor for name, tensor in weights.items() if not name.startswith(TEXT_SIDE)}
-
-
-def assemble(model_class: Any, config: Any, weights: "dict[str, Tensor]", origin: str, device: Any) -> Any:
-    """A transformers model of `config` in float32 with these weights and no others, frozen, on `device`.
-
-    Raises `RewardError`, naming `origin`, when they do not fit or are not finite.
-    """
-    try:
-        with quiet():
-            model, found = model_class.from_pretrained(
-                None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True
-            )
-    except RuntimeError as error:  # shapes
-        raise RewardError(f"{origin} does not fit {model_class.__name__}: {error}") from error
-    if wrong := defect(model, found):
-        raise RewardError(f"{origin} {wrong}")
-    return model.eval().requires_grad_(False).to(device)

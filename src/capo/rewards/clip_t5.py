@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from capo.method.calibration import PowerRatio
 from capo.rewards.catalogue import FLAN_T5_XL
 from capo.rewards.images import as_rgb
-from capo.rewards.loading import load_model, load_part, parts_place
+from capo.rewards.loading import load_model, load_part, parts_place, usual_dtype
 from capo.rewards.protocol import RewardError
 from capo.rewards.vqa import QUESTION, checked_template
 
@@ -48,11 +48,7 @@ class ClipT5VqaScore:
     ) -> None:
         """Weights from `checkpoint`; the tokenizer from `processor`, else its folder, else Flan-T5's.
 
-        Args:
-            name: its name in tables and paths.
-            checkpoint: a directory or Hub id.
-            device: where it runs.
-            processor: a directory or Hub id with the tokenizer.
+        Options:
             template: the question, with `{}` where the prompt goes.
             answer: what the model should say.
             vision_tower: a directory or Hub id of the CLIP whose patches are read; that of the
@@ -68,8 +64,7 @@ class ClipT5VqaScore:
 
         self.name = name
         self._template = checked_template(template)
-        dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
-        self._model = load_model(ClipT5, checkpoint, device, dtype)
+        self._model = load_model(ClipT5, checkpoint, device, usual_dtype(device))
         tower = vision_tower or self._model.config.mm_vision_tower
         self._vision = load_model(CLIPVisionModel, tower, device, self._model.dtype)
         self._image_processor = load_part(CLIPImageProcessorPil, tower)
@@ -86,7 +81,7 @@ class ClipT5VqaScore:
         most = MAX_LENGTH - 1 - len(self._before)
         after = [torch.tensor(ids[:most]) for ids in self._after(prompts)]
         words = pad_sequence(after, batch_first=True, padding_value=self._tokenizer.unk_token_id)
-        # The official code pads with the unknown token, and so hides those of the prompt as well.
+        # Unknown words of the prompt are hidden as padding is, which the official code does not do.
         seen = words != self._tokenizer.unk_token_id
         patches = self._patches(images)
         before = self._embed(self._before.expand(len(images), -1))
@@ -94,7 +89,7 @@ class ClipT5VqaScore:
         mask = torch.ones(whole.shape[:2], dtype=torch.bool)
         mask[:, -words.shape[1] :] = seen
         likelihoods: Tensor = self._model.likelihoods(whole, mask.to(whole.device), self._answer)
-        return likelihoods.double().mean(dim=1).exp().cpu().numpy()
+        return likelihoods.cpu().double().mean(dim=1).exp().numpy()
 
     def truncated(self, prompts: list[str]) -> list[bool]:
         """Whether each prompt makes its conversation longer than what is read."""

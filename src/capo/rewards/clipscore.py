@@ -19,7 +19,7 @@ import torch
 from capo.method.calibration import BradleyTerry
 from capo.rewards.clip_towers import ClipTowers, centre_crop
 from capo.rewards.loading import load_model
-from capo.rewards.protocol import RewardError
+from capo.rewards.scoring import float64
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,7 +47,6 @@ class ClipScore:
         from transformers import CLIPModel
 
         self.name = name
-        self.comparison_with(convention)
         self._convention = convention
         place = processor or checkpoint
         model = load_model(CLIPModel, checkpoint, device, torch.float32)
@@ -55,18 +54,16 @@ class ClipScore:
 
     @staticmethod
     def comparison_with(convention: str = "cosine") -> BradleyTerry:
-        """How scores of a convention compare; raises `RewardError` for one that is not known."""
-        if convention not in UNITS:
-            raise RewardError(f"convention {convention!r} of CLIPScore is none of {', '.join(UNITS)}")
+        """How scores of a convention compare."""
         return BradleyTerry(temperature=UNITS[convention] / LOGIT_SCALE)
 
     @torch.inference_mode()
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
         """float64 [n] on the scale of the convention; long prompts are cut at 77 tokens."""
-        cosine = self._towers.cosine(images, prompts).double()
+        cosine = float64(self._towers.cosine(images, prompts))
         if self._convention == "clipped":
-            cosine = cosine.clamp(min=0)
-        return (UNITS[self._convention] * cosine).cpu().numpy()
+            cosine = cosine.clip(min=0)
+        return UNITS[self._convention] * cosine
 
     def truncated(self, prompts: list[str]) -> list[bool]:
         """Whether each prompt is longer than what the model reads."""

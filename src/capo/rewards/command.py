@@ -1,12 +1,12 @@
 """A reward that is a program: it may run in a virtual environment of its own.
 
 capo speaks with it over stdin and stdout, in the lines of JSON that `programs/capo_reward.py`
-describes and answers. A program that dies is started again and asked again.
+describes and answers. A program that died is started again when it is next asked.
 """
 
-import hashlib
 import json
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -22,6 +22,7 @@ from capo.recipe import RewardSection
 from capo.rewards.comparison import told_comparison
 from capo.rewards.environment import environment
 from capo.rewards.function import FunctionOrigin
+from capo.rewards.places import file_identity
 from capo.rewards.protocol import RewardError, TransientError
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from capo.method.calibration import Comparison
 
 PROGRAMS = Path(__file__).parent / "programs"
-STARTS = 2
-"""How often a batch is tried on a program that dies of it."""
+PATIENCE = 2.0
+"""Seconds for a program to end by itself."""
 LAST_WORDS = 20
 """Lines of its stderr that are shown when it dies."""
 
@@ -85,18 +86,13 @@ class ProgramReward:
         """float64 [n]. Raises `RuntimeError` when the program cannot score them, or dies of them."""
         from capo.rewards import wire
 
-        asked = wire.question(images, prompts)
-        for start in range(STARTS):
-            try:
-                told = self._running().ask(asked, self._timeout)
-                break
-            except _EndedError as error:
-                self._program = None
-                if start == STARTS - 1:
-                    raise RuntimeError(str(error)) from None
-            except BaseException:
-                self._program = None  # its answer would be taken for that of the next question
-                raise
+        try:
+            told = self._running().ask(wire.question(images, prompts), self._timeout)
+        except BaseException as error:
+            self._program = None  # if it lives, its answer would be taken for that of the next question
+            if isinstance(error, _EndedError):
+                raise RuntimeError(str(error)) from None
+            raise
         scores = wire.read_answer(self.name, told, len(images))
         self._said.keep(self.name, told, prompts)
         return scores
@@ -145,7 +141,7 @@ class _Program:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         started = time.monotonic()
-        late = threading.Timer(timeout, self._process.kill)
+        late = threading.Timer(timeout, _kill, [self._process])
         late.start()
         try:
             self._process.stdin.write(json.dumps({"id": 1, **asked}) + "\n")
@@ -159,7 +155,7 @@ class _Program:
         finally:
             late.cancel()
         self.end()
-        self._listener.join()
+        self._listener.join(PATIENCE)
         raise self._ended(timeout if time.monotonic() - started >= timeout else None)
 
     def _ended(self, silent_for: float | None) -> _EndedError:
@@ -205,9 +201,7 @@ def _table(line: str) -> dict[str, Any] | None:
 
 def _told_part(part: str) -> str:
     path = Path(part)
-    if not path.is_file():
-        return part
-    return f"{path.name} blake2b:{hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()}"
+    return f"{path.name} {file_identity(path)}" if path.is_file() else part
 
 
 def _listen(process: "subprocess.Popen[str]", words: "deque[str]") -> None:
@@ -222,8 +216,14 @@ def _end(process: "subprocess.Popen[str]") -> None:
     with suppress(BrokenPipeError):
         process.stdin.close()  # what it waits for, to end by itself
     try:
-        process.wait(timeout=2)
+        process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
-        process.kill()
+        _kill(process)
         process.wait()
     process.stdout.close()
+
+
+def _kill(process: "subprocess.Popen[str]") -> None:
+    """With all that it started: the scorer itself may be a child, as of `bash` or `conda run`."""
+    with suppress(ProcessLookupError, PermissionError):  # macOS refuses where only a dead one is left
+        os.killpg(process.pid, signal.SIGKILL)

@@ -120,11 +120,13 @@ def _incomparable(reward: Reward, scores: np.ndarray) -> str | None:
 
     if reward.comparison is None:
         return "it does not: its recipe must, by `comparison`"
-    present = torch.from_numpy(scores[np.isfinite(scores)])
+    present = torch.from_numpy(np.sort(scores[np.isfinite(scores)]))
     try:
-        wins = reward.comparison(present[:, None], present[None, :])
-    except ValueError as error:
-        return str(error)
+        wins = torch.as_tensor(reward.comparison(present[:, None], present[None, :])).double()
+    except Exception as error:  # one of the user's own
+        return f"{type(error).__name__}: {error}"
     if wins.shape != (len(present),) * 2 or not torch.allclose(wins + wins.T, torch.ones_like(wins)):
         return "its probabilities that the one and that the other of two wins do not add up to 1"
+    if (wins.diff(dim=0) < -1e-6).any():
+        return "a higher score wins less often than a lower one"
     return None

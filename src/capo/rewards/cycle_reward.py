@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from capo.method.calibration import BradleyTerry
 from capo.rewards.blip import load_judge
 from capo.rewards.blip_inputs import BlipInputs
+from capo.rewards.scoring import float64
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,16 +30,13 @@ class CycleReward:
     def __init__(self, name: str, checkpoint: str, device: Any, processor: str | None = None) -> None:
         """Weights from `checkpoint`; the tokenizer from `processor`, else its folder, else BERT's."""
         self.name = name
-        self._device = device
         self._judge = load_judge(checkpoint, device, activation=nn.GELU)
         self._inputs = BlipInputs(checkpoint, processor, self._judge.blip, MAX_LENGTH)
 
     @torch.inference_mode()
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
         """float64 [n]."""
-        inputs = self._inputs(images, prompts)
-        scores: Tensor = self._judge(**{key: value.to(self._device) for key, value in inputs.items()})
-        return scores.double().cpu().numpy()
+        return float64(self._judge(**self._inputs(images, prompts)))
 
     def truncated(self, prompts: list[str]) -> list[bool]:
         """Whether each prompt has more tokens than are read."""

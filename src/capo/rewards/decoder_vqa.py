@@ -12,6 +12,7 @@ import torch
 from capo.method.calibration import PowerRatio
 from capo.rewards.images import as_rgb
 from capo.rewards.loading import load_model, load_part
+from capo.rewards.scoring import float64
 from capo.rewards.vqa import QUESTION, answer_tokens
 
 if TYPE_CHECKING:
@@ -45,4 +46,4 @@ class DecoderVqaScore:
         tokens, last = coded.input_ids.to(device), coded.attention_mask.sum(dim=1) - 1
         logits = self._model(pixel_values=pixels.to(device), decoder_input_ids=tokens).logits
         answers = logits[torch.arange(len(prompts)), last].float()
-        return answers.softmax(-1)[:, self._answer].double().cpu().numpy()
+        return float64(answers.softmax(-1)[:, self._answer])

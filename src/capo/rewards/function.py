@@ -7,7 +7,6 @@ from the current directory; or an installed package names it, as an entry point 
 attribute `truncated`, a function of the prompts, of which it reads the beginning only.
 """
 
-import hashlib
 import re
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from capo.recipe import RewardSection
 from capo.rewards.comparison import NAMES, told_comparison
+from capo.rewards.places import file_identity
 from capo.rewards.protocol import RewardError
 
 if TYPE_CHECKING:
@@ -57,9 +57,8 @@ class FunctionOrigin:
 
     def identity(self) -> str:
         """The function's path, a digest of its file, and the package it came with."""
-        code = source_file(self.source).read_bytes()
-        digest = hashlib.blake2b(code, digest_size=16).hexdigest()
-        return " ".join([self.source, f"blake2b:{digest}", *([self._package] if self._package else [])])
+        told = [self.source, file_identity(source_file(self.source))]
+        return " ".join([*told, *([self._package] if self._package else [])])
 
     def comparison(self) -> "Comparison | None":
         """The function's attribute; None without one."""

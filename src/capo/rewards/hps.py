@@ -15,10 +15,11 @@ from torch.nn.functional import interpolate, pad
 
 from capo.method.calibration import BradleyTerry
 from capo.rewards.catalogue import CLIP_VIT_H
-from capo.rewards.clip_layout import assemble, drop_prefix, from_open_clip
+from capo.rewards.clip_layout import drop_prefix, from_open_clip
 from capo.rewards.clip_towers import ClipTowers
 from capo.rewards.images import as_rgb
-from capo.rewards.loading import load_part, parts_place, read_weights
+from capo.rewards.loading import load_part, load_renamed, parts_place, read_weights
+from capo.rewards.scoring import float64
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,7 +50,7 @@ class HpsV2:
         place = parts_place(checkpoint, processor, CLIP_VIT_H)
         config = load_part(CLIPConfig, place)
         weights = from_open_clip(drop_prefix(read_weights(checkpoint), "model."))
-        model = assemble(CLIPModel, config, weights, checkpoint, device)
+        model = load_renamed(CLIPModel, config, weights, checkpoint, device, torch.float32)
         size = config.vision_config.image_size
         self._towers = ClipTowers(
             model, place, lambda images: torch.stack([letterbox(i, size, antialias) for i in images])
@@ -58,7 +59,7 @@ class HpsV2:
     @torch.inference_mode()
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
         """float64 [n] in [-1, 1]; longer prompts are cut at 77 tokens."""
-        return self._towers.cosine(images, prompts).double().cpu().numpy()
+        return float64(self._towers.cosine(images, prompts))
 
     def truncated(self, prompts: list[str]) -> list[bool]:
         """Whether each prompt is longer than what the model reads."""

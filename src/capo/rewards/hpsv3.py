@@ -17,6 +17,7 @@ from capo.rewards.hpsv3_instruction import PROMPT, TOKEN, read_instruction
 from capo.rewards.images import as_rgb
 from capo.rewards.loading import fill, load_part, load_renamed, parts_place, read_weights
 from capo.rewards.protocol import RewardError
+from capo.rewards.scoring import float64
 from capo.rewards.vlm import load_processor
 
 if TYPE_CHECKING:
@@ -48,11 +49,7 @@ class HpsV3:
     ) -> None:
         """Weights from `checkpoint`; the rest from `processor`, else its folder, else Qwen2-VL-7B.
 
-        Args:
-            name: its name in tables and paths.
-            checkpoint: a directory, a safetensors file or a Hub id.
-            device: where it runs.
-            processor: a directory or Hub id with configuration, tokenizer and image processor.
+        Options:
             instruction: a file with the whole instruction, `{text_prompt}` where the prompt goes
                 and `<|Reward|>` where the score is read; that of the package hpsv3 when None.
 
@@ -90,7 +87,7 @@ class HpsV3:
         positions = torch.arange(length).expand(3, count, length).to(inputs.input_ids.device)
         hidden: Tensor = self._model(**inputs, position_ids=positions, use_cache=False).last_hidden_state
         read = hidden[inputs.input_ids == self._token].float()
-        return self._head(read)[:, 0].double().cpu().numpy()
+        return float64(self._head(read)[:, 0])
 
     def _ask(self, prompt: str) -> str:
         for token in (TOKEN, self._processor.image_token):

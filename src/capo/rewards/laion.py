@@ -13,9 +13,9 @@ import torch
 from capo.method.calibration import BradleyTerry
 from capo.rewards.aesthetic_head import AffineHead, split_head, tower_place
 from capo.rewards.catalogue import CLIP_VIT_L
-from capo.rewards.clip_layout import assemble, drop_prefix, vision_side
+from capo.rewards.clip_layout import drop_prefix, vision_side
 from capo.rewards.clip_towers import centre_crop
-from capo.rewards.loading import load_part, read_weights
+from capo.rewards.loading import load_part, load_renamed, read_weights
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,12 +40,13 @@ class LaionAesthetic:
         self._head = AffineHead(head, LAYERS, checkpoint)
         config = load_part(CLIPConfig, place)
         config.vision_config.projection_dim = config.projection_dim
-        self._tower = assemble(
+        self._tower = load_renamed(
             CLIPVisionModelWithProjection,
             config.vision_config,
             vision_side(drop_prefix(tower, "clip.") or read_weights(place)),
             checkpoint if tower else place,
             device,
+            torch.float32,
         )
         self._prepare = centre_crop(place)
 

@@ -10,8 +10,7 @@ from capo.rewards.comparison import describe_comparison
 from capo.rewards.download import what_is_missing
 from capo.rewards.function import installed_functions
 from capo.rewards.places import COMMIT, HUB_ID, pinned, split_revision, weights_here
-from capo.rewards.protocol import RewardError
-from capo.rewards.registry import declared_comparison
+from capo.rewards.registry import declared_comparison, unknown_reward
 from capo.rewards.shipped import architecture_options
 
 MEGABYTES = 4
@@ -28,8 +27,9 @@ def describe_reward(name: str) -> dict[str, Any]:
 
     Raises `RewardError` for a name that there is not.
     """
-    declared_comparison(RewardSection(name=name))  # which names what is near, if there is none
     if name not in SHIPPED:
+        if name not in installed_functions():
+            raise unknown_reward(name, name)
         return _installed_values(name)
     entry = SHIPPED[name]
     module = import_module(f"capo.rewards.{entry.architecture.partition(':')[0]}")
@@ -73,7 +73,7 @@ def _installed_values(name: str) -> dict[str, Any]:
     try:
         comparison = describe_comparison(declared_comparison(RewardSection(name=name)))
         problem = None
-    except (RewardError, ImportError) as error:
+    except Exception as error:  # whatever the package raises when it is imported
         comparison, problem = None, str(error)
     package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else None
     return {

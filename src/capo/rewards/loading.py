@@ -39,7 +39,7 @@ def load_renamed(
     device: Any,
     dtype: "torch.dtype",
 ) -> Any:
-    """As `load_model`, of weights that are read already and have the names of `model_class`."""
+    """As `load_model`, of weights of `checkpoint` that are read already and have `model_class`'s names."""
     try:
         with quiet():
             model, found = model_class.from_pretrained(
@@ -48,6 +48,13 @@ def load_renamed(
     except RuntimeError as error:  # shapes
         raise RewardError(f"{checkpoint} does not fit {model_class.__name__}: {error}") from error
     return _ready(model, found, checkpoint, device)
+
+
+def usual_dtype(device: Any) -> "torch.dtype | str":
+    """For models too large for float32 on a GPU: that on a CPU, the checkpoint's own precision elsewhere."""
+    import torch
+
+    return torch.float32 if torch.device(device).type == "cpu" else "auto"
 
 
 def load_part(auto_class: Any, checkpoint: str, **arguments: Any) -> Any:

@@ -16,9 +16,9 @@ from torch.nn.functional import cosine_similarity
 
 from capo.method.calibration import BradleyTerry
 from capo.rewards.catalogue import CLIP_VIT_H
-from capo.rewards.clip_layout import assemble, drop_prefix
+from capo.rewards.clip_layout import drop_prefix
 from capo.rewards.clip_towers import ClipTokens, centre_crop
-from capo.rewards.loading import fill, load_part, parts_place, read_weights
+from capo.rewards.loading import fill, load_part, load_renamed, parts_place, read_weights
 from capo.rewards.mps_cross import CrossModel
 from capo.rewards.protocol import RewardError
 
@@ -59,7 +59,8 @@ class Mps:
         clip, cross = (_within(weights, prefix, checkpoint) for prefix in ("model.", "cross_model."))
         if unknown := sorted(k for k in weights if not k.startswith(("model.", "cross_model."))):
             raise RewardError(f"{checkpoint} has unknown weights of Mps: {', '.join(unknown[:5])}")
-        self._clip = assemble(CLIPModel, load_part(CLIPConfig, place), clip, checkpoint, device)
+        config = load_part(CLIPConfig, place)
+        self._clip = load_renamed(CLIPModel, config, clip, checkpoint, device, torch.float32)
         try:
             self._cross = fill(CrossModel(cross), cross, checkpoint, device)
         except KeyError as error:
@@ -79,7 +80,7 @@ class Mps:
         # One prompt at a time: what is heard of one must not depend on the others of the batch.
         for prompt in dict.fromkeys(prompts):
             rows = [row for row, other in enumerate(prompts) if other == prompt]
-            scores[rows] = self._score_prompt(patches[rows], prompt).double().cpu()
+            scores[rows] = self._score_prompt(patches[rows], prompt).cpu().double()
         return scores.numpy()
 
     def _score_prompt(self, patches: Tensor, prompt: str) -> Tensor:

@@ -50,8 +50,6 @@ class TextRendering:
         unit: Literal["characters", "words"] = "characters",
     ) -> None:
         """`checkpoint` is the package; `device` is not used."""
-        if unit not in ("characters", "words"):
-            raise RewardError(f"reward {name!r}: unit must be characters or words, got {unit!r}")
         try:
             from rapidocr import RapidOCR
         except ImportError as error:

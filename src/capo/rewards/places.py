@@ -10,6 +10,7 @@ that which the Hub's cache on this machine holds. `hf download owner/name` moves
 
 import hashlib
 import re
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -80,10 +81,20 @@ def place_identity(reward: str, place: str) -> str:
     check_place(reward, place)
     if place.startswith(PACKAGE):
         return f"{place}=={_version(reward, place)}"
-    if Path(place).is_file():
-        with Path(place).open("rb") as file:
-            return f"blake2b:{hashlib.file_digest(file, 'blake2b').hexdigest()}"
+    if (path := Path(place)).is_file():
+        return _weights_identity(path.resolve(), path.stat().st_size, path.stat().st_mtime_ns)
     return place if place.startswith(WEB) else checkpoint_identity(*split_revision(pinned(place)))
+
+
+@cache  # Several stages ask; big files take seconds. Size and time tell a changed one.
+def _weights_identity(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return f"blake2b:{hashlib.file_digest(file, 'blake2b').hexdigest()}"
+
+
+def file_identity(path: Path) -> str:
+    """A digest of a small file: code, or an instruction."""
+    return f"blake2b:{hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()}"
 
 
 def weights_here(place: str) -> bool | None:

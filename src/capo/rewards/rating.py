@@ -38,11 +38,7 @@ class LevelRating:
     ) -> None:
         """Weights from `checkpoint`; tokenizer and image processor from `processor` if given.
 
-        Args:
-            name: its name in tables and paths.
-            checkpoint: a directory or Hub id.
-            device: where it runs.
-            processor: a directory or Hub id, for weights that come without a processor.
+        Options:
             question: what the model is asked.
             stem: the start of its answer, which the level ends.
 
@@ -61,5 +57,5 @@ class LevelRating:
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
         """float64 [n] in [0, 1]; `prompts` are not looked at."""
         said = self._model.next_token(images, [self._text] * len(images))
-        shares = said[:, self._levels].double().softmax(-1).cpu().numpy()
+        shares = said[:, self._levels].cpu().double().softmax(-1).numpy()
         return shares @ np.array(WEIGHTS)

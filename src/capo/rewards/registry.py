@@ -106,9 +106,14 @@ def _origin_here(section: RewardSection) -> Origin:
     if source in installed:
         _refuse(section, f"the installed reward {source}", "checkpoint", "options", "requirements")
         return installed_origin(section, installed[source])
-    near = difflib.get_close_matches(source, [*SHIPPED, *installed], n=1)
-    raise RewardError(
-        f"reward {section.name!r}: no shipped reward {source!r}"
+    raise unknown_reward(section.name, source)
+
+
+def unknown_reward(name: str, source: str) -> RewardError:
+    """Why reward `name` cannot be: there is no `source`, but maybe something spelt alike."""
+    near = difflib.get_close_matches(source, [*SHIPPED, *installed_functions()], n=1)
+    return RewardError(
+        f"reward {name!r}: no shipped reward {source!r}"
         + (f"; did you mean {near[0]!r}?" if near else "")
         + " (`capo rewards` lists them); your own goes under source as package.module:function"
     )

@@ -17,6 +17,7 @@ from capo.rewards.protocol import (
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
 LONGEST_REASON = 500
 """Characters of an exception's text that are kept."""
@@ -57,9 +58,14 @@ def truncated(reward: Reward, prompts: Sequence[str]) -> list[bool | None]:
     if not isinstance(reward, Truncating):
         return [None] * len(prompts)
     distinct = list(dict.fromkeys(prompts))
-    answers = (None if answer is None else bool(answer) for answer in reward.truncated(distinct))
+    answers = list(reward.truncated(distinct))
+    if len(answers) != len(distinct):
+        raise RewardError(
+            f"reward {reward.name!r}: its `truncated` must tell of each of {len(distinct)} prompts, "
+            f"it tells of {len(answers)}"
+        )
     told = dict(zip(distinct, answers, strict=True))
-    return [told[prompt] for prompt in prompts]
+    return [None if told[prompt] is None else bool(told[prompt]) for prompt in prompts]
 
 
 def _score_batch(reward: Reward, images: "list[Image.Image]", prompts: list[str]) -> list[Scored | Exception]:
@@ -84,8 +90,8 @@ def _score_batch(reward: Reward, images: "list[Image.Image]", prompts: list[str]
 
 def checked(name: str, raw: Any, count: int) -> "np.ndarray":
     """`raw` as float64 [count]; None becomes NaN."""
-    if hasattr(raw, "detach"):  # a torch tensor, of any precision and device
-        raw = raw.detach().cpu().double().numpy()
+    if hasattr(raw, "detach"):  # a torch tensor
+        raw = float64(raw)
     expected = f"reward {name!r} must return {count} numbers for {count} images"
     try:
         given = np.asarray(raw)
@@ -98,6 +104,11 @@ def checked(name: str, raw: Any, count: int) -> "np.ndarray":
     if scores.shape != (count,):
         raise RewardError(f"{expected}, got shape {scores.shape}")
     return scores
+
+
+def float64(scores: "Tensor") -> "np.ndarray":
+    """Scores of any precision and device in main memory: not every device has float64, as Apple's."""
+    return scores.detach().cpu().double().numpy()
 
 
 def _scored(score: "np.float64") -> Scored:

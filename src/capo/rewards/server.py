@@ -4,10 +4,10 @@
     POST /score    {"images": [{"png": base64}, …], "prompts": […]} → {"scores": [0.5, null, …]}
 
 The answer may have `truncated` besides: for each prompt whether only its beginning was read. One
-batch is scored at a time. Others wait in a line of bounded length; when it is full the answer is
-503, and the client asks again later. 413: the question is too large; 400: it is no question; 422:
-the reward cannot score these images. There is no encryption and there are no passwords: it is for
-the own machine or a network of trust.
+batch is scored at a time. Others wait in a line of bounded length; when it is full, or the reward
+cannot answer for now, the answer is 503, and the client asks again later. 413: the question is too
+large; 400: it is no question; 422: the reward cannot score these images. There is no encryption and
+there are no passwords: it is for the own machine or a network of trust.
 """
 
 import json
@@ -19,7 +19,7 @@ import numpy as np
 
 from capo.rewards import wire
 from capo.rewards.comparison import describe_comparison
-from capo.rewards.protocol import Reward
+from capo.rewards.protocol import Reward, TransientError
 from capo.rewards.scoring import checked, truncated
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class RewardServer(ThreadingHTTPServer):
     ) -> None:
         super().__init__(address, _Handler)
         self.reward, self.identity, self.batch_size = reward, identity, batch_size
-        self._turn = threading.Lock()
-        self._line = threading.BoundedSemaphore(waiting + 1)
+        self._turn, self._door = threading.Lock(), threading.Lock()
+        self._most = waiting + 1  # with the one that is scored
         self.waiting = 0
 
     @property
@@ -65,13 +65,14 @@ class RewardServer(ThreadingHTTPServer):
 
     def stand_in_line(self) -> bool:
         """Take a place among those who wait; False when there is none. `leave_line` gives it back."""
-        free = self._line.acquire(blocking=False)
-        self.waiting += free
+        with self._door:
+            free = self.waiting < self._most
+            self.waiting += free
         return free
 
     def leave_line(self) -> None:
-        self.waiting -= 1
-        self._line.release()
+        with self._door:
+            self.waiting -= 1
 
     def answer(self, body: bytes) -> tuple[int, dict[str, Any]]:
         """Status and answer to the body of a question."""
@@ -91,6 +92,8 @@ class RewardServer(ThreadingHTTPServer):
                     raw = self.reward.score(images[part], prompts[part])
                     cut += truncated(self.reward, prompts[part])
                 scores.append(checked(self.reward.name, raw, len(images[part])))
+        except TransientError as error:  # no fault of the images
+            return 503, {"error": str(error)}
         except Exception as error:  # the reward's own, whatever it is
             return 422, {"error": f"{type(error).__name__}: {error}"}
         return 200, wire.answer(np.concatenate(scores), cut)

@@ -1,18 +1,19 @@
 """Shipped rewards: an architecture of this package, its weights and its options."""
 
 import difflib
-import hashlib
 import inspect
 import json
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from capo.recipe import RewardSection
 from capo.rewards.catalogue import EMBEDDED, SHIPPED, Shipped
 from capo.rewards.download import what_is_missing
-from capo.rewards.places import check_place, look_up, place_identity, split_revision
+from capo.rewards.places import check_place, file_identity, look_up, place_identity, split_revision
 from capo.rewards.protocol import Reward, RewardError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class ShippedOrigin:
         """
         self._check_embedded()
         told = [json.dumps(self._options, sort_keys=True)] if self._options else []
-        told += [_content(value) for _, value in sorted(self._options.items()) if _is_file(value)]
+        told += [file_identity(Path(value)) for _, value in sorted(self._options.items()) if _is_file(value)]
         if self._entry.reads:
             told += _named(self._entry.reads)(**self._options)
         class_name = self._entry.architecture.partition(":")[2]
@@ -99,22 +100,28 @@ def _named(place: str) -> Any:
 
 def _options(section: RewardSection, shipped: Shipped) -> dict[str, Any]:
     """The options given, by the catalogue and by the section, which goes first."""
-    if section.options:
-        known = architecture_options(shipped)
-        for name in section.options:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                raise RewardError(
-                    f"reward {section.name!r}: no option {name!r} ({', '.join(known) or 'it has none'})"
-                    + (f"; did you mean {near[0]!r}?" if near else "")
-                )
+    for name, value in section.options.items():
+        _check_option(section.name, shipped, name, value)
     return {**shipped.options, **section.options}
+
+
+def _check_option(reward: str, shipped: Shipped, name: str, value: Any) -> None:
+    """Raise `RewardError` unless the architecture has this option, and takes such a value."""
+    known = architecture_options(shipped)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise RewardError(
+            f"reward {reward!r}: no option {name!r} ({', '.join(known) or 'it has none'})"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+        )
+    kind = get_type_hints(_architecture(shipped).__init__)[name]
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        why = error.errors()[0]["msg"]
+        raise RewardError(f"reward {reward!r}: option {name}: {why}, got {value!r}") from None
 
 
 def _is_file(value: Any) -> bool:
     # A text of several lines may be longer than a path can be.
     return isinstance(value, str) and "\n" not in value and len(value) < 256 and Path(value).is_file()
-
-
-def _content(path: str) -> str:
-    return f"blake2b:{hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()}"

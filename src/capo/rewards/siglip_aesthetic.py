@@ -13,9 +13,9 @@ import torch
 from capo.method.calibration import BradleyTerry
 from capo.rewards.aesthetic_head import AffineHead, split_head, tower_place
 from capo.rewards.catalogue import SIGLIP_SO400M
-from capo.rewards.clip_layout import assemble, vision_side
+from capo.rewards.clip_layout import vision_side
 from capo.rewards.images import as_rgb
-from capo.rewards.loading import load_part, read_weights
+from capo.rewards.loading import load_part, load_renamed, read_weights
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,12 +38,13 @@ class SiglipAesthetic:
         weights = {k.removeprefix("layers."): t for k, t in read_weights(checkpoint).items()}
         head, tower = split_head(weights, "scoring_head.")
         self._head = AffineHead(head, LAYERS, checkpoint)
-        self._tower = assemble(
+        self._tower = load_renamed(
             SiglipVisionModel,
             load_part(SiglipConfig, place).vision_config,
             vision_side(tower or read_weights(place)),
             checkpoint if tower else place,
             device,
+            torch.float32,
         )
         self._image_processor = load_part(SiglipImageProcessorPil, place)
 

@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from capo.rewards.images import as_rgb
-from capo.rewards.loading import load_model, load_part
+from capo.rewards.loading import load_model, load_part, usual_dtype
 from capo.rewards.protocol import RewardError
 
 if TYPE_CHECKING:
@@ -23,8 +22,7 @@ class VisionLanguageModel:
         """Weights from `checkpoint`; tokenizer and image processor from `processor` if given."""
         from transformers import AutoModelForImageTextToText
 
-        dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
-        self._model = load_model(AutoModelForImageTextToText, checkpoint, device, dtype)
+        self._model = load_model(AutoModelForImageTextToText, checkpoint, device, usual_dtype(device))
         self._processor = load_processor(processor or checkpoint, self._model.config)
         self.tokenizer = self._processor.tokenizer
         self.tokenizer.padding_side = "left"  # the last position is then the answer's in every row

@@ -49,11 +49,7 @@ class GeneratedScore:
     ) -> None:
         """Weights from `checkpoint`; tokenizer and image processor from `processor` if given.
 
-        Args:
-            name: its name in tables and paths.
-            checkpoint: a directory or Hub id.
-            device: where it runs.
-            processor: a directory or Hub id, for weights that come without a processor.
+        Options:
             template: a file with the instruction, `{prompt}` where the prompt goes; an instruction
                 of capo's own when None.
             label: what the model writes before a colon and the score.

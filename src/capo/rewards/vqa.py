@@ -40,11 +40,7 @@ class VqaScore:
     ) -> None:
         """Weights from `checkpoint`; tokenizer and image processor from `processor` if given.
 
-        Args:
-            name: its name in tables and paths.
-            checkpoint: a directory or Hub id.
-            device: where it runs.
-            processor: a directory or Hub id, for weights that come without a processor.
+        Options:
             template: the question, with `{}` where the prompt goes.
             answer: whose probability is the score.
             normalize: `full`, over the whole vocabulary, as the official code; `yes_no`, over
@@ -65,7 +61,7 @@ class VqaScore:
         answer = said[:, self._answers]
         if len(self._answers) > 1:
             answer = answer.log_softmax(-1)
-        return answer[:, 0].double().exp().cpu().numpy()
+        return answer[:, 0].cpu().double().exp().numpy()
 
     def _ask(self, prompt: str) -> str:
         return self._model.ask(self._template.replace("{}", prompt))
@@ -100,8 +96,6 @@ def _answers(answer: str, normalize: str) -> tuple[str, ...]:
     """The answers that are compared, that which counts first."""
     if normalize == "full":
         return (answer,)
-    if normalize != "yes_no":
-        raise RewardError(f"normalize is {normalize!r}; it must be full or yes_no")
     if answer not in OPPOSITES:
         raise RewardError(f"normalize: yes_no needs the answer Yes or No, not {answer!r}")
     return answer, OPPOSITES[answer]

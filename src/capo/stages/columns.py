@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LABELS = "labels"
-"""What people said of the samples, in the place of a reward's name."""
+"""How messages and tables call what people said of the samples, in the place of a reward's name."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ def read_columns(recipe: Recipe, run: Run) -> Columns:
     Raises as `pair`.
     """
     prompt_ids = [prompt.prompt_id for prompt in read_prompts(run)]
-    if recipe.pairs.selection == "labels":
+    by_people = recipe.pairs.selection == "labels"
+    if by_people:
         # A label is how often people prefer the sample: the power ratio of two is again that share.
         comparisons: list[Comparison] = [PowerRatio()]
         tables = {LABELS: _read_labels(run.artefact("samples"))}
@@ -61,11 +62,11 @@ def read_columns(recipe: Recipe, run: Run) -> Columns:
     ids, samples = np.repeat(prompt_ids, counts), _arange(counts)
     scores = np.empty((len(ids), len(tables)))
     for column, (comparison, (name, table)) in enumerate(zip(comparisons, tables.items(), strict=True)):
-        if name != LABELS:
+        if not by_people:
             check_missing(name, [table], len(ids), recipe.pairs.max_skipped)
         scores[:, column] = score_vector(table, prompt_ids, counts)
         refuse_negative(name, comparison, scores[:, column], ids, samples)
-    pool = None if recipe.start is None or LABELS in tables else _read_pool(recipe, run, prompt_ids)
+    pool = None if recipe.start is None or by_people else _read_pool(recipe, run, prompt_ids)
     return Columns(list(tables), comparisons, prompt_ids, counts, scores, pool)
 
 

@@ -21,8 +21,6 @@ def pool(recipe: Recipe, run: Run, artefact: Artefact) -> None:
 
     assert recipe.start is not None
     start = find_start(recipe, recipe.start)
-    if start.run.path.resolve() == run.path.resolve():
-        raise WorkspaceError(f"start.run: {run.path} is this run's own directory; give another --run")
     known = {prompt.prompt_id: prompt.text for prompt in read_prompts(start.run)}
     prompts = read_prompts(run)
     for prompt in prompts:

@@ -48,14 +48,12 @@ def score(recipe: Recipe, run: Run, work: Sequence[tuple[Artefact, RewardSection
         Scorer(recipe, artefact, section, texts, samples.summary["samples"]) for artefact, section in work
     ]
     for together in _side_by_side(recipe, scorers):
-        try:
-            _pass(samples, texts, together)
-        except MemoryShortError as error:
-            if len(together) == 1:
-                raise
-            say(f"{error}; going on with one model after another")
+        if not _passed(samples, texts, together):
+            # Only here is what the failed attempt had on the device held by nothing, its error included.
             for scorer in together:
                 scorer.restart()
+            _free_memory()
+            for scorer in together:
                 _pass(samples, texts, [scorer])
     own = [scorer.seconds for scorer in scorers]
     shared = (time.monotonic() - started - sum(own)) / len(scorers)
@@ -85,6 +83,18 @@ def _weights(reward: RewardSection) -> float:
     return BYTES_A_MILLION * SHIPPED[source].parameters
 
 
+def _passed(samples: Artefact, texts: Mapping[str, str], scorers: Sequence[Scorer]) -> bool:
+    """Score by several rewards together; whether the device had memory enough."""
+    try:
+        _pass(samples, texts, scorers)
+    except MemoryShortError as error:
+        if len(scorers) == 1:
+            raise
+        say(f"{error}; going on with one model after another")
+        return False
+    return True
+
+
 def _pass(samples: Artefact, texts: Mapping[str, str], scorers: Sequence[Scorer]) -> None:
     """Score what is not scored yet, and commit the artefacts."""
     names = [name for name in samples.files() if name.endswith(".parquet")]
@@ -103,6 +113,10 @@ def _pass(samples: Artefact, texts: Mapping[str, str], scorers: Sequence[Scorer]
     for scorer in scorers:
         scorer.commit()
         scorer.release()
+    _free_memory()
+
+
+def _free_memory() -> None:
     gc.collect()
     runtime.release_memory()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from capo.diffusion.saved import SavedPolicy, find_policy
+from capo.manifest import alike
 from capo.recipe import Recipe, StartSection, TrainSection
 from capo.seeds import stable_seed
 from capo.stages.scores import read_scores
@@ -50,7 +51,7 @@ class Start:
         if manifest is None or (self._kept and _file(reward) not in manifest.files):
             raise ValueError(f"start.run: {self.run.path} has no scores of the base by the reward {reward!r}")
         for field, value in source.items():
-            if (before := manifest.inputs.get(field)) != value:
+            if not alike(before := manifest.inputs.get(field), value):
                 raise ValueError(
                     f"start.run: {self.run.path} was scored by another reward ({field}: {before} → {value}); "
                     "give it its name and settings back, or start from a first round scored by this one"

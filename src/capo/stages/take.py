@@ -72,7 +72,9 @@ def take(recipe: Recipe, run: Run, artefact: Artefact) -> None:
             else:
                 if family is None:
                     family = load_family(recipe.model, runtime.device(recipe.engine))
-                    _check_space(recipe, family, artefact, total, len(prompts))
+                    left = [prompt for later in shards[number:] for prompt in later]
+                    images = sum(len(entries[prompt.prompt_id].images) for prompt in left)
+                    _check_space(recipe, family, artefact, images, len(left))
                 found = _readable(source, wanted, unreadable)
                 _write(recipe, family, artefact, number, part, found)
             bar.advance(count, resumed=family is None)

@@ -5,7 +5,9 @@ that was not.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from capo import runtime
@@ -66,12 +68,11 @@ def train(recipe: Recipe, run: Run, artefact: Artefact) -> None:
         else Validation(recipe, run, family, artefact).run,
     )
     group.wait()  # until all have read what the leading process will now change
-    last = loop.run(start)
-    if board is not None:
-        board.close()
+    with nullcontext() if board is None else closing(board):
+        last = loop.run(start)
     told = {} if before is None else {"round": before.round}
     best = _export(recipe, run, artefact, loop, last, reference, family.left_out, told)
-    loop.prune()
+    loop.prune(over=True)
     ended = {} if loop.ended is None else {"ended": loop.ended}
     summary = {"steps": last, **best, **told, "roll_backs": len(loop.roll_backs), **ended}
     plain = {"left_out": family.left_out, "sampler": family.process.sampler_changes(recipe.generate)}
@@ -130,13 +131,13 @@ def _export(
         **told,
     }
     data = {name: run.artefact(name).digest for name in ("samples", "pairs")}
-    if not Group().leads:
-        with loop.trainer.averaged():
-            loop.trainer.policy.save(None, record)
-        return record
-    with artefact.write_directory("best") as folder:
+    # All take part where the policy is spread over them; one writes.
+    leads = Group().leads
+    place: AbstractContextManager[Path | None] = artefact.write_directory("best") if leads else nullcontext()
+    with place as folder:
         with loop.trainer.averaged():
             loop.trainer.policy.save(folder, record)
-        card = model_card(recipe, step, best, reference, data, left_out)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        if folder is not None:
+            card = model_card(recipe, step, best, reference, data, left_out)
+            (folder / "README.md").write_text(card, encoding="utf-8")
     return {"best_step": record["step"], "best_win_rate": record["win_rate"]}

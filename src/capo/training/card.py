@@ -68,7 +68,15 @@ def _results(recipe: Recipe) -> dict[str, Any]:
     if recipe.train.validation_prompts is not None:
         source = Path(recipe.train.validation_prompts.source).name
         values["train"]["validation_prompts"]["source"] = source
-    return values | {"rewards": [reward.results() for reward in recipe.rewards]}
+    return values | {"rewards": [_portable(reward.results()) for reward in recipe.rewards]}
+
+
+def _portable(reward: dict[str, Any]) -> dict[str, Any]:
+    """With weights that are a file or a folder by name: where they lie says nothing elsewhere."""
+    weights = reward["checkpoint"]
+    if weights is not None and Path(weights).exists():
+        return reward | {"checkpoint": Path(weights).name}
+    return reward
 
 
 def _listed(names: list[str]) -> str:

@@ -10,6 +10,7 @@ No random state is in them: data and noise are functions of the seed and the ste
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,62 @@ class Checkpoints:
         A damaged one is named, removed, and the one before it taken. Raises `WorkspaceError` when it
         was trained against another reference.
         """
+        step = Group().told(self._newest_whole)
+        if step:
+            self.load(step)
+        return step
+
+    def load(self, step: int) -> None:
+        """Take over the state of a step; 0 is the base model.
+
+        Raises `WorkspaceError` for a damaged one, or one of another reference.
+        """
+        if step == 0:
+            self._trainer.reset()
+            return
+        folder = self._folder(step)
+        try:
+            state = _read_state(folder)
+            found = {name: _read_tensors(folder / name, digest) for name, digest in state["files"].items()}
+        except _Damaged as error:
+            raise WorkspaceError(f"{error}; put a copy of it back, or train again with --force") from error
+        if state["reference"] != self._reference:
+            raise WorkspaceError(
+                f"{folder} was trained against another reference model "
+                f"({state['reference']}, now {self._reference}); train again with --force"
+            )
+        trainer = self._trainer
+        trainer.policy.load_state(found["policy.safetensors"])
+        trainer.optimizer.load_moments(found["optimizer.safetensors"])
+        if trainer.average is not None:
+            trainer.average.load_state(found["average.safetensors"], step)
+
+    def prune(self, keep: int, best: Callable[[int], int | None]) -> None:
+        """Remove all but the `keep` newest, and what was `best` by the step of each of them."""
+        steps = self._removable()
+        bests = {best(step) for step in steps[:keep]}
+        for step in steps[keep:]:
+            if step not in bests:
+                self._artefact.remove(_place(step))
+
+    def forget_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps, the last one first."""
+        for later in self._removable():
+            if later > step:
+                self._artefact.remove(_place(later))
+
+    def _removable(self) -> list[int]:
+        """The steps, the last one first; none but in the leading process, which alone removes any."""
+        # Nor do the others look: a folder may vanish while they list it.
+        return self.steps()[::-1] if Group().leads else []
+
+    def _newest_whole(self) -> int:
+        """The last step whose files are what was written, or 0; damaged ones after it are removed."""
         for step in reversed(self.steps()):
             try:
-                self.load(step)
+                folder = self._folder(step)
+                for name, digest in _read_state(folder)["files"].items():
+                    _check(folder / name, digest)
             except _Damaged as error:
                 say(f"{error}; going on from the checkpoint before it")
                 self._artefact.remove(_place(step))
@@ -82,35 +136,8 @@ class Checkpoints:
                 return step
         return 0
 
-    def load(self, step: int) -> None:
-        """Take over the state of a step; 0 is the base model."""
-        if step == 0:
-            self._trainer.reset()
-            return
-        folder = self._artefact.folder / _place(step)
-        state = _read_state(folder)
-        if state["reference"] != self._reference:
-            raise WorkspaceError(
-                f"{folder} was trained against another reference model "
-                f"({state['reference']}, now {self._reference}); train again with --force"
-            )
-        trainer = self._trainer
-        found = {name: _read_tensors(folder / name, digest) for name, digest in state["files"].items()}
-        trainer.policy.load_state(found["policy.safetensors"])
-        trainer.optimizer.load_moments(found["optimizer.safetensors"])
-        if trainer.average is not None:
-            trainer.average.load_state(found["average.safetensors"], step)
-
-    def prune(self, keep: int, best: int | None) -> None:
-        """Remove all but the `keep` newest and that of step `best`."""
-        for step in self.steps()[:-keep]:
-            if step != best:
-                self._artefact.remove(_place(step))
-
-    def forget_after(self, step: int) -> None:
-        """Remove the checkpoints of later steps, the last one first."""
-        for later in reversed([each for each in self.steps() if each > step]):
-            self._artefact.remove(_place(later))
+    def _folder(self, step: int) -> Path:
+        return self._artefact.folder / _place(step)
 
     def _contents(self) -> dict[str, dict[str, Tensor]]:
         trainer = self._trainer
@@ -145,7 +172,11 @@ def _read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def _read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
+def _check(path: Path, digest: str) -> None:
     if not path.is_file() or _digest(path) != digest:
         raise _Damaged(f"{path} is damaged (its digest is not the recorded one)")
+
+
+def _read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
+    _check(path, digest)
     return load_file(path)

@@ -4,6 +4,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -61,10 +62,11 @@ def read_pairs(artefact: Artefact, min_margin: float | None) -> tuple[list[Promp
         else:
             no_pair += 1
     if not prompts:
+        why = f"{no_pair} prompts without a pair"
+        if dropped:
+            why += f", {dropped} with none above the margin {min_margin}: lower pairs.min_margin"
         raise WorkspaceError(
-            f"{artefact.folder / 'pairs.parquet'}: no pair to train on ({no_pair} prompts without a pair, "
-            f"{dropped} with none above the margin {min_margin}); lower pairs.min_margin, or generate "
-            "more samples"
+            f"{artefact.folder / 'pairs.parquet'}: no pair to train on ({why}); generate more samples"
         )
     return prompts, PairCounts(len(prompts), no_pair, dropped)
 
@@ -87,7 +89,7 @@ class Samples:
         self._places: dict[str, _Place] = {}
         for name in artefact.files():
             if name.endswith(".parquet"):
-                counts = Counter(artefact.read_table(name, ["prompt_id"])["prompt_id"].to_pylist())
+                counts = Counter(_prompt_ids(artefact.folder / name))
                 ends = itertools.accumulate(counts.values())
                 for row, (prompt_id, end) in enumerate(zip(counts, ends, strict=True)):
                     shard = name.removesuffix(".parquet")
@@ -109,7 +111,7 @@ class Samples:
         """Bytes on disk of the latents and of the conditioning of the shards with these prompts."""
         shards = {self._find(prompt_id).shard for prompt_id in prompt_ids}
         latents, conditioning = (
-            sum(self._artefact.path(_file(shard, kind)).stat().st_size for shard in shards)
+            sum((self._artefact.folder / _file(shard, kind)).stat().st_size for shard in shards)
             for kind in ("latents", "conditioning")
         )
         return latents, conditioning
@@ -140,6 +142,22 @@ class _Place:
     first: int
     """Row of its first sample."""
     samples: int
+
+
+def _prompt_ids(path: Path) -> list[str]:
+    """That column of a shard, by the checksums of its own pages.
+
+    The digest of the file would have all of its images read, which training has no use for.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        ids: list[str] = file.read(columns=["prompt_id"])["prompt_id"].to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise WorkspaceError(f"{path} is damaged ({error}); remove it and give the command again") from error
+    return ids
 
 
 def _file(shard: str, kind: str) -> str:

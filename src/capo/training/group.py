@@ -91,6 +91,7 @@ def joined(device: str) -> Iterator[Group]:
     """Within, the processes of this command know each other; `device` is `engine.device`.
 
     Each takes a GPU of its own. Raises `LaunchError` when there are too few, or `device` names one.
+    A process that fails within leaves at once, so that the launcher sees it and stops the others.
     """
     own = processes()
     if own.size == 1 or dist.is_initialized():
@@ -101,13 +102,12 @@ def joined(device: str) -> Iterator[Group]:
         os.environ["CAPO_QUIET"] = "1"
     store, _, _ = next(rendezvous("env://"))
     dist.init_process_group(store=store, rank=own.rank, world_size=own.size, timeout=PATIENCE)
-    try:
-        yield Group()
-        # No connection is closed from which another process may still read.
-        store.set(f"left/{own.rank}", "")
-        store.wait([f"left/{rank}" for rank in range(own.size)], PATIENCE)
-    finally:
-        dist.destroy_process_group()
+    yield Group()
+    # No connection is closed from which another process may still read. All of this waits for the others,
+    # who may in turn be waiting for a process that failed: so it is no clean-up for errors.
+    store.set(f"left/{own.rank}", "")
+    store.wait([f"left/{rank}" for rank in range(own.size)], PATIENCE)
+    dist.destroy_process_group()
 
 
 def _take_device(own: Processes, device: str) -> None:

@@ -53,10 +53,19 @@ class Loop:
         best = best_row(self.validations.rows)
         return last if best is None else int(best["step"])
 
-    def prune(self) -> None:
-        """Remove the checkpoints that are neither among the newest nor the best."""
-        best = best_row(self.validations.rows)
-        self.checkpoints.prune(self.section.keep_checkpoints, None if best is None else best["step"])
+    def prune(self, *, over: bool) -> None:
+        """Remove the checkpoints that are neither among the newest nor the best.
+
+        Until training is `over` it may go back to one of the newest, and then needs the best up to there.
+        """
+        goes_back = self.section.on_divergence == "roll-back" and not over
+
+        def best(step: int) -> int | None:
+            rows = self.validations.rows
+            row = best_row([row for row in rows if row["step"] <= step] if goes_back else rows)
+            return None if row is None else int(row["step"])
+
+        self.checkpoints.prune(self.section.keep_checkpoints, best)
 
     def _train(self, start: int, bar: Bar) -> int:
         self.metrics.rewind(start)
@@ -105,7 +114,7 @@ class Loop:
             self._read(bar)
             self.metrics.flush()  # first: rows ahead of the checkpoint are rewound, missing ones lost
             self.checkpoints.save(step)
-            self.prune()
+            self.prune(over=False)
 
     def _validate(self, step: int) -> None:
         if self.validate is None or not self._validates(step):

@@ -1,0 +1,54 @@
+"""Joining the processes of a command, with torch.distributed faked; test_together.py has real ones."""
+
+import os
+
+import pytest
+import torch
+
+from capo.processes import LaunchError, Processes
+from capo.training import group
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the first of two processes asks of torch.distributed."""
+    made = []
+
+    class Store:
+        def set(self, key, value):
+            made.append(key)
+
+        def wait(self, keys, patience):
+            made.append("wait")
+
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    monkeypatch.setattr(group, "processes", lambda: Processes(0, 2, 0))
+    monkeypatch.setattr(group, "rendezvous", lambda url: iter([(Store(), 0, 2)]))
+    monkeypatch.setattr(group.dist, "init_process_group", lambda **_: made.append("init"))
+    monkeypatch.setattr(group.dist, "destroy_process_group", lambda: made.append("destroy"))
+    return made
+
+
+def test_all_leave_together(calls):
+    with group.joined("cpu"):
+        pass
+    assert calls == ["init", "left/0", "wait", "destroy"]
+
+
+def test_a_process_that_fails_waits_for_nobody(calls):
+    """Closing the connections waits for processes that wait for this one: the launcher would never know."""
+    with pytest.raises(KeyError), group.joined("cpu"):
+        raise KeyError
+    assert calls == ["init"]
+
+
+def test_a_device_for_all_processes_is_refused(calls):
+    with pytest.raises(LaunchError, match="cuda:1 would be the device of all 2"), group.joined("cuda:1"):
+        pass
+
+
+def test_more_processes_than_gpus_are_refused(calls, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(LaunchError, match="0 GPUs here, and more processes"), group.joined("cuda"):
+        pass
