@@ -192,6 +192,18 @@ def test_only_training_runs_in_several_processes(monkeypatch):
         assert f"only `capo train` runs in several processes, not `capo {command}`" in refused
 
 
+@pytest.mark.parametrize(("rank", "told"), [("0", "Resume with: torchrun --nproc-per-node 2 "), ("1", "")])
+def test_one_of_several_processes_says_how_to_go_on(monkeypatch, rank, told):
+    def interrupted(*arguments, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("capo.pipeline.run", interrupted)
+    for name, value in {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}.items():
+        monkeypatch.setenv(name, value)
+    said = capo("train", "tiny.yaml", code=130).stderr
+    assert told in said if told else said == ""
+
+
 def test_a_launch_that_would_train_alone_is_refused(monkeypatch):
     """As after `accelerate launch --cpu --num_processes 2`, which starts one process."""
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")

@@ -57,6 +57,8 @@ def test_the_list_has_all_that_are_shipped_and_installed():
 
 def test_one_is_shown_with_its_options():
     shown = capo("show", "ocr").stdout
+    assert json.loads(capo("--json", "show", "bright").stdout)["source"] == "own_for_cli:brightness"
+    assert "`capo rewards serve` has no JSON" in capo("--json", "serve", "bright", code=2).output
     assert 'options: unit="characters"' in shown
     assert "reading order" in shown
     assert json.loads(capo("show", "bright", "--json").stdout)["source"] == "own_for_cli:brightness"

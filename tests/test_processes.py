@@ -2,7 +2,7 @@
 
 import pytest
 
-from capo.processes import LaunchError, Processes, check_launch, processes
+from capo.processes import LaunchError, Processes, again, check_launch, processes
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1"}
 
@@ -12,6 +12,13 @@ def test_processes_are_those_of_the_launcher():
     assert processes({}).leads
     found = processes(TORCHRUN)
     assert (found.rank, found.size, found.local_rank, found.leads) == (5, 8, 1, False)
+
+
+def test_a_command_is_given_again_as_it_was_launched():
+    given = ["train", "my recipe.yaml"]
+    assert again(given, {}) == "capo train 'my recipe.yaml'"
+    launched = again(given, TORCHRUN | {"LOCAL_WORLD_SIZE": "4"})
+    assert launched == "torchrun --nproc-per-node 4 -m -- capo train 'my recipe.yaml'"
 
 
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK"])

@@ -207,6 +207,23 @@ def test_settings_that_do_not_fit_a_source(load, fields, message):
         load("text,n\na,1\n", "p.csv", **fields)
 
 
+def test_the_field_of_the_recipe_is_named(tmp_path):
+    (tmp_path / "p.csv").write_text("text,n\na,1\n")
+
+    def message(field, **settings):
+        with pytest.raises(PromptsError) as raised:
+            load_prompts(PromptsSection(**{"source": str(tmp_path / "p.csv")} | settings), 0, field)
+        return str(raised.value)
+
+    assert "(evaluate.prompts.column)" in message("evaluate.prompts", column="x")
+    assert "(evaluate.prompts.where)" in message("evaluate.prompts", where=[["x", "==", 1]])
+    assert "train.validation_prompts.count asks" in message("train.validation_prompts", count=2)
+    assert "train.validation_prompts.split does" in message("train.validation_prompts", split="a")
+    assert "; evaluate.prompts.source is" in message("evaluate.prompts", source="none.txt")
+    with pytest.raises(PromptsError, match=r"; evaluate\.prompts\.source is a file"):
+        source_identity(PromptsSection(source="none.txt"), "evaluate.prompts")
+
+
 def test_settings_that_no_source_knows(load):
     with pytest.raises(
         PromptsError, match=r"prompts\.where does not apply to .*p\.txt, which has no columns"

@@ -83,6 +83,7 @@ def test_recipes_lie_nowhere_else():
         ("rewards.0.name", "a/b", r"rewards\.0\.name: .*pattern"),
         ("rewards", [], r"rewards: .*at least 1"),
         ("rewards", [{"name": "a"}, {"name": "a"}], "rewards: 'a' is there more than once"),
+        ("rewards.0.name", "a.inputs", r"rewards: 'a\.inputs' ends in \.inputs"),
         ("rewards", [{"name": "a", "use": "evaluate"}], "rewards: at least one needs use: train"),
         ("rewards.0.exponent", 2.0, None),
         ("rewards.1.temperature", 2.0, r"temperature does not apply to comparison 'threshold'"),

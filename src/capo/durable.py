@@ -149,18 +149,35 @@ def unfinished(path: Path) -> bool:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Be the only writer of `folder`; refuses when another process is.
+def locked(
+    folder: Path, name: str = ".lock", *, instead: str = "choose another run directory with --run"
+) -> Iterator[None]:
+    """Be the only writer of `folder`, or of what the lock `name` in it stands for.
 
-    The system drops the lock when its process dies, so nothing is left to clear after a crash.
+    Refuses when another process is, with what can be done `instead` of waiting for that. The system
+    drops the lock when its process dies, so nothing is left to clear after a crash.
     """
-    path = folder / ".lock"
+    path = folder / name
     with explained(path):
-        handle = _acquire(path)
+        handle = _acquire(path, instead)
     try:
         yield
     finally:
         os.ftruncate(handle, 0)
+        os.close(handle)
+
+
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Be the only one in `folder` for a short while, once those are done who came before."""
+    path = folder / ".lock"
+    with explained(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        with explained(path):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
         os.close(handle)
 
 
@@ -193,7 +210,7 @@ def _explanation(path: Path, error: OSError) -> str:
     return f"{path}: {error.strerror or error}"
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path, instead: str) -> int:
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -202,8 +219,7 @@ def _acquire(path: Path) -> int:
     except BlockingIOError:
         os.close(handle)
         raise WorkspaceError(
-            f"{path.parent} is in use by {_holder(path)}; wait for it, or choose another run "
-            "directory with --run"
+            f"{path.parent} is in use by {_holder(path)}; wait for it, or {instead}"
         ) from None
     except BaseException:
         os.close(handle)

@@ -5,10 +5,13 @@ one process. What would let processes that were meant to train together train ea
 """
 
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-COMMAND = "torchrun --nproc-per-node 8 -m -- capo train RECIPE --run DIR"
+LAUNCHER = "torchrun --nproc-per-node {} -m --"
+
+COMMAND = f"{LAUNCHER.format(8)} capo train RECIPE --run DIR"
 
 PROMISES = ("MASTER_ADDR", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 """Set by launchers that start several processes, or say that they do."""
@@ -45,6 +48,15 @@ def processes(environment: Mapping[str, str] = os.environ) -> Processes:
     except (KeyError, ValueError):
         told = ", ".join(f"{name}={environment.get(name)}" for name in names)
         raise LaunchError(f"the launcher told {told}; start with `{COMMAND}`") from None
+
+
+def again(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> str:
+    """How to give the command `capo ARGUMENTS` once more, launched with as many processes a machine."""
+    command = shlex.join(["capo", *arguments])
+    if "WORLD_SIZE" not in environment:
+        return command
+    here = environment.get("LOCAL_WORLD_SIZE", environment["WORLD_SIZE"])
+    return f"{LAUNCHER.format(here)} {command}"
 
 
 def check_launch(sharding: str, environment: Mapping[str, str] = os.environ) -> None:

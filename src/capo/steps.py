@@ -218,7 +218,7 @@ def _embedder(place: str) -> str:
 
 
 def _content(where: str, section: PromptsSection) -> dict[str, Any]:
-    return {f"{where}.content": source_identity(section)}
+    return {f"{where}.content": source_identity(section, where)}
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:

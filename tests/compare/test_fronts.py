@@ -13,6 +13,7 @@ from capo.compare.fronts import Front
 from capo.compare.hypervolume import front_results, hypervolume
 from capo.compare.page import render_study
 from capo.compare.results import study_results
+from capo.compare.running import _description
 from capo.compare.runs import StudyRun
 from capo.compare.study import Row, Study
 from capo.compare.table import settings, table
@@ -32,6 +33,14 @@ def load(folder, rows=ROWS, **fields):
 
 def front_of(*names, step=0.5, weights=((1.0, 0.0), (0.5, 0.5), (0.0, 1.0))):
     return Front("f", (names[0], names[-1]), step, dict(zip(names, weights, strict=True)))
+
+
+def test_the_file_in_a_studys_folder_makes_the_same_study(tmp_path):
+    """It once had the soups of a front and not the front, and nothing of the quick form."""
+    study = load(tmp_path, fronts=[FRONT], quick={"train.steps": 3})
+    (tmp_path / "again.yaml").write_text(_description(study))
+    assert load_study(tmp_path / "again.yaml") == study
+    assert load_study(tmp_path / "again.yaml", quick=True).shared["train.steps"] == 3
 
 
 def test_a_front_is_all_mixtures_on_a_grid(tmp_path):

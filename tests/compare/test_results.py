@@ -158,6 +158,9 @@ def test_the_command_of_a_shipped_study_is_known():
     }  # fmt: skip
     assert study_command(results) == "capo compare table6 --quick --against constant"
     assert study_command(results | {"seeds": [1]}) is None, "a file of the same name"
+    whole = {"quick": False, "study": "table6", "rows": []} | {"shared": load_study("table6").shared}
+    some = "capo compare table6 --seeds 0,2 --against constant"
+    assert study_command(results | whole | {"seeds": [0, 2]}) == some
 
 
 def test_a_row_of_other_rewards_and_fewer_seeds(made, tmp_path):

@@ -1,7 +1,9 @@
 """A whole study of a tiny SDXL model: two trained rows, a soup of them, and one that cannot work."""
 
 import json
+import os
 import shlex
+import shutil
 
 import pytest
 import yaml
@@ -10,7 +12,7 @@ from typer.testing import CliRunner
 import tiny_training
 from capo import durable
 from capo.cli import app
-from capo.compare import load_study
+from capo.compare import StudyError, load_study
 from capo.compare.commands import run_command
 from capo.compare.running import run_study
 from capo.compare.runs import StudyRun, runs_of
@@ -116,9 +118,58 @@ def test_another_study_beside_it_takes_over_whole_rows(outcome, file):
     assert second.results["rows"][0]["measures"] == outcome.results["rows"][1]["measures"]
 
 
-def test_two_processes_do_not_run_one_study(outcome, file):
-    with durable.locked(outcome.folder), pytest.raises(WorkspaceError, match="in use by process"):
+def test_two_processes_do_not_run_one_seed(outcome, file):
+    refused = pytest.raises(WorkspaceError, match=r"in use by process .*or give --seeds without 0")
+    with durable.locked(outcome.folder, ".lock-seed-0"), refused:
         run_study(load_study(file), outcome.folder)
+
+
+@pytest.fixture
+def shared(outcome, file, tmp_path):
+    """The study with a second seed, the trained rows alone, in a folder with the first seed done."""
+    values = yaml.safe_load(file.read_text()) | {"seeds": [0, 1]}
+    values["rows"] = [row for row in values["rows"] if row["name"] in ROWS]
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(values))
+    folder = shutil.copytree(outcome.folder, tmp_path / "tiny", copy_function=os.link)
+    for name in ("never", "soup"):
+        shutil.rmtree(folder / name)
+    for name in ("results.json", "table.md", "index.html"):
+        (folder / name).unlink()
+    return path, folder
+
+
+def test_some_seeds_are_run_and_the_table_is_of_what_is_done(shared, outcome):
+    path, folder = shared
+    (folder / "study.yaml").unlink()
+    (folder / "study.yaml").write_text("name: as an older version wrote it\n")
+    called = CliRunner().invoke(app, ["compare", str(path), "--to", str(folder), "--seeds", "0"])
+    assert called.exit_code == 0, called.output
+    told = "Not finished, and not in the tables: of seed 1 all rows."
+    assert told in called.stdout
+    for name in ("table.md", "index.html"):
+        assert told in (folder / name).read_text()
+    found = json.loads((folder / "results.json").read_text())
+    assert found["seeds"] == [0]
+    assert found["rows"] == outcome.results["rows"][1:]
+    assert load_study(folder / "study.yaml") == load_study(path)
+
+
+def test_an_interrupted_study_has_the_table_of_what_is_done(shared, monkeypatch):
+    path, folder = shared
+    (folder / "ipo/seed-0/manifests/report.json").unlink()
+
+    def interrupted(run, force):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("capo.compare.running._run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(load_study(path), folder)
+    found = json.loads((folder / "results.json").read_text())
+    assert [row["name"] for row in found["rows"]] == ["capo"]
+    assert "of seed 0 ipo (report is partial); of seed 1 all rows" in (folder / "table.md").read_text()
+    with pytest.raises(StudyError, match="study tiny has no seed 2, but 0, 1"):
+        run_study(load_study(path), folder, seeds=[0, 2])
 
 
 def test_a_soup_of_policies_that_were_trained_again_is_stale(tmp_path):

@@ -68,6 +68,14 @@ def test_what_is_wrong_is_named(tmp_path, changed, message):
         load(tmp_path, **changed)
 
 
+def test_a_key_that_is_there_twice_is_an_error(tmp_path):
+    """YAML would drop the first without a word."""
+    rows = "rows:\n  - {name: a, set: {train.beta: 1, train.beta: 2}}\n"
+    (tmp_path / "study.yaml").write_text(f"name: x\ntitle: X\nrecipe: shapes\n{rows}")
+    with pytest.raises(StudyError, match=r"not readable as YAML: train\.beta is there twice"):
+        load_study(tmp_path / "study.yaml")
+
+
 def test_an_unknown_study_lists_the_shipped_ones():
     with pytest.raises(StudyError, match=r"no study 'table3': .*fig5.*did you mean 'table[1-6]'"):
         load_study("table3")

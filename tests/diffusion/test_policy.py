@@ -1,5 +1,7 @@
 """Policy and reference: equal at first, the reference for ever, and saved as diffusers reads them."""
 
+import weakref
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionXLPipeline
@@ -167,6 +169,28 @@ def test_a_saved_policy_is_one_for_plain_diffusers(family, sdxl, section, noise,
     fresh = load_family(model(sdxl), torch.device("cpu"))
     assert load_policy(fresh, tmp_path) == {"step": 7, "adaptation": section.adaptation}
     assert torch.equal(fresh.sample(conditioning, fresh.unconditional(), noise, settings), expected)
+
+
+def test_a_full_policy_is_loaded_when_the_base_is_gone(family, tmp_path, settings, noise, monkeypatch):
+    """A GPU may not have room for both; the pipeline, once used, held the base too."""
+    policy = Policy(family, TrainSection(beta=1.0, adaptation="full"), seed=0)
+    policy.save(tmp_path, {})
+    del policy
+    given = family.encode(["a red circle", "two blue dogs"]), family.unconditional()
+    expected = family.sample(*given, noise, settings)
+    base, load = weakref.ref(family.denoiser), family._load_denoiser
+    seen = []
+
+    def loading(*arguments):
+        seen.append(base())
+        return load(*arguments)
+
+    monkeypatch.setattr(family, "_load_denoiser", loading)
+    load_policy(family, tmp_path)
+    assert seen == [None]
+    assert torch.equal(family.sample(*given, noise, settings), expected)
+    family.save_pipeline(tmp_path / "again")
+    StableDiffusionXLPipeline.from_pretrained(tmp_path / "again")
 
 
 def test_samples_of_the_reference_are_the_base_models(family, sdxl, section, settings, noise, conditioning):

@@ -95,6 +95,18 @@ def test_a_run_writes_the_commit_down_before_it_scores(hub, tmp_path, monkeypatc
     assert found["scores/first"].why == f"rewards.first.weights: owner/name@{FIRST} → owner/name@{SECOND}"
 
 
+def test_the_commit_of_a_vision_tower_is_kept_as_that_of_other_weights(hub):
+    options = {"vision_tower": "owner/name"}
+    section = RewardSection(name="mine", source="vqascore-clip-flant5-xl", options=options)
+    assert reward_identity(section).split()[-1] == "owner/name@main"
+    hub(FIRST)
+    assert settle_weights(section)
+    assert reward_identity(section).split()[-1] == f"owner/name@{FIRST}"
+    hub(SECOND)
+    assert not settle_weights(section)
+    assert reward_identity(section).split()[-1] == f"owner/name@{FIRST}"
+
+
 def test_a_branch_that_was_never_fetched_is_not_told_from_a_commit():
     words = "ClipPreference owner/name@{} owner/other@main"
     made = {"weights": words.format("main")}
@@ -134,5 +146,7 @@ def test_weights_that_are_not_here_are_told_with_size_licence_and_command(monkey
             told = what_is_missing(entry)
             assert entry.license in told, name
             assert all(
-                f"hf download {p.partition('@')[0]}" in told for p in (entry.checkpoint, entry.processor) if p
+                f"hf download {p.partition('@')[0]}" in told
+                for p in (entry.checkpoint, entry.processor, entry.options.get("vision_tower"))
+                if p
             )

@@ -97,6 +97,13 @@ def test_silence_is_ended_after_the_timeout(program):
         reward.score(IMAGES, PROMPTS)
 
 
+@pytest.mark.parametrize("name", ["topiq-iaa", "vila"])
+def test_a_shipped_program_has_the_timeout_of_its_section(name, monkeypatch):
+    module = "pyiqa" if name == "topiq-iaa" else name
+    monkeypatch.setattr(f"capo.rewards.{module}.ProgramReward", lambda *given: given[-1])
+    assert load_reward(RewardSection(name=name, timeout=7.0), "cpu")._program == 7.0
+
+
 def test_what_a_shell_started_is_ended_with_it(program):
     """As of `conda run`: the program that keeps silent is a child, which holds the pipes open."""
     (python, path) = program("import time; time.sleep(60)").command

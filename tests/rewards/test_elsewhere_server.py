@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import urllib3
 from PIL import Image
 
@@ -29,6 +30,7 @@ from capo.rewards import (
     server,
     wire,
 )
+from capo.rewards.protocol import MemoryShortError
 from capo.rewards.server import RewardServer
 
 NOISE = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
@@ -170,6 +172,34 @@ def test_a_busy_server_is_asked_for_about_80_seconds(slow, monkeypatch):
     with pytest.raises(TransientError, match="was asked 11 times and still answers 503"):
         reward.score(IMAGES[:1], PROMPTS[:1])
     assert 75 < sum(waits) < 95
+
+
+def test_a_server_slower_than_the_timeout_is_asked_once(serve):
+    reward = Slow()
+    served = serve(reward)
+    remote = client.ServerReward("far", served.url, timeout=0.2)
+    with pytest.raises(TransientError, match=r"no answer in 0\.2 s; raise timeout or lower batch_size of"):
+        score_images(remote, IMAGES, PROMPTS, 6)
+    reward.may_go.set()
+    until(lambda: served.waiting == 0)
+    assert reward.at_once == [6]
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), torch.OutOfMemoryError("no room")])
+def test_a_server_short_of_memory_says_so(slow, monkeypatch, error):
+    """Not image by image, without a word: the setting is named."""
+    reward, served = slow
+    asked = []
+
+    def score(images, prompts):
+        asked.append(len(images))
+        raise error
+
+    monkeypatch.setattr(reward, "score", score)
+    remote = load_reward(RewardSection(name="mine", url=served.url), "cpu")
+    with pytest.raises(MemoryShortError, match=r"with 3 images at once; lower batch_size .*no room"):
+        score_images(remote, IMAGES, PROMPTS, 3)
+    assert asked == [3]
 
 
 def test_a_served_reward_that_cannot_answer_for_now_is_no_fault_of_the_images(slow, monkeypatch):

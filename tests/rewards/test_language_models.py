@@ -23,6 +23,7 @@ import tiny_rewards
 from capo import BradleyTerry, PowerRatio
 from capo.recipe import RewardSection
 from capo.rewards import RewardError, build_comparison, hpsv3_instruction, load_reward, reward_identity
+from capo.rewards.catalogue import CLIP_VIT_L_336
 from capo.rewards.vlm_judge import parse_score
 from tiny_language import VOCABULARY
 
@@ -88,18 +89,12 @@ def test_clip_t5_is_the_root_of_yes_and_end(folders, squares):
             patches = patches @ w.T + b
             if n == 0:
                 patches = torch.nn.functional.gelu(patches)
-        # The tokenizer keeps `"?` together, which it does not know: it is hidden.
-        after = ids(f'Does this figure show " {prompt} Please answer yes or no . ASSISTANT : </s>')
-        gap = 5 + len(prompt.split())
-        words = torch.cat([weights["shared.weight"][before], patches], dim=1)
-        first = weights["shared.weight"][after][:, :gap]
-        rest = weights["shared.weight"][after][:, gap:]
-        mark = weights["shared.weight"][ids('"?')]
-        whole = torch.cat([words, first, mark, rest], dim=1)
-        mask = torch.ones(whole.shape[:2])
-        mask[0, words.shape[1] + gap] = 0
+        # The tokenizer keeps `"?` together, which it does not know.
+        after = ids(f'Does this figure show " {prompt} "? Please answer yes or no . ASSISTANT : </s>')
+        embedded = weights["shared.weight"]
+        whole = torch.cat([embedded[before], patches, embedded[after]], dim=1)
         start = torch.tensor([[0, VOCABULARY["Yes"]]])
-        logits = t5(inputs_embeds=whole, attention_mask=mask, decoder_input_ids=start).logits[0].double()
+        logits = t5(inputs_embeds=whole, decoder_input_ids=start).logits[0].double()
         p = logits.softmax(-1)
         expected.append(math.sqrt(p[0, VOCABULARY["Yes"]] * p[1, VOCABULARY["</s>"]]))
     scores = load("vqascore-clip-flant5-xl", folders["t5"]).score(squares, PROMPTS)
@@ -115,13 +110,34 @@ def test_clip_t5_pads_oblong_images_with_the_mean_colour(folders):
     np.testing.assert_array_equal(reward.score([wide], ["a"]), reward.score([square], ["a"]))
 
 
-def test_clip_t5_hides_words_it_does_not_know(folders, squares):
-    """Their places stay."""
+def test_clip_t5_reads_words_it_does_not_know_as_one_and_cuts_long_questions(folders, squares):
+    """That the unknown word is seen at all shows in the formula above: each question has one."""
     reward = load("vqascore-clip-flant5-xl", folders["t5"])
     first, second = reward.score(squares[:1] * 2, ["a zebra circle", "a crimson circle"])
     assert first == pytest.approx(second, rel=1e-6)
     assert reward.truncated(["a", "red " * 2048]) == [False, True]
     assert np.isfinite(reward.score(squares[:1], ["red " * 3000])).all()
+
+
+def test_the_tower_of_clip_t5_counts_by_its_weights(folders, tmp_path, squares, monkeypatch):
+    """With the entry's own weights, by the commit of first use; with others, where an option names it."""
+    tower = CLIP_VIT_L_336
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert reward_identity(RewardSection(name="vqascore-clip-flant5-xl")).split()[-1] == f"{tower}@main"
+    section = {"name": "r", "source": "vqascore-clip-flant5-xl", "checkpoint": str(folders["t5"])}
+    alone = reward_identity(RewardSection(**section))
+    assert tower not in alone
+    moved = shutil.copytree(folders["t5"] / "tower", tmp_path / "tower")
+    named = RewardSection(**section, options={"vision_tower": str(moved)})
+    before = reward_identity(named)
+    assert before.startswith(alone + " ")
+    assert str(moved) not in before
+    plain = load("vqascore-clip-flant5-xl", folders["t5"]).score(squares, PROMPTS)
+    np.testing.assert_array_equal(load_reward(named, "cpu").score(squares, PROMPTS), plain)
+    (moved / "config.json").write_text((moved / "config.json").read_text() + " ")
+    assert reward_identity(named) != before
+    with pytest.raises(RewardError, match=r"'tower\.pt' is neither a directory nor a Hub id"):
+        load("vqascore-clip-flant5-xl", folders["t5"], vision_tower="tower.pt")
 
 
 @torch.no_grad()

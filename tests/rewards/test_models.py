@@ -17,7 +17,7 @@ from transformers import (
 import tiny_rewards
 from capo import BradleyTerry, PowerRatio
 from capo.recipe import RewardSection
-from capo.rewards import RewardError, build_comparison, load_reward
+from capo.rewards import RewardError, build_comparison, load_reward, reward_identity, score_images
 from capo.rewards.vqa import answer_tokens
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
@@ -161,6 +161,20 @@ def test_decoder_vqa_is_the_softmax_of_the_answer(checkpoints, exact_images):
     np.testing.assert_allclose(
         load("shapes-vqa", checkpoints["decoder"]).score(exact_images, prompts), expected, rtol=1e-5
     )
+
+
+def test_decoder_vqa_tells_of_questions_it_cuts(checkpoints, exact_images):
+    """32 tokens, of which the question around the prompt has 12."""
+    reward = load("shapes-vqa", checkpoints["decoder"])
+    fits, longer = "red " * 20, "red " * 21
+    assert reward.truncated(["a", fits, longer, longer + "blue"]) == [False, False, True, True]
+    found = score_images(reward, exact_images[:2], ["a", longer], 2)
+    assert [each.truncated for each in found] == [False, True]
+    # It is told, but no part of what tells one run's scores from another's.
+    assert reward_identity(RewardSection(name="shapes-vqa")).split()[:-1] == ["DecoderVqaScore"]
+    # Cut is the end alone: what follows the last token that is read does not count.
+    first, second = reward.score(exact_images[:1] * 2, ["red " * 40, "red " * 40 + "blue"])
+    assert first == second
 
 
 def test_vqa_refuses_a_prompt_with_the_image_token(checkpoints, images):

@@ -16,9 +16,9 @@ from capo.diffusion import load_family
 from capo.prompts import make_prompt
 from capo.recipe import parse_recipe
 from capo.seeds import initial_noise, sample_seed, stable_seed
-from capo.stages.generate import generate, read_samples, sample_images
+from capo.stages.generate import _check_later_shards, generate, read_samples, sample_images
 from capo.stages.prompts import read_prompts
-from capo.stages.shard import latent_tensors
+from capo.stages.shard import latent_tensors, sample_table
 from capo.workspace import Run, WorkspaceError
 
 LATENTS = ".latents.safetensors"
@@ -240,6 +240,26 @@ def test_images_are_kept_in_the_format_asked_for(settings, family, artefact, nam
         image = picture(row)
         assert (image.format, image.mode, image.size) == (name.upper(), "RGB", (32, 32))
         assert np.abs(np.asarray(image).astype(int) - np.asarray(picture(exact[key]))).mean() <= close
+
+
+def test_a_shard_that_could_not_be_read_back_is_refused_before_it_is_made(
+    settings, family, artefact, monkeypatch
+):
+    # 4 images of 32² at 1.7 bytes a pixel are 6,963 bytes a prompt.
+    monkeypatch.setattr("capo.stages.space.SHARD_BYTES", 14_000)
+    texts = ["a cat", "a dog", "two", "red"]
+    with pytest.raises(ValueError, match=r"generate.shard_prompts: 3 prompts .* set it to 2 or less, or set"):
+        sample(changed(settings, shard_prompts=3), family, artefact, texts)
+    assert artefact.files() == []
+    sample(changed(settings, shard_prompts=2), family, artefact, texts)
+    # Found in evaluation, another shard_prompts would make all samples again.
+    later = changed(settings, shard_prompts=2).model_dump(mode="json")
+    later["evaluate"] |= {"samples_per_prompt": 5}
+    with pytest.raises(ValueError, match=r"2 prompts have about 17.4 kB .* set it to 1 or less"):
+        _check_later_shards(parse_recipe(later), family)
+    one = bytes(2**20)
+    with pytest.raises(ValueError, match=r"2048 images of 2\.15 GB together cannot be read back"):
+        sample_table({}, [one] * 2048)
 
 
 def test_what_the_disk_will_take_is_told_and_a_full_one_refused(

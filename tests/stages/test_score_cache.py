@@ -116,6 +116,7 @@ def test_a_change_of_code_version_or_device_starts_anew(clip, monkeypatch, folde
         ({"name": "x", "command": ["python", "x.py"]}, False),
         ({"name": "x", "url": "http://127.0.0.1:1"}, False),
         ({"name": "shapes-preference"}, True),
+        ({"name": "shapes-preference", "url": "http://127.0.0.1:1"}, False),
         ({"name": "shapes-preference", "cache": False}, False),
     ],
 )

@@ -198,11 +198,13 @@ def test_the_model_card_says_what_was_merged_and_how_to_load_it(tmp_path, sdxl, 
     places = [
         shutil.copytree(best(policy), tmp_path / name) for name, policy in zip("ab", loras[:2], strict=True)
     ]
-    for place in places:  # as of a base without a part
-        record = json.loads((place / "capo.json").read_text()) | {"left_out": ["text_encoder_3"]}
+    run = shutil.copytree(loras[2], tmp_path / "run")
+    for place in (*places, best(run)):  # as of a base on the Hub without a part
+        told = {"left_out": ["text_encoder_3"], "base": "owner/base@main"}
+        record = json.loads((place / "capo.json").read_text()) | told
         record["model"] |= {"checkpoint": "owner/base"}
         (place / "capo.json").write_text(json.dumps(record))
-    soup([*places, loras[2]], tmp_path / "soup", SoupSettings(rank=3), [1, 2, 1])
+    soup([*places, run], tmp_path / "soup", SoupSettings(rank=3), [1, 2, 1])
     text = (tmp_path / "soup" / "README.md").read_text()
     data = ModelCard(text).data
     assert (data.base_model, data.base_model_relation) == ("owner/base", "adapter")

@@ -10,7 +10,7 @@ from capo.training.card import model_card
 ROW = {"step": 3, "win_rate/red": 0.625, "mean_reward/red": 1.5, "win_rate": 0.625}
 
 
-def card(checkpoint="org/model", validation=ROW, **train):
+def card(checkpoint="org/model", validation=ROW, identity="org/model@main", **train):
     recipe = parse_recipe(
         {
             "name": "mine",
@@ -21,7 +21,7 @@ def card(checkpoint="org/model", validation=ROW, **train):
             "evaluate": {"prompts": {"source": "other.txt"}},
         }
     )
-    return model_card(recipe, 3, validation, {"weights": "abc"}, {"pairs": "def"})
+    return model_card(recipe, 3, validation, {"checkpoint": identity, "weights": "abc"}, {"pairs": "def"})
 
 
 @pytest.mark.parametrize(("adaptation", "relation"), [("lora", "adapter"), ("full", "finetune")])
@@ -36,7 +36,7 @@ def test_it_says_recipe_data_and_metrics():
     text = card()
     assert "| red | 62.5% | 1.5 |" in text
     made, recipe = (yaml.safe_load(part.partition("```")[0]) for part in text.split("```yaml\n")[1:])
-    assert made == {"reference": {"weights": "abc"}, "data": {"pairs": "def"}}
+    assert made == {"reference": {"checkpoint": "org/model@main", "weights": "abc"}, "data": {"pairs": "def"}}
     assert recipe["train"]["beta"] == 7
     assert [reward["name"] for reward in recipe["rewards"]] == ["red", "blue"]
     assert "None was asked for" in card(validation=None)
@@ -44,10 +44,16 @@ def test_it_says_recipe_data_and_metrics():
 
 def test_where_files_lie_is_nobodys_business(tmp_path):
     (tmp_path / "base").mkdir()
-    text = card(str(tmp_path / "base"))
+    text = card(str(tmp_path / "base"), identity="blake2b:abc")
     assert str(tmp_path) not in text
     assert "/home/me" not in text
     assert ModelCard(text).data.base_model is None
+
+
+def test_a_folder_that_was_moved_away_is_no_hub_id():
+    text = card("models/base", identity="blake2b:abc")
+    assert ModelCard(text).data.base_model is None
+    assert "from_pretrained('base')" in text
 
 
 def test_how_fast_it_was_made_is_left_out():

@@ -1,7 +1,6 @@
 """The command itself: its groups, its errors and what its commands share."""
 
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -38,14 +37,22 @@ class Commands(TyperGroup):
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except KeyboardInterrupt:
-            command = shlex.join(["capo", *sys.argv[1:]])
-            stop(f"\nInterrupted; what is finished is kept. Resume with: {command}", 130)
+            _interrupted()
         except RecipeError as error:
             stop(f"Error: {error}", 2)
         except (ValueError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
             if os.environ.get("CAPO_DEBUG") == "1":
                 raise
             stop(f"Error: {error}", 1)
+
+
+def _interrupted() -> NoReturn:
+    """Leave; of several processes one says how to go on."""
+    from capo.processes import again
+
+    if "WORLD_SIZE" in os.environ and os.environ.get("RANK") != "0":
+        raise typer.Exit(130)
+    stop(f"\nInterrupted; what is finished is kept. Resume with: {again(sys.argv[1:])}", 130)
 
 
 def group(**settings: Any) -> typer.Typer:

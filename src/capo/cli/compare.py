@@ -12,13 +12,15 @@ from capo.cli.options import Force, Json
 HELP = """Run a study: several settings, several seeds, one table.
 
 Every row and seed is an ordinary run directory, and what runs have in common is made once. Stop it
-at any time: the same command goes on. A run that fails does not stop the others."""
+at any time: the same command goes on, and the table is of what is done by then. A run that fails does
+not stop the others."""
 
 EPILOG = """\b
 Examples:
   capo compare                            the shipped studies
   capo compare table2 --quick             does everything run? a minute or two
   capo compare table2                     the study itself, into studies/table2
+  capo compare table2 --seeds 0           its first seed alone; more of them later, or on other GPUs
   capo compare table2 --list              its rows, and how far each run is
   capo compare my-study.yaml --against dpo    another row to compare with"""
 
@@ -40,6 +42,14 @@ def compare(
     quick: Annotated[
         bool, typer.Option("--quick", help="Few prompts, images and steps: shows that all of it runs.")
     ] = False,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="S,S,...",
+            help="Run only these seeds of the study; the table is of all that are done.",
+            show_default=False,
+        ),
+    ] = None,
     listed: Annotated[
         bool, typer.Option("--list", help="Show the rows and how far their runs are; run nothing.")
     ] = False,
@@ -60,11 +70,19 @@ def compare(
         printing.print_studies(as_json)
         return
     loaded = load_study(study, quick=quick, against=against)
-    folder = to or Path("studies", loaded.name)
+    folder, chosen = to or Path("studies", loaded.name), _seeds(seeds)
     if listed:
-        printing.print_runs(loaded, runs_of(loaded, folder), as_json)
+        some = loaded.only(chosen)
+        printing.print_runs(some, runs_of(some, folder), as_json)
         return
-    outcome = run_study(loaded, folder, force=force)
+    outcome = run_study(loaded, folder, seeds=chosen, force=force)
     printing.print_outcome(outcome, as_json)
     if outcome.failed:
         stop(f"Error: {len(outcome.failed)} runs failed: {', '.join(outcome.failed)}", 1)
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"--seeds: expected numbers with commas, as 0,1, got {text!r}") from None

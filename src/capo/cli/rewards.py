@@ -43,6 +43,9 @@ Overrides = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 
+AS_JSON = ("show", "check")
+"""Commands that print JSON when asked, before or after their names."""
+
 
 @rewards_app.callback()
 def rewards(ctx: typer.Context, as_json: Json = False) -> None:
@@ -54,6 +57,10 @@ def rewards(ctx: typer.Context, as_json: Json = False) -> None:
             terminal.print_json({"rewards": list_rewards()})
         else:
             terminal.print_rewards(list_rewards())
+    elif as_json:
+        if ctx.invoked_subcommand not in AS_JSON:
+            raise typer.BadParameter(f"--json: `capo rewards {ctx.invoked_subcommand}` has no JSON to print")
+        ctx.default_map = {ctx.invoked_subcommand: {"as_json": True}}
 
 
 @rewards_app.command()

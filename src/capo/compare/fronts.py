@@ -37,6 +37,11 @@ class Front:
     rows: Mapping[str, Weights]
 
     @property
+    def points(self) -> int:
+        """On the way from each row to each other, ends included."""
+        return round(1 / self.step) + 1
+
+    @property
     def soups(self) -> dict[str, Weights]:
         """The rows that are merged, and no ends."""
         return {name: weights for name, weights in self.rows.items() if name not in self.of}

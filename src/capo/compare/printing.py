@@ -13,6 +13,7 @@ from capo.compare.running import Outcome
 from capo.compare.runs import StudyRun
 from capo.compare.study import Study, shipped_studies
 from capo.compare.table import NULL, brief, settings
+from capo.compare.warnings import not_finished
 from capo.terminal import print_json
 
 
@@ -73,6 +74,8 @@ def print_outcome(outcome: Outcome, as_json: bool) -> None:
     print("Win-rates over the base ± standard error over prompts; what the first measure says of the rows:")
     for told in [each["sentence"] for each in compared] or [nothing_compared(results)]:
         print(f"  {told}")
+    if results["unfinished"]:
+        print(not_finished(results))
     print(f"Everything: {outcome.folder / 'table.md'} and {outcome.folder / 'index.html'}")
 
 

@@ -15,8 +15,16 @@ from capo.compare.study import Row, Study
 from capo.seeds import stable_seed
 
 
-def study_results(study: Study, runs: Sequence[StudyRun], failed: Mapping[str, str]) -> dict[str, Any]:
-    """Read the finished `runs` and compare their rows; `failed` says why others are not there."""
+def study_results(
+    study: Study,
+    runs: Sequence[StudyRun],
+    failed: Mapping[str, str],
+    unfinished: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Read the finished `runs` and compare their rows.
+
+    `failed` says why others are not there, and `unfinished` how far others are: row, seed and state.
+    """
     measured = [measure_run(run) for run in runs]
     kinds = {name: kind for run in measured for name, kind in run.kinds.items()}
     by_row = {row.name: [m for m in measured if m.row == row.name] for row in study.rows}
@@ -37,6 +45,7 @@ def study_results(study: Study, runs: Sequence[StudyRun], failed: Mapping[str, s
         "equal_drift": equal_drift([m for m, run in zip(measured, runs, strict=True) if not _moved(run)]),
         "seconds_spent": sum(m.spent for m in measured),
         "failed": dict(failed),
+        "unfinished": list(unfinished),
     }
 
 

@@ -1,7 +1,8 @@
 """Running a study: what is missing of each run, then what all of them say together."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ FAILURES = (ValueError, OSError, ImportError, ArithmeticError, RuntimeError)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a study has come to: its folder, the content of `results.json`, and the runs that failed."""
+    """What a study has come to: its folder, the content of `results.json`, and the runs that failed now."""
 
     folder: Path
     results: dict[str, Any]
@@ -35,40 +36,76 @@ class Outcome:
     """why, by `ROW, seed S`"""
 
 
-def run_study(study: Study, folder: Path, *, force: bool = False) -> Outcome:
-    """Run what is missing, and write `results.json`, `table.md` and `index.html`.
+def run_study(
+    study: Study, folder: Path, *, seeds: Collection[int] | None = None, force: bool = False
+) -> Outcome:
+    """Run what is missing, of some `seeds` or of all; write `results.json`, `table.md` and `index.html`.
+
+    They are of all runs in `folder` that are done in the end, also of other seeds, and are written too
+    when this is interrupted. Several processes may run one study, each with seeds of its own.
 
     An artefact that another run of this study, or of one beside it, has made from the same inputs is
-    taken over from there. A run that fails does not stop the others. Raises `RuntimeError` when none
-    is done in the end, `WorkspaceError` when another process is running this study, `LaunchError` in
-    several processes.
+    taken over from there. A run that fails does not stop the others. Raises `StudyError` for seeds that
+    the study has not, `RuntimeError` when no run is done in the end, `WorkspaceError` when another
+    process is running one of the seeds, `LaunchError` in several processes.
     """
     if processes().size > 1:
         raise LaunchError(
-            "a study runs in one process: give `capo compare` without a launcher. More GPUs can each have a "
-            "study of one seed, beside the one of all, which then takes over what they made"
+            "a study runs in one process: give `capo compare` without a launcher. With --seeds more GPUs can "
+            "share it, each with seeds of its own"
         )
+    chosen = study.only(seeds)
     folder.mkdir(parents=True, exist_ok=True)
-    with durable.locked(folder):
-        durable.clean(folder)
-        _write(folder / "study.yaml", _description(study))
-        runs = runs_of(study, folder)
-        failed = _run_all(study, runs, force)
-        whole = [run for run in runs if _name(run) not in failed]
-        if not whole:
+    with ExitStack() as held:
+        for seed in chosen.seeds:
+            instead = f"give --seeds without {seed}"
+            held.enter_context(durable.locked(folder, f".lock-seed-{seed}", instead=instead))
+        with durable.in_turn(folder):
+            _write(folder / "study.yaml", _description(study))
+        failed: dict[str, str] = {}
+        try:
+            _run_all(chosen, runs_of(chosen, folder), force, failed)
+        except KeyboardInterrupt:
+            say(f"{study.name}: interrupted; writing the table of what is done (Ctrl-C again leaves it)")
+            _conclude(study, folder, failed)
+            raise
+        if (outcome := _conclude(study, folder, failed)) is None:
             reasons = [f"  {name}: {why}" for name, why in failed.items()]
             raise RuntimeError("\n".join([f"study {study.name}: no run is done", *reasons]))
-        results = study_results(study, whole, failed)
+    return outcome
+
+
+def _conclude(study: Study, folder: Path, failed: Mapping[str, str]) -> Outcome | None:
+    """Write what the runs that are done say together; None when there is none."""
+    with durable.in_turn(folder):  # the last to write has seen what all have done
+        states = [(run, "failed" if _name(run) in failed else _state(run)) for run in runs_of(study, folder)]
+        whole = [run for run, state in states if state == "done"]
+        if not whole:
+            return None
+        tried = study.only({run.seed for run, state in states if state in ("done", "failed")})
+        unfinished = [
+            {"row": run.row.name, "seed": run.seed, "state": state}
+            for run, state in states
+            if state not in ("done", "failed")
+        ]
+        results = study_results(tried, whole, failed, unfinished)
         _write(folder / "results.json", pretty(results))
         _write(folder / "table.md", table(results, warnings(results, whole)))
         _write(folder / "index.html", render_study(results, whole))
     return Outcome(folder, results, failed)
 
 
-def _run_all(study: Study, runs: Sequence[StudyRun], force: bool) -> dict[str, str]:
+def _state(run: StudyRun) -> str:
+    try:
+        return run.state
+    except FAILURES as error:  # another process may be making it again
+        return str(error)
+
+
+def _run_all(study: Study, runs: Sequence[StudyRun], force: bool, failed: dict[str, str]) -> None:
+    """Run what is not done; `failed` is told which could not, and why."""
     done = {_name(run) for run in runs if run.state == "done"}
     say(_announcement(study, runs, len(done)))
-    failed: dict[str, str] = {}
     took: list[float] = []
     for number, run in enumerate(runs, 1):
         if _name(run) in done and run.state == "done":  # what it is made from may have been made again
@@ -85,7 +122,6 @@ def _run_all(study: Study, runs: Sequence[StudyRun], force: bool) -> dict[str, s
         left = sum(_name(later) not in done for later in runs[number:])
         if left:
             say(f"{study.name}: about {_minutes(left * sum(took) / len(took))} left for {left} runs")
-    return failed
 
 
 def _run(run: StudyRun, force: bool) -> None:
@@ -119,6 +155,8 @@ def _name(run: StudyRun) -> str:
 
 
 def _description(study: Study) -> str:
+    """The study as a file that makes the same one; rows that belong to a front come with it."""
+    mixed = {name for front in study.fronts for name in front.soups}
     rows = [
         {"name": row.name, "set": row.own}
         | ({"tune": row.tune} if row.tune else {})
@@ -126,7 +164,9 @@ def _description(study: Study) -> str:
         | ({"soup": list(row.soup)} if row.soup else {})
         | ({"weights": list(row.weights)} if row.weights else {})
         for row in study.rows
+        if row.name not in mixed
     ]
+    fronts = [{"name": each.name, "of": list(each.of), "points": each.points} for each in study.fronts]
     values = {
         "name": study.name,
         "title": study.title,
@@ -134,7 +174,9 @@ def _description(study: Study) -> str:
         "set": study.shared,
         "seeds": list(study.seeds),
         "rows": rows,
+        "fronts": fronts,
         "against": study.against,
+        "quick": study.quick_settings,
     }
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 

@@ -13,8 +13,8 @@ rows:
 
 import difflib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from capo.compare.fronts import Front, FrontSection, expanded, front_problems
 from capo.recipe import Recipe, RecipeError, load_recipe
+from capo.recipe.reading import read_yaml
 from capo.recipe.sections import Name
 
 QUICK: Mapping[str, Any] = {
@@ -124,6 +125,8 @@ class Study:
     against: str
     fronts: tuple[Front, ...] = ()
     quick: bool = False
+    quick_settings: Settings = field(default_factory=dict)
+    """What wins over all other settings in the quick form."""
 
     def row_recipe(self, row: Row, seed: int, folder: Path = Path()) -> Recipe:
         """The recipe of one run of the study in `folder`; raises `RecipeError` naming the row."""
@@ -136,6 +139,15 @@ class Study:
         """All that one run of the study in `folder` sets besides the base recipe."""
         start = {} if row.start is None else {"start.run": str(run_directory(folder, row.start, seed))}
         return {**self.shared, **row.own, "name": row.name, "seed": seed, **start}
+
+    def only(self, seeds: Collection[int] | None) -> "Study":
+        """The study of some of its seeds, of all when None; raises `StudyError` for one that it has not."""
+        if seeds is None:
+            return self
+        if unknown := sorted(set(seeds) - set(self.seeds)):
+            known = ", ".join(map(str, self.seeds))
+            raise StudyError(f"--seeds: study {self.name} has no seed {unknown[0]}, but {known}")
+        return replace(self, seeds=tuple(seed for seed in self.seeds if seed in seeds))
 
     def rounds_before(self, row: Row) -> list[str]:
         """The rows that a row goes on from, the first round last."""
@@ -160,7 +172,7 @@ def load_study(name_or_path: str | Path, *, quick: bool = False, against: str | 
     """
     path = _find(name_or_path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(values, dict):
@@ -190,9 +202,10 @@ def load_study(name_or_path: str | Path, *, quick: bool = False, against: str | 
         section.seeds,
         against or section.against or rows[0].name,
         fronts,
+        quick_settings=dict(section.quick),
     )
     if quick:
-        study = _quick(study, section.quick)
+        study = _quick(study)
     recipes = [study.row_recipe(row, study.seeds[0]) for row in study.rows]
     if fronts and any(len(recipe.training_rewards) < 2 for recipe in recipes):
         raise StudyError(f"{path}: fronts: a front is of two training rewards or more")
@@ -282,8 +295,8 @@ def _before(row: str, starts: Mapping[str, str | None]) -> list[str]:
     return found
 
 
-def _quick(study: Study, last: Settings) -> Study:
-    first = dict(QUICK)
+def _quick(study: Study) -> Study:
+    first, last = dict(QUICK), study.quick_settings
     if study.row_recipe(study.rows[0], 0).train.validation_prompts is None:
         del first["train.validation_prompts.count"]
     return replace(

@@ -3,6 +3,7 @@
 Shape letters: B rows of a batch, C H W a latent, P prompts.
 """
 
+import gc
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -196,7 +197,11 @@ class Family(ABC):
             self._pipeline.save_pretrained(folder)
 
     def load_denoiser(self, folder: Path) -> None:
-        """Take the denoiser of a pipeline directory in place of the present one."""
+        """Take the denoiser of a pipeline directory in place of the present one, which is dropped before."""
+        if "_pipeline" in vars(self):
+            vars(self._pipeline)[self.denoiser_name] = None  # its own setter would forget the part's class
+        del self.denoiser
+        gc.collect()  # a device may not have room for both
         with quiet():
             self.denoiser = self._load_denoiser(str(folder))
 

@@ -4,20 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from capo.diffusion.model_card import card, kind, loading, plain
-from capo.recipe import ModelSection
+from capo.diffusion.model_card import Base, card, kind, loading, plain
 
 
 def soup_card(record: Mapping[str, Any]) -> str:
     """Markdown with the Hub's front matter, of what the soup's `capo.json` says."""
-    model, adaptation = ModelSection(**record["model"]), record["adaptation"]
+    base, adaptation = Base(record["model"]["checkpoint"], record["base"]), record["adaptation"]
     merged = record["soup"]
     how = {name: value for name, value in merged.items() if name not in ("policies", "weights")}
     text = f"""\
-{kind(model, adaptation)}: a soup of {len(merged["policies"])} policies that were tuned from it by Calibrated
+{kind(base, adaptation)}: a soup of {len(merged["policies"])} policies that were tuned from it by Calibrated
 Multi-Preference Optimization, merged without further training.
 
-{loading(model, adaptation, record.get("left_out", []))}
+{loading(base, adaptation, record.get("left_out", []))}
 
 ## Merged
 
@@ -26,7 +25,7 @@ Multi-Preference Optimization, merged without further training.
 ```yaml
 {plain(how)}```
 """
-    return card("Soup", model, adaptation, ["merge"], text)
+    return card("Soup", base, adaptation, ["merge"], text)
 
 
 def _table(policies: Sequence[Mapping[str, str]], weights: Sequence[float]) -> str:

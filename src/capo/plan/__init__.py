@@ -53,9 +53,11 @@ def plan_run(recipe: Recipe, gpu: str, utilisation: float) -> Plan:
     chosen = find_gpu(gpu)
     validation = recipe.train.validation_prompts
     prompts = Prompts(
-        train=None if recipe.images else _number(recipe.prompts, recipe.seed),
-        validation=None if validation is None else _number(validation, recipe.seed),
-        evaluate=_number(recipe.evaluate.prompts, recipe.seed),
+        train=None if recipe.images else _number(recipe.prompts, recipe.seed, "prompts"),
+        validation=None
+        if validation is None
+        else _number(validation, recipe.seed, "train.validation_prompts"),
+        evaluate=_number(recipe.evaluate.prompts, recipe.seed, "evaluate.prompts"),
     )
     sampling, training = count_sampling(recipe), count_training(recipe)
     memory = {
@@ -75,10 +77,10 @@ def plan_run(recipe: Recipe, gpu: str, utilisation: float) -> Plan:
     )
 
 
-def _number(section: PromptsSection, seed: int) -> int | None:
+def _number(section: PromptsSection, seed: int, field: str) -> int | None:
     """How many prompts there are; None for a file that is not there and of which no `count` is asked."""
     if section.count is not None:
         return section.count
     if not section.source.startswith("shapes:") and not Path(section.source).is_file():
         return None
-    return len(load_prompts(section, seed))
+    return len(load_prompts(section, seed, field))

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from capo.prompts.rows import PromptsError, Row, check_text, counts, make_row
-from capo.recipe import PromptsSection
+from capo.prompts.rows import PromptsError, Row, Wanted, check_text, counts, make_row
 
 Found = tuple[int, "str | Mapping[str, Any]"]
 """A number, of a line or an item, and what is there: a text, or named values."""
 
 
-def read_text(name: str, data: bytes, section: PromptsSection) -> Iterator[Row]:
+def read_text(name: str, data: bytes, wanted: Wanted) -> Iterator[Row]:
     """The prompts of a file in order; blank lines are skipped, blanks around a prompt dropped.
 
     UTF-8, with or without a byte-order mark, with any line ends. Raises `PromptsError` for what is
@@ -27,12 +26,12 @@ def read_text(name: str, data: bytes, section: PromptsSection) -> Iterator[Row]:
     for number, found in READERS[Path(name).suffix.lower()](name, data):
         place = f"{name}:{number}"
         if isinstance(found, str):
-            _refuse_columns(name, section)
+            _refuse_columns(name, wanted)
             row = Row(found.strip())
-        elif not counts(found, section, place):
+        elif not counts(found, wanted, place):
             continue
         else:
-            row = make_row(found, place, section.column)
+            row = make_row(found, place, wanted)
         if row.text:
             check_text(row.text, place)
             yield row
@@ -91,10 +90,10 @@ def _json_items(name: str, data: bytes) -> Iterator[Found]:
         yield number, item
 
 
-def _refuse_columns(name: str, section: PromptsSection) -> None:
+def _refuse_columns(name: str, wanted: Wanted) -> None:
     for field in ("column", "where"):
-        if getattr(section, field) is not None:
-            raise PromptsError(f"prompts.{field} does not apply to {name}, which has no columns")
+        if getattr(wanted.section, field) is not None:
+            raise PromptsError(f"{wanted.field}.{field} does not apply to {name}, which has no columns")
 
 
 def _decode(data: bytes, place: str) -> str:

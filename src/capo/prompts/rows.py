@@ -8,6 +8,9 @@ from typing import Any
 
 from capo.recipe import PromptsSection
 
+PROMPTS = "prompts"
+"""The field of a recipe that says where prompts come from, if no other does."""
+
 TEXT_COLUMNS = ("text", "prompt", "caption")
 CATEGORY_COLUMN = "category"
 
@@ -25,13 +28,21 @@ class Row:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def make_row(values: Mapping[str, Any], place: str, column: str | None = None) -> Row:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which prompts are wanted, and the field of the recipe that says so: `evaluate.prompts`."""
+
+    section: PromptsSection
+    field: str = PROMPTS
+
+
+def make_row(values: Mapping[str, Any], place: str, wanted: Wanted) -> Row:
     """The row of named values: a text, maybe a category, and the rest as metadata.
 
     Blanks around the text are dropped. `place` (file and line) heads the errors.
     """
     rest = dict(values)
-    name, category_name = text_column(rest, place, column), category_column(rest)
+    name, category_name = text_column(rest, place, wanted), category_column(rest)
     text = rest.pop(name)
     category = rest.pop(category_name, None) if category_name else None
     if not isinstance(text, str):
@@ -39,18 +50,19 @@ def make_row(values: Mapping[str, Any], place: str, column: str | None = None) -
     return Row(text.strip(), None if category in (None, "") else str(category), rest)
 
 
-def text_column(names: Collection[str], place: str, column: str | None) -> str:
-    """The column with the prompts: `column` if given, else the first of `TEXT_COLUMNS`, in any case."""
+def text_column(names: Collection[str], place: str, wanted: Wanted) -> str:
+    """The column with the prompts: the one that is named, else the first of `TEXT_COLUMNS`, in any case."""
+    column, field = wanted.section.column, f"{wanted.field}.column"
     if column is not None:
         if column not in names:
-            raise PromptsError(f"{place}: no column {column!r} (prompts.column); it has {', '.join(names)}")
+            raise PromptsError(f"{place}: no column {column!r} ({field}); it has {', '.join(names)}")
         return column
     known = {name.lower(): name for name in names}
     for name in TEXT_COLUMNS:
         if name in known:
             return known[name]
-    wanted = f"{', '.join(TEXT_COLUMNS[:-1])} or {TEXT_COLUMNS[-1]}"
-    raise PromptsError(f"{place}: no column {wanted}; name the one with the prompts in prompts.column")
+    usual = f"{', '.join(TEXT_COLUMNS[:-1])} or {TEXT_COLUMNS[-1]}"
+    raise PromptsError(f"{place}: no column {usual}; name the one with the prompts in {field}")
 
 
 def category_column(names: Collection[str]) -> str | None:
@@ -58,9 +70,10 @@ def category_column(names: Collection[str]) -> str | None:
     return next((name for name in names if name.lower() == CATEGORY_COLUMN), None)
 
 
-def counts(values: Mapping[str, Any], section: PromptsSection, place: str) -> bool:
-    """Whether named values meet every condition of `prompts.where`."""
-    return all(_holds(values, condition, place) for condition in section.where or ())
+def counts(values: Mapping[str, Any], wanted: Wanted, place: str) -> bool:
+    """Whether named values meet every condition of `where`."""
+    field = f"{wanted.field}.where"
+    return all(_holds(values, condition, place, field) for condition in wanted.section.where or ())
 
 
 def check_text(text: str, place: str) -> None:
@@ -85,19 +98,19 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def _holds(values: Mapping[str, Any], condition: tuple[str, str, Any], place: str) -> bool:
+def _holds(values: Mapping[str, Any], condition: tuple[str, str, Any], place: str, field: str) -> bool:
     """As pyarrow has it, which filters Parquet: nothing can be said of a value that is not there."""
     column, comparison, wanted = condition
     if column not in values:
-        raise PromptsError(f"{place}: no column {column!r} (prompts.where); it has {', '.join(values)}")
+        raise PromptsError(f"{place}: no column {column!r} ({field}); it has {', '.join(values)}")
     value = values[column]
     if comparison in ("in", "not in"):
-        found = any(value is not None and _like(value, w, column, place) == w for w in wanted)
+        found = any(value is not None and _like(value, w, column, place, field) == w for w in wanted)
         return found == (comparison == "in")
-    return value is not None and _COMPARISONS[comparison](_like(value, wanted, column, place), wanted)
+    return value is not None and _COMPARISONS[comparison](_like(value, wanted, column, place, field), wanted)
 
 
-def _like(value: Any, wanted: Any, column: str, place: str) -> Any:
+def _like(value: Any, wanted: Any, column: str, place: str, field: str) -> Any:
     """`value` if it compares with `wanted`; a cell of CSV is read as a number where one is wanted."""
     if _is_number(wanted) and isinstance(value, str):
         try:
@@ -107,7 +120,7 @@ def _like(value: Any, wanted: Any, column: str, place: str) -> Any:
     elif isinstance(value, type(wanted)) or (_is_number(value) and _is_number(wanted)):
         return value
     told = f"{column} is {value!r}, which does not compare with {wanted!r}"
-    raise PromptsError(f"{place}: {told} (prompts.where)")
+    raise PromptsError(f"{place}: {told} ({field})")
 
 
 def _is_number(value: Any) -> bool:

@@ -7,6 +7,10 @@ if TYPE_CHECKING:
     from capo.recipe.sections import PromptsSection, Recipe
 
 
+BEGUN = ".inputs"
+"""Ends the names of manifests of what is begun."""
+
+
 def contradictions(recipe: "Recipe") -> Iterator[str]:
     """Every one, each with its field and what is wrong."""
     yield from _of_images(recipe)
@@ -58,6 +62,9 @@ def _of_rewards(recipe: "Recipe") -> Iterator[str]:
     names = [r.name for r in recipe.rewards]
     for name in sorted({n for n in names if names.count(n) > 1}):
         yield f"rewards: {name!r} is there more than once"
+    for name in names:
+        if name.endswith(BEGUN):
+            yield f"rewards: {name!r} ends in {BEGUN}, as a run calls what scores are made from; rename it"
     training = [r.name for r in recipe.training_rewards]
     if not training:
         yield "rewards: at least one needs use: train"

@@ -28,6 +28,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def read_yaml(text: str) -> Any:
+    """Plain values; raises `yaml.YAMLError` for what is no YAML, and for a key that is there twice."""
+    return yaml.load(text, _Loader)
+
+
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Load a shipped recipe by name, or one from a YAML file, with `a.b=c` overrides.
 
@@ -36,7 +41,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     """
     path = _find(name_or_path)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        values = read_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(values, dict):
@@ -85,7 +90,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not equals or not key.strip():
         raise RecipeError(f"--set {override}: expected KEY=VALUE, as train.steps=100")
     try:
-        value = yaml.safe_load(text)
+        value = read_yaml(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {override}: the value is not readable as YAML: {error}") from error
     *parents, last = key.strip().split(".")

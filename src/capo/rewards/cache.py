@@ -45,9 +45,9 @@ def score_key(image: bytes, prompt: str) -> bytes:
 def open_cache(section: RewardSection, device: str) -> "ScoreCache | None":
     """The known scores of a reward on a kind of device; None where none are kept.
 
-    They are kept of shipped rewards, whose identity covers all that they do, unless the section
-    says otherwise. A function may import what its identity knows nothing of, and a program or a
-    server may change at any time.
+    They are kept of shipped rewards that run here, whose identity covers all that they do, unless
+    the section says otherwise. A function may import what its identity knows nothing of, a program
+    may change at any time, and a server scores by its own device and libraries.
     """
     if os.environ.get("CAPO_SCORE_CACHE") == "0" or not _kept(section):
         return None
@@ -115,7 +115,8 @@ def _scored(score: float, truncated: int | None) -> Scored:
 def _kept(section: RewardSection) -> bool:
     if section.cache is not None:
         return section.cache
-    return not section.command and (section.source or section.name) in SHIPPED
+    here = not section.command and not section.url
+    return here and (section.source or section.name) in SHIPPED
 
 
 @cache

@@ -9,6 +9,7 @@ EMBEDDED = Path(__file__).parent.parent / "shapes" / "checkpoints"
 
 CLIP_VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K@1c2b8495b28150b8a4922ee1c8edee224c284c0c"
 CLIP_VIT_L = "openai/clip-vit-large-patch14@32bd64288804d66eefd0ccbe215aa642df71cc41"
+CLIP_VIT_L_336 = "openai/clip-vit-large-patch14-336"
 SIGLIP_SO400M = "google/siglip-so400m-patch14-384@9fdffc58afc957d1a03a25b10dba0329ab15c2a3"
 """What several rewards were fitted on; weights of such a reward alone go with it."""
 
@@ -18,6 +19,10 @@ QWEN2_VL_7B = "Qwen/Qwen2-VL-7B-Instruct@eed13092ef92e448dd6875b2a00151bd3f7db0a
 QWEN3_VL_8B = "Qwen/Qwen3-VL-8B-Instruct@0c351dd01ed87e9c1b53cbc748cba10e6187ff3b"
 
 PYIQA = "chaofengc/IQA-PyTorch-Weights"
+
+
+PLACE_OPTIONS = ("vision_tower",)
+"""Options that say where more weights are, as `checkpoint` does."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +52,11 @@ class Shipped:
     processor: str | None = None
     """Where its tokenizer and image processor are, when not with the weights."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Options of the architecture, where they differ from its defaults."""
+    """Options of the architecture, where they differ from its defaults; `PLACE_OPTIONS` are among them."""
     pickle: str | None = None
     """The authors' own file, where their repository has no safetensors: it is to be downloaded by hand."""
     by_itself: bool = False
-    """Whether the reward's own program fetches its weights."""
+    """Whether it is a program that fetches its weights itself; it is then given the section's `timeout`."""
     reads: str | None = None
     """`module:function` in `capo.rewards`: given the options, what else scores depend on, in words."""
 
@@ -146,6 +151,7 @@ SHIPPED = {
         license="Apache-2.0",
         parameters=11460,
         processor="google/flan-t5-xxl@ae7c9136adc7555eeccc78cdd960dfd60fb346ce",
+        options={"vision_tower": CLIP_VIT_L_336},
     ),
     "vqascore-clip-flant5-xl": Shipped(
         "clip_t5:ClipT5VqaScore",
@@ -155,6 +161,7 @@ SHIPPED = {
         license="Apache-2.0",
         parameters=3160,
         processor=FLAN_T5_XL,
+        options={"vision_tower": CLIP_VIT_L_336},
     ),
     "imagereward": Shipped(
         "image_reward:ImageReward",

@@ -11,7 +11,7 @@ from capo.manifest import alike
 from capo.recipe import RewardSection
 from capo.rewards.comparison import told_comparison
 from capo.rewards.origin import Origin
-from capo.rewards.protocol import RewardError, TransientError
+from capo.rewards.protocol import MemoryShortError, RewardError, TransientError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ BUSY = (429, 500, 502, 503, 504)
 """Answers that mean: later."""
 TRIES, FIRST_WAIT, LONGEST_WAIT = 10, 0.2, 20.0
 """A question is repeated so often; the waits double, from and to so many seconds: about 80 in all."""
-TOO_LARGE = 413
+TOO_LARGE, OUT_OF_MEMORY = 413, 507
 
 
 class ServerOrigin:
@@ -60,14 +60,15 @@ class ServerReward:
     def __init__(self, name: str, url: str, timeout: float = 600.0) -> None:
         import urllib3
 
+        from capo.rewards.patience import Patience
         from capo.rewards.wire import Memory, check_protocol
 
         self.name = name
         self._said = Memory()
-        self._url = url
+        self._url, self._timeout = url, timeout
         self._pool = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=10.0, read=timeout),
-            retries=urllib3.Retry(
+            retries=Patience(
                 TRIES,
                 backoff_factor=FIRST_WAIT,
                 backoff_max=LONGEST_WAIT,
@@ -85,7 +86,8 @@ class ServerReward:
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> "np.ndarray":
         """float64 [n]; a batch that is too large for the server is sent in halves.
 
-        Raises `TransientError` when the server stays away, `RuntimeError` when it cannot score them.
+        Raises `TransientError` when the server stays away or keeps silent, `MemoryShortError` when it
+        has too little memory for so many, `RuntimeError` when it cannot score them.
         """
         import numpy as np
 
@@ -96,6 +98,11 @@ class ServerReward:
             half = len(images) // 2
             parts = (slice(half), slice(half, None))
             return np.concatenate([self.score(images[part], prompts[part]) for part in parts])
+        if response.status == OUT_OF_MEMORY:
+            raise MemoryShortError(
+                f"reward {self.name!r}: {self._url} ran out of memory with {len(images)} images at once; "
+                f"lower batch_size of this reward in the recipe: {_words(response)}"
+            )
         told = self._told(response)
         scores = wire.read_answer(self.name, told, len(images))
         self._said.keep(self.name, told, prompts)
@@ -110,6 +117,11 @@ class ServerReward:
 
         try:
             response = self._pool.request(method, self._url + path, json=asked)
+        except urllib3.exceptions.ReadTimeoutError as error:
+            raise TransientError(
+                f"reward {self.name!r}: {self._url} gave no answer in {self._timeout:g} s; raise timeout or "
+                "lower batch_size of this reward in the recipe, and give the same command again"
+            ) from error
         except urllib3.exceptions.HTTPError as error:
             reason = getattr(error, "reason", None) or error
             raise TransientError(
@@ -119,7 +131,7 @@ class ServerReward:
         if response.status in BUSY:
             raise TransientError(
                 f"reward {self.name!r}: {self._url} was asked {TRIES + 1} times and still answers "
-                f"{response.status}: {response.data[:200].decode(errors='replace')}"
+                f"{response.status}: {_words(response)}"
             )
         return response
 
@@ -131,3 +143,7 @@ class ServerReward:
                 f"reward {self.name!r}: {self._url} answers {response.status} with no JSON; is it a "
                 "server of `capo rewards serve`?"
             ) from None
+
+
+def _words(response: "urllib3.BaseHTTPResponse") -> str:
+    return response.data[:200].decode(errors="replace")

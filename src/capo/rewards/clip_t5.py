@@ -51,8 +51,8 @@ class ClipT5VqaScore:
         Options:
             template: the question, with `{}` where the prompt goes.
             answer: what the model should say.
-            vision_tower: a directory or Hub id of the CLIP whose patches are read; that of the
-                checkpoint's configuration when None.
+            vision_tower: a directory or Hub id of the CLIP whose patches are read, part of what
+                scores depend on; that of the checkpoint's configuration when None.
 
         Raises:
             RewardError: for weights or a template that cannot be used.
@@ -80,9 +80,9 @@ class ClipT5VqaScore:
         """float64 [n] in [0, 1]; a question beyond 2048 tokens loses its end."""
         most = MAX_LENGTH - 1 - len(self._before)
         after = [torch.tensor(ids[:most]) for ids in self._after(prompts)]
-        words = pad_sequence(after, batch_first=True, padding_value=self._tokenizer.unk_token_id)
-        # Unknown words of the prompt are hidden as padding is, which the official code does not do.
-        seen = words != self._tokenizer.unk_token_id
+        words = pad_sequence(after, batch_first=True, padding_value=self._tokenizer.pad_token_id)
+        # By length, not by token: a prompt may hold the padding's word.
+        seen = pad_sequence([torch.ones(len(ids), dtype=torch.bool) for ids in after], batch_first=True)
         patches = self._patches(images)
         before = self._embed(self._before.expand(len(images), -1))
         whole = torch.cat([before, patches, self._embed(words)], dim=1)

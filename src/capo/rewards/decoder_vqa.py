@@ -41,9 +41,17 @@ class DecoderVqaScore:
         """float64 [n] in [0, 1]; questions longer than the decoder reads lose their end."""
         device = self._model.device
         pixels = self._images([as_rgb(image) for image in images], return_tensors="pt").pixel_values
-        questions = [QUESTION.format(prompt) for prompt in prompts]
-        coded = self._tokenizer(questions, padding=True, truncation=True, return_tensors="pt")
+        coded = self._tokenizer(_questions(prompts), padding=True, truncation=True, return_tensors="pt")
         tokens, last = coded.input_ids.to(device), coded.attention_mask.sum(dim=1) - 1
         logits = self._model(pixel_values=pixels.to(device), decoder_input_ids=tokens).logits
         answers = logits[torch.arange(len(prompts)), last].float()
         return float64(answers.softmax(-1)[:, self._answer])
+
+    def truncated(self, prompts: list[str]) -> list[bool]:
+        """Whether each prompt makes its question longer than what the decoder reads."""
+        whole = self._tokenizer(_questions(prompts), verbose=False).input_ids
+        return [len(ids) > self._tokenizer.model_max_length for ids in whole]
+
+
+def _questions(prompts: list[str]) -> list[str]:
+    return [QUESTION.format(prompt) for prompt in prompts]

@@ -1,22 +1,26 @@
 """What must be downloaded before a shipped reward can run, and how: for machines that cannot themselves."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from capo.rewards.catalogue import SHIPPED, Shipped
+from capo.rewards.catalogue import PLACE_OPTIONS, SHIPPED, Shipped
 from capo.rewards.places import HUB_ID, WEB, anything_here, pinned, split_revision, weights_here
 
 READ = ("*.json", "*.txt", "*.model")
 """The files of a tokenizer, a configuration and an image processor."""
-UNREAD = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-"""Pickles, which lie beside safetensors in many a repository."""
+UNREAD = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+"""Pickles and weights for other libraries, which lie beside safetensors in many a repository."""
 
 
-def what_is_missing(entry: Shipped) -> str | None:
+def what_is_missing(entry: Shipped, options: Mapping[str, Any] | None = None) -> str | None:
     """Size, licence and commands for what is not on this machine; None when all of it is.
 
-    Of other weights for an architecture size and licence are not known.
+    `options` are those it runs with, the entry's when None. Of other weights for an architecture size
+    and licence are not known.
     """
-    steps = [*_weights(entry), *_processor(entry)]
+    options = entry.options if options is None else options
+    steps = [*_weights(entry), *_processor(entry), *_more_weights(options)]
     if not steps:
         return None
     about = f" ({_size(entry)}; {entry.license})" if entry in SHIPPED.values() else ""
@@ -46,6 +50,12 @@ def _processor(entry: Shipped) -> list[str]:
     # A head alone goes with the weights of its tower.
     wanted = (*READ, "*.safetensors") if entry.checkpoint.startswith(WEB) else READ
     return [f"`{_command(place)}{_patterns('include', wanted)}`"]
+
+
+def _more_weights(options: Mapping[str, Any]) -> list[str]:
+    places = [options[name] for name in PLACE_OPTIONS if options.get(name)]
+    missing = [place for place in places if HUB_ID.fullmatch(place) and not weights_here(place)]
+    return [f"`{_command(place)}{_patterns('exclude', UNREAD)}`" for place in missing]
 
 
 def _command(place: str) -> str:

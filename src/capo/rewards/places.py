@@ -68,7 +68,7 @@ def check_place(reward: str, place: str) -> None:
     if known or Path(place).exists():
         return
     raise RewardError(
-        f"reward {reward!r}: checkpoint {place!r} is neither a directory nor a Hub id "
+        f"reward {reward!r}: {place!r} is neither a directory nor a Hub id "
         "as owner/name or owner/name@revision"
     )
 

@@ -29,14 +29,17 @@ class PyiqaRating:
         checkpoint: str,
         device: Any,
         processor: str | None = None,
+        timeout: float = 600.0,
         *,
         metric: str = "topiq_iaa",
     ) -> None:
-        """Starts the program on `device`; pyiqa itself fetches the metric's weights from `checkpoint`."""
+        """Starts the program on `device`; pyiqa itself fetches the metric's weights from `checkpoint`.
+
+        `timeout`: seconds that it may take to start, and for a batch.
+        """
         self.name = name
-        self._program = ProgramReward(
-            name, ("python", str(PROGRAMS / "pyiqa_rating.py"), metric, str(device)), REQUIREMENTS
-        )
+        command = ("python", str(PROGRAMS / "pyiqa_rating.py"), metric, str(device))
+        self._program = ProgramReward(name, command, REQUIREMENTS, timeout)
 
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> "np.ndarray":
         """float64 [n]; `prompts` are not looked at."""

@@ -73,7 +73,7 @@ def _score_batch(reward: Reward, images: "list[Image.Image]", prompts: list[str]
         try:
             raw = reward.score(images, prompts)
             break
-        except TransientError:
+        except (TransientError, MemoryShortError):
             raise
         except Exception as error:
             if out_of_memory(error):
@@ -117,7 +117,8 @@ def _scored(score: "np.float64") -> Scored:
 
 def out_of_memory(error: Exception) -> bool:
     """Whether main memory or a device's ran out; torch need not be imported to tell."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    known = isinstance(error, MemoryError | MemoryShortError)
+    return known or type(error).__name__ == "OutOfMemoryError"
 
 
 def _reason(error: Exception) -> str:

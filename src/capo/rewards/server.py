@@ -6,8 +6,9 @@
 The answer may have `truncated` besides: for each prompt whether only its beginning was read. One
 batch is scored at a time. Others wait in a line of bounded length; when it is full, or the reward
 cannot answer for now, the answer is 503, and the client asks again later. 413: the question is too
-large; 400: it is no question; 422: the reward cannot score these images. There is no encryption and
-there are no passwords: it is for the own machine or a network of trust.
+large; 400: it is no question; 422: the reward cannot score these images; 507: there is not memory
+enough for so many at once. There is no encryption and there are no passwords: it is for the own
+machine or a network of trust.
 """
 
 import json
@@ -20,7 +21,7 @@ import numpy as np
 from capo.rewards import wire
 from capo.rewards.comparison import describe_comparison
 from capo.rewards.protocol import Reward, TransientError
-from capo.rewards.scoring import checked, truncated
+from capo.rewards.scoring import checked, out_of_memory, truncated
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -95,7 +96,7 @@ class RewardServer(ThreadingHTTPServer):
         except TransientError as error:  # no fault of the images
             return 503, {"error": str(error)}
         except Exception as error:  # the reward's own, whatever it is
-            return 422, {"error": f"{type(error).__name__}: {error}"}
+            return 507 if out_of_memory(error) else 422, {"error": f"{type(error).__name__}: {error}"}
         return 200, wire.answer(np.concatenate(scores), cut)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from capo.recipe import RewardSection
-from capo.rewards.catalogue import EMBEDDED, SHIPPED, Shipped
+from capo.rewards.catalogue import EMBEDDED, PLACE_OPTIONS, SHIPPED, Shipped
 from capo.rewards.download import what_is_missing
 from capo.rewards.places import check_place, file_identity, look_up, place_identity, split_revision
 from capo.rewards.protocol import Reward, RewardError
@@ -24,25 +24,24 @@ class ShippedOrigin:
     """A section that names an entry of the catalogue, with weights of its own or without."""
 
     def __init__(self, section: RewardSection, source: str) -> None:
-        self._name = section.name
+        self._name, self._timeout = section.name, section.timeout
         entry = SHIPPED[source]
         if section.checkpoint:
-            # Other weights come with their own tokenizer and image processor, other commits do not.
-            same = split_revision(section.checkpoint)[0] == split_revision(entry.checkpoint)[0]
-            processor = entry.processor if same else None
-            entry = replace(entry, checkpoint=section.checkpoint, processor=processor)
+            entry = _with_weights(entry, section.checkpoint)
         self._entry = entry
         self._options = _options(section, entry)
 
     def identity(self) -> str:
         """The architecture, what its weights and its processor are, and its options.
 
-        An option that names a file, as a template, counts by what is in the file; so does what an
-        architecture reads from elsewhere, where that is not what it always was.
+        An option that names a file, as a template, counts by what is in the file, one that names more
+        weights by what these are; so does what an architecture reads from elsewhere, where that is
+        not what it always was.
         """
         self._check_embedded()
-        told = [json.dumps(self._options, sort_keys=True)] if self._options else []
-        told += [file_identity(Path(value)) for _, value in sorted(self._options.items()) if _is_file(value)]
+        options = {name: value for name, value in self._options.items() if name not in PLACE_OPTIONS}
+        told = [json.dumps(options, sort_keys=True)] if options else []
+        told += [file_identity(Path(value)) for _, value in sorted(options.items()) if _is_file(value)]
         if self._entry.reads:
             told += _named(self._entry.reads)(**self._options)
         class_name = self._entry.architecture.partition(":")[2]
@@ -55,7 +54,8 @@ class ShippedOrigin:
 
     @property
     def _places(self) -> list[str]:
-        return [self._entry.checkpoint, *([self._entry.processor] if self._entry.processor else [])]
+        more = [self._entry.processor, *(self._options.get(name) for name in PLACE_OPTIONS)]
+        return [self._entry.checkpoint, *(place for place in more if place)]
 
     def comparison(self) -> "Comparison | None":
         """That of the architecture, with these options if they change the scale of its scores."""
@@ -67,12 +67,14 @@ class ShippedOrigin:
         """The architecture with the weights in it."""
         self._check_embedded()
         entry = self._entry
-        check_place(self._name, entry.checkpoint)
+        for place in self._places:
+            check_place(self._name, place)
         build = _architecture(entry)
+        waits = {"timeout": self._timeout} if entry.by_itself else {}
         try:
-            return build(self._name, entry.checkpoint, device, entry.processor, **self._options)
+            return build(self._name, entry.checkpoint, device, entry.processor, **waits, **self._options)
         except RewardError as error:
-            if missing := what_is_missing(entry):
+            if missing := what_is_missing(entry, self._options):
                 raise RewardError(f"reward {self._name!r}: {error}\n{missing}") from error
             raise
 
@@ -80,6 +82,14 @@ class ShippedOrigin:
         place = Path(self._entry.checkpoint)
         if place.parent == EMBEDDED and not place.is_dir():
             raise RewardError(f"reward {self._name!r}: {place} is not there; `capo shapes build` makes it")
+
+
+def _with_weights(entry: Shipped, checkpoint: str) -> Shipped:
+    """`entry` with other weights, which come with their own parts; other commits of its own do not."""
+    if split_revision(checkpoint)[0] == split_revision(entry.checkpoint)[0]:
+        return replace(entry, checkpoint=checkpoint)
+    options = {name: value for name, value in entry.options.items() if name not in PLACE_OPTIONS}
+    return replace(entry, checkpoint=checkpoint, processor=None, options=options)
 
 
 def architecture_options(shipped: Shipped) -> dict[str, Any]:

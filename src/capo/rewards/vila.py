@@ -25,12 +25,21 @@ class VilaRating:
     comparison = BradleyTerry(temperature=1.0)
     range = (0.0, 10.0)
 
-    def __init__(self, name: str, checkpoint: str, device: Any, processor: str | None = None) -> None:
-        """Starts the program, which loads `checkpoint`; `device` is not used: it runs on the CPU."""
+    def __init__(
+        self,
+        name: str,
+        checkpoint: str,
+        device: Any,
+        processor: str | None = None,
+        timeout: float = 600.0,
+    ) -> None:
+        """Starts the program, which loads `checkpoint`; `device` is not used: it runs on the CPU.
+
+        `timeout`: seconds that it may take to start, and for a batch.
+        """
         self.name = name
-        self._program = ProgramReward(
-            name, ("python", str(PROGRAMS / "vila_rating.py"), checkpoint), REQUIREMENTS
-        )
+        command = ("python", str(PROGRAMS / "vila_rating.py"), checkpoint)
+        self._program = ProgramReward(name, command, REQUIREMENTS, timeout)
 
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> "np.ndarray":
         """float64 [n] in [0, 10]; `prompts` are not looked at."""

@@ -17,7 +17,7 @@ BASE, NULL = Model("base", "evaluate"), Model("null", "evaluate-null")
 
 def baseline(recipe: Recipe, run: Run, artefact: Artefact) -> None:
     """The evaluation prompts, and images, scores and judgements of the base model."""
-    prompts = load_prompts(recipe.evaluate.prompts, recipe.seed)
+    prompts = load_prompts(recipe.evaluate.prompts, recipe.seed, "evaluate.prompts")
     check_judgeable(recipe, prompts)
     artefact.write_table("prompts.parquet", prompt_table(prompts))
     contender = against(recipe)

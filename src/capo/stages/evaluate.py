@@ -27,7 +27,7 @@ def evaluate(recipe: Recipe, run: Run, artefact: Artefact) -> None:
 
     A score that is missing is left out of the win-rates and counted.
     """
-    prompts = load_prompts(recipe.evaluate.prompts, recipe.seed)
+    prompts = load_prompts(recipe.evaluate.prompts, recipe.seed, "evaluate.prompts")
     candidate, base = tuned(recipe, run), against(recipe)
     measure(recipe, artefact, prompts, [TUNED], candidate)
     homes = {model: home for home in (run.artefact("baseline"), artefact) for model in measured(home)}

@@ -24,7 +24,7 @@ from capo.stages.batching import in_batches
 from capo.stages.finishing import Finisher
 from capo.stages.prompts import read_prompts
 from capo.stages.shard import Row, Shard, latent_tensors
-from capo.stages.space import Space, check_space, image_space
+from capo.stages.space import Space, check_shard, check_space, image_space
 from capo.stages.start import find_start
 from capo.workspace import Artefact, Run, WorkspaceError
 
@@ -51,6 +51,7 @@ def make_samples(
     """Fill `samples/` without committing it; returns its summary, as of all samples of every prompt."""
     prompts = read_prompts(run)
     family = load_family(recipe.model, runtime.device(recipe.engine))
+    _check_later_shards(recipe, family)
     if recipe.start is not None:
         recipe = _go_on(recipe, recipe.start, family)
     samples = recipe.generate.samples_per_prompt
@@ -93,8 +94,9 @@ def sample_images(
     before the next is asked for.
 
     The noise of an image is that of `stable_seed(seed_key, recipe.seed, prompt_id, sample)`.
-    `keep_latents` keeps the latents too, and the conditioning: all that training reads. Raises
-    `WorkspaceError`, before anything is made, when the disk is clearly too small.
+    `keep_latents` keeps the latents too, and the conditioning: all that training reads. Raises, before
+    anything is made, `WorkspaceError` when the disk is clearly too small, and `ValueError` when a shard
+    would be too large to be read back.
     """
     settings = recipe.generate
     size = settings.shard_prompts
@@ -105,6 +107,7 @@ def sample_images(
         bar.advance(len(prompts) - count, resumed=True)
         if not missing:
             return
+        check_shard(max(map(len, missing.values())), _image_bytes(family, samples, settings))
         space = check_space(_forecast(family, count, samples, settings, keep_latents), artefact.folder)
         unconditional = family.unconditional()
         if keep_latents:
@@ -204,12 +207,27 @@ def _sample(
         made += len(latents)
 
 
+def _check_later_shards(recipe: Recipe, family: "Family") -> None:
+    """Refuse now what validation and evaluation would: another `shard_prompts` makes the samples again."""
+    later = [(recipe.evaluate.prompts, recipe.evaluate.samples_per_prompt)]
+    if recipe.train.validation_prompts is not None:
+        later.append((recipe.train.validation_prompts, recipe.train.validation_samples))
+    most = recipe.generate.shard_prompts
+    for section, samples in later:
+        check_shard(min(section.count or most, most), _image_bytes(family, samples, recipe.generate))
+
+
+def _image_bytes(family: "Family", images: int, settings: GenerateSection) -> float:
+    """What so many images take on the disk, roughly."""
+    return image_space(images, math.prod(family.image_size(settings)), settings.image_format)
+
+
 def _forecast(
     family: "Family", prompts: int, samples: int, settings: GenerateSection, keep_latents: bool
 ) -> Space:
     """What `samples` images of so many prompts take on the disk."""
     rows = prompts * samples
-    images = image_space(rows, math.prod(family.image_size(settings)), settings.image_format)
+    images = _image_bytes(family, rows, settings)
     if not keep_latents:
         return Space(images)
     conditioning = family.encode([""])  # of one size, whatever the prompt

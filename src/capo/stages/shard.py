@@ -11,6 +11,7 @@ from PIL import Image
 
 from capo.prompts import Prompt
 from capo.rewards import Scored
+from capo.stages.space import READABLE_BYTES, size
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -121,8 +122,17 @@ def _score_names(reward: str) -> tuple[str, str]:
 
 
 def sample_table(columns: "Mapping[str, pa.Array]", images: Sequence[bytes]) -> "pa.Table":
-    """A row a sample: `columns`, and its image file as what `datasets` and the Hub know for an image."""
+    """A row a sample: `columns`, and its image file as what `datasets` and the Hub know for an image.
+
+    Raises `ValueError` for images that are too large together to be read back.
+    """
     import pyarrow as pa
+
+    if (total := sum(map(len, images))) >= READABLE_BYTES:
+        raise ValueError(
+            f"{len(images)} images of {size(total)} together cannot be read back from one file; lower "
+            "generate.shard_prompts"
+        )
 
     features: dict[str, Any] = {}
     for name, column in columns.items():

@@ -1,4 +1,4 @@
-"""How much disk samples take: told before they are made, and refused when it is not there."""
+"""How much disk samples take: told before they are made, and refused when that cannot be, or not be read."""
 
 import shutil
 from dataclasses import dataclass
@@ -8,6 +8,12 @@ from capo.workspace import WorkspaceError
 
 BYTES_A_PIXEL = {"png": 1.7, "webp": 0.4, "jpeg": 0.5}
 """Of natural images, by `generate.image_format`; rough, as it depends on what they show."""
+
+READABLE_BYTES = 2**31 - 1
+"""Of a shard's images: Arrow does not read back a column inside a struct that has as many or more."""
+
+SHARD_BYTES = 3 << 29
+"""Of a shard's images by forecast, at most: 1.5 GiB, as the forecast is rough."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,21 @@ def check_space(needed: Space, folder: Path) -> str:
             "directory on a larger disk, set generate.image_format to webp or jpeg, or take fewer prompts"
         )
     return f"{needed} to write, {size(free)} free" + ("; it may not be enough" if free < needed.total else "")
+
+
+def check_shard(prompts: int, image_bytes: float) -> None:
+    """Raise `ValueError` when a shard of so many prompts would have more than `SHARD_BYTES` of images.
+
+    `image_bytes` is what the images of one prompt take.
+    """
+    if prompts * image_bytes <= SHARD_BYTES:
+        return
+    fitting = int(SHARD_BYTES // image_bytes)
+    fix = f"set it to {fitting} or less" if fitting else "set it to 1 and take fewer samples of a prompt"
+    raise ValueError(
+        f"generate.shard_prompts: {prompts} prompts have about {size(prompts * image_bytes)} of images in "
+        f"one file, and 2 GiB cannot be read back; {fix}, or set generate.image_format to webp or jpeg"
+    )
 
 
 def size(amount: float) -> str:

@@ -50,7 +50,7 @@ def validation(recipe: Recipe, run: Run, artefact: Artefact) -> None:
 def validation_prompts(recipe: Recipe) -> list[Prompt]:
     """Those of `train.validation_prompts`, which must be there."""
     assert recipe.train.validation_prompts is not None
-    return load_prompts(recipe.train.validation_prompts, recipe.seed)
+    return load_prompts(recipe.train.validation_prompts, recipe.seed, "train.validation_prompts")
 
 
 class Validation:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from capo.diffusion.model_card import base_name, card, kind, loading, plain
+from capo.diffusion.model_card import Base, card, kind, loading, plain
 from capo.recipe import Recipe
 from capo.training.log import Row
 
@@ -19,16 +19,17 @@ def model_card(
 ) -> str:
     """Markdown with the Hub's front matter.
 
-    `validation` is the row of `step`, `reference` what the policy was compared with, `data` the
-    digests of the artefacts it was trained on, and `left_out` the parts that the pipeline does without.
+    `validation` is the row of `step`, `reference` what the policy was compared with, its `checkpoint` the
+    identity of the base, `data` the digests of the artefacts it was trained on, and `left_out` the parts
+    that the pipeline does without.
     """
-    model, train = recipe.model, recipe.train
+    base, train = Base(recipe.model.checkpoint, reference["checkpoint"]), recipe.train
     text = f"""\
-{kind(model, train.adaptation)}, aligned with {_listed([r.name for r in recipe.training_rewards])} by
+{kind(base, train.adaptation)}, aligned with {_listed([r.name for r in recipe.training_rewards])} by
 the `{train.objective}` objective of Calibrated Multi-Preference Optimization. These are the weights
 of step {step}.
 
-{loading(model, train.adaptation, left_out)}
+{loading(base, train.adaptation, left_out)}
 
 ## Validation
 
@@ -42,9 +43,9 @@ of step {step}.
 ## Recipe
 
 ```yaml
-{plain(_results(recipe))}```
+{plain(_results(recipe, base))}```
 """
-    return card(recipe.name, model, train.adaptation, [], text)
+    return card(recipe.name, base, train.adaptation, [], text)
 
 
 def _table(validation: Row) -> str:
@@ -58,12 +59,12 @@ def _table(validation: Row) -> str:
     return "\n".join(["On validation prompts, with equal seeds:", "", *head, *rows])
 
 
-def _results(recipe: Recipe) -> dict[str, Any]:
+def _results(recipe: Recipe, base: Base) -> dict[str, Any]:
     """The fields that decide results, section by section."""
     sections = ("model", "generate", "pairs", "train")
     values: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
     values |= {name: getattr(recipe, name).results() for name in sections}
-    values["model"]["checkpoint"] = base_name(recipe.model)
+    values["model"]["checkpoint"] = base.name
     values["prompts"] = recipe.prompts.results() | {"source": Path(recipe.prompts.source).name}
     if recipe.train.validation_prompts is not None:
         source = Path(recipe.train.validation_prompts.source).name
