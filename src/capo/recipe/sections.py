@@ -158,7 +158,7 @@ class RewardSection(Section):
     weight: PositiveFloat = Field(1.0, description="in the mean over rewards")
     batch_size: Annotated[int, RUNTIME] = Field(64, gt=0)
     cache: Annotated[bool | None, RUNTIME] = Field(
-        None, description="keep its scores for other runs; only those of shipped rewards when null"
+        None, description="keep its scores for other runs; only of shipped rewards that run here when null"
     )
 
     @model_validator(mode="after")
