@@ -8,7 +8,7 @@ from scipy.stats import permutation_test
 
 from capo.compare.drift import equal_drift
 from capo.compare.estimates import holm, paired, row_estimate, sentence, sign_flip_p
-from capo.compare.measures import Curve, RunMeasures
+from capo.compare.measures import JUDGED, Curve, RunMeasures
 from capo.reporting.forest import MEAN
 
 
@@ -85,6 +85,23 @@ def test_sentences_say_what_is_known():
 def run(row, seed, drift, rates):
     curve = None if drift is None else Curve(tuple(range(1, len(drift) + 1)), drift, {MEAN: rates}, {})
     return RunMeasures(row, seed, {}, {}, {}, {}, {}, None, None, None, curve, {}, None, 0.0)
+
+
+def test_a_run_that_drifts_back_is_read_off_where_it_first_came_by():
+    runs = [run("back", 0, (0.4, 0.2, 0.6), (0.9, 0.3, 0.1)), run("near", 0, (0.2,), (0.7,))]
+    found = equal_drift(runs)
+    assert [each["value"] for each in found["rows"]["back"][MEAN]] == pytest.approx([0.55, 0.6, 0.7])
+
+
+def test_the_judge_starts_from_no_difference():
+    curves = [Curve((1,), (drift,), {MEAN: (0.7,), JUDGED: (0.04,)}, {}) for drift in (0.2, 0.4)]
+    runs = [
+        RunMeasures(row, 0, {}, {}, {}, {}, {}, None, None, None, curve, {}, None, 0.0)
+        for row, curve in zip(("near", "far"), curves, strict=True)
+    ]
+    found = equal_drift(runs)
+    assert found["measures"] == [MEAN, JUDGED]
+    assert [each["value"] for each in found["rows"]["far"][JUDGED]] == pytest.approx([0.005, 0.01, 0.02])
 
 
 def test_at_equal_drift_by_hand():

@@ -22,7 +22,7 @@ def rows(rates, held_out=None, judge=None, error=0.02):
 def curve(validations):
     rates = [row["win_rate"] for row in validations]
     steps = [row["step"] for row in validations]
-    return {"steps": steps, "win_rates": {MEAN: rates}, "gains": gains(validations)}
+    return {"steps": steps, "measures": {MEAN: rates}, "gains": gains(validations)}
 
 
 BOTH = [

@@ -222,7 +222,7 @@ def test_the_page_draws_what_it_has(made):
     page = render_study(*made)
     for title in (
         f"{MEAN}, over steps", f"{MEAN}, over drift", "heldout, over drift", "Weight on an error of noise",
-        "sigmoid, b = 1.5", "Calibrated", 'id="overoptimization"', "heldout, at equal drift",
+        "sigmoid, b = 1.5", "Calibrated", 'id="overoptimization"', "At a drift of",
     ):  # fmt: skip
         assert title in page
     judged = page.count('class="interval judge"')

@@ -9,18 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from capo.compare.measures import Curve, RunMeasures
-from capo.reporting.forest import MEAN
+from capo.compare.measures import JUDGED, Curve, RunMeasures
 
 LEVELS = (0.25, 0.5, 1.0)
 """Shares of the largest drift that all runs reach."""
 
 
 def equal_drift(runs: Sequence[RunMeasures]) -> dict[str, Any] | None:
-    """`levels` of drift, and by row and measure the validation win-rate there: `value`, `spread` over seeds.
+    """`levels` of drift, and by row and measure what validations say there: `value`, `spread` over seeds.
 
-    Straight lines are drawn between validations in the order of their drift, from the base (drift 0,
-    win-rate ½). Measures that some run lacks are left out. None unless two rows have validations.
+    Where a run has first drifted as far, on straight lines from the base (drift 0, win-rate ½) through its
+    validations. Measures that some run lacks are left out. None unless two rows have validations.
     """
     curves: dict[str, list[Curve]] = {}
     for run in runs:
@@ -31,19 +30,19 @@ def equal_drift(runs: Sequence[RunMeasures]) -> dict[str, Any] | None:
     reached = min(max(curve.drift) for each in curves.values() for curve in each)
     levels = [share * reached for share in LEVELS]
     first, *others = [curve for each in curves.values() for curve in each]
-    measures = [name for name in first.win_rates if all(name in curve.win_rates for curve in others)]
+    measures = [name for name in first.measures if all(name in curve.measures for curve in others)]
     rows = {
         row: {name: [_summary([_at(c, name, level) for c in each]) for level in levels] for name in measures}
         for row, each in curves.items()
     }
-    return {"levels": levels, "headline": MEAN, "rows": rows}
+    return {"levels": levels, "measures": measures, "rows": rows}
 
 
 def _at(curve: Curve, measure: str, level: float) -> float:
-    order = np.argsort(curve.drift, kind="stable")
-    drift = np.concatenate([[0.0], np.asarray(curve.drift)[order]])
-    rates = np.concatenate([[0.5], np.asarray(curve.win_rates[measure])[order]])
-    return float(np.interp(level, drift, rates))
+    drift = np.array([0.0, *curve.drift])
+    values = np.array([0.0 if measure == JUDGED else 0.5, *curve.measures[measure]])
+    there = max(1, int(np.argmax(drift >= level)))
+    return float(np.interp(level, drift[there - 1 : there + 1], values[there - 1 : there + 1]))
 
 
 def _summary(values: Sequence[float]) -> Mapping[str, float | None]:

@@ -30,7 +30,7 @@ def curves(rows: Curves, measure: str, against: str, x: str) -> list[Plot]:
     compared with, and as many others as there are line styles.
     """
     known = {
-        row: each for row, each in rows.items() if each and all(measure in of["win_rates"] for of in each)
+        row: each for row, each in rows.items() if each and all(measure in of["measures"] for of in each)
     }
     others = [row for row in known if row != against]
     first = [against] if against in known else []
@@ -92,7 +92,7 @@ def _line(seeds: Sequence[Mapping[str, Any]], measure: str, x: str) -> Line:
     """From the base, where a win-rate is ½, along the validations that all seeds have."""
     shortest = min(len(each["steps"]) for each in seeds)
     xs = np.array([[0.0, *each[x][:shortest]] for each in seeds])
-    ys = np.array([[0.5, *each["win_rates"][measure][:shortest]] for each in seeds])
+    ys = np.array([[0.5, *each["measures"][measure][:shortest]] for each in seeds])
     return xs.mean(axis=0), ys.mean(axis=0), ys.min(axis=0), ys.max(axis=0)
 
 

@@ -29,12 +29,13 @@ Values = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Curve:
-    """A row's validations: at each step, the drift and the win-rates by measure."""
+    """A row's validations: at each step, the drift and what each measure says."""
 
     steps: tuple[int, ...]
     drift: tuple[float, ...]
     """mean squared difference of policy's and reference's predictions on the pairs, lately"""
-    win_rates: Mapping[str, tuple[float, ...]]
+    measures: Mapping[str, tuple[float, ...]]
+    """win-rates over the base, and the judge's difference if it was asked"""
     gains: Gains
 
 
@@ -142,6 +143,8 @@ def _training(opened: Run, recipe: Recipe, step: int | None) -> tuple[float, flo
     if train.has("validation.jsonl"):
         rows = [row for row in train.read_json_lines("validation.jsonl") if row["step"] > 0]
         keys = {MEAN: "win_rate"} | {r.name: f"win_rate/{r.name}" for r in recipe.rewards}
+        if all("judge_difference" in row for row in rows):
+            keys[JUDGED] = "judge_difference"
         curve = Curve(
             tuple(row["step"] for row in rows),
             tuple(_lately(metrics, "drift", row["step"]) for row in rows),

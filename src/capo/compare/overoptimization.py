@@ -134,7 +134,7 @@ def _own(curves: Sequence[Mapping[str, Any]], name: str) -> str:
 
 
 def _best(curve: Mapping[str, Any]) -> int:
-    rates = curve["win_rates"][MEAN]
+    rates = curve["measures"][MEAN]
     best = best_row([{"step": s, "win_rate": r} for s, r in zip(curve["steps"], rates, strict=True)])
     assert best is not None
     return int(best["step"])

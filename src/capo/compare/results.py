@@ -86,7 +86,7 @@ def _curves(runs: Sequence[RunMeasures]) -> list[dict[str, Any]]:
             "seed": run.seed,
             "steps": list(curve.steps),
             "drift": list(curve.drift),
-            "win_rates": {name: list(rates) for name, rates in curve.win_rates.items()},
+            "measures": {name: list(values) for name, values in curve.measures.items()},
             "gains": curve.gains,
         }
         for run in runs

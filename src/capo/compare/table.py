@@ -31,9 +31,9 @@ ABOUT_COST = (
 )
 
 ABOUT_EQUAL_DRIFT = (
-    "Win-rates on the validation prompts where a row has drifted as far, means over seeds ± the standard "
-    "deviation between them; on straight lines between the validations in the order of their drift. The last "
-    "column is the largest drift that all runs reach."
+    "What is said on the validation prompts where a row has first drifted a quarter, half and all of what "
+    "every run reaches, on straight lines between its validations; means over seeds ± the standard deviation "
+    "between them."
 )
 
 
@@ -98,10 +98,18 @@ def scored(results: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(reward for row in results["rows"] for reward in row["mean_scores"]))
 
 
-def at_drift(results: Mapping[str, Any]) -> list[str]:
-    """The measures shown at equal drift: the headline, and the rewards held out."""
-    held_out = [m["name"] for m in results["measures"] if m["kind"] == "held out"]
-    return [results["equal_drift"]["headline"], *held_out]
+def at_drift(results: Mapping[str, Any]) -> list[Mapping[str, str]]:
+    """The measures shown at equal drift."""
+    found = results["equal_drift"]
+    return [] if found is None else [m for m in results["measures"] if m["name"] in found["measures"]]
+
+
+def level(found: Mapping[str, float | None], kind: str) -> str:
+    """`61.6% ±0.5`, with the standard deviation between seeds."""
+    value, spread = found["value"], found["spread"]
+    assert value is not None
+    told = points(value) if kind == "judge" else percent(value)
+    return told if spread is None else f"{told} ±{100 * spread:.1f}"
 
 
 def _about(results: Mapping[str, Any]) -> str:
@@ -174,10 +182,13 @@ def _equal_drift(results: Mapping[str, Any]) -> Iterable[str]:
         return
     yield "## At equal drift"
     yield ABOUT_EQUAL_DRIFT
-    for measure in at_drift(results):
-        head = [f"{measure}: row", *(f"drift {number(level, 2)}" for level in found["levels"])]
-        rows = found["rows"].items()
-        yield _grid(head, [[row, *map(_level, each[measure])] for row, each in rows if measure in each])
+    measures = at_drift(results)
+    for i, drift in enumerate(found["levels"]):
+        rows = [
+            [row, *(level(each[m["name"]][i], m["kind"]) for m in measures)]
+            for row, each in found["rows"].items()
+        ]
+        yield _grid([f"at a drift of {number(drift, 2)}", *map(_title, measures)], rows)
 
 
 def _over_optimization(results: Mapping[str, Any]) -> Iterable[str]:
@@ -226,11 +237,6 @@ def _settings(results: Mapping[str, Any]) -> Iterable[str]:
 
 def _title(measure: Mapping[str, str]) -> str:
     return f"{measure['name']} (held out)" if measure["kind"] == "held out" else measure["name"]
-
-
-def _level(found: Mapping[str, float | None]) -> str:
-    spread = found["spread"]
-    return percent(found["value"]) + ("" if spread is None else f" ±{100 * spread:.1f}")
 
 
 def _contrast(found: Contrast | None) -> str:

@@ -1,0 +1,165 @@
+"""Put results of studies into docs/evidence.md, beside the paper's figures, and their tables below it.
+
+    python benchmarks/evidence.py [STUDIES]
+
+Reads `STUDIES/*/results.json` as `capo compare` writes them, `studies` unless told. For every block
+`<!-- study: NAME -->` of the page it makes the table anew, and docs/evidence/NAME.md is the study's own
+`table.md`. A study that is not whole is named and left as it was.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from capo.compare.contrasts import contrasts
+from capo.reporting.wording import NONE
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = DOCS / "evidence.md"
+BLOCK = re.compile(r"(<!-- study: (?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+NULL = "*base against itself*"
+
+# The paper's win-rates over the base in %: of MPS, VQAScore and VILA, by row of the study. Those of a model
+# that predicts noise are SDXL's (Tables 1a, 2a, 5), those of a flow SD3-M's (Tables 1b, 2b, 6).
+SDXL_SINGLE = {
+    "dpo-preference": "58.5, 49.3, 61.7",
+    "dpo-alignment": "53.1, 50.6, 55.9",
+    "dpo-aesthetic": "52.6, 46.4, 81.8",
+    "ipo-preference": "56.8, 50.1, 64.1",
+    "ipo-alignment": "53.1, 51.9, 53.8",
+    "ipo-aesthetic": "53.3, 48.5, 76.1",
+    "capo-preference": "61.1, 49.7, 64.9",
+    "capo-alignment": "55.5, 53.2, 58.7",
+    "capo-aesthetic": "54.1, 49.6, 83.1",
+}
+SD3_SINGLE = {
+    "dpo-preference": "55.2, 53.2, 54.4",
+    "dpo-alignment": "52.1, 53.2, 52.9",
+    "dpo-aesthetic": "53.1, 48.7, 70.1",
+    "ipo-preference": "51.1, 52.1, 48.3",
+    "ipo-alignment": "52.8, 51.9, 51.1",
+    "ipo-aesthetic": "58.3, 50.2, 70.8",
+    "capo-preference": "58.1, 53.3, 63.4",
+    "capo-alignment": "54.4, 55.4, 59.4",
+    "capo-aesthetic": "57.4, 50.8, 74.0",
+}
+PAPER = {
+    "table1": SDXL_SINGLE,
+    "table1-flow": SD3_SINGLE,
+    "table2": SDXL_SINGLE
+    | {
+        "dpo-sum": "57.2, 52.1, 71.9",
+        "dpo-soup": "56.5, 52.2, 74.3",
+        "dpo-frs": "58.1, 52.9, 78.6",
+        "ipo-sum": "57.4, 51.1, 66.8",
+        "ipo-soup": "55.4, 52.0, 70.3",
+        "ipo-frs": "57.8, 52.0, 74.4",
+        "capo-sum": "61.2, 52.5, 75.0",
+        "capo-soup": "59.4, 52.8, 77.6",
+        "capo-frs": "61.2, 54.6, 79.2",
+    },
+    "table2-flow": SD3_SINGLE
+    | {
+        "dpo-sum": "55.3, 52.8, 55.0",
+        "dpo-soup": "56.1, 54.7, 63.4",
+        "dpo-frs": "56.7, 53.2, 68.7",
+        "ipo-sum": "54.1, 53.9, 58.9",
+        "ipo-soup": "55.6, 53.5, 60.4",
+        "ipo-frs": "55.5, 54.6, 64.7",
+        "capo-sum": "57.8, 54.3, 57.0",
+        "capo-soup": "59.4, 54.9, 67.6",
+        "capo-frs": "59.0, 55.7, 69.3",
+    },
+    "table5": {
+        "constant": "56.5, 51.8, 70.8",
+        "b1.0": "59.1, 54.5, 73.3",
+        "b1.5": "61.2, 54.6, 79.2",
+        "b2.0": "58.6, 52.6, 75.2",
+    },
+    "table6": {
+        "constant": "54.9, 53.6, 55.7",
+        "b0": "57.0, 53.9, 66.9",
+        "b-1": "59.0, 55.7, 69.3",
+    },
+}
+
+
+def main(studies: Path) -> None:
+    """Fill in every block of the page whose study is whole."""
+    page = PAGE.read_text(encoding="utf-8")
+    for name in [block["name"] for block in BLOCK.finditer(page)]:
+        results = _whole(studies / name)
+        if results is None:
+            continue
+        table = "\n".join(compact(results, PAPER.get(name, {})))
+        page = filled(page, name, table)
+        verbatim = DOCS / "evidence" / f"{name}.md"
+        verbatim.parent.mkdir(exist_ok=True)
+        verbatim.write_bytes((studies / name / "table.md").read_bytes())
+    PAGE.write_text(page, encoding="utf-8")
+
+
+def filled(page: str, name: str, table: str) -> str:
+    """The page with `table` in the block of study `name`."""
+
+    def block(found: re.Match[str]) -> str:
+        return f"{found[1]}{table}\n{found[3]}" if found["name"] == name else found[0]
+
+    return BLOCK.sub(block, page)
+
+
+def compact(results: Mapping[str, Any], paper: Mapping[str, str]) -> Iterator[str]:
+    """Lines of a Markdown table: a row each, `66.4 ±0.6` with the standard error over prompts.
+
+    Bold is what differs from the row that others are compared with by more than chance.
+    """
+    measures = results["measures"]
+    head = ["row", *(["the paper: MPS, VQA, VILA"] if paper else []), *map(_title, measures)]
+    yield _line(head)
+    yield _line(["---", *(["---"] if paper else []), *["--:"] * len(measures)])
+    compared = contrasts(results)
+    for row in results["rows"]:
+        found = compared.get(row["name"], {})
+        cells = [_cell(row["measures"].get(m["name"]), m, found.get(m["name"])) for m in measures]
+        mark = f"`{row['name']}`" + (" (the others' measure)" if row["name"] == results["against"] else "")
+        yield _line([mark, *([paper.get(row["name"], NONE)] if paper else []), *cells])
+    chance = [_cell(results["null"][m["name"]], m, None) for m in measures]
+    yield _line([NULL, *([""] if paper else []), *chance])
+
+
+def _whole(folder: Path) -> dict[str, Any] | None:
+    path = folder / "results.json"
+    if not path.is_file():
+        print(f"{folder.name}: there is no {path}", file=sys.stderr)
+        return None
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if results["unfinished"] or results["failed"]:
+        print(f"{folder.name}: not whole, left out", file=sys.stderr)
+        return None
+    return results
+
+
+def _title(measure: Mapping[str, str]) -> str:
+    short = {"mean": "mean of three", "judge": "judge, points"}
+    held_out = f"{measure['name']} (held out)" if measure["kind"] == "held out" else measure["name"]
+    return short.get(measure["kind"], held_out)
+
+
+def _cell(estimate: Mapping[str, Any] | None, measure: Mapping[str, str], contrast: Any) -> str:
+    if estimate is None:
+        return NONE
+    sign = "+" if measure["kind"] == "judge" else ""
+    value = f"{100 * estimate['value']:{sign}.1f}"
+    value = f"**{value}**" if contrast is not None and contrast.clear else value
+    return f"{value} ±{100 * estimate['standard_error']:.1f}"
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main(Path(*sys.argv[1:2]) if sys.argv[1:] else Path("studies"))
