@@ -152,7 +152,7 @@ def _cell(estimate: Mapping[str, Any] | None, measure: Mapping[str, str], contra
     if estimate is None:
         return NONE
     sign = "+" if measure["kind"] == "judge" else ""
-    value = f"{100 * estimate['value']:{sign}.1f}"
+    value = f"{100 * estimate['value']:{sign}.1f}".replace("-", "−")
     value = f"**{value}**" if contrast is not None and contrast.clear else value
     return f"{value} ±{100 * estimate['standard_error']:.1f}"
 

@@ -117,3 +117,21 @@ def test_the_version_is_the_same_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == capo.__version__
     assert f"## {capo.__version__}" in PAGES_BY_NAME["CHANGELOG.md"]
+
+
+EVIDENCE = PAGES_BY_NAME["docs/evidence.md"]
+
+
+@pytest.mark.parametrize("study", re.findall(r"<!-- study: (\S+) -->", EVIDENCE))
+def test_the_evidence_has_the_numbers_of_the_studies_own_tables(study):
+    block = re.search(rf"<!-- study: {study} -->\n(.*?)<!-- end -->", EVIDENCE, re.DOTALL)[1]
+    verbatim = (ROOT / "docs" / "evidence" / f"{study}.md").read_text(encoding="utf-8")
+    wins = rows(verbatim.partition("\n## ")[0])
+    own = {cells[0]: cells[1:] for cells in wins}
+    head, *lines = rows(block)
+    first = head.index("mean of three")
+    assert [line[0].split(" (")[0].strip("`") for line in lines] == [cells[0] for cells in wins[1:]]
+    for name, *cells in lines:
+        for cell, whole in zip(cells[first - 1 :], own[name.split(" (")[0].strip("`")], strict=False):
+            value = cell.split(" ±")[0].strip("*").replace("-", "−")
+            assert whole.replace("%", "").startswith(value), (study, name)

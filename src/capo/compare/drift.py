@@ -11,15 +11,12 @@ import numpy as np
 
 from capo.compare.measures import JUDGED, Curve, RunMeasures
 
-LEVELS = (0.25, 0.5, 1.0)
-"""Shares of the largest drift that all runs reach."""
-
 
 def equal_drift(runs: Sequence[RunMeasures]) -> dict[str, Any] | None:
     """`levels` of drift, and by row and measure what validations say there: `value`, `spread` over seeds.
 
-    Where a run has first drifted as far, on straight lines from the base (drift 0, win-rate ½) through its
-    validations. Measures that some run lacks are left out. None unless two rows have validations.
+    Where a run has first drifted as far, on straight lines between its validations. Measures that some run
+    lacks are left out. None unless two rows have validations.
     """
     curves: dict[str, list[Curve]] = {}
     for run in runs:
@@ -27,15 +24,22 @@ def equal_drift(runs: Sequence[RunMeasures]) -> dict[str, Any] | None:
             curves.setdefault(run.row, []).append(run.curve)
     if len(curves) < 2:
         return None
-    reached = min(max(curve.drift) for each in curves.values() for curve in each)
-    levels = [share * reached for share in LEVELS]
     first, *others = [curve for each in curves.values() for curve in each]
+    levels = _levels([first, *others])
     measures = [name for name in first.measures if all(name in curve.measures for curve in others)]
     rows = {
         row: {name: [_summary([_at(c, name, level) for c in each]) for level in levels] for name in measures}
         for row, each in curves.items()
     }
     return {"levels": levels, "measures": measures, "rows": rows}
+
+
+def _levels(curves: Sequence[Curve]) -> list[float]:
+    """From where all have been validated to what all reach; only the latter where one has gone beyond it by
+    its first validation, which is then joined to the base by a line.
+    """
+    validated, reached = max(curve.drift[0] for curve in curves), min(max(curve.drift) for curve in curves)
+    return [validated, (validated + reached) / 2, reached] if validated < reached else [reached]
 
 
 def _at(curve: Curve, measure: str, level: float) -> float:

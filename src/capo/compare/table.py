@@ -31,9 +31,10 @@ ABOUT_COST = (
 )
 
 ABOUT_EQUAL_DRIFT = (
-    "What is said on the validation prompts where a row has first drifted a quarter, half and all of what "
-    "every run reaches, on straight lines between its validations; means over seeds ± the standard deviation "
-    "between them."
+    "What is said on the validation prompts where a row has first drifted as far, on straight lines between "
+    "its validations (or from the base to the first): at most as far as every run goes, and at least, if "
+    "that is less, as far as every run has gone by its first validation. Means over seeds ± the standard "
+    "deviation between them."
 )
 
 
