@@ -1,10 +1,11 @@
-"""Put results of studies into docs/evidence.md, beside the paper's figures, and their tables below it.
+"""Put results of studies into docs/evidence.md, beside the paper's numbers, and their tables and figures below it.
 
     python benchmarks/evidence.py [STUDIES]
 
 Reads `STUDIES/*/results.json` as `capo compare` writes them, `studies` unless told. For every block
-`<!-- study: NAME -->` of the page it makes the table anew, and docs/evidence/NAME.md is the study's own
-`table.md`. A study that is not whole is named and left as it was.
+`<!-- study: NAME -->` of the page it makes the table anew, docs/evidence/NAME.md is the study's own
+`table.md`, and docs/evidence/NAME-FIGURE.svg, where the page shows that, the study's `figures/FIGURE.svg`.
+A study that is not whole is named and left as it was.
 """
 
 import json
@@ -19,6 +20,7 @@ from capo.reporting.wording import NONE
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "evidence.md"
+IMAGE = re.compile(r"\(evidence/(?P<file>[\w-]+\.svg)\)")
 BLOCK = re.compile(r"(<!-- study: (?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NULL = "*base against itself*"
 
@@ -90,15 +92,17 @@ PAPER = {
 def main(studies: Path) -> None:
     """Fill in every block of the page whose study is whole."""
     page = PAGE.read_text(encoding="utf-8")
+    images = {image["file"] for image in IMAGE.finditer(page)}
     for name in [block["name"] for block in BLOCK.finditer(page)]:
         results = _whole(studies / name)
         if results is None:
             continue
         table = "\n".join(compact(results, PAPER.get(name, {})))
         page = filled(page, name, table)
-        verbatim = DOCS / "evidence" / f"{name}.md"
-        verbatim.parent.mkdir(exist_ok=True)
-        verbatim.write_bytes((studies / name / "table.md").read_bytes())
+        (DOCS / "evidence" / f"{name}.md").write_bytes((studies / name / "table.md").read_bytes())
+        for figure in sorted((studies / name / "figures").iterdir()):
+            if (shown := f"{name}-{figure.name}") in images:
+                (DOCS / "evidence" / shown).write_bytes(figure.read_bytes())
     PAGE.write_text(page, encoding="utf-8")
 
 

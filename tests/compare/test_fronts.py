@@ -3,12 +3,14 @@
 import importlib.util
 import itertools
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import yaml
 
 from capo.compare import StudyError, load_study
+from capo.compare.drawings import drawings, sheets
 from capo.compare.fronts import Front
 from capo.compare.hypervolume import front_results, hypervolume
 from capo.compare.page import render_study
@@ -208,7 +210,8 @@ def test_the_page_has_a_panel_for_every_two_rewards(made):
     results, runs = made
     (front,) = results["fronts"]
     assert front["rewards"] == ["preference", "vqa", "aesthetic"]
-    source = render_study(results, runs)
+    figures = drawings(results, runs)
+    source = render_study(results, runs, figures)
     page = ParsedPage(source)
     drawn = [e.attributes["aria-label"] for e in page.all("svg") if "aria-label" in e.attributes]
     by_row = {row["name"]: row["measures"] for row in results["rows"]}
@@ -222,6 +225,11 @@ def test_the_page_has_a_panel_for_every_two_rewards(made):
     assert sum("whisker" in each for each in classes) == 3 * 4 * 2
     assert classes.count("line mesh") == 3 * 2
     assert "dominates nothing" in page.text
+    labels = [
+        text.text for text in ElementTree.fromstring(sheets(figures)["front-f.svg"]).iter() if text.text
+    ]
+    assert labels.count("soups") == 1, "one legend for all panels"
+    assert {"preference and vqa", "vqa and aesthetic", "both"} <= set(labels)
 
 
 def test_the_table_has_the_front(made):

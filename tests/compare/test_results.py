@@ -2,13 +2,16 @@
 
 import itertools
 import json
+import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from capo.compare import load_study
 from capo.compare.commands import study_command
+from capo.compare.drawings import drawings, sheets
 from capo.compare.measures import JUDGED
 from capo.compare.page import render_study
 from capo.compare.results import study_results
@@ -27,6 +30,7 @@ ROWS = {
     "<b>same</b>": Row("<b>same</b>", {"train.weighting": "constant"}, "as <i>good</i>", ()),
 }
 SEEDS = (0, 1)
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +54,10 @@ def made(tmp_path_factory):
     rows = tuple({run.row.name: run.row for run in runs}.values())
     study = Study("made-up", "A & B", "shapes", {}, rows, SEEDS, "good")
     return study_results(study, runs, {"other, seed 1": "it <diverged>"}), runs
+
+
+def page_of(results, runs):
+    return render_study(results, runs, drawings(results, runs))
 
 
 def scores(run, model, reward):
@@ -178,7 +186,7 @@ def test_a_row_of_other_rewards_and_fewer_seeds(made, tmp_path):
     told = warnings(results, [*good, few])
     assert len(told) == 1
     assert "The rows train on different rewards." in told[0]
-    text, page = table(results, told), ParsedPage(render_study(results, [*good, few])).text
+    text, page = table(results, told), ParsedPage(page_of(results, [*good, few])).text
     scores = text.partition("## Mean scores")[2].partition("\n## ")[0].splitlines()
     assert [line.split(" | ")[1] for line in scores if line.startswith("| few")] == [NONE]
     assert "few (1 of 2 seeds)" in text
@@ -190,7 +198,7 @@ def test_no_comparison_is_explained(made):
     results, runs = made
     nothing = results | {"comparisons": {m["name"]: [] for m in results["measures"]}}
     gone = nothing | {"against": "gone"}
-    for shown in (table(gone, []), render_study(gone, runs)):
+    for shown in (table(gone, []), page_of(gone, runs)):
         assert "gone has no finished run" in shown
     assert "There is one row" in table(nothing | {"rows": results["rows"][:1]}, [])
 
@@ -206,7 +214,7 @@ class Tags(HTMLParser):
 
 
 def test_the_page_runs_and_loads_nothing_and_escapes_names(made):
-    page = render_study(*made)
+    page = page_of(*made)
     found = Tags()
     found.feed(page)
     assert not {"script", "iframe", "object", "form"} & set(found.tags)
@@ -215,11 +223,11 @@ def test_the_page_runs_and_loads_nothing_and_escapes_names(made):
     assert all(not a.startswith(("http", "//", "/")) for a in local)
     assert "<b>same" not in page
     assert "it &lt;diverged&gt;" in page
-    assert page == render_study(*made)
+    assert page == page_of(*made)
 
 
 def test_the_page_draws_what_it_has(made):
-    page = render_study(*made)
+    page = page_of(*made)
     for title in (
         f"{MEAN}, over steps", f"{MEAN}, over drift", "heldout, over drift", "Weight on an error of noise",
         "sigmoid, b = 1.5", "Calibrated", 'id="overoptimization"', "At a drift of",
@@ -229,7 +237,32 @@ def test_the_page_draws_what_it_has(made):
     assert judged == 2, "an interval a row"
 
 
+def labels(svg):
+    return [text.text for text in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+
+
+def test_figures_are_files_that_need_no_page(made):
+    found = sheets(drawings(*made))
+    assert set(found) == {"curves.svg", "over-optimization.svg", "loss-weights.svg", "scores.svg"}
+    for svg in found.values():
+        drawn = ElementTree.fromstring(svg)
+        width, height = float(drawn.get("width")), float(drawn.get("height"))
+        charts = drawn.findall(f"{SVG}svg")
+        assert charts
+        for chart in charts:
+            assert 0 <= float(chart.get("x")) <= width - float(chart.get("width"))
+            assert 0 <= float(chart.get("y")) <= height - float(chart.get("height"))
+        for mark in drawn.findall(f"{SVG}g"):
+            x, y = map(float, re.findall(r"[\d.]+", mark.get("transform")))
+            assert 0 <= x < width
+            assert 0 <= y < height - 10
+        assert "var(" not in svg, "not every program that reads SVG knows variables"
+        assert "<b>same" not in svg
+    assert labels(found["curves.svg"]).count("<b>same<|b>") == 4, "in every legend"
+    assert {"vqa, raw", "vqa, calibrated", "heldout, raw"} <= set(labels(found["scores.svg"]))
+
+
 def test_a_quick_study_says_that_it_means_nothing(made):
     results = made[0] | {"quick": True}
-    assert "its numbers mean nothing" in render_study(results, made[1])
+    assert "its numbers mean nothing" in page_of(results, made[1])
     assert "its numbers mean nothing" in table(results, warnings(results, made[1]))

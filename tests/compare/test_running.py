@@ -149,6 +149,7 @@ def test_some_seeds_are_run_and_the_table_is_of_what_is_done(shared, outcome):
     assert told in called.stdout
     for name in ("table.md", "index.html"):
         assert told in (folder / name).read_text()
+    assert "scores.svg" in {path.name for path in (folder / "figures").iterdir()}
     found = json.loads((folder / "results.json").read_text())
     assert found["seeds"] == [0]
     assert found["rows"] == outcome.results["rows"][1:]

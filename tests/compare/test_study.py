@@ -61,6 +61,7 @@ def test_axes_are_crossed_and_rows_follow(tmp_path):
             {"vary": {"a": {"x": {"set": {"seed": 1}}}, "b": {"y": {"set": {"seed": 2}}}}, "rows": None},
             "vary: a and b both set seed",
         ),
+        ({"rows": [{"name": "figures"}]}, "rows: 'figures' is the folder of the study's figures"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path, changed, message):

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from capo.compare.contrasts import ABOUT_CONTRASTS, contrasts, nothing_compared
-from capo.compare.figures import curves, histograms, weightings
-from capo.compare.front_figure import front_keys, front_plots
+from capo.compare.drawings import Drawings
 from capo.compare.hypervolume import standing, volume
-from capo.compare.overoptimization import panels
 from capo.compare.runs import StudyRun
 from capo.compare.table import (
     ABOUT_COST,
@@ -23,20 +21,12 @@ from capo.compare.table import (
 from capo.compare.warnings import warnings
 from capo.manifest import versions
 from capo.reporting import forest
-from capo.reporting.forest import MEAN, Forest
-from capo.reporting.plots import Plot
+from capo.reporting.forest import Forest
 from capo.reporting.templating import environment
 
 
-def render_study(results: Mapping[str, Any], runs: Sequence[StudyRun]) -> str:
-    """The page of a study's `results.json` and the finished runs behind it."""
-    rows = {row["name"]: row["curves"] for row in results["rows"]}
-    held_out = [m["name"] for m in results["measures"] if m["kind"] == "held out"]
-    shown = _shown(results, runs)
-    lines: list[Plot] = []
-    for measure in (MEAN, *held_out):
-        for x in ("steps", "drift"):
-            lines += curves(rows, measure, results["against"], x)
+def render_study(results: Mapping[str, Any], runs: Sequence[StudyRun], drawn: Drawings) -> str:
+    """The page of a study's `results.json`, the finished runs behind it, and what is drawn of them."""
     return (
         environment()
         .get_template("study.html.j2")
@@ -53,18 +43,11 @@ def render_study(results: Mapping[str, Any], runs: Sequence[StudyRun]) -> str:
             at_drift=at_drift(results),
             level=level,
             forests=[(measure, _forest(results, measure)) for measure in results["measures"]],
-            curves=lines,
-            over_optimization=panels(results["rows"]),
-            fronts=[
-                (each, front_plots(each, results["rows"]), front_keys(each)) for each in results["fronts"]
-            ],
+            drawn=drawn,
             about_fronts=ABOUT_FRONTS,
             standing=standing,
             volume=volume,
             judged=sorted({category for row in results["rows"] for category in row["judge"]}),
-            weightings=weightings(runs),
-            histograms=histograms(shown) if shown else [],
-            shown=shown,
             settings=settings,
             null_name=NULL,
             pages={f"{run.row.name} {run.seed}": _page(run) for run in runs},
@@ -80,12 +63,6 @@ def _forest(results: Mapping[str, Any], measure: Mapping[str, str]) -> Forest:
         entries.append((NULL, "null", results["null"].get(name)))
     known = [(row, of, (e["value"], e["low"], e["high"])) for row, of, e in entries if e is not None]
     return forest.compared(known, 0.0 if kind == "judge" else 0.5)
-
-
-def _shown(results: Mapping[str, Any], runs: Sequence[StudyRun]) -> StudyRun | None:
-    """The run whose training scores are shown: of the row that others are compared with, if trained."""
-    trained = [run for run in runs if not run.row.soup]
-    return min(trained, key=lambda run: run.row.name != results["against"], default=None)
 
 
 def _page(run: StudyRun) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 
 from capo import durable, pipeline
+from capo.compare.drawings import drawings, sheets
 from capo.compare.page import render_study
 from capo.compare.results import study_results
 from capo.compare.runs import StudyRun, donors, runs_of, shared_artefacts
-from capo.compare.study import Study
+from capo.compare.study import FIGURES, Study
 from capo.compare.table import table
 from capo.compare.warnings import warnings
 from capo.diffusion.saved import find_policy
@@ -39,7 +40,7 @@ class Outcome:
 def run_study(
     study: Study, folder: Path, *, seeds: Collection[int] | None = None, force: bool = False
 ) -> Outcome:
-    """Run what is missing, of some `seeds` or of all; write `results.json`, `table.md` and `index.html`.
+    """Run what is missing, of some `seeds` or of all; write the results, tables, page and figures.
 
     They are of all runs in `folder` that are done in the end, also of other seeds, and are written too
     when this is interrupted. Several processes may run one study, each with seeds of its own.
@@ -91,7 +92,11 @@ def _conclude(study: Study, folder: Path, failed: Mapping[str, str]) -> Outcome 
         results = study_results(tried, whole, failed, unfinished)
         _write(folder / "results.json", pretty(results))
         _write(folder / "table.md", table(results, warnings(results, whole)))
-        _write(folder / "index.html", render_study(results, whole))
+        drawn = drawings(results, whole)
+        _write(folder / "index.html", render_study(results, whole, drawn))
+        with durable.replacing_folder(folder / FIGURES) as figures:
+            for name, svg in sheets(drawn).items():
+                (figures / name).write_text(svg, encoding="utf-8")
     return Outcome(folder, results, failed)
 
 

@@ -4,7 +4,7 @@ STUDY/
   study.yaml            what was compared, as resolved
   ROW/seed-0/           an ordinary run directory
   ROW/soup-0/           the merged policy of a soup's row
-  results.json, table.md, index.html
+  results.json, table.md, index.html, figures/
 """
 
 import hashlib

@@ -52,6 +52,9 @@ QUICK_SUFFIX = "-quick"
 Settings = dict[str, JsonValue]
 """Recipe fields by their dotted names, as `--set` has them."""
 
+FIGURES = "figures"
+"""The folder of a study's figures, beside those of its rows."""
+
 DECIDED = ("name", "seed", "start.run")
 """Recipe fields that the study itself gives its runs."""
 
@@ -246,6 +249,8 @@ def _problems(section: StudySection, rows: Sequence[Row], against: str | None) -
         yield "vary, rows: a study needs rows"
     for name in sorted({n for n in names if names.count(n) > 1}):
         yield f"rows: {name!r} is there more than once"
+    if FIGURES in names:
+        yield f"rows: {FIGURES!r} is the folder of the study's figures, give the row another name"
     if len(set(section.seeds)) < len(section.seeds):
         yield f"seeds: one is there more than once in {list(section.seeds)}"
     for axis, other in itertools.combinations(section.vary, 2):
