@@ -1,4 +1,4 @@
-"""Put results of studies into docs/evidence.md, beside the paper's numbers, and their tables and figures below it.
+"""Put results of studies into docs/evidence.md, beside the paper's, and their tables and figures below it.
 
     python benchmarks/evidence.py [STUDIES]
 
