@@ -97,7 +97,7 @@ def main(studies: Path) -> None:
         results = _whole(studies / name)
         if results is None:
             continue
-        table = "\n".join(compact(results, PAPER.get(name, {})))
+        table = "\n".join(short_table(results, PAPER.get(name, {})))
         page = filled(page, name, table)
         (DOCS / "evidence" / f"{name}.md").write_bytes((studies / name / "table.md").read_bytes())
         for figure in sorted((studies / name / "figures").iterdir()):
@@ -115,7 +115,7 @@ def filled(page: str, name: str, table: str) -> str:
     return BLOCK.sub(block, page)
 
 
-def compact(results: Mapping[str, Any], paper: Mapping[str, str]) -> Iterator[str]:
+def short_table(results: Mapping[str, Any], paper: Mapping[str, str]) -> Iterator[str]:
     """Lines of a Markdown table: a row each, `66.4 ±0.6` with the standard error over prompts.
 
     Bold is what differs from the row that others are compared with by more than chance.

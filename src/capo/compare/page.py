@@ -13,8 +13,8 @@ from capo.compare.table import (
     ABOUT_FRONTS,
     NULL,
     at_drift,
-    level,
     scored,
+    seed_mean,
     seeds_of,
     settings,
 )
@@ -41,7 +41,7 @@ def render_study(results: Mapping[str, Any], runs: Sequence[StudyRun], drawn: Dr
             seeds_of=seeds_of,
             scored=scored(results),
             at_drift=at_drift(results),
-            level=level,
+            seed_mean=seed_mean,
             forests=[(measure, _forest(results, measure)) for measure in results["measures"]],
             drawn=drawn,
             about_fronts=ABOUT_FRONTS,

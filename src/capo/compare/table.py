@@ -105,7 +105,7 @@ def at_drift(results: Mapping[str, Any]) -> list[Mapping[str, str]]:
     return [] if found is None else [m for m in results["measures"] if m["name"] in found["measures"]]
 
 
-def level(found: Mapping[str, float | None], kind: str) -> str:
+def seed_mean(found: Mapping[str, float | None], kind: str) -> str:
     """`61.6% ±0.5`, with the standard deviation between seeds."""
     value, spread = found["value"], found["spread"]
     assert value is not None
@@ -186,7 +186,7 @@ def _equal_drift(results: Mapping[str, Any]) -> Iterable[str]:
     measures = at_drift(results)
     for i, drift in enumerate(found["levels"]):
         rows = [
-            [row, *(level(each[m["name"]][i], m["kind"]) for m in measures)]
+            [row, *(seed_mean(each[m["name"]][i], m["kind"]) for m in measures)]
             for row, each in found["rows"].items()
         ]
         yield _grid([f"at a drift of {number(drift, 2)}", *map(_title, measures)], rows)
