@@ -61,12 +61,8 @@ def weightings(runs: Sequence[StudyRun]) -> list[Plot]:
         for (name, bias), css in zip(used, itertools.cycle(SERIES), strict=False):
             values = np.ones_like(LOG_SNR) if name == "constant" else weight(log_snr, bias).numpy()
             chart.line(LOG_SNR, values, css)
-            keys.append(
-                Key(
-                    name if name == "constant" else f"sigmoid, b = {bias:g}".replace("-", "\N{MINUS SIGN}"),
-                    css,
-                )
-            )
+            sigmoid = f"sigmoid, b = {bias:g}".replace("-", "\N{MINUS SIGN}")
+            keys.append(Key(name if name == "constant" else sigmoid, css))
         described = f"{title} over log-SNR: {', '.join(key.label for key in keys)}"
         found.append(Plot(title, chart.svg(described), tuple(keys)))
     return found
