@@ -9,7 +9,9 @@ measured with the win-rates among all N.
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,8 @@ FIRST, STEP = 4, 4
 
 Rule = Callable[[int], np.ndarray]
 """Whether each prompt [P] is settled with its first n samples."""
+PairsOfFirst = dict[int, Pairs]
+"""What is paired of the first n samples of every prompt."""
 
 
 def main(runs: Sequence[Path]) -> None:
@@ -50,7 +54,7 @@ def main(runs: Sequence[Path]) -> None:
 class Trial:
     """The scores of P prompts with N samples each, and their pairs when only the first n are there."""
 
-    def __init__(self, columns: Sequence[Columns], chosen_by: tuple) -> None:
+    def __init__(self, columns: Sequence[Columns], chosen_by: tuple[Any, ...]) -> None:
         parts = [c.scores.reshape(len(c.prompt_ids), -1, len(c.names)) for c in columns]
         scores = np.concatenate(parts)
         self.prompts, self.most, _ = scores.shape
@@ -78,29 +82,33 @@ class Trial:
 
 
 def rules(trial: Trial) -> Iterator[tuple[str, Rule]]:
+    pairs = trial.pairs
     for n in (4, 8, 12, trial.most):
-        yield f"{n} of each prompt", lambda made, n=n: np.full(trial.prompts, made >= n)
-    yield "sets unchanged by four more", lambda made: unchanged(trial.pairs, made)
-    for least in (0.02, 0.05):
+        yield f"{n} of each prompt", partial(as_many, trial.prompts, n)
+    yield "sets unchanged by four more", partial(unchanged, pairs)
+    for most in (0.02, 0.05):
+        yield f"best less worst grew by at most {most:g} with four more", partial(grown, pairs, most)
+    for gain in (0.01, 0.02):
         yield (
-            f"best less worst grew by at most {least:g} with four more",
-            lambda made, least=least: growth(trial.pairs, made) <= least,
-        )
-    for least in (0.01, 0.02):
-        yield (
-            f"one more is expected to widen best less worst by less than {least:g}",
-            lambda made, least=least: expected_gain(trial.pairs[made].combined) < least,
+            f"one more is expected to widen best less worst by less than {gain:g}",
+            partial(wide, pairs, gain),
         )
     for margin in (0.1, 0.15, 0.2, 0.25):
-        yield f"mean ΔR of {margin:g} or more", lambda made, margin=margin: clear(trial.pairs[made], margin)
+        yield f"mean ΔR of {margin:g} or more", partial(clear, pairs, margin)
 
 
-def clear(pairs: Pairs, margin: float) -> np.ndarray:
-    tensors = (torch.from_numpy(each) for each in (pairs.chosen, pairs.rejected, pairs.combined))
-    return is_settled(*tensors, margin).numpy()
+def as_many(prompts: int, n: int, made: int) -> np.ndarray:
+    return np.full(prompts, made >= n)
 
 
-def unchanged(pairs: dict[int, Pairs], made: int) -> np.ndarray:
+def clear(pairs: PairsOfFirst, margin: float, made: int) -> np.ndarray:
+    now = pairs[made]
+    return is_settled(
+        torch.from_numpy(now.chosen), torch.from_numpy(now.rejected), torch.from_numpy(now.combined), margin
+    ).numpy()
+
+
+def unchanged(pairs: PairsOfFirst, made: int) -> np.ndarray:
     before = made - STEP
     if before < 2:
         return np.zeros(len(pairs[made].chosen), dtype=bool)
@@ -108,18 +116,18 @@ def unchanged(pairs: dict[int, Pairs], made: int) -> np.ndarray:
     return np.all([(new == np.pad(old, ((0, 0), (0, STEP)))).all(axis=1) for new, old in sides], axis=0)
 
 
-def growth(pairs: dict[int, Pairs], made: int) -> np.ndarray:
-    """Of best less worst, by the samples made last."""
+def grown(pairs: PairsOfFirst, most: float, made: int) -> np.ndarray:
+    """Whether the samples made last widened best less worst by `most` at most."""
     combined, before = pairs[made].combined, made - STEP
     if before < 2:
-        return np.full(len(combined), np.inf)
-    return np.ptp(combined, axis=1) - np.ptp(combined[:, :before], axis=1)
+        return np.zeros(len(combined), dtype=bool)
+    return np.ptp(combined, axis=1) - np.ptp(combined[:, :before], axis=1) <= most
 
 
-def expected_gain(combined: np.ndarray) -> np.ndarray:
-    """What the last of n samples added to best less worst, averaged over which of them came last."""
-    ordered = np.sort(combined, axis=1)
-    return (ordered[:, -1] - ordered[:, -2] + ordered[:, 1] - ordered[:, 0]) / combined.shape[1]
+def wide(pairs: PairsOfFirst, gain: float, made: int) -> np.ndarray:
+    """By what the last of n samples added to best less worst, averaged over which of them came last."""
+    ordered = np.sort(pairs[made].combined, axis=1)
+    return (ordered[:, -1] - ordered[:, -2] + ordered[:, 1] - ordered[:, 0]) / made < gain
 
 
 def difference(pairs: Pairs, combined: np.ndarray) -> np.ndarray:
