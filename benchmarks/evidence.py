@@ -5,6 +5,7 @@
 Reads `STUDIES/*/results.json` as `capo compare` writes them, `studies` unless told. For every block
 `<!-- study: NAME -->` of the page it makes the table anew, docs/evidence/NAME.md is the study's own
 `table.md`, and docs/evidence/NAME-FIGURE.svg, where the page shows that, the study's `figures/FIGURE.svg`.
+What the study keeps of each run, `ROW/seed-S.json`, goes to docs/evidence/NAME.
 A study that is not whole is named and left as it was.
 """
 
@@ -100,6 +101,10 @@ def main(studies: Path) -> None:
         table = "\n".join(short_table(results, PAPER.get(name, {})))
         page = filled(page, name, table)
         (DOCS / "evidence" / f"{name}.md").write_bytes((studies / name / "table.md").read_bytes())
+        for record in sorted((studies / name).glob("*/seed-*.json")):
+            kept = DOCS / "evidence" / record.relative_to(studies)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_bytes(record.read_bytes())
         for figure in sorted((studies / name / "figures").iterdir()):
             if (shown := f"{name}-{figure.name}") in images:
                 (DOCS / "evidence" / shown).write_bytes(figure.read_bytes())

@@ -13,6 +13,7 @@ from capo.compare import StudyError, load_study
 from capo.compare.drawings import drawings, sheets
 from capo.compare.fronts import Front
 from capo.compare.hypervolume import front_results, hypervolume
+from capo.compare.measures import measure_run
 from capo.compare.page import render_study
 from capo.compare.results import study_results
 from capo.compare.running import _description
@@ -203,7 +204,7 @@ def made(tmp_path_factory):
         runs.append(StudyRun(row, 0, folder, recipe))
     fronts = (front_of("one", "f-0.5-0.5", "two"),)
     study = Study("made-up", "Made up", "shapes", {}, rows, (0,), "both", fronts)
-    return study_results(study, runs, {}), runs
+    return study_results(study, [measure_run(run) for run in runs], {}), runs
 
 
 def test_the_page_has_a_panel_for_every_two_rewards(made):

@@ -12,7 +12,7 @@ import pytest
 from capo.compare import load_study
 from capo.compare.commands import study_command
 from capo.compare.drawings import drawings, sheets
-from capo.compare.measures import JUDGED
+from capo.compare.measures import JUDGED, measure_run
 from capo.compare.page import render_study
 from capo.compare.results import study_results
 from capo.compare.runs import StudyRun
@@ -53,7 +53,7 @@ def made(tmp_path_factory):
         runs.append(StudyRun(row, seed, folder, recipe))
     rows = tuple({run.row.name: run.row for run in runs}.values())
     study = Study("made-up", "A & B", "shapes", {}, rows, SEEDS, "good")
-    return study_results(study, runs, {"other, seed 1": "it <diverged>"}), runs
+    return study_results(study, [measure_run(run) for run in runs], {"other, seed 1": "it <diverged>"}), runs
 
 
 def page_of(results, runs):
@@ -182,7 +182,8 @@ def test_a_row_of_other_rewards_and_fewer_seeds(made, tmp_path):
     few = StudyRun(Row("few", {}, None, ()), 0, tmp_path, recipe)
     good = [run for run in runs if run.row.name == "good"]
     rows = (good[0].row, few.row)
-    results = study_results(Study("x", "X", "shapes", {}, rows, SEEDS, "good"), [*good, few], {})
+    study = Study("x", "X", "shapes", {}, rows, SEEDS, "good")
+    results = study_results(study, [measure_run(run) for run in (*good, few)], {})
     told = warnings(results, [*good, few])
     assert len(told) == 1
     assert "The rows train on different rewards." in told[0]

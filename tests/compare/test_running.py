@@ -173,6 +173,36 @@ def test_an_interrupted_study_has_the_table_of_what_is_done(shared, monkeypatch)
         run_study(load_study(path), folder, seeds=[0, 2])
 
 
+def test_the_tables_hold_when_run_directories_are_removed(shared, outcome):
+    path, folder = shared
+    whole = run_study(load_study(path), folder, seeds=[0]).results
+    for row in ROWS:
+        shutil.rmtree(folder / row / "seed-0")
+    assert [run.state for run in runs_of(load_study(path).only([0]), folder)] == ["done", "done"]
+    assert run_study(load_study(path), folder, seeds=[0]).results == whole
+    page = (folder / "index.html").read_text()
+    assert 'href="capo/seed-0' not in page
+    assert "seed 0" in page
+    listed = CliRunner().invoke(app, ["compare", str(path), "--to", str(folder), "--list", "--json"])
+    assert [row["runs"]["0"] for row in json.loads(listed.stdout)["rows"]] == ["kept", "kept"]
+
+    other = yaml.safe_load(path.read_text()) | {"set": {"train.max_grad_norm": 0.5}}
+    path.write_text(yaml.safe_dump(other))
+    assert [run.state for run in runs_of(load_study(path).only([0]), folder)] == ["missing", "missing"]
+
+
+def test_a_soup_whose_policies_were_removed_says_how_to_make_them(shared, file):
+    path, folder = shared
+    run_study(load_study(path), folder, seeds=[0])
+    shutil.rmtree(folder / "ipo/seed-0")
+    failed = run_study(load_study(file), folder).failed["soup, seed 0"]
+    assert failed.startswith(f"it needs {folder / 'ipo/seed-0'}, which was removed; ")
+    (folder / "capo/seed-0.json").write_text("{}")
+    shutil.rmtree(folder / "capo/seed-0")
+    with pytest.raises(WorkspaceError, match=r"capo/seed-0.json: not what a study keeps of a run"):
+        run_study(load_study(file), folder)
+
+
 def test_a_soup_of_policies_that_were_trained_again_is_stale(tmp_path):
     """Once its row stayed what the policies of before had come to."""
 

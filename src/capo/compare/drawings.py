@@ -64,6 +64,6 @@ def sheets(drawn: Drawings) -> dict[str, str]:
 
 
 def _shown(results: Mapping[str, Any], runs: Sequence[StudyRun]) -> StudyRun | None:
-    """The run whose training scores are shown: of the row that others are compared with, if trained."""
-    trained = [run for run in runs if not run.row.soup]
+    """The run whose training scores are shown: of the row that others are compared with, if it is there."""
+    trained = [run for run in runs if not run.row.soup and not run.kept]
     return min(trained, key=lambda run: run.row.name != results["against"], default=None)

@@ -56,6 +56,8 @@ class RunMeasures:
     error_growth: float | None
     """of the denoising error on chosen samples over the reference's, at the step that was kept"""
     step: int | None
+    moved: bool
+    """whether its drift is not from the base, but from the round before"""
     curve: Curve | None
     seconds: Mapping[str, float]
     """by artefact, as if this run had made all of them"""
@@ -88,6 +90,7 @@ def measure_run(run: StudyRun) -> RunMeasures:
         drift=drift,
         error_growth=growth,
         step=step,
+        moved=recipe.start is not None and recipe.start.reference == "start",
         curve=curve,
         seconds={name: row["seconds"] for name, row in timings.items()} | _seconds_before(run),
         images=_images(run),

@@ -50,7 +50,7 @@ def render_study(results: Mapping[str, Any], runs: Sequence[StudyRun], drawn: Dr
             judged=sorted({category for row in results["rows"] for category in row["judge"]}),
             settings=settings,
             null_name=NULL,
-            pages={f"{run.row.name} {run.seed}": _page(run) for run in runs},
+            pages={f"{run.row.name} {run.seed}": _page(run) for run in runs if not run.kept},
             versions=versions(),
         )
     )

@@ -31,7 +31,7 @@ def print_studies(as_json: bool) -> None:
 
 def print_runs(study: Study, runs: Sequence[StudyRun], as_json: bool) -> None:
     """Every row with what sets it apart, and how far the run of each seed is."""
-    states = {(run.row.name, run.seed): run.state for run in runs}
+    states = {(run.row.name, run.seed): "kept" if run.kept else run.state for run in runs}
     commands = {
         (run.row.name, run.seed): run_command(
             study.recipe, study.run_settings(run.row, run.seed, run.folder), run.directory

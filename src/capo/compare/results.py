@@ -8,24 +8,22 @@ import numpy as np
 from capo.compare.drift import equal_drift
 from capo.compare.estimates import holm, paired, row_estimate, sentence
 from capo.compare.hypervolume import front_results
-from capo.compare.measures import RunMeasures, Values, measure_run
+from capo.compare.measures import RunMeasures, Values
 from capo.compare.overoptimization import over_seeds
-from capo.compare.runs import StudyRun
 from capo.compare.study import Row, Study
 from capo.seeds import stable_seed
 
 
 def study_results(
     study: Study,
-    runs: Sequence[StudyRun],
+    measured: Sequence[RunMeasures],
     failed: Mapping[str, str],
     unfinished: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Read the finished `runs` and compare their rows.
+    """Compare the rows of the runs that are `measured`.
 
     `failed` says why others are not there, and `unfinished` how far others are: row, seed and state.
     """
-    measured = [measure_run(run) for run in runs]
     kinds = {name: kind for run in measured for name, kind in run.kinds.items()}
     by_row = {row.name: [m for m in measured if m.row == row.name] for row in study.rows}
     rows = [_row(row, by_row[row.name]) for row in study.rows if by_row[row.name]]
@@ -42,16 +40,11 @@ def study_results(
         "null": _null(measured),
         "comparisons": _comparisons(study.against, by_row, list(kinds)),
         "fronts": _fronts(study, by_row, kinds),
-        "equal_drift": equal_drift([m for m, run in zip(measured, runs, strict=True) if not _moved(run)]),
+        "equal_drift": equal_drift([run for run in measured if not run.moved]),
         "seconds_spent": sum(m.spent for m in measured),
         "failed": dict(failed),
         "unfinished": list(unfinished),
     }
-
-
-def _moved(run: StudyRun) -> bool:
-    """Whether its drift is not from the base, but from the round before."""
-    return run.trained.start is not None and run.trained.start.reference == "start"
 
 
 def _row(row: Row, runs: Sequence[RunMeasures]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import yaml
 from capo import durable, pipeline
 from capo.compare.drawings import drawings, sheets
 from capo.compare.page import render_study
+from capo.compare.records import measures_of
 from capo.compare.results import study_results
 from capo.compare.runs import StudyRun, donors, runs_of, shared_artefacts
 from capo.compare.study import FIGURES, Study
@@ -89,7 +90,7 @@ def _conclude(study: Study, folder: Path, failed: Mapping[str, str]) -> Outcome 
             for run, state in states
             if state not in ("done", "failed")
         ]
-        results = study_results(tried, whole, failed, unfinished)
+        results = study_results(tried, [measures_of(run) for run in whole], failed, unfinished)
         _write(folder / "results.json", pretty(results))
         _write(folder / "table.md", table(results, warnings(results, whole)))
         drawn = drawings(results, whole)
@@ -130,6 +131,9 @@ def _run_all(study: Study, runs: Sequence[StudyRun], force: bool, failed: dict[s
 
 
 def _run(run: StudyRun, force: bool) -> None:
+    for needed in (*run.ingredients, *run.before):
+        if not needed.exists() and (record := needed.with_suffix(".json")).exists():
+            raise ValueError(f"it needs {needed}, which was removed; without {record} that is made again")
     if run.row.soup:
         _merge(run)
     others = [each for each in donors(run.folder) if each != run.directory]

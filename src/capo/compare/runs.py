@@ -3,22 +3,28 @@
 STUDY/
   study.yaml            what was compared, as resolved
   ROW/seed-0/           an ordinary run directory
+  ROW/seed-0.json       what the tables need of it, once it is done; holds when the directory is removed
   ROW/soup-0/           the merged policy of a soup's row
   results.json, table.md, index.html, figures/
 """
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from capo import pipeline
 from capo.compare.study import Row, Study, run_directory
 from capo.diffusion.saved import find_policy, is_policy
+from capo.durable import WorkspaceError
 from capo.manifest import canonical
 from capo.recipe import Recipe
 from capo.steps import steps_of
+
+RECORD_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,30 @@ class StudyRun:
     """The recipe as if its policy were trained."""
     before: tuple[Path, ...] = ()
     """The run directories of the rounds before, the first round last."""
+    parts: tuple[Recipe, ...] = ()
+    """The recipes of the rounds before, or of what a soup is made of."""
 
     @property
     def directory(self) -> Path:
         return run_directory(self.folder, self.row.name, self.seed)
+
+    @property
+    def record(self) -> Path:
+        """The file that has what the tables need of it."""
+        return self.directory.with_suffix(".json")
+
+    @property
+    def kept(self) -> bool:
+        """Whether its directory is gone, and its record is of what the study has here now."""
+        if self.directory.exists() or not self.record.is_file():
+            return False
+        return bool(read_record(self.record)["made_from"] == self.made_from)
+
+    @property
+    def made_from(self) -> str:
+        """A fingerprint of all that decides its results: fields, prompts, weights, and those of `parts`."""
+        steps = [_first_steps(recipe) for recipe in (self.trained, *self.parts)]
+        return _digest([RECORD_FORMAT, steps, list(self.row.soup), self.weights])
 
     @property
     def soup(self) -> Path:
@@ -76,6 +102,8 @@ class StudyRun:
     @property
     def state(self) -> str:
         """`done`, `stale`, `missing`, or the artefact that is made next: `train is partial`."""
+        if self.kept:
+            return "done"
         if self.row.soup and not self.soup.exists():
             return "missing"
         if self.row.soup and not self.merged:
@@ -101,17 +129,35 @@ def runs_of(study: Study, folder: Path) -> list[StudyRun]:
     """All runs, seed by seed; soups after what they are made of, rounds after what they start from."""
     before = {row.name: study.rounds_before(row) for row in study.rows}
     rows = sorted(study.rows, key=lambda row: (bool(row.soup), len(before[row.name])))
+    recipes = {(row.name, seed): study.row_recipe(row, seed, folder) for seed in study.seeds for row in rows}
     return [
         StudyRun(
             row,
             seed,
             folder,
-            study.row_recipe(row, seed, folder),
+            recipes[row.name, seed],
             tuple(run_directory(folder, name, seed) for name in before[row.name]),
+            tuple(recipes[name, seed] for name in (*before[row.name], *row.soup)),
         )
         for seed in study.seeds
         for row in rows
     ]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A run's record; raises `WorkspaceError` when it is none."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {"made_from": record["made_from"], **record}
+    except (ValueError, KeyError, TypeError) as error:
+        raise WorkspaceError(f"{path}: not what a study keeps of a run ({error}); remove it") from None
+
+
+def _first_steps(recipe: Recipe) -> list[Any]:
+    """What each artefact is made from, as if it were a first round: the rounds before are told apart."""
+    steps = steps_of(recipe.model_copy(update={"start": None}))
+    reference = None if recipe.start is None else recipe.start.reference
+    return [reference, *([s.artefact, s.fields] for s in steps if s.artefact != "report")]
 
 
 def shared_artefacts(runs: Sequence[StudyRun]) -> dict[str, tuple[int, int]]:
@@ -127,13 +173,16 @@ def shared_artefacts(runs: Sequence[StudyRun]) -> dict[str, tuple[int, int]]:
         made: dict[str, str] = {}
         for step in steps_of(run.trained):
             above = [made[name] for name in step.upstream]
-            whole = canonical([step.artefact, step.fields, above])
-            made[step.artefact] = hashlib.blake2b(whole.encode(), digest_size=16).hexdigest()
+            made[step.artefact] = _digest([step.artefact, step.fields, above])
             if step.artefact == "baseline" or (step.artefact != "report" and not run.row.soup):
                 kind = step.artefact.partition("/")[0]
                 uses[kind] += 1
                 keys.setdefault(kind, set()).add(made[step.artefact])
     return {kind: (len(keys[kind]), count) for kind, count in uses.items()}
+
+
+def _digest(content: Any) -> str:
+    return hashlib.blake2b(canonical(content).encode(), digest_size=16).hexdigest()
 
 
 def donors(folder: Path) -> list[Path]:

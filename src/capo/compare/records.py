@@ -1,0 +1,54 @@
+"""What a study keeps of each run beside its directory: enough for the tables when that is removed."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from capo import durable
+from capo.compare.measures import Curve, RunMeasures, Values, measure_run
+from capo.compare.runs import StudyRun, read_record
+
+
+def measures_of(run: StudyRun) -> RunMeasures:
+    """What a run that is done says: by its directory, of which a record is kept, or by the record alone."""
+    if run.kept:
+        return _from_record(read_record(run.record))
+    measures = measure_run(run)
+    text = json.dumps({"made_from": run.made_from, **_to_record(measures)}, allow_nan=False)
+    if not run.record.is_file() or run.record.read_text(encoding="utf-8") != text:
+        with durable.replacing_file(run.record) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return measures
+
+
+def _to_record(measures: RunMeasures) -> dict[str, Any]:
+    """As JSON, each measure's values in the order of `prompts`."""
+    prompts = sorted({p for values in (measures.tuned, measures.null) for by in values.values() for p in by})
+    return asdict(measures) | {
+        "prompts": prompts,
+        "tuned": _columns(measures.tuned, prompts),
+        "null": _columns(measures.null, prompts),
+    }
+
+
+def _from_record(record: Mapping[str, Any]) -> RunMeasures:
+    fields = {name: value for name, value in record.items() if name not in ("made_from", "prompts")}
+    curve = record["curve"]
+    return replace(
+        RunMeasures(**fields),
+        tuned=_values(record["tuned"], record["prompts"]),
+        null=_values(record["null"], record["prompts"]),
+        curve=None if curve is None else Curve(**curve),
+    )
+
+
+def _columns(values: Values, prompts: list[str]) -> dict[str, list[float | None]]:
+    return {name: [by.get(prompt) for prompt in prompts] for name, by in values.items()}
+
+
+def _values(columns: Mapping[str, list[float | None]], prompts: list[str]) -> Values:
+    return {
+        name: {prompt: v for prompt, v in zip(prompts, column, strict=True) if v is not None}
+        for name, column in columns.items()
+    }
