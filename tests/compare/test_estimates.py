@@ -84,7 +84,7 @@ def test_sentences_say_what_is_known():
 
 def run(row, seed, drift, rates):
     curve = None if drift is None else Curve(tuple(range(1, len(drift) + 1)), drift, {MEAN: rates}, {})
-    return RunMeasures(row, seed, {}, {}, {}, {}, {}, None, None, None, curve, {}, None, 0.0)
+    return RunMeasures(row, seed, {}, {}, {}, {}, {}, None, None, None, False, curve, {}, None, 0.0)
 
 
 def test_a_run_that_drifts_back_is_read_off_where_it_first_came_by():
@@ -96,7 +96,7 @@ def test_a_run_that_drifts_back_is_read_off_where_it_first_came_by():
 def test_the_judge_starts_from_no_difference():
     curves = [Curve((1,), (drift,), {MEAN: (0.7,), JUDGED: (0.04,)}, {}) for drift in (0.2, 0.4)]
     runs = [
-        RunMeasures(row, 0, {}, {}, {}, {}, {}, None, None, None, curve, {}, None, 0.0)
+        RunMeasures(row, 0, {}, {}, {}, {}, {}, None, None, None, False, curve, {}, None, 0.0)
         for row, curve in zip(("near", "far"), curves, strict=True)
     ]
     found = equal_drift(runs)

@@ -7,11 +7,13 @@ import pytest
 import yaml
 
 import tiny_training
-from capo.compare import StudyError, load_study
+from capo.compare import StudyError, figures, load_study
 from capo.compare.running import run_study
 from capo.compare.runs import runs_of
 from capo.recipe import dump_recipe
+from capo.reporting.forest import MEAN
 from capo.reporting.templating import environment
+from capo.workspace import Run
 
 ROWS = [
     {"name": "soup", "soup": ["once", "third"]},
@@ -90,8 +92,18 @@ def test_what_a_round_costs_has_the_rounds_before_in_it(outcome):
     assert rows["third"]["seconds"] > sum(v for name, v in seconds.items() if ":" in name)
 
 
-def test_drift_is_compared_only_where_it_is_from_the_base(outcome):
-    assert set(outcome.results["equal_drift"]["rows"]) == {"once", "twice"}
+def test_a_further_round_does_not_begin_at_the_base(outcome):
+    """Once it was drawn from ½ on, and compared at a drift that it never had."""
+    assert outcome.results["equal_drift"] is None
+    curves = {row["name"]: row["curves"] for row in outcome.results["rows"] if row["curves"]}
+    assert {name: of[0]["steps"][0] for name, of in curves.items()} == {
+        "once": 1, "twice": 0, "moved": 0, "third": 0,
+    }  # fmt: skip
+    start = Run(outcome.folder / "twice/seed-0").artefact("train").read_json_lines("validation.jsonl")[0]
+    assert curves["twice"][0]["measures"][MEAN][0] == start["win_rate"]
+    (steps,), (drift,) = (figures.curves(curves, MEAN, "once", x) for x in ("steps", "drift"))
+    assert [key.label for key in steps.keys] == ["once", "third", "twice", "moved"]
+    assert [key.label for key in drift.keys] == ["once"]
 
 
 def test_pages_say_what_goes_on_from_what(outcome):

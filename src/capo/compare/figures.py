@@ -27,10 +27,13 @@ def curves(rows: Curves, measure: str, against: str, x: str) -> list[Plot]:
     """Validation win-rates by one measure over `x`, `steps` or `drift`.
 
     A line is the mean over seeds, the shade their range. Every panel has the row that others are
-    compared with, and as many others as there are line styles.
+    compared with, and as many others as there are line styles. Further rounds have no line over drift,
+    which is not theirs alone, or not from the base.
     """
     known = {
-        row: each for row, each in rows.items() if each and all(measure in of["measures"] for of in each)
+        row: each
+        for row, each in rows.items()
+        if each and all(measure in of["measures"] and (x == "steps" or _from_base(of)) for of in each)
     }
     others = [row for row in known if row != against]
     first = [against] if against in known else []
@@ -90,11 +93,17 @@ Line = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def _line(seeds: Sequence[Mapping[str, Any]], measure: str, x: str) -> Line:
-    """From the base, where a win-rate is ½, along the validations that all seeds have."""
+    """From the base, where a win-rate is ½, or a further round's start, along all seeds' validations."""
     shortest = min(len(each["steps"]) for each in seeds)
-    xs = np.array([[0.0, *each[x][:shortest]] for each in seeds])
-    ys = np.array([[0.5, *each["measures"][measure][:shortest]] for each in seeds])
+    base = _from_base(seeds[0])
+    xs = np.array([[0.0] * base + each[x][:shortest] for each in seeds])
+    ys = np.array([[0.5] * base + each["measures"][measure][:shortest] for each in seeds])
     return xs.mean(axis=0), ys.mean(axis=0), ys.min(axis=0), ys.max(axis=0)
+
+
+def _from_base(curve: Mapping[str, Any]) -> bool:
+    """Whether it is of a first round, and not of a further one, which has its step 0."""
+    return 0 not in curve["steps"]
 
 
 def _panel(

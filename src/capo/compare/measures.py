@@ -29,7 +29,10 @@ Values = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Curve:
-    """A row's validations: at each step, the drift and what each measure says."""
+    """A row's validations: at each step, the drift and what each measure says.
+
+    A further round has its step 0, what it starts from; of a first round that is the base, and left out.
+    """
 
     steps: tuple[int, ...]
     drift: tuple[float, ...]
@@ -56,8 +59,8 @@ class RunMeasures:
     error_growth: float | None
     """of the denoising error on chosen samples over the reference's, at the step that was kept"""
     step: int | None
-    moved: bool
-    """whether its drift is not from the base, but from the round before"""
+    further: bool
+    """whether it is a further round, which does not begin at the base"""
     curve: Curve | None
     seconds: Mapping[str, float]
     """by artefact, as if this run had made all of them"""
@@ -90,7 +93,7 @@ def measure_run(run: StudyRun) -> RunMeasures:
         drift=drift,
         error_growth=growth,
         step=step,
-        moved=recipe.start is not None and recipe.start.reference == "start",
+        further=recipe.start is not None,
         curve=curve,
         seconds={name: row["seconds"] for name, row in timings.items()} | _seconds_before(run),
         images=_images(run),
@@ -144,7 +147,9 @@ def _training(opened: Run, recipe: Recipe, step: int | None) -> tuple[float, flo
     last = step if step is not None else metrics[-1]["step"]
     curve = None
     if train.has("validation.jsonl"):
-        rows = [row for row in train.read_json_lines("validation.jsonl") if row["step"] > 0]
+        rows: list[Row] = train.read_json_lines("validation.jsonl")
+        if recipe.start is None:
+            rows = [row for row in rows if row["step"] > 0]
         keys = {MEAN: "win_rate"} | {r.name: f"win_rate/{r.name}" for r in recipe.rewards}
         if all("judge_difference" in row for row in rows):
             keys[JUDGED] = "judge_difference"

@@ -52,18 +52,20 @@ def gains(validations: Sequence[Row]) -> Gains:
 def over_seeds(curves: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """A row's `curves`, one a seed, as one: `steps`, their `gains`, and the `best_steps` of the seeds.
 
-    Over the validations that all seeds have, from the base on; None when these are few. Standard errors
-    are averaged too: seeds share their prompts, or nearly, so that more seeds do not make them smaller.
+    Over the validations that all seeds have, from the base on, or from what a further round starts from;
+    None when these are few. Standard errors are averaged too: seeds share their prompts, or nearly, so that
+    more seeds do not make them smaller.
     """
     if not curves or (shortest := min(len(curve["steps"]) for curve in curves)) < LEAST:
         return None
+    begin = [] if 0 in curves[0]["steps"] else [0]
     told = [name for name in WITNESSES if all(name in curve["gains"] for curve in curves)]
     return {
-        "steps": [0, *curves[0]["steps"][:shortest]],
+        "steps": begin + curves[0]["steps"][:shortest],
         "best_steps": [_best(curve) for curve in curves],
         "gains": {
             name: {
-                key: [0.0, *_means([curve["gains"][name][key][:shortest] for curve in curves])]
+                key: [*map(float, begin), *_means([curve["gains"][name][key][:shortest] for curve in curves])]
                 for key in ("value", "standard_error")
             }
             for name in told

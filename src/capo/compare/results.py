@@ -40,7 +40,7 @@ def study_results(
         "null": _null(measured),
         "comparisons": _comparisons(study.against, by_row, list(kinds)),
         "fronts": _fronts(study, by_row, kinds),
-        "equal_drift": equal_drift([run for run in measured if not run.moved]),
+        "equal_drift": equal_drift([run for run in measured if not run.further]),
         "seconds_spent": sum(m.spent for m in measured),
         "failed": dict(failed),
         "unfinished": list(unfinished),
