@@ -148,9 +148,11 @@ def read_record(path: Path) -> dict[str, Any]:
     """A run's record; raises `WorkspaceError` when it is none."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return {"made_from": record["made_from"], **record}
-    except (ValueError, KeyError, TypeError) as error:
-        raise WorkspaceError(f"{path}: not what a study keeps of a run ({error}); remove it") from None
+    except ValueError as error:
+        raise WorkspaceError(f"{path}: damaged ({error}); remove it") from None
+    if not isinstance(record, dict) or "made_from" not in record:
+        raise WorkspaceError(f"{path}: not what a study keeps of a run; remove it")
+    return record
 
 
 def _first_steps(recipe: Recipe) -> list[Any]:
