@@ -26,6 +26,7 @@ LAYERS = [
     {"workspace", "sharing", "runtime", "weights", "processes"},
     {"artefact"},
     {"manifest", "durable", "recipe", "progress", "seeds", "method", "processes", "hub"},
+    {"hints"},
 ]
 """Parts may import parts of their own row and of those below."""
 

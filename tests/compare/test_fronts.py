@@ -66,6 +66,7 @@ def test_a_front_is_all_mixtures_on_a_grid(tmp_path):
     assert front.soups == mixed
     told = {"set": {}, "soup": ["a", "b", "c"], "weights": [two, third, 0]}
     assert settings(told) == "soup of 0.667 a, 0.333 b"
+    assert settings(told | {"interpolation": "linear"}) == "linear soup of 0.667 a, 0.333 b"
 
 
 def test_a_soup_of_a_study_may_be_weighted(tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -191,6 +192,37 @@ def test_the_tables_hold_when_run_directories_are_removed(shared, outcome):
     assert [run.state for run in runs_of(load_study(path).only([0]), folder)] == ["missing", "missing"]
 
 
+def test_what_another_study_has_kept_is_taken_over_unless_a_soup_needs_it(
+    outcome, file, tmp_path, capsys, monkeypatch
+):
+    """Under whatever name; of `mixed` and `again` only the latter has been made elsewhere."""
+    first = shutil.copytree(outcome.folder, tmp_path / "first", copy_function=os.link)
+    for row in ("capo", "ipo", "soup"):
+        shutil.rmtree(first / row / "seed-0")
+    values = yaml.safe_load(file.read_text()) | {"name": "second", "against": "left"}
+    soups = [
+        {"name": "again", "soup": ["left", "right"]},
+        {"name": "mixed", "soup": ["left", "right"], "weights": [3, 1]},
+    ]
+    values["rows"] = [{"name": "left", "set": ROWS["capo"]}, {"name": "right", "set": ROWS["ipo"]}, soups[0]]
+    path = tmp_path / "second.yaml"
+    path.write_text(yaml.safe_dump(values))
+    results = run_study(load_study(path), tmp_path / "second").results
+    assert results["seconds_spent"] == 0
+    expected = {row["name"]: row["measures"] for row in outcome.results["rows"]}
+    found = {row["name"]: row["measures"] for row in results["rows"]}
+    assert found == {"left": expected["capo"], "right": expected["ipo"], "again": expected["soup"]}
+
+    shutil.rmtree(tmp_path / "second")
+    (first / "capo/seed-1.json").write_text("{}")
+    monkeypatch.setenv("CAPO_QUIET", "0")
+    path.write_text(yaml.safe_dump(values | {"rows": [*values["rows"], soups[1]]}))
+    whole = run_study(load_study(path), tmp_path / "second")
+    there = {row.name: (whole.folder / row.name / "seed-0").exists() for row in load_study(path).rows}
+    assert there == {"left": True, "right": True, "again": False, "mixed": True}
+    assert "not taken over: " in capsys.readouterr().err
+
+
 def test_a_soup_whose_policies_were_removed_says_how_to_make_them(shared, file):
     path, folder = shared
     run_study(load_study(path), folder, seeds=[0])
@@ -215,8 +247,10 @@ def test_a_soup_of_policies_that_were_trained_again_is_stale(tmp_path):
     for directory in run.ingredients:
         policy(directory / "train/best", trained="once")
     sources = [{"identity": find_policy(directory).identity} for directory in run.ingredients]
-    policy(run.soup, soup={"policies": sources, "weights": [1.0, 1.0]})
+    made = {"policies": sources, "weights": [1.0, 1.0], "interpolation": "slerp"}
+    policy(run.soup, soup=made)
     assert run.merged
+    assert not replace(run, row=replace(run.row, interpolation="linear")).merged
     policy(run.ingredients[0] / "train/best", trained="again")
     assert run.state == "stale"
 

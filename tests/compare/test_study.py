@@ -53,6 +53,10 @@ def test_axes_are_crossed_and_rows_follow(tmp_path):
         ({"rows": [{"name": "capo-own"}]}, "rows: 'capo-own' is there more than once"),
         ({"rows": [{"name": "x", "soup": ["capo-own", "capo"]}]}, "rows.x.soup: no trained row 'capo'"),
         ({"rows": [{"name": "x", "soup": ["capo-own"]}]}, "rows.x.soup: a soup needs two rows at least"),
+        (
+            {"rows": [{"name": "x", "interpolation": "linear"}]},
+            "rows.x.interpolation: only a soup has one",
+        ),
         ({"against": "capo-won"}, "against: no row 'capo-won'; did you mean 'capo-own'?"),
         ({"set": {"seed": 3}}, "set: seed is given by the study"),
         ({"set": {"train.stepz": 3}}, r"row capo-own: [\s\S]*train.stepz: unknown key; did you mean 'steps'"),

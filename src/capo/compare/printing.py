@@ -46,6 +46,7 @@ def print_runs(study: Study, runs: Sequence[StudyRun], as_json: bool) -> None:
             "start": row.start,
             "soup": list(row.soup),
             "weights": list(row.weights),
+            "interpolation": row.interpolation if row.soup else None,
             "tune": row.tune,
             "runs": {str(seed): states[row.name, seed] for seed in study.seeds},
             "commands": {str(seed): commands.get((row.name, seed)) for seed in study.seeds},
@@ -85,8 +86,10 @@ def _cells(estimates: Any, measures: Any) -> list[str]:
 
 def _print(head: Sequence[str], lines: Any, title: str | None = None) -> None:
     table = Table(title=title and Text(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in head:
-        table.add_column(column, overflow="fold", min_width=max(map(len, column.split())))
+    names = [str(line[0]) for line in lines]
+    for number, column in enumerate(head):
+        words = [*column.split(), *(names if number == 0 else [])]
+        table.add_column(column, overflow="fold", min_width=max(map(len, words)))
     for line in lines:
         table.add_row(*(Text(str(each)) for each in line))
     Console().print(table)

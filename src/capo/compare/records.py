@@ -3,11 +3,14 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from capo import durable
 from capo.compare.measures import Curve, RunMeasures, Values, measure_run
 from capo.compare.runs import StudyRun, read_record
+from capo.durable import WorkspaceError
+from capo.progress import say
 
 
 def measures_of(run: StudyRun) -> RunMeasures:
@@ -15,11 +18,36 @@ def measures_of(run: StudyRun) -> RunMeasures:
     if run.kept:
         return _from_record(read_record(run.record))
     measures = measure_run(run)
-    text = json.dumps({"made_from": run.made_from, **_to_record(measures)}, allow_nan=False)
-    if not run.record.is_file() or run.record.read_text(encoding="utf-8") != text:
-        with durable.replacing_file(run.record) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    _keep({"made_from": run.made_from, **_to_record(measures)}, run.record)
     return measures
+
+
+def kept_elsewhere(folder: Path) -> dict[str, Path]:
+    """Records in the studies beside `folder` of runs that are gone, by what they were made from.
+
+    One that is damaged is told and passed over.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.parent.glob("*/*/seed-*.json")):
+        if path.parents[1] == folder or path.with_suffix("").exists():
+            continue
+        try:
+            found.setdefault(read_record(path)["made_from"], path)
+        except WorkspaceError as error:
+            say(f"not taken over: {error}")
+    return found
+
+
+def adopt_record(run: StudyRun, kept: Path) -> None:
+    """Make another study's record that of `run`, which has spent nothing on it."""
+    _keep(read_record(kept) | {"row": run.row.name, "spent": 0.0}, run.record)
+
+
+def _keep(record: Mapping[str, Any], path: Path) -> None:
+    text = json.dumps(record, allow_nan=False)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        with durable.replacing_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def _to_record(measures: RunMeasures) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def _row(row: Row, runs: Sequence[RunMeasures]) -> dict[str, Any]:
         "start": row.start,
         "soup": list(row.soup),
         "weights": list(row.weights),
+        "interpolation": row.interpolation if row.soup else None,
         "seeds": [{"seed": run.seed, "step": run.step, "seconds": run.seconds} for run in runs],
         "measures": _estimates([run.tuned for run in runs]),
         "mean_scores": {

@@ -12,7 +12,7 @@ import yaml
 from capo import durable, pipeline
 from capo.compare.drawings import drawings, sheets
 from capo.compare.page import render_study
-from capo.compare.records import measures_of
+from capo.compare.records import adopt_record, kept_elsewhere, measures_of
 from capo.compare.results import study_results
 from capo.compare.runs import StudyRun, donors, runs_of, shared_artefacts
 from capo.compare.study import FIGURES, Study
@@ -111,6 +111,7 @@ def _state(run: StudyRun) -> str:
 def _run_all(study: Study, runs: Sequence[StudyRun], force: bool, failed: dict[str, str]) -> None:
     """Run what is not done; `failed` is told which could not, and why."""
     done = {_name(run) for run in runs if run.state == "done"}
+    done |= _take_over_records(runs, done)
     say(_announcement(study, runs, len(done)))
     took: list[float] = []
     for number, run in enumerate(runs, 1):
@@ -128,6 +129,21 @@ def _run_all(study: Study, runs: Sequence[StudyRun], force: bool, failed: dict[s
         left = sum(_name(later) not in done for later in runs[number:])
         if left:
             say(f"{study.name}: about {_minutes(left * sum(took) / len(took))} left for {left} runs")
+
+
+def _take_over_records(runs: Sequence[StudyRun], done: Collection[str]) -> set[str]:
+    """Runs that a study beside this one has kept, but for those that a run to be made here needs."""
+    kept, needed, taken = kept_elsewhere(runs[0].folder), set[Path](), set[str]()
+    for run in reversed(runs):  # what a run needs comes before it
+        if _name(run) in done:
+            continue
+        if run.made_from in kept and run.directory not in needed and not run.directory.exists():
+            say(f"{run.row.name}, seed {run.seed}: taken over from {kept[run.made_from]}")
+            adopt_record(run, kept[run.made_from])
+            taken.add(_name(run))
+        else:
+            needed |= {*run.ingredients, *run.before}
+    return taken
 
 
 def _run(run: StudyRun, force: bool) -> None:
@@ -148,7 +164,7 @@ def _merge(run: StudyRun) -> None:
         find_policy(directory)  # says which is not there, before the soup that there is goes
     if run.soup.exists():
         durable.remove(run.soup)
-    soup(run.ingredients, run.soup, SoupSettings(), run.weights)
+    soup(run.ingredients, run.soup, SoupSettings(run.row.interpolation), run.weights)
 
 
 def _announcement(study: Study, runs: Sequence[StudyRun], done: int) -> str:
@@ -172,6 +188,7 @@ def _description(study: Study) -> str:
         | ({"start": row.start} if row.start else {})
         | ({"soup": list(row.soup)} if row.soup else {})
         | ({"weights": list(row.weights)} if row.weights else {})
+        | ({"interpolation": row.interpolation} if row.interpolation != "slerp" else {})
         for row in study.rows
         if row.name not in mixed
     ]

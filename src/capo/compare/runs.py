@@ -59,9 +59,13 @@ class StudyRun:
 
     @property
     def made_from(self) -> str:
-        """A fingerprint of all that decides its results: fields, prompts, weights, and those of `parts`."""
+        """A fingerprint of all that decides its results: fields, prompts, weights, and those of `parts`.
+
+        The names of rows are no part of it.
+        """
         steps = [_first_steps(recipe) for recipe in (self.trained, *self.parts)]
-        return _digest([RECORD_FORMAT, steps, list(self.row.soup), self.weights])
+        merged = {"weights": self.weights, "interpolation": self.row.interpolation}
+        return _digest([RECORD_FORMAT, steps, merged if self.row.soup else None])
 
     @property
     def soup(self) -> Path:
@@ -85,7 +89,11 @@ class StudyRun:
             return False
         made = find_policy(self.soup).record["soup"]
         wanted = [find_policy(directory).identity for directory in self.ingredients]
-        return [each["identity"] for each in made["policies"]] == wanted and made["weights"] == self.weights
+        method = (made["weights"], made["interpolation"])
+        return [each["identity"] for each in made["policies"]] == wanted and method == (
+            self.weights,
+            self.row.interpolation,
+        )
 
     @property
     def recipe(self) -> Recipe:

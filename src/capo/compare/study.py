@@ -11,18 +11,18 @@ rows:
   - {name: both, soup: [capo, ipo]}
 """
 
-import difflib
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from capo.compare.fronts import Front, FrontSection, expanded, front_problems
+from capo.hints import nearest
 from capo.recipe import Recipe, RecipeError, load_recipe
 from capo.recipe.reading import read_yaml
 from capo.recipe.sections import Name
@@ -83,6 +83,7 @@ class RowSection(LevelSection):
     weights: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] = Field(
         (), description="of the policies of a soup; equal when left out"
     )
+    interpolation: Literal["slerp", "linear"] = Field("slerp", description="of the policies of a soup")
 
 
 class StudySection(_Section):
@@ -113,6 +114,8 @@ class Row:
     """Of the policies of a soup; equal when there are none."""
     start: str | None = None
     """The row whose policy a further round goes on from."""
+    interpolation: Literal["slerp", "linear"] = "slerp"
+    """Of the policies of a soup."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,10 @@ def load_study(name_or_path: str | Path, *, quick: bool = False, against: str | 
         raise StudyError("\n  ".join([f"{path}:", *map(_explain, error.errors())])) from None
     rows = (
         *_crossed(section),
-        *(Row(r.name, dict(r.set), r.tune, r.soup, r.weights, r.start) for r in section.rows),
+        *(
+            Row(r.name, dict(r.set), r.tune, r.soup, r.weights, r.start, r.interpolation)
+            for r in section.rows
+        ),
     )
     trained = [row.name for row in rows if not row.soup]
     if problems := list(front_problems(section.fronts, trained)):
@@ -227,7 +233,7 @@ def _find(name_or_path: str | Path) -> Path:
         return path
     if str(name_or_path) in shipped:
         return shipped[str(name_or_path)]
-    near = _nearest(str(name_or_path), shipped)
+    near = nearest(str(name_or_path), shipped)
     raise StudyError(f"no study {str(name_or_path)!r}: neither a file nor one of {', '.join(shipped)}{near}")
 
 
@@ -262,19 +268,21 @@ def _problems(section: StudySection, rows: Sequence[Row], against: str | None) -
             yield f"set: {key} is given by the study to each of its runs; leave it out"
     for wanted in (section.against, against):
         if wanted is not None and wanted not in names:
-            yield f"against: no row {wanted!r}{_nearest(wanted, names)}"
+            yield f"against: no row {wanted!r}{nearest(wanted, names)}"
     trained = [row.name for row in rows if not row.soup]
     yield from _of_rounds(rows, trained)
     for row in rows:
         for name in row.soup:
             if name not in trained:
-                yield f"rows.{row.name}.soup: no trained row {name!r}{_nearest(name, trained)}"
+                yield f"rows.{row.name}.soup: no trained row {name!r}{nearest(name, trained)}"
         if len(row.soup) == 1:
             yield f"rows.{row.name}.soup: a soup needs two rows at least"
         if row.weights and len(row.weights) != len(row.soup):
             yield f"rows.{row.name}.weights: {len(row.weights)} weights for a soup of {len(row.soup)} rows"
         if row.weights and not any(row.weights):
             yield f"rows.{row.name}.weights: all are 0"
+        if row.interpolation != "slerp" and not row.soup:
+            yield f"rows.{row.name}.interpolation: only a soup has one"
 
 
 def _of_rounds(rows: Sequence[Row], trained: Sequence[str]) -> Iterator[str]:
@@ -285,7 +293,7 @@ def _of_rounds(rows: Sequence[Row], trained: Sequence[str]) -> Iterator[str]:
         if row.soup:
             yield f"rows.{row.name}.start: a soup is not trained, it starts from nothing"
         elif row.start not in trained:
-            yield f"rows.{row.name}.start: no trained row {row.start!r}{_nearest(row.start, trained)}"
+            yield f"rows.{row.name}.start: no trained row {row.start!r}{nearest(row.start, trained)}"
         elif row.name in _before(row.name, starts):
             yield f"rows.{row.name}.start: it comes back to itself"
 
@@ -326,13 +334,8 @@ def _explain(problem: Any) -> str:
             "fronts": FrontSection,
         }
         section = StudySection if len(location) == 1 else inside[location[0]]
-        return f"{field}: unknown key{_nearest(location[-1], section.model_fields)}"
+        return f"{field}: unknown key{nearest(location[-1], section.model_fields)}"
     return f"{field}: {problem['msg']}, got {problem['input']!r}"
-
-
-def _nearest(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _yaml(value: JsonValue) -> str:

@@ -84,8 +84,9 @@ def settings(row: Mapping[str, Any]) -> str:
     if row["weights"]:
         shares = zip(row["soup"], row["weights"], strict=True)
         parts = [f"{weight:.3g} {name}" for name, weight in shares if weight]
+    kind = "linear soup of" if row.get("interpolation") == "linear" else "soup of"
     start = f"goes on from {row['start']}" if row.get("start") else ""
-    return "; ".join(filter(None, [start, f"soup of {', '.join(parts)}" if parts else "", own]))
+    return "; ".join(filter(None, [start, f"{kind} {', '.join(parts)}" if parts else "", own]))
 
 
 def seeds_of(row: Mapping[str, Any], results: Mapping[str, Any]) -> str:

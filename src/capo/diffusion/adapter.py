@@ -1,6 +1,5 @@
 """The low-rank adapter of a denoiser (LoRA, DoRA), as peft builds it."""
 
-import difflib
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from capo.hints import nearest
 from capo.recipe import TrainSection
 from capo.seeds import stable_seed
 
@@ -65,6 +65,6 @@ def _check_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> None:
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             suffixes = {name.rpartition(".")[2] for name in names}
-            near = difflib.get_close_matches(target, suffixes, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"train.lora_targets: {target!r} matches no module of the denoiser{hint}")
+            raise ValueError(
+                f"train.lora_targets: {target!r} matches no module of the denoiser{nearest(target, suffixes)}"
+            )

@@ -10,7 +10,6 @@ Notation (name here -> paper):
     log_snr         -> λ_t = log(α_t²/σ_t²)
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from capo.hints import nearest
 from capo.method.weighting import ddpm_log_snr, sigmoid_weight
 from capo.recipe import GenerateSection, TrainSection
 
@@ -138,6 +138,5 @@ def choose_sampler(known: Mapping[str, Any], name: str) -> Any:
     """The class called `name`; raises `ValueError` with the nearest name, or all of them."""
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
-    raise ValueError(f"generate.scheduler: {name!r} is no scheduler for this model; {hint}")
+    hint = nearest(name, known) or f"; there are {', '.join(sorted(known))}"
+    raise ValueError(f"generate.scheduler: {name!r} is no scheduler for this model{hint}")

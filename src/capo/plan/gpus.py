@@ -1,7 +1,8 @@
 """What GPUs can do at most, from the vendor's data sheets."""
 
-import difflib
 from dataclasses import dataclass
+
+from capo.hints import nearest
 
 TERA = 10**12
 GIB = 2**30
@@ -42,6 +43,4 @@ def find_gpu(name: str) -> Gpu:
     """The GPU of `--gpu`; raises `ValueError` naming those that are known."""
     if name.lower() in GPUS:
         return GPUS[name.lower()]
-    near = difflib.get_close_matches(name.lower(), GPUS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"--gpu: no GPU {name!r} is known ({', '.join(GPUS)}){hint}")
+    raise ValueError(f"--gpu: no GPU {name!r} is known ({', '.join(GPUS)}){nearest(name.lower(), GPUS)}")

@@ -1,6 +1,5 @@
 """Recipes as files: finding, overriding, validating and writing them."""
 
-import difflib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from capo.hints import nearest
 from capo.recipe.sections import Recipe, Section
 
 
@@ -79,7 +79,7 @@ def _find(name_or_path: str | Path) -> Path:
     shipped = shipped_recipes()
     if str(name_or_path) in shipped:
         return shipped[str(name_or_path)]
-    near = _nearest(str(name_or_path), shipped)
+    near = nearest(str(name_or_path), shipped)
     raise RecipeError(
         f"no recipe {str(name_or_path)!r}: neither a file nor one of {', '.join(shipped)}{near}"
     )
@@ -113,7 +113,7 @@ def _explain(problem: Any) -> str:
     field = ".".join(location) or "recipe"
     if problem["type"] == "extra_forbidden":
         known = _fields_at(location[:-1])
-        return f"{field}: unknown key{_nearest(location[-1], known)}"
+        return f"{field}: unknown key{nearest(location[-1], known)}"
     if problem["type"] == "missing":
         return f"{field}: missing"
     message = problem["msg"].removeprefix("Value error, ")
@@ -132,8 +132,3 @@ def _fields_at(location: Sequence[str]) -> list[str]:
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         section = next(c for c in candidates if isinstance(c, type) and issubclass(c, Section))
     return list(section.model_fields)
-
-
-def _nearest(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -3,9 +3,9 @@
 Imports no torch: `reward_identity` is what the pipeline asks to know whether scores are stale.
 """
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
+from capo.hints import nearest
 from capo.recipe import RewardSection
 from capo.rewards.catalogue import SHIPPED
 from capo.rewards.client import ServerOrigin
@@ -111,11 +111,9 @@ def _origin_here(section: RewardSection) -> Origin:
 
 def unknown_reward(name: str, source: str) -> RewardError:
     """Why reward `name` cannot be: there is no `source`, but maybe something spelt alike."""
-    near = difflib.get_close_matches(source, [*SHIPPED, *installed_functions()], n=1)
     return RewardError(
-        f"reward {name!r}: no shipped reward {source!r}"
-        + (f"; did you mean {near[0]!r}?" if near else "")
-        + " (`capo rewards` lists them); your own goes under source as package.module:function"
+        f"reward {name!r}: no shipped reward {source!r}{nearest(source, [*SHIPPED, *installed_functions()])}"
+        " (`capo rewards` lists them); your own goes under source as package.module:function"
     )
 
 

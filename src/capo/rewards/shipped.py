@@ -1,6 +1,5 @@
 """Shipped rewards: an architecture of this package, its weights and its options."""
 
-import difflib
 import inspect
 import json
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from capo.hints import nearest
 from capo.recipe import RewardSection
 from capo.rewards.catalogue import EMBEDDED, PLACE_OPTIONS, SHIPPED, Shipped
 from capo.rewards.download import what_is_missing
@@ -119,11 +119,8 @@ def _check_option(reward: str, shipped: Shipped, name: str, value: Any) -> None:
     """Raise `RewardError` unless the architecture has this option, and takes such a value."""
     known = architecture_options(shipped)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        raise RewardError(
-            f"reward {reward!r}: no option {name!r} ({', '.join(known) or 'it has none'})"
-            + (f"; did you mean {near[0]!r}?" if near else "")
-        )
+        there = ", ".join(known) or "it has none"
+        raise RewardError(f"reward {reward!r}: no option {name!r} ({there}){nearest(name, known)}")
     kind = get_type_hints(_architecture(shipped).__init__)[name]
     try:
         TypeAdapter(kind).validate_python(value, strict=True)
