@@ -86,10 +86,8 @@ def _cells(estimates: Any, measures: Any) -> list[str]:
 
 def _print(head: Sequence[str], lines: Any, title: str | None = None) -> None:
     table = Table(title=title and Text(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
-    names = [str(line[0]) for line in lines]
-    for number, column in enumerate(head):
-        words = [*column.split(), *(names if number == 0 else [])]
-        table.add_column(column, overflow="fold", min_width=max(map(len, words)))
+    for column in head:
+        table.add_column(column, overflow="fold", min_width=max(map(len, column.split())))
     for line in lines:
         table.add_row(*(Text(str(each)) for each in line))
     Console().print(table)
