@@ -228,7 +228,9 @@ def test_the_page_has_a_panel_for_every_two_rewards(made):
     assert classes.count("line mesh") == 3 * 2
     assert "dominates nothing" in page.text
     labels = [
-        text.text for text in ElementTree.fromstring(sheets(figures)["front-f.svg"]).iter() if text.text
+        text.text
+        for text in ElementTree.fromstring(sheets(results, figures)["front-f.svg"]).iter()
+        if text.text
     ]
     assert labels.count("soups") == 1, "one legend for all panels"
     assert {"preference and vqa", "vqa and aesthetic", "both"} <= set(labels)

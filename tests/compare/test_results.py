@@ -243,8 +243,9 @@ def labels(svg):
 
 
 def test_figures_are_files_that_need_no_page(made):
-    found = sheets(drawings(*made))
-    assert set(found) == {"curves.svg", "over-optimization.svg", "loss-weights.svg", "scores.svg"}
+    found = sheets(made[0], drawings(*made))
+    kinds = ("win-rates", "curves", "over-optimization", "loss-weights", "scores")
+    assert set(found) == {f"{kind}.svg" for kind in kinds}
     for svg in found.values():
         drawn = ElementTree.fromstring(svg)
         width, height = float(drawn.get("width")), float(drawn.get("height"))
@@ -261,6 +262,15 @@ def test_figures_are_files_that_need_no_page(made):
         assert "<b>same" not in svg
     assert labels(found["curves.svg"]).count("<b>same<|b>") == 4, "in every legend"
     assert {"vqa, raw", "vqa, calibrated", "heldout, raw"} <= set(labels(found["scores.svg"]))
+
+
+def test_one_picture_has_every_row_by_every_measure(made):
+    results = made[0]
+    drawn = sheets(results, drawings(*made))["win-rates.svg"]
+    names = [row["name"] for row in results["rows"]] + [NULL]
+    assert labels(drawn)[: len(names)] == names
+    estimates = [row["measures"] for row in results["rows"]] + [results["null"]]
+    assert drawn.count('class="interval ') == sum(map(len, estimates))
 
 
 def test_a_quick_study_says_that_it_means_nothing(made):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from capo.compare.figures import curves, histograms, weightings
+from capo.compare.forests import forest_sheet
 from capo.compare.front_figure import front_keys, front_plots
 from capo.compare.overoptimization import panels
 from capo.compare.runs import StudyRun
@@ -47,13 +48,14 @@ def drawings(results: Mapping[str, Any], runs: Sequence[StudyRun]) -> Drawings:
     )
 
 
-def sheets(drawn: Drawings) -> dict[str, str]:
-    """The figures as SVG documents, by file name."""
+def sheets(results: Mapping[str, Any], drawn: Drawings) -> dict[str, str]:
+    """The figures of a study's `results.json` as SVG documents, by file name."""
     raw = [replace(plot, title=f"{name}, raw") for name, plot, _ in drawn.histograms]
     calibrated = [
         replace(plot, title=f"{name}, calibrated") for name, _, plot in drawn.histograms if plot is not None
     ]
     found = {
+        "win-rates.svg": forest_sheet(results),
         "curves.svg": sheet(drawn.curves, columns=2) if drawn.curves else "",
         "over-optimization.svg": sheet(drawn.over_optimization) if drawn.over_optimization else "",
         "loss-weights.svg": sheet(drawn.weightings) if drawn.weightings else "",

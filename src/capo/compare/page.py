@@ -5,6 +5,7 @@ from typing import Any
 
 from capo.compare.contrasts import ABOUT_CONTRASTS, contrasts, nothing_compared
 from capo.compare.drawings import Drawings
+from capo.compare.forests import forests
 from capo.compare.hypervolume import standing, volume
 from capo.compare.runs import StudyRun
 from capo.compare.table import (
@@ -20,8 +21,6 @@ from capo.compare.table import (
 )
 from capo.compare.warnings import warnings
 from capo.manifest import versions
-from capo.reporting import forest
-from capo.reporting.forest import Forest
 from capo.reporting.templating import environment
 
 
@@ -42,7 +41,7 @@ def render_study(results: Mapping[str, Any], runs: Sequence[StudyRun], drawn: Dr
             scored=scored(results),
             at_drift=at_drift(results),
             seed_mean=seed_mean,
-            forests=[(measure, _forest(results, measure)) for measure in results["measures"]],
+            forests=forests(results),
             drawn=drawn,
             about_fronts=ABOUT_FRONTS,
             standing=standing,
@@ -54,15 +53,6 @@ def render_study(results: Mapping[str, Any], runs: Sequence[StudyRun], drawn: Dr
             versions=versions(),
         )
     )
-
-
-def _forest(results: Mapping[str, Any], measure: Mapping[str, str]) -> Forest:
-    name, kind = measure["name"], measure["kind"]
-    entries = [(row["name"], kind, row["measures"].get(name)) for row in results["rows"]]
-    if results["null"]:
-        entries.append((NULL, "null", results["null"].get(name)))
-    known = [(row, of, (e["value"], e["low"], e["high"])) for row, of, e in entries if e is not None]
-    return forest.compared(known, 0.0 if kind == "judge" else 0.5)
 
 
 def _page(run: StudyRun) -> str:

@@ -96,7 +96,7 @@ def _conclude(study: Study, folder: Path, failed: Mapping[str, str]) -> Outcome 
         drawn = drawings(results, whole)
         _write(folder / "index.html", render_study(results, whole, drawn))
         with durable.replacing_folder(folder / FIGURES) as figures:
-            for name, svg in sheets(drawn).items():
+            for name, svg in sheets(results, drawn).items():
                 (figures / name).write_text(svg, encoding="utf-8")
     return Outcome(folder, results, failed)
 

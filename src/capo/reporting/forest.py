@@ -84,10 +84,13 @@ def win_rates(results: Results) -> Forest:
     )
 
 
-def compared(entries: Sequence[tuple[str, str, Rate]], neutral: float) -> Forest:
-    """Rows of a name, a kind and one interval each; `neutral` is where nothing has changed."""
+def compared(entries: Sequence[tuple[str, str, Rate]], neutral: float, wanted: int = 6) -> Forest:
+    """Rows of a name, a kind and one interval each; `neutral` is where nothing has changed.
+
+    `wanted` is about how many ticks the axis has.
+    """
     values = [value for _, _, rate in entries for value in rate]
-    scale = scale_over(values, include=[neutral - 0.02, neutral + 0.02], percent=True, wanted=6)
+    scale = scale_over(values, include=[neutral - 0.02, neutral + 0.02], percent=True, wanted=wanted)
     return Forest(
         tuple(
             Row(name, kind, _intervals(scale, rate, None, kind, neutral), rate, None)
