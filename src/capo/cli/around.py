@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from capo.cli.app import app, group, load
-from capo.cli.options import Directory, Json, Overrides, RecipeName
+from capo.cli.options import Directory, Gpu, Json, Overrides, RecipeName, Utilisation
 
 SOUP_EPILOG = """\b
 Examples:
@@ -89,12 +89,8 @@ def plan(
     recipe: RecipeName = None,
     overrides: Overrides = None,
     directory: Directory = None,
-    gpu: Annotated[
-        str, typer.Option(metavar="NAME", help="h100, a100-80gb, rtx4090, …; a wrong name lists them.")
-    ] = "h100",
-    utilisation: Annotated[
-        float, typer.Option(metavar="SHARE", help="Of the GPU's peak, assumed to be reached.")
-    ] = 0.4,
+    gpu: Gpu = "h100",
+    utilisation: Utilisation = 0.4,
     as_json: Json = False,
 ) -> None:
     """Count what a recipe will cost before it runs: GPU hours by stage, memory by part, disk.

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from capo.cli.app import app, stop
-from capo.cli.options import Force, Json
+from capo.cli.options import Force, Gpu, Json, Utilisation
 
 HELP = """Run a study: several settings, several seeds, one table.
 
@@ -22,6 +22,7 @@ Examples:
   capo compare table2                     the study itself, into studies/table2
   capo compare table2 --seeds 0           its first seed alone; more of them later, or on other GPUs
   capo compare table2 --list              its rows, and how far each run is
+  capo compare table2 --plan --gpu l40s   GPU hours of all of it, before anything runs
   capo compare my-study.yaml --against dpo    another row to compare with"""
 
 
@@ -53,6 +54,11 @@ def compare(
     listed: Annotated[
         bool, typer.Option("--list", help="Show the rows and how far their runs are; run nothing.")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Count the GPU hours of all runs; run nothing.")
+    ] = False,
+    gpu: Gpu = "h100",
+    utilisation: Utilisation = 0.4,
     against: Annotated[
         str | None,
         typer.Option(metavar="ROW", help="The row that others are compared with.", show_default=False),
@@ -74,6 +80,12 @@ def compare(
     if listed:
         some = loaded.only(chosen)
         printing.print_runs(some, runs_of(some, folder), as_json)
+        return
+    if plan:
+        from capo.compare.cost import study_cost
+
+        some = loaded.only(chosen)
+        printing.print_cost(some, study_cost(runs_of(some, folder), gpu, utilisation), as_json)
         return
     outcome = run_study(loaded, folder, seeds=chosen, force=force)
     printing.print_outcome(outcome, as_json)

@@ -37,4 +37,11 @@ Force = Annotated[
         "--force", help="Make again what was made from other settings; what is still right is kept."
     ),
 ]
+Gpu = Annotated[
+    str, typer.Option("--gpu", metavar="NAME", help="h100, a100-80gb, rtx4090, …; a wrong name lists them.")
+]
+Utilisation = Annotated[
+    float,
+    typer.Option("--utilisation", metavar="SHARE", help="Of the GPU's peak, assumed to be reached."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")]

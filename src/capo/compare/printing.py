@@ -1,6 +1,7 @@
 """What `capo compare` prints: tables for people, JSON for programs."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -9,11 +10,13 @@ from rich.text import Text
 
 from capo.compare.commands import run_command
 from capo.compare.contrasts import nothing_compared
+from capo.compare.cost import StudyCost
 from capo.compare.running import Outcome
 from capo.compare.runs import StudyRun
 from capo.compare.study import Study, shipped_studies
 from capo.compare.table import NULL, brief, settings
 from capo.compare.warnings import not_finished
+from capo.plan.table import hours
 from capo.terminal import print_json
 
 
@@ -58,6 +61,24 @@ def print_runs(study: Study, runs: Sequence[StudyRun], as_json: bool) -> None:
         return
     head = ["row", "sets", *(f"seed {seed}" for seed in study.seeds)]
     _print(head, [(row["row"], settings(row), *row["runs"].values()) for row in rows], study.title)
+
+
+def print_cost(study: Study, cost: StudyCost, as_json: bool) -> None:
+    """GPU hours by kind of artefact, and what the runs would take without what they share."""
+    if as_json:
+        print_json({"study": study.name, "seeds": list(study.seeds), **asdict(cost)})
+        return
+    lines = [
+        (each.kind, f"{each.different} for {each.runs} runs", hours(each.hours), hours(each.alone))
+        for each in cost.kinds
+    ]
+    together = [sum(each.hours for each in cost.kinds), sum(each.alone for each in cost.kinds)]
+    whole = f"{len(study.rows)} rows, {len(study.seeds)} seeds"
+    print(f"{study.title}: hours of one {cost.gpu}, if it reaches {cost.utilisation:.0%} of its peak")
+    head = ["artefact", "how many", "GPU hours", "by themselves"]
+    _print(head, [*lines, ("all", whole, *map(hours, together))])
+    for note in cost.notes:
+        print(note)
 
 
 def print_outcome(outcome: Outcome, as_json: bool) -> None:

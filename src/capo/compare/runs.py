@@ -26,6 +26,9 @@ from capo.steps import steps_of
 
 RECORD_FORMAT = 1
 
+OF_THE_BASE = ("prompts", "validation", "baseline")
+"""Artefacts that no policy has a part in."""
+
 
 @dataclass(frozen=True)
 class StudyRun:
@@ -170,24 +173,33 @@ def _first_steps(recipe: Recipe) -> list[Any]:
     return [reference, *([s.artefact, s.fields] for s in steps if s.artefact != "report")]
 
 
-def shared_artefacts(runs: Sequence[StudyRun]) -> dict[str, tuple[int, int]]:
-    """How many different ones there are of each artefact, and how many runs have it.
+def artefact_keys(run: StudyRun) -> dict[str, str]:
+    """Each artefact that a run has to have, and a fingerprint that other runs share which have the same.
 
-    Of first rounds: what a further one is made from is known once the one before it is there.
+    Of a further round all but the base's are its own: what it is made from is known only once the round
+    before is there.
     """
+    recipe = run.trained.model_copy(update={"start": None})
+    made: dict[str, str] = {}
+    for step in steps_of(recipe):
+        above = [made[name] for name in step.upstream]
+        own = [run.made_from] if run.before and step.artefact not in OF_THE_BASE else []
+        made[step.artefact] = _digest([step.artefact, step.fields, above, *own])
+    if run.row.soup:
+        return {"baseline": made["baseline"], "evaluate": _digest([run.made_from, made["baseline"]])}
+    return {name: key for name, key in made.items() if name != "report"}
+
+
+def shared_artefacts(runs: Sequence[StudyRun]) -> dict[str, tuple[int, int]]:
+    """How many different ones there are of each kind of artefact, and how many there would be if each run
+    made its own."""
     uses: Counter[str] = Counter()
     keys: dict[str, set[str]] = {}
     for run in runs:
-        if run.before:
-            continue
-        made: dict[str, str] = {}
-        for step in steps_of(run.trained):
-            above = [made[name] for name in step.upstream]
-            made[step.artefact] = _digest([step.artefact, step.fields, above])
-            if step.artefact == "baseline" or (step.artefact != "report" and not run.row.soup):
-                kind = step.artefact.partition("/")[0]
-                uses[kind] += 1
-                keys.setdefault(kind, set()).add(made[step.artefact])
+        for artefact, key in artefact_keys(run).items():
+            kind = artefact.partition("/")[0]
+            uses[kind] += 1
+            keys.setdefault(kind, set()).add(key)
     return {kind: (len(keys[kind]), count) for kind, count in uses.items()}
 
 

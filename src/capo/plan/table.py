@@ -28,8 +28,8 @@ def print_plan(plan: Plan) -> None:
     )
     for what, flops in _single(plan).items():
         print(f"  {what}: {_flops(flops)}")
-    hours = f"Hours of one {plan.gpu.name}, if it reaches {plan.utilisation:.0%} of its peak"
-    tables = {hours: _hours(plan)}
+    title = f"Hours of one {plan.gpu.name}, if it reaches {plan.utilisation:.0%} of its peak"
+    tables = {title: _hours(plan)}
     for stage, parts in plan.memory.items():
         tables[f"Memory of the GPU, {stage} (estimate)"] = _table(("part", "GiB"), _gibibytes(parts))
     tables["Disk (estimate)"] = _table(("artefact", "size"), _sizes(plan.disk))
@@ -57,11 +57,13 @@ def _hours(plan: Plan) -> Table:
     columns = ("stage", "work", "FLOPs", "GPU hours")
     return _table(
         columns,
-        [
-            (name, what, _flops(flops), f"{hours:,.3g}" if hours < 100 else f"{hours:,.0f}")
-            for name, what, flops, hours in rows
-        ],
+        [(name, what, _flops(flops), hours(amount)) for name, what, flops, amount in rows],
     )
+
+
+def hours(amount: float) -> str:
+    """`0.117`, `15.9`, `1,310`: three figures, and all before the point."""
+    return f"{amount:,.3g}" if amount < 100 else f"{amount:,.0f}"
 
 
 def _gibibytes(parts: dict[str, int]) -> list[tuple[str, str]]:

@@ -76,6 +76,18 @@ def stages(
     return found
 
 
+def shares(recipe: Recipe) -> dict[str, dict[str, float]]:
+    """The artefacts that each stage's work goes into, and what share of it."""
+    times, models = validations(recipe), models_compared(recipe)
+    return {
+        "generate": {"samples": 1.0},
+        "score": {"scores": 1.0},
+        "train": {"train": 1.0},
+        "validation": {"validation": 1 / times, "train": 1 - 1 / times},
+        "evaluate": {"baseline": 1 - 1 / models, "evaluate": 1 / models},
+    }
+
+
 def not_counted(rewards: Sequence[RewardSection]) -> list[str]:
     """The rewards whose work is not known here."""
     return [reward.name for reward in rewards if score_flops(reward) is None]

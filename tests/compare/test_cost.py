@@ -1,0 +1,74 @@
+"""What a study will cost: what runs share counts once, by the plans of its recipes."""
+
+import json
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from capo.cli import app
+from capo.compare import load_study
+from capo.compare.cost import study_cost
+from capo.compare.runs import runs_of
+from capo.plan import plan_run
+
+STUDY = {
+    "name": "cost",
+    "title": "Cost",
+    "recipe": "shapes",
+    "seeds": [0, 1],
+    "rows": [
+        {"name": "capo"},
+        {"name": "ipo", "set": {"train.objective": "ipo", "train.beta": 40}},
+        {"name": "few", "set": {"generate.samples_per_prompt": 8}},
+        {"name": "further", "start": "capo"},
+        {"name": "soup", "soup": ["capo", "ipo"]},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cost") / "study.yaml"
+    path.write_text(yaml.safe_dump(STUDY))
+    return path
+
+
+def stage_hours(study, row):
+    (named,) = [each for each in study.rows if each.name == row]
+    plan = plan_run(study.row_recipe(named, 0), "l40s", 0.5)
+    return {stage.name: stage.hours for stage in plan.stages}
+
+
+def test_what_is_shared_counts_once(file):
+    study = load_study(file)
+    cost = study_cost(runs_of(study, file.parent), "l40s", 0.5)
+    found = {each.kind: each for each in cost.kinds}
+    whole, few = stage_hours(study, "capo"), stage_hours(study, "few")
+    # Of each seed: 16 samples for `capo` and `ipo`, 8 for `few`, and those of the policy for `further`.
+    assert (found["samples"].different, found["samples"].runs) == (6, 8)
+    assert found["samples"].hours == pytest.approx(2 * (2 * whole["generate"] + few["generate"]))
+    assert found["samples"].alone == pytest.approx(2 * (3 * whole["generate"] + few["generate"]))
+    assert found["scores"].hours == pytest.approx(2 * (2 * whole["score"] + few["score"]))
+    # Validation is of the base once, then of steps 50 and 100; evaluation of two bases and the policy.
+    assert (found["validation"].different, found["baseline"].different) == (2, 2)
+    assert found["train"].hours == pytest.approx(8 * (whole["train"] + whole["validation"] * 2 / 3))
+    assert (found["evaluate"].different, found["baseline"].runs) == (10, 10)
+    assert found["evaluate"].hours == pytest.approx(10 * whole["evaluate"] / 3)
+    alone = sum(each.alone for each in cost.kinds)
+    trained = 6 * sum(whole.values()) + 2 * sum(few.values())
+    assert alone == pytest.approx(trained + 2 * whole["evaluate"])
+
+
+def test_the_command_counts_the_seeds_that_are_asked_for(file):
+    words = ["compare", str(file), "--plan", "--gpu", "l40s", "--utilisation", "0.5", "--seeds", "0"]
+    called = CliRunner().invoke(app, [*words, "--json"])
+    samples, *_ = json.loads(called.stdout)["kinds"]
+    assert (samples["kind"], samples["different"], samples["runs"]) == ("samples", 3, 4)
+    shown = CliRunner().invoke(app, words).stdout
+    assert "Cost: hours of one L40S, if it reaches 50% of its peak" in shown
+    assert "3 for 4 runs" in shown
+    assert not (file.parent / "studies").exists()
+    unknown = CliRunner().invoke(app, ["compare", str(file), "--plan", "--gpu", "l40"])
+    assert unknown.exit_code == 1
+    assert "did you mean 'l40s'?" in unknown.stderr
