@@ -5,7 +5,8 @@
 Reads `STUDIES/*/results.json` as `capo compare` writes them, `studies` unless told. For every block
 `<!-- study: NAME -->` of the page it makes the table anew, docs/evidence/NAME.md is the study's own
 `table.md`, and docs/evidence/NAME-FIGURE.svg, where the page shows that, the study's `figures/FIGURE.svg`.
-What the study keeps of each run, `ROW/seed-S.json`, goes to docs/evidence/NAME.
+What the study keeps of each run, `ROW/seed-S.json`, goes to docs/evidence/NAME, unless all its runs are
+those of another study of the page.
 A study that is not whole is named and left as it was.
 """
 
@@ -23,6 +24,9 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "evidence.md"
 IMAGE = re.compile(r"\(evidence/(?P<file>[\w-]+\.svg)\)")
 BLOCK = re.compile(r"(<!-- study: (?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+INSIDE = {"table1-flow": "table2-flow"}
+"""Studies all of whose runs are another's, which has their records."""
+
 NULL = "*base against itself*"
 
 # The paper's win-rates over the base in %: of MPS, VQAScore and VILA, by row of the study. Those of a model
@@ -101,7 +105,8 @@ def main(studies: Path) -> None:
         table = "\n".join(short_table(results, PAPER.get(name, {})))
         page = filled(page, name, table)
         (DOCS / "evidence" / f"{name}.md").write_bytes((studies / name / "table.md").read_bytes())
-        for record in sorted((studies / name).glob("*/seed-*.json")):
+        records = [] if name in INSIDE else sorted((studies / name).glob("*/seed-*.json"))
+        for record in records:
             kept = DOCS / "evidence" / record.relative_to(studies)
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_bytes(record.read_bytes())
