@@ -78,7 +78,7 @@ def merge_pipelines(
     naming a tensor that cannot be merged.
     """
     part = _denoiser(policies[0])
-    base_files = weight_files(_base_folder(model) / part, model.variant)
+    base_files = weight_files(base_folder(model) / part, model.variant)
     stored = [StoredWeights(weight_files(policy / part)) for policy in policies]
     base = BaseWeights(StoredWeights(base_files), getattr(torch, model.dtype), stored[0])
     files = weight_files(policies[0] / part)
@@ -107,7 +107,8 @@ def _denoiser(folder: Path) -> str:
     return next(part for part in DENOISERS if part in index)
 
 
-def _base_folder(model: ModelSection) -> Path:
+def base_folder(model: ModelSection) -> Path:
+    """The directory of the model that policies were tuned from, fetched if it is on the Hub."""
     path = resolve_checkpoint(model.checkpoint)
     if Path(path).is_dir():
         return Path(path)

@@ -1,0 +1,45 @@
+"""How far full policies have gone from their base in the space of weights, and in how different directions.
+
+    python benchmarks/task_vectors.py POLICY POLICY...
+
+A policy is a run directory or a policy folder, all of one base. Prints the length of each task vector (all
+weights of the denoiser, less the base's) and the cosine between every two.
+"""
+
+import itertools
+import math
+import sys
+from pathlib import Path
+
+import torch
+
+from capo.diffusion.saved import find_policy
+from capo.merging.pipelines import DENOISERS, BaseWeights, StoredWeights, base_folder, weight_files
+from capo.recipe import ModelSection
+
+
+def main(names: list[str]) -> None:
+    """Print lengths and cosines of the policies' task vectors."""
+    policies = [find_policy(Path(name)) for name in names]
+    model = ModelSection(**policies[0].record["model"])
+    for policy in policies:
+        policy.check_base(model)
+    part = next(each for each in DENOISERS if (policies[0].folder / each).is_dir())
+    stored = [StoredWeights(weight_files(policy.folder / part)) for policy in policies]
+    files = weight_files(base_folder(model) / part, model.variant)
+    base = BaseWeights(StoredWeights(files), getattr(torch, model.dtype), stored[0])
+    products = dict.fromkeys(itertools.combinations_with_replacement(range(len(policies)), 2), 0.0)
+    for name, weights in base.items():
+        vectors = [(each[name].double() - weights.double()).flatten() for each in stored]
+        for i, j in products:
+            products[i, j] += torch.dot(vectors[i], vectors[j]).item()
+    lengths = [math.sqrt(products[i, i]) for i in range(len(policies))]
+    for name, length in zip(names, lengths, strict=True):
+        print(f"{name}: length {length:.3f}")
+    for (i, j), product in products.items():
+        if i < j:
+            print(f"{names[i]} and {names[j]}: cosine {product / (lengths[i] * lengths[j]):.3f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
