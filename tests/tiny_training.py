@@ -17,6 +17,7 @@ from capo.workspace import Run
 
 PROMPTS = [f"a {colour} {thing}" for colour in ("red", "green", "blue") for thing in ("circle", "cat")]
 VALIDATION = ["two red squares", "three blue dogs"]
+BETA = 100.0
 
 
 def redness(images, prompts):
@@ -47,7 +48,7 @@ def recipe(folder: Path, sdxl: Path, train: dict[str, Any] | None = None, **sect
             {"name": "blue", "source": "tiny_training:blueness", "comparison": "bradley-terry"},
         ],
         "train": {
-            "beta": 100.0,
+            "beta": BETA,
             "steps": 6,
             "global_batch_size": 4,
             "learning_rate": 1e-3,
