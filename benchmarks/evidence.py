@@ -5,8 +5,8 @@
 Reads `STUDIES/*/results.json` as `capo compare` writes them, `studies` unless told. For every block
 `<!-- study: NAME -->` of the page it makes the table anew, docs/evidence/NAME.md is the study's own
 `table.md`, and docs/evidence/NAME-FIGURE.svg, where the page shows that, the study's `figures/FIGURE.svg`.
-What the study keeps of each run, `ROW/seed-S.json`, goes to docs/evidence/NAME, unless all its runs are
-those of another study of the page.
+What the study keeps of each run, `ROW/seed-S.json`, goes to docs/evidence/NAME, unless another study of
+the page has the same there.
 A study that is not whole is named and left as it was.
 """
 
@@ -18,15 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from capo.compare.contrasts import contrasts
+from capo.compare.records import kept_elsewhere
+from capo.compare.runs import read_record
 from capo.reporting.wording import NONE
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "evidence.md"
 IMAGE = re.compile(r"\(evidence/(?P<file>[\w-]+\.svg)\)")
 BLOCK = re.compile(r"(<!-- study: (?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-INSIDE = {"table1-flow": "table2-flow"}
-"""Studies all of whose runs are another's, which has their records."""
-
 NULL = "*base against itself*"
 
 # The paper's win-rates over the base in %: of MPS, VQAScore and VILA, by row of the study. Those of a model
@@ -105,9 +104,11 @@ def main(studies: Path) -> None:
         table = "\n".join(short_table(results, PAPER.get(name, {})))
         page = filled(page, name, table)
         (DOCS / "evidence" / f"{name}.md").write_bytes((studies / name / "table.md").read_bytes())
-        records = [] if name in INSIDE else sorted((studies / name).glob("*/seed-*.json"))
-        for record in records:
+        elsewhere = kept_elsewhere(DOCS / "evidence" / name)
+        for record in sorted((studies / name).glob("*/seed-*.json")):
             kept = DOCS / "evidence" / record.relative_to(studies)
+            if read_record(record)["made_from"] in elsewhere and not kept.exists():
+                continue
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_bytes(record.read_bytes())
         for figure in sorted((studies / name / "figures").iterdir()):
