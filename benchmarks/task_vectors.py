@@ -15,6 +15,7 @@ import torch
 
 from capo.diffusion.saved import find_policy
 from capo.merging.pipelines import DENOISERS, BaseWeights, StoredWeights, base_folder, weight_files
+from capo.method.soup import task_vector_gram
 from capo.recipe import ModelSection
 
 
@@ -28,17 +29,12 @@ def main(names: list[str]) -> None:
     stored = [StoredWeights(weight_files(policy.folder / part)) for policy in policies]
     files = weight_files(base_folder(model) / part, model.variant)
     base = BaseWeights(StoredWeights(files), getattr(torch, model.dtype), stored[0])
-    products = dict.fromkeys(itertools.combinations_with_replacement(range(len(policies)), 2), 0.0)
-    for name, weights in base.items():
-        vectors = [(each[name].double() - weights.double()).flatten() for each in stored]
-        for i, j in products:
-            products[i, j] += torch.dot(vectors[i], vectors[j]).item()
-    lengths = [math.sqrt(products[i, i]) for i in range(len(policies))]
+    gram = task_vector_gram(base, stored)
+    lengths = [math.sqrt(gram[i][i]) for i in range(len(policies))]
     for name, length in zip(names, lengths, strict=True):
         print(f"{name}: length {length:.3f}")
-    for (i, j), product in products.items():
-        if i < j:
-            print(f"{names[i]} and {names[j]}: cosine {product / (lengths[i] * lengths[j]):.3f}")
+    for i, j in itertools.combinations(range(len(policies)), 2):
+        print(f"{names[i]} and {names[j]}: cosine {gram[i][j] / (lengths[i] * lengths[j]):.3f}")
 
 
 if __name__ == "__main__":

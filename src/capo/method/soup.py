@@ -110,7 +110,7 @@ def soup_tensors(
     if interpolation == "linear":
         shares = linear_shares(weights)
     elif angle == "global":
-        shares = slerp_shares(_global_gram(base, policies), weights)
+        shares = slerp_shares(task_vector_gram(base, policies), weights)
     return _merge(base, policies, shares, weights)
 
 
@@ -176,7 +176,13 @@ def _gram(base: Tensor, policies: Sequence[Tensor]) -> list[list[float]]:
     return gram
 
 
-def _global_gram(base: Mapping[str, Tensor], policies: Sequence[Mapping[str, Tensor]]) -> list[list[float]]:
+def task_vector_gram(
+    base: Mapping[str, Tensor], policies: Sequence[Mapping[str, Tensor]]
+) -> list[list[float]]:
+    """The inner products [k][k] of the policies' task vectors over all tensors, in float64.
+
+    Raises `ValueError` naming a tensor that `soup` would refuse.
+    """
     total = [[0.0] * len(policies) for _ in policies]
     for name in base:
         with naming(f"tensor {name!r}"):
