@@ -20,7 +20,7 @@ from capo import load_recipe
 from capo.method.settled import is_settled
 from capo.stages.columns import Columns, read_columns
 from capo.stages.pair import Pairs, choice, make_pairs
-from capo.workspace import Run
+from capo.store.run_directory import Run
 
 FIRST, STEP = 4, 4
 

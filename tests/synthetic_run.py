@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from capo.recipe import Recipe, parse_recipe
 from capo.seeds import stable_seed
-from capo.workspace import Artefact, Run
+from capo.store.run_directory import Artefact, Run
 from synthetic_numbers import pair_row, results
 from synthetic_pictures import COLORS, SHAPES, draw_png
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 import tiny_training
-from capo import diffusion, durable, pipeline
+from capo import diffusion, pipeline
 from capo.recipe import ModelSection
 from capo.stages import generate, train, validation
-from capo.workspace import Run
+from capo.store import atomic as durable
+from capo.store.run_directory import Run
 
 LANES = os.cpu_count() or 1
 """Runs at a time."""

@@ -8,9 +8,9 @@ import pytest
 
 import fake_stages
 from capo import pipeline
-from capo.manifest import describe
 from capo.recipe import dump_recipe, parse_recipe
-from capo.workspace import Run, StaleArtefact, WorkspaceError
+from capo.store.manifest import describe
+from capo.store.run_directory import Run, StaleArtefact, WorkspaceError
 
 ORDER = [
     "prompts", "samples", "scores/first", "scores/second", "scores/held-out", "pairs", "train", "baseline",

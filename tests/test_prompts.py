@@ -11,7 +11,7 @@ import fake_stages
 from capo.prompts import PromptsError, load_prompts, source_identity
 from capo.recipe import PromptsSection, parse_recipe
 from capo.stages.prompts import prompts, read_prompts
-from capo.workspace import Run
+from capo.store.run_directory import Run
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from capo.workspace import Artefact, Run, StaleArtefact, WorkspaceError, failpoint
+from capo.store.run_directory import Artefact, Run, StaleArtefact, WorkspaceError, failpoint
 
 INPUTS = {"seed": 0, "generate.guidance_scale": 7.5, "@prompts": "abc"}
 
@@ -139,7 +139,7 @@ def test_digest_of_an_unfinished_artefact_is_an_error(samples):
 
 def test_going_on_with_another_version_of_a_library_is_said(samples, monkeypatch, capsys):
     monkeypatch.setenv("CAPO_QUIET", "0")
-    monkeypatch.setattr("capo.artefact.versions", lambda: {"torch": "99"})
+    monkeypatch.setattr("capo.store.artifact.versions", lambda: {"torch": "99"})
     samples.begin(INPUTS)
     assert f"begun with torch {torch.__version__}, goes on with 99" in capsys.readouterr().err
 
@@ -360,7 +360,7 @@ def test_writing_needs_an_open_run(tmp_path):
 
 HOLD = """
 import sys, time
-from capo.workspace import Run
+from capo.store.run_directory import Run
 with Run.open(sys.argv[1]):
     print("open", flush=True)
     time.sleep(60)

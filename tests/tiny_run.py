@@ -12,7 +12,7 @@ from PIL import Image
 from capo.prompts import Prompt, make_prompt
 from capo.recipe import Recipe, RewardSection, parse_recipe
 from capo.stages.prompts import prompt_table
-from capo.workspace import Run
+from capo.store.run_directory import Run
 
 PIXELS = 8
 

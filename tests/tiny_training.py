@@ -13,7 +13,7 @@ from capo.stages.prompts import prompts
 from capo.stages.score import score
 from capo.stages.train import train
 from capo.stages.validation import validation
-from capo.workspace import Run
+from capo.store.run_directory import Run
 
 PROMPTS = [f"a {colour} {thing}" for colour in ("red", "green", "blue") for thing in ("circle", "cat")]
 VALIDATION = ["two red squares", "three blue dogs"]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from capo.method.winrate import bootstrap_interval, win_rate
     from capo.pipeline import RunResult, run
     from capo.recipe import Recipe, RecipeError, load_recipe
-    from capo.workspace import Run, WorkspaceError
+    from capo.store.run_directory import Run, WorkspaceError
 
 __all__ = [
     "BradleyTerry",

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from capo import runtime
-from capo.artefact import WatchedArtefact
-from capo.manifest import differences, explain_change
 from capo.processes import COMMAND, LaunchError, check_launch, processes
 from capo.progress import say
 from capo.recipe import Recipe
 from capo.sharing import take_over
 from capo.steps import Step, steps_of
-from capo.workspace import Artefact, Run, StaleArtefact, WorkspaceError
+from capo.store.artifact import WatchedArtefact
+from capo.store.manifest import differences, explain_change
+from capo.store.run_directory import Artefact, Run, StaleArtefact, WorkspaceError
 
 STAGES = ("prompts", "generate", "score", "pair", "train", "evaluate", "report")
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from capo.artefact import Artefact
-from capo.durable import WorkspaceError
-from capo.manifest import canonical, differences
 from capo.progress import say
-from capo.workspace import Run
+from capo.store.artifact import Artefact
+from capo.store.atomic import WorkspaceError
+from capo.store.manifest import canonical, differences
+from capo.store.run_directory import Run
 
 
 def take_over(artefact: Artefact, inputs: Mapping[str, Any], donors: Sequence[Path], force: bool) -> bool:

@@ -21,7 +21,7 @@ from capo.compare.table import NULL, table
 from capo.compare.warnings import warnings
 from capo.reporting.forest import MEAN
 from capo.reporting.wording import NONE, points
-from capo.workspace import Run
+from capo.store.run_directory import Run
 from parsed_page import ParsedPage
 from synthetic_run import Options, make_run
 

@@ -13,7 +13,7 @@ from capo.compare.runs import runs_of
 from capo.recipe import dump_recipe
 from capo.reporting.forest import MEAN
 from capo.reporting.templating import environment
-from capo.workspace import Run
+from capo.store.run_directory import Run
 
 ROWS = [
     {"name": "soup", "soup": ["once", "third"]},

@@ -11,7 +11,6 @@ import yaml
 from typer.testing import CliRunner
 
 import tiny_training
-from capo import durable
 from capo.cli import app
 from capo.compare import StudyError, load_study
 from capo.compare.commands import run_command
@@ -19,10 +18,11 @@ from capo.compare.running import run_study
 from capo.compare.runs import StudyRun, runs_of
 from capo.compare.study import Row
 from capo.diffusion.saved import find_policy
-from capo.durable import WorkspaceError
 from capo.processes import LaunchError
 from capo.recipe import dump_recipe, load_recipe
-from capo.workspace import Run
+from capo.store import atomic as durable
+from capo.store.atomic import WorkspaceError
+from capo.store.run_directory import Run
 
 ROWS = {"capo": {"train.objective": "capo"}, "ipo": {"train.objective": "ipo", "train.beta": 200}}
 

@@ -8,9 +8,10 @@ import sys
 import pytest
 
 import fake_stages
-from capo import durable, pipeline
+from capo import pipeline
 from capo.recipe import parse_recipe
-from capo.workspace import Run
+from capo.store import atomic as durable
+from capo.store.run_directory import Run
 
 SHARED = ["prompts", "samples", "scores/first", "scores/second", "scores/held-out", "baseline"]
 

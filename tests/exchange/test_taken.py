@@ -19,8 +19,8 @@ from capo.pipeline import run, status
 from capo.recipe import ImagesSection, RecipeError, dump_recipe, parse_recipe
 from capo.stages.export import export
 from capo.steps import steps_of
+from capo.store.run_directory import Artefact, Run
 from capo.training.data import Samples, read_pairs
-from capo.workspace import Artefact, Run
 
 COUNTS = {"a red circle": 3, "a blue cat": 1, "a green cat": 4, "two dogs": 2}
 """Images a prompt: N differs."""

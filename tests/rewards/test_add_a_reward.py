@@ -14,7 +14,7 @@ from capo.recipe import RewardSection
 from capo.rewards import build_comparison, load_reward
 from capo.stages.score import score
 from capo.stages.scores import read_scores
-from capo.workspace import Run
+from capo.store.run_directory import Run
 
 PAGE = Path(__file__).parents[2] / "docs" / "add-a-reward.md"
 

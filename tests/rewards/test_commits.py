@@ -11,14 +11,14 @@ import fake_stages
 import loopback_hub
 import tiny_rewards
 from capo import pipeline, rewards
-from capo.manifest import differences, explain_change
 from capo.recipe import RewardSection, parse_recipe
 from capo.rewards import RewardError, load_reward, reward_identity, settle_weights
 from capo.rewards.catalogue import SHIPPED
 from capo.rewards.download import what_is_missing
 from capo.rewards.listing import _commit
 from capo.rewards.places import HUB_ID, anything_here, pinned, weights_here
-from capo.workspace import Run
+from capo.store.manifest import differences, explain_change
+from capo.store.run_directory import Run
 
 FIRST, SECOND = "a" * 40, "b" * 40
 SECTION = RewardSection(name="mine", source="pickscore", checkpoint="owner/name")

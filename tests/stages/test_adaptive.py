@@ -14,8 +14,8 @@ from capo.reporting import facts
 from capo.rewards import RewardError
 from capo.stages.generate import read_samples
 from capo.steps import steps_of
+from capo.store.run_directory import Run
 from capo.training.data import Samples
-from capo.workspace import Run
 
 MOST, MARGIN = 6, 0.097
 STAGES = ("prompts", "generate", "score", "pair")

@@ -17,7 +17,7 @@ from capo.stages.baseline import baseline
 from capo.stages.contenders import find_contender
 from capo.stages.evaluate import evaluate
 from capo.steps import steps_of
-from capo.workspace import Run
+from capo.store.run_directory import Run
 
 PROMPTS, SAMPLES = ("a red circle", "three", "blue"), 2
 

@@ -24,7 +24,7 @@ from capo.stages import measuring, rater
 from capo.stages.baseline import baseline
 from capo.stages.evaluate import evaluate
 from capo.stages.results import results
-from capo.workspace import Run
+from capo.store.run_directory import Run
 from parsed_page import ParsedPage
 
 REWARDS = [

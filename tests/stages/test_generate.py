@@ -19,7 +19,7 @@ from capo.seeds import initial_noise, sample_seed, stable_seed
 from capo.stages.generate import _check_later_shards, generate, read_samples, sample_images
 from capo.stages.prompts import read_prompts
 from capo.stages.shard import latent_tensors, sample_table
-from capo.workspace import Run, WorkspaceError
+from capo.store.run_directory import Run, WorkspaceError
 
 LATENTS = ".latents.safetensors"
 

@@ -17,8 +17,8 @@ from capo.shapes.scenes import draw
 from capo.stages.label import label
 from capo.stages.prompts import prompt_table
 from capo.steps import steps_of
+from capo.store.run_directory import Run
 from capo.training.data import read_pairs
-from capo.workspace import Run
 
 REWARD = {"name": "bt", "source": "function_rewards:contrast"}
 PEOPLE = {"selection": "labels", "people": "shapes"}

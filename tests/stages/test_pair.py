@@ -12,7 +12,7 @@ from capo.method import BradleyTerry, PowerRatio, select_frontier
 from capo.recipe import RewardSection
 from capo.rewards import RewardError
 from capo.stages.pair import make_pairs, pair
-from capo.workspace import Run, WorkspaceError
+from capo.store.run_directory import Run, WorkspaceError
 
 BT = {"name": "bt", "source": "function_rewards:contrast", "temperature": 2.0, "weight": 3.0}
 RATIO = {"name": "ratio", "source": "function_rewards:redness", "weight": 1.0}

@@ -12,7 +12,7 @@ from capo.stages.prompts import prompts
 from capo.stages.score import score
 from capo.stages.take import take
 from capo.stages.train import train
-from capo.workspace import Run
+from capo.store.run_directory import Run
 
 KINDS = {
     "sd15": "sd15",

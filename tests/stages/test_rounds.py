@@ -13,15 +13,15 @@ from capo import pipeline
 from capo.diffusion import load_family
 from capo.diffusion.policy import load_policy
 from capo.diffusion.saved import SavedPolicy
-from capo.durable import WorkspaceError
 from capo.method import BradleyTerry, PowerRatio, select_frontier
 from capo.runtime import quiet
 from capo.seeds import initial_noise
 from capo.stages.pair import make_pairs
 from capo.stages.start import Start, find_start
 from capo.stages.train import train
+from capo.store.atomic import WorkspaceError
+from capo.store.run_directory import Run
 from capo.training.step import Trainer
-from capo.workspace import Run
 
 KINDS = {"lora": {}, "full": {"adaptation": "full", "learning_rate": 1e-4}}
 STAGES = ("prompts", "generate", "score", "pair", "train")

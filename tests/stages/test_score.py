@@ -12,7 +12,7 @@ from capo.rewards.protocol import TransientError
 from capo.stages import rater
 from capo.stages.score import score
 from capo.stages.scores import read_scores
-from capo.workspace import Run
+from capo.store.run_directory import Run
 from function_rewards import gappy, redness
 
 REDNESS = {"name": "red", "source": "function_rewards:redness"}

@@ -16,7 +16,7 @@ from capo.rewards.cache import ScoreCache, open_cache, score_key
 from capo.stages import rater
 from capo.stages.score import score
 from capo.stages.scores import read_scores, score_rows
-from capo.workspace import Run
+from capo.store.run_directory import Run
 
 PROMPTS = tiny_run.prompts(3)
 REDNESS = {"name": "red", "source": "function_rewards:redness"}

@@ -22,7 +22,7 @@ from capo.method.soup import soup as soup_of_weights
 from capo.recipe import ModelSection, TrainSection
 from capo.runtime import quiet
 from capo.stages.soup import SoupSettings, soup, soup_front, weightings
-from capo.workspace import StaleArtefact
+from capo.store.run_directory import StaleArtefact
 
 METHODS = [
     (SoupSettings("linear"), [1.0, 3.0, 1.0]),

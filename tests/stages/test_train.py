@@ -19,11 +19,11 @@ from capo.runtime import quiet
 from capo.seeds import initial_noise, stable_seed
 from capo.stages import validation
 from capo.stages.train import least_margin
+from capo.store.run_directory import Run
 from capo.training.batches import Batches
 from capo.training.guards import TrainingDiverged
 from capo.training.rollback import RollBacks
 from capo.training.step import Trainer
-from capo.workspace import Run
 from tiny_training import VALIDATION, contents, copied, recipe, trained
 
 FULL = {"adaptation": "full", "learning_rate": 1e-4}

@@ -15,7 +15,7 @@ from capo.shapes.prompts import spec_of
 from capo.shapes.scenes import draw
 from capo.stages.generate import sample_images
 from capo.stages.validation import Validation, validation, validation_prompts
-from capo.workspace import Run
+from capo.store.run_directory import Run
 from tiny_run import png
 from tiny_training import recipe
 

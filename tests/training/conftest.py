@@ -7,10 +7,10 @@ import tiny_training
 from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
 from capo.recipe import TrainSection
+from capo.store.run_directory import Run
 from capo.training.batches import Batches
 from capo.training.data import Samples, read_pairs
 from capo.training.step import Trainer
-from capo.workspace import Run
 
 
 @dataclass

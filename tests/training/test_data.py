@@ -4,8 +4,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from capo.store.run_directory import Artefact, Run, WorkspaceError
 from capo.training.data import PairCounts, Samples, read_pairs
-from capo.workspace import Artefact, Run, WorkspaceError
 
 
 @pytest.fixture

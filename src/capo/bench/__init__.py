@@ -51,8 +51,8 @@ def bench(
 
     from capo import runtime
     from capo.bench.subject import subject
-    from capo.manifest import versions
     from capo.progress import say
+    from capo.store.manifest import versions
 
     place, unit = PARTS[part]
     module, name = place.split(":")

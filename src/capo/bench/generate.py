@@ -14,7 +14,7 @@ from capo.recipe import GenerateSection, Recipe
 from capo.seeds import initial_noise
 from capo.stages.generate import sample_images
 from capo.stages.shard import ENCODINGS, encode_image
-from capo.workspace import Run
+from capo.store.run_directory import Run
 
 
 def bench_generate(subject: Subject, repeats: int) -> Iterator[Row]:

@@ -18,11 +18,11 @@ from capo.diffusion.random_weights import random_weights
 from capo.prompts import Prompt
 from capo.recipe import Recipe
 from capo.stages.generate import read_samples, sample_images
+from capo.store.run_directory import Artefact, Run
 from capo.training.batches import Batches
 from capo.training.data import PromptPairs, Samples
 from capo.training.prefetch import prefetched
 from capo.training.step import Trainer
-from capo.workspace import Artefact, Run
 
 Changes = dict[str, dict[str, Any]]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from capo.calibration.report import CalibrationReport
-    from capo.workspace import Run
+    from capo.store.run_directory import Run
 
 
 def calibration_report(recipe: Recipe, run: "Run") -> "CalibrationReport":
@@ -29,7 +29,7 @@ def calibration_report(recipe: Recipe, run: "Run") -> "CalibrationReport":
     from capo.stages.label import label_columns, label_samples
     from capo.stages.pair import choice, pair_samples
     from capo.stages.scores import read_scores
-    from capo.workspace import WorkspaceError
+    from capo.store.run_directory import WorkspaceError
 
     rewards = recipe.rewards if recipe.pairs.selection == LABELS else recipe.training_rewards
     for reward in rewards:

@@ -56,7 +56,7 @@ def export(
         os.environ["CAPO_QUIET"] = "1"
     from capo import terminal
     from capo.stages.export import export
-    from capo.workspace import Run
+    from capo.store.run_directory import Run
 
     loaded, path = load(recipe, overrides, directory)
     written = export(loaded, Run(path), to, layout, per_prompt)
@@ -100,7 +100,7 @@ def calibration(
     from capo import terminal
     from capo.calibration import calibration_report
     from capo.calibration.table import print_report
-    from capo.workspace import Run
+    from capo.store.run_directory import Run
 
     loaded, path = load(recipe, overrides, directory)
     report = calibration_report(loaded, Run(path))

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from capo.compare.runs import StudyRun, artefact_keys
-from capo.manifest import canonical
 from capo.plan import Plan, plan_run
 from capo.plan.work import shares
 from capo.recipe import Recipe
+from capo.store.manifest import canonical
 
 NOT_COUNTED: dict[str, Any] = {
     "name": True,

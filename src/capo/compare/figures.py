@@ -14,7 +14,7 @@ from capo.reporting.axes import Chart, Key, Scale, scale_over
 from capo.reporting.gather import raw_scores
 from capo.reporting.pair_table import PairTable
 from capo.reporting.plots import SERIES, Plot, calibrated_histogram, raw_histogram
-from capo.workspace import Run
+from capo.store.run_directory import Run
 
 LOG_SNR = np.linspace(-10, 10, 161)
 """The range that Fig. 5 shows, and that a flow's times are drawn from."""

@@ -13,8 +13,8 @@ from capo.reporting.examples import read_prompts
 from capo.reporting.forest import MEAN
 from capo.stages.estimates import prompt_win_rates
 from capo.stages.measuring import measured, read_judgements, read_scores
+from capo.store.run_directory import Run
 from capo.training.log import Row
-from capo.workspace import Run
 
 JUDGED = "Images found right, less the base's"
 

@@ -20,8 +20,8 @@ from capo.compare.table import (
     settings,
 )
 from capo.compare.warnings import warnings
-from capo.manifest import versions
 from capo.reporting.templating import environment
+from capo.store.manifest import versions
 
 
 def render_study(results: Mapping[str, Any], runs: Sequence[StudyRun], drawn: Drawings) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from capo import durable, pipeline
+from capo import pipeline
 from capo.compare.drawings import drawings, sheets
 from capo.compare.page import render_study
 from capo.compare.records import adopt_record, kept_elsewhere, measures_of
@@ -19,10 +19,11 @@ from capo.compare.study import FIGURES, Study
 from capo.compare.table import table
 from capo.compare.warnings import warnings
 from capo.diffusion.saved import find_policy
-from capo.manifest import pretty
 from capo.processes import LaunchError, processes
 from capo.progress import say
 from capo.stages.soup import SoupSettings, soup
+from capo.store import atomic as durable
+from capo.store.manifest import pretty
 
 FAILURES = (ValueError, OSError, ImportError, ArithmeticError, RuntimeError)
 """What ends one row and not the study."""

@@ -21,7 +21,7 @@ from capo.reporting.examples import (
 )
 from capo.reporting.pair_table import PairTable
 from capo.reporting.results import Results
-from capo.workspace import Run
+from capo.store.run_directory import Run
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ under way at a time, so a busy server slows its clients down rather than pile up
 import json
 from typing import TYPE_CHECKING, Any
 
-from capo.manifest import alike
 from capo.recipe import RewardSection
 from capo.rewards.comparison import told_comparison
 from capo.rewards.origin import Origin
 from capo.rewards.protocol import MemoryShortError, RewardError, TransientError
+from capo.store.manifest import alike
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,7 +18,7 @@ from capo.stages import rater
 from capo.stages.generate import make_samples, read_samples
 from capo.stages.pair import choice, make_pairs
 from capo.stages.shard import Shard, sample_table
-from capo.workspace import Artefact, Run
+from capo.store.run_directory import Artefact, Run
 
 
 def adaptive(recipe: Recipe, run: Run, artefact: Artefact) -> None:

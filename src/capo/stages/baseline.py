@@ -10,7 +10,7 @@ from capo.stages.contenders import against
 from capo.stages.judging import check_judgeable
 from capo.stages.measuring import Model, measure
 from capo.stages.prompts import prompt_table
-from capo.workspace import Artefact, Run
+from capo.store.run_directory import Artefact, Run
 
 BASE, NULL = Model("base", "evaluate"), Model("null", "evaluate-null")
 

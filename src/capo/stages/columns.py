@@ -14,7 +14,7 @@ from capo.rewards import build_comparison, refuse_negative
 from capo.stages.generate import read_samples
 from capo.stages.prompts import read_prompts
 from capo.stages.scores import check_missing, read_scores
-from capo.workspace import Artefact, Run, WorkspaceError
+from capo.store.run_directory import Artefact, Run, WorkspaceError
 
 if TYPE_CHECKING:
     import pyarrow as pa

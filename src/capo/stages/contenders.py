@@ -17,7 +17,7 @@ from capo import diffusion, runtime
 from capo.diffusion.saved import LORA, SavedPolicy, find_policy, is_policy
 from capo.exchange import images_identity
 from capo.recipe import ImagesSection, Recipe
-from capo.workspace import Run
+from capo.store.run_directory import Run
 
 if TYPE_CHECKING:
     from capo.diffusion.family import Family

@@ -16,7 +16,7 @@ from capo.recipe import Recipe
 from capo.rewards import SHIPPED
 from capo.stages.measuring import Images
 from capo.stages.results import Diversity
-from capo.workspace import Artefact
+from capo.store.run_directory import Artefact
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from capo.manifest import versions
 from capo.prompts import Prompt, load_prompts
 from capo.recipe import ImagesSection, Recipe
 from capo.stages.contenders import against, tuned
 from capo.stages.diversity import measure_diversity
 from capo.stages.measuring import Model, measure, measured, read_judgements, read_scores
 from capo.stages.results import results
-from capo.workspace import Artefact, Run
+from capo.store.manifest import versions
+from capo.store.run_directory import Artefact, Run
 
 TUNED = Model("tuned", "evaluate")
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from capo import durable
 from capo.exchange import WRITERS, Pair
 from capo.progress import progress
 from capo.recipe import Recipe
 from capo.seeds import stable_seed
 from capo.stages.generate import read_samples
 from capo.stages.prompts import read_prompts
+from capo.store import atomic as durable
+from capo.store.run_directory import Run
 from capo.training.data import PromptPairs, read_pairs
-from capo.workspace import Run
 
 if TYPE_CHECKING:
     import pyarrow as pa

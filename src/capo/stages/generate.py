@@ -26,7 +26,7 @@ from capo.stages.prompts import read_prompts
 from capo.stages.shard import Row, Shard, latent_tensors
 from capo.stages.space import Space, check_shard, check_space, image_space
 from capo.stages.start import find_start
-from capo.workspace import Artefact, Run, WorkspaceError
+from capo.store.run_directory import Artefact, Run, WorkspaceError
 
 if TYPE_CHECKING:
     import pyarrow as pa

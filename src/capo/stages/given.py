@@ -15,7 +15,7 @@ from capo.rewards.images import decode_image
 from capo.stages.generate import shard_path
 from capo.stages.judging import check_size
 from capo.stages.shard import sample_table
-from capo.workspace import Artefact
+from capo.store.run_directory import Artefact
 
 if TYPE_CHECKING:
     import pyarrow as pa

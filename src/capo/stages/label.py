@@ -26,7 +26,7 @@ from capo.stages.generate import read_samples
 from capo.stages.pair import Pairs, pairs_summary, pairs_table
 from capo.stages.prompts import read_prompts
 from capo.stages.scores import decode_rows
-from capo.workspace import Artefact, Run
+from capo.store.run_directory import Artefact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -24,7 +24,7 @@ from capo.stages.given import take_given
 from capo.stages.judging import check_size, judgements
 from capo.stages.rater import Rater
 from capo.stages.scores import decode_rows, finished, score_rows
-from capo.workspace import Artefact
+from capo.store.run_directory import Artefact
 
 if TYPE_CHECKING:
     import pyarrow as pa

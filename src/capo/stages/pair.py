@@ -18,7 +18,7 @@ from capo.method.selection import combine
 from capo.recipe import Recipe
 from capo.rewards import RewardError, describe_comparison
 from capo.stages.columns import Columns, read_columns
-from capo.workspace import Artefact, Run
+from capo.store.run_directory import Artefact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa

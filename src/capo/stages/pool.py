@@ -8,7 +8,7 @@ They come from the round before, and stay here for the next: a round needs no ot
 from capo.recipe import Recipe
 from capo.stages.prompts import read_prompts
 from capo.stages.start import find_start
-from capo.workspace import Artefact, Run, WorkspaceError
+from capo.store.run_directory import Artefact, Run, WorkspaceError
 
 
 def pool(recipe: Recipe, run: Run, artefact: Artefact) -> None:

@@ -8,7 +8,7 @@ from capo.exchange import ExchangeError, open_images
 from capo.prompts import Prompt, collect_prompts
 from capo.recipe import ImagesSection, Recipe
 from capo.seeds import stable_seed
-from capo.workspace import Artefact, Run
+from capo.store.run_directory import Artefact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa

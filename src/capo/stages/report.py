@@ -1,7 +1,7 @@
 """The report stage: one self-contained page from what the other stages left."""
 
 from capo.recipe import Recipe
-from capo.workspace import Artefact, Run
+from capo.store.run_directory import Artefact, Run
 
 
 def report(recipe: Recipe, run: Run, artefact: Artefact) -> None:

@@ -21,8 +21,8 @@ from capo.stages.prompts import read_prompts
 from capo.stages.rater import Shard
 from capo.stages.scorer import Scorer
 from capo.stages.shard import kept_columns
+from capo.store.run_directory import Artefact, Run
 from capo.training.prefetch import prefetched
-from capo.workspace import Artefact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -21,7 +21,7 @@ from capo.rewards import (
 from capo.stages.rater import Rater, Shard
 from capo.stages.scores import check_missing, finished, score_table, score_values
 from capo.stages.shard import kept_scores
-from capo.workspace import Artefact
+from capo.store.run_directory import Artefact
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,7 +12,7 @@ import numpy as np
 from capo.rewards import RewardError, Scored
 from capo.rewards.images import decode_image
 from capo.stages.rater import Rater, Shard, image_files
-from capo.workspace import Artefact
+from capo.store.run_directory import Artefact
 
 if TYPE_CHECKING:
     import pyarrow as pa

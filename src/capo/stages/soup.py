@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from capo import durable
 from capo.diffusion.saved import RECORD, SavedPolicy, find_policy
-from capo.manifest import pretty
 from capo.merging.card import soup_card
 from capo.recipe import ModelSection
+from capo.store import atomic as durable
+from capo.store.manifest import pretty
 
 KEPT = ("base", "model", "adaptation")
 """What a soup's record takes over from its policies."""

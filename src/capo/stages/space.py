@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from capo.workspace import WorkspaceError
+from capo.store.run_directory import WorkspaceError
 
 BYTES_A_PIXEL = {"png": 1.7, "webp": 0.4, "jpeg": 0.5}
 """Of natural images, by `generate.image_format`; rough, as it depends on what they show."""

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from capo.diffusion.saved import SavedPolicy, find_policy
-from capo.manifest import alike
 from capo.recipe import Recipe, StartSection, TrainSection
 from capo.seeds import stable_seed
 from capo.stages.scores import read_scores
-from capo.workspace import Artefact, Run
+from capo.store.manifest import alike
+from capo.store.run_directory import Artefact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -24,7 +24,7 @@ from capo.stages.generate import conditioning_path, latents_path, shard_path
 from capo.stages.prompts import read_prompts
 from capo.stages.shard import latent_tensors, sample_table
 from capo.stages.space import Space, check_space, image_space
-from capo.workspace import Artefact, Run
+from capo.store.run_directory import Artefact, Run
 
 if TYPE_CHECKING:
     from capo.diffusion.family import Family

@@ -19,6 +19,7 @@ from capo.recipe import Recipe
 from capo.stages.space import size
 from capo.stages.start import Start, find_start
 from capo.stages.validation import Validation
+from capo.store.run_directory import Artefact, Run
 from capo.training.batches import Batch, Batches
 from capo.training.card import model_card
 from capo.training.checkpoint import Checkpoints
@@ -28,7 +29,6 @@ from capo.training.log import Board, Log, best_row
 from capo.training.loop import Loop
 from capo.training.rollback import RollBacks
 from capo.training.step import Trainer
-from capo.workspace import Artefact, Run
 
 
 def train(recipe: Recipe, run: Run, artefact: Artefact) -> None:

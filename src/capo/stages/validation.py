@@ -28,7 +28,7 @@ from capo.stages.generate import read_samples, sample_images
 from capo.stages.judging import check_size, tells_what_to_see, verdicts
 from capo.stages.rater import Rater
 from capo.stages.scores import decode_rows, score_rows
-from capo.workspace import Artefact, Run
+from capo.store.run_directory import Artefact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from capo.diffusion.sharding import whole
 from capo.progress import say
+from capo.store.run_directory import Artefact, WorkspaceError
 from capo.training.group import Group
 from capo.training.step import Trainer
-from capo.workspace import Artefact, WorkspaceError
 
 FOLDER = "checkpoints"
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from capo.method.selection import allowed_pairs
-from capo.workspace import Artefact, WorkspaceError
+from capo.store.run_directory import Artefact, WorkspaceError
 
 
 @dataclass(frozen=True)

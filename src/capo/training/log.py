@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from capo.workspace import Artefact
+from capo.store.run_directory import Artefact
 
 Row = dict[str, Any]
 """`step` and numbers by name, None where there is none."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from capo.store.run_directory import Artefact
 from capo.training.log import Row
-from capo.workspace import Artefact
 
 FILE = "roll-backs.jsonl"
 LIMIT = 3

@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from capo import durable
-from capo.artefact import Artefact, StaleArtefact
-from capo.durable import WorkspaceError, failpoint
-from capo.manifest import Manifest
 from capo.recipe import Recipe, dump_recipe
+from capo.store import atomic as durable
+from capo.store.artifact import Artefact, StaleArtefact
+from capo.store.atomic import WorkspaceError, failpoint
+from capo.store.manifest import Manifest
 
 __all__ = ["Artefact", "Manifest", "Run", "StaleArtefact", "WorkspaceError", "failpoint"]
 

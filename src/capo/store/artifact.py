@@ -7,9 +7,10 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from capo import durable
-from capo.durable import WorkspaceError
-from capo.manifest import (
+from capo.progress import say
+from capo.store import atomic as durable
+from capo.store.atomic import WorkspaceError
+from capo.store.manifest import (
     SCHEMA,
     Manifest,
     canonical,
@@ -20,13 +21,12 @@ from capo.manifest import (
     read_record,
     versions,
 )
-from capo.progress import say
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-    from capo.workspace import Run
+    from capo.store.run_directory import Run
 
 
 class StaleArtefact(WorkspaceError):

@@ -11,7 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from capo.durable import WorkspaceError
+from capo.store.atomic import WorkspaceError
 
 SCHEMA = 1
 """Version of the manifests and of the layout of artefacts."""
