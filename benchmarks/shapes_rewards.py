@@ -19,9 +19,9 @@ from torch import Tensor
 
 from capo import load_recipe
 from capo.diffusion import load_family
+from capo.engine.seeds import initial_noise, stable_seed
 from capo.recipe import RewardSection
 from capo.rewards import Reward, load_reward
-from capo.seeds import initial_noise, stable_seed
 from capo.shapes.build import data
 from capo.shapes.judge import judge, satisfies
 from capo.shapes.layout import corrupt, scene_of

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from capo.engine.seeds import stable_seed
 from capo.recipe import Recipe, parse_recipe
-from capo.seeds import stable_seed
 from capo.store.run_directory import Artefact, Run
 from synthetic_numbers import pair_row, results
 from synthetic_pictures import COLORS, SHAPES, draw_png

@@ -2,7 +2,7 @@
 
 import pytest
 
-from capo.processes import LaunchError, Processes, again, check_launch, processes
+from capo.engine.launch import LaunchError, Processes, again, check_launch, processes
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1"}
 

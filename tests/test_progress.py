@@ -3,7 +3,7 @@ import itertools
 
 import pytest
 
-from capo.progress import progress, say
+from capo.engine.progress import progress, say
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +15,7 @@ def _loud(monkeypatch):
 def clock(monkeypatch):
     """A clock that a test moves by hand."""
     now = [0.0]
-    monkeypatch.setattr("capo.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("capo.engine.progress.time.monotonic", lambda: now[0])
     return now
 
 
@@ -101,7 +101,7 @@ def test_bars_that_are_open_at_once_share_the_screen(monkeypatch):
 def test_a_terminal_gets_a_live_bar(monkeypatch):
     terminal = make_terminal(monkeypatch)
     ticks = itertools.count()
-    monkeypatch.setattr("capo.progress.time.monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr("capo.engine.progress.time.monotonic", lambda: float(next(ticks)))
     with progress("generate", 4, "prompts") as bar:
         bar.advance(2)
         bar.note("[loss] 0.5")

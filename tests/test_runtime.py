@@ -3,7 +3,7 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from capo import runtime
+from capo.engine import device as runtime
 from capo.recipe import EngineSection
 
 

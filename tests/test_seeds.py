@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from capo.seeds import initial_noise, stable_seed
+from capo.engine.seeds import initial_noise, stable_seed
 
 
 def test_a_seed_is_the_head_of_the_digest_of_its_key():
@@ -28,7 +28,7 @@ def test_lone_surrogates_have_a_seed_too():
 
 @pytest.mark.parametrize("hash_seed", ["0", "1", "random"])
 def test_seeds_do_not_depend_on_the_process(hash_seed):
-    command = "from capo.seeds import stable_seed; print(stable_seed('sample', 7, 'é', 1))"
+    command = "from capo.engine.seeds import stable_seed; print(stable_seed('sample', 7, 'é', 1))"
     printed = subprocess.run(
         [sys.executable, "-c", command],
         env={"PYTHONHASHSEED": hash_seed, "LC_ALL": "C", "TZ": "Asia/Kolkata"},

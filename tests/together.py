@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from capo.engine.ranks import joined
 from capo.pipeline import run
 from capo.recipe import load_recipe
 from capo.training.batches import Batches
-from capo.training.group import joined
 from capo.training.guards import TrainingDiverged
 from capo.training.step import Trainer
 

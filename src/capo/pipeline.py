@@ -19,9 +19,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from capo import runtime
-from capo.processes import COMMAND, LaunchError, check_launch, processes
-from capo.progress import say
+from capo.engine import device as runtime
+from capo.engine.launch import COMMAND, LaunchError, check_launch, processes
+from capo.engine.progress import say
 from capo.recipe import Recipe
 from capo.sharing import take_over
 from capo.steps import Step, steps_of
@@ -90,7 +90,7 @@ def run(
             f"only `capo train` runs in several processes, not `capo {stage or 'run'}`: give that without a "
             f"launcher, and `{COMMAND}` once the pairs are there"
         )
-    from capo.training.group import joined
+    from capo.engine.ranks import joined
 
     with joined(recipe.engine.device) as group:
         return _run(recipe, directory, force, stage, donors, group.wait)

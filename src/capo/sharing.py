@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from capo.progress import say
+from capo.engine.progress import say
 from capo.store.artifact import Artefact
 from capo.store.atomic import WorkspaceError
 from capo.store.manifest import canonical, differences

@@ -18,7 +18,7 @@ from capo.compare.running import run_study
 from capo.compare.runs import StudyRun, runs_of
 from capo.compare.study import Row
 from capo.diffusion.saved import find_policy
-from capo.processes import LaunchError
+from capo.engine.launch import LaunchError
 from capo.recipe import dump_recipe, load_recipe
 from capo.store import atomic as durable
 from capo.store.atomic import WorkspaceError

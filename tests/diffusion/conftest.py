@@ -2,8 +2,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
+from capo.engine.device import quiet
 from capo.recipe import GenerateSection
-from capo.runtime import quiet
 from diffusion_cases import ABSENT, PIPELINES, family_of, settings_of
 
 

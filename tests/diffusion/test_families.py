@@ -13,8 +13,8 @@ from capo.diffusion.flux import Flux
 from capo.diffusion.policy import Policy, load_policy
 from capo.diffusion.process import DDPM
 from capo.diffusion.sana import Sana
+from capo.engine.device import quiet
 from capo.recipe import GenerateSection, TrainSection
-from capo.runtime import quiet
 from diffusion_cases import PIPELINES, family_of, settings_of
 
 PROMPTS = ["a red circle", "two blue dogs"]

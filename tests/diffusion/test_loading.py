@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from capo.diffusion import load_family
+from capo.engine.device import quiet
 from capo.recipe import ModelSection
-from capo.runtime import quiet
 
 TEXT_2 = "text_encoder_2/model.safetensors"
 UNET = "unet/diffusion_pytorch_model.safetensors"

@@ -8,8 +8,8 @@ from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 
 from capo.diffusion import load_family
 from capo.diffusion.policy import Policy, load_policy
+from capo.engine.device import quiet
 from capo.recipe import GenerateSection, ModelSection, TrainSection
-from capo.runtime import quiet
 
 KINDS = {
     "lora": {"adaptation": "lora", "lora_rank": 2},

@@ -9,8 +9,8 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 
 from capo.diffusion import load_family
+from capo.engine.device import quiet
 from capo.recipe import GenerateSection, ModelSection
-from capo.runtime import quiet
 
 PROMPTS = ["a red circle", "two blue dogs"]
 

@@ -6,9 +6,9 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 from capo.diffusion import load_family
+from capo.engine.device import quiet
 from capo.recipe import GenerateSection, ModelSection
 from capo.rewards.catalogue import EMBEDDED
-from capo.runtime import quiet
 from capo.shapes.build import build, fit, flow, vae
 
 SCALE = 0.002

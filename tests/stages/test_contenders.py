@@ -8,11 +8,11 @@ import torch
 
 import tiny_rewards
 import tiny_run
-from capo import runtime
 from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
+from capo.engine import device as runtime
+from capo.engine.device import quiet
 from capo.rewards.images import decode_image
-from capo.runtime import quiet
 from capo.stages.baseline import baseline
 from capo.stages.contenders import find_contender
 from capo.stages.evaluate import evaluate

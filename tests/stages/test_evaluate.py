@@ -10,13 +10,14 @@ import torch
 
 import function_rewards
 import tiny_run
-from capo import diffusion, runtime
+from capo import diffusion
 from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
+from capo.engine import device as runtime
+from capo.engine.seeds import stable_seed
 from capo.method import bootstrap_interval
 from capo.prompts import make_prompt
 from capo.rewards.images import decode_image
-from capo.seeds import stable_seed
 from capo.shapes.judge import judge
 from capo.shapes.prompts import prompts as shapes_prompts
 from capo.stages import evaluate as stage

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 import tiny_training
-from capo import runtime
 from capo.diffusion import load_family
+from capo.engine import device as runtime
+from capo.engine.seeds import initial_noise, sample_seed, stable_seed
 from capo.prompts import make_prompt
 from capo.recipe import parse_recipe
-from capo.seeds import initial_noise, sample_seed, stable_seed
 from capo.stages.generate import _check_later_shards, generate, read_samples, sample_images
 from capo.stages.prompts import read_prompts
 from capo.stages.shard import latent_tensors, sample_table

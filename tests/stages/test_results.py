@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import tiny_run
+from capo.engine.seeds import stable_seed
 from capo.method import bootstrap_interval
 from capo.rewards import RewardError
-from capo.seeds import stable_seed
 from capo.stages.estimates import prompt_win_rates, same_seed_win_rates
 from capo.stages.results import Diversity, results, warnings
 

@@ -13,9 +13,9 @@ from capo import pipeline
 from capo.diffusion import load_family
 from capo.diffusion.policy import load_policy
 from capo.diffusion.saved import SavedPolicy
+from capo.engine.device import quiet
+from capo.engine.seeds import initial_noise
 from capo.method import BradleyTerry, PowerRatio, select_frontier
-from capo.runtime import quiet
-from capo.seeds import initial_noise
 from capo.stages.pair import make_pairs
 from capo.stages.start import Start, find_start
 from capo.stages.train import train

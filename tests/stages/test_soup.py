@@ -17,10 +17,10 @@ from capo import pipeline
 from capo.cli import app
 from capo.diffusion import checkpoint_identity, load_family
 from capo.diffusion.policy import Policy
+from capo.engine.device import quiet
 from capo.merging.pipelines import StoredWeights, weight_files
 from capo.method.soup import soup as soup_of_weights
 from capo.recipe import ModelSection, TrainSection
-from capo.runtime import quiet
 from capo.stages.soup import SoupSettings, soup, soup_front, weightings
 from capo.store.run_directory import StaleArtefact
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from capo.diffusion import load_family
 from capo.diffusion.policy import load_policy
+from capo.engine.device import quiet
+from capo.engine.seeds import initial_noise, stable_seed
 from capo.prompts import make_prompt
 from capo.recipe import ModelSection, parse_recipe
-from capo.runtime import quiet
-from capo.seeds import initial_noise, stable_seed
 from capo.stages import validation
 from capo.stages.train import least_margin
 from capo.store.run_directory import Run

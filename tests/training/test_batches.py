@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
+from capo.engine.seeds import initial_noise, stable_seed
 from capo.recipe import TrainSection
-from capo.seeds import initial_noise, stable_seed
 from capo.training.batches import Batches
 from capo.training.data import PromptPairs
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from capo.engine.ranks import Group
 from capo.store.run_directory import WorkspaceError
 from capo.training import checkpoint
 from capo.training.checkpoint import Checkpoints
-from capo.training.group import Group
 
 
 def checkpoints(artefact, setup, **other):

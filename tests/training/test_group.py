@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 
-from capo.processes import LaunchError, Processes
-from capo.training import group
+from capo.engine import ranks as group
+from capo.engine.launch import LaunchError, Processes
 
 
 @pytest.fixture

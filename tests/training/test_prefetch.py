@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from capo.training.prefetch import prefetched
+from capo.engine.prefetch import prefetched
 
 
 def test_batches_come_in_order_and_are_made_ahead_by_another_thread():

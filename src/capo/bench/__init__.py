@@ -49,9 +49,9 @@ def bench(
         raise ValueError(f"no part {part!r} to measure; there are {', '.join(PARTS)}")
     import torch
 
-    from capo import runtime
     from capo.bench.subject import subject
-    from capo.progress import say
+    from capo.engine import device as runtime
+    from capo.engine.progress import say
     from capo.store.manifest import versions
 
     place, unit = PARTS[part]

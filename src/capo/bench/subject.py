@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from capo import runtime
 from capo.bench.checkpoint import SHRINK, TINY, write_checkpoint
 from capo.diffusion.architectures import PARTS
 from capo.diffusion.random_weights import random_weights
+from capo.engine import device as runtime
 from capo.prompts import Prompt, make_prompt
 from capo.recipe import Recipe, load_recipe
 

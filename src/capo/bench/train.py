@@ -15,13 +15,13 @@ from capo.diffusion import load_family
 from capo.diffusion.adapter import add_adapter
 from capo.diffusion.policy import Policy
 from capo.diffusion.random_weights import random_weights
+from capo.engine.prefetch import prefetched
 from capo.prompts import Prompt
 from capo.recipe import Recipe
 from capo.stages.generate import read_samples, sample_images
 from capo.store.run_directory import Artefact, Run
 from capo.training.batches import Batches
 from capo.training.data import PromptPairs, Samples
-from capo.training.prefetch import prefetched
 from capo.training.step import Trainer
 
 Changes = dict[str, dict[str, Any]]

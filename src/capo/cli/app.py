@@ -48,7 +48,7 @@ class Commands(TyperGroup):
 
 def _interrupted() -> NoReturn:
     """Leave; of several processes one says how to go on."""
-    from capo.processes import again
+    from capo.engine.launch import again
 
     if "WORLD_SIZE" in os.environ and os.environ.get("RANK") != "0":
         raise typer.Exit(130)

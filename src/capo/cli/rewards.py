@@ -92,7 +92,8 @@ def check(
     """
     if as_json:
         os.environ["CAPO_QUIET"] = "1"
-    from capo import runtime, terminal
+    from capo import terminal
+    from capo.engine import device as runtime
     from capo.recipe import EngineSection
     from capo.rewards.trial import try_reward
 
@@ -123,8 +124,8 @@ def serve(
 
     The images of a batch are scored `batch_size` of the reward at once.
     """
-    from capo import runtime
-    from capo.progress import say
+    from capo.engine import device as runtime
+    from capo.engine.progress import say
     from capo.recipe import EngineSection
     from capo.rewards import load_reward, reward_identity
     from capo.rewards.server import RewardServer

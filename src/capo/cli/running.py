@@ -109,7 +109,7 @@ def _run(
     if as_json:
         os.environ["CAPO_QUIET"] = "1"
     from capo import pipeline, terminal
-    from capo.processes import processes
+    from capo.engine.launch import processes
 
     loaded, path = load(recipe, overrides, directory)
     result = pipeline.run(loaded, path, force=force, stage=stage)

@@ -8,7 +8,7 @@ from typing import Any
 
 from capo.compare.measures import Curve, RunMeasures, Values, measure_run
 from capo.compare.runs import StudyRun, read_record
-from capo.progress import say
+from capo.engine.progress import say
 from capo.store import atomic as durable
 from capo.store.atomic import WorkspaceError
 

@@ -11,7 +11,7 @@ from capo.compare.hypervolume import front_results
 from capo.compare.measures import RunMeasures, Values
 from capo.compare.overoptimization import over_seeds
 from capo.compare.study import Row, Study
-from capo.seeds import stable_seed
+from capo.engine.seeds import stable_seed
 
 
 def study_results(

@@ -19,8 +19,8 @@ from capo.compare.study import FIGURES, Study
 from capo.compare.table import table
 from capo.compare.warnings import warnings
 from capo.diffusion.saved import find_policy
-from capo.processes import LaunchError, processes
-from capo.progress import say
+from capo.engine.launch import LaunchError, processes
+from capo.engine.progress import say
 from capo.stages.soup import SoupSettings, soup
 from capo.store import atomic as durable
 from capo.store.manifest import pretty

@@ -10,8 +10,8 @@ from importlib import import_module, resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from capo.engine.device import quiet
 from capo.recipe import ModelSection
-from capo.runtime import quiet
 
 if TYPE_CHECKING:
     import torch

@@ -7,9 +7,9 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from capo.engine.seeds import stable_seed
 from capo.hints import nearest
 from capo.recipe import TrainSection
-from capo.seeds import stable_seed
 
 ADAPTER = "default"
 """The name peft and diffusers give to an adapter that has none."""

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
+from capo.engine.device import quiet
 from capo.recipe import ModelSection
-from capo.runtime import quiet
 
 
 def arrange(denoiser: Any, section: ModelSection) -> None:

@@ -20,8 +20,8 @@ from capo.diffusion.arrangement import arrange
 from capo.diffusion.loading import load_part
 from capo.diffusion.process import Process
 from capo.diffusion.vae import compression, decode, encode
+from capo.engine.device import quiet
 from capo.recipe import GenerateSection, ModelSection
-from capo.runtime import quiet
 
 
 class Family(ABC):

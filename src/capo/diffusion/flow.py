@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from capo.diffusion.process import choose_sampler
+from capo.engine.device import quiet
 from capo.method.weighting import flow_log_snr, flow_sigmoid_weight, flow_time
 from capo.recipe import GenerateSection, TrainSection
-from capo.runtime import quiet
 
 LOG_SNR_RANGE = (-10.0, 10.0)
 """Of `uniform-logsnr` time sampling (App. A.3)."""

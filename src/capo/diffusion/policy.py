@@ -17,8 +17,8 @@ from capo.diffusion.loading import load_part
 from capo.diffusion.reference import FrozenCopy, digest
 from capo.diffusion.saved import LORA, RECORD
 from capo.diffusion.sharding import check_shardable, gathered, part_like, shard, together, whole
+from capo.engine.device import quiet
 from capo.recipe import TrainSection
-from capo.runtime import quiet
 
 
 class Policy:

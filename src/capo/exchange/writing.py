@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from capo.engine.seeds import stable_seed
 from capo.exchange.folders import METADATA, PAIRS
-from capo.seeds import stable_seed
 
 Images = Mapping[tuple[str, int], bytes]
 """Image files by prompt and sample."""

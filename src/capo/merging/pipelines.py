@@ -16,8 +16,8 @@ from torch import Tensor
 
 from capo.diffusion import resolve_checkpoint
 from capo.diffusion.saved import RECORD
+from capo.engine.progress import progress
 from capo.method import soup_tensors
-from capo.progress import progress
 from capo.recipe import ModelSection
 
 DENOISERS = ("unet", "transformer")

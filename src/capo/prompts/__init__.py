@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from capo import hub
+from capo.engine.seeds import stable_seed
 from capo.prompts.benchmarks import BENCHMARKS, find_benchmark, read_benchmark
 from capo.prompts.files import READERS, read_text
 from capo.prompts.parquet import read_hub, read_parquet
 from capo.prompts.rows import PROMPTS, PromptsError, Row, Wanted
 from capo.recipe import PromptsSection
-from capo.seeds import stable_seed
 
 __all__ = [
     "Prompt",

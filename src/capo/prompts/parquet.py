@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from capo import hub
-from capo.progress import say
+from capo.engine.progress import say
 from capo.prompts.files import READERS, read_text
 from capo.prompts.rows import PromptsError, Row, Wanted, category_column, text_column, unfit_character
 

@@ -18,12 +18,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from capo.progress import say
+from capo.engine.device import cache_folder
+from capo.engine.progress import say
 from capo.recipe import RewardSection
 from capo.rewards.catalogue import SHIPPED
 from capo.rewards.protocol import Scored
 from capo.rewards.registry import reward_identity
-from capo.runtime import cache_folder
 from capo.store.manifest import canonical, versions
 
 TABLE = (

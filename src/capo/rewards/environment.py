@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from capo.progress import say
+from capo.engine.device import cache_folder
+from capo.engine.progress import say
 from capo.rewards.protocol import RewardError
-from capo.runtime import cache_folder
 
 WORDS_SHOWN = 2000
 """Characters of pip's last words in an error."""

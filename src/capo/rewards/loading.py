@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from capo.engine.device import quiet
+from capo.engine.loading import defect
 from capo.rewards.places import WEB, pinned, split_revision
 from capo.rewards.protocol import RewardError
-from capo.runtime import quiet
-from capo.weights import defect
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from capo import runtime
+from capo.engine import device as runtime
 from capo.method.settled import is_settled
 from capo.recipe import Recipe
 from capo.rewards import Scored, build_comparison, refuse_negative

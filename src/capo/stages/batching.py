@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from capo import runtime
-from capo.progress import say
+from capo.engine import device as runtime
+from capo.engine.progress import say
 from capo.recipe import GenerateSection
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capo import diffusion, runtime
+from capo import diffusion
 from capo.diffusion.saved import LORA, SavedPolicy, find_policy, is_policy
+from capo.engine import device as runtime
 from capo.exchange import images_identity
 from capo.recipe import ImagesSection, Recipe
 from capo.store.run_directory import Run

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from capo import runtime
-from capo.progress import progress
+from capo.engine import device as runtime
+from capo.engine.progress import progress
 from capo.recipe import Recipe
 from capo.rewards import SHIPPED
 from capo.stages.measuring import Images

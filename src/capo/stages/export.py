@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from capo.engine.progress import progress
+from capo.engine.seeds import stable_seed
 from capo.exchange import WRITERS, Pair
-from capo.progress import progress
 from capo.recipe import Recipe
-from capo.seeds import stable_seed
 from capo.stages.generate import read_samples
 from capo.stages.prompts import read_prompts
 from capo.store import atomic as durable

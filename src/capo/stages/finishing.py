@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from capo import runtime
+from capo.engine import device as runtime
 from capo.stages.shard import encode_image
 
 if TYPE_CHECKING:

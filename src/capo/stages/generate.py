@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from capo import runtime
 from capo.diffusion import load_family
-from capo.progress import progress, say
+from capo.engine import device as runtime
+from capo.engine.progress import progress, say
+from capo.engine.seeds import initial_noise, stable_seed
 from capo.prompts import Prompt
 from capo.recipe import GenerateSection, Recipe, StartSection
-from capo.seeds import initial_noise, stable_seed
 from capo.stages.batching import in_batches
 from capo.stages.finishing import Finisher
 from capo.stages.prompts import read_prompts

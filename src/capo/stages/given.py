@@ -7,8 +7,8 @@ name of their folder: the prompt's id, or its number among the evaluation prompt
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from capo.engine.progress import progress
 from capo.exchange import ImageSource, open_images
-from capo.progress import progress
 from capo.prompts import Prompt
 from capo.recipe import ImagesSection, Recipe
 from capo.rewards.images import decode_image

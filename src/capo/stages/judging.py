@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from capo.progress import progress
+from capo.engine.progress import progress
 from capo.prompts import Prompt
 from capo.recipe import Recipe
 from capo.shapes.scenes import SIZE

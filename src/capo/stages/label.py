@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from capo.engine.progress import progress
+from capo.engine.seeds import stable_seed
 from capo.method import PowerRatio
-from capo.progress import progress
 from capo.prompts import Prompt
 from capo.recipe import Recipe
 from capo.rewards import describe_comparison
-from capo.seeds import stable_seed
 from capo.shapes.people import compare_at_random
 from capo.shapes.perception import perceive
 from capo.shapes.prompts import spec_of

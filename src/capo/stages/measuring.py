@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from capo import runtime
-from capo.progress import progress
+from capo.engine import device as runtime
+from capo.engine.progress import progress
 from capo.prompts import Prompt
 from capo.recipe import ImagesSection, Recipe, RewardSection
 from capo.stages.columns import score_matrix

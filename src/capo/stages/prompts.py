@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from capo.engine.seeds import stable_seed
 from capo.exchange import ExchangeError, open_images
 from capo.prompts import Prompt, collect_prompts
 from capo.recipe import ImagesSection, Recipe
-from capo.seeds import stable_seed
 from capo.store.run_directory import Artefact, Run
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from capo import runtime
+from capo.engine import device as runtime
 from capo.recipe import RewardSection
 from capo.rewards import Reward, Scored, load_reward, score_images
 from capo.rewards.cache import open_cache, score_key

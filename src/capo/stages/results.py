@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from capo.engine.seeds import stable_seed
 from capo.prompts import Prompt
 from capo.recipe import Recipe
 from capo.rewards import RewardError
-from capo.seeds import stable_seed
 from capo.stages.estimates import (
     bounds,
     difference,

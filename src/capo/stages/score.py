@@ -12,8 +12,9 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-from capo import runtime
-from capo.progress import progress, say
+from capo.engine import device as runtime
+from capo.engine.prefetch import prefetched
+from capo.engine.progress import progress, say
 from capo.recipe import Recipe, RewardSection
 from capo.rewards import SHIPPED, Scored
 from capo.rewards.protocol import MemoryShortError
@@ -22,7 +23,6 @@ from capo.stages.rater import Shard
 from capo.stages.scorer import Scorer
 from capo.stages.shard import kept_columns
 from capo.store.run_directory import Artefact, Run
-from capo.training.prefetch import prefetched
 
 if TYPE_CHECKING:
     import pyarrow as pa

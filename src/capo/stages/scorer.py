@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from capo import runtime
-from capo.progress import say
+from capo.engine import device as runtime
+from capo.engine.progress import say
 from capo.recipe import Recipe, RewardSection
 from capo.rewards import (
     RewardError,

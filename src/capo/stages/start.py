@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from capo.diffusion.saved import SavedPolicy, find_policy
+from capo.engine.seeds import stable_seed
 from capo.recipe import Recipe, StartSection, TrainSection
-from capo.seeds import stable_seed
 from capo.stages.scores import read_scores
 from capo.store.manifest import alike
 from capo.store.run_directory import Artefact, Run

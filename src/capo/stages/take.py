@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from capo import runtime
 from capo.diffusion import load_family
+from capo.engine import device as runtime
+from capo.engine.progress import progress, say
 from capo.exchange import Entry, ExchangeError, ImageSource, open_images
-from capo.progress import progress, say
 from capo.prompts import Prompt
 from capo.recipe import Recipe
 from capo.rewards.images import decode_image

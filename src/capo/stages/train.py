@@ -10,11 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from capo import runtime
 from capo.diffusion import checkpoint_identity, load_family
 from capo.diffusion.family import Family
 from capo.diffusion.policy import Policy
-from capo.progress import say
+from capo.engine import device as runtime
+from capo.engine.progress import say
+from capo.engine.ranks import Group
 from capo.recipe import Recipe
 from capo.stages.space import size
 from capo.stages.start import Start, find_start
@@ -24,7 +25,6 @@ from capo.training.batches import Batch, Batches
 from capo.training.card import model_card
 from capo.training.checkpoint import Checkpoints
 from capo.training.data import PromptPairs, Samples, read_pairs
-from capo.training.group import Group
 from capo.training.log import Board, Log, best_row
 from capo.training.loop import Loop
 from capo.training.rollback import RollBacks

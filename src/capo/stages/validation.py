@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from capo import runtime
 from capo.diffusion import load_family
 from capo.diffusion.family import Family
 from capo.diffusion.policy import widen
+from capo.engine import device as runtime
 from capo.prompts import Prompt, load_prompts
 from capo.recipe import Recipe, RewardSection
 from capo.stages.columns import score_matrix

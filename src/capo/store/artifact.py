@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from capo.progress import say
+from capo.engine.progress import say
 from capo.store import atomic as durable
 from capo.store.atomic import WorkspaceError
 from capo.store.manifest import (

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from capo.diffusion.process import Process
+from capo.engine.seeds import initial_noise, sample_seed, stable_seed
 from capo.method.selection import draw_pair
 from capo.recipe import TrainSection
-from capo.seeds import initial_noise, sample_seed, stable_seed
 from capo.training.data import PromptPairs, Samples
 
 

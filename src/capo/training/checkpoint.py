@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from capo.diffusion.sharding import whole
-from capo.progress import say
+from capo.engine.progress import say
+from capo.engine.ranks import Group
 from capo.store.run_directory import Artefact, WorkspaceError
-from capo.training.group import Group
 from capo.training.step import Trainer
 
 FOLDER = "checkpoints"

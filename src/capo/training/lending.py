@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from capo.diffusion.family import Family
 from capo.diffusion.policy import Policy
-from capo.training.group import Group
+from capo.engine.ranks import Group
 
 T = TypeVar("T")
 

@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from capo.progress import Bar, progress, say
+from capo.engine.prefetch import prefetched
+from capo.engine.progress import Bar, progress, say
+from capo.engine.ranks import Group
 from capo.recipe import TrainSection
 from capo.training.batches import Batch
 from capo.training.checkpoint import Checkpoints
-from capo.training.group import Group
 from capo.training.guards import TrainingDiverged, Watch, ends, overoptimization
 from capo.training.lending import led
 from capo.training.log import Log, Row, best_row
-from capo.training.prefetch import prefetched
 from capo.training.rollback import LIMIT, RollBacks
 from capo.training.step import Outcome, Trainer
 

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from capo.diffusion.family import Family
 from capo.diffusion.policy import Policy
+from capo.engine.device import memory_bounded_by
+from capo.engine.ranks import Group
 from capo.method.objective import (
     capo_loss,
     denoising_error,
@@ -25,10 +27,8 @@ from capo.method.objective import (
     ipo_loss,
 )
 from capo.recipe import TrainSection
-from capo.runtime import memory_bounded_by
 from capo.training.average import Average
 from capo.training.batches import Batch
-from capo.training.group import Group
 from capo.training.guards import not_finite
 from capo.training.log import Row
 from capo.training.optimizer import Optimizer, learning_rate

@@ -21,7 +21,7 @@ def build(directory: Path, device: str = "cpu", parts: tuple[str, ...] = PARTS, 
     """
     import torch
 
-    from capo.runtime import quiet
+    from capo.engine.device import quiet
 
     unknown = sorted(set(parts) - set(PARTS))
     if unknown:

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, U
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from capo.seeds import stable_seed
+from capo.engine.seeds import stable_seed
 from capo.shapes.build.data import captions
 from capo.shapes.build.fit import fit
 from capo.shapes.build.tokenizers import PROMPT_LENGTH, clip_tokenizer

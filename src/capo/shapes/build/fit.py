@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from capo.progress import progress
+from capo.engine.progress import progress
 
 SAVE_EVERY = 500
 

@@ -13,7 +13,7 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from capo.seeds import stable_seed
+from capo.engine.seeds import stable_seed
 from capo.shapes.build.base import CAPTION_DROPOUT, text_config, tokenize
 from capo.shapes.build.data import captions
 from capo.shapes.build.fit import fit

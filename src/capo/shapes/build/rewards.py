@@ -26,7 +26,7 @@ from transformers import (
     VisionEncoderDecoderModel,
 )
 
-from capo.seeds import stable_seed
+from capo.engine.seeds import stable_seed
 from capo.shapes.build import data
 from capo.shapes.build.base import tokenize
 from capo.shapes.build.data import normalise

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from capo.seeds import stable_seed
+from capo.engine.seeds import stable_seed
 from capo.shapes.build.data import normalise, random_spec, reconstruct, soften
 from capo.shapes.build.fit import fit
 from capo.shapes.layout import scene_of

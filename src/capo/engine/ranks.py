@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from capo.processes import LaunchError, Processes, processes
+from capo.engine.launch import LaunchError, Processes, processes
 
 PATIENCE = timedelta(days=1)
 """How long a process waits for the others: the leading one validates while they do."""
