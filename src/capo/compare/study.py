@@ -22,8 +22,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from capo.compare.fronts import Front, FrontSection, expanded, front_problems
-from capo.hints import nearest
 from capo.recipe import Recipe, RecipeError, load_recipe
+from capo.recipe.hints import nearest
 from capo.recipe.reading import read_yaml
 from capo.recipe.sections import Name
 

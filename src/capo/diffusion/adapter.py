@@ -8,8 +8,8 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from capo.engine.seeds import stable_seed
-from capo.hints import nearest
 from capo.recipe import TrainSection
+from capo.recipe.hints import nearest
 
 ADAPTER = "default"
 """The name peft and diffusers give to an adapter that has none."""

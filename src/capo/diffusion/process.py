@@ -17,9 +17,9 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from capo.hints import nearest
 from capo.method.weighting import ddpm_log_snr, sigmoid_weight
 from capo.recipe import GenerateSection, TrainSection
+from capo.recipe.hints import nearest
 
 PREDICTIONS = ("epsilon", "v_prediction")
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from capo.hints import nearest
+from capo.recipe.hints import nearest
 
 TERA = 10**12
 GIB = 2**30

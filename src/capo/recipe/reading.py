@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from capo.hints import nearest
+from capo.recipe.hints import nearest
 from capo.recipe.sections import Recipe, Section
 
 

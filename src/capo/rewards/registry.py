@@ -5,8 +5,8 @@ Imports no torch: `reward_identity` is what the pipeline asks to know whether sc
 
 from typing import TYPE_CHECKING, Any
 
-from capo.hints import nearest
 from capo.recipe import RewardSection
+from capo.recipe.hints import nearest
 from capo.rewards.catalogue import SHIPPED
 from capo.rewards.client import ServerOrigin
 from capo.rewards.command import ProgramOrigin, isolated

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from capo.hints import nearest
 from capo.recipe import RewardSection
+from capo.recipe.hints import nearest
 from capo.rewards.catalogue import EMBEDDED, PLACE_OPTIONS, SHIPPED, Shipped
 from capo.rewards.download import what_is_missing
 from capo.rewards.places import check_place, file_identity, look_up, place_identity, split_revision
