@@ -4,10 +4,10 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capo import hub
 from capo.exchange.digests import file_digests
 from capo.exchange.entries import ExchangeError, ImageSource
 from capo.exchange.folders import ImageFolder
+from capo.prompts import hub
 from capo.recipe import ImagesSection
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from capo import hub
 from capo.engine.seeds import stable_seed
+from capo.prompts import hub
 from capo.prompts.benchmarks import BENCHMARKS, find_benchmark, read_benchmark
 from capo.prompts.files import READERS, read_text
 from capo.prompts.parquet import read_hub, read_parquet

@@ -6,8 +6,8 @@ Those are the text and `category`; others, which may be images, are not taken as
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from capo import hub
 from capo.engine.progress import say
+from capo.prompts import hub
 from capo.prompts.files import READERS, read_text
 from capo.prompts.rows import PromptsError, Row, Wanted, category_column, text_column, unfit_character
 
