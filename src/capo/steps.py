@@ -110,7 +110,7 @@ def _adaptive_fields(recipe: Recipe) -> dict[str, Any]:
 
 
 def _images(section: ImagesSection) -> dict[str, Any]:
-    from capo.exchange import images_identity
+    from capo.images import images_identity
 
     return _flat("images", section.results()) | {"images.content": images_identity(section)}
 

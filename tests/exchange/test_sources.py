@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import loopback_hub
-from capo.exchange import ExchangeError, images_identity, open_images, summary
+from capo.images import ExchangeError, images_identity, open_images, summary
 from capo.recipe import ImagesSection
 
 

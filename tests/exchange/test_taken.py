@@ -14,10 +14,10 @@ import tiny_training
 from capo.calibration import calibration_report
 from capo.cli import app
 from capo.diffusion import load_family
-from capo.exchange import ExchangeError, open_images
+from capo.images import ExchangeError, open_images
+from capo.images.export import export
 from capo.pipeline import run, status
 from capo.recipe import ImagesSection, RecipeError, dump_recipe, parse_recipe
-from capo.stages.export import export
 from capo.steps import steps_of
 from capo.store.run_directory import Artefact, Run
 from capo.training.data import Samples, read_pairs
@@ -258,7 +258,7 @@ def test_a_stopped_import_goes_on(tmp_path, sdxl, monkeypatch):
     written = (tmp_path / "run" / "samples").glob("*.parquet")
     assert sorted(path.name for path in written) == calls[:2]
     needed = []
-    monkeypatch.setattr("capo.stages.take.check_space", lambda space, folder: needed.append(space.images))
+    monkeypatch.setattr("capo.images.take.check_space", lambda space, folder: needed.append(space.images))
     made(settings, tmp_path / "other", "prompts", "generate")
     assert made(settings, tmp_path / "run", "generate").artefact("samples").digest == whole
     assert needed[1] < needed[0], "what is there already needs no room"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from capo.images.shard import ENCODINGS, encode_image
 from capo.rewards.images import as_rgb, decode_image
-from capo.stages.shard import ENCODINGS, encode_image
 
 
 def png(image, **options):

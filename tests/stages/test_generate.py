@@ -14,11 +14,11 @@ import tiny_training
 from capo.diffusion import load_family
 from capo.engine import device as runtime
 from capo.engine.seeds import initial_noise, sample_seed, stable_seed
+from capo.images.shard import latent_tensors, sample_table
 from capo.prompts import make_prompt
 from capo.recipe import parse_recipe
 from capo.stages.generate import _check_later_shards, generate, read_samples, sample_images
 from capo.stages.prompts import read_prompts
-from capo.stages.shard import latent_tensors, sample_table
 from capo.store.run_directory import Run, WorkspaceError
 
 LATENTS = ".latents.safetensors"
@@ -246,7 +246,7 @@ def test_a_shard_that_could_not_be_read_back_is_refused_before_it_is_made(
     settings, family, artefact, monkeypatch
 ):
     # 4 images of 32² at 1.7 bytes a pixel are 6,963 bytes a prompt.
-    monkeypatch.setattr("capo.stages.space.SHARD_BYTES", 14_000)
+    monkeypatch.setattr("capo.images.disk_space.SHARD_BYTES", 14_000)
     texts = ["a cat", "a dog", "two", "red"]
     with pytest.raises(ValueError, match=r"generate.shard_prompts: 3 prompts .* set it to 2 or less, or set"):
         sample(changed(settings, shard_prompts=3), family, artefact, texts)

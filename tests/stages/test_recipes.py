@@ -5,12 +5,12 @@ import json
 import pytest
 from PIL import Image
 
+from capo.images.take import take
 from capo.recipe import load_recipe, shipped_recipes
 from capo.stages.generate import generate
 from capo.stages.pair import pair
 from capo.stages.prompts import prompts
 from capo.stages.score import score
-from capo.stages.take import take
 from capo.stages.train import train
 from capo.store.run_directory import Run
 

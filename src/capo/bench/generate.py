@@ -11,9 +11,9 @@ from capo.bench.subject import Subject, changed, prompts
 from capo.diffusion import load_family
 from capo.diffusion.family import Family
 from capo.engine.seeds import initial_noise
+from capo.images.shard import ENCODINGS, encode_image
 from capo.recipe import GenerateSection, Recipe
 from capo.stages.generate import sample_images
-from capo.stages.shard import ENCODINGS, encode_image
 from capo.store.run_directory import Run
 
 

@@ -55,7 +55,7 @@ def export(
     if as_json:
         os.environ["CAPO_QUIET"] = "1"
     from capo import terminal
-    from capo.stages.export import export
+    from capo.images.export import export
     from capo.store.run_directory import Run
 
     loaded, path = load(recipe, overrides, directory)
@@ -75,7 +75,7 @@ def show(
 ) -> None:
     """Tell what a data set of images holds: prompts, images, labels."""
     from capo import terminal
-    from capo.exchange import open_images, summary
+    from capo.images import open_images, summary
     from capo.recipe import ImagesSection
 
     found = summary(open_images(ImagesSection(source=source, split=split, column=column)))

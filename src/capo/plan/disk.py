@@ -1,10 +1,10 @@
 """What each artefact takes on the disk: an estimate, of which the images are the roughest part."""
 
+from capo.images.disk_space import image_space
 from capo.plan.counts import Sampling, Training
 from capo.plan.memory import moment_bytes
 from capo.plan.work import Prompts, models_compared, validations
 from capo.recipe import Recipe
-from capo.stages.space import image_space
 
 SCORE = 12
 """Bytes of a score in a table, compressed."""

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from capo.images.disk_space import size
 from capo.plan import Plan
 from capo.plan.gpus import GIB
-from capo.stages.space import size
 
 
 def values(plan: Plan) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from capo import diffusion
 from capo.diffusion.saved import LORA, SavedPolicy, find_policy, is_policy
 from capo.engine import device as runtime
-from capo.exchange import images_identity
+from capo.images import images_identity
 from capo.recipe import ImagesSection, Recipe
 from capo.store.run_directory import Run
 

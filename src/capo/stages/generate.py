@@ -18,13 +18,13 @@ from capo.diffusion import load_family
 from capo.engine import device as runtime
 from capo.engine.progress import progress, say
 from capo.engine.seeds import initial_noise, stable_seed
+from capo.images.disk_space import Space, check_shard, check_space, image_space
+from capo.images.shard import Row, Shard, latent_tensors
 from capo.prompts import Prompt
 from capo.recipe import GenerateSection, Recipe, StartSection
 from capo.stages.batching import in_batches
 from capo.stages.finishing import Finisher
 from capo.stages.prompts import read_prompts
-from capo.stages.shard import Row, Shard, latent_tensors
-from capo.stages.space import Space, check_shard, check_space, image_space
 from capo.stages.start import find_start
 from capo.store.run_directory import Artefact, Run, WorkspaceError
 

@@ -15,12 +15,12 @@ import numpy as np
 
 from capo.engine import device as runtime
 from capo.engine.progress import progress
+from capo.images.given import take_given
 from capo.prompts import Prompt
 from capo.recipe import ImagesSection, Recipe, RewardSection
 from capo.stages.columns import score_matrix
 from capo.stages.contenders import Contender
 from capo.stages.generate import sample_images, shard_path
-from capo.stages.given import take_given
 from capo.stages.judging import check_size, judgements
 from capo.stages.rater import Rater
 from capo.stages.scores import decode_rows, finished, score_rows

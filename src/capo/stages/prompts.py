@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from capo.engine.seeds import stable_seed
-from capo.exchange import ExchangeError, open_images
+from capo.images import ExchangeError, open_images
 from capo.prompts import Prompt, collect_prompts
 from capo.recipe import ImagesSection, Recipe
 from capo.store.run_directory import Artefact, Run

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 from capo.engine import device as runtime
 from capo.engine.prefetch import prefetched
 from capo.engine.progress import progress, say
+from capo.images.shard import kept_columns
 from capo.recipe import Recipe, RewardSection
 from capo.rewards import SHIPPED, Scored
 from capo.rewards.protocol import MemoryShortError
 from capo.stages.prompts import read_prompts
 from capo.stages.rater import Shard
 from capo.stages.scorer import Scorer
-from capo.stages.shard import kept_columns
 from capo.store.run_directory import Artefact, Run
 
 if TYPE_CHECKING:

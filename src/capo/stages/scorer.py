@@ -9,6 +9,7 @@ import numpy as np
 
 from capo.engine import device as runtime
 from capo.engine.progress import say
+from capo.images.shard import kept_scores
 from capo.recipe import Recipe, RewardSection
 from capo.rewards import (
     RewardError,
@@ -20,7 +21,6 @@ from capo.rewards import (
 )
 from capo.stages.rater import Rater, Shard
 from capo.stages.scores import check_missing, finished, score_table, score_values
-from capo.stages.shard import kept_scores
 from capo.store.run_directory import Artefact
 
 if TYPE_CHECKING:

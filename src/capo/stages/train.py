@@ -16,8 +16,8 @@ from capo.diffusion.policy import Policy
 from capo.engine import device as runtime
 from capo.engine.progress import say
 from capo.engine.ranks import Group
+from capo.images.disk_space import size
 from capo.recipe import Recipe
-from capo.stages.space import size
 from capo.stages.start import Start, find_start
 from capo.stages.validation import Validation
 from capo.store.run_directory import Artefact, Run

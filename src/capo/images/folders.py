@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from capo.exchange.entries import Entry, ExchangeError, caption_column, clean, compared, grouped, read_labels
+from capo.images.entries import Entry, ExchangeError, caption_column, clean, compared, grouped, read_labels
 from capo.prompts.files import json_objects, table_rows
 from capo.prompts.rows import check_text
 

@@ -8,7 +8,7 @@ import torch
 
 from capo.engine.progress import progress
 from capo.engine.seeds import stable_seed
-from capo.exchange import WRITERS, Pair
+from capo.images import WRITERS, Pair
 from capo.recipe import Recipe
 from capo.stages.generate import read_samples
 from capo.stages.prompts import read_prompts

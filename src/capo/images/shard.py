@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
+from capo.images.disk_space import READABLE_BYTES, size
 from capo.prompts import Prompt
 from capo.rewards import Scored
-from capo.stages.space import READABLE_BYTES, size
 
 if TYPE_CHECKING:
     import pyarrow as pa

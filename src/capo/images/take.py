@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 from capo.diffusion import load_family
 from capo.engine import device as runtime
 from capo.engine.progress import progress, say
-from capo.exchange import Entry, ExchangeError, ImageSource, open_images
+from capo.images import Entry, ExchangeError, ImageSource, open_images
+from capo.images.disk_space import Space, check_space, image_space
+from capo.images.shard import latent_tensors, sample_table
 from capo.prompts import Prompt
 from capo.recipe import Recipe
 from capo.rewards.images import decode_image
 from capo.stages.generate import conditioning_path, latents_path, shard_path
 from capo.stages.prompts import read_prompts
-from capo.stages.shard import latent_tensors, sample_table
-from capo.stages.space import Space, check_space, image_space
 from capo.store.run_directory import Artefact, Run
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from capo.engine.progress import progress
-from capo.exchange import ImageSource, open_images
+from capo.images import ImageSource, open_images
+from capo.images.shard import sample_table
 from capo.prompts import Prompt
 from capo.recipe import ImagesSection, Recipe
 from capo.rewards.images import decode_image
 from capo.stages.generate import shard_path
 from capo.stages.judging import check_size
-from capo.stages.shard import sample_table
 from capo.store.run_directory import Artefact
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from capo.engine.seeds import stable_seed
-from capo.exchange.folders import METADATA, PAIRS
+from capo.images.folders import METADATA, PAIRS
 
 Images = Mapping[tuple[str, int], bytes]
 """Image files by prompt and sample."""

@@ -5,9 +5,9 @@ captions and, where two images were compared, what people preferred. Out: `WRITE
 layouts that `open_images` and other trainers read.
 """
 
-from capo.exchange.entries import Entry, ExchangeError, ImageSource, summary
-from capo.exchange.opening import images_identity, open_images
-from capo.exchange.writing import WRITERS, Pair, PairWriter
+from capo.images.entries import Entry, ExchangeError, ImageSource, summary
+from capo.images.opening import images_identity, open_images
+from capo.images.writing import WRITERS, Pair, PairWriter
 
 __all__ = [
     "WRITERS",

@@ -4,9 +4,9 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capo.exchange.digests import file_digests
-from capo.exchange.entries import ExchangeError, ImageSource
-from capo.exchange.folders import ImageFolder
+from capo.images.digests import file_digests
+from capo.images.entries import ExchangeError, ImageSource
+from capo.images.folders import ImageFolder
 from capo.prompts import hub
 from capo.recipe import ImagesSection
 
@@ -21,7 +21,7 @@ def open_images(section: ImagesSection) -> ImageSource:
     """
     from pyarrow.fs import LocalFileSystem
 
-    from capo.exchange.parquet import ParquetImages
+    from capo.images.parquet_sets import ParquetImages
 
     if section.source.startswith(hub.PREFIX):
         return ParquetImages(*_on_hub(section), section.column)

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from capo.exchange.entries import Entry, ExchangeError, caption_column, clean, compared, grouped, read_labels
+from capo.images.entries import Entry, ExchangeError, caption_column, clean, compared, grouped, read_labels
 from capo.prompts.rows import unfit_character
 
 if TYPE_CHECKING:
