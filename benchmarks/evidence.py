@@ -17,10 +17,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from capo.compare.contrasts import contrasts
-from capo.compare.records import kept_elsewhere
-from capo.compare.runs import read_record
 from capo.reporting.wording import NONE
+from capo.studies.contrasts import contrasts
+from capo.studies.records import kept_elsewhere
+from capo.studies.runs import read_record
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "evidence.md"

@@ -14,7 +14,7 @@ from typer.main import get_command
 import capo
 from capo.cli import app
 from capo.recipe import RUNTIME, Recipe, load_recipe
-from capo.rewards.catalogue import EMBEDDED
+from capo.rewards.catalog import EMBEDDED
 from capo.steps import steps_of
 
 ROOT = Path(__file__).parent.parent

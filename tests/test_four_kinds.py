@@ -9,7 +9,7 @@ import pytest
 from capo.pipeline import run
 from capo.recipe import RewardSection, dump_recipe, load_recipe, parse_recipe
 from capo.rewards import load_reward, reward_identity
-from capo.rewards.server import RewardServer
+from capo.rewards.transports.server import RewardServer
 
 FUNCTION = """
 import numpy as np

@@ -14,9 +14,10 @@ import torch
 import tiny_training
 from capo import diffusion, pipeline
 from capo.recipe import ModelSection
-from capo.stages import generate, train, validation
+from capo.sampling import generate
 from capo.store import atomic as durable
 from capo.store.run_directory import Run
+from capo.training import train, validation
 
 LANES = os.cpu_count() or 1
 """Runs at a time."""

@@ -227,7 +227,7 @@ def test_a_failed_stage_keeps_what_was_done_and_goes_on_from_there(tmp_path, mon
         made(tmp_path, train={"objective": "dpo"})
     assert states(tmp_path, train={"objective": "dpo"})["train"] == "partial"
     monkeypatch.setattr(
-        sys.modules["capo.stages.train"], "train", lambda recipe, run, artefact: artefact.commit()
+        sys.modules["capo.training.train"], "train", lambda recipe, run, artefact: artefact.commit()
     )
     assert made(tmp_path, train={"objective": "dpo"}) == ["baseline", "evaluate", "report"]
 
@@ -241,7 +241,7 @@ def test_a_begun_artefact_of_other_settings_is_not_continued(tmp_path):
 
 
 def test_a_stage_that_does_not_commit_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["capo.stages.pair"], "pair", lambda *_: None)
+    monkeypatch.setattr(sys.modules["capo.pairing.pair"], "pair", lambda *_: None)
     with pytest.raises(RuntimeError, match="pair stage ended without committing pairs"):
         made(tmp_path)
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 import fake_stages
 from capo.prompts import PromptsError, load_prompts, source_identity
 from capo.recipe import PromptsSection, parse_recipe
-from capo.stages.prompts import prompts, read_prompts
+from capo.sampling.collect_prompts import prompts, read_prompts
 from capo.store.run_directory import Run
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from capo.prompts import Prompt, make_prompt
 from capo.recipe import Recipe, RewardSection, parse_recipe
-from capo.stages.prompts import prompt_table
+from capo.sampling.collect_prompts import prompt_table
 from capo.store.run_directory import Run
 
 PIXELS = 8

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from capo.pairing.pair import pair
 from capo.recipe import Recipe, parse_recipe
-from capo.stages.generate import generate
-from capo.stages.pair import pair
-from capo.stages.prompts import prompts
-from capo.stages.score import score
-from capo.stages.train import train
-from capo.stages.validation import validation
+from capo.sampling.collect_prompts import prompts
+from capo.sampling.generate import generate
+from capo.scoring.score import score
 from capo.store.run_directory import Run
+from capo.training.train import train
+from capo.training.validation import validation
 
 PROMPTS = [f"a {colour} {thing}" for colour in ("red", "green", "blue") for thing in ("circle", "cat")]
 VALIDATION = ["two red squares", "three blue dogs"]

@@ -135,7 +135,7 @@ def _run(
 
 def _watch(recipe: Recipe, directory: str | Path, meet: Callable[[], None]) -> RunResult:
     """Take part in the training that the leading process writes down."""
-    from capo.stages.train import train
+    from capo.training.train import train
 
     watched = Run(directory)
     train(recipe, watched, WatchedArtefact(watched, "train"))

@@ -119,7 +119,7 @@ def _start_fields(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     """Of a further round: the policy it starts from, and the base's scores that its own are calibrated by."""
     if recipe.start is None:
         return {}, {}
-    from capo.stages.start import find_start
+    from capo.sampling.start import find_start
 
     start = find_start(recipe, recipe.start)
     pool: dict[str, Any] = {}
@@ -206,7 +206,7 @@ def _weights(recipe: Recipe) -> str:
 
 
 def _contender(where: str, given: str) -> str:
-    from capo.stages.contenders import find_contender
+    from capo.evaluation.candidates import find_contender
 
     return find_contender(where, given).identity
 

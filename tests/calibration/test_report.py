@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 import tiny_run
-from capo.calibration import calibration_report
-from capo.calibration.report import agreement, both_of_each, tied_share
 from capo.cli import app
+from capo.pairing.calibration_inputs import calibration_report
+from capo.pairing.calibration_report import agreement, both_of_each, tied_share
 from capo.recipe import dump_recipe
 from capo.reporting.pair_table import PairTable
 from capo.store.run_directory import Run, WorkspaceError

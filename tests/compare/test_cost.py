@@ -7,10 +7,10 @@ import yaml
 from typer.testing import CliRunner
 
 from capo.cli import app
-from capo.compare import load_study
-from capo.compare.cost import study_cost
-from capo.compare.runs import runs_of
 from capo.plan import plan_run
+from capo.studies import load_study
+from capo.studies.cost import study_cost
+from capo.studies.runs import runs_of
 
 STUDY = {
     "name": "cost",

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import permutation_test
 
-from capo.compare.drift import equal_drift
-from capo.compare.estimates import holm, paired, row_estimate, sentence, sign_flip_p
-from capo.compare.measures import JUDGED, Curve, RunMeasures
 from capo.reporting.forest import MEAN
+from capo.studies.drift import equal_drift
+from capo.studies.estimates import holm, paired, row_estimate, sentence, sign_flip_p
+from capo.studies.measures import JUDGED, Curve, RunMeasures
 
 
 def test_holm_by_hand():

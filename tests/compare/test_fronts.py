@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import yaml
 
-from capo.compare import StudyError, load_study
-from capo.compare.drawings import drawings, sheets
-from capo.compare.fronts import Front
-from capo.compare.hypervolume import front_results, hypervolume
-from capo.compare.measures import measure_run
-from capo.compare.page import render_study
-from capo.compare.results import study_results
-from capo.compare.running import _description
-from capo.compare.runs import StudyRun
-from capo.compare.study import Row, Study
-from capo.compare.table import settings, table
+from capo.studies import StudyError, load_study
+from capo.studies.drawings import drawings, sheets
+from capo.studies.fronts import Front
+from capo.studies.hypervolume import front_results, hypervolume
+from capo.studies.measures import measure_run
+from capo.studies.outcome import study_results
+from capo.studies.page import render_study
+from capo.studies.running import _description
+from capo.studies.runs import StudyRun
+from capo.studies.study import Row, Study
+from capo.studies.study_table import settings, table
 from parsed_page import ParsedPage
 from synthetic_run import Options, make_run
 
@@ -113,7 +113,7 @@ def test_one_reward_has_no_front(tmp_path):
 def test_without_moocore_a_front_fails_at_once(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        "capo.compare.fronts.find_spec", lambda name: None if name == "moocore" else find(name)
+        "capo.studies.fronts.find_spec", lambda name: None if name == "moocore" else find(name)
     )
     with pytest.raises(StudyError, match=re.escape("pip install 'capo-diffusion[front]'")):
         load_study("front")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from capo.compare.overoptimization import HELD_OUT, RIGHT, best_and_last, gains, over_seeds, panels
 from capo.reporting.forest import MEAN
+from capo.studies.overoptimization import HELD_OUT, RIGHT, best_and_last, gains, over_seeds, panels
 
 
 def rows(rates, held_out=None, judge=None, error=0.02):

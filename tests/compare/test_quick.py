@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from capo.compare import load_study, shipped_studies
-from capo.compare.running import Outcome, run_study
 from capo.reporting.forest import MEAN
+from capo.studies import load_study, shipped_studies
+from capo.studies.running import Outcome, run_study
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,19 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from capo.compare import load_study
-from capo.compare.commands import study_command
-from capo.compare.drawings import drawings, sheets
-from capo.compare.measures import JUDGED, measure_run
-from capo.compare.page import render_study
-from capo.compare.results import study_results
-from capo.compare.runs import StudyRun
-from capo.compare.study import Row, Study
-from capo.compare.table import NULL, table
-from capo.compare.warnings import warnings
 from capo.reporting.forest import MEAN
 from capo.reporting.wording import NONE, points
 from capo.store.run_directory import Run
+from capo.studies import load_study
+from capo.studies.commands import study_command
+from capo.studies.drawings import drawings, sheets
+from capo.studies.measures import JUDGED, measure_run
+from capo.studies.outcome import study_results
+from capo.studies.page import render_study
+from capo.studies.runs import StudyRun
+from capo.studies.study import Row, Study
+from capo.studies.study_table import NULL, table
+from capo.studies.warnings import warnings
 from parsed_page import ParsedPage
 from synthetic_run import Options, make_run
 

@@ -7,13 +7,13 @@ import pytest
 import yaml
 
 import tiny_training
-from capo.compare import StudyError, figures, load_study
-from capo.compare.running import run_study
-from capo.compare.runs import runs_of
 from capo.recipe import dump_recipe
 from capo.reporting.forest import MEAN
 from capo.reporting.templating import environment
 from capo.store.run_directory import Run
+from capo.studies import StudyError, figures, load_study
+from capo.studies.running import run_study
+from capo.studies.runs import runs_of
 
 ROWS = [
     {"name": "soup", "soup": ["once", "third"]},

@@ -12,17 +12,17 @@ from typer.testing import CliRunner
 
 import tiny_training
 from capo.cli import app
-from capo.compare import StudyError, load_study
-from capo.compare.commands import run_command
-from capo.compare.running import run_study
-from capo.compare.runs import StudyRun, runs_of
-from capo.compare.study import Row
 from capo.diffusion.saved import find_policy
 from capo.engine.launch import LaunchError
 from capo.recipe import dump_recipe, load_recipe
 from capo.store import atomic as durable
 from capo.store.atomic import WorkspaceError
 from capo.store.run_directory import Run
+from capo.studies import StudyError, load_study
+from capo.studies.commands import run_command
+from capo.studies.running import run_study
+from capo.studies.runs import StudyRun, runs_of
+from capo.studies.study import Row
 
 ROWS = {"capo": {"train.objective": "capo"}, "ipo": {"train.objective": "ipo", "train.beta": 200}}
 
@@ -164,7 +164,7 @@ def test_an_interrupted_study_has_the_table_of_what_is_done(shared, monkeypatch)
     def interrupted(run, force):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("capo.compare.running._run", interrupted)
+    monkeypatch.setattr("capo.studies.running._run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_study(load_study(path), folder)
     found = json.loads((folder / "results.json").read_text())

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from capo.compare import StudyError, load_study, shipped_studies
+from capo.studies import StudyError, load_study, shipped_studies
 
 BASIC = {
     "name": "basic",

@@ -11,11 +11,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import tiny_training
-from capo.calibration import calibration_report
 from capo.cli import app
 from capo.diffusion import load_family
 from capo.images import ExchangeError, open_images
 from capo.images.export import export
+from capo.pairing.calibration_inputs import calibration_report
 from capo.pipeline import run, status
 from capo.recipe import ImagesSection, RecipeError, dump_recipe, parse_recipe
 from capo.steps import steps_of

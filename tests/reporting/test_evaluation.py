@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from capo.reporting.evaluation import render_evaluation
+from capo.evaluation.measuring import read_scores
+from capo.reporting.evaluation_page import render_evaluation
 from capo.reporting.examples import read_prompts
 from capo.reporting.extremes import Extremes, Scores, biggest, extremes
 from capo.reporting.pictures import Gallery
-from capo.reporting.results import Results
-from capo.stages.measuring import read_scores
+from capo.reporting.results_schema import Results
 from parsed_page import ParsedPage
 from synthetic_run import Options, make_run
 

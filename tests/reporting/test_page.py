@@ -7,7 +7,7 @@ import pytest
 
 from capo.reporting.gather import Material, gather
 from capo.reporting.page import render
-from capo.stages.report import report
+from capo.reporting.report import report
 from capo.store.run_directory import Run, WorkspaceError
 from parsed_page import ParsedPage
 from synthetic_run import Options, make_recipe, make_run

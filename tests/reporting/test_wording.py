@@ -3,7 +3,7 @@
 import pytest
 
 from capo.reporting import wording
-from capo.reporting.results import Results
+from capo.reporting.results_schema import Results
 
 
 @pytest.mark.parametrize(

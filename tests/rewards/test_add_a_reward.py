@@ -12,8 +12,8 @@ import tiny_run
 from capo import BradleyTerry
 from capo.recipe import RewardSection
 from capo.rewards import build_comparison, load_reward
-from capo.stages.score import score
-from capo.stages.scores import read_scores
+from capo.scoring.score import score
+from capo.scoring.score_table import read_scores
 from capo.store.run_directory import Run
 
 PAGE = Path(__file__).parents[2] / "docs" / "add-a-reward.md"

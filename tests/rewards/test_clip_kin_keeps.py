@@ -79,7 +79,7 @@ def test_images_of_every_kind(reward, images):
 
 def test_only_the_middle_of_a_strip_is_prepared():
     """At 224 pixels across, 1 x 40,000 would be a picture of two billion."""
-    from capo.rewards.images import centre
+    from capo.rewards.preprocessing import centre
 
     columns = np.arange(40_000) % 251
     strip = Image.fromarray(np.repeat(columns[None, :, None], 3, axis=2).astype(np.uint8))

@@ -13,7 +13,7 @@ import tiny_rewards
 from capo import pipeline, rewards
 from capo.recipe import RewardSection, parse_recipe
 from capo.rewards import RewardError, load_reward, reward_identity, settle_weights
-from capo.rewards.catalogue import SHIPPED
+from capo.rewards.catalog import SHIPPED
 from capo.rewards.download import what_is_missing
 from capo.rewards.listing import _commit
 from capo.rewards.places import HUB_ID, anything_here, pinned, weights_here

@@ -13,7 +13,7 @@ from capo import BradleyTerry, PowerRatio
 from capo.recipe import RewardSection
 from capo.rewards import RewardError, build_comparison, load_reward, reward_identity
 from capo.rewards.conformance import check_reward
-from capo.rewards.ocr import quoted
+from capo.rewards.models.ocr import quoted
 from capo.rewards.places import place_identity, weights_here
 
 

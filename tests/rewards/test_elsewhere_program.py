@@ -14,8 +14,8 @@ from PIL import Image
 from capo import BradleyTerry
 from capo.recipe import RecipeError, RewardSection
 from capo.rewards import RewardError, Scored, build_comparison, load_reward, reward_identity, score_images
-from capo.rewards.command import PROGRAMS
-from capo.rewards.environment import environment, environment_is_there
+from capo.rewards.transports.environment import environment, environment_is_there
+from capo.rewards.transports.program import PROGRAMS
 
 IMAGES = [Image.new("RGB", (3, 2), (10 * n, 0, 255)) for n in range(4)]
 PROMPTS = ["a", "bb", "ccc", "\N{BICYCLE}"]

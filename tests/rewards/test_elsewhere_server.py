@@ -23,15 +23,13 @@ from capo.rewards import (
     Scored,
     TransientError,
     build_comparison,
-    client,
     load_reward,
     reward_identity,
     score_images,
-    server,
-    wire,
 )
 from capo.rewards.protocol import MemoryShortError
-from capo.rewards.server import RewardServer
+from capo.rewards.transports import client, server, wire
+from capo.rewards.transports.server import RewardServer
 
 NOISE = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
 IMAGES = [Image.fromarray(pixels) for pixels in NOISE]

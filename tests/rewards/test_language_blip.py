@@ -150,7 +150,7 @@ def test_long_prompts_are_cut_and_told(folders, squares, source, tokens):
 
 def test_oblong_images_lose_their_ends(folders):
     """The middle square of the shorter side, as torchvision's resize and crop leave it."""
-    from capo.rewards.blip_inputs import middle_square
+    from capo.rewards.models.blip_inputs import middle_square
 
     oblong = Image.linear_gradient("L").convert("RGB").resize((96, 64))
     whole = oblong.resize((48, 32), Image.Resampling.BICUBIC).crop((8, 0, 40, 32))
@@ -160,7 +160,7 @@ def test_oblong_images_lose_their_ends(folders):
 
 def test_local_pickle_of_tensors_is_read(folders, squares, tmp_path):
     """As the official release is one; its tokenizer is then the one of BERT, or given."""
-    from capo.rewards.image_reward import ImageReward
+    from capo.rewards.models.image_reward import ImageReward
 
     path = tmp_path / "ImageReward.pt"
     torch.save(tiny_language.blip_weights(IMAGE_REWARD), path)

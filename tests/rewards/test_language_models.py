@@ -22,9 +22,10 @@ import tiny_language
 import tiny_rewards
 from capo import BradleyTerry, PowerRatio
 from capo.recipe import RewardSection
-from capo.rewards import RewardError, build_comparison, hpsv3_instruction, load_reward, reward_identity
-from capo.rewards.catalogue import CLIP_VIT_L_336
-from capo.rewards.vlm_judge import parse_score
+from capo.rewards import RewardError, build_comparison, load_reward, reward_identity
+from capo.rewards.catalog import CLIP_VIT_L_336
+from capo.rewards.models import hpsv3_instruction
+from capo.rewards.models.vlm_judge import parse_score
 from tiny_language import VOCABULARY
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])

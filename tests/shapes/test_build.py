@@ -8,7 +8,7 @@ from diffusers import StableDiffusion3Pipeline
 from capo.diffusion import load_family
 from capo.engine.device import quiet
 from capo.recipe import GenerateSection, ModelSection
-from capo.rewards.catalogue import EMBEDDED
+from capo.rewards.catalog import EMBEDDED
 from capo.shapes.build import build, fit, flow, vae
 
 SCALE = 0.002

@@ -15,7 +15,7 @@ from capo.diffusion import load_family
 from capo.engine.device import quiet
 from capo.recipe import GenerateSection, ModelSection, RewardSection
 from capo.rewards import load_reward
-from capo.rewards.catalogue import EMBEDDED
+from capo.rewards.catalog import EMBEDDED
 from capo.shapes.build import data
 from capo.shapes.build.tokenizers import clip_tokenizer, question_tokenizer
 from capo.shapes.judge import judge

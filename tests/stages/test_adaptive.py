@@ -12,7 +12,7 @@ from capo.diffusion.family import Family
 from capo.recipe import RecipeError, load_recipe
 from capo.reporting import facts
 from capo.rewards import RewardError
-from capo.stages.generate import read_samples
+from capo.sampling.generate import read_samples
 from capo.steps import steps_of
 from capo.store.run_directory import Run
 from capo.training.data import Samples

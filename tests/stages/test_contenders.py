@@ -12,10 +12,10 @@ from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
 from capo.engine import device as runtime
 from capo.engine.device import quiet
-from capo.rewards.images import decode_image
-from capo.stages.baseline import baseline
-from capo.stages.contenders import find_contender
-from capo.stages.evaluate import evaluate
+from capo.evaluation.baseline import baseline
+from capo.evaluation.candidates import find_contender
+from capo.evaluation.evaluate import evaluate
+from capo.rewards.preprocessing import decode_image
 from capo.steps import steps_of
 from capo.store.run_directory import Run
 

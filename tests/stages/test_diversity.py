@@ -10,8 +10,8 @@ from transformers.models.bit import BitImageProcessorPil
 
 import tiny_rewards
 import tiny_run
+from capo.evaluation.diversity import EncoderPlace, ImageEncoder, find_encoder, prompt_distances
 from capo.rewards import RewardError
-from capo.stages.diversity import EncoderPlace, ImageEncoder, find_encoder, prompt_distances
 
 
 def pictures(count, seed=0):

@@ -15,16 +15,17 @@ from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
 from capo.engine import device as runtime
 from capo.engine.seeds import stable_seed
+from capo.evaluation import evaluate as stage
+from capo.evaluation import measuring
+from capo.evaluation.baseline import baseline
+from capo.evaluation.evaluate import evaluate
+from capo.evaluation.win_rates import results
 from capo.method import bootstrap_interval
 from capo.prompts import make_prompt
-from capo.rewards.images import decode_image
+from capo.rewards.preprocessing import decode_image
+from capo.scoring import rater
 from capo.shapes.judge import judge
 from capo.shapes.prompts import prompts as shapes_prompts
-from capo.stages import evaluate as stage
-from capo.stages import measuring, rater
-from capo.stages.baseline import baseline
-from capo.stages.evaluate import evaluate
-from capo.stages.results import results
 from capo.store.run_directory import Run
 from parsed_page import ParsedPage
 

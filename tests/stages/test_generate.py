@@ -17,8 +17,8 @@ from capo.engine.seeds import initial_noise, sample_seed, stable_seed
 from capo.images.shard import latent_tensors, sample_table
 from capo.prompts import make_prompt
 from capo.recipe import parse_recipe
-from capo.stages.generate import _check_later_shards, generate, read_samples, sample_images
-from capo.stages.prompts import read_prompts
+from capo.sampling.collect_prompts import read_prompts
+from capo.sampling.generate import _check_later_shards, generate, read_samples, sample_images
 from capo.store.run_directory import Run, WorkspaceError
 
 LATENTS = ".latents.safetensors"
@@ -332,7 +332,7 @@ def test_prompts_that_are_cut_are_counted(tmp_path, sdxl, prepared):
     settings = tiny_training.recipe(tmp_path, sdxl)
     (tmp_path / "prompts.txt").write_text("a cat\n" + "red " * 30 + "\n", encoding="utf-8")
     with Run.open(tmp_path / "other") as run:
-        from capo.stages.prompts import prompts
+        from capo.sampling.collect_prompts import prompts
 
         for name, stage in (("prompts", prompts), ("samples", generate)):
             artefact = run.artefact(name)

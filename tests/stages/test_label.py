@@ -7,15 +7,15 @@ import pyarrow as pa
 import pytest
 
 import tiny_run
-from capo.calibration import calibration_report
+from capo.pairing.calibration_inputs import calibration_report
+from capo.pairing.label import label
 from capo.prompts import make_prompt
 from capo.recipe import RecipeError, RewardSection, load_recipe
+from capo.sampling.collect_prompts import prompt_table
 from capo.shapes.layout import corrupt, scene_of
 from capo.shapes.people import alignment, beauty
 from capo.shapes.prompts import draw_specs
 from capo.shapes.scenes import draw
-from capo.stages.label import label
-from capo.stages.prompts import prompt_table
 from capo.steps import steps_of
 from capo.store.run_directory import Run
 from capo.training.data import read_pairs

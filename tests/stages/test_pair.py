@@ -9,9 +9,9 @@ import torch
 
 import tiny_run
 from capo.method import BradleyTerry, PowerRatio, select_frontier
+from capo.pairing.pair import make_pairs, pair
 from capo.recipe import RewardSection
 from capo.rewards import RewardError
-from capo.stages.pair import make_pairs, pair
 from capo.store.run_directory import Run, WorkspaceError
 
 BT = {"name": "bt", "source": "function_rewards:contrast", "temperature": 2.0, "weight": 3.0}
@@ -278,7 +278,7 @@ def test_twenty_thousand_prompts_take_seconds():
 
 def test_all_pairs_of_an_allowed_set_are_counted_once():
     """ΔR is taken over chosen × rejected of each prompt, not across prompts."""
-    from capo.stages.pair import _differences
+    from capo.pairing.pair import _differences
 
     rng = np.random.default_rng(0)
     pairs = make_pairs(rng.normal(size=(30, 5, 2)), [BradleyTerry()] * 2, select_frontier, torch.ones(2))

@@ -6,13 +6,13 @@ import pytest
 from PIL import Image
 
 from capo.images.take import take
+from capo.pairing.pair import pair
 from capo.recipe import load_recipe, shipped_recipes
-from capo.stages.generate import generate
-from capo.stages.pair import pair
-from capo.stages.prompts import prompts
-from capo.stages.score import score
-from capo.stages.train import train
+from capo.sampling.collect_prompts import prompts
+from capo.sampling.generate import generate
+from capo.scoring.score import score
 from capo.store.run_directory import Run
+from capo.training.train import train
 
 KINDS = {
     "sd15": "sd15",

@@ -6,10 +6,10 @@ import torch
 
 import tiny_run
 from capo.engine.seeds import stable_seed
+from capo.evaluation.win_rates import Diversity, results, warnings
 from capo.method import bootstrap_interval
 from capo.rewards import RewardError
-from capo.stages.estimates import prompt_win_rates, same_seed_win_rates
-from capo.stages.results import Diversity, results, warnings
+from capo.scoring.prompt_win_rates import prompt_win_rates, same_seed_win_rates
 
 REWARDS = [
     {"name": "red", "source": "function_rewards:redness"},

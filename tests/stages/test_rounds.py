@@ -16,12 +16,12 @@ from capo.diffusion.saved import SavedPolicy
 from capo.engine.device import quiet
 from capo.engine.seeds import initial_noise
 from capo.method import BradleyTerry, PowerRatio, select_frontier
-from capo.stages.pair import make_pairs
-from capo.stages.start import Start, find_start
-from capo.stages.train import train
+from capo.pairing.pair import make_pairs
+from capo.sampling.start import Start, find_start
 from capo.store.atomic import WorkspaceError
 from capo.store.run_directory import Run
 from capo.training.step import Trainer
+from capo.training.train import train
 
 KINDS = {"lora": {}, "full": {"adaptation": "full", "learning_rate": 1e-4}}
 STAGES = ("prompts", "generate", "score", "pair", "train")

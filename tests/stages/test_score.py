@@ -9,9 +9,9 @@ from capo.prompts import make_prompt
 from capo.recipe import RewardSection
 from capo.rewards import RewardError
 from capo.rewards.protocol import TransientError
-from capo.stages import rater
-from capo.stages.score import score
-from capo.stages.scores import read_scores
+from capo.scoring import rater
+from capo.scoring.score import score
+from capo.scoring.score_table import read_scores
 from capo.store.run_directory import Run
 from function_rewards import gappy, redness
 

@@ -13,9 +13,9 @@ from capo.prompts import make_prompt
 from capo.recipe import RewardSection
 from capo.rewards import SHIPPED, Scored, reward_identity
 from capo.rewards.cache import ScoreCache, open_cache, score_key
-from capo.stages import rater
-from capo.stages.score import score
-from capo.stages.scores import read_scores, score_rows
+from capo.scoring import rater
+from capo.scoring.score import score
+from capo.scoring.score_table import read_scores, score_rows
 from capo.store.run_directory import Run
 
 PROMPTS = tiny_run.prompts(3)

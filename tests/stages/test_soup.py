@@ -18,10 +18,10 @@ from capo.cli import app
 from capo.diffusion import checkpoint_identity, load_family
 from capo.diffusion.policy import Policy
 from capo.engine.device import quiet
-from capo.merging.pipelines import StoredWeights, weight_files
 from capo.method.soup import soup as soup_of_weights
 from capo.recipe import ModelSection, TrainSection
-from capo.stages.soup import SoupSettings, soup, soup_front, weightings
+from capo.soups.merge import SoupSettings, soup, soup_front, weightings
+from capo.soups.pipelines import StoredWeights, weight_files
 from capo.store.run_directory import StaleArtefact
 
 METHODS = [

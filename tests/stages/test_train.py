@@ -17,13 +17,13 @@ from capo.engine.device import quiet
 from capo.engine.seeds import initial_noise, stable_seed
 from capo.prompts import make_prompt
 from capo.recipe import ModelSection, parse_recipe
-from capo.stages import validation
-from capo.stages.train import least_margin
 from capo.store.run_directory import Run
+from capo.training import validation
 from capo.training.batches import Batches
 from capo.training.guards import TrainingDiverged
 from capo.training.rollback import RollBacks
 from capo.training.step import Trainer
+from capo.training.train import least_margin
 from tiny_training import VALIDATION, contents, copied, recipe, trained
 
 FULL = {"adaptation": "full", "learning_rate": 1e-4}

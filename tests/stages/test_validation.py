@@ -10,12 +10,12 @@ import torch
 
 from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
+from capo.sampling.generate import sample_images
 from capo.shapes.layout import scene_of
 from capo.shapes.prompts import spec_of
 from capo.shapes.scenes import draw
-from capo.stages.generate import sample_images
-from capo.stages.validation import Validation, validation, validation_prompts
 from capo.store.run_directory import Run
+from capo.training.validation import Validation, validation, validation_prompts
 from tiny_run import png
 from tiny_training import recipe
 

@@ -5,7 +5,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from capo.recipe import parse_recipe
-from capo.training.card import model_card
+from capo.training.policy_card import model_card
 
 ROW = {"step": 3, "win_rate/red": 0.625, "mean_reward/red": 1.5, "win_rate": 0.625}
 

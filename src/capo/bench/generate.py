@@ -13,7 +13,7 @@ from capo.diffusion.family import Family
 from capo.engine.seeds import initial_noise
 from capo.images.shard import ENCODINGS, encode_image
 from capo.recipe import GenerateSection, Recipe
-from capo.stages.generate import sample_images
+from capo.sampling.generate import sample_images
 from capo.store.run_directory import Run
 
 

@@ -11,9 +11,9 @@ from capo.bench.measure import Row, Work, measure
 from capo.bench.subject import Subject, changed, prompts
 from capo.diffusion import load_family
 from capo.diffusion.random_weights import random_weights
+from capo.pairing.pair import choice, make_pairs
 from capo.recipe import RewardSection
 from capo.rewards import build_comparison, load_reward, score_images
-from capo.stages.pair import choice, make_pairs
 
 IMAGES = 64
 PROMPTS = 100_000

@@ -18,7 +18,7 @@ from capo.diffusion.random_weights import random_weights
 from capo.engine.prefetch import prefetched
 from capo.prompts import Prompt
 from capo.recipe import Recipe
-from capo.stages.generate import read_samples, sample_images
+from capo.sampling.generate import read_samples, sample_images
 from capo.store.run_directory import Artefact, Run
 from capo.training.batches import Batches
 from capo.training.data import PromptPairs, Samples

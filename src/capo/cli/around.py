@@ -69,7 +69,7 @@ def soup(
     if as_json:
         os.environ["CAPO_QUIET"] = "1"
     from capo import terminal
-    from capo.stages.soup import SoupSettings, soup, soup_front
+    from capo.soups.merge import SoupSettings, soup, soup_front
 
     settings = SoupSettings(interpolation, angle, rank, base)
     if sweep is None:

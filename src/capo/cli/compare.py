@@ -68,9 +68,10 @@ def compare(
 ) -> None:
     if as_json:
         os.environ["CAPO_QUIET"] = "1"
-    from capo.compare import load_study, printing
-    from capo.compare.running import run_study
-    from capo.compare.runs import runs_of
+    from capo.cli import study_tables as printing
+    from capo.studies import load_study
+    from capo.studies.running import run_study
+    from capo.studies.runs import runs_of
 
     if study is None:
         printing.print_studies(as_json)
@@ -82,7 +83,7 @@ def compare(
         printing.print_runs(some, runs_of(some, folder), as_json)
         return
     if plan:
-        from capo.compare.cost import study_cost
+        from capo.studies.cost import study_cost
 
         some = loaded.only(chosen)
         printing.print_cost(some, study_cost(runs_of(some, folder), gpu, utilisation), as_json)

@@ -98,8 +98,8 @@ def calibration(
     Works as soon as the scores are there; tries what --set says without making anything.
     """
     from capo import terminal
-    from capo.calibration import calibration_report
-    from capo.calibration.table import print_report
+    from capo.cli.calibration_table import print_report
+    from capo.pairing.calibration_inputs import calibration_report
     from capo.store.run_directory import Run
 
     loaded, path = load(recipe, overrides, directory)

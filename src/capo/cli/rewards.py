@@ -128,7 +128,7 @@ def serve(
     from capo.engine.progress import say
     from capo.recipe import EngineSection
     from capo.rewards import load_reward, reward_identity
-    from capo.rewards.server import RewardServer
+    from capo.rewards.transports.server import RewardServer
 
     section = _section(name, recipe, overrides)
     identity = reward_identity(section)

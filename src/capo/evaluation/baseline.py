@@ -4,12 +4,12 @@ The models are `base` (the recipe's own, unless it names another) and, to show t
 `null`: the base again with other seeds.
 """
 
+from capo.evaluation.candidates import against
+from capo.evaluation.measuring import Model, measure
 from capo.prompts import load_prompts
 from capo.recipe import ImagesSection, Recipe
-from capo.stages.contenders import against
-from capo.stages.judging import check_judgeable
-from capo.stages.measuring import Model, measure
-from capo.stages.prompts import prompt_table
+from capo.sampling.collect_prompts import prompt_table
+from capo.scoring.judging import check_judgeable
 from capo.store.run_directory import Artefact, Run
 
 BASE, NULL = Model("base", "evaluate"), Model("null", "evaluate-null")

@@ -12,10 +12,10 @@ import numpy as np
 
 from capo.engine import device as runtime
 from capo.engine.progress import progress
+from capo.evaluation.measuring import Images
+from capo.evaluation.win_rates import Diversity
 from capo.recipe import Recipe
 from capo.rewards import SHIPPED
-from capo.stages.measuring import Images
-from capo.stages.results import Diversity
 from capo.store.run_directory import Artefact
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from capo.evaluation.candidates import against, tuned
+from capo.evaluation.diversity import measure_diversity
+from capo.evaluation.measuring import Model, measure, measured, read_judgements, read_scores
+from capo.evaluation.win_rates import results
 from capo.prompts import Prompt, load_prompts
 from capo.recipe import ImagesSection, Recipe
-from capo.stages.contenders import against, tuned
-from capo.stages.diversity import measure_diversity
-from capo.stages.measuring import Model, measure, measured, read_judgements, read_scores
-from capo.stages.results import results
 from capo.store.manifest import versions
 from capo.store.run_directory import Artefact, Run
 
@@ -64,11 +64,11 @@ def _page(
     homes: Mapping[str, Artefact],
     found: Mapping[str, object],
 ) -> str:
-    from capo.reporting.evaluation import render_evaluation
+    from capo.reporting.evaluation_page import render_evaluation
     from capo.reporting.examples import Shown
     from capo.reporting.extremes import Scores, extremes
     from capo.reporting.pictures import Gallery
-    from capo.reporting.results import Results
+    from capo.reporting.results_schema import Results
 
     shown = [Shown(prompt.prompt_id, prompt.text, prompt.category) for prompt in prompts]
     rewards = [

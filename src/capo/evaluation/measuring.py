@@ -15,15 +15,15 @@ import numpy as np
 
 from capo.engine import device as runtime
 from capo.engine.progress import progress
+from capo.evaluation.candidates import Contender
 from capo.images.given import take_given
+from capo.pairing.columns import score_matrix
 from capo.prompts import Prompt
 from capo.recipe import ImagesSection, Recipe, RewardSection
-from capo.stages.columns import score_matrix
-from capo.stages.contenders import Contender
-from capo.stages.generate import sample_images, shard_path
-from capo.stages.judging import check_size, judgements
-from capo.stages.rater import Rater
-from capo.stages.scores import decode_rows, finished, score_rows
+from capo.sampling.generate import sample_images, shard_path
+from capo.scoring.judging import check_size, judgements
+from capo.scoring.rater import Rater
+from capo.scoring.score_table import decode_rows, finished, score_rows
 from capo.store.run_directory import Artefact
 
 if TYPE_CHECKING:

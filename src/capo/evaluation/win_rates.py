@@ -14,7 +14,7 @@ from capo.engine.seeds import stable_seed
 from capo.prompts import Prompt
 from capo.recipe import Recipe
 from capo.rewards import RewardError
-from capo.stages.estimates import (
+from capo.scoring.prompt_win_rates import (
     bounds,
     difference,
     estimate,

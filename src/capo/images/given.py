@@ -12,9 +12,9 @@ from capo.images import ImageSource, open_images
 from capo.images.shard import sample_table
 from capo.prompts import Prompt
 from capo.recipe import ImagesSection, Recipe
-from capo.rewards.images import decode_image
-from capo.stages.generate import shard_path
-from capo.stages.judging import check_size
+from capo.rewards.preprocessing import decode_image
+from capo.sampling.generate import shard_path
+from capo.scoring.judging import check_size
 from capo.store.run_directory import Artefact
 
 if TYPE_CHECKING:

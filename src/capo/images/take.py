@@ -21,9 +21,9 @@ from capo.images.disk_space import Space, check_space, image_space
 from capo.images.shard import latent_tensors, sample_table
 from capo.prompts import Prompt
 from capo.recipe import Recipe
-from capo.rewards.images import decode_image
-from capo.stages.generate import conditioning_path, latents_path, shard_path
-from capo.stages.prompts import read_prompts
+from capo.rewards.preprocessing import decode_image
+from capo.sampling.collect_prompts import read_prompts
+from capo.sampling.generate import conditioning_path, latents_path, shard_path
 from capo.store.run_directory import Artefact, Run
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from capo.recipe import Recipe
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from capo.calibration.report import CalibrationReport
+    from capo.pairing.calibration_report import CalibrationReport
     from capo.store.run_directory import Run
 
 
@@ -23,12 +23,12 @@ def calibration_report(recipe: Recipe, run: "Run") -> "CalibrationReport":
     Nothing is written, so other temperatures and weights can be tried before `capo pair`. Raises
     `WorkspaceError` for scores that are not there.
     """
-    from capo.calibration.report import agreement, both_of_each, report
+    from capo.pairing.calibration_report import agreement, both_of_each, report
+    from capo.pairing.columns import LABELS, read_columns, score_vector
+    from capo.pairing.label import label_columns, label_samples
+    from capo.pairing.pair import choice, pair_samples
     from capo.reporting.pair_table import PairTable
-    from capo.stages.columns import LABELS, read_columns, score_vector
-    from capo.stages.label import label_columns, label_samples
-    from capo.stages.pair import choice, pair_samples
-    from capo.stages.scores import read_scores
+    from capo.scoring.score_table import read_scores
     from capo.store.run_directory import WorkspaceError
 
     rewards = recipe.rewards if recipe.pairs.selection == LABELS else recipe.training_rewards

@@ -11,9 +11,9 @@ import numpy as np
 from capo.method import Comparison, PowerRatio
 from capo.recipe import Recipe
 from capo.rewards import build_comparison, refuse_negative
-from capo.stages.generate import read_samples
-from capo.stages.prompts import read_prompts
-from capo.stages.scores import check_missing, read_scores
+from capo.sampling.collect_prompts import read_prompts
+from capo.sampling.generate import read_samples
+from capo.scoring.score_table import check_missing, read_scores
 from capo.store.run_directory import Artefact, Run, WorkspaceError
 
 if TYPE_CHECKING:

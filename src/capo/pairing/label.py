@@ -14,18 +14,18 @@ import numpy as np
 from capo.engine.progress import progress
 from capo.engine.seeds import stable_seed
 from capo.method import PowerRatio
+from capo.pairing.columns import LABELS, Columns
+from capo.pairing.pair import Pairs, pairs_summary, pairs_table
 from capo.prompts import Prompt
 from capo.recipe import Recipe
 from capo.rewards import describe_comparison
+from capo.sampling.collect_prompts import read_prompts
+from capo.sampling.generate import read_samples
+from capo.scoring.score_table import decode_rows
 from capo.shapes.people import compare_at_random
 from capo.shapes.perception import perceive
 from capo.shapes.prompts import spec_of
 from capo.shapes.scenes import Scene
-from capo.stages.columns import LABELS, Columns
-from capo.stages.generate import read_samples
-from capo.stages.pair import Pairs, pairs_summary, pairs_table
-from capo.stages.prompts import read_prompts
-from capo.stages.scores import decode_rows
 from capo.store.run_directory import Artefact, Run
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from capo.method import Comparison, Selection, calibrate, select_best_worst, select_frontier, select_sum
 from capo.method.selection import combine
+from capo.pairing.columns import Columns, read_columns
 from capo.recipe import Recipe
 from capo.rewards import RewardError, describe_comparison
-from capo.stages.columns import Columns, read_columns
 from capo.store.run_directory import Artefact, Run
 
 if TYPE_CHECKING:

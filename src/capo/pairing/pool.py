@@ -6,8 +6,8 @@ They come from the round before, and stay here for the next: a round needs no ot
 """
 
 from capo.recipe import Recipe
-from capo.stages.prompts import read_prompts
-from capo.stages.start import find_start
+from capo.sampling.collect_prompts import read_prompts
+from capo.sampling.start import find_start
 from capo.store.run_directory import Artefact, Run, WorkspaceError
 
 

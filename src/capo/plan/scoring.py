@@ -9,7 +9,7 @@ from PIL import Image
 from capo.plan.weightless import META, count
 from capo.recipe import RewardSection
 from capo.rewards import SHIPPED, load_reward
-from capo.rewards.catalogue import EMBEDDED
+from capo.rewards.catalog import EMBEDDED
 from capo.rewards.places import split_revision
 
 QUESTION_TOKENS = 40

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from capo.reporting.extremes import Extremes
-from capo.reporting.results import Results
+from capo.reporting.results_schema import Results
 from capo.reporting.templating import environment, outcome
 
 

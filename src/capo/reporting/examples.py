@@ -9,7 +9,7 @@ import numpy as np
 from capo.recipe import Recipe
 from capo.reporting.pair_table import PairTable
 from capo.reporting.pictures import Gallery, Picture
-from capo.reporting.results import Results
+from capo.reporting.results_schema import Results
 from capo.store.run_directory import Artefact, Run
 
 SIDE_BY_SIDE_PIXELS = 320

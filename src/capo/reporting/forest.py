@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from capo.reporting.axes import Key, Scale, scale_over
-from capo.reporting.results import JudgeCategory, JudgeResult, Results
+from capo.reporting.results_schema import JudgeCategory, JudgeResult, Results
 
 Rate = tuple[float, float, float]
 """value, low, high"""

@@ -20,7 +20,7 @@ from capo.reporting.examples import (
     read_prompts,
 )
 from capo.reporting.pair_table import PairTable
-from capo.reporting.results import Results
+from capo.reporting.results_schema import Results
 from capo.store.run_directory import Run
 
 

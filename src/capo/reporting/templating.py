@@ -5,7 +5,7 @@ from typing import Any
 import jinja2
 
 from capo.reporting import forest, wording
-from capo.reporting.results import Results
+from capo.reporting.results_schema import Results
 
 
 def environment() -> jinja2.Environment:

@@ -9,9 +9,8 @@ compare is declared beside (`build_comparison`), not baked in.
     reward.score([image], ["a red circle"])        # float64 [1]
 """
 
-from capo.rewards.catalogue import SHIPPED
+from capo.rewards.catalog import SHIPPED
 from capo.rewards.comparison import describe_comparison, refuse_negative
-from capo.rewards.programs.capo_reward import serve_stdio
 from capo.rewards.protocol import Reward, RewardError, Scored, TransientError
 from capo.rewards.registry import (
     build_comparison,
@@ -21,6 +20,7 @@ from capo.rewards.registry import (
     settle_weights,
 )
 from capo.rewards.scoring import score_images
+from capo.rewards.transports.programs.capo_reward import serve_stdio
 
 __all__ = [
     "SHIPPED",

@@ -21,7 +21,7 @@ from typing import Any
 from capo.engine.device import cache_folder
 from capo.engine.progress import say
 from capo.recipe import RewardSection
-from capo.rewards.catalogue import SHIPPED
+from capo.rewards.catalog import SHIPPED
 from capo.rewards.protocol import Scored
 from capo.rewards.registry import reward_identity
 from capo.store.manifest import canonical, versions

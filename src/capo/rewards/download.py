@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from capo.rewards.catalogue import PLACE_OPTIONS, SHIPPED, Shipped
+from capo.rewards.catalog import PLACE_OPTIONS, SHIPPED, Shipped
 from capo.rewards.places import HUB_ID, WEB, anything_here, pinned, split_revision, weights_here
 
 READ = ("*.json", "*.txt", "*.model")

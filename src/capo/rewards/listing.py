@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from capo.recipe import RewardSection
-from capo.rewards.catalogue import SHIPPED
+from capo.rewards.catalog import SHIPPED
 from capo.rewards.comparison import describe_comparison
 from capo.rewards.download import what_is_missing
-from capo.rewards.function import installed_functions
 from capo.rewards.places import COMMIT, HUB_ID, pinned, split_revision, weights_here
 from capo.rewards.registry import declared_comparison, unknown_reward
 from capo.rewards.shipped import architecture_options
+from capo.rewards.transports.function import installed_functions
 
 MEGABYTES = 4
 """Of memory for a million parameters in float32."""

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from capo.recipe import RewardSection
 from capo.recipe.hints import nearest
-from capo.rewards.catalogue import SHIPPED
-from capo.rewards.client import ServerOrigin
-from capo.rewards.command import ProgramOrigin, isolated
+from capo.rewards.catalog import SHIPPED
 from capo.rewards.comparison import named_comparison
-from capo.rewards.function import FunctionOrigin, installed_functions, installed_origin, is_path
 from capo.rewards.origin import Origin
 from capo.rewards.protocol import Reward, RewardError
 from capo.rewards.shipped import ShippedOrigin
+from capo.rewards.transports.client import ServerOrigin
+from capo.rewards.transports.function import FunctionOrigin, installed_functions, installed_origin, is_path
+from capo.rewards.transports.program import ProgramOrigin, isolated
 
 if TYPE_CHECKING:
     from capo.method.calibration import Comparison

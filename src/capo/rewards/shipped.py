@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from capo.recipe import RewardSection
 from capo.recipe.hints import nearest
-from capo.rewards.catalogue import EMBEDDED, PLACE_OPTIONS, SHIPPED, Shipped
+from capo.rewards.catalog import EMBEDDED, PLACE_OPTIONS, SHIPPED, Shipped
 from capo.rewards.download import what_is_missing
 from capo.rewards.places import check_place, file_identity, look_up, place_identity, split_revision
 from capo.rewards.protocol import Reward, RewardError

@@ -13,11 +13,11 @@ import torch
 from capo.engine import device as runtime
 from capo.images.shard import Shard, sample_table
 from capo.method.settled import is_settled
+from capo.pairing.pair import choice, make_pairs
 from capo.recipe import Recipe
 from capo.rewards import Scored, build_comparison, refuse_negative
-from capo.stages import rater
-from capo.stages.generate import make_samples, read_samples
-from capo.stages.pair import choice, make_pairs
+from capo.sampling.generate import make_samples, read_samples
+from capo.scoring import rater
 from capo.store.run_directory import Artefact, Run
 
 

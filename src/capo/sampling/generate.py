@@ -22,10 +22,10 @@ from capo.images.disk_space import Space, check_shard, check_space, image_space
 from capo.images.shard import Row, Shard, latent_tensors
 from capo.prompts import Prompt
 from capo.recipe import GenerateSection, Recipe, StartSection
-from capo.stages.batching import in_batches
-from capo.stages.finishing import Finisher
-from capo.stages.prompts import read_prompts
-from capo.stages.start import find_start
+from capo.sampling.batching import in_batches
+from capo.sampling.collect_prompts import read_prompts
+from capo.sampling.image_writer import Finisher
+from capo.sampling.start import find_start
 from capo.store.run_directory import Artefact, Run, WorkspaceError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from capo.diffusion.saved import SavedPolicy, find_policy
 from capo.engine.seeds import stable_seed
 from capo.recipe import Recipe, StartSection, TrainSection
-from capo.stages.scores import read_scores
+from capo.scoring.score_table import read_scores
 from capo.store.manifest import alike
 from capo.store.run_directory import Artefact, Run
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from PIL import Image
 
-    from capo.stages.measuring import Images
+    from capo.evaluation.measuring import Images
 
 
 def check_judgeable(recipe: Recipe, prompts: Sequence[Prompt]) -> None:

@@ -13,7 +13,7 @@ from capo.engine import device as runtime
 from capo.recipe import RewardSection
 from capo.rewards import Reward, Scored, load_reward, score_images
 from capo.rewards.cache import open_cache, score_key
-from capo.rewards.images import decode_image
+from capo.rewards.preprocessing import decode_image
 from capo.rewards.protocol import MemoryShortError
 from capo.rewards.scoring import out_of_memory
 

@@ -19,9 +19,9 @@ from capo.images.shard import kept_columns
 from capo.recipe import Recipe, RewardSection
 from capo.rewards import SHIPPED, Scored
 from capo.rewards.protocol import MemoryShortError
-from capo.stages.prompts import read_prompts
-from capo.stages.rater import Shard
-from capo.stages.scorer import Scorer
+from capo.sampling.collect_prompts import read_prompts
+from capo.scoring.rater import Shard
+from capo.scoring.scorer import Scorer
 from capo.store.run_directory import Artefact, Run
 
 if TYPE_CHECKING:

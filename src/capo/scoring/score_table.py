@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from capo.rewards import RewardError, Scored
-from capo.rewards.images import decode_image
-from capo.stages.rater import Rater, Shard, image_files
+from capo.rewards.preprocessing import decode_image
+from capo.scoring.rater import Rater, Shard, image_files
 from capo.store.run_directory import Artefact
 
 if TYPE_CHECKING:

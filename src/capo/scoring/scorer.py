@@ -19,8 +19,8 @@ from capo.rewards import (
     describe_comparison,
     refuse_negative,
 )
-from capo.stages.rater import Rater, Shard
-from capo.stages.scores import check_missing, finished, score_table, score_values
+from capo.scoring.rater import Rater, Shard
+from capo.scoring.score_table import check_missing, finished, score_table, score_values
 from capo.store.run_directory import Artefact
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from capo.diffusion.saved import RECORD, SavedPolicy, find_policy
-from capo.merging.card import soup_card
 from capo.recipe import ModelSection
+from capo.soups.soup_card import soup_card
 from capo.store import atomic as durable
 from capo.store.manifest import pretty
 
@@ -100,8 +100,8 @@ class _Merge:
         return described
 
     def _write_adapter(self, folder: Path, method: dict[str, Any]) -> dict[str, Any]:
-        from capo.merging.adapters import aligned, read_adapter, write_adapter
         from capo.method.low_rank import low_rank_soup, refactored
+        from capo.soups.adapters import aligned, read_adapter, write_adapter
 
         adapters = [read_adapter(policy.folder) for policy in self._policies]
         updates = low_rank_soup(aligned(adapters), **method)
@@ -117,7 +117,7 @@ class _Merge:
         return {"rank": rank or exact, "relative_error": error}
 
     def _write_pipeline(self, folder: Path, method: dict[str, Any]) -> dict[str, Any]:
-        from capo.merging.pipelines import merge_pipelines
+        from capo.soups.pipelines import merge_pipelines
 
         merge_pipelines([p.folder for p in self._policies], self._base(), folder, method)
         return {}

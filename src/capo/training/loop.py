@@ -10,9 +10,9 @@ from capo.recipe import TrainSection
 from capo.training.batches import Batch
 from capo.training.checkpoint import Checkpoints
 from capo.training.guards import TrainingDiverged, Watch, ends, overoptimization
-from capo.training.lending import led
 from capo.training.log import Log, Row, best_row
 from capo.training.rollback import LIMIT, RollBacks
+from capo.training.sampling_policy import led
 from capo.training.step import Outcome, Trainer
 
 

@@ -20,14 +20,14 @@ from capo.diffusion import load_family
 from capo.diffusion.family import Family
 from capo.diffusion.policy import widen
 from capo.engine import device as runtime
+from capo.pairing.columns import score_matrix
 from capo.prompts import Prompt, load_prompts
 from capo.recipe import Recipe, RewardSection
-from capo.stages.columns import score_matrix
-from capo.stages.estimates import present, prompt_error, prompt_win_rates
-from capo.stages.generate import read_samples, sample_images
-from capo.stages.judging import check_size, tells_what_to_see, verdicts
-from capo.stages.rater import Rater
-from capo.stages.scores import decode_rows, score_rows
+from capo.sampling.generate import read_samples, sample_images
+from capo.scoring.judging import check_size, tells_what_to_see, verdicts
+from capo.scoring.prompt_win_rates import present, prompt_error, prompt_win_rates
+from capo.scoring.rater import Rater
+from capo.scoring.score_table import decode_rows, score_rows
 from capo.store.run_directory import Artefact, Run
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from capo.method.calibration import BradleyTerry
-from capo.rewards.images import as_rgb, centre
 from capo.rewards.loading import load_model, load_part
+from capo.rewards.preprocessing import as_rgb, centre
 from capo.rewards.protocol import RewardError
 from capo.rewards.scoring import float64
 

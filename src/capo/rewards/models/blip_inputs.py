@@ -7,13 +7,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from capo.rewards.catalogue import BERT
-from capo.rewards.images import as_rgb
+from capo.rewards.catalog import BERT
 from capo.rewards.loading import load_part, parts_place
+from capo.rewards.preprocessing import as_rgb
 from capo.rewards.protocol import RewardError
 
 if TYPE_CHECKING:
-    from capo.rewards.blip import Blip
+    from capo.rewards.models.blip import Blip
 
 
 class BlipInputs:

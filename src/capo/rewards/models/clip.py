@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from capo.method.calibration import BradleyTerry
-from capo.rewards.clip_towers import ClipTowers, centre_crop
 from capo.rewards.loading import load_model
+from capo.rewards.models.clip_towers import ClipTowers, centre_crop
 from capo.rewards.scoring import float64
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from capo.method.calibration import PowerRatio
-from capo.rewards.catalogue import FLAN_T5_XL
-from capo.rewards.images import as_rgb
+from capo.rewards.catalog import FLAN_T5_XL
 from capo.rewards.loading import load_model, load_part, parts_place, usual_dtype
+from capo.rewards.models.vqa import QUESTION, checked_template
+from capo.rewards.preprocessing import as_rgb
 from capo.rewards.protocol import RewardError
-from capo.rewards.vqa import QUESTION, checked_template
 
 BEFORE_IMAGE = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
@@ -60,7 +60,7 @@ class ClipT5VqaScore:
         from transformers import AutoTokenizer, CLIPVisionModel
         from transformers.models.clip import CLIPImageProcessorPil
 
-        from capo.rewards.clip_t5_model import ClipT5
+        from capo.rewards.models.clip_t5_model import ClipT5
 
         self.name = name
         self._template = checked_template(template)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from capo.rewards.images import as_rgb, centre
 from capo.rewards.loading import load_part
+from capo.rewards.preprocessing import as_rgb, centre
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from capo.method.calibration import BradleyTerry
-from capo.rewards.clip_towers import ClipTowers, centre_crop
 from capo.rewards.loading import load_model
+from capo.rewards.models.clip_towers import ClipTowers, centre_crop
 from capo.rewards.scoring import float64
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from capo.method.calibration import BradleyTerry
-from capo.rewards.blip import load_judge
-from capo.rewards.blip_inputs import BlipInputs
+from capo.rewards.models.blip import load_judge
+from capo.rewards.models.blip_inputs import BlipInputs
 from capo.rewards.scoring import float64
 
 if TYPE_CHECKING:

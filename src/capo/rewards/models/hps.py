@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from capo.method.calibration import BradleyTerry
-from capo.rewards.catalogue import CLIP_VIT_H
-from capo.rewards.clip_layout import drop_prefix, from_open_clip
-from capo.rewards.clip_towers import ClipTowers
-from capo.rewards.images import as_rgb
+from capo.rewards.catalog import CLIP_VIT_H
 from capo.rewards.loading import load_part, load_renamed, parts_place, read_weights
+from capo.rewards.models.clip_layout import drop_prefix, from_open_clip
+from capo.rewards.models.clip_towers import ClipTowers
+from capo.rewards.preprocessing import as_rgb
 from capo.rewards.scoring import float64
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from capo.method.calibration import BradleyTerry
-from capo.rewards.aesthetic_head import AffineHead, split_head, tower_place
-from capo.rewards.catalogue import CLIP_VIT_L
-from capo.rewards.clip_layout import drop_prefix, vision_side
-from capo.rewards.clip_towers import centre_crop
+from capo.rewards.catalog import CLIP_VIT_L
 from capo.rewards.loading import load_part, load_renamed, read_weights
+from capo.rewards.models.aesthetic_head import AffineHead, split_head, tower_place
+from capo.rewards.models.clip_layout import drop_prefix, vision_side
+from capo.rewards.models.clip_towers import centre_crop
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from capo.method.calibration import BradleyTerry
-from capo.rewards.catalogue import CLIP_VIT_H
-from capo.rewards.clip_layout import drop_prefix
-from capo.rewards.clip_towers import ClipTokens, centre_crop
+from capo.rewards.catalog import CLIP_VIT_H
 from capo.rewards.loading import fill, load_part, load_renamed, parts_place, read_weights
-from capo.rewards.mps_cross import CrossModel
+from capo.rewards.models.clip_layout import drop_prefix
+from capo.rewards.models.clip_towers import ClipTokens, centre_crop
+from capo.rewards.models.mps_cross import CrossModel
 from capo.rewards.protocol import RewardError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from capo.method.calibration import PowerRatio
-from capo.rewards.images import as_rgb
+from capo.rewards.preprocessing import as_rgb
 from capo.rewards.protocol import RewardError
 
 if TYPE_CHECKING:

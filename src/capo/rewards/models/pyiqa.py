@@ -9,7 +9,7 @@ are pickles, of which torch reads the tensors only.
 from typing import TYPE_CHECKING, Any
 
 from capo.method.calibration import BradleyTerry
-from capo.rewards.command import PROGRAMS, ProgramReward
+from capo.rewards.transports.program import PROGRAMS, ProgramReward
 
 if TYPE_CHECKING:
     import numpy as np

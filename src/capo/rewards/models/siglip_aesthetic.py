@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from capo.method.calibration import BradleyTerry
-from capo.rewards.aesthetic_head import AffineHead, split_head, tower_place
-from capo.rewards.catalogue import SIGLIP_SO400M
-from capo.rewards.clip_layout import vision_side
-from capo.rewards.images import as_rgb
+from capo.rewards.catalog import SIGLIP_SO400M
 from capo.rewards.loading import load_part, load_renamed, read_weights
+from capo.rewards.models.aesthetic_head import AffineHead, split_head, tower_place
+from capo.rewards.models.clip_layout import vision_side
+from capo.rewards.preprocessing import as_rgb
 
 if TYPE_CHECKING:
     from PIL import Image

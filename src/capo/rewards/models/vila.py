@@ -10,7 +10,7 @@ in [0, 1]; the score is ten times that, the scale of the paper's tables.
 from typing import TYPE_CHECKING, Any
 
 from capo.method.calibration import BradleyTerry
-from capo.rewards.command import PROGRAMS, ProgramReward
+from capo.rewards.transports.program import PROGRAMS, ProgramReward
 
 if TYPE_CHECKING:
     import numpy as np

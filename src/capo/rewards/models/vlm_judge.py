@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from capo.method.calibration import BradleyTerry
+from capo.rewards.models.vlm import VisionLanguageModel
 from capo.rewards.protocol import RewardError
-from capo.rewards.vlm import VisionLanguageModel
 
 if TYPE_CHECKING:
     from PIL import Image

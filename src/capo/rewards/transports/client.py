@@ -60,8 +60,8 @@ class ServerReward:
     def __init__(self, name: str, url: str, timeout: float = 600.0) -> None:
         import urllib3
 
-        from capo.rewards.patience import Patience
-        from capo.rewards.wire import Memory, check_protocol
+        from capo.rewards.transports.retries import Patience
+        from capo.rewards.transports.wire import Memory, check_protocol
 
         self.name = name
         self._said = Memory()
@@ -91,7 +91,7 @@ class ServerReward:
         """
         import numpy as np
 
-        from capo.rewards import wire
+        from capo.rewards.transports import wire
 
         response = self._request("POST", "/score", wire.question(images, prompts))
         if response.status == TOO_LARGE and len(images) > 1:

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from capo.recipe import RewardSection
 from capo.rewards.comparison import told_comparison
-from capo.rewards.environment import environment
-from capo.rewards.function import FunctionOrigin
 from capo.rewards.places import file_identity
 from capo.rewards.protocol import RewardError, TransientError
+from capo.rewards.transports.environment import environment
+from capo.rewards.transports.function import FunctionOrigin
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +69,7 @@ class ProgramReward:
     def __init__(
         self, name: str, command: Sequence[str], requirements: Sequence[str] = (), timeout: float = 600.0
     ) -> None:
-        from capo.rewards.wire import Memory
+        from capo.rewards.transports.wire import Memory
 
         self.name = name
         self._said = Memory()
@@ -84,7 +84,7 @@ class ProgramReward:
 
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> "np.ndarray":
         """float64 [n]. Raises `RuntimeError` when the program cannot score them, or dies of them."""
-        from capo.rewards import wire
+        from capo.rewards.transports import wire
 
         try:
             told = self._running().ask(wire.question(images, prompts), self._timeout)
@@ -120,7 +120,7 @@ class _Program:
     """One process, and what it said of itself."""
 
     def __init__(self, name: str, command: Sequence[str], environment: dict[str, str], timeout: float):
-        from capo.rewards import wire
+        from capo.rewards.transports import wire
 
         self._command = command
         pipe = subprocess.PIPE

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from capo.rewards import wire
 from capo.rewards.comparison import describe_comparison
 from capo.rewards.protocol import Reward, TransientError
 from capo.rewards.scoring import checked, out_of_memory, truncated
+from capo.rewards.transports import wire
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from capo.rewards.images import as_rgb, decode_image
+from capo.rewards.preprocessing import as_rgb, decode_image
 from capo.rewards.protocol import RewardError
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from capo.compare.measures import JUDGED
 from capo.reporting.forest import MEAN
 from capo.reporting.wording import p_value, points
-from capo.stages.estimates import estimate, prompt_error
+from capo.scoring.prompt_win_rates import estimate, prompt_error
+from capo.studies.measures import JUDGED
 
 SIGNIFICANT = 0.05
 

@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from capo.compare.overoptimization import Gains, gains
-from capo.compare.runs import StudyRun
+from capo.evaluation.measuring import measured, read_judgements, read_scores
 from capo.recipe import Recipe
 from capo.reporting.examples import read_prompts
 from capo.reporting.forest import MEAN
-from capo.stages.estimates import prompt_win_rates
-from capo.stages.measuring import measured, read_judgements, read_scores
+from capo.scoring.prompt_win_rates import prompt_win_rates
 from capo.store.run_directory import Run
+from capo.studies.overoptimization import Gains, gains
+from capo.studies.runs import StudyRun
 from capo.training.log import Row
 
 JUDGED = "Images found right, less the base's"

@@ -21,11 +21,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from capo.compare.fronts import Front, FrontSection, expanded, front_problems
 from capo.recipe import Recipe, RecipeError, load_recipe
 from capo.recipe.hints import nearest
 from capo.recipe.reading import read_yaml
 from capo.recipe.sections import Name
+from capo.studies.fronts import Front, FrontSection, expanded, front_problems
 
 QUICK: Mapping[str, Any] = {
     "prompts.count": 4,

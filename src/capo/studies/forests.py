@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from capo.compare.table import NULL
 from capo.reporting import forest
 from capo.reporting.forest import Forest
 from capo.reporting.sheet import CHARACTER, MARGIN, TITLE, written_out
 from capo.reporting.templating import environment
+from capo.studies.study_table import NULL
 
 COLUMN, GAP, STEP = 140, 12, 24
 """Width of a measure, what of it is left free at both sides, and height of a row in the picture."""

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from capo.compare.figures import curves, histograms, weightings
-from capo.compare.forests import forest_sheet
-from capo.compare.front_figure import front_keys, front_plots
-from capo.compare.overoptimization import panels
-from capo.compare.runs import StudyRun
 from capo.reporting.axes import Key
 from capo.reporting.forest import MEAN
 from capo.reporting.plots import Plot
 from capo.reporting.sheet import sheet
+from capo.studies.figures import curves, histograms, weightings
+from capo.studies.forests import forest_sheet
+from capo.studies.front_figure import front_keys, front_plots
+from capo.studies.overoptimization import panels
+from capo.studies.runs import StudyRun
 
 
 @dataclass(frozen=True)

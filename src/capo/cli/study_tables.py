@@ -8,15 +8,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from capo.compare.commands import run_command
-from capo.compare.contrasts import nothing_compared
-from capo.compare.cost import StudyCost
-from capo.compare.running import Outcome
-from capo.compare.runs import StudyRun
-from capo.compare.study import Study, shipped_studies
-from capo.compare.table import NULL, brief, settings
-from capo.compare.warnings import not_finished
 from capo.plan.table import hours
+from capo.studies.commands import run_command
+from capo.studies.contrasts import nothing_compared
+from capo.studies.cost import StudyCost
+from capo.studies.running import Outcome
+from capo.studies.runs import StudyRun
+from capo.studies.study import Study, shipped_studies
+from capo.studies.study_table import NULL, brief, settings
+from capo.studies.warnings import not_finished
 from capo.terminal import print_json
 
 

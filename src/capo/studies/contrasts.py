@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from capo.compare.estimates import SIGNIFICANT
 from capo.reporting.wording import p_value, points
+from capo.studies.estimates import SIGNIFICANT
 
 ABOUT_CONTRASTS = (
     "Percentage points more or less, on the same prompts and the same noise, averaged over seeds. In "

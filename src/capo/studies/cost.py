@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from capo.compare.runs import StudyRun, artefact_keys
 from capo.plan import Plan, plan_run
 from capo.plan.work import shares
 from capo.recipe import Recipe
 from capo.store.manifest import canonical
+from capo.studies.runs import StudyRun, artefact_keys
 
 NOT_COUNTED: dict[str, Any] = {
     "name": True,

@@ -6,11 +6,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from capo.compare.measures import Curve, RunMeasures, Values, measure_run
-from capo.compare.runs import StudyRun, read_record
 from capo.engine.progress import say
 from capo.store import atomic as durable
 from capo.store.atomic import WorkspaceError
+from capo.studies.measures import Curve, RunMeasures, Values, measure_run
+from capo.studies.runs import StudyRun, read_record
 
 
 def measures_of(run: StudyRun) -> RunMeasures:

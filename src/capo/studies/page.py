@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from capo.compare.contrasts import ABOUT_CONTRASTS, contrasts, nothing_compared
-from capo.compare.drawings import Drawings
-from capo.compare.forests import forests
-from capo.compare.hypervolume import standing, volume
-from capo.compare.runs import StudyRun
-from capo.compare.table import (
+from capo.reporting.templating import environment
+from capo.store.manifest import versions
+from capo.studies.contrasts import ABOUT_CONTRASTS, contrasts, nothing_compared
+from capo.studies.drawings import Drawings
+from capo.studies.forests import forests
+from capo.studies.hypervolume import standing, volume
+from capo.studies.runs import StudyRun
+from capo.studies.study_table import (
     ABOUT_COST,
     ABOUT_EQUAL_DRIFT,
     ABOUT_FRONTS,
@@ -19,9 +21,7 @@ from capo.compare.table import (
     seeds_of,
     settings,
 )
-from capo.compare.warnings import warnings
-from capo.reporting.templating import environment
-from capo.store.manifest import versions
+from capo.studies.warnings import warnings
 
 
 def render_study(results: Mapping[str, Any], runs: Sequence[StudyRun], drawn: Drawings) -> str:

@@ -49,7 +49,7 @@ class Front:
 
 def expanded(section: FrontSection) -> Front:
     """All rows of a front, in the order of `capo soup`'s sweeps; soups are named by their weights."""
-    from capo.stages.soup import weightings
+    from capo.soups.merge import weightings
 
     rows = {}
     for weights in weightings(len(section.of), section.points):

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from capo.compare.runs import StudyRun
 from capo.method.weighting import flow_sigmoid_weight, sigmoid_weight
 from capo.reporting.axes import Chart, Key, Scale, scale_over
 from capo.reporting.gather import raw_scores
 from capo.reporting.pair_table import PairTable
 from capo.reporting.plots import SERIES, Plot, calibrated_histogram, raw_histogram
 from capo.store.run_directory import Run
+from capo.studies.runs import StudyRun
 
 LOG_SNR = np.linspace(-10, 10, 161)
 """The range that Fig. 5 shows, and that a flow's times are drawn from."""

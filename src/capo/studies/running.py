@@ -10,20 +10,20 @@ from typing import Any
 import yaml
 
 from capo import pipeline
-from capo.compare.drawings import drawings, sheets
-from capo.compare.page import render_study
-from capo.compare.records import adopt_record, kept_elsewhere, measures_of
-from capo.compare.results import study_results
-from capo.compare.runs import StudyRun, donors, runs_of, shared_artefacts
-from capo.compare.study import FIGURES, Study
-from capo.compare.table import table
-from capo.compare.warnings import warnings
 from capo.diffusion.saved import find_policy
 from capo.engine.launch import LaunchError, processes
 from capo.engine.progress import say
-from capo.stages.soup import SoupSettings, soup
+from capo.soups.merge import SoupSettings, soup
 from capo.store import atomic as durable
 from capo.store.manifest import pretty
+from capo.studies.drawings import drawings, sheets
+from capo.studies.outcome import study_results
+from capo.studies.page import render_study
+from capo.studies.records import adopt_record, kept_elsewhere, measures_of
+from capo.studies.runs import StudyRun, donors, runs_of, shared_artefacts
+from capo.studies.study import FIGURES, Study
+from capo.studies.study_table import table
+from capo.studies.warnings import warnings
 
 FAILURES = (ValueError, OSError, ImportError, ArithmeticError, RuntimeError)
 """What ends one row and not the study."""

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from capo.compare.runs import StudyRun
 from capo.reporting.forest import MEAN
+from capo.studies.runs import StudyRun
 
 
 def warnings(results: Mapping[str, Any], runs: Sequence[StudyRun]) -> list[str]:

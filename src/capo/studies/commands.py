@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from capo.compare.study import QUICK_SUFFIX, Settings, Study, load_study, overrides, shipped_studies
+from capo.studies.study import QUICK_SUFFIX, Settings, Study, load_study, overrides, shipped_studies
 
 
 def study_command(results: Mapping[str, Any]) -> str | None:

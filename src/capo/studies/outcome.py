@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from capo.compare.drift import equal_drift
-from capo.compare.estimates import holm, paired, row_estimate, sentence
-from capo.compare.hypervolume import front_results
-from capo.compare.measures import RunMeasures, Values
-from capo.compare.overoptimization import over_seeds
-from capo.compare.study import Row, Study
 from capo.engine.seeds import stable_seed
+from capo.studies.drift import equal_drift
+from capo.studies.estimates import holm, paired, row_estimate, sentence
+from capo.studies.hypervolume import front_results
+from capo.studies.measures import RunMeasures, Values
+from capo.studies.overoptimization import over_seeds
+from capo.studies.study import Row, Study
 
 
 def study_results(

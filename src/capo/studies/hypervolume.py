@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from capo.compare.estimates import pooled
-from capo.compare.fronts import Front
-from capo.compare.measures import Values
 from capo.reporting.wording import number
+from capo.studies.estimates import pooled
+from capo.studies.fronts import Front
+from capo.studies.measures import Values
 
 CHANCE = 0.5
 RESAMPLES = 2000

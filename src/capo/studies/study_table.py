@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from capo.compare.commands import run_command, study_command
-from capo.compare.contrasts import ABOUT_CONTRASTS, Contrast, contrasts, nothing_compared
-from capo.compare.hypervolume import standing, volume
-from capo.compare.overoptimization import best_and_last
 from capo.reporting.wording import NONE, duration, interval, number, percent, points
+from capo.studies.commands import run_command, study_command
+from capo.studies.contrasts import ABOUT_CONTRASTS, Contrast, contrasts, nothing_compared
+from capo.studies.hypervolume import standing, volume
+from capo.studies.overoptimization import best_and_last
 
 NULL = "base against itself"
 

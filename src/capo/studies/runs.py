@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from capo import pipeline
-from capo.compare.study import Row, Study, run_directory
 from capo.diffusion.saved import find_policy, is_policy
 from capo.recipe import Recipe
 from capo.steps import steps_of
 from capo.store.atomic import WorkspaceError
 from capo.store.manifest import canonical
+from capo.studies.study import Row, Study, run_directory
 
 RECORD_FORMAT = 1
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from capo.compare.measures import JUDGED, Curve, RunMeasures
+from capo.studies.measures import JUDGED, Curve, RunMeasures
 
 
 def equal_drift(runs: Sequence[RunMeasures]) -> dict[str, Any] | None:
