@@ -5,8 +5,8 @@ Needs neither weights nor a GPU. Prints the table of docs/performance.md.
 
 import torch
 
-from capo.plan.counts import count_training
-from capo.plan.weightless import META, count, weightless
+from capo.cost.plan.counts import count_training
+from capo.cost.plan.weightless import META, count, weightless
 from capo.recipe import Recipe, load_recipe
 
 RECIPES = ("sd15", "sdxl", "sd3", "sd35", "flux")

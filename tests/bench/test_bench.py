@@ -10,14 +10,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from capo.bench import bench
-from capo.bench import score as score_bench
-from capo.bench.conventional import Conventional
-from capo.bench.measure import Row, measure, peak_of
-from capo.bench.subject import Subject, changed
-from capo.bench.table import ratios
-from capo.bench.train import effort, training_data
 from capo.cli import app
+from capo.cli.bench_table import ratios
+from capo.cost.bench import bench
+from capo.cost.bench import scoring as score_bench
+from capo.cost.bench.conventional import Conventional
+from capo.cost.bench.measure import Row, measure, peak_of
+from capo.cost.bench.subject import Subject, changed
+from capo.cost.bench.training import effort, training_data
 from capo.diffusion import load_family
 from capo.recipe import dump_recipe
 from tiny_training import recipe as tiny_recipe

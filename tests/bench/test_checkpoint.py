@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from capo.bench.checkpoint import write_checkpoint
-from capo.bench.subject import subject
+from capo.cost.bench.checkpoints import write_checkpoint
+from capo.cost.bench.subject import subject
 from capo.diffusion import load_family
 from capo.diffusion.random_weights import random_weights
 from capo.recipe import GenerateSection, ModelSection

@@ -1,6 +1,6 @@
 import torch
 
-from capo.bench.memory import made_bytes, peak_bytes
+from capo.cost.bench.peak_memory import made_bytes, peak_bytes
 
 CPU = torch.device("cpu")
 MEGA = 1_000_000

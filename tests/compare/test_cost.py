@@ -7,7 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from capo.cli import app
-from capo.plan import plan_run
+from capo.cost.plan import plan_run
 from capo.studies import load_study
 from capo.studies.cost import study_cost
 from capo.studies.runs import runs_of

@@ -8,10 +8,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from capo.bench.memory import made_bytes
+from capo.cost.bench.peak_memory import made_bytes
+from capo.cost.plan.counts import count_sampling, count_training
 from capo.diffusion.policy import Policy
 from capo.diffusion.random_weights import random_weights
-from capo.plan.counts import count_sampling, count_training
 from capo.recipe import parse_recipe
 from diffusion_cases import PIPELINES, family_of, settings_of
 

@@ -8,15 +8,15 @@ from typer.testing import CliRunner
 
 import tiny_training
 from capo.cli import app
-from capo.plan import plan_run
-from capo.plan.counts import Sampling, Training
-from capo.plan.disk import disk
-from capo.plan.gpus import GIB, GPUS, find_gpu
-from capo.plan.memory import fitting_pairs, generate_memory, train_memory
-from capo.plan.notes import notes
-from capo.plan.scoring import score_flops
-from capo.plan.weightless import Count
-from capo.plan.work import Prompts, stages
+from capo.cost.plan import plan_run
+from capo.cost.plan.counts import Sampling, Training
+from capo.cost.plan.disk import disk
+from capo.cost.plan.gpus import GIB, GPUS, find_gpu
+from capo.cost.plan.memory import fitting_pairs, generate_memory, train_memory
+from capo.cost.plan.notes import notes
+from capo.cost.plan.scoring_work import score_flops
+from capo.cost.plan.weightless import Count
+from capo.cost.plan.work import Prompts, stages
 from capo.recipe import RewardSection, parse_recipe
 
 TERA = 10**12

@@ -98,8 +98,8 @@ def plan(
     The model's configuration is enough: no weights are read, and no GPU is needed.
     """
     from capo import terminal
-    from capo.plan import plan_run
-    from capo.plan.table import print_plan, values
+    from capo.cli.plan_table import print_plan, values
+    from capo.cost.plan import plan_run
 
     loaded, _ = load(recipe, overrides, directory)
     found = plan_run(loaded, gpu, utilisation)
@@ -128,8 +128,8 @@ def bench(
     if as_json:
         os.environ["CAPO_QUIET"] = "1"
     from capo import terminal
-    from capo.bench import bench as run_bench
-    from capo.bench.table import print_table, values
+    from capo.cli.bench_table import print_table, values
+    from capo.cost.bench import bench as run_bench
 
     found = run_bench(part, architecture, recipe, overrides or (), repeats)
     if as_json:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from capo.plan.table import hours
+from capo.cli.plan_table import hours
 from capo.studies.commands import run_command
 from capo.studies.contrasts import nothing_compared
 from capo.studies.cost import StudyCost

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from capo.plan import Plan, plan_run
-from capo.plan.work import shares
+from capo.cost.plan import Plan, plan_run
+from capo.cost.plan.work import shares
 from capo.recipe import Recipe
 from capo.store.manifest import canonical
 from capo.studies.runs import StudyRun, artefact_keys
@@ -49,7 +49,7 @@ class StudyCost:
 def study_cost(runs: Sequence[StudyRun], gpu: str, utilisation: float) -> StudyCost:
     """The GPU hours of `runs`, those that are done already among them; reads configurations only.
 
-    Raises `ValueError` as `capo.plan.plan_run` does.
+    Raises `ValueError` as `capo.cost.plan.plan_run` does.
     """
     plans: dict[str, Plan] = {}
     made: dict[str, dict[str, float]] = {}

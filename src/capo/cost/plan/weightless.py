@@ -13,8 +13,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from capo.bench.checkpoint import write_checkpoint
-from capo.bench.memory import made_bytes
+from capo.cost.bench.checkpoints import write_checkpoint
+from capo.cost.bench.peak_memory import made_bytes
 from capo.diffusion import load_family, resolve_checkpoint
 from capo.diffusion.family import Family
 from capo.diffusion.random_weights import random_weights

@@ -6,8 +6,8 @@ from itertools import count
 
 import torch
 
-from capo.bench.measure import Row, Work, measure
-from capo.bench.subject import Subject, changed, prompts
+from capo.cost.bench.measure import Row, Work, measure
+from capo.cost.bench.subject import Subject, changed, prompts
 from capo.diffusion import load_family
 from capo.diffusion.family import Family
 from capo.engine.seeds import initial_noise

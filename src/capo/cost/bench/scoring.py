@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from capo.bench.measure import Row, Work, measure
-from capo.bench.subject import Subject, changed, prompts
+from capo.cost.bench.measure import Row, Work, measure
+from capo.cost.bench.subject import Subject, changed, prompts
 from capo.diffusion import load_family
 from capo.diffusion.random_weights import random_weights
 from capo.pairing.pair import choice, make_pairs

@@ -12,9 +12,9 @@ from capo.prompts import load_prompts
 from capo.recipe import PromptsSection, Recipe
 
 if TYPE_CHECKING:
-    from capo.plan.counts import Sampling, Training
-    from capo.plan.gpus import Gpu
-    from capo.plan.work import Stage
+    from capo.cost.plan.counts import Sampling, Training
+    from capo.cost.plan.gpus import Gpu
+    from capo.cost.plan.work import Stage
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ def plan_run(recipe: Recipe, gpu: str, utilisation: float) -> Plan:
     Raises `ValueError` for an unknown GPU, a utilisation outside (0, 1], and a model whose
     configuration cannot be read or does not fit the recipe.
     """
-    from capo.plan.counts import count_sampling, count_training
-    from capo.plan.disk import disk
-    from capo.plan.gpus import find_gpu
-    from capo.plan.memory import generate_memory, train_memory
-    from capo.plan.notes import notes
-    from capo.plan.work import Prompts, stages
+    from capo.cost.plan.counts import count_sampling, count_training
+    from capo.cost.plan.disk import disk
+    from capo.cost.plan.gpus import find_gpu
+    from capo.cost.plan.memory import generate_memory, train_memory
+    from capo.cost.plan.notes import notes
+    from capo.cost.plan.work import Prompts, stages
 
     if not 0 < utilisation <= 1:
         raise ValueError(f"--utilisation: {utilisation} is no share; give a number above 0, at most 1")

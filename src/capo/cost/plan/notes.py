@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from capo.plan.counts import Sampling, Training
-from capo.plan.gpus import GIB, Gpu
-from capo.plan.memory import SPARE, fitting_pairs
-from capo.plan.work import Prompts, not_counted
+from capo.cost.plan.counts import Sampling, Training
+from capo.cost.plan.gpus import GIB, Gpu
+from capo.cost.plan.memory import SPARE, fitting_pairs
+from capo.cost.plan.work import Prompts, not_counted
 from capo.recipe import Recipe
 
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from capo.bench.measure import Row
+    from capo.cost.bench.measure import Row
 
 PARTS = {
     "train": ("train:bench_train", "pairs"),
@@ -41,7 +41,7 @@ class Benchmark:
 def bench(
     part: str, architecture: str | None, recipe: str | None, overrides: Sequence[str], repeats: int
 ) -> Benchmark:
-    """Measure a part of the pipeline; see `capo.bench.subject.subject` for what is measured.
+    """Measure a part of the pipeline; see `capo.cost.bench.subject.subject` for what is measured.
 
     Raises `ValueError` for an unknown part or architecture, `RecipeError` for a recipe.
     """
@@ -49,14 +49,14 @@ def bench(
         raise ValueError(f"no part {part!r} to measure; there are {', '.join(PARTS)}")
     import torch
 
-    from capo.bench.subject import subject
+    from capo.cost.bench.subject import subject
     from capo.engine import device as runtime
     from capo.engine.progress import say
     from capo.store.manifest import versions
 
     place, unit = PARTS[part]
     module, name = place.split(":")
-    function = getattr(import_module(f"capo.bench.{module}"), name)
+    function = getattr(import_module(f"capo.cost.bench.{module}"), name)
     rows = []
     with subject(architecture, recipe, overrides) as what:
         for row in function(what, repeats):

@@ -3,7 +3,7 @@
 Not in it: torch's own context (about half a gigabyte) and memory lost between allocations.
 """
 
-from capo.plan.counts import Sampling, Training, computing_dtype
+from capo.cost.plan.counts import Sampling, Training, computing_dtype
 from capo.recipe import Recipe
 
 SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from capo.bench.checkpoint import SHRINK, TINY, write_checkpoint
+from capo.cost.bench.checkpoints import SHRINK, TINY, write_checkpoint
 from capo.diffusion.architectures import PARTS
 from capo.diffusion.random_weights import random_weights
 from capo.engine import device as runtime

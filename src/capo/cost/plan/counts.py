@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from capo.cost.plan.weightless import META, Count, count, weightless
 from capo.diffusion.adapter import add_adapter
 from capo.diffusion.family import Family
-from capo.plan.weightless import META, Count, count, weightless
 from capo.recipe import Recipe
 
 

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from capo.plan.counts import Sampling, Training, computing_dtype
-from capo.plan.gpus import Gpu
-from capo.plan.scoring import score_flops, score_precision
+from capo.cost.plan.counts import Sampling, Training, computing_dtype
+from capo.cost.plan.gpus import Gpu
+from capo.cost.plan.scoring_work import score_flops, score_precision
 from capo.recipe import Recipe, RewardSection
 
 Work = Counter[str]

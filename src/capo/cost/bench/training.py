@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from capo.bench.conventional import Conventional, ImagePair
-from capo.bench.measure import Row, Work, measure
-from capo.bench.subject import Subject, changed, prompts
+from capo.cost.bench.conventional import Conventional, ImagePair
+from capo.cost.bench.measure import Row, Work, measure
+from capo.cost.bench.subject import Subject, changed, prompts
 from capo.diffusion import load_family
 from capo.diffusion.adapter import add_adapter
 from capo.diffusion.policy import Policy

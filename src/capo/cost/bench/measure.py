@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from capo.bench.memory import peak_bytes
-from capo.plan.gpus import GPUS
+from capo.cost.bench.peak_memory import peak_bytes
+from capo.cost.plan.gpus import GPUS
 
 DEVICES = {
     "H200": "h200",
@@ -22,7 +22,7 @@ DEVICES = {
     "RTX 4090": "rtx4090",
     "RTX 3090": "rtx3090",
 }
-"""What is in a device's own name → its name in `capo.plan.gpus`; the first that fits counts."""
+"""What is in a device's own name → its name in `capo.cost.plan.gpus`; the first that fits counts."""
 
 VARIANTS = {"NVL", "Ti", "D", "Laptop"}
 """Words in the names of devices that are slower or faster than those: their peak is not known here."""

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from capo.cost.plan import Plan
+from capo.cost.plan.gpus import GIB
 from capo.images.disk_space import size
-from capo.plan import Plan
-from capo.plan.gpus import GIB
 
 
 def values(plan: Plan) -> dict[str, Any]:

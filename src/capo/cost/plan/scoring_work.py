@@ -6,7 +6,7 @@ from functools import cache, partial
 import torch
 from PIL import Image
 
-from capo.plan.weightless import META, count
+from capo.cost.plan.weightless import META, count
 from capo.recipe import RewardSection
 from capo.rewards import SHIPPED, load_reward
 from capo.rewards.catalog import EMBEDDED

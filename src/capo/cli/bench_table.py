@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from capo.bench import Benchmark
-from capo.bench.measure import Row
+from capo.cost.bench import Benchmark
+from capo.cost.bench.measure import Row
 
 BASELINE = "conventional"
 
