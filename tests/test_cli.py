@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 import fake_stages
-from capo import pipeline
 from capo.cli import STAGES, app
+from capo.pipeline import run as pipeline
 from capo.recipe import load_recipe
 
 
@@ -197,7 +197,7 @@ def test_one_of_several_processes_says_how_to_go_on(monkeypatch, rank, told):
     def interrupted(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("capo.pipeline.run", interrupted)
+    monkeypatch.setattr("capo.pipeline.run.run", interrupted)
     for name, value in {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}.items():
         monkeypatch.setenv(name, value)
     said = capo("train", "tiny.yaml", code=130).stderr
@@ -214,7 +214,7 @@ def test_a_launch_that_would_train_alone_is_refused(monkeypatch):
 
 def test_recipes_are_listed_and_shown(monkeypatch, tmp_path):
     (tmp_path / "small.yaml").write_text("# Small [and quick].\n#\nname: small\n")
-    monkeypatch.setattr("capo.terminal.shipped_recipes", lambda: {"small": tmp_path / "small.yaml"})
+    monkeypatch.setattr("capo.cli.tables.shipped_recipes", lambda: {"small": tmp_path / "small.yaml"})
     monkeypatch.setattr("capo.recipe.shipped_recipes", lambda: {"small": tmp_path / "small.yaml"})
     assert "Small [and quick]." in capo("recipes").stdout
     assert capo("recipes", "show", "small").stdout == "# Small [and quick].\n#\nname: small\n"

@@ -13,9 +13,9 @@ from typer.main import get_command
 
 import capo
 from capo.cli import app
+from capo.pipeline.graph import steps_of
 from capo.recipe import RUNTIME, Recipe, load_recipe
 from capo.rewards.catalog import EMBEDDED
-from capo.steps import steps_of
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path for folder in (ROOT, ROOT / "docs", ROOT / "benchmarks") for path in folder.glob("*.md"))

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import fake_stages
-from capo import pipeline
+from capo.pipeline import run as pipeline
 from capo.recipe import dump_recipe, parse_recipe
 from capo.store.manifest import describe
 from capo.store.run_directory import Run, StaleArtefact, WorkspaceError

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from capo.method.soup import slerp, soup
     from capo.method.weighting import flow_log_snr, flow_sigmoid_weight, flow_time, sigmoid_weight
     from capo.method.winrate import bootstrap_interval, win_rate
-    from capo.pipeline import RunResult, run
+    from capo.pipeline.run import RunResult, run
     from capo.recipe import Recipe, RecipeError, load_recipe
     from capo.store.run_directory import Run, WorkspaceError
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import fake_stages
-from capo import pipeline
+from capo.pipeline import run as pipeline
 from capo.recipe import parse_recipe
 from capo.store import atomic as durable
 from capo.store.run_directory import Run

@@ -16,9 +16,9 @@ from capo.diffusion import load_family
 from capo.images import ExchangeError, open_images
 from capo.images.export import export
 from capo.pairing.calibration_inputs import calibration_report
-from capo.pipeline import run, status
+from capo.pipeline.graph import steps_of
+from capo.pipeline.run import run, status
 from capo.recipe import ImagesSection, RecipeError, dump_recipe, parse_recipe
-from capo.steps import steps_of
 from capo.store.run_directory import Artefact, Run
 from capo.training.data import Samples, read_pairs
 

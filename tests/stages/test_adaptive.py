@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 import tiny_training
-from capo import pipeline
 from capo.diffusion.family import Family
+from capo.pipeline import run as pipeline
+from capo.pipeline.graph import steps_of
 from capo.recipe import RecipeError, load_recipe
 from capo.reporting import facts
 from capo.rewards import RewardError
 from capo.sampling.generate import read_samples
-from capo.steps import steps_of
 from capo.store.run_directory import Run
 from capo.training.data import Samples
 

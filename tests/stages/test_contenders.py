@@ -15,8 +15,8 @@ from capo.engine.device import quiet
 from capo.evaluation.baseline import baseline
 from capo.evaluation.candidates import find_contender
 from capo.evaluation.evaluate import evaluate
+from capo.pipeline.graph import steps_of
 from capo.rewards.preprocessing import decode_image
-from capo.steps import steps_of
 from capo.store.run_directory import Run
 
 PROMPTS, SAMPLES = ("a red circle", "three", "blue"), 2

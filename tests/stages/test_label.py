@@ -9,6 +9,7 @@ import pytest
 import tiny_run
 from capo.pairing.calibration_inputs import calibration_report
 from capo.pairing.label import label
+from capo.pipeline.graph import steps_of
 from capo.prompts import make_prompt
 from capo.recipe import RecipeError, RewardSection, load_recipe
 from capo.sampling.collect_prompts import prompt_table
@@ -16,7 +17,6 @@ from capo.shapes.layout import corrupt, scene_of
 from capo.shapes.people import alignment, beauty
 from capo.shapes.prompts import draw_specs
 from capo.shapes.scenes import draw
-from capo.steps import steps_of
 from capo.store.run_directory import Run
 from capo.training.data import read_pairs
 

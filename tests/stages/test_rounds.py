@@ -9,7 +9,6 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
 import tiny_training
-from capo import pipeline
 from capo.diffusion import load_family
 from capo.diffusion.policy import load_policy
 from capo.diffusion.saved import SavedPolicy
@@ -17,6 +16,7 @@ from capo.engine.device import quiet
 from capo.engine.seeds import initial_noise
 from capo.method import BradleyTerry, PowerRatio, select_frontier
 from capo.pairing.pair import make_pairs
+from capo.pipeline import run as pipeline
 from capo.sampling.start import Start, find_start
 from capo.store.atomic import WorkspaceError
 from capo.store.run_directory import Run

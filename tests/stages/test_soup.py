@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 import tiny
 import tiny_run
-from capo import pipeline
 from capo.cli import app
 from capo.diffusion import checkpoint_identity, load_family
 from capo.diffusion.policy import Policy
 from capo.engine.device import quiet
 from capo.method.soup import soup as soup_of_weights
+from capo.pipeline import run as pipeline
 from capo.recipe import ModelSection, TrainSection
 from capo.soups.merge import SoupSettings, soup, soup_front, weightings
 from capo.soups.pipelines import StoredWeights, weight_files

@@ -68,7 +68,7 @@ def soup(
     """Merge several policies of one base into one."""
     if as_json:
         os.environ["CAPO_QUIET"] = "1"
-    from capo import terminal
+    from capo.cli import tables as terminal
     from capo.soups.merge import SoupSettings, soup, soup_front
 
     settings = SoupSettings(interpolation, angle, rank, base)
@@ -97,7 +97,7 @@ def plan(
 
     The model's configuration is enough: no weights are read, and no GPU is needed.
     """
-    from capo import terminal
+    from capo.cli import tables as terminal
     from capo.cli.plan_table import print_plan, values
     from capo.cost.plan import plan_run
 
@@ -127,7 +127,7 @@ def bench(
     """Measure seconds, memory and share of the chip's peak of a part of the pipeline."""
     if as_json:
         os.environ["CAPO_QUIET"] = "1"
-    from capo import terminal
+    from capo.cli import tables as terminal
     from capo.cli.bench_table import print_table, values
     from capo.cost.bench import bench as run_bench
 
@@ -141,7 +141,7 @@ def bench(
 @recipes_app.callback()
 def recipes(ctx: typer.Context) -> None:
     if ctx.invoked_subcommand is None:
-        from capo import terminal
+        from capo.cli import tables as terminal
 
         terminal.print_recipes()
 

@@ -54,7 +54,7 @@ def export(
     """Write the pairs of a run for other trainers."""
     if as_json:
         os.environ["CAPO_QUIET"] = "1"
-    from capo import terminal
+    from capo.cli import tables as terminal
     from capo.images.export import export
     from capo.store.run_directory import Run
 
@@ -74,7 +74,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Tell what a data set of images holds: prompts, images, labels."""
-    from capo import terminal
+    from capo.cli import tables as terminal
     from capo.images import open_images, summary
     from capo.recipe import ImagesSection
 
@@ -97,7 +97,7 @@ def calibration(
 
     Works as soon as the scores are there; tries what --set says without making anything.
     """
-    from capo import terminal
+    from capo.cli import tables as terminal
     from capo.cli.calibration_table import print_report
     from capo.pairing.calibration_inputs import calibration_report
     from capo.store.run_directory import Run

@@ -50,7 +50,7 @@ AS_JSON = ("show", "check")
 @rewards_app.callback()
 def rewards(ctx: typer.Context, as_json: Json = False) -> None:
     if ctx.invoked_subcommand is None:
-        from capo import terminal
+        from capo.cli import tables as terminal
         from capo.rewards.listing import list_rewards
 
         if as_json:
@@ -69,7 +69,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Tell all about a reward, its options too."""
-    from capo import terminal
+    from capo.cli import tables as terminal
     from capo.rewards.listing import describe_reward
 
     if as_json:
@@ -92,7 +92,7 @@ def check(
     """
     if as_json:
         os.environ["CAPO_QUIET"] = "1"
-    from capo import terminal
+    from capo.cli import tables as terminal
     from capo.engine import device as runtime
     from capo.recipe import EngineSection
     from capo.rewards.trial import try_reward

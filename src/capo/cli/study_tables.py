@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from capo.cli.plan_table import hours
+from capo.cli.tables import print_json
 from capo.studies.commands import run_command
 from capo.studies.contrasts import nothing_compared
 from capo.studies.cost import StudyCost
@@ -17,7 +18,6 @@ from capo.studies.runs import StudyRun
 from capo.studies.study import Study, shipped_studies
 from capo.studies.study_table import NULL, brief, settings
 from capo.studies.warnings import not_finished
-from capo.terminal import print_json
 
 
 def print_studies(as_json: bool) -> None:

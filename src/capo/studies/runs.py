@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from capo import pipeline
 from capo.diffusion.saved import find_policy, is_policy
+from capo.pipeline import run as pipeline
+from capo.pipeline.graph import steps_of
 from capo.recipe import Recipe
-from capo.steps import steps_of
 from capo.store.atomic import WorkspaceError
 from capo.store.manifest import canonical
 from capo.studies.study import Row, Study, run_directory

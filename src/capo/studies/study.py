@@ -223,7 +223,7 @@ def load_study(name_or_path: str | Path, *, quick: bool = False, against: str | 
 
 def shipped_studies() -> dict[str, Path]:
     """Name and path of every study that comes with the package."""
-    folder = Path(str(resources.files("capo") / "studies"))
+    folder = Path(str(resources.files("capo") / "studies" / "data"))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 

@@ -22,9 +22,9 @@ from typing import Any, Literal
 from capo.engine import device as runtime
 from capo.engine.launch import COMMAND, LaunchError, check_launch, processes
 from capo.engine.progress import say
+from capo.pipeline.graph import Step, steps_of
+from capo.pipeline.reuse import take_over
 from capo.recipe import Recipe
-from capo.sharing import take_over
-from capo.steps import Step, steps_of
 from capo.store.artifact import WatchedArtefact
 from capo.store.manifest import differences, explain_change
 from capo.store.run_directory import Artefact, Run, StaleArtefact, WorkspaceError

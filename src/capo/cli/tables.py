@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from capo.pipeline import ArtefactStatus, RunResult
+from capo.pipeline.run import ArtefactStatus, RunResult
 from capo.recipe import shipped_recipes
 
 COLORS = {"done": "green", "partial": "yellow", "stale": "red", "missing": "dim"}
