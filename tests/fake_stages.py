@@ -46,67 +46,67 @@ RESULTS = {
 }
 
 calls: list[str] = []
-"""Artefacts made since the list was last cleared."""
+"""Artifacts made since the list was last cleared."""
 
 
-def generate(recipe, run, artefact):
-    calls.append(artefact.name)
+def generate(recipe, run, artifact):
+    calls.append(artifact.name)
     for shard in range(2):
-        if not artefact.has(f"shard-{shard}"):
-            artefact.write_bytes(f"shard-{shard}", f"{recipe.generate.guidance_scale} {shard}".encode())
-    artefact.commit({"images": 2})
+        if not artifact.has(f"shard-{shard}"):
+            artifact.write_bytes(f"shard-{shard}", f"{recipe.generate.guidance_scale} {shard}".encode())
+    artifact.commit({"images": 2})
 
 
 def score(recipe, run, work):
-    for artefact, reward in work:
-        calls.append(artefact.name)
-        data = run.artefact("samples").read_bytes("shard-0") + reward.name.encode()
-        artefact.write_bytes("shard-0", data)
-        artefact.commit()
+    for artifact, reward in work:
+        calls.append(artifact.name)
+        data = run.artifact("samples").read_bytes("shard-0") + reward.name.encode()
+        artifact.write_bytes("shard-0", data)
+        artifact.commit()
     return [0.5] * len(work)
 
 
-def pair(recipe, run, artefact):
-    calls.append(artefact.name)
-    artefact.write_bytes("pairs.parquet", recipe.pairs.selection.encode())
-    artefact.commit()
+def pair(recipe, run, artifact):
+    calls.append(artifact.name)
+    artifact.write_bytes("pairs.parquet", recipe.pairs.selection.encode())
+    artifact.commit()
 
 
-def validation(recipe, run, artefact):
-    calls.append(artefact.name)
-    artefact.write_json("base/scores.json", {"seed": recipe.seed})
-    artefact.commit()
+def validation(recipe, run, artifact):
+    calls.append(artifact.name)
+    artifact.write_json("base/scores.json", {"seed": recipe.seed})
+    artifact.commit()
 
 
-def train(recipe, run, artefact):
-    calls.append(artefact.name)
-    artefact.write_json("state.json", {"step": 1})
+def train(recipe, run, artifact):
+    calls.append(artifact.name)
+    artifact.write_json("state.json", {"step": 1})
     if wait := os.environ.get("CAPO_TEST_WAIT"):
         print("waiting", flush=True)
         while Path(wait).exists():
             time.sleep(0.01)
     if recipe.train.objective == "dpo":
         raise ValueError("reward 'first': expected 4 scores, got 3")
-    artefact.write_json("weights.json", recipe.train.results())
-    artefact.commit({"steps": 1})
+    artifact.write_json("weights.json", recipe.train.results())
+    artifact.commit({"steps": 1})
 
 
-def baseline(recipe, run, artefact):
-    calls.append(artefact.name)
-    artefact.write_json("judgements.json", {"seed": recipe.seed})
-    artefact.commit()
+def baseline(recipe, run, artifact):
+    calls.append(artifact.name)
+    artifact.write_json("judgements.json", {"seed": recipe.seed})
+    artifact.commit()
 
 
-def evaluate(recipe, run, artefact):
-    calls.append(artefact.name)
-    artefact.write_json("results.json", RESULTS)
-    artefact.commit()
+def evaluate(recipe, run, artifact):
+    calls.append(artifact.name)
+    artifact.write_json("results.json", RESULTS)
+    artifact.commit()
 
 
-def report(recipe, run, artefact):
-    calls.append(artefact.name)
-    artefact.write_bytes("index.html", (recipe.report.title or "").encode())
-    artefact.commit()
+def report(recipe, run, artifact):
+    calls.append(artifact.name)
+    artifact.write_bytes("index.html", (recipe.report.title or "").encode())
+    artifact.commit()
 
 
 STAGES = (generate, score, pair, validation, train, baseline, evaluate, report)

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from capo.engine.seeds import stable_seed
 from capo.recipe import Recipe, parse_recipe
-from capo.store.run_directory import Artefact, Run
+from capo.store.run_directory import Artifact, Run
 from synthetic_numbers import pair_row, results
 from synthetic_pictures import COLORS, SHAPES, draw_png
 
@@ -89,7 +89,7 @@ def make_recipe(options: Options) -> Recipe:
 
 
 def make_run(path: Path, options: Options = Options()) -> tuple[Recipe, Run]:
-    """Write every artefact but the report; the run is closed again."""
+    """Write every artifact but the report; the run is closed again."""
     recipe = make_recipe(options)
     with Run.open(path, recipe) as run:
         _Maker(options, recipe, run).make()
@@ -112,9 +112,9 @@ class _Maker:
 
     def make(self) -> None:
         for number, (name, fill) in enumerate(self._stages()):
-            artefact = self.run.artefact(name)
-            artefact.begin({"made-up": True})
-            artefact.commit(fill(artefact))
+            artifact = self.run.artifact(name)
+            artifact.begin({"made-up": True})
+            artifact.commit(fill(artifact))
             self.run.record_timing(
                 name,
                 seconds=round(1.7 * 2.1**number, 3),
@@ -124,7 +124,7 @@ class _Maker:
                 finished=f"2026-11-02T10:{10 + number}:00Z",
             )
 
-    def _stages(self) -> Iterator[tuple[str, Callable[[Artefact], dict[str, Any]]]]:
+    def _stages(self) -> Iterator[tuple[str, Callable[[Artifact], dict[str, Any]]]]:
         yield "prompts", self._prompts
         yield "samples", self._samples
         for reward in self.recipe.rewards:
@@ -147,18 +147,18 @@ class _Maker:
             prompts.append(_Prompt(f"{stable_seed(split, i):016x}", text, category, number, color, shape))
         return prompts
 
-    def _prompts(self, artefact: Artefact) -> dict[str, Any]:
+    def _prompts(self, artifact: Artifact) -> dict[str, Any]:
         prompts = self._drawn_prompts("train", self.options.prompts)
-        artefact.write_table("prompts.parquet", _prompt_table(prompts))
+        artifact.write_table("prompts.parquet", _prompt_table(prompts))
         return {"prompts": len(prompts), "duplicates": 0}
 
-    def _samples(self, artefact: Artefact) -> dict[str, Any]:
+    def _samples(self, artifact: Artifact) -> dict[str, Any]:
         prompts = self._drawn_prompts("train", self.options.prompts)
-        self._images(artefact, "", prompts, self.options.samples, "train")
+        self._images(artifact, "", prompts, self.options.samples, "train")
         return {"prompts": len(prompts), "samples": len(prompts) * self.options.samples}
 
     def _images(
-        self, artefact: Artefact, folder: str, prompts: Sequence[_Prompt], samples: int, model: str
+        self, artifact: Artifact, folder: str, prompts: Sequence[_Prompt], samples: int, model: str
     ) -> None:
         size = self.recipe.generate.shard_prompts
         for shard, start in enumerate(range(0, len(prompts), size)):
@@ -175,7 +175,7 @@ class _Maker:
                     ),
                 }
             )
-            artefact.write_table(f"{folder}/shard-{shard:05d}.parquet".lstrip("/"), table)
+            artifact.write_table(f"{folder}/shard-{shard:05d}.parquet".lstrip("/"), table)
 
     def _png(self, model: str, prompt: _Prompt, sample: int) -> bytes:
         seed = stable_seed("picture", prompt.prompt_id, sample)
@@ -197,11 +197,11 @@ class _Maker:
             return 5.2 + 0.7 * merit
         return 20.5 + 1.1 * merit
 
-    def _scores(self, artefact: Artefact, reward: str) -> dict[str, Any]:
+    def _scores(self, artifact: Artifact, reward: str) -> dict[str, Any]:
         prompts = self._drawn_prompts("train", self.options.prompts)
         keys = [(p, k) for p in prompts for k in range(self.options.samples)]
         values = [self._training_score(reward, p, k, i) for i, (p, k) in enumerate(keys)]
-        artefact.write_table("shard-00000.parquet", _score_table(keys, values))
+        artifact.write_table("shard-00000.parquet", _score_table(keys, values))
         known = [v for v in values if v is not None]
         summary = {"scored": len(known), "missing": len(values) - len(known), "mean": float(np.mean(known))}
         return summary | {"truncated_prompts": self.options.unread if reward == "preference" else 0}
@@ -210,7 +210,7 @@ class _Maker:
         lost = row < self.options.missing and reward == self.options.training_rewards[0]
         return None if lost else self._score(reward, "train", prompt, sample)
 
-    def _pairs(self, artefact: Artefact) -> dict[str, Any]:
+    def _pairs(self, artifact: Artifact) -> dict[str, Any]:
         prompts = self._drawn_prompts("train", self.options.prompts)
         names = self.options.training_rewards
         rows = []
@@ -233,10 +233,10 @@ class _Maker:
                 "comparisons": json.dumps({name: _comparison(name) for name in names}),
             }
         )
-        artefact.write_table("pairs.parquet", table)
+        artifact.write_table("pairs.parquet", table)
         return {"prompts": len(rows), "pairs": sum(bool(row["chosen"]) for row in rows)}
 
-    def _train(self, artefact: Artefact) -> dict[str, Any]:
+    def _train(self, artifact: Artifact) -> dict[str, Any]:
         rng = np.random.default_rng(7)
         steps = np.arange(1, self.options.steps + 1)
         learned = 1 - np.exp(-3 * steps / self.options.steps)
@@ -254,7 +254,7 @@ class _Maker:
             "grad_norm": 0.6 + 0.1 * np.abs(noise[7]),
             "learning_rate": np.full(len(steps), self.recipe.train.learning_rate),
         }
-        artefact.write_json_lines(
+        artifact.write_json_lines(
             "metrics.jsonl",
             [{"step": int(s), **{k: float(v[i]) for k, v in columns.items()}} for i, s in enumerate(steps)],
         )
@@ -273,9 +273,9 @@ class _Maker:
                     | {f"mean_reward/{name}": 1.0 for name in rates}
                     | (self._validation_judged(i) if self.options.judge else {})
                 )
-            artefact.write_json_lines("validation.jsonl", rows)
+            artifact.write_json_lines("validation.jsonl", rows)
             best = max(rows, key=lambda row: row["win_rate"])["step"]
-        artefact.write_json("best/capo.json", {"step": best, "adaptation": self.recipe.train.adaptation})
+        artifact.write_json("best/capo.json", {"step": best, "adaptation": self.recipe.train.adaptation})
         return {"best_step": best, "prompts": {"dropped": 0}}
 
     def _validation_judged(self, i: int) -> dict[str, float]:
@@ -287,15 +287,15 @@ class _Maker:
             "judge_standard_error": 0.02,
         }
 
-    def _baseline(self, artefact: Artefact) -> dict[str, Any]:
+    def _baseline(self, artifact: Artifact) -> dict[str, Any]:
         prompts = self._drawn_prompts("test", self.options.evaluation_prompts)
-        artefact.write_table("prompts.parquet", _prompt_table(prompts))
-        self._measure(artefact, ("base", "null") if self.options.null_row else ("base",))
+        artifact.write_table("prompts.parquet", _prompt_table(prompts))
+        self._measure(artifact, ("base", "null") if self.options.null_row else ("base",))
         return {"prompts": len(prompts)}
 
-    def _evaluate(self, artefact: Artefact) -> dict[str, Any]:
+    def _evaluate(self, artifact: Artifact) -> dict[str, Any]:
         prompts = self._drawn_prompts("test", self.options.evaluation_prompts)
-        self._measure(artefact, ("tuned",))
+        self._measure(artifact, ("tuned",))
         models = ("base", "tuned", "null") if self.options.null_row else ("base", "tuned")
         scores = {
             (model, reward.name): self._array(prompts, self._score, reward.name, model)
@@ -306,25 +306,25 @@ class _Maker:
         found = results(prompts, self.recipe.rewards, scores, correct if self.options.judge else None)
         found["policy"] = {"step": 200, "adaptation": self.recipe.train.adaptation}
         found["warnings"] = list(self.options.warnings)
-        artefact.write_json("results.json", found)
+        artifact.write_json("results.json", found)
         return {"prompts": len(prompts)}
 
-    def _measure(self, artefact: Artefact, models: Sequence[str]) -> None:
+    def _measure(self, artifact: Artifact, models: Sequence[str]) -> None:
         prompts = self._drawn_prompts("test", self.options.evaluation_prompts)
         samples = self.options.evaluation_samples
         keys = [(p, k) for p in prompts for k in range(samples)]
         for model in models:
-            self._images(artefact, f"images/{model}", prompts, samples, model)
+            self._images(artifact, f"images/{model}", prompts, samples, model)
             for reward in self.recipe.rewards:
                 values = [self._score(reward.name, model, p, k) for p, k in keys]
-                artefact.write_table(f"scores/{model}/{reward.name}.parquet", _score_table(keys, values))
+                artifact.write_table(f"scores/{model}/{reward.name}.parquet", _score_table(keys, values))
         if self.options.judge:
             rows = [
                 {"model": m, "prompt_id": p.prompt_id, "sample": k, "correct": self._correct(m, p, k)}
                 for m in models
                 for p, k in keys
             ]
-            artefact.write_table("judgements.parquet", pa.Table.from_pylist(rows))
+            artifact.write_table("judgements.parquet", pa.Table.from_pylist(rows))
 
     def _correct(self, model: str, prompt: _Prompt, sample: int) -> bool:
         return self._quality(model, prompt, sample) > -0.4

@@ -69,7 +69,7 @@ def test_the_recipe_saved_in_the_run_directory_is_used_when_none_is_named():
     capo("run", "tiny.yaml", "--set", "train.steps=5", "--run", "other")
     assert "nothing to do" in capo("run", "--run", "other").stdout
     values = json.loads(capo("status", "--run", "other", "--json").stdout)
-    assert {a["state"] for a in values["artefacts"]} == {"done"}
+    assert {a["state"] for a in values["artifacts"]} == {"done"}
 
 
 def test_status_shows_what_is_stale_and_why():
@@ -79,7 +79,7 @@ def test_status_shows_what_is_stale_and_why():
     assert "train.beta: 300.0 → 500.0" in output
     assert "train changed" in output
     values = json.loads(capo("status", "tiny.yaml", "--set", "train.beta=500", "--json").stdout)
-    train = next(a for a in values["artefacts"] if a["name"] == "train")
+    train = next(a for a in values["artifacts"] if a["name"] == "train")
     assert train["state"] == "stale"
     assert train["changes"] == {"train.beta": [300.0, 500.0]}
 
@@ -89,11 +89,11 @@ def test_status_of_nothing_in_particular_lists_the_runs():
     capo("run", "tiny.yaml")
     capo("prompts", "tiny.yaml", "--run", "runs/second")
     begun, whole = json.loads(capo("status", "--json").stdout)["runs"]
-    assert {each["state"] for each in whole["artefacts"]} == {"done"}
+    assert {each["state"] for each in whole["artifacts"]} == {"done"}
     assert begun["directory"] == "runs/second"
     output = capo("status").stdout
-    assert f"{len(whole['artefacts'])} of {len(whole['artefacts'])}" in output
-    assert f"1 of {len(whole['artefacts'])}" in output
+    assert f"{len(whole['artifacts'])} of {len(whole['artifacts'])}" in output
+    assert f"1 of {len(whole['artifacts'])}" in output
 
 
 def test_a_run_that_cannot_be_read_does_not_hide_the_others(tmp_path):
@@ -102,7 +102,7 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(tmp_path):
     (tmp_path / "runs" / "bad" / "recipe.yaml").write_text("name: bad\nof_another_version: 1\n")
     bad, good = json.loads(capo("status", "--json").stdout)["runs"]
     assert "of_another_version: unknown key" in bad["problem"]
-    assert good["artefacts"][0]["state"] == "done"
+    assert good["artifacts"][0]["state"] == "done"
     output = capo("status").stdout
     assert "of_another_version: unknown key" in output
     assert "runs/good" in output

@@ -90,14 +90,14 @@ def test_what_makes_what_stale_is_as_told():
     _, text = PAGES_BY_NAME["docs/run-directory.md"].split("## What makes what stale")
     table = {row[0].strip("`"): row[1:] for row in rows(text.partition("\n## ")[0])[1:]}
     for step in steps_of(load_recipe("shapes")):
-        fields, upstream = (table[re.sub("/.*", "/REWARD", step.artefact)] + [""])[:2]
+        fields, upstream = (table[re.sub("/.*", "/REWARD", step.artifact)] + [""])[:2]
         told = set(re.findall(r"`([\w/]+)`", fields))
-        if step.artefact == "report":
+        if step.artifact == "report":
             assert told == {"name", "report"}
             continue
-        assert told == {field.partition(".")[0] for field in step.fields}, step.artefact
+        assert told == {field.partition(".")[0] for field in step.fields}, step.artifact
         above = {re.sub("/.*", "/REWARD", name) for name in step.upstream}
-        assert set(re.findall(r"`([\w/]+)`", upstream)) == above, step.artefact
+        assert set(re.findall(r"`([\w/]+)`", upstream)) == above, step.artifact
 
 
 def test_parts_of_the_embedded_world_are_as_told():

@@ -24,7 +24,7 @@ LAYERS = [
     {"training", "reporting", "merging"},
     {"diffusion", "rewards", "prompts", "shapes", "exchange"},
     {"workspace", "sharing", "runtime", "weights", "processes"},
-    {"artefact"},
+    {"artifact"},
     {"manifest", "durable", "recipe", "progress", "seeds", "method", "processes", "hub"},
     {"hints"},
 ]
@@ -119,7 +119,7 @@ def test_no_module_is_long():
 
 
 def test_only_the_workspace_writes_into_runs():
-    """Stages and what they use open no file for writing: everything goes through artefacts."""
+    """Stages and what they use open no file for writing: everything goes through artifacts."""
     for name, path in MODULES.items():
         if part(name) in ("stages", "training", "reporting", "pipeline", "cli", "terminal"):
             opened = re.findall(r"\bopen\([^)]*[\"'][wax]b?[\"']", path.read_text(encoding="utf-8"))

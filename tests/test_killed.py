@@ -66,7 +66,7 @@ def make_everything(path):
     """A run that passes every kind of writing, and goes on after a crash anywhere in it."""
     with Run.open(path) as run:
         run.write_text("recipe.yaml", "name: x\n")
-        samples, train = run.artefact("samples"), run.artefact("train")
+        samples, train = run.artifact("samples"), run.artifact("train")
         if not samples.done or samples.begun() != {"seed": 1}:
             samples.begin({"seed": 1}, force=True)
             for shard in range(2):
@@ -85,17 +85,17 @@ def make_everything(path):
 
 
 def make_something_else(path):
-    """The same artefacts from other settings: one done, one begun."""
+    """The same artifacts from other settings: one done, one begun."""
     with Run.open(path) as run:
         for name in ("samples", "train"):
-            run.artefact(name).begin({"seed": 0})
-            run.artefact(name).write_bytes("folder/old", b"old")
-        run.artefact("samples").commit()
+            run.artifact(name).begin({"seed": 0})
+            run.artifact(name).write_bytes("folder/old", b"old")
+        run.artifact("samples").commit()
 
 
 @pytest.mark.parametrize("before", [lambda path: None, make_something_else], ids=["new", "stale"])
 def test_killed_at_every_failpoint_of_writing(tmp_path, monkeypatch, before):
-    """As below, with artefacts of a few bytes that are also removed, replaced and made again."""
+    """As below, with artifacts of a few bytes that are also removed, replaced and made again."""
 
     def attempt(path, **environment):
         return ended(fork(lambda: make_everything(path), **environment))

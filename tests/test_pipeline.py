@@ -10,7 +10,7 @@ import fake_stages
 from capo.pipeline import run as pipeline
 from capo.recipe import dump_recipe, parse_recipe
 from capo.store.manifest import describe
-from capo.store.run_directory import Run, StaleArtefact, WorkspaceError
+from capo.store.run_directory import Run, StaleArtifact, WorkspaceError
 
 ORDER = [
     "prompts", "samples", "scores/first", "scores/second", "scores/held-out", "pairs", "train", "baseline",
@@ -42,7 +42,7 @@ def made(directory, force=False, **sections):
     return list(fake_stages.calls)
 
 
-def test_a_run_makes_every_artefact_in_order(tmp_path):
+def test_a_run_makes_every_artifact_in_order(tmp_path):
     result = pipeline.run(recipe(), tmp_path)
     assert [s.name for s in result.stages] == ORDER
     assert fake_stages.calls == ORDER[1:]
@@ -110,7 +110,7 @@ def test_a_change_makes_stale_what_depends_on_it_and_nothing_else(tmp_path, chan
     made(tmp_path)
     found = states(tmp_path, **change)
     assert {name for name, state in found.items() if state == "stale"} == set(expected) & found.keys()
-    with pytest.raises(StaleArtefact, match=expected[0]):
+    with pytest.raises(StaleArtifact, match=expected[0]):
         pipeline.run(recipe(**change), tmp_path)
     assert set(states(tmp_path).values()) == {"done"}, "a refused run changes nothing"
     assert set(made(tmp_path, force=True, **change)) <= set(expected)
@@ -177,7 +177,7 @@ def test_the_bases_validation_is_not_missed_once_training_is_done(tmp_path):
 
 
 def test_a_run_of_before_has_the_bases_validation_in_its_training(tmp_path):
-    """As earlier versions left it: no artefact `validation`, its files among those of `train`."""
+    """As earlier versions left it: no artifact `validation`, its files among those of `train`."""
     made(tmp_path, train=VALIDATED)
     inside = tmp_path / "train/validation"
     (tmp_path / "validation").rename(inside)
@@ -227,15 +227,15 @@ def test_a_failed_stage_keeps_what_was_done_and_goes_on_from_there(tmp_path, mon
         made(tmp_path, train={"objective": "dpo"})
     assert states(tmp_path, train={"objective": "dpo"})["train"] == "partial"
     monkeypatch.setattr(
-        sys.modules["capo.training.train"], "train", lambda recipe, run, artefact: artefact.commit()
+        sys.modules["capo.training.train"], "train", lambda recipe, run, artifact: artifact.commit()
     )
     assert made(tmp_path, train={"objective": "dpo"}) == ["baseline", "evaluate", "report"]
 
 
-def test_a_begun_artefact_of_other_settings_is_not_continued(tmp_path):
+def test_a_begun_artifact_of_other_settings_is_not_continued(tmp_path):
     with pytest.raises(ValueError, match="expected 4 scores"):
         made(tmp_path, train={"objective": "dpo"})
-    with pytest.raises(StaleArtefact, match=r"train\.objective: dpo → capo"):
+    with pytest.raises(StaleArtifact, match=r"train\.objective: dpo → capo"):
         made(tmp_path)
     assert made(tmp_path, force=True) == ["train", "baseline", "evaluate", "report"]
 
@@ -332,4 +332,4 @@ def test_killed_it_is_resumed_by_the_same_command(tmp_path, waiting):
         if path.is_file() and path.name != "timings.jsonl":
             other = tmp_path / "run" / path.relative_to(tmp_path / "whole")
             assert other.read_bytes() == path.read_bytes(), path
-    assert Run(tmp_path / "run").artefact("report").done
+    assert Run(tmp_path / "run").artifact("report").done

@@ -287,11 +287,11 @@ def test_the_stage_writes_what_read_prompts_reads(tmp_path, recipe_values):
     )
     recipe = parse_recipe(recipe_values | {"prompts": {"source": str(tmp_path / "p.jsonl")}})
     with Run.open(tmp_path / "run") as run:
-        artefact = run.artefact("prompts")
-        artefact.begin({})
-        prompts(recipe, run, artefact)
-        assert artefact.summary == {"prompts": 2, "duplicates": 1}
+        artifact = run.artifact("prompts")
+        artifact.begin({})
+        prompts(recipe, run, artifact)
+        assert artifact.summary == {"prompts": 2, "duplicates": 1}
         assert read_prompts(run) == load_prompts(recipe.prompts, 0)
-        table = artefact.read_table("prompts.parquet")
+        table = artifact.read_table("prompts.parquet")
     assert table.column_names == ["prompt_id", "text", "category", "metadata"]
     assert [json.loads(m.as_py()) for m in table["metadata"]] == [{"n": 1}, {}]

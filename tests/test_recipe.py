@@ -191,7 +191,7 @@ def test_settings_of_speed_are_not_results(recipe_values):
     assert recipe.generate.results()["guidance_scale"] == 7.5
 
 
-def test_every_field_of_a_recipe_is_known_to_some_artefact(recipe_values, monkeypatch):
+def test_every_field_of_a_recipe_is_known_to_some_artifact(recipe_values, monkeypatch):
     """A setting that no fingerprint holds could be changed without anything becoming stale."""
     from capo.pipeline import graph as steps
 

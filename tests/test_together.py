@@ -90,7 +90,7 @@ def within_rounding(key, value):
 
 def assert_same_training(first, second):
     """The same rows, weights and moments within rounding, and the very same reference."""
-    train, other = (Run(path).artefact("train") for path in (first, second))
+    train, other = (Run(path).artifact("train") for path in (first, second))
     assert train.files() == other.files()
     for name in ("metrics.jsonl", "validation.jsonl"):
         rows, others = train.read_json_lines(name), other.read_json_lines(name)
@@ -114,7 +114,7 @@ def assert_same_training(first, second):
 def test_two_processes_train_as_one(trained, kind):
     root, _ = trained
     assert_same_training(root / f"{kind}-alone", root / f"{kind}-together")
-    assert Run(root / f"{kind}-together").artefact("train").done
+    assert Run(root / f"{kind}-together").artifact("train").done
 
 
 def test_bad_data_in_one_process_stops_all(trained):
@@ -123,9 +123,9 @@ def test_bad_data_in_one_process_stops_all(trained):
     place = root / "ddp-poisoned"
     first, second = ((place / f"diverged-{rank}.txt").read_text() for rank in (0, 1))
     assert first == second
-    artefact = Run(place).artefact("train")
+    artifact = Run(place).artifact("train")
     assert re.match(r"step 2: the loss is not finite, from prompts \w{16}; nothing was updated", first)
-    assert [name for name in artefact.files() if name.endswith("state.json")] == [
+    assert [name for name in artifact.files() if name.endswith("state.json")] == [
         "checkpoints/step-000001/state.json"
     ]
 
@@ -134,7 +134,7 @@ def test_a_run_goes_on_with_another_number_of_processes(trained, monkeypatch):
     """Two to step 1, one to step 2, two to the end."""
     root, recipes = trained
     place = root / "full-changing"
-    assert Run(place).artefact("train").has("checkpoints/step-000001/state.json")
+    assert Run(place).artifact("train").has("checkpoints/step-000001/state.json")
     step = Trainer.step
 
     def interrupted(self, number, *arguments):

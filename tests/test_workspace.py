@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from capo.store.run_directory import Artefact, Run, StaleArtefact, WorkspaceError, failpoint
+from capo.store.run_directory import Artifact, Run, StaleArtifact, WorkspaceError, failpoint
 
 INPUTS = {"seed": 0, "generate.guidance_scale": 7.5, "@prompts": "abc"}
 
@@ -24,12 +24,12 @@ def run(tmp_path):
 
 @pytest.fixture
 def samples(run):
-    artefact = run.artefact("samples")
-    artefact.begin(INPUTS)
-    return artefact
+    artifact = run.artifact("samples")
+    artifact.begin(INPUTS)
+    return artifact
 
 
-# Life of an artefact.
+# Life of an artifact.
 
 
 def test_begun_then_filled_then_committed(run, samples):
@@ -41,7 +41,7 @@ def test_begun_then_filled_then_committed(run, samples):
     assert samples.done
     assert samples.summary == {"samples": 1}
     record = json.loads((run.path / "manifests/samples.json").read_text())
-    assert record["artefact"] == "samples"
+    assert record["artifact"] == "samples"
     assert record["inputs"] == INPUTS
     assert record["files"]["shard-00000.bin"]["bytes"] == 4
     assert record["versions"]["torch"] == torch.__version__
@@ -56,7 +56,7 @@ def test_begin_again_with_the_same_inputs_keeps_what_is_there(samples):
 def test_other_inputs_are_refused_field_by_field(samples):
     samples.write_bytes("shard-00000.bin", b"data")
     changed = {"seed": 0, "generate.guidance_scale": 5.0, "@prompts": "def", "generate.height": 64}
-    with pytest.raises(StaleArtefact) as refused:
+    with pytest.raises(StaleArtifact) as refused:
         samples.begin(changed)
     assert refused.value.changes == {
         "generate.guidance_scale": (7.5, 5.0),
@@ -87,32 +87,32 @@ def test_files_that_nothing_vouches_for_are_removed_at_begin(run):
     (run.path / "samples/foreign.bin").write_bytes(b"?")
     (run.path / "pairs.parquet").write_bytes(b"?")
     for name in ("samples", "pairs"):
-        run.artefact(name).begin(INPUTS)
-        assert run.artefact(name).files() == []
+        run.artifact(name).begin(INPUTS)
+        assert run.artifact(name).files() == []
 
 
 def test_prompts_and_pairs_lie_in_the_run_directory_itself(run):
     table = pa.table({"a": [1]})
     for name in ("prompts", "pairs"):
-        artefact = run.artefact(name)
-        artefact.begin({})
-        artefact.write_table(f"{name}.parquet", table)
+        artifact = run.artifact(name)
+        artifact.begin({})
+        artifact.write_table(f"{name}.parquet", table)
         with pytest.raises(ValueError, match="no place inside"):
-            artefact.write_table("other.parquet", table)
-        artefact.commit()
-        assert list(artefact.manifest().files) == [f"{name}.parquet"]
-    assert run.artefact("pairs").done
+            artifact.write_table("other.parquet", table)
+        artifact.commit()
+        assert list(artifact.manifest().files) == [f"{name}.parquet"]
+    assert run.artifact("pairs").done
 
 
 def test_digest_depends_on_contents_and_names_alone(tmp_path):
     def digest(name, files, inputs, summary):
         with Run.open(tmp_path / name) as run:
-            artefact = run.artefact("samples")
-            artefact.begin(inputs)
+            artifact = run.artifact("samples")
+            artifact.begin(inputs)
             for relative, data in files.items():
-                artefact.write_bytes(relative, data)
-            artefact.commit(summary)
-            return artefact.digest
+                artifact.write_bytes(relative, data)
+            artifact.commit(summary)
+            return artifact.digest
 
     first = digest("a", {"x": b"1", "y": b"2"}, {"seed": 0}, {"n": 1})
     assert digest("b", {"y": b"2", "x": b"1"}, {"seed": 1}, {"n": 2}) == first
@@ -123,16 +123,16 @@ def test_digest_depends_on_contents_and_names_alone(tmp_path):
 def test_nothing_is_written_before_begin_or_after_commit(run, samples):
     samples.write_bytes("a", b"")
     samples.commit()
-    for artefact in (samples, run.artefact("train")):
+    for artifact in (samples, run.artifact("train")):
         for write in (lambda a: a.write_bytes("b", b""), lambda a: a.write_directory("c").__enter__()):
             with pytest.raises(WorkspaceError, match="only after `begin` and before `commit`"):
-                write(artefact)
+                write(artifact)
     with pytest.raises(WorkspaceError, match="only after `begin`"):
         samples.remove("a")
     assert samples.done
 
 
-def test_digest_of_an_unfinished_artefact_is_an_error(samples):
+def test_digest_of_an_unfinished_artifact_is_an_error(samples):
     with pytest.raises(WorkspaceError, match="samples is not finished"):
         _ = samples.digest
 
@@ -205,7 +205,7 @@ def damaged(samples):
         data = bytearray((samples.folder / name).read_bytes())
         data[len(data) // 2 if name != "j.json" else 0] ^= 0x80
         (samples.folder / name).write_bytes(data)
-        again = Run(samples.run.path).artefact("samples")
+        again = Run(samples.run.path).artifact("samples")
         read = {".parquet": again.read_table, ".safetensors": again.read_tensors, ".json": again.read_json}
         return again, lambda: read[Path(name).suffix](name)
 
@@ -214,8 +214,8 @@ def damaged(samples):
 
 @pytest.mark.parametrize("name", ["t.parquet", "w.safetensors", "j.json"])
 def test_one_flipped_bit_in_a_committed_file_is_never_used(damaged, name):
-    artefact, read = damaged(name, committed=True)
-    for use in (read, artefact.verify, lambda: artefact.path(name), artefact.path):
+    artifact, read = damaged(name, committed=True)
+    for use in (read, artifact.verify, lambda: artifact.path(name), artifact.path):
         with pytest.raises(WorkspaceError, match=rf"{name} is damaged .* remove it"):
             use()
 
@@ -233,9 +233,9 @@ def test_the_manifest_is_read_once_for_all_files(run, samples, monkeypatch):
         samples.write_bytes(name, b"data")
     samples.commit()
     read = []
-    real = Artefact.manifest
-    monkeypatch.setattr(Artefact, "manifest", lambda self: read.append(self) or real(self))
-    reader = Run(run.path).artefact("samples")
+    real = Artifact.manifest
+    monkeypatch.setattr(Artifact, "manifest", lambda self: read.append(self) or real(self))
+    reader = Run(run.path).artifact("samples")
     assert [reader.read_bytes(name) for name in "abc"] == [b"data"] * 3
     assert len(read) == 1
 
@@ -338,7 +338,7 @@ def test_a_run_directory_removed_meanwhile_is_not_silently_made_again(tmp_path):
     with Run.open(tmp_path / "run") as run:
         run.path.rename(tmp_path / "elsewhere")
         with pytest.raises(WorkspaceError, match="removed while in use"):
-            run.artefact("samples").begin({})
+            run.artifact("samples").begin({})
         assert not run.path.exists()
 
 
@@ -349,7 +349,7 @@ def test_errors_of_the_work_inside_stay_what_they_are(tmp_path):
 
 def test_writing_needs_an_open_run(tmp_path):
     with pytest.raises(WorkspaceError, match="reading only"):
-        Run(tmp_path).artefact("samples").begin({})
+        Run(tmp_path).artifact("samples").begin({})
     with Run.open(tmp_path) as run:
         pass
     with pytest.raises(WorkspaceError, match="reading only"):

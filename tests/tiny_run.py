@@ -42,12 +42,12 @@ def prompts(count: int) -> list[Prompt]:
 
 def fill(run: Run, recipe: Recipe, prompts: list[Prompt]) -> dict[tuple[str, int], np.ndarray]:
     """Commit prompts and samples of noise; returns the pixels of every sample."""
-    artefact = run.artefact("prompts")
-    artefact.begin({})
-    artefact.write_table("prompts.parquet", prompt_table(prompts))
-    artefact.commit()
+    artifact = run.artifact("prompts")
+    artifact.begin({})
+    artifact.write_table("prompts.parquet", prompt_table(prompts))
+    artifact.commit()
 
-    samples = run.artefact("samples")
+    samples = run.artifact("samples")
     samples.begin({})
     size, pixels = recipe.generate.shard_prompts, {}
     rng = np.random.default_rng(0)
@@ -72,8 +72,8 @@ def fill(run: Run, recipe: Recipe, prompts: list[Prompt]) -> dict[tuple[str, int
 
 def put_scores(run: Run, section: RewardSection, prompts: list[Prompt], scores: np.ndarray) -> None:
     """Commit scores [P, N] of a reward, NaN where missing, in two shards."""
-    artefact = run.artefact(f"scores/{section.name}")
-    artefact.begin({})
+    artifact = run.artifact(f"scores/{section.name}")
+    artifact.begin({})
     samples = scores.shape[1]
     half = len(prompts) // 2
     for shard, part in enumerate((slice(0, half), slice(half, None))):
@@ -85,8 +85,8 @@ def put_scores(run: Run, section: RewardSection, prompts: list[Prompt], scores: 
             "score": pa.array(values, pa.float64(), mask=missing),
             "error": pa.array([("lost" if m else None) for m in missing], pa.string()),
         }
-        artefact.write_table(f"shard-{shard:05d}.parquet", pa.table(table))
-    artefact.commit()
+        artifact.write_table(f"shard-{shard:05d}.parquet", pa.table(table))
+    artifact.commit()
 
 
 def png(pixels: np.ndarray) -> bytes:

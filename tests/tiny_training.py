@@ -85,10 +85,10 @@ def copied(prepared: Path, folder: Path) -> Path:
 def trained(folder: Path, settings: Recipe) -> dict[str, Any]:
     """Train in the run directory `folder`, as far as it goes; the summary of `train/`."""
     with Run.open(folder) as run:
-        if settings.train.validation_prompts is not None and not run.artefact("validation").done:
+        if settings.train.validation_prompts is not None and not run.artifact("validation").done:
             _make(run, "validation", lambda a: validation(settings, run, a))
         _make(run, "train", lambda a: train(settings, run, a))
-        return run.artefact("train").summary
+        return run.artifact("train").summary
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -97,9 +97,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def _make(run, name, stage):
-    artefact = run.artefact(name)
-    artefact.begin({})
-    stage(artefact)
+    artifact = run.artifact(name)
+    artifact.begin({})
+    stage(artifact)
 
 
 def _prompt_file(folder: Path, name: str, lines: list[str]) -> str:

@@ -61,7 +61,7 @@ def page_of(results, runs):
 
 
 def scores(run, model, reward):
-    home = run.artefact("evaluate" if model == "tuned" else "baseline")
+    home = run.artifact("evaluate" if model == "tuned" else "baseline")
     found = {}
     for row in home.read_table(f"scores/{model}/{reward}.parquet").to_pylist():
         found.setdefault(row["prompt_id"], []).append(row["score"])
@@ -116,7 +116,7 @@ def test_rows_are_compared_prompt_by_prompt(made):
 
 def test_training_and_cost_are_told(made):
     results, runs = made
-    metrics = Run(runs[0].directory).artefact("train").read_json_lines("metrics.jsonl")
+    metrics = Run(runs[0].directory).artifact("train").read_json_lines("metrics.jsonl")
     step = 200  # what the made-up evaluation says; after the last step, so the last ones count
     lately = [row for row in metrics if row["step"] <= step][-20:]
     row = results["rows"][0]

@@ -99,7 +99,7 @@ def test_a_further_round_does_not_begin_at_the_base(outcome):
     assert {name: of[0]["steps"][0] for name, of in curves.items()} == {
         "once": 1, "twice": 0, "moved": 0, "third": 0,
     }  # fmt: skip
-    start = Run(outcome.folder / "twice/seed-0").artefact("train").read_json_lines("validation.jsonl")[0]
+    start = Run(outcome.folder / "twice/seed-0").artifact("train").read_json_lines("validation.jsonl")[0]
     assert curves["twice"][0]["measures"][MEAN][0] == start["win_rate"]
     (steps,), (drift,) = (figures.curves(curves, MEAN, "once", x) for x in ("steps", "drift"))
     assert [key.label for key in steps.keys] == ["once", "third", "twice", "moved"]

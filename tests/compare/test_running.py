@@ -93,7 +93,7 @@ def test_a_row_that_fails_is_told_and_stops_no_other(outcome):
 def test_numbers_are_those_of_the_runs(outcome):
     for row in outcome.results["rows"]:
         run = Run(outcome.folder / row["name"] / "seed-0")
-        for reward in run.artefact("evaluate").read_json("results.json")["rewards"]:
+        for reward in run.artifact("evaluate").read_json("results.json")["rewards"]:
             assert row["measures"][reward["name"]]["value"] == pytest.approx(reward["win_rate"])
     assert set(outcome.results["equal_drift"]["rows"]) == {"capo", "ipo"}
     spent = outcome.results["seconds_spent"]

@@ -1,4 +1,4 @@
-"""Artefacts that are taken over from another run."""
+"""Artifacts that are taken over from another run."""
 
 import json
 import os

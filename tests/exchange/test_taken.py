@@ -19,7 +19,7 @@ from capo.pairing.calibration_inputs import calibration_report
 from capo.pipeline.graph import steps_of
 from capo.pipeline.run import run, status
 from capo.recipe import ImagesSection, RecipeError, dump_recipe, parse_recipe
-from capo.store.run_directory import Artefact, Run
+from capo.store.run_directory import Artifact, Run
 from capo.training.data import Samples, read_pairs
 
 COUNTS = {"a red circle": 3, "a blue cat": 1, "a green cat": 4, "two dogs": 2}
@@ -75,14 +75,14 @@ def made(settings, folder, *stages):
 
 def samples_of(opened):
     """Rows of all samples, without latents."""
-    artefact = opened.artefact("samples")
-    names = [name for name in artefact.files() if name.endswith(".parquet")]
+    artifact = opened.artifact("samples")
+    names = [name for name in artifact.files() if name.endswith(".parquet")]
     columns = ["prompt_id", "sample", "origin", "label", "image"]
-    return [row for name in names for row in artefact.read_table(name, columns).to_pylist()]
+    return [row for name in names for row in artifact.read_table(name, columns).to_pylist()]
 
 
 def captions(opened):
-    rows = opened.artefact("prompts").read_table("prompts.parquet").to_pylist()
+    rows = opened.artifact("prompts").read_table("prompts.parquet").to_pylist()
     return {row["prompt_id"]: row["text"] for row in rows}
 
 
@@ -101,7 +101,7 @@ def test_images_of_a_folder_are_scored_paired_and_trained_on(tmp_path, sdxl):
         assert row["origin"] == f"{caption}/{row['sample']}.png"
 
     # Calibrated and paired among as many as there are of each prompt, from the formulas.
-    for row in opened.artefact("pairs").read_table("pairs.parquet").to_pylist():
+    for row in opened.artifact("pairs").read_table("pairs.parquet").to_pylist():
         images = files[texts[row["prompt_id"]]]
         pixels = [np.asarray(Image.open(io.BytesIO(data)), dtype=float) for data in images]
         raw = np.array([[p[..., 0].mean() / 8, p[..., 2].mean() / 8] for p in pixels])
@@ -116,10 +116,10 @@ def test_images_of_a_folder_are_scored_paired_and_trained_on(tmp_path, sdxl):
         lower = {n for n in range(len(raw)) if not any(_dominates(raw[n], raw[m]) for m in range(len(raw)))}
         assert set(row["chosen"]) == upper - lower
         assert set(row["rejected"]) == (lower if upper - lower else set())
-    assert opened.artefact("pairs").summary["dropped"] == 1
+    assert opened.artifact("pairs").summary["dropped"] == 1
 
-    assert opened.artefact("train").summary["steps"] == 2
-    metrics = opened.artefact("train").read_json_lines("metrics.jsonl")
+    assert opened.artifact("train").summary["steps"] == 2
+    metrics = opened.artifact("train").read_json_lines("metrics.jsonl")
     assert metrics[0]["rewards/margins"] == 0  # the policy is the reference as yet
 
 
@@ -131,7 +131,7 @@ def test_latents_are_those_of_the_vae_for_the_fitted_image(tmp_path, sdxl):
     image_folder(tmp_path / "images")
     settings = recipe(tmp_path, sdxl, tmp_path / "images")
     opened = made(settings, tmp_path / "run", "prompts", "generate")
-    samples = Samples(opened.artefact("samples"))
+    samples = Samples(opened.artifact("samples"))
     family = load_family(settings.model, torch.device("cpu"))
     encoded = family.encode(list(captions(opened).values()))
     for place, (prompt_id, caption) in enumerate(captions(opened).items()):
@@ -195,19 +195,19 @@ def test_human_preferences_train_diffusion_dpo(tmp_path, sdxl):
         evaluate={"samples_per_prompt": 2},
     )
     # Nobody has to score anything for these pairs.
-    assert next(step for step in steps_of(settings) if step.artefact == "pairs").upstream == ("samples",)
+    assert next(step for step in steps_of(settings) if step.artifact == "pairs").upstream == ("samples",)
     opened = made(settings, tmp_path / "run", "prompts", "generate", "pair", "train")
-    assert not opened.artefact("scores/red").done
+    assert not opened.artifact("scores/red").done
     texts = captions(opened)
-    rows = opened.artefact("pairs").read_table("pairs.parquet").to_pylist()
+    rows = opened.artifact("pairs").read_table("pairs.parquet").to_pylist()
     expected = [([0], [1]), ([1], [0]), ([], []), ([1], [0])]
     assert [texts[row["prompt_id"]] for row in rows] == [caption for caption, *_ in HUMAN]
     assert [(row["chosen"], row["rejected"]) for row in rows] == expected
     assert [row["combined"] for row in rows] == [[label, 1 - label] for *_, label in HUMAN]
-    prompts, counts = read_pairs(opened.artefact("pairs"), 0.0)
+    prompts, counts = read_pairs(opened.artifact("pairs"), 0.0)
     assert (counts.used, counts.no_pair) == (3, 1)  # a tie teaches nothing
     assert all(pairs.delta_reward(*pairs.allowed[0].tolist()) == 1 for pairs in prompts)
-    first = opened.artefact("train").read_json_lines("metrics.jsonl")[0]
+    first = opened.artifact("train").read_json_lines("metrics.jsonl")[0]
     assert first["loss"] == pytest.approx(np.log(2))
     page = run(settings, tmp_path / "run").report.read_text()
     assert "Images that came with some training prompts" in page
@@ -233,7 +233,7 @@ def test_an_image_that_cannot_be_read_is_left_out_and_counted(tmp_path, sdxl):
         made(settings, tmp_path / "strict", "prompts", "generate")
     lenient = recipe(tmp_path, sdxl, tmp_path / "images", pairs={"max_skipped": 0.2})
     opened = made(lenient, tmp_path / "run", "prompts", "generate", "score", "pair")
-    assert opened.artefact("samples").summary == {"prompts": 4, "samples": 9, "unreadable": 1}
+    assert opened.artifact("samples").summary == {"prompts": 4, "samples": 9, "unreadable": 1}
     names = [row["origin"] for row in samples_of(opened) if row["origin"].startswith("a green")]
     assert names == [f"a green cat/{n}.png" for n in (0, 2, 3)]
 
@@ -241,9 +241,9 @@ def test_an_image_that_cannot_be_read_is_left_out_and_counted(tmp_path, sdxl):
 def test_a_stopped_import_goes_on(tmp_path, sdxl, monkeypatch):
     image_folder(tmp_path / "images")
     settings = recipe(tmp_path, sdxl, tmp_path / "images", generate={"shard_prompts": 1})
-    whole = made(settings, tmp_path / "whole", "prompts", "generate").artefact("samples").digest
+    whole = made(settings, tmp_path / "whole", "prompts", "generate").artifact("samples").digest
     made(settings, tmp_path / "run", "prompts")
-    write, calls = Artefact.write_table, []
+    write, calls = Artifact.write_table, []
 
     def stop(self, relative, table):
         calls.append(relative)
@@ -252,7 +252,7 @@ def test_a_stopped_import_goes_on(tmp_path, sdxl, monkeypatch):
         return write(self, relative, table)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Artefact, "write_table", stop)
+        patched.setattr(Artifact, "write_table", stop)
         with pytest.raises(KeyboardInterrupt):
             made(settings, tmp_path / "run", "generate")
     written = (tmp_path / "run" / "samples").glob("*.parquet")
@@ -260,7 +260,7 @@ def test_a_stopped_import_goes_on(tmp_path, sdxl, monkeypatch):
     needed = []
     monkeypatch.setattr("capo.images.take.check_space", lambda space, folder: needed.append(space.images))
     made(settings, tmp_path / "other", "prompts", "generate")
-    assert made(settings, tmp_path / "run", "generate").artefact("samples").digest == whole
+    assert made(settings, tmp_path / "run", "generate").artifact("samples").digest == whole
     assert needed[1] < needed[0], "what is there already needs no room"
 
 
@@ -312,12 +312,12 @@ def test_the_commands(prepared, tmp_path, sdxl):
 def all_pairs(opened):
     """Caption, the two image files and ΔR of every pair that is better than nothing, in any order."""
     rows, texts = {}, captions(opened)
-    artefact = opened.artefact("samples")
-    for name in artefact.files():
+    artifact = opened.artifact("samples")
+    for name in artifact.files():
         if name.endswith(".parquet"):
-            for row in artefact.read_table(name, ["prompt_id", "sample", "image"]).to_pylist():
+            for row in artifact.read_table(name, ["prompt_id", "sample", "image"]).to_pylist():
                 rows[row["prompt_id"], row["sample"]] = row["image"]["bytes"]
-    prompts, _ = read_pairs(opened.artefact("pairs"), 0.0)
+    prompts, _ = read_pairs(opened.artifact("pairs"), 0.0)
     return sorted(
         (texts[p.prompt_id], rows[p.prompt_id, a], rows[p.prompt_id, b], p.delta_reward(a, b))
         for p in prompts

@@ -171,7 +171,7 @@ def test_the_largest_batch_that_fits_is_told():
     )
 
 
-def test_disk_by_artefact():
+def test_disk_by_artifact():
     assert disk(recipe({"adaptation": "full"}), PROMPTS, SAMPLING, FULL) == {
         "samples: images": pytest.approx(400 * 10_000 * 0.4),
         "samples: latents": 400 * 100,

@@ -20,7 +20,7 @@ HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7 
 
 def gathered(path: Path, options: Options) -> tuple[Results, tuple[Extremes, ...]]:
     recipe, run = make_run(path, options)
-    homes = {"base": run.artefact("baseline"), "tuned": run.artefact("evaluate")}
+    homes = {"base": run.artifact("baseline"), "tuned": run.artifact("evaluate")}
     prompts = list(read_prompts(homes["base"]).values())
     ids = [prompt.prompt_id for prompt in prompts]
     rewards = [

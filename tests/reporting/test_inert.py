@@ -61,7 +61,7 @@ def _with_names(material: Material, names: dict[str, str]) -> Material:
         summaries={"samples": {}, "train": {}}
         | {f"scores/{name}": {"missing": 1} for name in names.values()},
         versions={HOSTILE[0]: HOSTILE[1]},
-        timings=tuple(replace(t, artefact=HOSTILE[0], device=HOSTILE[1]) for t in material.timings),
+        timings=tuple(replace(t, artifact=HOSTILE[0], device=HOSTILE[1]) for t in material.timings),
         contrasts=tuple(
             replace(c, scores=tuple((names[n], base, tuned) for n, base, tuned in c.scores))
             for c in material.contrasts

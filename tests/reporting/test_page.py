@@ -135,10 +135,10 @@ def test_stays_small_with_many_prompts(tmp_path: Path) -> None:
 def test_the_stage_writes_and_commits(tmp_path: Path) -> None:
     recipe, run = make_run(tmp_path / "run", small())
     with Run.open(run.path) as opened:
-        artefact = opened.artefact("report")
-        artefact.begin({"title": None})
-        report(recipe, opened, artefact)
-    assert artefact.done
+        artifact = opened.artifact("report")
+        artifact.begin({"title": None})
+        report(recipe, opened, artifact)
+    assert artifact.done
     assert (tmp_path / "run/report/index.html").read_bytes().startswith(b"<!DOCTYPE html>")
 
 

@@ -44,10 +44,10 @@ def test_its_reward_scores_a_run(own):
     prompts = tiny_run.prompts(4)
     with Run.open(own / "run") as run:
         pixels = tiny_run.fill(run, recipe, prompts)
-        artefact = run.artefact("scores/warmth")
-        artefact.begin({})
-        score(recipe, run, [(artefact, recipe.rewards[0])])
-        for row in read_scores(artefact).to_pylist():
+        artifact = run.artifact("scores/warmth")
+        artifact.begin({})
+        score(recipe, run, [(artifact, recipe.rewards[0])])
+        for row in read_scores(artifact).to_pylist():
             image = pixels[row["prompt_id"], row["sample"]] / 255
             assert row["score"] == pytest.approx(image[..., 0].mean() - image[..., 2].mean())
 

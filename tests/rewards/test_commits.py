@@ -86,7 +86,7 @@ def test_a_run_writes_the_commit_down_before_it_scores(hub, tmp_path, monkeypatc
     section = {"name": "first", "source": "pickscore", "checkpoint": "owner/name"}
     recipe, place = parse_recipe(fake_stages.VALUES | {"rewards": [section]}), tmp_path / "run"
     pipeline.run(recipe, place)
-    inputs = Run(place).artefact("scores/first").manifest().inputs
+    inputs = Run(place).artifact("scores/first").manifest().inputs
     assert inputs["rewards.first.weights"] == f"ClipPreference owner/name@{FIRST}"
     hub(SECOND)
     assert {each.state for each in pipeline.status(recipe, place)} == {"done"}

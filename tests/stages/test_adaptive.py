@@ -44,7 +44,7 @@ def runs(tmp_path_factory, sdxl):
 
 
 def samples_of(run):
-    rows = [row for table in read_samples(run.artefact("samples")) for row in table.to_pylist()]
+    rows = [row for table in read_samples(run.artifact("samples")) for row in table.to_pylist()]
     return {(row["prompt_id"], row["sample"]): row for row in rows}
 
 
@@ -88,7 +88,7 @@ def test_a_prompt_gets_samples_until_its_pairs_are_clear(runs):
         counts[prompt_id] = clear[0] if clear else MOST
     assert len(set(counts.values())) == 3  # prompts of all kinds, or this tests little
     assert list(found) == [(prompt_id, n) for prompt_id in counts for n in range(counts[prompt_id])]
-    summary = runs["adaptive"].artefact("samples").summary
+    summary = runs["adaptive"].artifact("samples").summary
     assert (summary["samples"], summary["samples_at_most"]) == (sum(counts.values()), 36)
     made = list(counts.values())
     assert summary["prompts_by_samples"] == {str(n): made.count(n) for n in sorted(set(made))}
@@ -96,7 +96,7 @@ def test_a_prompt_gets_samples_until_its_pairs_are_clear(runs):
 
 def test_its_images_are_among_those_of_the_whole_run(runs):
     whole, found = samples_of(runs["whole"]), samples_of(runs["adaptive"])
-    latents = {name: Samples(run.artefact("samples")) for name, run in runs.items()}
+    latents = {name: Samples(run.artifact("samples")) for name, run in runs.items()}
     for key, row in found.items():
         assert row["seed"] == whole[key]["seed"]
         assert np.abs(pixels(row) - pixels(whole[key])).max() <= 1
@@ -115,13 +115,13 @@ def test_nothing_is_scored_twice(runs, tmp_path, sdxl, monkeypatch):
 
     monkeypatch.setattr(tiny_training, "redness", counted)
     run = make(settings, tmp_path / "run")
-    assert len(asked) == len(set(asked)) == run.artefact("samples").summary["samples"]
-    for row in run.artefact("scores/red").read_table("shard-00000.parquet").to_pylist():
+    assert len(asked) == len(set(asked)) == run.artifact("samples").summary["samples"]
+    for row in run.artifact("scores/red").read_table("shard-00000.parquet").to_pylist():
         assert row["score"] == colours(samples_of(run)[row["prompt_id"], row["sample"]])[0]
 
 
 def test_pairs_and_training_take_prompts_as_they_are(runs, tmp_path, sdxl):
-    rows = runs["adaptive"].artefact("pairs").read_table("pairs.parquet").to_pylist()
+    rows = runs["adaptive"].artifact("pairs").read_table("pairs.parquet").to_pylist()
     found = samples_of(runs["adaptive"])
     for row in rows:
         scores = [colours(found[row["prompt_id"], n]) for n in range(len(row["combined"]))]
@@ -150,7 +150,7 @@ def test_interrupted_is_uninterrupted(runs, tmp_path, sdxl, monkeypatch):
     monkeypatch.undo()
     run = make(settings, tmp_path / "run")
     again, whole = (
-        tiny_training.contents(each.artefact("samples").folder) for each in (run, runs["adaptive"])
+        tiny_training.contents(each.artifact("samples").folder) for each in (run, runs["adaptive"])
     )
     assert again == whole
 
@@ -160,7 +160,7 @@ def test_samples_without_a_score_settle_nothing(tmp_path, sdxl, monkeypatch):
     settings = recipe(tmp_path, sdxl)
     for stage in STAGES[:2]:
         pipeline.run(settings, tmp_path / "run", stage=stage)
-    assert Run(tmp_path / "run").artefact("samples").summary["prompts_by_samples"] == {"6": 6}
+    assert Run(tmp_path / "run").artifact("samples").summary["prompts_by_samples"] == {"6": 6}
     with pytest.raises(RewardError, match=r"'red' gave no score for"):
         pipeline.run(settings, tmp_path / "run", stage="score")
 
@@ -175,8 +175,8 @@ def test_the_report_says_how_many_images_were_made(runs, tmp_path, sdxl):
 
 
 def test_what_samples_depend_on():
-    fixed = {step.artefact: step for step in steps_of(load_recipe("shapes"))}
-    settled = {step.artefact: step for step in steps_of(load_recipe("shapes", ["generate.adaptive.first=2"]))}
+    fixed = {step.artifact: step for step in steps_of(load_recipe("shapes"))}
+    settled = {step.artifact: step for step in steps_of(load_recipe("shapes", ["generate.adaptive.first=2"]))}
     assert fixed["samples"].fields["generate.adaptive"] is None
     assert not [name for name in fixed["samples"].fields if name.startswith(("rewards", "pairs"))]
     new = settled["samples"].fields.keys() - fixed["samples"].fields.keys()

@@ -65,24 +65,24 @@ def policy(recipe, tmp_path_factory):
 def run_both(path, recipe):
     with Run.open(path) as run:
         for stage, name in ((baseline, "baseline"), (evaluate, "evaluate")):
-            artefact = run.artefact(name)
-            artefact.begin({})
-            stage(recipe, run, artefact)
+            artifact = run.artifact(name)
+            artifact.begin({})
+            stage(recipe, run, artifact)
     return run
 
 
 def found(run):
-    return run.artefact("evaluate").read_json("results.json")
+    return run.artifact("evaluate").read_json("results.json")
 
 
 def pixels(run, model):
     """By prompt and sample."""
-    artefact = run.artefact("evaluate" if model == "tuned" else "baseline")
+    artifact = run.artifact("evaluate" if model == "tuned" else "baseline")
     return {
         (row["prompt_id"], row["sample"]): np.asarray(decode_image(row["image"]["bytes"]))
-        for name in artefact.files()
+        for name in artifact.files()
         if name.startswith(f"images/{model}/")
-        for row in artefact.read_table(name).to_pylist()
+        for row in artifact.read_table(name).to_pylist()
     }
 
 
@@ -123,7 +123,7 @@ def test_a_whole_model_against_itself(recipe, sdxl, tmp_path):
 
 
 def write_images(folder, run, model, name_of, samples=SAMPLES):
-    rows = run.artefact("baseline").read_table("prompts.parquet").to_pylist()
+    rows = run.artifact("baseline").read_table("prompts.parquet").to_pylist()
     shown = pixels(run, model)
     for number, row in enumerate(rows):
         place = folder / name_of(number, row)
@@ -196,7 +196,7 @@ def test_other_contents_make_the_half_they_belong_to_stale(recipe, policy, tmp_p
     settings = recipe(policy=str(policy), against=str(copy))
 
     def inputs():
-        return {step.artefact: step.fields for step in steps_of(settings)}
+        return {step.artifact: step.fields for step in steps_of(settings)}
 
     before = inputs()
     (copy / "capo.json").write_text("{}")
@@ -215,8 +215,8 @@ def test_diversity_is_measured_beside(recipe, policy, tmp_path, of_policy):
     run = run_both(tmp_path / "run", settings)
     diversity = found(run)["diversity"]
     assert diversity["embedder"] == str(clip)
-    table = run.artefact("evaluate").read_table("diversity.parquet").to_pydict()
+    table = run.artifact("evaluate").read_table("diversity.parquet").to_pydict()
     assert set(table) == {"prompt_id", "base", "tuned", "null"}
     assert diversity["tuned"] == pytest.approx(np.mean(table["tuned"]))
-    step = next(step for step in steps_of(settings) if step.artefact == "evaluate")
+    step = next(step for step in steps_of(settings) if step.artifact == "evaluate")
     assert "evaluate.embedder.content" in step.fields

@@ -60,7 +60,7 @@ def put_policy(run, recipe):
     with torch.no_grad():
         for parameter in policy.parameters().values():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    train = run.artefact("train")
+    train = run.artifact("train")
     train.begin({})
     with train.write_directory("best") as folder:
         base = diffusion.checkpoint_identity(recipe.model.checkpoint, None)
@@ -69,24 +69,24 @@ def put_policy(run, recipe):
 
 
 def run_stage(run, recipe):
-    """Both halves; the artefact of the second."""
-    base = run.artefact("baseline")
+    """Both halves; the artifact of the second."""
+    base = run.artifact("baseline")
     if not base.done:
         base.begin({})
         baseline(recipe, run, base)
-    artefact = run.artefact("evaluate")
-    artefact.begin({})
-    evaluate(recipe, run, artefact)
-    return artefact
+    artifact = run.artifact("evaluate")
+    artifact.begin({})
+    evaluate(recipe, run, artifact)
+    return artifact
 
 
 def home(run, model):
-    """The artefact that has a model's images and scores."""
-    return run.artefact("evaluate" if model == "tuned" else "baseline")
+    """The artifact that has a model's images and scores."""
+    return run.artifact("evaluate" if model == "tuned" else "baseline")
 
 
 def contents(run):
-    halves = (run.artefact("baseline"), run.artefact("evaluate"))
+    halves = (run.artifact("baseline"), run.artifact("evaluate"))
     return {(half.name, name): half.read_bytes(name) for half in halves for name in half.files()}
 
 
@@ -105,7 +105,7 @@ def pixels(evaluated):
     found = {}
     for half, name in contents(run):
         if name.startswith("images/"):
-            for row in run.artefact(half).read_table(name).to_pylist():
+            for row in run.artifact(half).read_table(name).to_pylist():
                 key = name.split("/")[1], row["prompt_id"], row["sample"]
                 found[key] = np.asarray(decode_image(row["image"]["bytes"]))
     return found
@@ -117,7 +117,7 @@ def found(evaluated):
 
 
 def prompt_rows(run):
-    return run.artefact("baseline").read_table("prompts.parquet").to_pylist()
+    return run.artifact("baseline").read_table("prompts.parquet").to_pylist()
 
 
 def naive_rates(scores, candidate, prompt_ids):
@@ -140,15 +140,15 @@ def own_scores(pixels, texts, name):
 
 
 def test_layout(evaluated):
-    _, run, artefact = evaluated
+    _, run, artifact = evaluated
     for half, models, own in (
         ("baseline", ("base", "null"), {"prompts.parquet"}),
         ("evaluate", ("tuned",), {"results.json", "index.html"}),
     ):
         images = {f"images/{m}/shard-0000{i}.parquet" for m in models for i in (0, 1)}
         scores = {f"scores/{m}/{r['name']}.parquet" for m in models for r in REWARDS}
-        assert set(run.artefact(half).files()) == images | scores | own | {"judgements.parquet"}
-    assert artefact.done
+        assert set(run.artifact(half).files()) == images | scores | own | {"judgements.parquet"}
+    assert artifact.done
 
 
 def test_every_model_makes_images_of_every_prompt(evaluated, pixels):
@@ -218,7 +218,7 @@ def test_judgements(evaluated, pixels, found):
     metadata = {
         make_prompt(text).prompt_id: data for text, _, data in shapes_prompts("test", PROMPTS, recipe.seed)
     }
-    halves = (run.artefact("baseline"), run.artefact("evaluate"))
+    halves = (run.artifact("baseline"), run.artifact("evaluate"))
     rows = [row for half in halves for row in half.read_table("judgements.parquet").to_pylist()]
     assert len(rows) == 3 * PROMPTS * SAMPLES
     for row in rows:
@@ -257,7 +257,7 @@ def test_a_stopped_evaluation_goes_on(tmp_path, sdxl, evaluated, monkeypatch):
         put_policy(run, recipe)
         with pytest.raises(KeyboardInterrupt):
             run_stage(run, recipe)
-        base = run.artefact("baseline")
+        base = run.artifact("baseline")
         assert base.has("scores/base/red.parquet")
         assert base.has("parts/null/red/shard-00000.parquet")
 
@@ -277,7 +277,7 @@ def test_a_stopped_evaluation_goes_on(tmp_path, sdxl, evaluated, monkeypatch):
 
 
 def test_images_beyond_the_memory_limit_are_decoded_again(evaluated, monkeypatch):
-    images = measuring.Images(evaluated[1].artefact("baseline"), "base")
+    images = measuring.Images(evaluated[1].artifact("baseline"), "base")
     assert images.shards == ["shard-00000.parquet", "shard-00001.parquet"]
     first = images.read("shard-00000.parquet")[1]
     assert images.read("shard-00000.parquet")[1] is first
@@ -336,8 +336,8 @@ def test_a_judge_refuses_a_size_before_images_are_made(tmp_path, sdxl):
 def test_tables_of_results_match_the_images(evaluated):
     """Scores and judgements are rows of the images, in their order."""
     for model in ("base", "tuned", "null"):
-        artefact = home(evaluated[1], model)
-        shards = [artefact.read_table(f"images/{model}/shard-0000{i}.parquet") for i in (0, 1)]
+        artifact = home(evaluated[1], model)
+        shards = [artifact.read_table(f"images/{model}/shard-0000{i}.parquet") for i in (0, 1)]
         keys = pa.concat_tables(shards).select(["prompt_id", "sample"]).to_pylist()
-        scores = artefact.read_table(f"scores/{model}/red.parquet").select(["prompt_id", "sample"])
+        scores = artifact.read_table(f"scores/{model}/red.parquet").select(["prompt_id", "sample"])
         assert scores.to_pylist() == keys

@@ -38,11 +38,11 @@ def drawn(tmp_path_factory):
     prompts = [make_prompt(spec.text, spec.category, spec.metadata) for spec in SPECS]
     utilities = {}
     with Run.open(run.path) as opened:
-        artefact = opened.artefact("prompts")
-        artefact.begin({})
-        artefact.write_table("prompts.parquet", prompt_table(prompts))
-        artefact.commit()
-        samples = opened.artefact("samples")
+        artifact = opened.artifact("prompts")
+        artifact.begin({})
+        artifact.write_table("prompts.parquet", prompt_table(prompts))
+        artifact.commit()
+        samples = opened.artifact("samples")
         samples.begin({})
         for shard in range(2):
             rows = []
@@ -66,14 +66,14 @@ def recipe(seed=0, **pairs):
 
 def labelled(run, seed=0):
     with Run.open(run.path) as opened:
-        artefact = opened.artefact("pairs")
-        artefact.begin({"seed": seed}, force=True)
-        label(recipe(seed), opened, artefact)
-        return artefact, artefact.read_table("pairs.parquet").to_pylist()
+        artifact = opened.artifact("pairs")
+        artifact.begin({"seed": seed}, force=True)
+        label(recipe(seed), opened, artifact)
+        return artifact, artifact.read_table("pairs.parquet").to_pylist()
 
 
 def test_every_sample_is_compared_once_and_only_what_was_compared_may_be_drawn(drawn):
-    artefact, rows = labelled(drawn[0])
+    artifact, rows = labelled(drawn[0])
     assert [row["prompt_id"] for row in rows] == [prompt.prompt_id for prompt in drawn[1]]
     for row in rows:
         told = row["combined"]
@@ -82,11 +82,11 @@ def test_every_sample_is_compared_once_and_only_what_was_compared_may_be_drawn(d
         # Seven samples are three pairs; a tie has labels of one half, and the last one none.
         assert len(row["compared"]) + told.count(0.5) / 2 == 3
         assert told.count(None) == 1
-    prompts, counts = read_pairs(artefact, 0.0)
+    prompts, counts = read_pairs(artifact, 0.0)
     allowed = {each.prompt_id: sorted(each.allowed.tolist()) for each in prompts}
     assert allowed == {row["prompt_id"]: sorted(row["compared"]) for row in rows if row["compared"]}
     assert counts.used == len(allowed)
-    assert artefact.summary["mean_delta_reward"] == 1
+    assert artifact.summary["mean_delta_reward"] == 1
 
 
 def test_labels_are_a_function_of_the_seed(drawn):
@@ -127,9 +127,9 @@ def test_the_calibration_report_says_how_often_a_reward_agrees_with_them(drawn):
 
 def test_pairs_are_made_from_samples_and_seed_and_no_reward():
     people = load_recipe("shapes", ["seed=3", "pairs.selection=labels", "pairs.people=shapes"])
-    step = next(step for step in steps_of(people) if step.artefact == "pairs")
+    step = next(step for step in steps_of(people) if step.artifact == "pairs")
     assert (step.upstream, step.fields["seed"], step.part) == (("samples",), 3, "label")
-    step = next(step for step in steps_of(load_recipe("shapes")) if step.artefact == "pairs")
+    step = next(step for step in steps_of(load_recipe("shapes")) if step.artifact == "pairs")
     assert "seed" not in step.fields
 
 
@@ -154,4 +154,4 @@ def test_prompts_must_say_what_must_be_seen(tmp_path):
         with pytest.raises(
             ValueError, match=r"pairs\.people: shapes needs prompts that say what must be seen"
         ):
-            label(recipe(), run, run.artefact("pairs"))
+            label(recipe(), run, run.artifact("pairs"))

@@ -29,12 +29,12 @@ def make(path, rewards, scores, **pairs):
         for section in map(RewardSection.model_validate, rewards):
             if section.name in scores:
                 tiny_run.put_scores(run, section, prompts, scores[section.name])
-        artefact = run.artefact("pairs")
-        artefact.begin({})
-        pair(recipe, run, artefact)
-        table = artefact.read_table("pairs.parquet")
+        artifact = run.artifact("pairs")
+        artifact.begin({})
+        pair(recipe, run, artifact)
+        table = artifact.read_table("pairs.parquet")
         assert table["prompt_id"].to_pylist() == [p.prompt_id for p in prompts]
-        return table.to_pylist(), table.schema, artefact.summary
+        return table.to_pylist(), table.schema, artifact.summary
 
 
 def gappy_scores(prompts=12):
@@ -186,13 +186,13 @@ def test_shards_of_any_order_are_aligned(tmp_path):
         tiny_run.fill(run, recipe, prompts)
         for section in recipe.rewards:
             tiny_run.put_scores(run, section, prompts, scores[section.name])
-            artefact = run.artefact(f"scores/{section.name}")
-            table = pa.concat_tables([artefact.read_table(name) for name in artefact.files()])
+            artifact = run.artifact(f"scores/{section.name}")
+            table = pa.concat_tables([artifact.read_table(name) for name in artifact.files()])
             order = np.random.default_rng(len(section.name)).permutation(len(table))
-            artefact.begin({"again": 1}, force=True)
-            artefact.write_table("shard-00000.parquet", table.take(pa.array(order)))
-            artefact.commit()
-        pairs = run.artefact("pairs")
+            artifact.begin({"again": 1}, force=True)
+            artifact.write_table("shard-00000.parquet", table.take(pa.array(order)))
+            artifact.commit()
+        pairs = run.artifact("pairs")
         pairs.begin({})
         pair(recipe, run, pairs)
         assert pairs.read_table("pairs.parquet").to_pylist() == expected
@@ -209,7 +209,7 @@ def test_scores_of_other_samples_are_refused(tmp_path, change):
             change, tiny_run.prompts(5)[1:]
         )
         tiny_run.put_scores(run, recipe.rewards[0], scored, scores["bt"][: len(scored)])
-        pairs = run.artefact("pairs")
+        pairs = run.artifact("pairs")
         pairs.begin({})
         with pytest.raises(WorkspaceError, match="not those of 4 prompts with 16 samples"):
             pair(recipe, run, pairs)

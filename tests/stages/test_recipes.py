@@ -58,12 +58,12 @@ def test_a_recipe_generates_and_trains(name, checkpoint, tmp_path):
         stages = {
             "prompts": prompts,
             "samples": generate if recipe.images is None else take,
-            "scores/red": lambda recipe, run, artefact: score(recipe, run, [(artefact, recipe.rewards[0])]),
+            "scores/red": lambda recipe, run, artifact: score(recipe, run, [(artifact, recipe.rewards[0])]),
             "pairs": pair,
             "train": train,
         }
-        for artefact, stage in stages.items():
-            place = run.artefact(artefact)
+        for artifact, stage in stages.items():
+            place = run.artifact(artifact)
             place.begin({})
             stage(recipe, run, place)
         row = json.loads((run.path / "train" / "metrics.jsonl").read_text())

@@ -75,8 +75,8 @@ def second(first, tmp_path_factory):
 
 
 def rows(run, name="samples/shard-00000.parquet"):
-    artefact, _, file = name.partition("/")
-    return run.artefact(artefact).read_table(file).to_pylist()
+    artifact, _, file = name.partition("/")
+    return run.artifact(artifact).read_table(file).to_pylist()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,15 +112,15 @@ def test_win_rates_are_over_the_samples_of_the_base_in_the_second_round_and_the_
                     mine = own[name][row["prompt_id"], sample]
                     wins = [1 / (1 + np.exp(base[name][row["prompt_id"], k] - mine)) for k in range(4)]
                     assert row["calibrated"][sample][column] == pytest.approx(np.mean(wins), abs=1e-12)
-    assert run.artefact("pool").summary == {"prompts": 6, "samples": 24, "round": 3}
+    assert run.artifact("pool").summary == {"prompts": 6, "samples": 24, "round": 3}
 
 
 def scores(run, recipe):
     return {
         reward.name: {
             (row["prompt_id"], row["sample"]): row["score"]
-            for file in run.artefact(f"scores/{reward.name}").files()
-            for row in run.artefact(f"scores/{reward.name}").read_table(file).to_pylist()
+            for file in run.artifact(f"scores/{reward.name}").files()
+            for row in run.artifact(f"scores/{reward.name}").read_table(file).to_pylist()
         }
         for reward in recipe.rewards
     }
@@ -154,7 +154,7 @@ def test_each_sample_meets_every_sample_of_its_pool_that_has_all_scores():
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_goes_on_and_its_first_margin_is_as_told(first, second, kind, reference):
     recipe, folder = second(kind, reference)
-    metrics = Run(folder).artefact("train").read_json_lines("metrics.jsonl")
+    metrics = Run(folder).artifact("train").read_json_lines("metrics.jsonl")
     assert (metrics[0]["rewards/margins"] == 0) == (reference == "start")
     assert (metrics[0]["drift"] == 0) == (reference == "start")
     record = json.loads((folder / "train/best/capo.json").read_text())
@@ -196,14 +196,14 @@ def test_an_interrupted_round_ends_with_the_same_bytes(second, kind, reference, 
         return step(self, number, *rest)
 
     with Run.open(copy) as run:
-        artefact = run.artefact("train")
-        artefact.begin({}, force=True)
+        artifact = run.artifact("train")
+        artifact.begin({}, force=True)
         monkeypatch.setattr(Trainer, "step", broken)
         with pytest.raises(OSError, match="plug"):
-            train(recipe, run, artefact)
+            train(recipe, run, artifact)
         assert (copy / "train/checkpoints/step-000001").is_dir()
         monkeypatch.undo()
-        train(recipe, run, artefact)
+        train(recipe, run, artifact)
     assert tiny_training.contents(copy / "train") == tiny_training.contents(folder / "train")
 
 
@@ -218,9 +218,9 @@ def test_the_noise_that_samples_were_made_from_is_found_again(second, tmp_path, 
         Trainer, "step", lambda self, n, batch, *rest: seen.append(batch) or step(self, n, batch)
     )
     with Run.open(tiny_training.copied(folder, tmp_path / "copy")) as run:
-        artefact = run.artefact("train")
-        artefact.begin({}, force=True)
-        train(prior, run, artefact)
+        artifact = run.artifact("train")
+        artifact.begin({}, force=True)
+        train(prior, run, artifact)
     seeds = {}
     for row in rows(Run(folder)) + rows(Run(folder), "samples/shard-00001.parquet"):
         seeds.setdefault(row["prompt_id"], []).append(row["seed"])
@@ -236,7 +236,7 @@ def test_validation_is_against_the_base_from_the_first_step_on(first, tmp_path):
         recipe, before, "start", validation_prompts=prompts, validate_every=1, validation_samples=2
     )
     made(recipe, tmp_path / "run")
-    validations = Run(tmp_path / "run").artefact("train").read_json_lines("validation.jsonl")
+    validations = Run(tmp_path / "run").artifact("train").read_json_lines("validation.jsonl")
     assert [row["step"] for row in validations] == [0, 1, 2]
     assert (tmp_path / "run/train/validation/step-000000").is_dir()
     own, base = (
@@ -293,7 +293,7 @@ def test_a_start_that_does_not_fit_is_refused_before_any_work(first, tmp_path, c
 def test_a_commit_that_is_not_known_on_this_machine_is_no_other_reward(tmp_path):
     commit = "owner/name@" + 40 * "a"
     with Run.open(tmp_path / "first") as run:
-        scores = run.artefact("scores/x")
+        scores = run.artifact("scores/x")
         scores.begin({"rewards.x.weights": commit})
         scores.commit()
     start = Start(run, SavedPolicy(tmp_path, {}), "base")

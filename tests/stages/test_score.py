@@ -32,22 +32,22 @@ def world(tmp_path):
 
 def make(run, recipe, **section):
     reward = RewardSection(**section)
-    artefact = run.artefact(f"scores/{reward.name}")
-    artefact.begin({})
-    score(recipe, run, [(artefact, reward)])
-    return artefact
+    artifact = run.artifact(f"scores/{reward.name}")
+    artifact.begin({})
+    score(recipe, run, [(artifact, reward)])
+    return artifact
 
 
-def contents(artefact):
-    return {name: artefact.read_bytes(name) for name in artefact.files()}
+def contents(artifact):
+    return {name: artifact.read_bytes(name) for name in artifact.files()}
 
 
 def test_scores_every_sample_shard_by_shard(world):
     run, recipe, prompts, pixels = world
-    artefact = make(run, recipe, **REDNESS)
-    assert artefact.done
-    assert artefact.files() == ["shard-00000.parquet", "shard-00001.parquet", "shard-00002.parquet"]
-    rows = read_scores(artefact).to_pylist()
+    artifact = make(run, recipe, **REDNESS)
+    assert artifact.done
+    assert artifact.files() == ["shard-00000.parquet", "shard-00001.parquet", "shard-00002.parquet"]
+    rows = read_scores(artifact).to_pylist()
     assert [(r["prompt_id"], r["sample"]) for r in rows] == [
         (p.prompt_id, n) for p in prompts for n in range(4)
     ]
@@ -71,8 +71,8 @@ def test_summary(world):
 def test_prompts_reach_the_reward(world):
     run, recipe, prompts, pixels = world
     texts = {p.prompt_id: p.text for p in prompts}
-    artefact = make(run, recipe, name="c", source="function_rewards:contrast")
-    for row in read_scores(artefact).to_pylist():
+    artifact = make(run, recipe, name="c", source="function_rewards:contrast")
+    for row in read_scores(artifact).to_pylist():
         image = pixels[row["prompt_id"], row["sample"]]
         assert row["score"] == pytest.approx(image.std() + len(texts[row["prompt_id"]]))
 
@@ -89,17 +89,17 @@ def test_goes_on_with_the_missing_shards(world, monkeypatch):
             raise KeyboardInterrupt
         return redness(images, prompts)
 
-    artefact = run.artefact("scores/red")
-    artefact.begin({"other": 1}, force=True)
+    artifact = run.artifact("scores/red")
+    artifact.begin({"other": 1}, force=True)
     monkeypatch.setattr("function_rewards.redness", interrupted)
     interrupted.comparison = redness.comparison
     with pytest.raises(KeyboardInterrupt):
-        score(recipe, run, [(artefact, RewardSection(**REDNESS))])
-    assert artefact.files() == ["shard-00000.parquet"]
-    assert not artefact.done
-    score(recipe, run, [(artefact, RewardSection(**REDNESS))])
+        score(recipe, run, [(artifact, RewardSection(**REDNESS))])
+    assert artifact.files() == ["shard-00000.parquet"]
+    assert not artifact.done
+    score(recipe, run, [(artifact, RewardSection(**REDNESS))])
     assert calls == [8, 8, 8, 4]  # the first shard is not scored again
-    assert contents(artefact) == whole
+    assert contents(artifact) == whole
 
 
 def test_no_model_is_loaded_when_all_shards_are_there(world, monkeypatch):
@@ -110,12 +110,12 @@ def test_no_model_is_loaded_when_all_shards_are_there(world, monkeypatch):
 
 
 def work(run, *sections):
-    """Artefacts that are begun, with their rewards."""
+    """Artifacts that are begun, with their rewards."""
     rewards = [RewardSection(**section) for section in sections]
-    artefacts = [run.artefact(f"scores/{reward.name}") for reward in rewards]
-    for artefact in artefacts:
-        artefact.begin({})
-    return list(zip(artefacts, rewards, strict=True))
+    artifacts = [run.artifact(f"scores/{reward.name}") for reward in rewards]
+    for artifact in artifacts:
+        artifact.begin({})
+    return list(zip(artifacts, rewards, strict=True))
 
 
 def test_an_image_is_decoded_once_for_all_rewards(world, monkeypatch):
@@ -127,7 +127,7 @@ def test_an_image_is_decoded_once_for_all_rewards(world, monkeypatch):
     together = work(run, REDNESS | {"name": "a"}, CONTRAST | {"name": "b"}, REDNESS | {"name": "c"})
     seconds = score(recipe, run, together)
     assert len(decoded) == len(set(decoded)) == 20
-    assert [contents(artefact) for artefact, _ in together] == [*alone, alone[0]]
+    assert [contents(artifact) for artifact, _ in together] == [*alone, alone[0]]
     assert len(seconds) == 3
     assert all(each > 0 for each in seconds)
 
@@ -136,9 +136,9 @@ def test_an_added_reward_alone_is_scored(world, monkeypatch):
     run, recipe, _, _ = world
     make(run, recipe, **REDNESS)
     monkeypatch.delattr("function_rewards.redness")
-    artefact = make(run, recipe, **CONTRAST)
-    assert artefact.done
-    assert run.artefact("scores/red").done
+    artifact = make(run, recipe, **CONTRAST)
+    assert artifact.done
+    assert run.artifact("scores/red").done
 
 
 def test_rewards_of_which_one_was_interrupted(world):
@@ -149,7 +149,7 @@ def test_rewards_of_which_one_was_interrupted(world):
     pairs[0][0].remove("shard-00001.parquet")
     pairs[1][0].remove("shard-00002.parquet")
     score(recipe, run, pairs)
-    assert [contents(artefact) for artefact, _ in pairs] == whole
+    assert [contents(artifact) for artifact, _ in pairs] == whole
     assert pairs[0][0].summary["scored"] == 20
 
 
@@ -177,7 +177,7 @@ def test_models_that_do_not_fit_together_come_one_after_another(world, tmp_path,
     score(recipe, run, work(run, *[section | {"name": section["name"] * 2} for section in sections]))
     assert max(most) == 1
     assert (
-        len({tuple(read_scores(run.artefact(f"scores/{n}"))["score"].to_pylist()) for n in ("a", "cc")}) == 1
+        len({tuple(read_scores(run.artifact(f"scores/{n}"))["score"].to_pylist()) for n in ("a", "cc")}) == 1
     )
 
 
@@ -198,7 +198,7 @@ def test_memory_that_runs_out_side_by_side_may_suffice_for_one(world, capsys, mo
     together = work(run, REDNESS, {"name": "hungry", "source": "function_rewards:hungry"})
     score(recipe, run, together)
     assert loaded == [1, 2, 1, 1], "those that did not fit together are all gone before one goes on alone"
-    assert [artefact.summary["scored"] for artefact, _ in together] == [20, 20]
+    assert [artifact.summary["scored"] for artifact, _ in together] == [20, 20]
     assert "going on with one model after another" in capsys.readouterr().err
     monkeypatch.setattr("function_rewards.eaten", [])
     with pytest.raises(RewardError, match="'alone': out of memory with 8 images at once; lower batch_size"):
@@ -212,9 +212,9 @@ def test_prompts_that_are_read_in_part_are_counted_and_told(tmp_path, capsys, mo
     section = {"name": "pickscore", "checkpoint": str(tiny_rewards.clip(tmp_path / "clip"))}
     with Run.open(tmp_path / "run") as run:
         tiny_run.fill(run, recipe, prompts)
-        artefact = make(run, recipe, **section)
-        assert artefact.summary["truncated_prompts"] == 1
-        rows = read_scores(artefact).to_pylist()
+        artifact = make(run, recipe, **section)
+        assert artifact.summary["truncated_prompts"] == 1
+        rows = read_scores(artifact).to_pylist()
         assert {r["prompt_id"] for r in rows if r["truncated"]} == {prompts[1].prompt_id}
         told = "pickscore: read only the beginning of 1 of 3 prompts, which are longer than it takes"
         assert told in capsys.readouterr().err
@@ -237,12 +237,12 @@ def test_a_reward_that_cannot_answer_for_now_costs_nothing(world, monkeypatch):
     away.comparison = redness.comparison
     with monkeypatch.context() as patch:
         patch.setattr("function_rewards.redness", away)
-        ((artefact, reward),) = work(run, REDNESS | {"name": "away"})
+        ((artifact, reward),) = work(run, REDNESS | {"name": "away"})
         with pytest.raises(TransientError, match="does not answer"):
-            score(recipe, run, [(artefact, reward)])
-    assert artefact.files() == ["shard-00000.parquet"]
-    score(recipe, run, [(artefact, reward)])
-    assert contents(artefact) == whole
+            score(recipe, run, [(artifact, reward)])
+    assert artifact.files() == ["shard-00000.parquet"]
+    score(recipe, run, [(artifact, reward)])
+    assert contents(artifact) == whole
 
 
 def expected_gaps(pixels):
@@ -264,13 +264,13 @@ def test_missing_scores_are_kept_as_such_and_counted(tmp_path):
         pixels = tiny_run.fill(run, recipe, prompts)
         gaps = expected_gaps(pixels)
         assert len(set(gaps.values())) == 2, "the test needs both kinds"
-        artefact = make(run, recipe, **GAPPY)
-        for row in read_scores(artefact).to_pylist():
+        artifact = make(run, recipe, **GAPPY)
+        for row in read_scores(artifact).to_pylist():
             key = row["prompt_id"], row["sample"]
             assert row["error"] == gaps.get(key)
             assert (row["score"] is None) == (key in gaps)
-        assert artefact.summary["missing"] == len(gaps)
-        assert artefact.summary["scored"] == 80 - len(gaps)
+        assert artifact.summary["missing"] == len(gaps)
+        assert artifact.summary["scored"] == 80 - len(gaps)
 
 
 def test_too_many_missing_scores_stop_the_stage(tmp_path):
@@ -285,7 +285,7 @@ def test_too_many_missing_scores_stop_the_stage(tmp_path):
             make(run, recipe, **GAPPY)
         assert "pairs.max_skipped = 0.01" in str(raised.value)
         assert f"prompt {prompt_id}, sample {sample}: {reason}" in str(raised.value)
-        assert not run.artefact("scores/gaps").done
+        assert not run.artifact("scores/gaps").done
 
 
 def test_shards_with_gaps_are_scored_again(tmp_path, monkeypatch):
@@ -305,7 +305,7 @@ def test_a_reward_that_always_fails_stops_at_once(world):
     run, recipe, _, _ = world
     with pytest.raises(RewardError, match=r"'broken' failed on every image.*no such model"):
         make(run, recipe, **BROKEN)
-    assert run.artefact("scores/broken").files() == []
+    assert run.artifact("scores/broken").files() == []
 
 
 def test_negative_scores_for_a_power_ratio_are_refused_at_the_reward(world):
@@ -318,8 +318,8 @@ def test_negative_scores_for_a_power_ratio_are_refused_at_the_reward(world):
 
 def test_held_out_rewards_need_no_comparison(world):
     run, recipe, _, _ = world
-    artefact = make(run, recipe, name="free", source="function_rewards:undeclared", use="evaluate")
-    assert artefact.summary["comparison"] is None
+    artifact = make(run, recipe, name="free", source="function_rewards:undeclared", use="evaluate")
+    assert artifact.summary["comparison"] is None
     with pytest.raises(RewardError, match="does not say how its scores compare"):
         make(run, recipe, name="bound", source="function_rewards:undeclared")
 

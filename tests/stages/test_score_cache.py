@@ -53,10 +53,10 @@ def scored(tmp_path, monkeypatch):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         with Run.open(tmp_path / "run") as run:
             tiny_run.fill(run, recipe, prompts)
-            artefact = run.artefact("scores/any")
-            artefact.begin({})
-            score(recipe, run, [(artefact, reward)])
-            rows = read_scores(artefact).to_pylist()
+            artifact = run.artifact("scores/any")
+            artifact.begin({})
+            score(recipe, run, [(artifact, reward)])
+            rows = read_scores(artifact).to_pylist()
         return {(r["prompt_id"], r["sample"]): (r["score"], r["truncated"]) for r in rows}, len(given)
 
     return scored
@@ -74,7 +74,7 @@ def test_every_stage_knows_what_any_other_scored(scored, clip, tmp_path, monkeyp
     texts = {prompt.prompt_id: prompt.text for prompt in PROMPTS}
     monkeypatch.setattr(rater, "load_reward", None)
     known = rater.Rater(RewardSection(**clip | {"name": "another"}), torch.device("cpu"))
-    samples = Run(tmp_path / "run").artefact("samples")
+    samples = Run(tmp_path / "run").artifact("samples")
     for rows in (samples.read_table(name) for name in samples.files() if name.endswith(".parquet")):
         for row in score_rows(known, rows, texts).to_pylist():
             assert (row["score"], row["truncated"]) == first[row["prompt_id"], row["sample"]]

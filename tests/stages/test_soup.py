@@ -22,7 +22,7 @@ from capo.pipeline import run as pipeline
 from capo.recipe import ModelSection, TrainSection
 from capo.soups.merge import SoupSettings, soup, soup_front, weightings
 from capo.soups.pipelines import StoredWeights, weight_files
-from capo.store.run_directory import StaleArtefact
+from capo.store.run_directory import StaleArtifact
 
 METHODS = [
     (SoupSettings("linear"), [1.0, 3.0, 1.0]),
@@ -282,7 +282,7 @@ def test_a_soup_is_evaluated_like_a_trained_policy(tmp_path, sdxl, loras):
     assert results["policy"]["soup"]["rank"] == 6
     states = {s.name: s.state for s in pipeline.status(recipe(tmp_path / "soup"), tmp_path / "run")}
     assert (states["evaluate"], states["train"]) == ("done", "missing")
-    with pytest.raises(StaleArtefact, match=r"evaluate.policy: .* → .*first"):
+    with pytest.raises(StaleArtifact, match=r"evaluate.policy: .* → .*first"):
         pipeline.run(recipe(loras[0]), tmp_path / "run", stage="evaluate")
     images = [
         (tmp_path / "run" / half / "shard-00000.parquet").read_bytes()

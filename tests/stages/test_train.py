@@ -289,8 +289,8 @@ def test_held_out_rewards_are_shown_and_decide_nothing(prepared, tmp_path, sdxl)
 
 
 def test_validation_compares_with_the_base_on_equal_seeds(finished):
-    artefact = Run(finished).artefact("train")
-    summary = artefact.summary
+    artifact = Run(finished).artifact("train")
+    summary = artifact.summary
     rows = lines(finished / "train" / "validation.jsonl")
     assert [row["step"] for row in rows] == [0, 3, 6]
     assert rows[0]["win_rate"] == rows[0]["win_rate/red"] == 0.5
@@ -298,9 +298,9 @@ def test_validation_compares_with_the_base_on_equal_seeds(finished):
         assert row["win_rate"] == (row["win_rate/red"] + row["win_rate/blue"]) / 2
     best = max(rows[1:], key=lambda row: row["win_rate"])
     assert (summary["best_step"], summary["best_win_rate"]) == (best["step"], best["win_rate"])
-    base = Run(finished).artefact("validation").read_table("base/shard-00000.parquet")["seed"]
+    base = Run(finished).artifact("validation").read_table("base/shard-00000.parquet")["seed"]
     for step in (3, 6):
-        assert artefact.read_table(f"validation/step-{step:06d}/shard-00000.parquet")["seed"] == base
+        assert artifact.read_table(f"validation/step-{step:06d}/shard-00000.parquet")["seed"] == base
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
@@ -309,7 +309,7 @@ def test_the_best_policy_is_one_for_plain_diffusers(prepared, finished, tmp_path
     if kind == "full":
         folder = copied(prepared, tmp_path / "run")
         trained(folder, with_validation(tmp_path, sdxl, steps=3, **FULL))
-    step = Run(folder).artefact("train").summary["best_step"]
+    step = Run(folder).artifact("train").summary["best_step"]
     best = folder / "train" / "best"
     with quiet():
         if kind == "full":
@@ -332,8 +332,8 @@ def test_the_best_policy_is_one_for_plain_diffusers(prepared, finished, tmp_path
         num_inference_steps=settings.num_inference_steps,
         guidance_scale=settings.guidance_scale,
     ).images[0]
-    artefact = Run(folder).artefact("train")
-    table = artefact.read_table(f"validation/step-{step:06d}/shard-00000.parquet")
+    artifact = Run(folder).artifact("train")
+    table = artifact.read_table(f"validation/step-{step:06d}/shard-00000.parquet")
     validated_image = Image.open(io.BytesIO(table["image"][1].as_py()["bytes"]))
     assert table["seed"][1].as_py() == seed
     difference = np.asarray(image).astype(int) - np.asarray(validated_image).astype(int)

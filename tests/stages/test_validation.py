@@ -30,7 +30,7 @@ def settings(folder, sdxl, train=None, **sections):
     return recipe(folder, sdxl, train, evaluate={"judge": "shapes"}, **sections)
 
 
-def put_images(artefact, folder, prompts, right):
+def put_images(artifact, folder, prompts, right):
     """Images that show what their prompt says, or nothing."""
     rng = random.Random(0)
     rows = []
@@ -42,7 +42,7 @@ def put_images(artefact, folder, prompts, right):
             rows.append((prompt.prompt_id, sample, {"bytes": png(pixels), "path": None}))
     ids, samples, images = zip(*rows, strict=True)
     table = {"prompt_id": ids, "sample": pa.array(samples, pa.int32()), "image": images}
-    artefact.write_table(f"{folder}/shard-00000.parquet", pa.table(table))
+    artifact.write_table(f"{folder}/shard-00000.parquet", pa.table(table))
 
 
 def test_the_judge_looks_on(tmp_path, sdxl):
@@ -50,13 +50,13 @@ def test_the_judge_looks_on(tmp_path, sdxl):
     prompts = validation_prompts(asked)
     family = load_family(asked.model, torch.device("cpu"))
     with Run.open(tmp_path / "run") as run:
-        base, train = run.artefact("validation"), run.artefact("train")
-        for artefact, folder, right in (
+        base, train = run.artifact("validation"), run.artifact("train")
+        for artifact, folder, right in (
             (base, "base", BASE),
             (train, "validation/step-000001", POLICY),
         ):
-            artefact.begin({})
-            put_images(artefact, folder, prompts, right)
+            artifact.begin({})
+            put_images(artifact, folder, prompts, right)
         validation(asked, run, base)  # goes on with the images that are there
         compared = Validation(asked, run, family, train)
         start, row = compared.run(0), compared.run(1)
@@ -66,7 +66,7 @@ def test_the_judge_looks_on(tmp_path, sdxl):
     assert row["judge_standard_error"] == pytest.approx(1 / 3)
     assert (start["judge"], start["judge_difference"], start["standard_error"]) == (0.5, 0.0, 0.0)
     scores = {
-        model: train.run.artefact(name).read_table(f"{folder}/scores/red.parquet")["score"].to_numpy()
+        model: train.run.artifact(name).read_table(f"{folder}/scores/red.parquet")["score"].to_numpy()
         for model, name, folder in (
             ("base", "validation", "base"),
             ("policy", "train", "validation/step-000001"),
@@ -89,7 +89,7 @@ def test_the_base_is_sampled_as_the_reference_of_training_is(tmp_path, sdxl, tra
     """Bit for bit: a policy that has learned nothing makes the very images of the base."""
     asked = settings(tmp_path, sdxl, train, model={"dtype": dtype})
     with Run.open(tmp_path / "run") as run:
-        base, other = run.artefact("validation"), run.artefact("train")
+        base, other = run.artifact("validation"), run.artifact("train")
         base.begin({})
         validation(asked, run, base)
         other.begin({})
@@ -97,7 +97,7 @@ def test_the_base_is_sampled_as_the_reference_of_training_is(tmp_path, sdxl, tra
         policy = Policy(family, asked.train, asked.seed)
         with policy.reference():
             sample_images(
-                asked, family, validation_prompts(asked), artefact=other, folder="", samples=2,
+                asked, family, validation_prompts(asked), artifact=other, folder="", samples=2,
                 seed_key="validation", keep_latents=False, description="again",
             )  # fmt: skip
         assert base.read_table("base/shard-00000.parquet") == other.read_table("shard-00000.parquet")

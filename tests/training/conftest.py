@@ -35,12 +35,12 @@ class Setup:
 
 
 @pytest.fixture
-def artefact(tmp_path):
-    """The begun `train` artefact of an empty run."""
+def artifact(tmp_path):
+    """The begun `train` artifact of an empty run."""
     with Run.open(tmp_path / "run") as run:
-        artefact = run.artefact("train")
-        artefact.begin({})
-        yield artefact
+        artifact = run.artifact("train")
+        artifact.begin({})
+        yield artifact
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def setup(prepared, sdxl, tmp_path):
         family = load_family(recipe.model, torch.device("cpu"))
         run = Run(prepared)
         policy = Policy(family, recipe.train, recipe.seed)
-        prompts, _ = read_pairs(run.artefact("pairs"), 0.0)
-        samples = Samples(run.artefact("samples"))
+        prompts, _ = read_pairs(run.artifact("pairs"), 0.0)
+        samples = Samples(run.artifact("samples"))
         batches = Batches(prompts, samples, family.process, recipe.train, recipe.seed)
         return Setup(recipe.train, policy, Trainer(family, policy, recipe.train), batches)
 

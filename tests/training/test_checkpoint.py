@@ -10,18 +10,18 @@ from capo.training import checkpoint
 from capo.training.checkpoint import Checkpoints
 
 
-def checkpoints(artefact, setup, **other):
+def checkpoints(artifact, setup, **other):
     reference = {"checkpoint": "base", "weights": setup.policy.reference_digest()}
-    return Checkpoints(artefact, setup.trainer, reference | other)
+    return Checkpoints(artifact, setup.trainer, reference | other)
 
 
 @pytest.mark.parametrize("kind", [{}, {"ema_decay": 0.5, "lora_dora": True}])
-def test_a_restored_run_goes_on_bit_for_bit(artefact, setup, kind):
+def test_a_restored_run_goes_on_bit_for_bit(artifact, setup, kind):
     first, second = setup(**kind), setup(**kind)
     first.steps(1, 2)
-    checkpoints(artefact, first).save(2)
+    checkpoints(artifact, first).save(2)
     expected = first.steps(3, 4)
-    assert checkpoints(artefact, second).restore() == 2
+    assert checkpoints(artifact, second).restore() == 2
     assert second.steps(3, 4) == expected
     states = []
     for each in (first, second):
@@ -31,16 +31,16 @@ def test_a_restored_run_goes_on_bit_for_bit(artefact, setup, kind):
 
 
 @pytest.mark.parametrize("kind", [{"lora_dora": True, "ema_decay": 0.5}, {"adaptation": "full"}])
-def test_step_0_is_the_base_model(artefact, setup, kind):
+def test_step_0_is_the_base_model(artifact, setup, kind):
     fresh, used = setup(**kind), setup(**kind)
     used.steps(1, 2)
-    checkpoints(artefact, used).load(0)
+    checkpoints(artifact, used).load(0)
     assert used.steps(1, 2) == fresh.steps(1, 2)
 
 
-def test_a_reference_that_has_moved_is_not_written_down(artefact, setup):
+def test_a_reference_that_has_moved_is_not_written_down(artifact, setup):
     prepared = setup()
-    store = checkpoints(artefact, prepared)
+    store = checkpoints(artifact, prepared)
     prepared.steps(1)
     store.save(1)
     frozen = next(p for p in prepared.trainer.family.denoiser.parameters() if not p.requires_grad)
@@ -50,8 +50,8 @@ def test_a_reference_that_has_moved_is_not_written_down(artefact, setup):
     assert store.steps() == [1]
 
 
-def test_without_a_checkpoint_training_starts_at_the_beginning(artefact, setup):
-    assert checkpoints(artefact, setup()).restore() == 0
+def test_without_a_checkpoint_training_starts_at_the_beginning(artifact, setup):
+    assert checkpoints(artifact, setup()).restore() == 0
 
 
 @pytest.mark.parametrize(
@@ -65,16 +65,16 @@ def test_without_a_checkpoint_training_starts_at_the_beginning(artefact, setup):
     ],
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
-    artefact, setup, file, damage, monkeypatch
+    artifact, setup, file, damage, monkeypatch
 ):
     said = []
     monkeypatch.setattr(checkpoint, "say", said.append)
     prepared = setup()
-    store = checkpoints(artefact, prepared)
+    store = checkpoints(artifact, prepared)
     for step in (1, 2):
         prepared.steps(step)
         store.save(step)
-    path = artefact.folder / "checkpoints" / "step-000002" / file
+    path = artifact.folder / "checkpoints" / "step-000002" / file
     data = bytearray(path.read_bytes())
     data[0 if file == "state.json" else len(data) // 2] ^= 1
     if damage == "lose":
@@ -87,40 +87,40 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     assert store.steps() == [1]
 
 
-def test_a_damaged_checkpoint_that_nothing_can_take_the_place_of_is_an_error(artefact, setup):
+def test_a_damaged_checkpoint_that_nothing_can_take_the_place_of_is_an_error(artifact, setup):
     """As that of the best step is, once training has gone on from it."""
     prepared = setup()
     prepared.steps(1)
-    store = checkpoints(artefact, prepared)
+    store = checkpoints(artifact, prepared)
     store.save(1)
-    (artefact.folder / "checkpoints" / "step-000001" / "policy.safetensors").unlink()
+    (artifact.folder / "checkpoints" / "step-000001" / "policy.safetensors").unlink()
     with pytest.raises(WorkspaceError, match=r"policy.safetensors is damaged .* a copy .* with --force"):
         store.load(1)
 
 
 @pytest.mark.parametrize("field", ["checkpoint", "weights"])
-def test_another_reference_is_refused(artefact, setup, field):
+def test_another_reference_is_refused(artifact, setup, field):
     prepared = setup()
     prepared.steps(1)
-    checkpoints(artefact, prepared).save(1)
+    checkpoints(artifact, prepared).save(1)
     with pytest.raises(WorkspaceError, match="another reference model"):
-        checkpoints(artefact, prepared, **{field: "2"}).restore()
+        checkpoints(artifact, prepared, **{field: "2"}).restore()
 
 
-def test_weights_of_another_adapter_are_refused(artefact, setup):
+def test_weights_of_another_adapter_are_refused(artifact, setup):
     prepared = setup()
     prepared.steps(1)
-    checkpoints(artefact, prepared).save(1)
+    checkpoints(artifact, prepared).save(1)
     with pytest.raises(ValueError, match="weights of another model"):
-        checkpoints(artefact, setup(lora_targets=("to_q",))).restore()
+        checkpoints(artifact, setup(lora_targets=("to_q",))).restore()
 
 
-def test_weights_that_are_not_finite_are_refused_even_with_the_right_digest(artefact, setup):
+def test_weights_that_are_not_finite_are_refused_even_with_the_right_digest(artifact, setup):
     prepared = setup()
     prepared.steps(1)
-    store = checkpoints(artefact, prepared)
+    store = checkpoints(artifact, prepared)
     store.save(1)
-    folder = artefact.folder / "checkpoints" / "step-000001"
+    folder = artifact.folder / "checkpoints" / "step-000001"
     path, digest = folder / "optimizer.safetensors", checkpoint._digest
     old = digest(path)
     moments = load_file(path)
@@ -132,10 +132,10 @@ def test_weights_that_are_not_finite_are_refused_even_with_the_right_digest(arte
         store.restore()
 
 
-def test_the_newest_and_the_best_are_kept(artefact, setup):
+def test_the_newest_and_the_best_are_kept(artifact, setup):
     prepared = setup()
     prepared.steps(1)
-    store = checkpoints(artefact, prepared)
+    store = checkpoints(artifact, prepared)
     for step in range(1, 6):
         store.save(step)
     store.prune(keep=3, best={3: 1, 4: 4, 5: 4}.get)
@@ -146,9 +146,9 @@ def test_the_newest_and_the_best_are_kept(artefact, setup):
     assert store.steps() == [4, 5]
 
 
-def test_a_process_that_does_not_lead_looks_for_nothing_to_remove(artefact, setup, monkeypatch):
+def test_a_process_that_does_not_lead_looks_for_nothing_to_remove(artifact, setup, monkeypatch):
     """The leading one removes at that moment, and a folder that vanishes while it is listed is an error."""
-    store = checkpoints(artefact, setup())
+    store = checkpoints(artifact, setup())
     monkeypatch.setattr(Group, "leads", False)
     monkeypatch.setattr(Checkpoints, "steps", lambda self: pytest.fail("listed"))
     store.prune(keep=1, best=lambda step: None)

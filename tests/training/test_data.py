@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from capo.store.run_directory import Artefact, Run, WorkspaceError
+from capo.store.run_directory import Artifact, Run, WorkspaceError
 from capo.training.data import PairCounts, Samples, read_pairs
 
 
@@ -15,54 +15,54 @@ def pairs(tmp_path):
 
     def write(*rows):
         with Run.open(tmp_path / "run") as run:
-            artefact = run.artefact("pairs")
-            artefact.begin({}, force=True)
+            artifact = run.artifact("pairs")
+            artifact.begin({}, force=True)
             names = ("prompt_id", "chosen", "rejected", "combined")
             columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
-            artefact.write_table("pairs.parquet", pa.table(columns))
-            return artefact
+            artifact.write_table("pairs.parquet", pa.table(columns))
+            return artifact
 
     return write
 
 
 def test_all_pairs_of_both_sets_are_allowed(pairs):
-    artefact = pairs(("a", [0, 2], [1, 3], [0.9, 0.2, 0.6, 0.7]))
-    (prompt,), counts = read_pairs(artefact, None)
+    artifact = pairs(("a", [0, 2], [1, 3], [0.9, 0.2, 0.6, 0.7]))
+    (prompt,), counts = read_pairs(artifact, None)
     assert prompt.allowed.tolist() == [[0, 1], [0, 3], [2, 1], [2, 3]]
     assert prompt.delta_reward(2, 3) == pytest.approx(-0.1)
     assert counts == PairCounts(used=1, no_pair=0, dropped=0)
 
 
 def test_pairs_below_the_margin_are_left_out_and_counted(pairs):
-    artefact = pairs(
+    artifact = pairs(
         ("a", [0, 2], [1, 3], [0.9, 0.2, 0.6, 0.7]),
         ("tied", [0], [1], [0.5, 0.5, 0.5, 0.5]),
         ("none", [], [], [0.5, 0.5, 0.5, 0.5]),
     )
-    prompts, counts = read_pairs(artefact, 0.0)
+    prompts, counts = read_pairs(artifact, 0.0)
     assert [p.allowed.tolist() for p in prompts] == [[[0, 1], [0, 3], [2, 1]]]
     assert counts == PairCounts(used=1, no_pair=1, dropped=1)
 
 
 def test_samples_set_aside_take_no_part(pairs):
-    artefact = pairs(("a", [3], [1], [None, 0.2, None, 0.7]))
-    (prompt,), _ = read_pairs(artefact, 0.0)
+    artifact = pairs(("a", [3], [1], [None, 0.2, None, 0.7]))
+    (prompt,), _ = read_pairs(artifact, 0.0)
     assert prompt.allowed.tolist() == [[3, 1]]
 
 
 def test_nothing_to_train_on_is_an_error(pairs):
-    artefact = pairs(("a", [0], [1], [0.5, 0.4]), ("b", [], [], [0.5, 0.5]))
+    artifact = pairs(("a", [0], [1], [0.5, 0.4]), ("b", [], [], [0.5, 0.5]))
     with pytest.raises(WorkspaceError, match=r"no pair to train on \(1 prompts .* 1 with none above .* 0.2"):
-        read_pairs(artefact, 0.2)
+        read_pairs(artifact, 0.2)
 
 
 def test_latents_and_conditioning_are_those_of_the_sample(prepared):
-    artefact = Run(prepared).artefact("samples")
-    samples = Samples(artefact)
+    artifact = Run(prepared).artifact("samples")
+    samples = Samples(artifact)
     for shard in ("shard-00000", "shard-00001"):
-        table = artefact.read_table(f"{shard}.parquet")
-        conditioning = artefact.read_tensors(f"{shard}.conditioning.safetensors")
-        latents = artefact.read_tensors(f"{shard}.latents.safetensors")["latents"]
+        table = artifact.read_table(f"{shard}.parquet")
+        conditioning = artifact.read_tensors(f"{shard}.conditioning.safetensors")
+        latents = artifact.read_tensors(f"{shard}.latents.safetensors")["latents"]
         assert len(latents) == len(table)
         ids = list(dict.fromkeys(table["prompt_id"].to_pylist()))
         for latent, row in zip(latents, table.select(["prompt_id", "sample"]).to_pylist(), strict=True):
@@ -75,12 +75,12 @@ def test_latents_and_conditioning_are_those_of_the_sample(prepared):
 def test_finding_the_samples_reads_neither_images_nor_latents(prepared, monkeypatch):
     """They may be terabytes: a training that begins, or goes on, is not to wait for all their digests."""
     verified = []
-    monkeypatch.setattr(Artefact, "_verify", lambda self, relative: verified.append(relative))
-    artefact = Run(prepared).artefact("samples")
-    prompt_id = pq.read_table(artefact.folder / "shard-00000.parquet")["prompt_id"][0].as_py()
-    latents, conditioning = Samples(artefact).forecast([prompt_id])
-    assert latents == (artefact.folder / "shard-00000.latents.safetensors").stat().st_size
-    assert conditioning == (artefact.folder / "shard-00000.conditioning.safetensors").stat().st_size
+    monkeypatch.setattr(Artifact, "_verify", lambda self, relative: verified.append(relative))
+    artifact = Run(prepared).artifact("samples")
+    prompt_id = pq.read_table(artifact.folder / "shard-00000.parquet")["prompt_id"][0].as_py()
+    latents, conditioning = Samples(artifact).forecast([prompt_id])
+    assert latents == (artifact.folder / "shard-00000.latents.safetensors").stat().st_size
+    assert conditioning == (artifact.folder / "shard-00000.conditioning.safetensors").stat().st_size
     assert verified == []
 
 
@@ -97,16 +97,16 @@ def test_damage_where_a_shard_names_its_prompts_is_found(prepared, tmp_path, dam
         data[column.dictionary_page_offset + column.total_compressed_size - 1] ^= 1
     path.write_bytes(data)
     with pytest.raises(WorkspaceError, match=r"shard-00001.parquet is damaged .* remove it"):
-        Samples(Run(folder).artefact("samples"))
+        Samples(Run(folder).artifact("samples"))
 
 
 def test_a_prompt_or_sample_that_is_not_there_is_an_error(prepared):
-    artefact = Run(prepared).artefact("samples")
+    artifact = Run(prepared).artifact("samples")
     with pytest.raises(WorkspaceError, match="no samples of prompt other"):
-        Samples(artefact).latent("other", 0)
-    prompt = artefact.read_table("shard-00000.parquet")["prompt_id"][0].as_py()
+        Samples(artifact).latent("other", 0)
+    prompt = artifact.read_table("shard-00000.parquet")["prompt_id"][0].as_py()
     with pytest.raises(IndexError, match="has 4 samples, not a sample 4"):
-        Samples(artefact).latent(prompt, 4)
+        Samples(artifact).latent(prompt, 4)
 
 
 def test_a_flipped_bit_in_the_samples_is_found(prepared, tmp_path):
@@ -115,8 +115,8 @@ def test_a_flipped_bit_in_the_samples_is_found(prepared, tmp_path):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    artefact = Run(folder).artefact("samples")
-    samples = Samples(artefact)
-    prompt_id = artefact.read_table("shard-00000.parquet", ["prompt_id"])["prompt_id"][0].as_py()
+    artifact = Run(folder).artifact("samples")
+    samples = Samples(artifact)
+    prompt_id = artifact.read_table("shard-00000.parquet", ["prompt_id"])["prompt_id"][0].as_py()
     with pytest.raises(WorkspaceError, match=r"shard-00000.conditioning.safetensors is damaged"):
         samples.conditioning(prompt_id)

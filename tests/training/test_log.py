@@ -5,19 +5,19 @@ import pytest
 from capo.training.log import Board, Log, best_row
 
 
-def test_rows_are_on_disk_after_a_flush_and_rewound_on_resume(artefact):
-    log = Log(artefact, "metrics.jsonl", None)
+def test_rows_are_on_disk_after_a_flush_and_rewound_on_resume(artifact):
+    log = Log(artifact, "metrics.jsonl", None)
     for step in (1, 2, 3):
         log.add({"step": step, "loss": step / 3})
     log.flush()
     log.add({"step": 4, "loss": 1.0})
 
-    resumed = Log(artefact, "metrics.jsonl", None)
+    resumed = Log(artifact, "metrics.jsonl", None)
     assert [row["step"] for row in resumed.rows] == [1, 2, 3]
     assert resumed.rows[0]["loss"] == 1 / 3
     resumed.rewind(2)
     resumed.flush()
-    assert [row["step"] for row in artefact.read_json_lines("metrics.jsonl")] == [1, 2]
+    assert [row["step"] for row in artifact.read_json_lines("metrics.jsonl")] == [1, 2]
 
 
 def test_the_best_is_the_highest_and_the_first_of_equals():
@@ -32,10 +32,10 @@ def test_the_base_model_is_no_candidate():
     assert best_row([]) is None
 
 
-def test_tensorboard_shows_the_numbers(tmp_path, artefact):
+def test_tensorboard_shows_the_numbers(tmp_path, artifact):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     board = Board(tmp_path / "board", 1)
-    Log(artefact, "metrics.jsonl", board).add({"step": 3, "loss": 0.25})
+    Log(artifact, "metrics.jsonl", board).add({"step": 3, "loss": 0.25})
     board.close()
     events = accumulator.EventAccumulator(str(tmp_path / "board"))
     events.Reload()

@@ -32,7 +32,7 @@ def print_plan(plan: Plan) -> None:
     tables = {title: _hours(plan)}
     for stage, parts in plan.memory.items():
         tables[f"Memory of the GPU, {stage} (estimate)"] = _table(("part", "GiB"), _gibibytes(parts))
-    tables["Disk (estimate)"] = _table(("artefact", "size"), _sizes(plan.disk))
+    tables["Disk (estimate)"] = _table(("artifact", "size"), _sizes(plan.disk))
     for title, table in tables.items():
         print(f"\n{title}")
         console.print(table)
@@ -79,7 +79,7 @@ def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
     table = Table()
     for column in columns:
         table.add_column(
-            column, justify="left" if column in ("stage", "work", "part", "artefact") else "right"
+            column, justify="left" if column in ("stage", "work", "part", "artifact") else "right"
         )
     for row in rows:
         table.add_row(*map(Text, row))

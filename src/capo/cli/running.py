@@ -12,7 +12,7 @@ from capo.cli.app import app, load
 from capo.cli.options import Directory, Force, Json, Overrides, RecipeName
 
 if TYPE_CHECKING:
-    from capo.pipeline.run import ArtefactStatus
+    from capo.pipeline.run import ArtifactStatus
 
 STAGES = {
     "prompts": "Collect the prompts that images are made for.",
@@ -157,7 +157,7 @@ def status(
         terminal.print_status(path, found)
 
 
-def _saved_runs(folder: Path) -> "Iterator[tuple[Path, list[ArtefactStatus] | str]]":
+def _saved_runs(folder: Path) -> "Iterator[tuple[Path, list[ArtifactStatus] | str]]":
     """The run directories in a folder, each with its states, or why they cannot be told."""
     from capo.pipeline import run as pipeline
     from capo.recipe import load_recipe

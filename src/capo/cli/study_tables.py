@@ -64,7 +64,7 @@ def print_runs(study: Study, runs: Sequence[StudyRun], as_json: bool) -> None:
 
 
 def print_cost(study: Study, cost: StudyCost, as_json: bool) -> None:
-    """GPU hours by kind of artefact, and what the runs would take without what they share."""
+    """GPU hours by kind of artifact, and what the runs would take without what they share."""
     if as_json:
         print_json({"study": study.name, "seeds": list(study.seeds), **asdict(cost)})
         return
@@ -75,7 +75,7 @@ def print_cost(study: Study, cost: StudyCost, as_json: bool) -> None:
     together = [sum(each.hours for each in cost.kinds), sum(each.alone for each in cost.kinds)]
     whole = f"{len(study.rows)} rows, {len(study.seeds)} seeds"
     print(f"{study.title}: hours of one {cost.gpu}, if it reaches {cost.utilisation:.0%} of its peak")
-    head = ["artefact", "how many", "GPU hours", "by themselves"]
+    head = ["artifact", "how many", "GPU hours", "by themselves"]
     _print(head, [*lines, ("all", whole, *map(hours, together))])
     for note in cost.notes:
         print(note)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from capo.pipeline.run import ArtefactStatus, RunResult
+from capo.pipeline.run import ArtifactStatus, RunResult
 from capo.recipe import shipped_recipes
 
 COLORS = {"done": "green", "partial": "yellow", "stale": "red", "missing": "dim"}
@@ -31,11 +31,11 @@ def result_values(result: RunResult) -> dict[str, Any]:
     }
 
 
-def status_values(directory: Path, found: Sequence[ArtefactStatus] | str) -> dict[str, Any]:
-    """The states of all artefacts as plain JSON values, or why they cannot be told."""
+def status_values(directory: Path, found: Sequence[ArtifactStatus] | str) -> dict[str, Any]:
+    """The states of all artifacts as plain JSON values, or why they cannot be told."""
     if isinstance(found, str):
         return {"directory": str(directory), "problem": found}
-    return {"directory": str(directory), "artefacts": [asdict(each) for each in found]}
+    return {"directory": str(directory), "artifacts": [asdict(each) for each in found]}
 
 
 def print_result(result: RunResult, whole: bool) -> None:
@@ -51,16 +51,16 @@ def print_result(result: RunResult, whole: bool) -> None:
         print(f"Report: {result.report}")
 
 
-def print_status(directory: Path, found: Sequence[ArtefactStatus]) -> None:
-    """One row an artefact."""
-    table = _table(str(directory), "artefact", "state", "why")
+def print_status(directory: Path, found: Sequence[ArtifactStatus]) -> None:
+    """One row an artifact."""
+    table = _table(str(directory), "artifact", "state", "why")
     for each in found:
         table.add_row(each.name, Text(each.state, COLORS[each.state]), Text(each.why))
     Console().print(table)
 
 
-def print_runs(runs: Sequence[tuple[Path, Sequence[ArtefactStatus] | str]]) -> None:
-    """One row a run: how much of it is done, and the first artefact that is not; or why none can be told."""
+def print_runs(runs: Sequence[tuple[Path, Sequence[ArtifactStatus] | str]]) -> None:
+    """One row a run: how much of it is done, and the first artifact that is not; or why none can be told."""
     if not runs:
         print("No run in ./runs yet; `capo run shapes` makes one.")
         return

@@ -44,7 +44,7 @@ def tuned(recipe: Recipe, run: Run) -> Contender:
     """What is evaluated: `evaluate.policy`, else the policy that `run` trained."""
     given = recipe.evaluate.policy
     if given is None:
-        return _policy(find_policy(run.artefact("train").path("best")), "train/best")
+        return _policy(find_policy(run.artifact("train").path("best")), "train/best")
     return find_contender("evaluate.policy", given)
 
 

@@ -16,7 +16,7 @@ from capo.evaluation.measuring import Images
 from capo.evaluation.win_rates import Diversity
 from capo.recipe import Recipe
 from capo.rewards import SHIPPED
-from capo.store.run_directory import Artefact
+from capo.store.run_directory import Artifact
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,7 +78,7 @@ class ImageEncoder:
 
 
 def measure_diversity(
-    recipe: Recipe, artefact: Artefact, prompt_ids: Sequence[str], homes: Mapping[str, Artefact]
+    recipe: Recipe, artifact: Artifact, prompt_ids: Sequence[str], homes: Mapping[str, Artifact]
 ) -> Diversity | None:
     """Distances among the images of each prompt by every model, kept in `diversity.parquet`.
 
@@ -87,12 +87,12 @@ def measure_diversity(
     place, samples = find_encoder(recipe), recipe.evaluate.samples_per_prompt
     if place is None or samples < 2:
         return None
-    if not artefact.has(DISTANCES):
+    if not artifact.has(DISTANCES):
         encoder = ImageEncoder(place, runtime.device(recipe.engine))
         images = {model: Images(home, model) for model, home in homes.items()}
         found = {model: prompt_distances(encoder, each, samples) for model, each in images.items()}
-        artefact.write_table(DISTANCES, _table(prompt_ids, found))
-    table = artefact.read_table(DISTANCES).to_pydict()
+        artifact.write_table(DISTANCES, _table(prompt_ids, found))
+    table = artifact.read_table(DISTANCES).to_pydict()
     return Diversity(place.name, {model: np.array(table[model]) for model in homes})
 
 

@@ -15,22 +15,22 @@ from capo.evaluation.win_rates import results
 from capo.prompts import Prompt, load_prompts
 from capo.recipe import ImagesSection, Recipe
 from capo.store.manifest import versions
-from capo.store.run_directory import Artefact, Run
+from capo.store.run_directory import Artifact, Run
 
 TUNED = Model("tuned", "evaluate")
 
 PAGE = "index.html"
 
 
-def evaluate(recipe: Recipe, run: Run, artefact: Artefact) -> None:
+def evaluate(recipe: Recipe, run: Run, artifact: Artifact) -> None:
     """Images of the tuned model, their scores, judgements, `results.json` and a page of both models.
 
     A score that is missing is left out of the win-rates and counted.
     """
     prompts = load_prompts(recipe.evaluate.prompts, recipe.seed, "evaluate.prompts")
     candidate, base = tuned(recipe, run), against(recipe)
-    measure(recipe, artefact, prompts, [TUNED], candidate)
-    homes = {model: home for home in (run.artefact("baseline"), artefact) for model in measured(home)}
+    measure(recipe, artifact, prompts, [TUNED], candidate)
+    homes = {model: home for home in (run.artifact("baseline"), artifact) for model in measured(home)}
     ids, samples = [prompt.prompt_id for prompt in prompts], recipe.evaluate.samples_per_prompt
     scores = {
         reward.name: {
@@ -38,16 +38,16 @@ def evaluate(recipe: Recipe, run: Run, artefact: Artefact) -> None:
         }
         for reward in recipe.rewards
     }
-    correct = {**read_judgements(homes["base"], samples), **read_judgements(artefact, samples)}
-    diversity = measure_diversity(recipe, artefact, ids, homes)
+    correct = {**read_judgements(homes["base"], samples), **read_judgements(artifact, samples)}
+    diversity = measure_diversity(recipe, artifact, ids, homes)
     made = not any(isinstance(each.source, ImagesSection) for each in (candidate, base))
     names = {"base": base.name, "tuned": candidate.name}
     found = {"models": names} | results(recipe, prompts, scores, correct or None, diversity, same_noise=made)
     told = ("step", "adaptation", "soup")
     found["policy"] = {name: candidate.record[name] for name in told if name in candidate.record}
-    artefact.write_json("results.json", found)
-    artefact.write_bytes(PAGE, _page(recipe, prompts, scores, homes, found).encode())
-    artefact.commit(
+    artifact.write_json("results.json", found)
+    artifact.write_bytes(PAGE, _page(recipe, prompts, scores, homes, found).encode())
+    artifact.commit(
         {
             "prompts": found["prompts"],
             "win_rate": {reward["name"]: reward["win_rate"] for reward in found["rewards"]},
@@ -61,7 +61,7 @@ def _page(
     recipe: Recipe,
     prompts: Sequence[Prompt],
     scores: Mapping[str, Mapping[str, np.ndarray]],
-    homes: Mapping[str, Artefact],
+    homes: Mapping[str, Artifact],
     found: Mapping[str, object],
 ) -> str:
     from capo.reporting.evaluation_page import render_evaluation

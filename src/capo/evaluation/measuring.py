@@ -24,7 +24,7 @@ from capo.sampling.generate import sample_images, shard_path
 from capo.scoring.judging import check_size, judgements
 from capo.scoring.rater import Rater
 from capo.scoring.score_table import decode_rows, finished, score_rows
-from capo.store.run_directory import Artefact
+from capo.store.run_directory import Artifact
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,69 +49,69 @@ class Model:
 
 def measure(
     recipe: Recipe,
-    artefact: Artefact,
+    artifact: Artifact,
     prompts: Sequence[Prompt],
     models: Sequence[Model],
     contender: Contender,
 ) -> None:
-    """Fill `artefact` with images, scores and judgements of `models`, all made by `contender`.
+    """Fill `artifact` with images, scores and judgements of `models`, all made by `contender`.
 
     Each step goes on where it stopped, shard by shard.
     """
-    _make_images(recipe, artefact, prompts, models, contender)
+    _make_images(recipe, artifact, prompts, models, contender)
     gc.collect()  # the rewards may need the device's memory
-    images = [Images(artefact, model.name) for model in models]
+    images = [Images(artifact, model.name) for model in models]
     for reward in recipe.rewards:
-        _score(recipe, artefact, reward, prompts, images)
-    artefact.remove(PARTS)
-    if recipe.evaluate.judge is not None and not artefact.has(JUDGEMENTS):
-        artefact.write_table(JUDGEMENTS, judgements(prompts, images))
+        _score(recipe, artifact, reward, prompts, images)
+    artifact.remove(PARTS)
+    if recipe.evaluate.judge is not None and not artifact.has(JUDGEMENTS):
+        artifact.write_table(JUDGEMENTS, judgements(prompts, images))
 
 
 def read_scores(
-    artefact: Artefact, model: str, reward: str, prompt_ids: Sequence[str], samples: int
+    artifact: Artifact, model: str, reward: str, prompt_ids: Sequence[str], samples: int
 ) -> np.ndarray:
     """One reward's scores of a model, float64 [P, K], NaN where one is missing."""
-    return score_matrix(artefact.read_table(_scores_path(model, reward)), list(prompt_ids), samples)
+    return score_matrix(artifact.read_table(_scores_path(model, reward)), list(prompt_ids), samples)
 
 
-def read_judgements(artefact: Artefact, samples: int) -> Mapping[str, np.ndarray]:
+def read_judgements(artifact: Artifact, samples: int) -> Mapping[str, np.ndarray]:
     """Whether the judge accepts each image, bool [P, K] by model; empty without a judge."""
     import pyarrow.compute as pc
 
-    if not artefact.has(JUDGEMENTS):
+    if not artifact.has(JUDGEMENTS):
         return {}
-    table = artefact.read_table(JUDGEMENTS)
+    table = artifact.read_table(JUDGEMENTS)
     return {
         model: table.filter(pc.equal(table["model"], model))["correct"].to_numpy().reshape(-1, samples)
         for model in pc.unique(table["model"]).to_pylist()
     }
 
 
-def measured(artefact: Artefact) -> list[str]:
-    """The models whose images are in `artefact`."""
-    found = (name.split("/")[1] for name in artefact.files() if name.startswith(_images_folder("")))
+def measured(artifact: Artifact) -> list[str]:
+    """The models whose images are in `artifact`."""
+    found = (name.split("/")[1] for name in artifact.files() if name.startswith(_images_folder("")))
     return list(dict.fromkeys(found))
 
 
 class Images:
     """One model's images, shard by shard; small ones are decoded once and kept."""
 
-    def __init__(self, artefact: Artefact, model: str) -> None:
+    def __init__(self, artifact: Artifact, model: str) -> None:
         self.model = model
-        self._artefact = artefact
+        self._artifact = artifact
         self._folder = f"{_images_folder(model)}/"
         self._kept: dict[str, list[Image.Image]] = {}
         self._bytes = 0
 
     @property
     def shards(self) -> list[str]:
-        names = (name for name in self._artefact.files() if name.startswith(self._folder))
+        names = (name for name in self._artifact.files() if name.startswith(self._folder))
         return [name.removeprefix(self._folder) for name in names if name.endswith(".parquet")]
 
     def read(self, shard: str) -> "tuple[pa.Table, list[Image.Image]]":
         """The shard's rows (prompt_id, sample, image) and its images."""
-        rows = self._artefact.read_table(self._folder + shard, ["prompt_id", "sample", "image"])
+        rows = self._artifact.read_table(self._folder + shard, ["prompt_id", "sample", "image"])
         if shard in self._kept:
             return rows, self._kept[shard]
         images = decode_rows(rows)
@@ -124,17 +124,17 @@ class Images:
 
 def _make_images(
     recipe: Recipe,
-    artefact: Artefact,
+    artifact: Artifact,
     prompts: Sequence[Prompt],
     models: Sequence[Model],
     contender: Contender,
 ) -> None:
     shards = range(math.ceil(len(prompts) / recipe.generate.shard_prompts))
-    if all(artefact.has(shard_path(_images_folder(m.name), shard)) for m in models for shard in shards):
+    if all(artifact.has(shard_path(_images_folder(m.name), shard)) for m in models for shard in shards):
         return
     if isinstance(contender.source, ImagesSection):
         for model in models:
-            take_given(recipe, artefact, prompts, _images_folder(model.name), contender.source)
+            take_given(recipe, artifact, prompts, _images_folder(model.name), contender.source)
         return
     family = contender.source(recipe)
     check_size(recipe, family.image_size(recipe.generate), "this model makes")
@@ -143,7 +143,7 @@ def _make_images(
             recipe,
             family,
             prompts,
-            artefact=artefact,
+            artifact=artifact,
             folder=_images_folder(model.name),
             samples=recipe.evaluate.samples_per_prompt,
             seed_key=model.seed_key,
@@ -154,7 +154,7 @@ def _make_images(
 
 def _score(
     recipe: Recipe,
-    artefact: Artefact,
+    artifact: Artifact,
     reward: RewardSection,
     prompts: Sequence[Prompt],
     images: Sequence[Images],
@@ -167,21 +167,21 @@ def _score(
     with progress(f"evaluate: {reward.name}", total, "images") as bar:
         for each in images:
             whole = _scores_path(each.model, reward.name)
-            if artefact.has(whole):
-                bar.advance(len(artefact.read_table(whole, ["sample"])), resumed=True)
+            if artifact.has(whole):
+                bar.advance(len(artifact.read_table(whole, ["sample"])), resumed=True)
                 continue
             shards = []
             for shard in each.shards:
                 part = f"{PARTS}/{each.model}/{reward.name}/{shard}"
-                rows = finished(artefact, part)
+                rows = finished(artifact, part)
                 resumed = rows is not None
                 if rows is None:
                     samples, decoded = each.read(shard)
                     rows = score_rows(rater, samples, texts, decoded)
-                    artefact.write_table(part, rows)
+                    artifact.write_table(part, rows)
                 shards.append(rows)
                 bar.advance(len(rows), resumed=resumed)
-            artefact.write_table(whole, pa.concat_tables(shards).combine_chunks())
+            artifact.write_table(whole, pa.concat_tables(shards).combine_chunks())
 
 
 def _images_folder(model: str) -> str:

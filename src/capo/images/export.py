@@ -30,10 +30,10 @@ def export(recipe: Recipe, run: Run, to: Path, layout: str, per_prompt: int | No
     is there already.
     """
     margin = max(0.0, recipe.pairs.min_margin or 0.0)
-    found, _ = read_pairs(run.artefact("pairs"), margin)
+    found, _ = read_pairs(run.artifact("pairs"), margin)
     by_prompt = {pairs.prompt_id: pairs for pairs in found}
     texts = {prompt.prompt_id: prompt.text for prompt in read_prompts(run)}
-    samples = run.artefact("samples")
+    samples = run.artifact("samples")
     shards = sum(
         any(each in by_prompt for each in table["prompt_id"].unique().to_pylist())
         for table in read_samples(samples, columns=["prompt_id"])

@@ -15,14 +15,14 @@ from capo.recipe import ImagesSection, Recipe
 from capo.rewards.preprocessing import decode_image
 from capo.sampling.generate import shard_path
 from capo.scoring.judging import check_size
-from capo.store.run_directory import Artefact
+from capo.store.run_directory import Artifact
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 def take_given(
-    recipe: Recipe, artefact: Artefact, prompts: Sequence[Prompt], folder: str, section: ImagesSection
+    recipe: Recipe, artifact: Artifact, prompts: Sequence[Prompt], folder: str, section: ImagesSection
 ) -> None:
     """Write the first K images of each prompt into shards in `folder`, those that are not there yet.
 
@@ -35,10 +35,10 @@ def take_given(
     with progress(f"evaluate: images of {section.source}", len(prompts), "prompts") as bar:
         for shard, start in enumerate(range(0, len(prompts), size)):
             part = prompts[start : start + size]
-            there = artefact.has(shard_path(folder, shard))
+            there = artifact.has(shard_path(folder, shard))
             if not there:
                 found = places[start : start + size]
-                artefact.write_table(shard_path(folder, shard), _table(recipe, source, part, found))
+                artifact.write_table(shard_path(folder, shard), _table(recipe, source, part, found))
             bar.advance(len(part), resumed=there)
 
 

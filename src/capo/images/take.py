@@ -24,7 +24,7 @@ from capo.recipe import Recipe
 from capo.rewards.preprocessing import decode_image
 from capo.sampling.collect_prompts import read_prompts
 from capo.sampling.generate import conditioning_path, latents_path, shard_path
-from capo.store.run_directory import Artefact, Run
+from capo.store.run_directory import Artifact, Run
 
 if TYPE_CHECKING:
     from capo.diffusion.family import Family
@@ -47,7 +47,7 @@ class Readable:
     label: float | None
 
 
-def take(recipe: Recipe, run: Run, artefact: Artefact) -> None:
+def take(recipe: Recipe, run: Run, artifact: Artifact) -> None:
     """Fill `samples/` with the images of all prompts of the run, shard by shard.
 
     An image that cannot be read is left out and counted. Raises `ExchangeError` as soon as these
@@ -66,19 +66,19 @@ def take(recipe: Recipe, run: Run, artefact: Artefact) -> None:
         for number, part in enumerate(shards):
             wanted = [entries[prompt.prompt_id] for prompt in part]
             count = sum(len(entry.images) for entry in wanted)
-            if artefact.has(shard_path("", number)):
-                rows = artefact.read_table(shard_path("", number), ["prompt_id"])
+            if artifact.has(shard_path("", number)):
+                rows = artifact.read_table(shard_path("", number), ["prompt_id"])
                 unreadable.count += count - len(rows)
             else:
                 if family is None:
                     family = load_family(recipe.model, runtime.device(recipe.engine))
                     left = [prompt for later in shards[number:] for prompt in later]
                     images = sum(len(entries[prompt.prompt_id].images) for prompt in left)
-                    _check_space(recipe, family, artefact, images, len(left))
+                    _check_space(recipe, family, artifact, images, len(left))
                 found = _readable(source, wanted, unreadable)
-                _write(recipe, family, artefact, number, part, found)
+                _write(recipe, family, artifact, number, part, found)
             bar.advance(count, resumed=family is None)
-    artefact.commit(
+    artifact.commit(
         {"prompts": len(prompts), "samples": total - unreadable.count, "unreadable": unreadable.count}
     )
 
@@ -125,7 +125,7 @@ def _readable(source: ImageSource, entries: Sequence[Entry], unreadable: _Unread
 def _write(
     recipe: Recipe,
     family: "Family",
-    artefact: Artefact,
+    artifact: Artifact,
     number: int,
     prompts: Sequence[Prompt],
     images: list[Readable],
@@ -140,24 +140,24 @@ def _write(
     present = {image.prompt_id for image in images}
     texts = [prompt.text for prompt in prompts if prompt.prompt_id in present]
     if texts:
-        artefact.write_tensors(conditioning_path("", number), family.encode(texts))
+        artifact.write_tensors(conditioning_path("", number), family.encode(texts))
     columns = {
         "prompt_id": pa.array([image.prompt_id for image in images], pa.string()),
         "sample": pa.array([image.sample for image in images], pa.int32()),
         "origin": pa.array([image.origin for image in images], pa.string()),
         "label": pa.array([image.label for image in images], pa.float64()),
     }
-    artefact.write_tensors(latents_path("", number), latent_tensors(latents, family.dtype))
+    artifact.write_tensors(latents_path("", number), latent_tensors(latents, family.dtype))
     table = sample_table(columns, [image.data for image in images])
     # The last of its files: the table says that the shard is complete.
-    artefact.write_table(shard_path("", number), table)
+    artifact.write_table(shard_path("", number), table)
 
 
-def _check_space(recipe: Recipe, family: "Family", artefact: Artefact, images: int, prompts: int) -> None:
+def _check_space(recipe: Recipe, family: "Family", artifact: Artifact, images: int, prompts: int) -> None:
     settings = recipe.generate
     space = Space(
         image_space(images, math.prod(family.image_size(settings)), "jpeg"),
         latents=images * math.prod(family.latent_shape(settings)) * family.dtype.itemsize,
         conditioning=prompts * sum(tensor.nbytes for tensor in family.encode([""]).values()),
     )
-    say(f"take images: {check_space(space, artefact.folder)}")
+    say(f"take images: {check_space(space, artifact.folder)}")

@@ -33,7 +33,7 @@ def calibration_report(recipe: Recipe, run: "Run") -> "CalibrationReport":
 
     rewards = recipe.rewards if recipe.pairs.selection == LABELS else recipe.training_rewards
     for reward in rewards:
-        if not run.artefact(f"scores/{reward.name}").done:
+        if not run.artifact(f"scores/{reward.name}").done:
             raise WorkspaceError(f"{run.path}: no scores/{reward.name} yet; give `capo score` first")
     select, weights = choice(recipe)
     if recipe.pairs.people is None:
@@ -47,7 +47,7 @@ def calibration_report(recipe: Recipe, run: "Run") -> "CalibrationReport":
     if columns.names == [LABELS]:
         compared = both_of_each(pairs) if recipe.pairs.people is None else _compared(table, columns.counts)
         for reward in rewards:
-            scores = read_scores(run.artefact(f"scores/{reward.name}"))
+            scores = read_scores(run.artifact(f"scores/{reward.name}"))
             vector = score_vector(scores, columns.prompt_ids, columns.counts)
             agreements[reward.name] = agreement(pairs, vector, compared)
     return report(pairs, columns.scores, columns.comparisons, np.asarray(weights), agreements)

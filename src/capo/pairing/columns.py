@@ -14,7 +14,7 @@ from capo.rewards import build_comparison, refuse_negative
 from capo.sampling.collect_prompts import read_prompts
 from capo.sampling.generate import read_samples
 from capo.scoring.score_table import check_missing, read_scores
-from capo.store.run_directory import Artefact, Run, WorkspaceError
+from capo.store.run_directory import Artifact, Run, WorkspaceError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,10 +51,10 @@ def read_columns(recipe: Recipe, run: Run) -> Columns:
     if by_people:
         # A label is how often people prefer the sample: the power ratio of two is again that share.
         comparisons: list[Comparison] = [PowerRatio()]
-        tables = {LABELS: _read_labels(run.artefact("samples"))}
+        tables = {LABELS: _read_labels(run.artifact("samples"))}
     else:
         comparisons = [build_comparison(section) for section in recipe.training_rewards]
-        tables = {s.name: read_scores(run.artefact(f"scores/{s.name}")) for s in recipe.training_rewards}
+        tables = {s.name: read_scores(run.artifact(f"scores/{s.name}")) for s in recipe.training_rewards}
     if recipe.samples_vary:
         counts = _count_samples(next(iter(tables.values())), prompt_ids)
     else:
@@ -101,8 +101,8 @@ def score_vector(table: "pa.Table", prompt_ids: list[str], counts: np.ndarray) -
 
 def _read_pool(recipe: Recipe, run: Run, prompt_ids: list[str]) -> np.ndarray:
     """The base's scores of each prompt by the training rewards, filled up with NaN."""
-    artefact = run.artefact("pool")
-    tables = [artefact.read_table(f"{reward.name}.parquet") for reward in recipe.training_rewards]
+    artifact = run.artifact("pool")
+    tables = [artifact.read_table(f"{reward.name}.parquet") for reward in recipe.training_rewards]
     counts = _count_samples(tables[0], prompt_ids)
     there = np.arange(counts.max()) < counts[:, None]
     pool = np.full((*there.shape, len(tables)), np.nan)
@@ -126,7 +126,7 @@ def _prompt_rows(table: "pa.Table", prompt_ids: list[str]) -> tuple[np.ndarray, 
     return np.where(known, row, 0).astype(np.int64), known
 
 
-def _read_labels(samples: Artefact) -> "pa.Table":
+def _read_labels(samples: Artifact) -> "pa.Table":
     """prompt_id, sample and, as `score`, the label of every sample."""
     import pyarrow as pa
 

@@ -26,21 +26,21 @@ from capo.shapes.people import compare_at_random
 from capo.shapes.perception import perceive
 from capo.shapes.prompts import spec_of
 from capo.shapes.scenes import Scene
-from capo.store.run_directory import Artefact, Run
+from capo.store.run_directory import Artifact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def label(recipe: Recipe, run: Run, artefact: Artefact) -> None:
+def label(recipe: Recipe, run: Run, artifact: Artifact) -> None:
     """Write `pairs.parquet`, a row a prompt: N // 2 disjoint pairs that one simulated person each compared.
 
     Raises `ValueError` for prompts that do not say what must be seen, and images of another size than the
     embedded world's.
     """
     table, pairs = label_samples(recipe, run)
-    artefact.write_table("pairs.parquet", table)
-    artefact.commit(pairs_summary(pairs, [LABELS]))
+    artifact.write_table("pairs.parquet", table)
+    artifact.commit(pairs_summary(pairs, [LABELS]))
 
 
 def label_samples(recipe: Recipe, run: Run) -> "tuple[pa.Table, list[Pairs]]":
@@ -55,7 +55,7 @@ def label_samples(recipe: Recipe, run: Run) -> "tuple[pa.Table, list[Pairs]]":
     _check_prompts(recipe, list(prompts.values()))
     tables, found = [], []
     with progress("simulated people", len(prompts), "prompts") as bar:
-        for rows in read_samples(run.artefact("samples"), columns=["prompt_id", "sample", "image"]):
+        for rows in read_samples(run.artifact("samples"), columns=["prompt_id", "sample", "image"]):
             scenes: dict[str, list[Scene]] = {}
             for prompt_id, image in zip(rows["prompt_id"].to_pylist(), decode_rows(rows), strict=True):
                 scenes.setdefault(prompt_id, []).append(perceive(np.asarray(image)))

@@ -18,7 +18,7 @@ from capo.method.selection import combine
 from capo.pairing.columns import Columns, read_columns
 from capo.recipe import Recipe
 from capo.rewards import RewardError, describe_comparison
-from capo.store.run_directory import Artefact, Run
+from capo.store.run_directory import Artifact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,7 +43,7 @@ class Pairs:
     """bool [P, N]: samples that lack a score"""
 
 
-def pair(recipe: Recipe, run: Run, artefact: Artefact) -> None:
+def pair(recipe: Recipe, run: Run, artifact: Artifact) -> None:
     """Write `pairs.parquet`, a row a prompt, from the scores of all training rewards or from labels.
 
     Raises `RewardError` for a reward with too many missing scores, with scores its comparison
@@ -56,8 +56,8 @@ def pair(recipe: Recipe, run: Run, artefact: Artefact) -> None:
             f"no prompt has a pair: in each of {len(table)} no sample is better than another by "
             f"pairs.selection = {recipe.pairs.selection} of {', '.join(columns.names)}"
         )
-    artefact.write_table("pairs.parquet", table)
-    artefact.commit(pairs_summary(groups, columns.names))
+    artifact.write_table("pairs.parquet", table)
+    artifact.commit(pairs_summary(groups, columns.names))
 
 
 def pair_samples(

@@ -8,10 +8,10 @@ They come from the round before, and stay here for the next: a round needs no ot
 from capo.recipe import Recipe
 from capo.sampling.collect_prompts import read_prompts
 from capo.sampling.start import find_start
-from capo.store.run_directory import Artefact, Run, WorkspaceError
+from capo.store.run_directory import Artifact, Run, WorkspaceError
 
 
-def pool(recipe: Recipe, run: Run, artefact: Artefact) -> None:
+def pool(recipe: Recipe, run: Run, artifact: Artifact) -> None:
     """Fill `pool/`.
 
     Raises `WorkspaceError` when the round before does not have all prompts of this one.
@@ -33,6 +33,6 @@ def pool(recipe: Recipe, run: Run, artefact: Artefact) -> None:
     for reward in recipe.training_rewards:
         scores = start.pool_scores(reward.name)
         scores = scores.filter(pc.is_in(scores["prompt_id"], ids)).combine_chunks()
-        artefact.write_table(f"{reward.name}.parquet", scores)
+        artifact.write_table(f"{reward.name}.parquet", scores)
         count = len(scores)
-    artefact.commit({"prompts": len(prompts), "samples": count, "round": start.round})
+    artifact.commit({"prompts": len(prompts), "samples": count, "round": start.round})

@@ -1,4 +1,4 @@
-"""What each artefact of a run is made from: recipe fields, weights, and the artefacts before it."""
+"""What each artifact of a run is made from: recipe fields, weights, and the artifacts before it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ HOW_MANY = ("generate.samples_per_prompt", "generate.adaptive")
 
 @dataclass(frozen=True)
 class Step:
-    """One artefact, the stage that makes it, and what it is made from.
+    """One artifact, the stage that makes it, and what it is made from.
 
-    A stage is a function in a module of its name; `part` names the one that makes only this artefact of
+    A stage is a function in a module of its name; `part` names the one that makes only this artifact of
     a stage's several.
     """
 
-    artefact: str
+    artifact: str
     stage: str
     fields: dict[str, Any]
     upstream: tuple[str, ...] = ()
     reward: RewardSection | None = None
     part: str | None = None
     serves: str | None = None
-    """The artefact that alone reads it, and whose own fields say all that this one is made from: once that
+    """The artifact that alone reads it, and whose own fields say all that this one is made from: once that
     is done, nobody misses this."""
 
 
@@ -80,7 +80,7 @@ def steps_of(recipe: Recipe) -> list[Step]:
     read = [step for step in steps if step.serves is None]
     shown = {field: value for step in read for field, value in step.fields.items()}
     report = shown | _flat("report", recipe.report.results()) | {"name": recipe.name}
-    return [*steps, Step("report", "report", report, tuple(s.artefact for s in read))]
+    return [*steps, Step("report", "report", report, tuple(s.artifact for s in read))]
 
 
 # What the stages depend on.

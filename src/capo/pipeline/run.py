@@ -3,7 +3,7 @@
     prompts ─► samples ─► scores ─► pairs ─► train ─► evaluate ─► report
                                    validation ─┘  baseline ─┘
 
-Every artefact is made from inputs: recipe fields, weights, and the digests of the artefacts before
+Every artifact is made from inputs: recipe fields, weights, and the digests of the artifacts before
 it. One whose inputs are what it was made from is done; otherwise it is stale, and the fields that
 differ say why.
 """
@@ -25,9 +25,9 @@ from capo.engine.progress import say
 from capo.pipeline.graph import Step, steps_of
 from capo.pipeline.reuse import take_over
 from capo.recipe import Recipe
-from capo.store.artifact import WatchedArtefact
+from capo.store.artifact import WatchedArtifact
 from capo.store.manifest import differences, explain_change
-from capo.store.run_directory import Artefact, Run, StaleArtefact, WorkspaceError
+from capo.store.run_directory import Artifact, Run, StaleArtifact, WorkspaceError
 
 STAGES = ("prompts", "generate", "score", "pair", "train", "evaluate", "report")
 
@@ -35,8 +35,8 @@ State = Literal["done", "partial", "stale", "missing"]
 
 
 @dataclass(frozen=True)
-class ArtefactStatus:
-    """Where an artefact stands; `why` says it in a few words, empty when done."""
+class ArtifactStatus:
+    """Where an artifact stands; `why` says it in a few words, empty when done."""
 
     name: str
     stage: str
@@ -47,7 +47,7 @@ class ArtefactStatus:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What became of one artefact in a run: found done, here or by a donor (`skipped`), or made."""
+    """What became of one artifact in a run: found done, here or by a donor (`skipped`), or made."""
 
     name: str
     skipped: bool
@@ -80,7 +80,7 @@ def run(
     """Make everything that is not yet done, or only what `stage` makes.
 
     Goes on where an earlier run stopped. What one of `donors`, other run directories, has made from
-    the same inputs is taken over from there. Raises `StaleArtefact` before any work when something was
+    the same inputs is taken over from there. Raises `StaleArtifact` before any work when something was
     made from other settings, unless `force`: then it is made again, as is what depends on it.
     """
     if processes().size == 1:
@@ -113,19 +113,19 @@ def _run(
     found = _status(steps, Run(directory))
     if stage is not None:
         _check_ready(stage, steps, found)
-    steps = [s for s in steps if s.artefact in found and stage in (None, s.stage)]
-    wanted = [found[s.artefact] for s in steps]
+    steps = [s for s in steps if s.artifact in found and stage in (None, s.stage)]
+    wanted = [found[s.artifact] for s in steps]
     if not force:
         _refuse_stale(wanted)
     if all(s.state == "done" for s in wanted):
         done = Run(directory)
-        return _result(done, [_found_done(done.artefact(s.artefact)) for s in steps])
+        return _result(done, [_found_done(done.artifact(s.artifact)) for s in steps])
     meet()
     if not processes().leads:
         return _watch(recipe, directory, meet)
-    if _settle(recipe, [s for s in steps if found[s.artefact].state != "done"]):
-        names = {step.artefact for step in steps}
-        steps = [step for step in steps_of(recipe) if step.artefact in names]
+    if _settle(recipe, [s for s in steps if found[s.artifact].state != "done"]):
+        names = {step.artifact for step in steps}
+        steps = [step for step in steps_of(recipe) if step.artifact in names]
     with Run.open(directory, recipe) as opened:
         made = [_make(together, recipe, opened, force, donors) for together in _together(steps)]
         result = _result(opened, [each for results in made for each in results])
@@ -138,35 +138,35 @@ def _watch(recipe: Recipe, directory: str | Path, meet: Callable[[], None]) -> R
     from capo.training.train import train
 
     watched = Run(directory)
-    train(recipe, watched, WatchedArtefact(watched, "train"))
+    train(recipe, watched, WatchedArtifact(watched, "train"))
     meet()
-    return _result(watched, [_found_done(watched.artefact("train"))])
+    return _result(watched, [_found_done(watched.artifact("train"))])
 
 
-def status(recipe: Recipe, directory: str | Path) -> list[ArtefactStatus]:
-    """Where every artefact of a run stands, in the order they are made."""
+def status(recipe: Recipe, directory: str | Path) -> list[ArtifactStatus]:
+    """Where every artifact of a run stands, in the order they are made."""
     return list(_status(steps_of(recipe), Run(directory)).values())
 
 
 # What is done.
 
 
-def _status(steps: list[Step], opened: Run) -> dict[str, ArtefactStatus]:
-    found: dict[str, ArtefactStatus] = {}
+def _status(steps: list[Step], opened: Run) -> dict[str, ArtifactStatus]:
+    found: dict[str, ArtifactStatus] = {}
     for step in steps:
-        found[step.artefact] = _step_status(step, opened, found)
-    # A run of before has in its `train` what is an artefact of its own now.
-    missed = {s.artefact for s in steps if s.serves is None or found[s.serves].state != "done"}
+        found[step.artifact] = _step_status(step, opened, found)
+    # A run of before has in its `train` what is an artifact of its own now.
+    missed = {s.artifact for s in steps if s.serves is None or found[s.serves].state != "done"}
     return {name: each for name, each in found.items() if name in missed or each.state == "done"}
 
 
-def _step_status(step: Step, opened: Run, found: Mapping[str, ArtefactStatus]) -> ArtefactStatus:
-    artefact = opened.artefact(step.artefact)
+def _step_status(step: Step, opened: Run, found: Mapping[str, ArtifactStatus]) -> ArtifactStatus:
+    artifact = opened.artifact(step.artifact)
 
-    def state(state: State, why: str = "", changes: Mapping[str, Any] | None = None) -> ArtefactStatus:
-        return ArtefactStatus(step.artefact, step.stage, state, why, changes or {})
+    def state(state: State, why: str = "", changes: Mapping[str, Any] | None = None) -> ArtifactStatus:
+        return ArtifactStatus(step.artifact, step.stage, state, why, changes or {})
 
-    begun = artefact.begun()
+    begun = artifact.begun()
     if begun is None:
         waiting = [u for u in step.upstream if found[u].state != "done"]
         return state("missing", f"needs {', '.join(waiting)}" if waiting else "not begun")
@@ -177,28 +177,28 @@ def _step_status(step: Step, opened: Run, found: Mapping[str, ArtefactStatus]) -
         return state("stale", why, changes)
     if outdated := [u for u in step.upstream if found[u].state == "stale"]:
         return state("stale", f"{', '.join(outdated)} changed")
-    manifest = artefact.manifest()
+    manifest = artifact.manifest()
     if manifest is None:
         return state("partial", "not finished")
-    if lost := artefact.lost(manifest):
+    if lost := artifact.lost(manifest):
         return state("partial", f"{lost} is missing or cut short")
     return state("done")
 
 
 def _digests(opened: Run, upstream: tuple[str, ...] | list[str]) -> dict[str, str]:
-    return {f"@{name}": opened.artefact(name).digest for name in upstream}
+    return {f"@{name}": opened.artifact(name).digest for name in upstream}
 
 
-def _refuse_stale(wanted: list[ArtefactStatus]) -> None:
+def _refuse_stale(wanted: list[ArtifactStatus]) -> None:
     stale = [each for each in wanted if each.state == "stale"]
     if stale:
-        raise StaleArtefact(stale[0].name, stale[0].changes, [each.name for each in stale[1:]])
+        raise StaleArtifact(stale[0].name, stale[0].changes, [each.name for each in stale[1:]])
 
 
-def _check_ready(stage: str, steps: list[Step], found: Mapping[str, ArtefactStatus]) -> None:
-    made = {step.artefact for step in steps if step.stage == stage}
-    needed = {u for step in steps if step.artefact in made for u in step.upstream} - made
-    for name in (s.artefact for s in steps):
+def _check_ready(stage: str, steps: list[Step], found: Mapping[str, ArtifactStatus]) -> None:
+    made = {step.artifact for step in steps if step.stage == stage}
+    needed = {u for step in steps if step.artifact in made for u in step.upstream} - made
+    for name in (s.artifact for s in steps):
         if name in needed and found[name].state != "done":
             raise WorkspaceError(
                 f"{stage} needs {name}, which is {found[name].state} ({found[name].why}); "
@@ -220,7 +220,7 @@ def _settle(recipe: Recipe, waiting: list[Step]) -> bool:
 
 def _together(steps: list[Step]) -> list[list[Step]]:
     """The steps in order, with those of all rewards as one: they look at the same images."""
-    return [list(group) for _, group in groupby(steps, lambda s: s.stage if s.reward else s.artefact)]
+    return [list(group) for _, group in groupby(steps, lambda s: s.stage if s.reward else s.artifact)]
 
 
 def _make(
@@ -229,42 +229,42 @@ def _make(
     results: dict[str, StageResult] = {}
     waiting: list[Step] = []
     for step in steps:
-        artefact = opened.artefact(step.artefact)
+        artifact = opened.artifact(step.artifact)
         inputs = step.fields | _digests(opened, step.upstream)
-        if artefact.done and not differences(artefact.begun() or {}, inputs):
-            say(f"{artefact.name}: done already")
-            results[step.artefact] = _found_done(artefact)
-        elif take_over(artefact, inputs, donors, force):
-            results[step.artefact] = _found_done(artefact)
+        if artifact.done and not differences(artifact.begun() or {}, inputs):
+            say(f"{artifact.name}: done already")
+            results[step.artifact] = _found_done(artifact)
+        elif take_over(artifact, inputs, donors, force):
+            results[step.artifact] = _found_done(artifact)
         else:
-            artefact.begin(inputs, force=force)
+            artifact.begin(inputs, force=force)
             waiting.append(step)
     if waiting:
         for step, seconds in zip(waiting, _work(waiting, recipe, opened), strict=True):
-            results[step.artefact] = _made(step, recipe, opened, round(seconds, 3))
-    return [results[step.artefact] for step in steps]
+            results[step.artifact] = _made(step, recipe, opened, round(seconds, 3))
+    return [results[step.artifact] for step in steps]
 
 
 def _work(steps: list[Step], recipe: Recipe, opened: Run) -> list[float]:
     """Run the stage that makes `steps`; the seconds that each took."""
     name = steps[0].part or steps[0].stage
     function = getattr(importlib.import_module(f"capo.stages.{name}"), name)
-    artefacts = [opened.artefact(step.artefact) for step in steps]
+    artifacts = [opened.artifact(step.artifact) for step in steps]
     if steps[0].reward is not None:
         rewards = [step.reward for step in steps]
-        return function(recipe, opened, list(zip(artefacts, rewards, strict=True)))
+        return function(recipe, opened, list(zip(artifacts, rewards, strict=True)))
     started = time.monotonic()
-    function(recipe, opened, *artefacts)
+    function(recipe, opened, *artifacts)
     return [time.monotonic() - started]
 
 
 def _made(step: Step, recipe: Recipe, opened: Run, seconds: float) -> StageResult:
-    artefact = opened.artefact(step.artefact)
-    if not artefact.done:
-        raise RuntimeError(f"the {step.stage} stage ended without committing {step.artefact}")
+    artifact = opened.artifact(step.artifact)
+    if not artifact.done:
+        raise RuntimeError(f"the {step.stage} stage ended without committing {step.artifact}")
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     opened.record_timing(
-        step.artefact,
+        step.artifact,
         seconds=seconds,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
         # Before torch is there, nothing has run anywhere else.
@@ -272,15 +272,15 @@ def _made(step: Step, recipe: Recipe, opened: Run, seconds: float) -> StageResul
         host=socket.gethostname(),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
-    return StageResult(step.artefact, False, seconds, artefact.summary)
+    return StageResult(step.artifact, False, seconds, artifact.summary)
 
 
-def _found_done(artefact: Artefact) -> StageResult:
-    return StageResult(artefact.name, True, 0.0, artefact.summary)
+def _found_done(artifact: Artifact) -> StageResult:
+    return StageResult(artifact.name, True, 0.0, artifact.summary)
 
 
 def _result(opened: Run, stages: list[StageResult]) -> RunResult:
-    report, evaluate = opened.artefact("report"), opened.artefact("evaluate")
+    report, evaluate = opened.artifact("report"), opened.artifact("evaluate")
     return RunResult(
         opened.path,
         tuple(stages),

@@ -36,7 +36,7 @@ HUB = hub.PREFIX.removesuffix(":")
 class Prompt:
     """One prompt: what the models see (`text`), and what is known about it.
 
-    `prompt_id` is its address in every artefact: 16 hex digits, a digest of the text. `category`
+    `prompt_id` is its address in every artifact: 16 hex digits, a digest of the text. `category`
     groups results; `metadata` holds JSON values for judges.
     """
 

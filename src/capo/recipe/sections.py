@@ -1,7 +1,7 @@
 """The sections of a recipe and what each field may hold.
 
 Fields marked `RUNTIME` decide how fast a result is made, not what it is; changing one makes
-no artefact stale.
+no artifact stale.
 """
 
 from typing import Annotated, Any, Literal, Self

@@ -1,1 +1,1 @@
-"""The report of a run: its artefacts gathered, drawn and written as one inert page."""
+"""The report of a run: its artifacts gathered, drawn and written as one inert page."""

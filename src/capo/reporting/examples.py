@@ -10,7 +10,7 @@ from capo.recipe import Recipe
 from capo.reporting.pair_table import PairTable
 from capo.reporting.pictures import Gallery, Picture
 from capo.reporting.results_schema import Results
-from capo.store.run_directory import Artefact, Run
+from capo.store.run_directory import Artifact, Run
 
 SIDE_BY_SIDE_PIXELS = 320
 PAIR_PIXELS = 160
@@ -61,9 +61,9 @@ class PairExample:
     rejected_more: int
 
 
-def read_prompts(artefact: Artefact) -> dict[str, Shown]:
+def read_prompts(artifact: Artifact) -> dict[str, Shown]:
     """The prompts of a run or of its evaluation by id, in the order of the samples' shards."""
-    table = artefact.read_table("prompts.parquet", columns=["prompt_id", "text", "category"])
+    table = artifact.read_table("prompts.parquet", columns=["prompt_id", "text", "category"])
     return {row["prompt_id"]: Shown(**row) for row in table.to_pylist()}
 
 
@@ -93,7 +93,7 @@ def spread(prompts: Sequence[Shown], count: int) -> list[Shown]:
 
 def contrasts(recipe: Recipe, run: Run, results: Results) -> tuple[Contrast, ...]:
     """The first sample of some evaluation prompts from both models."""
-    homes = {"base": run.artefact("baseline"), "tuned": run.artefact("evaluate")}
+    homes = {"base": run.artifact("baseline"), "tuned": run.artifact("evaluate")}
     prompts = read_prompts(homes["base"])
     shown = spread(list(prompts.values()), recipe.report.side_by_side)
     wanted = {prompt.prompt_id: (0,) for prompt in shown}
@@ -126,13 +126,13 @@ def contrasts(recipe: Recipe, run: Run, results: Results) -> tuple[Contrast, ...
     )
 
 
-def _first_samples(artefact: Artefact, relative: str, column: str) -> dict[str, Any]:
+def _first_samples(artifact: Artifact, relative: str, column: str) -> dict[str, Any]:
     """What `column` says of each prompt's sample 0."""
-    table = artefact.read_table(relative, columns=["prompt_id", "sample", column])
+    table = artifact.read_table(relative, columns=["prompt_id", "sample", column])
     return {row["prompt_id"]: row[column] for row in table.to_pylist() if row["sample"] == 0}
 
 
-def _judgements(homes: Iterable[Artefact]) -> dict[tuple[str, str], bool]:
+def _judgements(homes: Iterable[Artifact]) -> dict[tuple[str, str], bool]:
     """By model and prompt, of sample 0."""
     tables = [home.read_table("judgements.parquet").to_pylist() for home in homes]
     rows = (row for table in tables for row in table if row["sample"] == 0)
@@ -150,7 +150,7 @@ def pair_examples(
         prompt: [int(pairs.sample[row]) for rows in found for row in rows[:LARGEST_SET]]
         for prompt, found in sets.items()
     }
-    gallery = Gallery(run.artefact("samples"), "", list(prompts), recipe.generate.shard_prompts)
+    gallery = Gallery(run.artifact("samples"), "", list(prompts), recipe.generate.shard_prompts)
     pictures = gallery.pictures(wanted, PAIR_PIXELS)
 
     def candidates(prompt: Shown, rows: Sequence[int]) -> tuple[Candidate, ...]:

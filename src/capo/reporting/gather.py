@@ -1,4 +1,4 @@
-"""Reads the artefacts of a run into the typed material of its report.
+"""Reads the artifacts of a run into the typed material of its report.
 
 Nothing here needs a model: a report is made from what the stages left.
 """
@@ -35,9 +35,9 @@ class Training:
 
 @dataclass(frozen=True)
 class StageTime:
-    """What making an artefact took, the last time it was made; memory in bytes."""
+    """What making an artifact took, the last time it was made; memory in bytes."""
 
-    artefact: str
+    artifact: str
     seconds: float
     peak_memory: int | None
     device: str
@@ -58,21 +58,21 @@ class Material:
     """by reward: the comparison model's name and parameter"""
     training: Training
     summaries: Mapping[str, Mapping[str, Any]]
-    """by artefact, as each was committed"""
+    """by artifact, as each was committed"""
     versions: Mapping[str, str]
     prompts: Mapping[str, Shown]
     timings: tuple[StageTime, ...]
 
 
 def gather(recipe: Recipe, run: Run) -> Material:
-    """Read everything the page needs from the committed artefacts of `run`.
+    """Read everything the page needs from the committed artifacts of `run`.
 
-    Raises `WorkspaceError` for an artefact that is damaged or not finished, `ValueError` for an
+    Raises `WorkspaceError` for an artifact that is damaged or not finished, `ValueError` for an
     evaluation whose results have another form.
     """
-    results = Results.model_validate(run.artefact("evaluate").read_json("results.json"))
-    prompts = read_prompts(run.artefact("prompts"))
-    table = run.artefact("pairs").read_table("pairs.parquet")
+    results = Results.model_validate(run.artifact("evaluate").read_json("results.json"))
+    prompts = read_prompts(run.artifact("prompts"))
+    table = run.artifact("pairs").read_table("pairs.parquet")
     metadata = {key.decode(): value for key, value in (table.schema.metadata or {}).items()}
     pairs = PairTable.from_arrow(table, tuple(json.loads(metadata["rewards"])))
     scores = [f"scores/{reward.name}" for reward in recipe.rewards]
@@ -85,7 +85,7 @@ def gather(recipe: Recipe, run: Run) -> Material:
         pairs=pairs,
         comparisons=json.loads(metadata["comparisons"]),
         training=_training(run),
-        summaries={name: run.artefact(name).summary for name in ("samples", *scores, "train")},
+        summaries={name: run.artifact(name).summary for name in ("samples", *scores, "train")},
         versions=_versions(run),
         prompts=prompts,
         timings=_timings(run),
@@ -94,14 +94,14 @@ def gather(recipe: Recipe, run: Run) -> Material:
 
 def raw_scores(run: Run, reward: str) -> np.ndarray:
     """A reward's scores of all samples, NaN where one is missing."""
-    artefact = run.artefact(f"scores/{reward}")
-    shards = [name for name in artefact.files() if name.endswith(".parquet")]
-    columns = [artefact.read_table(shard, columns=["score"])["score"] for shard in shards]
+    artifact = run.artifact(f"scores/{reward}")
+    shards = [name for name in artifact.files() if name.endswith(".parquet")]
+    columns = [artifact.read_table(shard, columns=["score"])["score"] for shard in shards]
     return np.concatenate([np.empty(0), *(column.to_numpy() for column in columns)])
 
 
 def _training(run: Run) -> Training:
-    train = run.artefact("train")
+    train = run.artifact("train")
     return Training(
         metrics=tuple(train.read_json_lines("metrics.jsonl")),
         validation=tuple(train.read_json_lines("validation.jsonl")) if train.has("validation.jsonl") else (),
@@ -110,18 +110,18 @@ def _training(run: Run) -> Training:
 
 
 def _versions(run: Run) -> dict[str, str]:
-    manifest = run.artefact("evaluate").manifest()
+    manifest = run.artifact("evaluate").manifest()
     return dict(manifest.versions) if manifest else {}
 
 
 def _timings(run: Run) -> tuple[StageTime, ...]:
     return tuple(
         StageTime(
-            artefact=artefact,
+            artifact=artifact,
             seconds=float(row["seconds"]),
             peak_memory=row.get("peak_rss_bytes"),
             device=row.get("device", ""),
             finished=row.get("finished", ""),
         )
-        for artefact, row in run.timings().items()
+        for artifact, row in run.timings().items()
     )

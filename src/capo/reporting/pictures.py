@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from capo.store.run_directory import Artefact, WorkspaceError
+from capo.store.run_directory import Artifact, WorkspaceError
 
 TINY = 128
 """Images up to this many pixels a side are shown enlarged, pixel by pixel."""
@@ -30,8 +30,8 @@ class Gallery:
     `order` has all prompt ids as the shards have them, `shard_prompts` a shard.
     """
 
-    def __init__(self, artefact: Artefact, folder: str, order: Sequence[str], shard_prompts: int) -> None:
-        self._artefact, self._folder = artefact, folder
+    def __init__(self, artifact: Artifact, folder: str, order: Sequence[str], shard_prompts: int) -> None:
+        self._artifact, self._folder = artifact, folder
         self._shard = {prompt: i // shard_prompts for i, prompt in enumerate(order)}
 
     def pictures(self, wanted: Mapping[str, Sequence[int]], longest: int) -> dict[tuple[str, int], Picture]:
@@ -46,8 +46,8 @@ class Gallery:
             for sample in samples:
                 if (prompt, sample) not in found:
                     raise WorkspaceError(
-                        f"{self._artefact.folder / self._folder}: no image of sample {sample} of prompt "
-                        f"{prompt} in {_shard_name(self._shard[prompt])}; run {self._artefact.name} again"
+                        f"{self._artifact.folder / self._folder}: no image of sample {sample} of prompt "
+                        f"{prompt} in {_shard_name(self._shard[prompt])}; run {self._artifact.name} again"
                     )
         return found
 
@@ -55,7 +55,7 @@ class Gallery:
         self, shard: int, wanted: Mapping[str, Sequence[int]], longest: int
     ) -> dict[tuple[str, int], Picture]:
         place = f"{self._folder}/{_shard_name(shard)}" if self._folder else _shard_name(shard)
-        table = self._artefact.read_table(place, columns=["prompt_id", "sample", "image"])
+        table = self._artifact.read_table(place, columns=["prompt_id", "sample", "image"])
         keys = zip(table["prompt_id"].to_pylist(), table["sample"].to_pylist(), strict=True)
         return {
             (prompt, sample): embed(table["image"][row].as_py()["bytes"], longest)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ShippedOrigin:
-    """A section that names an entry of the catalogue, with weights of its own or without."""
+    """A section that names an entry of the catalog, with weights of its own or without."""
 
     def __init__(self, section: RewardSection, source: str) -> None:
         self._name, self._timeout = section.name, section.timeout
@@ -109,7 +109,7 @@ def _named(place: str) -> Any:
 
 
 def _options(section: RewardSection, shipped: Shipped) -> dict[str, Any]:
-    """The options given, by the catalogue and by the section, which goes first."""
+    """The options given, by the catalog and by the section, which goes first."""
     for name, value in section.options.items():
         _check_option(section.name, shipped, name, value)
     return {**shipped.options, **section.options}

@@ -18,21 +18,21 @@ from capo.recipe import Recipe
 from capo.rewards import Scored, build_comparison, refuse_negative
 from capo.sampling.generate import make_samples, read_samples
 from capo.scoring import rater
-from capo.store.run_directory import Artefact, Run
+from capo.store.run_directory import Artifact, Run
 
 
-def adaptive(recipe: Recipe, run: Run, artefact: Artefact) -> None:
+def adaptive(recipe: Recipe, run: Run, artifact: Artifact) -> None:
     """Fill `samples/` with as many images of each prompt of the run as `generate.adaptive` asks for.
 
     Raises as the score stage for a reward that cannot score.
     """
-    summary = make_samples(recipe, run, artefact, _Waves(recipe))
-    shards = read_samples(artefact, columns=["prompt_id"])
+    summary = make_samples(recipe, run, artifact, _Waves(recipe))
+    shards = read_samples(artifact, columns=["prompt_id"])
     counts = Counter(n for shard in shards for n in Counter(shard["prompt_id"].to_pylist()).values())
     made = sum(samples * prompts for samples, prompts in counts.items())
     by_samples = {str(samples): counts[samples] for samples in sorted(counts)}
     most = summary["samples"]
-    artefact.commit(summary | {"samples": made, "samples_at_most": most, "prompts_by_samples": by_samples})
+    artifact.commit(summary | {"samples": made, "samples_at_most": most, "prompts_by_samples": by_samples})
 
 
 class _Waves:

@@ -8,23 +8,23 @@ from capo.engine.seeds import stable_seed
 from capo.images import ExchangeError, open_images
 from capo.prompts import Prompt, collect_prompts
 from capo.recipe import ImagesSection, Recipe
-from capo.store.run_directory import Artefact, Run
+from capo.store.run_directory import Artifact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def prompts(recipe: Recipe, run: Run, artefact: Artefact) -> None:
+def prompts(recipe: Recipe, run: Run, artifact: Artifact) -> None:
     """Write `prompts.parquet`, each text once, or the captions of the images that are there already."""
     if recipe.images is not None:
-        _captions(recipe, recipe.images, artefact)
+        _captions(recipe, recipe.images, artifact)
         return
     found, duplicates = collect_prompts(recipe.prompts, recipe.seed)
-    artefact.write_table("prompts.parquet", prompt_table(found))
-    artefact.commit({"prompts": len(found), "duplicates": duplicates})
+    artifact.write_table("prompts.parquet", prompt_table(found))
+    artifact.commit({"prompts": len(found), "duplicates": duplicates})
 
 
-def _captions(recipe: Recipe, images: ImagesSection, artefact: Artefact) -> None:
+def _captions(recipe: Recipe, images: ImagesSection, artifact: Artifact) -> None:
     source = open_images(images)
     ids = [entry.prompt.prompt_id for entry in source.entries]
     count = recipe.prompts.count
@@ -32,9 +32,9 @@ def _captions(recipe: Recipe, images: ImagesSection, artefact: Artefact) -> None
         raise ExchangeError(f"prompts.count asks for {count}, and the images have {len(ids)} prompts")
     drawn = set(sorted(ids, key=lambda each: stable_seed("prompts", recipe.seed, each))[:count])
     kept = [entry for entry in source.entries if entry.prompt.prompt_id in drawn]
-    artefact.write_table("prompts.parquet", prompt_table([entry.prompt for entry in kept]))
+    artifact.write_table("prompts.parquet", prompt_table([entry.prompt for entry in kept]))
     summary = {"prompts": len(kept), "images": sum(len(entry.images) for entry in kept)}
-    artefact.commit(summary | {"without_caption": source.without_caption})
+    artifact.commit(summary | {"without_caption": source.without_caption})
 
 
 def prompt_table(prompts: Sequence[Prompt]) -> "pa.Table":
@@ -53,5 +53,5 @@ def prompt_table(prompts: Sequence[Prompt]) -> "pa.Table":
 
 def read_prompts(run: Run) -> list[Prompt]:
     """The prompts of a run, in order."""
-    rows = run.artefact("prompts").read_table("prompts.parquet").to_pylist()
+    rows = run.artifact("prompts").read_table("prompts.parquet").to_pylist()
     return [Prompt(**row | {"metadata": json.loads(row["metadata"])}) for row in rows]

@@ -26,7 +26,7 @@ from capo.sampling.batching import in_batches
 from capo.sampling.collect_prompts import read_prompts
 from capo.sampling.image_writer import Finisher
 from capo.sampling.start import find_start
-from capo.store.run_directory import Artefact, Run, WorkspaceError
+from capo.store.run_directory import Artifact, Run, WorkspaceError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,13 +40,13 @@ Waves = Callable[[Shard], Iterable[list[tuple[int, int]]]]
 """Of a shard, what is made one after the other: places of prompts in it, each with a sample's number."""
 
 
-def generate(recipe: Recipe, run: Run, artefact: Artefact) -> None:
+def generate(recipe: Recipe, run: Run, artifact: Artifact) -> None:
     """Fill `samples/` for all prompts of the run, in a further round by the policy it starts from."""
-    artefact.commit(make_samples(recipe, run, artefact))
+    artifact.commit(make_samples(recipe, run, artifact))
 
 
 def make_samples(
-    recipe: Recipe, run: Run, artefact: Artefact, waves: Waves | None = None
+    recipe: Recipe, run: Run, artifact: Artifact, waves: Waves | None = None
 ) -> dict[str, object]:
     """Fill `samples/` without committing it; returns its summary, as of all samples of every prompt."""
     prompts = read_prompts(run)
@@ -56,7 +56,7 @@ def make_samples(
         recipe = _go_on(recipe, recipe.start, family)
     samples = recipe.generate.samples_per_prompt
     sample_images(
-        recipe, family, prompts, artefact=artefact, folder="", samples=samples,
+        recipe, family, prompts, artifact=artifact, folder="", samples=samples,
         seed_key="sample", keep_latents=True, description="generate", waves=waves,
     )  # fmt: skip
     return {
@@ -80,7 +80,7 @@ def sample_images(
     family: "Family",
     prompts: Sequence[Prompt],
     *,
-    artefact: Artefact,
+    artifact: Artifact,
     folder: str,
     samples: int,
     seed_key: str,
@@ -101,25 +101,25 @@ def sample_images(
     settings = recipe.generate
     size = settings.shard_prompts
     shards = dict(enumerate(prompts[start : start + size] for start in range(0, len(prompts), size)))
-    missing = {n: part for n, part in shards.items() if not artefact.has(shard_path(folder, n))}
+    missing = {n: part for n, part in shards.items() if not artifact.has(shard_path(folder, n))}
     count = sum(map(len, missing.values()))
     with progress(description, total=len(prompts), unit="prompts") as bar:
         bar.advance(len(prompts) - count, resumed=True)
         if not missing:
             return
         check_shard(max(map(len, missing.values())), _image_bytes(family, samples, settings))
-        space = check_space(_forecast(family, count, samples, settings, keep_latents), artefact.folder)
+        space = check_space(_forecast(family, count, samples, settings, keep_latents), artifact.folder)
         unconditional = family.unconditional()
         if keep_latents:
             say(f"{description}: {space}")
-            artefact.write_tensors(_inside(folder, UNCONDITIONAL), unconditional)
+            artifact.write_tensors(_inside(folder, UNCONDITIONAL), unconditional)
 
         def write(shard: Shard) -> None:
             if keep_latents:
                 tensors = latent_tensors([shard.all_latents()], family.dtype)
-                artefact.write_tensors(latents_path(folder, shard.number), tensors)
+                artifact.write_tensors(latents_path(folder, shard.number), tensors)
             # The last of its files: the table says that the shard is complete.
-            artefact.write_table(shard_path(folder, shard.number), shard.table())
+            artifact.write_table(shard_path(folder, shard.number), shard.table())
 
         key = seed_key, recipe.seed
         with Finisher(family, settings.image_format) as finisher:
@@ -127,7 +127,7 @@ def sample_images(
             for number, part in missing.items():
                 conditioning = family.encode([p.text for p in part])
                 if keep_latents:
-                    artefact.write_tensors(conditioning_path(folder, number), conditioning)
+                    artifact.write_tensors(conditioning_path(folder, number), conditioning)
                 shard, whole = Shard(number, part), 0
                 for wave in _all_at_once(shard, samples) if waves is None else waves(shard):
                     rows = [Row(p, n, stable_seed(*key, part[p].prompt_id, n)) for p, n in wave]
@@ -147,15 +147,15 @@ def sample_images(
 
 
 def read_samples(
-    artefact: Artefact, folder: str = "", columns: list[str] | None = None
+    artifact: Artifact, folder: str = "", columns: list[str] | None = None
 ) -> Iterator["pa.Table"]:
     """The shards in `folder`, one by one and in order; raises `WorkspaceError` when there is none."""
     shard = 0
-    while artefact.has(shard_path(folder, shard)):
-        yield artefact.read_table(shard_path(folder, shard), columns)
+    while artifact.has(shard_path(folder, shard)):
+        yield artifact.read_table(shard_path(folder, shard), columns)
         shard += 1
     if shard == 0:
-        raise WorkspaceError(f"{artefact.folder / folder}: no images; run the stage that makes them")
+        raise WorkspaceError(f"{artifact.folder / folder}: no images; run the stage that makes them")
 
 
 def shard_path(folder: str, shard: int) -> str:

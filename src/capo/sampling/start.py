@@ -14,7 +14,7 @@ from capo.engine.seeds import stable_seed
 from capo.recipe import Recipe, StartSection, TrainSection
 from capo.scoring.score_table import read_scores
 from capo.store.manifest import alike
-from capo.store.run_directory import Artefact, Run
+from capo.store.run_directory import Artifact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,8 +46,8 @@ class Start:
         Raises `ValueError` when there are none, or when they come from another reward than `source`,
         its fields of a fingerprint, says.
         """
-        artefact = self._pool(reward)
-        manifest = artefact.manifest() if artefact.done else None
+        artifact = self._pool(reward)
+        manifest = artifact.manifest() if artifact.done else None
         if manifest is None or (self._kept and _file(reward) not in manifest.files):
             raise ValueError(f"start.run: {self.run.path} has no scores of the base by the reward {reward!r}")
         for field, value in source.items():
@@ -60,16 +60,16 @@ class Start:
 
     def pool_scores(self, reward: str) -> "pa.Table":
         """The base's scores by `reward`: prompt_id, sample, score, error and truncated."""
-        artefact = self._pool(reward)
-        return artefact.read_table(_file(reward)) if self._kept else read_scores(artefact)
+        artifact = self._pool(reward)
+        return artifact.read_table(_file(reward)) if self._kept else read_scores(artifact)
 
     @property
     def _kept(self) -> bool:
         """Whether the base's scores are in the pool of a round like this; if not, the base was sampled."""
         return self.round > 2
 
-    def _pool(self, reward: str) -> Artefact:
-        return self.run.artefact("pool" if self._kept else f"scores/{reward}")
+    def _pool(self, reward: str) -> Artifact:
+        return self.run.artifact("pool" if self._kept else f"scores/{reward}")
 
 
 def find_start(recipe: Recipe, section: StartSection) -> Start:
@@ -78,7 +78,7 @@ def find_start(recipe: Recipe, section: StartSection) -> Start:
     Raises `ValueError` for a run that is not trained, or whose policy this recipe cannot go on with.
     """
     run = Run(section.run)
-    train = run.artefact("train")
+    train = run.artifact("train")
     manifest = train.manifest() if train.done else None
     if manifest is None:
         raise ValueError(
@@ -87,7 +87,7 @@ def find_start(recipe: Recipe, section: StartSection) -> Start:
     policy = find_policy(train.folder / "best")
     policy.check_base(recipe.model)
     _check_adaptation(run.path, manifest.inputs, recipe.train)
-    samples = run.artefact("samples").manifest()
+    samples = run.artifact("samples").manifest()
     if samples is not None and samples.inputs.get("images.source") is not None:
         raise ValueError(f"start.run: {run.path} has images from elsewhere; the pool must be the base's own")
     return Start(run, policy, section.reference)

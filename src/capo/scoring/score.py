@@ -22,7 +22,7 @@ from capo.rewards.protocol import MemoryShortError
 from capo.sampling.collect_prompts import read_prompts
 from capo.scoring.rater import Shard
 from capo.scoring.scorer import Scorer
-from capo.store.run_directory import Artefact, Run
+from capo.store.run_directory import Artifact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,18 +34,18 @@ BYTES_A_MILLION = 4e6
 """Of parameters, in float32."""
 
 
-def score(recipe: Recipe, run: Run, work: Sequence[tuple[Artefact, RewardSection]]) -> list[float]:
-    """Write a shard of raw scores for every shard of samples, into the artefact of each reward.
+def score(recipe: Recipe, run: Run, work: Sequence[tuple[Artifact, RewardSection]]) -> list[float]:
+    """Write a shard of raw scores for every shard of samples, into the artifact of each reward.
 
     A shard in which scores are missing is scored again when the stage starts again. Raises
     `RewardError` as soon as a reward has no score for more than `pairs.max_skipped` of all samples.
     Returns the seconds that each reward took.
     """
     started = time.monotonic()
-    samples = run.artefact("samples")
+    samples = run.artifact("samples")
     texts = {prompt.prompt_id: prompt.text for prompt in read_prompts(run)}
     scorers = [
-        Scorer(recipe, artefact, section, texts, samples.summary["samples"]) for artefact, section in work
+        Scorer(recipe, artifact, section, texts, samples.summary["samples"]) for artifact, section in work
     ]
     for together in _side_by_side(recipe, scorers):
         if not _passed(samples, texts, together):
@@ -83,7 +83,7 @@ def _weights(reward: RewardSection) -> float:
     return BYTES_A_MILLION * SHIPPED[source].parameters
 
 
-def _passed(samples: Artefact, texts: Mapping[str, str], scorers: Sequence[Scorer]) -> bool:
+def _passed(samples: Artifact, texts: Mapping[str, str], scorers: Sequence[Scorer]) -> bool:
     """Score by several rewards together; whether the device had memory enough."""
     try:
         _pass(samples, texts, scorers)
@@ -95,8 +95,8 @@ def _passed(samples: Artefact, texts: Mapping[str, str], scorers: Sequence[Score
     return True
 
 
-def _pass(samples: Artefact, texts: Mapping[str, str], scorers: Sequence[Scorer]) -> None:
-    """Score what is not scored yet, and commit the artefacts."""
+def _pass(samples: Artifact, texts: Mapping[str, str], scorers: Sequence[Scorer]) -> None:
+    """Score what is not scored yet, and commit the artifacts."""
     names = [name for name in samples.files() if name.endswith(".parquet")]
     total = samples.summary["samples"]
     with ExitStack() as stack:
@@ -122,7 +122,7 @@ def _free_memory() -> None:
 
 
 def _prepare(
-    samples: Artefact, texts: Mapping[str, str], scorers: Sequence[Scorer], name: str
+    samples: Artifact, texts: Mapping[str, str], scorers: Sequence[Scorer], name: str
 ) -> "tuple[str, Shard | None, list[pa.Table | list[Scored | None]]]":
     """A shard, its name first; for each reward its scores, or row by row what earlier runs knew."""
     there = [scorer.finished(name) for scorer in scorers]

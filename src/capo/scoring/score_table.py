@@ -12,7 +12,7 @@ import numpy as np
 from capo.rewards import RewardError, Scored
 from capo.rewards.preprocessing import decode_image
 from capo.scoring.rater import Rater, Shard, image_files
-from capo.store.run_directory import Artefact
+from capo.store.run_directory import Artifact
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 REASONS_SHOWN = 3
 
 
-def read_scores(artefact: Artefact) -> "pa.Table":
-    """All scores of a committed score artefact."""
+def read_scores(artifact: Artifact) -> "pa.Table":
+    """All scores of a committed score artifact."""
     import pyarrow as pa
 
-    return pa.concat_tables([artefact.read_table(name) for name in artefact.files()])
+    return pa.concat_tables([artifact.read_table(name) for name in artifact.files()])
 
 
-def finished(artefact: Artefact, name: str) -> "pa.Table | None":
+def finished(artifact: Artifact, name: str) -> "pa.Table | None":
     """The scores of a file that is there without a gap."""
-    if not artefact.has(name):
+    if not artifact.has(name):
         return None
-    table = artefact.read_table(name)
+    table = artifact.read_table(name)
     return None if table["score"].null_count else table
 
 

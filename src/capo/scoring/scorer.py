@@ -21,22 +21,22 @@ from capo.rewards import (
 )
 from capo.scoring.rater import Rater, Shard
 from capo.scoring.score_table import check_missing, finished, score_table, score_values
-from capo.store.run_directory import Artefact
+from capo.store.run_directory import Artifact
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 class Scorer:
-    """A reward, its artefact, and what it has come to so far."""
+    """A reward, its artifact, and what it has come to so far."""
 
     def __init__(
-        self, recipe: Recipe, artefact: Artefact, section: RewardSection, texts: Mapping[str, str], total: int
+        self, recipe: Recipe, artifact: Artifact, section: RewardSection, texts: Mapping[str, str], total: int
     ) -> None:
         self.section = section
         self.seconds = 0.0
         """Spent on this reward alone."""
-        self._recipe, self._artefact, self._texts, self._total = recipe, artefact, texts, total
+        self._recipe, self._artifact, self._texts, self._total = recipe, artifact, texts, total
         # What calibration would refuse later is refused here, before hours of scoring.
         self._comparison = build_comparison(section) if section.use == "train" else None
         self._rater = Rater(section, runtime.device(recipe.engine))
@@ -47,7 +47,7 @@ class Scorer:
 
     def finished(self, name: str) -> "pa.Table | None":
         """The scores of a shard that is there without a gap."""
-        return finished(self._artefact, name)
+        return finished(self._artifact, name)
 
     def known(self, shard: Shard) -> list[Scored | None]:
         """What earlier runs found of a shard, or was found while it was made, row by row."""
@@ -62,7 +62,7 @@ class Scorer:
             table = score_table(shard.rows, self._rater.score(shard, known))
             keys = table["prompt_id"], table["sample"]
             refuse_negative(self.section.name, self._comparison, score_values(table), *keys)
-            self._artefact.write_table(name, table)
+            self._artifact.write_table(name, table)
         self.take(table)
 
     def take(self, table: "pa.Table") -> None:
@@ -85,7 +85,7 @@ class Scorer:
         self._values, self._gappy, self._truncated = [], [], set()
 
     def commit(self) -> None:
-        """Declare the artefact complete."""
+        """Declare the artifact complete."""
         scores = np.concatenate(self._values)
         present = scores[np.isfinite(scores)]
         if not len(present):
@@ -104,7 +104,7 @@ class Scorer:
                 f"{self.section.name}: read only the beginning of {len(self._truncated)} of "
                 f"{len(self._texts)} prompts, which are longer than it takes"
             )
-        self._artefact.commit(summary)
+        self._artifact.commit(summary)
 
     @contextmanager
     def _clocked(self) -> Iterator[None]:

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from capo.store.run_directory import Run
 
 
-class StaleArtefact(WorkspaceError):
-    """An artefact made from other inputs than asked for; `changes` maps field to (old, new).
+class StaleArtifact(WorkspaceError):
+    """An artifact made from other inputs than asked for; `changes` maps field to (old, new).
 
-    `dependent` artefacts were made from it and are out of date with it.
+    `dependent` artifacts were made from it and are out of date with it.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class StaleArtefact(WorkspaceError):
         super().__init__("\n".join([f"{name} was made from something else:", *lines, advice]))
 
 
-class Artefact:
+class Artifact:
     """One result of a run; `relative` paths are relative to its `folder`."""
 
     def __init__(self, run: "Run", name: str) -> None:
@@ -63,14 +63,14 @@ class Artefact:
     def begin(self, inputs: Mapping[str, Any], *, force: bool = False) -> None:
         """Start making it from `inputs` (JSON values), or go on with what is there.
 
-        Raises `StaleArtefact` if it was begun from other inputs; with `force` that one is removed.
+        Raises `StaleArtifact` if it was begun from other inputs; with `force` that one is removed.
         """
         self.run.check_writable()
         inputs = json.loads(canonical(inputs))
         begun = self.begun()
         if begun is not None and (changes := differences(begun, inputs)):
             if not force:
-                raise StaleArtefact(self.name, changes)
+                raise StaleArtifact(self.name, changes)
             begun = None
         if self._manifest_path.exists():
             durable.remove(self._manifest_path)
@@ -82,7 +82,7 @@ class Artefact:
             if self._begun_path.exists():
                 durable.remove(self._begun_path)
             self._clear()
-            record = {"artefact": self.name, "schema": SCHEMA, "inputs": inputs, "versions": versions()}
+            record = {"artifact": self.name, "schema": SCHEMA, "inputs": inputs, "versions": versions()}
             self._write_record(self._begun_path, record)
 
     def commit(self, summary: Mapping[str, Any] | None = None) -> None:
@@ -95,10 +95,10 @@ class Artefact:
         self._write_record(self._manifest_path, asdict(manifest))
         self._verified = set(files)
 
-    def adopt(self, other: "Artefact", *, force: bool = False) -> None:
-        """Become what `other`, a committed artefact of another run, is: its files are linked, or copied.
+    def adopt(self, other: "Artifact", *, force: bool = False) -> None:
+        """Become what `other`, a committed artifact of another run, is: its files are linked, or copied.
 
-        Raises `StaleArtefact` as `begin` does.
+        Raises `StaleArtifact` as `begin` does.
         """
         manifest = other._committed()
         self.begin(manifest.inputs, force=force)
@@ -293,7 +293,7 @@ class Artefact:
             temporary.write_text(pretty(record), encoding="utf-8")
 
 
-class WatchedArtefact(Artefact):
+class WatchedArtifact(Artifact):
     """One that another process makes: it is read here too, and whatever would change it does nothing."""
 
     def commit(self, summary: Mapping[str, Any] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Manifests: what an artefact was made from, what it consists of, and when that has changed."""
+"""Manifests: what an artifact was made from, what it consists of, and when that has changed."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from typing import Any
 from capo.store.atomic import WorkspaceError
 
 SCHEMA = 1
-"""Version of the manifests and of the layout of artefacts."""
+"""Version of the manifests and of the layout of artifacts."""
 
 LONGEST = 60
 """Characters of a value that are shown."""
@@ -24,9 +24,9 @@ LIBRARIES = ("capo-diffusion", "torch", "diffusers", "transformers", "peft", "nu
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a committed artefact is: its inputs, files (with bytes and blake2b) and summary."""
+    """What a committed artifact is: its inputs, files (with bytes and blake2b) and summary."""
 
-    artefact: str
+    artifact: str
     schema: int
     inputs: dict[str, Any]
     files: dict[str, dict[str, Any]]
@@ -35,7 +35,7 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Of the contents of all files; what artefacts made from this one refer to."""
+        """Of the contents of all files; what artifacts made from this one refer to."""
         return hashlib.blake2b(canonical(self.files).encode(), digest_size=16).hexdigest()
 
 
@@ -65,6 +65,8 @@ def read_record(path: Path) -> dict[str, Any] | None:
             f"{path}: layout {record.get('schema')}, this version reads {SCHEMA}; "
             "choose another run directory"
         )
+    if "artefact" in record:  # how version 0.1 spelled the field
+        record["artifact"] = record.pop("artefact")
     return record
 
 

@@ -1,12 +1,12 @@
 """The run directory, and the only way to write into it.
 
-A run holds one artefact a stage (and one a reward for the scores). An artefact is begun with
+A run holds one artifact a stage (and one a reward for the scores). An artifact is begun with
 the inputs it depends on, filled file by file, and committed: its manifest, with the digest of
-every file, is written last. So an artefact is absent, begun and resumable, or complete and
-verified. Two sets of inputs never mix in one artefact: `StaleArtefact` says what changed.
+every file, is written last. So an artifact is absent, begun and resumable, or complete and
+verified. Two sets of inputs never mix in one artifact: `StaleArtifact` says what changed.
 
     with Run.open("runs/shapes", recipe) as run:
-        prompts = run.artefact("prompts")
+        prompts = run.artifact("prompts")
         prompts.begin({"seed": 0})
         prompts.write_table("prompts.parquet", table)
         prompts.commit({"prompts": 192})
@@ -20,11 +20,11 @@ from typing import Any
 
 from capo.recipe import Recipe, dump_recipe
 from capo.store import atomic as durable
-from capo.store.artifact import Artefact, StaleArtefact
+from capo.store.artifact import Artifact, StaleArtifact
 from capo.store.atomic import WorkspaceError, failpoint
 from capo.store.manifest import Manifest
 
-__all__ = ["Artefact", "Manifest", "Run", "StaleArtefact", "WorkspaceError", "failpoint"]
+__all__ = ["Artifact", "Manifest", "Run", "StaleArtifact", "WorkspaceError", "failpoint"]
 
 
 class Run:
@@ -32,7 +32,7 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._artefacts: dict[str, Artefact] = {}
+        self._artifacts: dict[str, Artifact] = {}
         self._open = False
 
     @classmethod
@@ -55,11 +55,11 @@ class Run:
             finally:
                 run._open = False
 
-    def artefact(self, name: str) -> "Artefact":
+    def artifact(self, name: str) -> "Artifact":
         """By name: `prompts`, `samples`, `scores/REWARD`, `pairs`, `validation`, `train`, `baseline`, ..."""
-        if name not in self._artefacts:
-            self._artefacts[name] = Artefact(self, name)
-        return self._artefacts[name]
+        if name not in self._artifacts:
+            self._artifacts[name] = Artifact(self, name)
+        return self._artifacts[name]
 
     def write_text(self, relative: str, text: str) -> None:
         self.write_bytes(relative, text.encode())
@@ -81,7 +81,7 @@ class Run:
         self.write_text("timings.jsonl", (self._read("timings.jsonl") or "") + line + "\n")
 
     def timings(self) -> dict[str, dict[str, Any]]:
-        """By artefact, what `timings.jsonl` says of the last time it was made."""
+        """By artifact, what `timings.jsonl` says of the last time it was made."""
         lines = (self._read("timings.jsonl") or "").splitlines()
         return {row["stage"]: row for row in map(json.loads, lines)}
 

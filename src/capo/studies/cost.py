@@ -8,7 +8,7 @@ from capo.cost.plan import Plan, plan_run
 from capo.cost.plan.work import shares
 from capo.recipe import Recipe
 from capo.store.manifest import canonical
-from capo.studies.runs import StudyRun, artefact_keys
+from capo.studies.runs import StudyRun, artifact_keys
 
 NOT_COUNTED: dict[str, Any] = {
     "name": True,
@@ -22,7 +22,7 @@ NOT_COUNTED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Of all artefacts of one kind."""
+    """Of all artifacts of one kind."""
 
     kind: str
     different: int
@@ -58,8 +58,8 @@ def study_cost(runs: Sequence[StudyRun], gpu: str, utilisation: float) -> StudyC
         plan = _plan(run.trained, plans, gpu, utilisation)
         hours = _hours(run.trained, plan)
         keys: dict[str, list[str]] = {}
-        for artefact, key in artefact_keys(run).items():
-            keys.setdefault(artefact.partition("/")[0], []).append(key)
+        for artifact, key in artifact_keys(run).items():
+            keys.setdefault(artifact.partition("/")[0], []).append(key)
         for kind in hours.keys() & keys.keys():
             made.setdefault(kind, {})["".join(keys[kind])] = hours[kind]
             uses.setdefault(kind, []).append(hours[kind])
@@ -85,7 +85,7 @@ def _plan(recipe: Recipe, plans: dict[str, Plan], gpu: str, utilisation: float) 
 
 
 def _hours(recipe: Recipe, plan: Plan) -> dict[str, float]:
-    """GPU hours by kind of artefact."""
+    """GPU hours by kind of artifact."""
     found: dict[str, float] = {}
     for stage in plan.stages:
         for kind, share in shares(recipe)[stage.name].items():

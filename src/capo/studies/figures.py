@@ -74,7 +74,7 @@ def weightings(runs: Sequence[StudyRun]) -> list[Plot]:
 def histograms(run: StudyRun) -> list[tuple[str, Plot, Plot | None]]:
     """Of the training samples: each reward's raw and, if it trains, calibrated scores (Fig. 6)."""
     opened = Run(run.directory)
-    arrow = opened.artefact("pairs").read_table("pairs.parquet")
+    arrow = opened.artifact("pairs").read_table("pairs.parquet")
     names = tuple(json.loads((arrow.schema.metadata or {}).get(b"rewards", b"[]")))
     pairs = PairTable.from_arrow(arrow, names)
     columns = {name: pairs.calibrated[:, i] for i, name in enumerate(names)}

@@ -63,7 +63,7 @@ class RunMeasures:
     """whether it is a further round, which does not begin at the base"""
     curve: Curve | None
     seconds: Mapping[str, float]
-    """by artefact, as if this run had made all of them"""
+    """by artifact, as if this run had made all of them"""
     images: int | None
     """made to train on, those of earlier rounds included; None for a soup and for images from elsewhere"""
     spent: float
@@ -73,7 +73,7 @@ class RunMeasures:
 def measure_run(run: StudyRun) -> RunMeasures:
     """Read a finished run."""
     opened, recipe = Run(run.directory), run.trained
-    results = opened.artefact("evaluate").read_json("results.json")
+    results = opened.artifact("evaluate").read_json("results.json")
     values, null = _values(opened, recipe)
     kinds: dict[str, Kind] = {MEAN: "mean"}
     kinds |= {r.name: "training" if r.use == "train" else "held out" for r in recipe.rewards}
@@ -114,12 +114,12 @@ def _seconds_before(run: StudyRun) -> dict[str, float]:
 def _images(run: StudyRun) -> int | None:
     if run.row.soup or run.trained.images is not None:
         return None
-    return sum(Run(each).artefact("samples").summary["samples"] for each in (run.directory, *run.before))
+    return sum(Run(each).artifact("samples").summary["samples"] for each in (run.directory, *run.before))
 
 
 def _values(opened: Run, recipe: Recipe) -> tuple[Values, Values]:
     """Of the tuned model and of the null row, each against the base."""
-    baseline, evaluate = opened.artefact("baseline"), opened.artefact("evaluate")
+    baseline, evaluate = opened.artifact("baseline"), opened.artifact("evaluate")
     ids, samples = list(read_prompts(baseline)), recipe.evaluate.samples_per_prompt
     homes = {model: home for home in (baseline, evaluate) for model in measured(home)}
     found = []
@@ -142,7 +142,7 @@ def _present(ids: list[str], values: np.ndarray) -> dict[str, float]:
 
 
 def _training(opened: Run, recipe: Recipe, step: int | None) -> tuple[float, float, Curve | None]:
-    train = opened.artefact("train")
+    train = opened.artifact("train")
     metrics: list[Row] = train.read_json_lines("metrics.jsonl")
     last = step if step is not None else metrics[-1]["step"]
     curve = None

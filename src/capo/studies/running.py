@@ -20,7 +20,7 @@ from capo.studies.drawings import drawings, sheets
 from capo.studies.outcome import study_results
 from capo.studies.page import render_study
 from capo.studies.records import adopt_record, kept_elsewhere, measures_of
-from capo.studies.runs import StudyRun, donors, runs_of, shared_artefacts
+from capo.studies.runs import StudyRun, donors, runs_of, shared_artifacts
 from capo.studies.study import FIGURES, Study
 from capo.studies.study_table import table
 from capo.studies.warnings import warnings
@@ -47,7 +47,7 @@ def run_study(
     They are of all runs in `folder` that are done in the end, also of other seeds, and are written too
     when this is interrupted. Several processes may run one study, each with seeds of its own.
 
-    An artefact that another run of this study, or of one beside it, has made from the same inputs is
+    An artifact that another run of this study, or of one beside it, has made from the same inputs is
     taken over from there. A run that fails does not stop the others. Raises `StudyError` for seeds that
     the study has not, `RuntimeError` when no run is done in the end, `WorkspaceError` when another
     process is running one of the seeds, `LaunchError` in several processes.
@@ -169,7 +169,7 @@ def _merge(run: StudyRun) -> None:
 
 
 def _announcement(study: Study, runs: Sequence[StudyRun], done: int) -> str:
-    counts = shared_artefacts(runs).items()
+    counts = shared_artifacts(runs).items()
     shared = [f"{kind} ({different} for {uses})" for kind, (different, uses) in counts if different < uses]
     told = f"; shared: {', '.join(shared)}" if shared else ""
     rows, seeds = len(study.rows), len(study.seeds)

@@ -27,7 +27,7 @@ from capo.studies.study import Row, Study, run_directory
 RECORD_FORMAT = 1
 
 OF_THE_BASE = ("prompts", "validation", "baseline")
-"""Artefacts that no policy has a part in."""
+"""Artifacts that no policy has a part in."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class StudyRun:
 
     @property
     def state(self) -> str:
-        """`done`, `stale`, `missing`, or the artefact that is made next: `train is partial`."""
+        """`done`, `stale`, `missing`, or the artifact that is made next: `train is partial`."""
         if self.kept:
             return "done"
         if self.row.soup and not self.soup.exists():
@@ -167,14 +167,14 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def _first_steps(recipe: Recipe) -> list[Any]:
-    """What each artefact is made from, as if it were a first round: the rounds before are told apart."""
+    """What each artifact is made from, as if it were a first round: the rounds before are told apart."""
     steps = steps_of(recipe.model_copy(update={"start": None}))
     reference = None if recipe.start is None else recipe.start.reference
-    return [reference, *([s.artefact, s.fields] for s in steps if s.artefact != "report")]
+    return [reference, *([s.artifact, s.fields] for s in steps if s.artifact != "report")]
 
 
-def artefact_keys(run: StudyRun) -> dict[str, str]:
-    """Each artefact that a run has to have, and a fingerprint that other runs share which have the same.
+def artifact_keys(run: StudyRun) -> dict[str, str]:
+    """Each artifact that a run has to have, and a fingerprint that other runs share which have the same.
 
     Of a further round all but the base's are its own: what it is made from is known only once the round
     before is there.
@@ -183,21 +183,21 @@ def artefact_keys(run: StudyRun) -> dict[str, str]:
     made: dict[str, str] = {}
     for step in steps_of(recipe):
         above = [made[name] for name in step.upstream]
-        own = [run.made_from] if run.before and step.artefact not in OF_THE_BASE else []
-        made[step.artefact] = _digest([step.artefact, step.fields, above, *own])
+        own = [run.made_from] if run.before and step.artifact not in OF_THE_BASE else []
+        made[step.artifact] = _digest([step.artifact, step.fields, above, *own])
     if run.row.soup:
         return {"baseline": made["baseline"], "evaluate": _digest([run.made_from, made["baseline"]])}
     return {name: key for name, key in made.items() if name != "report"}
 
 
-def shared_artefacts(runs: Sequence[StudyRun]) -> dict[str, tuple[int, int]]:
-    """How many different ones there are of each kind of artefact, and how many there would be if each run
+def shared_artifacts(runs: Sequence[StudyRun]) -> dict[str, tuple[int, int]]:
+    """How many different ones there are of each kind of artifact, and how many there would be if each run
     made its own."""
     uses: Counter[str] = Counter()
     keys: dict[str, set[str]] = {}
     for run in runs:
-        for artefact, key in artefact_keys(run).items():
-            kind = artefact.partition("/")[0]
+        for artifact, key in artifact_keys(run).items():
+            kind = artifact.partition("/")[0]
             uses[kind] += 1
             keys.setdefault(kind, set()).add(key)
     return {kind: (len(keys[kind]), count) for kind, count in uses.items()}

@@ -20,7 +20,7 @@ from torch import Tensor
 from capo.diffusion.sharding import whole
 from capo.engine.progress import say
 from capo.engine.ranks import Group
-from capo.store.run_directory import Artefact, WorkspaceError
+from capo.store.run_directory import Artifact, WorkspaceError
 from capo.training.step import Trainer
 
 FOLDER = "checkpoints"
@@ -33,14 +33,14 @@ class Checkpoints:
     `reference_digest()`; a run never goes on with another one.
     """
 
-    def __init__(self, artefact: Artefact, trainer: Trainer, reference: dict[str, str]) -> None:
-        self._artefact = artefact
+    def __init__(self, artifact: Artifact, trainer: Trainer, reference: dict[str, str]) -> None:
+        self._artifact = artifact
         self._trainer = trainer
         self._reference = reference
 
     def steps(self) -> list[int]:
         """The steps that there is a checkpoint of, in order."""
-        states = (f for f in self._artefact.files() if f.startswith(f"{FOLDER}/step-"))
+        states = (f for f in self._artifact.files() if f.startswith(f"{FOLDER}/step-"))
         return sorted({int(f.split("/")[1].removeprefix("step-")) for f in states})
 
     def save(self, step: int) -> None:
@@ -58,7 +58,7 @@ class Checkpoints:
                 for tensor in content.values():
                     whole(tensor)  # the leading process needs the part of this one
             return
-        with self._artefact.write_directory(_place(step)) as folder:
+        with self._artifact.write_directory(_place(step)) as folder:
             digests = {}
             for name, content in self._contents().items():
                 # Copies: a file may not hold one tensor twice, as the 8-bit optimizer does.
@@ -109,13 +109,13 @@ class Checkpoints:
         bests = {best(step) for step in steps[:keep]}
         for step in steps[keep:]:
             if step not in bests:
-                self._artefact.remove(_place(step))
+                self._artifact.remove(_place(step))
 
     def forget_after(self, step: int) -> None:
         """Remove the checkpoints of later steps, the last one first."""
         for later in self._removable():
             if later > step:
-                self._artefact.remove(_place(later))
+                self._artifact.remove(_place(later))
 
     def _removable(self) -> list[int]:
         """The steps, the last one first; none but in the leading process, which alone removes any."""
@@ -131,13 +131,13 @@ class Checkpoints:
                     _check(folder / name, digest)
             except _Damaged as error:
                 say(f"{error}; going on from the checkpoint before it")
-                self._artefact.remove(_place(step))
+                self._artifact.remove(_place(step))
             else:
                 return step
         return 0
 
     def _folder(self, step: int) -> Path:
-        return self._artefact.folder / _place(step)
+        return self._artifact.folder / _place(step)
 
     def _contents(self) -> dict[str, dict[str, Tensor]]:
         trainer = self._trainer

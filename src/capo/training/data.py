@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from capo.method.selection import allowed_pairs
-from capo.store.run_directory import Artefact, WorkspaceError
+from capo.store.run_directory import Artifact, WorkspaceError
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class PairCounts:
     """All their pairs are at or below the least margin."""
 
 
-def read_pairs(artefact: Artefact, min_margin: float | None) -> tuple[list[PromptPairs], PairCounts]:
+def read_pairs(artifact: Artifact, min_margin: float | None) -> tuple[list[PromptPairs], PairCounts]:
     """The prompts to train on, in order, with every pair whose ΔR is above `min_margin`.
 
     Raises `WorkspaceError` when no prompt is left.
     """
     columns = ["prompt_id", "chosen", "rejected", "combined", "compared"]
     prompts, no_pair, dropped = [], 0, 0
-    for row in artefact.read_table("pairs.parquet", columns).to_pylist():
+    for row in artifact.read_table("pairs.parquet", columns).to_pylist():
         combined = torch.tensor(
             [float("nan") if value is None else value for value in row["combined"]], dtype=torch.float64
         )
@@ -66,7 +66,7 @@ def read_pairs(artefact: Artefact, min_margin: float | None) -> tuple[list[Promp
         if dropped:
             why += f", {dropped} with none above the margin {min_margin}: lower pairs.min_margin"
         raise WorkspaceError(
-            f"{artefact.folder / 'pairs.parquet'}: no pair to train on ({why}); generate more samples"
+            f"{artifact.folder / 'pairs.parquet'}: no pair to train on ({why}); generate more samples"
         )
     return prompts, PairCounts(len(prompts), no_pair, dropped)
 
@@ -84,12 +84,12 @@ class Samples:
     gigabytes of samples train on a machine of any memory.
     """
 
-    def __init__(self, artefact: Artefact) -> None:
-        self._artefact = artefact
+    def __init__(self, artifact: Artifact) -> None:
+        self._artifact = artifact
         self._places: dict[str, _Place] = {}
-        for name in artefact.files():
+        for name in artifact.files():
             if name.endswith(".parquet"):
-                counts = Counter(_prompt_ids(artefact.folder / name))
+                counts = Counter(_prompt_ids(artifact.folder / name))
                 ends = itertools.accumulate(counts.values())
                 for row, (prompt_id, end) in enumerate(zip(counts, ends, strict=True)):
                     shard = name.removesuffix(".parquet")
@@ -111,7 +111,7 @@ class Samples:
         """Bytes on disk of the latents and of the conditioning of the shards with these prompts."""
         shards = {self._find(prompt_id).shard for prompt_id in prompt_ids}
         latents, conditioning = (
-            sum((self._artefact.folder / _file(shard, kind)).stat().st_size for shard in shards)
+            sum((self._artifact.folder / _file(shard, kind)).stat().st_size for shard in shards)
             for kind in ("latents", "conditioning")
         )
         return latents, conditioning
@@ -121,14 +121,14 @@ class Samples:
             return self._places[prompt_id]
         except KeyError:
             raise WorkspaceError(
-                f"{self._artefact.folder}: no samples of prompt {prompt_id}, which has pairs"
+                f"{self._artifact.folder}: no samples of prompt {prompt_id}, which has pairs"
             ) from None
 
     def _rows(self, shard: str, kind: str, row: int) -> dict[str, Tensor]:
         """One row of each tensor in a shard's file."""
         from safetensors import safe_open
 
-        with safe_open(self._artefact.path(_file(shard, kind)), "pt") as file:
+        with safe_open(self._artifact.path(_file(shard, kind)), "pt") as file:
             return {name: file.get_slice(name)[row] for name in file.keys()}  # noqa: SIM118
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from capo.store.run_directory import Artefact
+from capo.store.run_directory import Artifact
 
 Row = dict[str, Any]
 """`step` and numbers by name, None where there is none."""
@@ -13,11 +13,11 @@ Row = dict[str, Any]
 class Log:
     """One JSON Lines file, a row a step; on disk after `flush`, and rewound when a run resumes."""
 
-    def __init__(self, artefact: Artefact, name: str, board: "Board | None") -> None:
-        self._artefact = artefact
+    def __init__(self, artifact: Artifact, name: str, board: "Board | None") -> None:
+        self._artifact = artifact
         self._name = name
         self._board = board
-        self.rows: list[Row] = artefact.read_json_lines(name) if artefact.has(name) else []
+        self.rows: list[Row] = artifact.read_json_lines(name) if artifact.has(name) else []
 
     def rewind(self, step: int) -> None:
         """Forget what came after `step`: it is about to be done again."""
@@ -29,7 +29,7 @@ class Log:
             self._board.add(row)
 
     def flush(self) -> None:
-        self._artefact.write_json_lines(self._name, self.rows)
+        self._artifact.write_json_lines(self._name, self.rows)
 
 
 class Board:

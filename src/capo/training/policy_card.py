@@ -20,7 +20,7 @@ def model_card(
     """Markdown with the Hub's front matter.
 
     `validation` is the row of `step`, `reference` what the policy was compared with, its `checkpoint` the
-    identity of the base, `data` the digests of the artefacts it was trained on, and `left_out` the parts
+    identity of the base, `data` the digests of the artifacts it was trained on, and `left_out` the parts
     that the pipeline does without.
     """
     base, train = Base(recipe.model.checkpoint, reference["checkpoint"]), recipe.train

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from capo.store.run_directory import Artefact
+from capo.store.run_directory import Artifact
 from capo.training.log import Row
 
 FILE = "roll-backs.jsonl"
@@ -19,9 +19,9 @@ class RollBacks:
     uninterrupted one did.
     """
 
-    def __init__(self, artefact: Artefact) -> None:
-        self._artefact = artefact
-        self._rows: list[Row] = artefact.read_json_lines(FILE) if artefact.has(FILE) else []
+    def __init__(self, artifact: Artifact) -> None:
+        self._artifact = artifact
+        self._rows: list[Row] = artifact.read_json_lines(FILE) if artifact.has(FILE) else []
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -41,4 +41,4 @@ class RollBacks:
             for name, rows in (("metrics", metrics), ("validations", validations))
         }
         self._rows.append({"to": to, "reason": reason, **dropped})
-        self._artefact.write_json_lines(FILE, self._rows)
+        self._artifact.write_json_lines(FILE, self._rows)

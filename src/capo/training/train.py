@@ -19,7 +19,7 @@ from capo.engine.ranks import Group
 from capo.images.disk_space import size
 from capo.recipe import Recipe
 from capo.sampling.start import Start, find_start
-from capo.store.run_directory import Artefact, Run
+from capo.store.run_directory import Artifact, Run
 from capo.training.batches import Batch, Batches
 from capo.training.checkpoint import Checkpoints
 from capo.training.data import PromptPairs, Samples, read_pairs
@@ -31,16 +31,16 @@ from capo.training.step import Trainer
 from capo.training.validation import Validation
 
 
-def train(recipe: Recipe, run: Run, artefact: Artefact) -> None:
+def train(recipe: Recipe, run: Run, artifact: Artifact) -> None:
     """Fill `train/`: checkpoints, metrics, validations, and `best/` in diffusers' own format.
 
     Raises `TrainingDiverged` for a loss or gradient that is not finite, and when errors or margins
     run away.
     """
     section, group = recipe.train, Group()
-    group.wait()  # for the leading process to have begun the artefact
+    group.wait()  # for the leading process to have begun the artifact
     family = load_family(recipe.model, runtime.device(recipe.engine))
-    prompts, counts = read_pairs(run.artefact("pairs"), least_margin(recipe))
+    prompts, counts = read_pairs(run.artifact("pairs"), least_margin(recipe))
     if counts.dropped:
         say(f"train: {counts.dropped} prompts dropped, whose pairs all have too small a margin")
     before = None if recipe.start is None else find_start(recipe, recipe.start)
@@ -52,7 +52,7 @@ def train(recipe: Recipe, run: Run, artefact: Artefact) -> None:
         "weights": policy.reference_digest(),
         **({} if before is None else {"start": before.policy.identity}),
     }
-    checkpoints = Checkpoints(artefact, trainer, reference)
+    checkpoints = Checkpoints(artifact, trainer, reference)
     start = checkpoints.restore()
     board = Board(run.path / "tensorboard", start + 1) if section.tensorboard and group.leads else None
     loop = Loop(
@@ -60,23 +60,23 @@ def train(recipe: Recipe, run: Run, artefact: Artefact) -> None:
         trainer=trainer,
         make_batch=make_batch,
         checkpoints=checkpoints,
-        metrics=Log(artefact, "metrics.jsonl", board),
-        validations=Log(artefact, "validation.jsonl", board),
-        roll_backs=RollBacks(artefact),
+        metrics=Log(artifact, "metrics.jsonl", board),
+        validations=Log(artifact, "validation.jsonl", board),
+        roll_backs=RollBacks(artifact),
         validate=None
         if section.validation_prompts is None
-        else Validation(recipe, run, family, artefact).run,
+        else Validation(recipe, run, family, artifact).run,
     )
     group.wait()  # until all have read what the leading process will now change
     with nullcontext() if board is None else closing(board):
         last = loop.run(start)
     told = {} if before is None else {"round": before.round}
-    best = _export(recipe, run, artefact, loop, last, reference, family.left_out, told)
+    best = _export(recipe, run, artifact, loop, last, reference, family.left_out, told)
     loop.prune(over=True)
     ended = {} if loop.ended is None else {"ended": loop.ended}
     summary = {"steps": last, **best, **told, "roll_backs": len(loop.roll_backs), **ended}
     plain = {"left_out": family.left_out, "sampler": family.process.sampler_changes(recipe.generate)}
-    artefact.commit({**summary, "prompts": asdict(counts), "plain_diffusers": plain})
+    artifact.commit({**summary, "prompts": asdict(counts), "plain_diffusers": plain})
 
 
 def least_margin(recipe: Recipe) -> float | None:
@@ -96,7 +96,7 @@ def _batches(
     recipe: Recipe, run: Run, family: Family, prompts: list[PromptPairs], before: Start | None
 ) -> Callable[[int], Batch]:
     """From a step to its batch; says what that reads."""
-    samples = Samples(run.artefact("samples"))
+    samples = Samples(run.artifact("samples"))
     latents, conditioning = samples.forecast(prompt.prompt_id for prompt in prompts)
     say(f"train: reads {size(latents)} of latents and {size(conditioning)} of conditioning from disk")
     share = Group().share(recipe.train.global_batch_size)
@@ -110,7 +110,7 @@ def _batches(
 def _export(
     recipe: Recipe,
     run: Run,
-    artefact: Artefact,
+    artifact: Artifact,
     loop: Loop,
     last: int,
     reference: dict[str, str],
@@ -130,10 +130,10 @@ def _export(
         **({"left_out": left_out} if left_out else {}),
         **told,
     }
-    data = {name: run.artefact(name).digest for name in ("samples", "pairs")}
+    data = {name: run.artifact(name).digest for name in ("samples", "pairs")}
     # All take part where the policy is spread over them; one writes.
     leads = Group().leads
-    place: AbstractContextManager[Path | None] = artefact.write_directory("best") if leads else nullcontext()
+    place: AbstractContextManager[Path | None] = artifact.write_directory("best") if leads else nullcontext()
     with place as folder:
         with loop.trainer.averaged():
             loop.trainer.policy.save(folder, record)

@@ -1,6 +1,6 @@
 """Validation: win-rates of a policy in training over its base, on fixed prompts and seeds.
 
-    validation/base/shard-*.parquet, scores/REWARD.parquet                 an artefact, made once
+    validation/base/shard-*.parquet, scores/REWARD.parquet                 an artifact, made once
     train/validation/step-000100/shard-*.parquet, scores/REWARD.parquet    of the policy at a step
     train/validation/step-000100-again-1/…                                 the same after a roll-back
 
@@ -28,7 +28,7 @@ from capo.scoring.judging import check_size, tells_what_to_see, verdicts
 from capo.scoring.prompt_win_rates import present, prompt_error, prompt_win_rates
 from capo.scoring.rater import Rater
 from capo.scoring.score_table import decode_rows, score_rows
-from capo.store.run_directory import Artefact, Run
+from capo.store.run_directory import Artifact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 KEYS = ["prompt_id", "sample", "image"]
 
 
-def validation(recipe: Recipe, run: Run, artefact: Artefact) -> None:
+def validation(recipe: Recipe, run: Run, artifact: Artifact) -> None:
     """Fill `validation/`: images of the base model and their scores, which no training has a part in."""
     prompts = validation_prompts(recipe)
-    base = Shown(recipe, prompts, artefact, "base")
+    base = Shown(recipe, prompts, artifact, "base")
     if not base.scored:
         _sample_base(recipe, base)
         gc.collect()  # the rewards may need the device's memory
     samples = recipe.train.validation_samples
-    artefact.commit({"prompts": len(prompts), "samples_per_prompt": samples, "rewards": [*base.scores]})
+    artifact.commit({"prompts": len(prompts), "samples_per_prompt": samples, "rewards": [*base.scores]})
 
 
 def validation_prompts(recipe: Recipe) -> list[Prompt]:
@@ -56,13 +56,13 @@ def validation_prompts(recipe: Recipe) -> list[Prompt]:
 class Validation:
     """Compares the policy with its base; `run(step)` gives the row for `validation.jsonl`."""
 
-    def __init__(self, recipe: Recipe, run: Run, family: Family, artefact: Artefact) -> None:
-        """`family` samples as the policy; `artefact` is where its images go."""
+    def __init__(self, recipe: Recipe, run: Run, family: Family, artifact: Artifact) -> None:
+        """`family` samples as the policy; `artifact` is where its images go."""
         self._recipe = recipe
         self._family = family
-        self._artefact = artefact
+        self._artifact = artifact
         self._prompts = validation_prompts(recipe)
-        self._base = Shown(recipe, self._prompts, run.artefact("validation"), "base")
+        self._base = Shown(recipe, self._prompts, run.artifact("validation"), "base")
 
     def run(self, step: int, roll_backs: int = 0) -> dict[str, Any]:
         """`win_rate/REWARD`, its `standard_error/REWARD` and `mean_reward/REWARD` by every reward.
@@ -90,7 +90,7 @@ class Validation:
 
     def _sampled(self, step: int, roll_backs: int) -> "Shown":
         again = f"-again-{roll_backs}" if roll_backs else ""
-        shown = Shown(self._recipe, self._prompts, self._artefact, f"validation/step-{step:06d}{again}")
+        shown = Shown(self._recipe, self._prompts, self._artifact, f"validation/step-{step:06d}{again}")
         if not shown.scored:
             shown.sample(self._family, f"validate step {step}")
         return shown
@@ -98,16 +98,16 @@ class Validation:
 
 @dataclass(frozen=True)
 class Shown:
-    """One model's images of P prompts, K of each, in a folder of an artefact, and what is said of them."""
+    """One model's images of P prompts, K of each, in a folder of an artifact, and what is said of them."""
 
     recipe: Recipe
     prompts: Sequence[Prompt]
-    artefact: Artefact
+    artifact: Artifact
     folder: str
 
     @property
     def scored(self) -> bool:
-        return all(self.artefact.has(self._place(reward)) for reward in self.recipe.rewards)
+        return all(self.artifact.has(self._place(reward)) for reward in self.recipe.rewards)
 
     @property
     def judged(self) -> bool:
@@ -122,7 +122,7 @@ class Shown:
     @cached_property
     def right(self) -> np.ndarray:
         """The share of each prompt's images that the judge finds right [P]."""
-        shards = read_samples(self.artefact, self.folder, KEYS)
+        shards = read_samples(self.artifact, self.folder, KEYS)
         found = [verdict for rows in shards for verdict in verdicts(self.prompts, rows, decode_rows(rows))]
         return np.reshape(found, (len(self.prompts), -1)).mean(axis=1)
 
@@ -134,7 +134,7 @@ class Shown:
             self.recipe,
             family,
             self.prompts,
-            artefact=self.artefact,
+            artifact=self.artifact,
             folder=self.folder,
             samples=self.recipe.train.validation_samples,
             seed_key="validation",
@@ -146,14 +146,14 @@ class Shown:
         import pyarrow as pa
 
         relative = self._place(reward)
-        if not self.artefact.has(relative):
+        if not self.artifact.has(relative):
             texts = {prompt.prompt_id: prompt.text for prompt in self.prompts}
             # Not kept for the next time: a large reward beside a model in training may not fit.
             rater = Rater(reward, runtime.device(self.recipe.engine))
-            shards = read_samples(self.artefact, self.folder, KEYS)
+            shards = read_samples(self.artifact, self.folder, KEYS)
             tables = [score_rows(rater, rows, texts) for rows in shards]
-            self.artefact.write_table(relative, pa.concat_tables(tables))
-        return self.artefact.read_table(relative)
+            self.artifact.write_table(relative, pa.concat_tables(tables))
+        return self.artifact.read_table(relative)
 
     def _place(self, reward: RewardSection) -> str:
         return f"{self.folder}/scores/{reward.name}.parquet"

@@ -44,10 +44,10 @@ def _stage(subject: Subject, recipe: Recipe) -> Iterator[Work]:
     """All samples of one prompt, down to the shard on the disk."""
     family, prompt, folders = load_family(recipe.model, subject.device), prompts(1), count()
     with Run.open(subject.folder / "run", recipe) as run:
-        artefact = run.artefact("samples")
-        artefact.begin({}, force=True)
+        artifact = run.artifact("samples")
+        artifact.begin({}, force=True)
         yield lambda: sample_images(
-            recipe, family, prompt, artefact=artefact, folder=f"{recipe.generate.batch_size}-{next(folders)}",
+            recipe, family, prompt, artifact=artifact, folder=f"{recipe.generate.batch_size}-{next(folders)}",
             samples=recipe.generate.samples_per_prompt, seed_key="sample", keep_latents=True,
             description="generate",
         )  # fmt: skip

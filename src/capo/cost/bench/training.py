@@ -19,7 +19,7 @@ from capo.engine.prefetch import prefetched
 from capo.prompts import Prompt
 from capo.recipe import Recipe
 from capo.sampling.generate import read_samples, sample_images
-from capo.store.run_directory import Artefact, Run
+from capo.store.run_directory import Artifact, Run
 from capo.training.batches import Batches
 from capo.training.data import PromptPairs, Samples
 from capo.training.step import Trainer
@@ -49,17 +49,17 @@ class Data:
     """Two samples of each prompt, as the stage that generates writes them."""
 
     prompts: list[Prompt]
-    artefact: Artefact
+    artifact: Artifact
 
     def batches(self, recipe: Recipe, family: Any) -> Batches:
         """What capo trains on: the first sample is chosen, the second rejected."""
         allowed, combined = torch.tensor([[0, 1]]), torch.tensor([0.75, 0.25], dtype=torch.float64)
         pairs = [PromptPairs(prompt.prompt_id, allowed, combined) for prompt in self.prompts]
-        return Batches(pairs, Samples(self.artefact), family.process, recipe.train, recipe.seed)
+        return Batches(pairs, Samples(self.artifact), family.process, recipe.train, recipe.seed)
 
     def image_pairs(self) -> list[ImagePair]:
         """The same for the conventional loop."""
-        (table,) = read_samples(self.artefact, columns=["image"])
+        (table,) = read_samples(self.artifact, columns=["image"])
         files = iter([row["bytes"] for row in table["image"].to_pylist()])
         return [ImagePair(prompt.text, next(files), next(files)) for prompt in self.prompts]
 
@@ -104,13 +104,13 @@ def bench_train(subject: Subject, repeats: int) -> Iterator[Row]:
 def training_data(subject: Subject, recipe: Recipe, count: int) -> Iterator[Data]:
     """Samples of `count` prompts, in a run in the subject's folder."""
     with Run.open(subject.folder / "run", recipe) as run:
-        data = Data(prompts(count), run.artefact("samples"))
-        data.artefact.begin({})
+        data = Data(prompts(count), run.artifact("samples"))
+        data.artifact.begin({})
         sample_images(
-            recipe, load_family(recipe.model, subject.device), data.prompts, artefact=data.artefact,
+            recipe, load_family(recipe.model, subject.device), data.prompts, artifact=data.artifact,
             folder="", samples=2, seed_key="sample", keep_latents=True, description="images to train on",
         )  # fmt: skip
-        data.artefact.commit()
+        data.artifact.commit()
         yield data
 
 

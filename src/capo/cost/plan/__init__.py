@@ -31,7 +31,7 @@ class Plan:
     memory: dict[str, dict[str, int]]
     """Bytes by part while generating and training; estimates."""
     disk: dict[str, float]
-    """Bytes by artefact; estimates."""
+    """Bytes by artifact; estimates."""
     notes: list[str]
 
 

@@ -1,4 +1,4 @@
-"""What each artefact takes on the disk: an estimate, of which the images are the roughest part."""
+"""What each artifact takes on the disk: an estimate, of which the images are the roughest part."""
 
 from capo.cost.plan.counts import Sampling, Training
 from capo.cost.plan.memory import moment_bytes
@@ -11,7 +11,7 @@ SCORE = 12
 
 
 def disk(recipe: Recipe, prompts: Prompts, sampling: Sampling, training: Training) -> dict[str, float]:
-    """Bytes by artefact; those whose prompts are not known are left out."""
+    """Bytes by artifact; those whose prompts are not known are left out."""
 
     def images(count: int) -> float:
         return image_space(count, sampling.pixels, recipe.generate.image_format)

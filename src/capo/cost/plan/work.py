@@ -77,7 +77,7 @@ def stages(
 
 
 def shares(recipe: Recipe) -> dict[str, dict[str, float]]:
-    """The artefacts that each stage's work goes into, and what share of it."""
+    """The artifacts that each stage's work goes into, and what share of it."""
     times, models = validations(recipe), models_compared(recipe)
     return {
         "generate": {"samples": 1.0},
