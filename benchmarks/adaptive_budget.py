@@ -19,7 +19,7 @@ import torch
 from capo import load_recipe
 from capo.method.settled import is_settled
 from capo.pairing.columns import Columns, read_columns
-from capo.pairing.pair import Pairs, choice, make_pairs
+from capo.pairing.selecting import Pairs, choice, make_pairs
 from capo.store.run_directory import Run
 
 FIRST, STEP = 4, 4

@@ -6,10 +6,10 @@
 
 import importlib
 import os
-import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import yaml
 
@@ -49,77 +49,95 @@ calls: list[str] = []
 """Artifacts made since the list was last cleared."""
 
 
-def generate(recipe, run, artifact):
-    calls.append(artifact.name)
+def generate(job):
     for shard in range(2):
-        if not artifact.has(f"shard-{shard}"):
-            artifact.write_bytes(f"shard-{shard}", f"{recipe.generate.guidance_scale} {shard}".encode())
-    artifact.commit({"images": 2})
+        if not job.artifact.has(f"shard-{shard}"):
+            data = f"{job.recipe.generate.guidance_scale} {shard}".encode()
+            job.artifact.write_bytes(f"shard-{shard}", data)
+    job.artifact.commit({"images": 2})
 
 
-def score(recipe, run, work):
-    for artifact, reward in work:
-        calls.append(artifact.name)
-        data = run.artifact("samples").read_bytes("shard-0") + reward.name.encode()
+def score(job):
+    for artifact in job.artifacts:
+        data = job.run.artifact("samples").read_bytes("shard-0") + artifact.name.encode()
         artifact.write_bytes("shard-0", data)
         artifact.commit()
-    return [0.5] * len(work)
+        job.seconds[artifact.name] = 0.5
 
 
-def pair(recipe, run, artifact):
-    calls.append(artifact.name)
-    artifact.write_bytes("pairs.parquet", recipe.pairs.selection.encode())
-    artifact.commit()
+def pair(job):
+    job.artifact.write_bytes("pairs.parquet", job.recipe.pairs.selection.encode())
+    job.artifact.commit()
 
 
-def validation(recipe, run, artifact):
-    calls.append(artifact.name)
-    artifact.write_json("base/scores.json", {"seed": recipe.seed})
-    artifact.commit()
+def validation(job):
+    job.artifact.write_json("base/scores.json", {"seed": job.recipe.seed})
+    job.artifact.commit()
 
 
-def train(recipe, run, artifact):
-    calls.append(artifact.name)
-    artifact.write_json("state.json", {"step": 1})
+def train(job):
+    job.artifact.write_json("state.json", {"step": 1})
     if wait := os.environ.get("CAPO_TEST_WAIT"):
         print("waiting", flush=True)
         while Path(wait).exists():
             time.sleep(0.01)
-    if recipe.train.objective == "dpo":
+    if job.recipe.train.objective == "dpo":
         raise ValueError("reward 'first': expected 4 scores, got 3")
-    artifact.write_json("weights.json", recipe.train.results())
-    artifact.commit({"steps": 1})
+    job.artifact.write_json("weights.json", job.recipe.train.results())
+    job.artifact.commit({"steps": 1})
 
 
-def baseline(recipe, run, artifact):
-    calls.append(artifact.name)
-    artifact.write_json("judgements.json", {"seed": recipe.seed})
-    artifact.commit()
+def baseline(job):
+    job.artifact.write_json("judgements.json", {"seed": job.recipe.seed})
+    job.artifact.commit()
 
 
-def evaluate(recipe, run, artifact):
-    calls.append(artifact.name)
-    artifact.write_json("results.json", RESULTS)
-    artifact.commit()
+def evaluate(job):
+    job.artifact.write_json("results.json", RESULTS)
+    job.artifact.commit()
 
 
-def report(recipe, run, artifact):
-    calls.append(artifact.name)
-    artifact.write_bytes("index.html", (recipe.report.title or "").encode())
-    artifact.commit()
+def report(job):
+    job.artifact.write_bytes("index.html", (job.recipe.report.title or "").encode())
+    job.artifact.commit()
 
 
-STAGES = (generate, score, pair, validation, train, baseline, evaluate, report)
+COMMANDS = ("prompts", "generate", "score", "pair", "train", "evaluate", "report")
+STAGES = {
+    "samples": generate,
+    "scores": score,
+    "pairs": pair,
+    "validation": validation,
+    "train": train,
+    "baseline": baseline,
+    "evaluate": evaluate,
+    "report": report,
+}
+"""By artifact; prompts are real."""
 
 
-def install(set_item=dict.__setitem__, set_attribute=setattr):
-    """Put the fakes in the place of the real stages; a test passes monkeypatch's setters."""
-    for stage in STAGES:
-        fake = SimpleNamespace(**{stage.__name__: stage})
-        set_item(sys.modules, f"capo.stages.{stage.__name__}", fake)
-    rewards = importlib.import_module("capo.rewards")
-    set_attribute(rewards, "reward_identity", lambda section: f"weights of {section.name}")
-    set_attribute(rewards, "settle_weights", lambda section: False)
+def install(set_attribute=setattr):
+    """Replace the real stages by the fakes; a test passes monkeypatch's setter."""
+    graph = importlib.import_module("capo.pipeline.graph")
+    real = graph.steps_of
+
+    def make(stage, job):
+        calls.extend(artifact.name for artifact in job.artifacts)
+        STAGES[stage](job)
+
+    makers = {stage: partial(make, stage) for stage in STAGES}
+
+    def steps_of(recipe):
+        steps = ((step, makers.get(step.artifact.partition("/")[0])) for step in real(recipe))
+        return [step if maker is None else replace(step, make=maker) for step, maker in steps]
+
+    set_attribute(graph, "steps_of", steps_of)
+    set_attribute(
+        importlib.import_module("capo.rewards.registry"),
+        "reward_identity",
+        lambda section: f"weights of {section.name}",
+    )
+    set_attribute(importlib.import_module("capo.rewards"), "settle_weights", lambda section: False)
     set_attribute(importlib.import_module("capo.diffusion"), "checkpoint_identity", lambda *_: "weights")
     calls.clear()
 

@@ -95,7 +95,7 @@ def test_what_makes_what_stale_is_as_told():
         if step.artifact == "report":
             assert told == {"name", "report"}
             continue
-        assert told == {field.partition(".")[0] for field in step.fields}, step.artifact
+        assert told == {field.partition(".")[0] for field in step.inputs}, step.artifact
         above = {re.sub("/.*", "/REWARD", name) for name in step.upstream}
         assert set(re.findall(r"`([\w/]+)`", upstream)) == above, step.artifact
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from capo.pipeline.run import run
+from capo.pipeline import run
 from capo.recipe import RewardSection, dump_recipe, load_recipe, parse_recipe
 from capo.rewards import load_reward, reward_identity
 from capo.rewards.transports.server import RewardServer

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 import tiny_training
-from capo import diffusion
-from capo.pipeline import run as pipeline
+from capo import diffusion, pipeline
 from capo.recipe import ModelSection
 from capo.sampling import generate
 from capo.store import atomic as durable

@@ -35,7 +35,7 @@ def test_the_mathematics_print_what_is_said(page, capsys):
 
 def test_the_run_runs(tmp_path, monkeypatch, capsys):
     """With stages that need no model; the embedded recipe itself takes minutes."""
-    fake_stages.install(monkeypatch.setitem, monkeypatch.setattr)
+    fake_stages.install(monkeypatch.setattr)
     monkeypatch.chdir(tmp_path)
     exec(compile(WHOLE, "README.md", "exec"), {})
     *rewards, report = capsys.readouterr().out.splitlines()

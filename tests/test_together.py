@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import tiny_training
-from capo.pipeline import run as pipeline
+from capo import pipeline
 from capo.recipe import dump_recipe
 from capo.store.run_directory import Run
 from capo.training.step import Trainer

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from capo.prompts import Prompt, make_prompt
+from capo.prompts.table import prompt_table
 from capo.recipe import Recipe, RewardSection, parse_recipe
-from capo.sampling.collect_prompts import prompt_table
 from capo.store.run_directory import Run
 
 PIXELS = 8

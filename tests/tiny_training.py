@@ -8,12 +8,12 @@ import numpy as np
 
 from capo.pairing.pair import pair
 from capo.recipe import Recipe, parse_recipe
-from capo.sampling.collect_prompts import prompts
-from capo.sampling.generate import generate
-from capo.scoring.score import score
+from capo.sampling.collect_prompts import collect
+from capo.sampling.generate import make_samples
+from capo.scoring.score import make_scores
 from capo.store.run_directory import Run
-from capo.training.train import train
-from capo.training.validation import validation
+from capo.store.step import Job
+from capo.training.train import make_validation, train
 
 PROMPTS = [f"a {colour} {thing}" for colour in ("red", "green", "blue") for thing in ("circle", "cat")]
 VALIDATION = ["two red squares", "three blue dogs"]
@@ -68,11 +68,11 @@ def prepare(folder: Path, sdxl: Path) -> Path:
     """Make a run in `folder` with prompts, samples, scores and pairs."""
     settings = recipe(folder, sdxl)
     with Run.open(folder / "run", settings) as run:
-        _make(run, "prompts", lambda a: prompts(settings, run, a))
-        _make(run, "samples", lambda a: generate(settings, run, a))
+        _make(run, "prompts", lambda a: collect(Job(settings, run, (a,))))
+        _make(run, "samples", lambda a: make_samples(Job(settings, run, (a,))))
         for reward in settings.rewards:
-            _make(run, f"scores/{reward.name}", lambda a, r=reward: score(settings, run, [(a, r)]))
-        _make(run, "pairs", lambda a: pair(settings, run, a))
+            _make(run, f"scores/{reward.name}", lambda a: make_scores(Job(settings, run, (a,))))
+        _make(run, "pairs", lambda a: pair(Job(settings, run, (a,))))
     return folder / "run"
 
 
@@ -86,8 +86,8 @@ def trained(folder: Path, settings: Recipe) -> dict[str, Any]:
     """Train in the run directory `folder`, as far as it goes; the summary of `train/`."""
     with Run.open(folder) as run:
         if settings.train.validation_prompts is not None and not run.artifact("validation").done:
-            _make(run, "validation", lambda a: validation(settings, run, a))
-        _make(run, "train", lambda a: train(settings, run, a))
+            _make(run, "validation", lambda a: make_validation(Job(settings, run, (a,))))
+        _make(run, "train", lambda a: train(Job(settings, run, (a,))))
         return run.artifact("train").summary
 
 

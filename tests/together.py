@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from capo.engine.ranks import joined
-from capo.pipeline.run import run
+from capo.pipeline import run
 from capo.recipe import load_recipe
 from capo.training.batches import Batches
 from capo.training.guards import TrainingDiverged

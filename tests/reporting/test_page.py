@@ -7,8 +7,9 @@ import pytest
 
 from capo.reporting.gather import Material, gather
 from capo.reporting.page import render
-from capo.reporting.report import report
+from capo.reporting.report import write_report
 from capo.store.run_directory import Run, WorkspaceError
+from capo.store.step import Job
 from parsed_page import ParsedPage
 from synthetic_run import Options, make_recipe, make_run
 
@@ -137,7 +138,7 @@ def test_the_stage_writes_and_commits(tmp_path: Path) -> None:
     with Run.open(run.path) as opened:
         artifact = opened.artifact("report")
         artifact.begin({"title": None})
-        report(recipe, opened, artifact)
+        write_report(Job(recipe, opened, (artifact,)))
     assert artifact.done
     assert (tmp_path / "run/report/index.html").read_bytes().startswith(b"<!DOCTYPE html>")
 

@@ -12,7 +12,7 @@ import tiny_run
 from capo import BradleyTerry
 from capo.recipe import RewardSection
 from capo.rewards import build_comparison, load_reward
-from capo.scoring.score import score
+from capo.scoring.passes import score_samples as score
 from capo.scoring.score_table import read_scores
 from capo.store.run_directory import Run
 

@@ -10,8 +10,7 @@ from PIL import Image
 import fake_stages
 import loopback_hub
 import tiny_rewards
-from capo import rewards
-from capo.pipeline import run as pipeline
+from capo import pipeline, rewards
 from capo.recipe import RewardSection, parse_recipe
 from capo.rewards import RewardError, load_reward, reward_identity, settle_weights
 from capo.rewards.catalog import SHIPPED

@@ -12,7 +12,7 @@ from capo.cli.app import app, load
 from capo.cli.options import Directory, Force, Json, Overrides, RecipeName
 
 if TYPE_CHECKING:
-    from capo.pipeline.run import ArtifactStatus
+    from capo.pipeline import ArtifactStatus
 
 STAGES = {
     "prompts": "Collect the prompts that images are made for.",
@@ -108,9 +108,9 @@ def _run(
 ) -> None:
     if as_json:
         os.environ["CAPO_QUIET"] = "1"
+    from capo import pipeline
     from capo.cli import tables as terminal
     from capo.engine.launch import processes
-    from capo.pipeline import run as pipeline
 
     loaded, path = load(recipe, overrides, directory)
     result = pipeline.run(loaded, path, force=force, stage=stage)
@@ -139,8 +139,8 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show what of a run is done or out of date, and why; of all in `runs/` when none is named."""
+    from capo import pipeline
     from capo.cli import tables as terminal
-    from capo.pipeline import run as pipeline
 
     if recipe is None and directory is None:
         runs = list(_saved_runs(Path("runs")))
@@ -159,7 +159,7 @@ def status(
 
 def _saved_runs(folder: Path) -> "Iterator[tuple[Path, list[ArtifactStatus] | str]]":
     """The run directories in a folder, each with its states, or why they cannot be told."""
-    from capo.pipeline import run as pipeline
+    from capo import pipeline
     from capo.recipe import load_recipe
 
     for file in sorted(folder.glob("*/recipe.yaml")):

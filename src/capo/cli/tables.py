@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from capo.pipeline.run import ArtifactStatus, RunResult
+from capo.pipeline import ArtifactStatus, RunResult
 from capo.recipe import shipped_recipes
 
 COLORS = {"done": "green", "partial": "yellow", "stale": "red", "missing": "dim"}

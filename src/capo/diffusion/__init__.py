@@ -8,10 +8,11 @@ import hashlib
 from functools import cache
 from importlib import import_module, resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from capo.engine.device import quiet
 from capo.recipe import ModelSection
+from capo.store.step import flatten
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +72,12 @@ def resolve_checkpoint(name: str) -> str:
     if name in EMBEDDED:
         return str(resources.files("capo") / "shapes" / "checkpoints" / EMBEDDED[name])
     return name
+
+
+def model_inputs(section: ModelSection) -> dict[str, Any]:
+    """The part of a fingerprint that says which model an artifact is made with."""
+    weights = checkpoint_identity(section.checkpoint, section.revision)
+    return flatten("model", section.results()) | {"model.weights": weights}
 
 
 def checkpoint_identity(name: str, revision: str | None) -> str:

@@ -1,28 +1,60 @@
-"""The half of evaluation that no policy has a part in: what the tuned model is compared with.
+"""Stage `evaluate`, the half that does not depend on training: what the tuned model is compared with.
 
-The models are `base` (the recipe's own, unless it names another) and, to show the size of chance,
-`null`: the base again with other seeds.
+baseline   images, scores and judgments of the base, and of the base with other seeds (the null row),
+           which shows the size of chance
 """
 
-from capo.evaluation.candidates import against
-from capo.evaluation.measuring import Model, measure
-from capo.prompts import load_prompts
+from typing import Any
+
 from capo.recipe import ImagesSection, Recipe
-from capo.sampling.collect_prompts import prompt_table
-from capo.scoring.judging import check_judgeable
-from capo.store.run_directory import Artifact, Run
-
-BASE, NULL = Model("base", "evaluate"), Model("null", "evaluate-null")
+from capo.sampling.generate import sampling_inputs
+from capo.store.step import Job, Step, flatten
 
 
-def baseline(recipe: Recipe, run: Run, artifact: Artifact) -> None:
-    """The evaluation prompts, and images, scores and judgements of the base model."""
+def steps(recipe: Recipe) -> list[Step]:
+    """The artifact `baseline`."""
+    inputs = evaluated_model(recipe) | _baseline_inputs(recipe)
+    return [Step("baseline", "evaluate", inputs, (), make_baseline)]
+
+
+def evaluated_model(recipe: Recipe) -> dict[str, Any]:
+    """The part of a fingerprint that says how both sides of an evaluation make images."""
+    from capo.diffusion import model_inputs
+
+    return model_inputs(recipe.model) | sampling_inputs(recipe.generate) | {"seed": recipe.seed}
+
+
+def _baseline_inputs(recipe: Recipe) -> dict[str, Any]:
+    from capo.evaluation.candidates import find_candidate
+    from capo.prompts import prompts_inputs
+    from capo.rewards import reward_inputs
+
+    inputs = flatten("evaluate", recipe.evaluate.results())
+    for tuned_only in ("evaluate.policy", "evaluate.embedder"):
+        del inputs[tuned_only]
+    if (against := recipe.evaluate.against) is not None:
+        inputs["evaluate.against.content"] = find_candidate("evaluate.against", against).identity
+    for reward in recipe.rewards:
+        inputs |= reward_inputs(reward)
+    return inputs | prompts_inputs("evaluate.prompts", recipe.evaluate.prompts)
+
+
+def make_baseline(job: Job) -> None:
+    """Write the evaluation prompts, and images, scores and judgments of the base model."""
+    from capo.evaluation.candidates import against
+    from capo.evaluation.measuring import Model, measure
+    from capo.prompts import load_prompts
+    from capo.prompts.table import prompt_table
+    from capo.scoring.judging import check_judgeable
+
+    recipe, artifact = job.recipe, job.artifact
+    base, null = Model("base", "evaluate"), Model("null", "evaluate-null")
     prompts = load_prompts(recipe.evaluate.prompts, recipe.seed, "evaluate.prompts")
     check_judgeable(recipe, prompts)
     artifact.write_table("prompts.parquet", prompt_table(prompts))
-    contender = against(recipe)
-    # Of images that are there, nobody can make others from other seeds.
-    given = isinstance(contender.source, ImagesSection)
-    models = (BASE, NULL) if recipe.evaluate.null_row and not given else (BASE,)
-    measure(recipe, artifact, prompts, models, contender)
+    candidate = against(recipe)
+    # Existing images cannot be made again with other seeds.
+    existing = isinstance(candidate.source, ImagesSection)
+    models = (base, null) if recipe.evaluate.null_row and not existing else (base,)
+    measure(recipe, artifact, prompts, models, candidate)
     artifact.commit({"prompts": len(prompts), "samples_per_prompt": recipe.evaluate.samples_per_prompt})

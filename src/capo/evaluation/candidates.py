@@ -27,7 +27,7 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """One side of an evaluation."""
 
     name: str
@@ -40,23 +40,23 @@ class Contender:
     """The `capo.json` of a policy."""
 
 
-def tuned(recipe: Recipe, run: Run) -> Contender:
+def tuned(recipe: Recipe, run: Run) -> Candidate:
     """What is evaluated: `evaluate.policy`, else the policy that `run` trained."""
     given = recipe.evaluate.policy
     if given is None:
         return _policy(find_policy(run.artifact("train").path("best")), "train/best")
-    return find_contender("evaluate.policy", given)
+    return find_candidate("evaluate.policy", given)
 
 
-def against(recipe: Recipe) -> Contender:
+def against(recipe: Recipe) -> Candidate:
     """What that is compared with: `evaluate.against`, else the recipe's own model."""
     if (given := recipe.evaluate.against) is not None:
-        return find_contender("evaluate.against", given)
+        return find_candidate("evaluate.against", given)
     model = recipe.model
-    return Contender(model.checkpoint, diffusion.checkpoint_identity(model.checkpoint, model.revision), _base)
+    return Candidate(model.checkpoint, diffusion.checkpoint_identity(model.checkpoint, model.revision), _base)
 
 
-def find_contender(where: str, given: str) -> Contender:
+def find_candidate(where: str, given: str) -> Candidate:
     """What `given` names; `where` is the field of the recipe that says so.
 
     Raises `ValueError` for anything else, or something that is not there.
@@ -79,7 +79,7 @@ def find_contender(where: str, given: str) -> Contender:
     )
 
 
-def _policy(saved: SavedPolicy, name: str) -> Contender:
+def _policy(saved: SavedPolicy, name: str) -> Candidate:
     """A policy of the recipe's model."""
 
     def load(recipe: Recipe) -> "Family":
@@ -90,10 +90,10 @@ def _policy(saved: SavedPolicy, name: str) -> Contender:
         load_policy(family, saved.folder)
         return family
 
-    return Contender(name, saved.identity, load, record=saved.record)
+    return Candidate(name, saved.identity, load, record=saved.record)
 
 
-def _lora(where: str, given: str, file: Path) -> Contender:
+def _lora(where: str, given: str, file: Path) -> Candidate:
     def load(recipe: Recipe) -> "Family":
         family = _base(recipe)
         family.load_lora(file)
@@ -103,10 +103,10 @@ def _lora(where: str, given: str, file: Path) -> Contender:
 
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "blake2b").hexdigest()
-    return Contender(given, f"blake2b:{digest}", load)
+    return Candidate(given, f"blake2b:{digest}", load)
 
 
-def _model(where: str, given: str) -> Contender:
+def _model(where: str, given: str) -> Candidate:
     name, _, revision = given.partition("@") if not Path(given).exists() else (given, "", "")
 
     def load(recipe: Recipe) -> "Family":
@@ -117,12 +117,12 @@ def _model(where: str, given: str) -> Contender:
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
 
-    return Contender(given, diffusion.checkpoint_identity(name, revision or None), load)
+    return Candidate(given, diffusion.checkpoint_identity(name, revision or None), load)
 
 
-def _images(given: str) -> Contender:
+def _images(given: str) -> Candidate:
     section = ImagesSection(source=given)
-    return Contender(given, images_identity(section), section)
+    return Candidate(given, images_identity(section), section)
 
 
 def _base(recipe: Recipe) -> "Family":

@@ -15,12 +15,13 @@ import numpy as np
 
 from capo.engine import device as runtime
 from capo.engine.progress import progress
-from capo.evaluation.candidates import Contender
+from capo.evaluation.candidates import Candidate
 from capo.images.given import take_given
+from capo.images.shard_files import shard_path
 from capo.pairing.columns import score_matrix
 from capo.prompts import Prompt
 from capo.recipe import ImagesSection, Recipe, RewardSection
-from capo.sampling.generate import sample_images, shard_path
+from capo.sampling.sampler import ImageRequest, sample_images
 from capo.scoring.judging import check_size, judgements
 from capo.scoring.rater import Rater
 from capo.scoring.score_table import decode_rows, finished, score_rows
@@ -52,13 +53,13 @@ def measure(
     artifact: Artifact,
     prompts: Sequence[Prompt],
     models: Sequence[Model],
-    contender: Contender,
+    candidate: Candidate,
 ) -> None:
-    """Fill `artifact` with images, scores and judgements of `models`, all made by `contender`.
+    """Fill `artifact` with images, scores and judgements of `models`, all made by `candidate`.
 
     Each step goes on where it stopped, shard by shard.
     """
-    _make_images(recipe, artifact, prompts, models, contender)
+    _make_images(recipe, artifact, prompts, models, candidate)
     gc.collect()  # the rewards may need the device's memory
     images = [Images(artifact, model.name) for model in models]
     for reward in recipe.rewards:
@@ -127,29 +128,23 @@ def _make_images(
     artifact: Artifact,
     prompts: Sequence[Prompt],
     models: Sequence[Model],
-    contender: Contender,
+    candidate: Candidate,
 ) -> None:
     shards = range(math.ceil(len(prompts) / recipe.generate.shard_prompts))
     if all(artifact.has(shard_path(_images_folder(m.name), shard)) for m in models for shard in shards):
         return
-    if isinstance(contender.source, ImagesSection):
+    if isinstance(candidate.source, ImagesSection):
         for model in models:
-            take_given(recipe, artifact, prompts, _images_folder(model.name), contender.source)
+            take_given(recipe, artifact, prompts, _images_folder(model.name), candidate.source)
         return
-    family = contender.source(recipe)
+    family = candidate.source(recipe)
     check_size(recipe, family.image_size(recipe.generate), "this model makes")
     for model in models:
-        sample_images(
-            recipe,
-            family,
-            prompts,
-            artifact=artifact,
-            folder=_images_folder(model.name),
-            samples=recipe.evaluate.samples_per_prompt,
-            seed_key=model.seed_key,
-            keep_latents=False,
-            description=f"evaluate: {model.name} images",
-        )
+        key = (model.seed_key, recipe.seed)
+        description = f"evaluate: {model.name} images"
+        samples = recipe.evaluate.samples_per_prompt
+        request = ImageRequest(prompts, samples, recipe.generate, key, description)
+        sample_images(family, request, artifact, _images_folder(model.name))
 
 
 def _score(

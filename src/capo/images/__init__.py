@@ -6,7 +6,7 @@ layouts that `open_images` and other trainers read.
 """
 
 from capo.images.entries import Entry, ExchangeError, ImageSource, summary
-from capo.images.opening import images_identity, open_images
+from capo.images.opening import images_identity, images_inputs, open_images
 from capo.images.writing import WRITERS, Pair, PairWriter
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Pair",
     "PairWriter",
     "images_identity",
+    "images_inputs",
     "open_images",
     "summary",
 ]

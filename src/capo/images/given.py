@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from capo.engine.progress import progress
 from capo.images import ImageSource, open_images
 from capo.images.shard import sample_table
+from capo.images.shard_files import shard_path
 from capo.prompts import Prompt
 from capo.recipe import ImagesSection, Recipe
 from capo.rewards.preprocessing import decode_image
-from capo.sampling.generate import shard_path
 from capo.scoring.judging import check_size
 from capo.store.run_directory import Artifact
 

@@ -2,13 +2,14 @@
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from capo.images.digests import file_digests
 from capo.images.entries import ExchangeError, ImageSource
 from capo.images.folders import ImageFolder
 from capo.prompts import hub
 from capo.recipe import ImagesSection
+from capo.store.step import flatten
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -32,6 +33,13 @@ def open_images(section: ImagesSection) -> ImageSource:
         if files
         else ImageFolder(path, section.column)
     )
+
+
+def images_inputs(section: ImagesSection | None) -> dict[str, Any]:
+    """The part of a fingerprint that says which images an artifact is made from, if any."""
+    if section is None:
+        return {"images": None}
+    return flatten("images", section.results()) | {"images.content": images_identity(section)}
 
 
 def images_identity(section: ImagesSection) -> str:

@@ -19,12 +19,13 @@ from capo.engine.progress import progress, say
 from capo.images import Entry, ExchangeError, ImageSource, open_images
 from capo.images.disk_space import Space, check_space, image_space
 from capo.images.shard import latent_tensors, sample_table
+from capo.images.shard_files import conditioning_path, latents_path, shard_path
 from capo.prompts import Prompt
+from capo.prompts.table import read_prompts
 from capo.recipe import Recipe
 from capo.rewards.preprocessing import decode_image
-from capo.sampling.collect_prompts import read_prompts
-from capo.sampling.generate import conditioning_path, latents_path, shard_path
-from capo.store.run_directory import Artifact, Run
+from capo.store.run_directory import Artifact
+from capo.store.step import Job
 
 if TYPE_CHECKING:
     from capo.diffusion.family import Family
@@ -47,14 +48,15 @@ class Readable:
     label: float | None
 
 
-def take(recipe: Recipe, run: Run, artifact: Artifact) -> None:
+def take_samples(job: Job) -> None:
     """Fill `samples/` with the images of all prompts of the run, shard by shard.
 
     An image that cannot be read is left out and counted. Raises `ExchangeError` as soon as these
     are more than `pairs.max_skipped` of all.
     """
+    recipe, artifact = job.recipe, job.artifact
     assert recipe.images is not None
-    prompts = read_prompts(run)
+    prompts = read_prompts(job.run)
     source = open_images(recipe.images)
     entries = {entry.prompt.prompt_id: entry for entry in source.entries}
     size = recipe.generate.shard_prompts

@@ -26,7 +26,7 @@ def calibration_report(recipe: Recipe, run: "Run") -> "CalibrationReport":
     from capo.pairing.calibration_report import agreement, both_of_each, report
     from capo.pairing.columns import LABELS, read_columns, score_vector
     from capo.pairing.label import label_columns, label_samples
-    from capo.pairing.pair import choice, pair_samples
+    from capo.pairing.selecting import choice, pair_samples
     from capo.reporting.pair_table import PairTable
     from capo.scoring.score_table import read_scores
     from capo.store.run_directory import WorkspaceError

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from capo.images.shard_files import read_samples
 from capo.method import Comparison, PowerRatio
+from capo.prompts.table import read_prompts
 from capo.recipe import Recipe
 from capo.rewards import build_comparison, refuse_negative
-from capo.sampling.collect_prompts import read_prompts
-from capo.sampling.generate import read_samples
 from capo.scoring.score_table import check_missing, read_scores
 from capo.store.run_directory import Artifact, Run, WorkspaceError
 

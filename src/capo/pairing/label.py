@@ -13,34 +13,23 @@ import numpy as np
 
 from capo.engine.progress import progress
 from capo.engine.seeds import stable_seed
+from capo.images.shard_files import read_samples
 from capo.method import PowerRatio
 from capo.pairing.columns import LABELS, Columns
-from capo.pairing.pair import Pairs, pairs_summary, pairs_table
+from capo.pairing.selecting import Pairs, pairs_table
 from capo.prompts import Prompt
+from capo.prompts.table import read_prompts
 from capo.recipe import Recipe
 from capo.rewards import describe_comparison
-from capo.sampling.collect_prompts import read_prompts
-from capo.sampling.generate import read_samples
 from capo.scoring.score_table import decode_rows
 from capo.shapes.people import compare_at_random
 from capo.shapes.perception import perceive
 from capo.shapes.prompts import spec_of
 from capo.shapes.scenes import Scene
-from capo.store.run_directory import Artifact, Run
+from capo.store.run_directory import Run
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-def label(recipe: Recipe, run: Run, artifact: Artifact) -> None:
-    """Write `pairs.parquet`, a row a prompt: N // 2 disjoint pairs that one simulated person each compared.
-
-    Raises `ValueError` for prompts that do not say what must be seen, and images of another size than the
-    embedded world's.
-    """
-    table, pairs = label_samples(recipe, run)
-    artifact.write_table("pairs.parquet", table)
-    artifact.commit(pairs_summary(pairs, [LABELS]))
 
 
 def label_samples(recipe: Recipe, run: Run) -> "tuple[pa.Table, list[Pairs]]":

@@ -1,33 +1,58 @@
-"""The pool: the base's scores of the prompts of a further round, that it is calibrated against (Eq. 7).
+"""The base's scores of the prompts of a further round, which this round is calibrated against (Eq. 7).
 
     pool/REWARD.parquet    a row a sample of the base: prompt_id, sample, score, error and truncated
 
-They come from the round before, and stay here for the next: a round needs no other directory.
+They are copied from the round before, so that a round needs no other directory.
 """
 
+from typing import Any
+
 from capo.recipe import Recipe
-from capo.sampling.collect_prompts import read_prompts
-from capo.sampling.start import find_start
-from capo.store.run_directory import Artifact, Run, WorkspaceError
+from capo.store.step import Job, Step
 
 
-def pool(recipe: Recipe, run: Run, artifact: Artifact) -> None:
+def steps(recipe: Recipe) -> list[Step]:
+    """The artifact `pool`; none in a first round, and none where labels replace rewards."""
+    inputs = _inputs(recipe)
+    return [Step("pool", "prompts", inputs, ("prompts",), copy_pool)] if inputs else []
+
+
+def _inputs(recipe: Recipe) -> dict[str, Any]:
+    if recipe.start is None:
+        return {}
+    from capo.rewards import reward_inputs
+    from capo.sampling.start import find_start
+
+    start = find_start(recipe, recipe.start)
+    inputs: dict[str, Any] = {}
+    for reward in recipe.pairing_rewards:
+        source = reward_inputs(reward)
+        inputs |= source | {f"start.pool.{reward.name}": start.pool_identity(reward.name, source)}
+    return inputs
+
+
+def copy_pool(job: Job) -> None:
     """Fill `pool/`.
 
-    Raises `WorkspaceError` when the round before does not have all prompts of this one.
+    Raises `WorkspaceError` when the round before lacks a prompt of this one.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from capo.prompts.table import read_prompts
+    from capo.sampling.start import find_start
+    from capo.store.run_directory import WorkspaceError
+
+    recipe, artifact = job.recipe, job.artifact
     assert recipe.start is not None
     start = find_start(recipe, recipe.start)
     known = {prompt.prompt_id: prompt.text for prompt in read_prompts(start.run)}
-    prompts = read_prompts(run)
+    prompts = read_prompts(job.run)
     for prompt in prompts:
         if known.get(prompt.prompt_id) != prompt.text:
             raise WorkspaceError(
-                f"start.run: {start.run.path} has no samples of the prompt {prompt.text!r}; a round has the "
-                "prompts of the round before, or some of them: set prompts and seed likewise"
+                f"start.run: {start.run.path} has no samples of the prompt {prompt.text!r}; a further round "
+                "can only use prompts of the round before: set prompts and seed to those of that round"
             )
     ids, count = pa.array([prompt.prompt_id for prompt in prompts]), 0
     for reward in recipe.training_rewards:

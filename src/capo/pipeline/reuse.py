@@ -1,4 +1,4 @@
-"""Artifacts that another run has made already, from the very same inputs, are taken over from there."""
+"""Reusing artifacts that another run has made from the same inputs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ from capo.store.manifest import canonical, differences
 from capo.store.run_directory import Run
 
 
-def take_over(artifact: Artifact, inputs: Mapping[str, Any], donors: Sequence[Path], force: bool) -> bool:
-    """Whether one of the run directories `donors` has the artifact; then it is here too, and committed.
+def reuse(artifact: Artifact, inputs: Mapping[str, Any], donors: Sequence[Path], force: bool) -> bool:
+    """Commit the artifact from a run directory among `donors` that has it; whether there was one.
 
-    Its files are linked where the file system can, so they take no room twice; one whose files are
-    damaged is passed over. Its line of `timings.jsonl` comes along, and says where it is `shared` from.
+    Files are hard-linked where the file system allows it, so that they take no space twice. A donor whose
+    files are damaged is skipped. Its line of `timings.jsonl` is copied, with the donor as `shared`.
     """
     wanted = json.loads(canonical(inputs))
     for directory in donors:
@@ -27,10 +27,10 @@ def take_over(artifact: Artifact, inputs: Mapping[str, Any], donors: Sequence[Pa
         try:
             other.verify()
         except WorkspaceError as error:
-            say(f"{artifact.name}: not taken over from {directory}: {error}")
+            say(f"{artifact.name}: not reused from {directory}: {error}")
             continue
         artifact.adopt(other, force=force)
-        say(f"{artifact.name}: taken over from {directory}")
+        say(f"{artifact.name}: reused from {directory}")
         if timing := other.run.timings().get(artifact.name):
             artifact.run.record_timing(**timing | {"shared": str(directory)})
         return True

@@ -25,6 +25,7 @@ __all__ = [
     "collect_prompts",
     "load_prompts",
     "make_prompt",
+    "prompts_inputs",
     "source_identity",
 ]
 
@@ -79,6 +80,11 @@ def collect_prompts(section: PromptsSection, seed: int, field: str = PROMPTS) ->
         raise PromptsError(f"{section.source}: no prompt in it{kept_by}")
     kept = first.values() if section.count is None else _draw(first, wanted, seed)
     return [make_prompt(row.text, row.category, row.metadata) for row in kept], rows - len(first)
+
+
+def prompts_inputs(field: str, section: PromptsSection) -> dict[str, Any]:
+    """The part of a fingerprint that says which prompts the recipe's `field` reads."""
+    return {f"{field}.content": source_identity(section, field)}
 
 
 def source_identity(section: PromptsSection, field: str = PROMPTS) -> str | None:

@@ -375,6 +375,11 @@ class Recipe(Section):
     def training_rewards(self) -> tuple[RewardSection, ...]:
         return tuple(r for r in self.rewards if r.use == "train")
 
+    @property
+    def pairing_rewards(self) -> tuple[RewardSection, ...]:
+        """The rewards that decide the pairs: none where labels do."""
+        return () if self.pairs.selection == "labels" else self.training_rewards
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if problems := list(contradictions(self)):

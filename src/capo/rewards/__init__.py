@@ -17,6 +17,7 @@ from capo.rewards.registry import (
     declared_comparison,
     load_reward,
     reward_identity,
+    reward_inputs,
     settle_weights,
 )
 from capo.rewards.scoring import score_images
@@ -34,6 +35,7 @@ __all__ = [
     "load_reward",
     "refuse_negative",
     "reward_identity",
+    "reward_inputs",
     "score_images",
     "serve_stdio",
     "settle_weights",

@@ -32,7 +32,7 @@ def describe_reward(name: str) -> dict[str, Any]:
             raise unknown_reward(name, name)
         return _installed_values(name)
     entry = SHIPPED[name]
-    module = import_module(f"capo.rewards.{entry.architecture.partition(':')[0]}")
+    module = import_module(f"capo.rewards.models.{entry.architecture.partition(':')[0]}")
     options = {**architecture_options(entry), **entry.options}
     about = (module.__doc__ or "").strip()
     return {

@@ -39,6 +39,15 @@ def reward_identity(section: RewardSection) -> str:
     return _origin(section).identity()
 
 
+def reward_inputs(section: RewardSection) -> dict[str, Any]:
+    """The part of a fingerprint that says which reward gave the scores."""
+    return {
+        f"rewards.{section.name}.source": section.source or section.name,
+        f"rewards.{section.name}.checkpoint": section.checkpoint,
+        f"rewards.{section.name}.weights": reward_identity(section),
+    }
+
+
 def settle_weights(section: RewardSection) -> bool:
     """Learn at which commits its weights are on the Hub, before the first use on this machine.
 

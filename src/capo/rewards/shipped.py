@@ -105,7 +105,7 @@ def _architecture(shipped: Shipped) -> Any:
 def _named(place: str) -> Any:
     """What `module:name` is among the rewards."""
     module, _, name = place.partition(":")
-    return getattr(import_module(f"capo.rewards.{module}"), name)
+    return getattr(import_module(f"capo.rewards.models.{module}"), name)
 
 
 def _options(section: RewardSection, shipped: Shipped) -> dict[str, Any]:

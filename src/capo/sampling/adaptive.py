@@ -12,27 +12,30 @@ import torch
 
 from capo.engine import device as runtime
 from capo.images.shard import Shard, sample_table
+from capo.images.shard_files import read_samples
 from capo.method.settled import is_settled
-from capo.pairing.pair import choice, make_pairs
+from capo.pairing.selecting import choice, make_pairs
 from capo.recipe import Recipe
 from capo.rewards import Scored, build_comparison, refuse_negative
-from capo.sampling.generate import make_samples, read_samples
+from capo.sampling.generate import sample_prompts
 from capo.scoring import rater
-from capo.store.run_directory import Artifact, Run
+from capo.store.step import Job
 
 
-def adaptive(recipe: Recipe, run: Run, artifact: Artifact) -> None:
+def adaptive_samples(job: Job) -> None:
     """Fill `samples/` with as many images of each prompt of the run as `generate.adaptive` asks for.
 
-    Raises as the score stage for a reward that cannot score.
+    Raises what the score stage raises for a reward that cannot score.
     """
-    summary = make_samples(recipe, run, artifact, _Waves(recipe))
-    shards = read_samples(artifact, columns=["prompt_id"])
+    summary = sample_prompts(job, _Waves(job.recipe))
+    shards = read_samples(job.artifact, columns=["prompt_id"])
     counts = Counter(n for shard in shards for n in Counter(shard["prompt_id"].to_pylist()).values())
     made = sum(samples * prompts for samples, prompts in counts.items())
     by_samples = {str(samples): counts[samples] for samples in sorted(counts)}
     most = summary["samples"]
-    artifact.commit(summary | {"samples": made, "samples_at_most": most, "prompts_by_samples": by_samples})
+    job.artifact.commit(
+        summary | {"samples": made, "samples_at_most": most, "prompts_by_samples": by_samples}
+    )
 
 
 class _Waves:

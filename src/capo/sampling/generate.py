@@ -1,64 +1,85 @@
-"""The second stage: N images a prompt from the base model, and what training needs of them.
+"""Stage `generate`: N samples of every prompt, and what training needs of them.
 
-    samples/shard-00000.parquet                    a row a sample, ordered by prompt, then sample
-    samples/shard-00000.latents.safetensors        a row a sample
-    samples/shard-00000.conditioning.safetensors   a row a prompt
-    samples/unconditional.safetensors              one row
-
-An image has an address (run seed, round, prompt, sample) that fixes its initial noise, whatever
-else is generated beside it.
+The base model makes them (in a further round, the policy of the round before), either N of every prompt
+or as many as its pairs need; or they are images that exist already.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from capo.diffusion import load_family
-from capo.engine import device as runtime
-from capo.engine.progress import progress, say
-from capo.engine.seeds import initial_noise, stable_seed
-from capo.images.disk_space import Space, check_shard, check_space, image_space
-from capo.images.shard import Row, Shard, latent_tensors
-from capo.prompts import Prompt
-from capo.recipe import GenerateSection, Recipe, StartSection
-from capo.sampling.batching import in_batches
-from capo.sampling.collect_prompts import read_prompts
-from capo.sampling.image_writer import Finisher
-from capo.sampling.start import find_start
-from capo.store.run_directory import Artifact, Run, WorkspaceError
+from capo.recipe import GenerateSection, Recipe
+from capo.store.step import Job, Step, flatten
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    from torch import Tensor
-
     from capo.diffusion.family import Family
-
-UNCONDITIONAL = "unconditional.safetensors"
-
-Waves = Callable[[Shard], Iterable[list[tuple[int, int]]]]
-"""Of a shard, what is made one after the other: places of prompts in it, each with a sample's number."""
+    from capo.sampling.sampler import Waves
 
 
-def generate(recipe: Recipe, run: Run, artifact: Artifact) -> None:
-    """Fill `samples/` for all prompts of the run, in a further round by the policy it starts from."""
-    artifact.commit(make_samples(recipe, run, artifact))
+def steps(recipe: Recipe) -> list[Step]:
+    """The artifact `samples`."""
+    from capo.diffusion import model_inputs
+    from capo.images import images_inputs
+    from capo.sampling.start import policy_inputs
+
+    inputs = model_inputs(recipe.model) | flatten("generate", recipe.generate.results())
+    inputs |= images_inputs(recipe.images) | {"seed": recipe.seed} | policy_inputs(recipe)
+    return [Step("samples", "generate", inputs | _adaptive_inputs(recipe), ("prompts",), make_samples)]
 
 
-def make_samples(
-    recipe: Recipe, run: Run, artifact: Artifact, waves: Waves | None = None
-) -> dict[str, object]:
-    """Fill `samples/` without committing it; returns its summary, as of all samples of every prompt."""
-    prompts = read_prompts(run)
-    family = load_family(recipe.model, runtime.device(recipe.engine))
+def sampling_inputs(section: GenerateSection) -> dict[str, Any]:
+    """The part of a fingerprint that says how images are sampled, whatever their number."""
+    numbers = ("generate.samples_per_prompt", "generate.adaptive")
+    inputs = flatten("generate", section.results())
+    return {name: value for name, value in inputs.items() if not name.startswith(numbers)}
+
+
+def _adaptive_inputs(recipe: Recipe) -> dict[str, Any]:
+    """What decides when a prompt has enough samples: the rewards, and how they make pairs."""
+    if recipe.generate.adaptive is None:
+        return {}
+    from capo.pairing.pair import pair_inputs
+    from capo.rewards import reward_inputs
+
+    irrelevant = ("pairs.min_margin", "pairs.max_skipped")
+    inputs = {name: value for name, value in pair_inputs(recipe).items() if name not in irrelevant}
+    for reward in recipe.training_rewards:
+        inputs |= reward_inputs(reward)
+    return inputs
+
+
+def make_samples(job: Job) -> None:
+    """Fill `samples/` for all prompts of the run."""
+    if job.recipe.images is not None:
+        from capo.images.take import take_samples
+
+        take_samples(job)
+    elif job.recipe.generate.adaptive is not None:
+        from capo.sampling.adaptive import adaptive_samples
+
+        adaptive_samples(job)
+    else:
+        job.artifact.commit(sample_prompts(job))
+
+
+def sample_prompts(job: Job, waves: "Waves | None" = None) -> dict[str, Any]:
+    """Fill `samples/` without committing it; returns its summary, counting all N samples of every prompt."""
+    from capo.diffusion import load_family
+    from capo.diffusion.policy import load_policy
+    from capo.engine.device import device
+    from capo.prompts.table import read_prompts
+    from capo.sampling.sampler import ImageRequest, sample_images
+    from capo.sampling.start import find_start
+
+    recipe, seed = job.recipe, job.recipe.seed
+    prompts = read_prompts(job.run)
+    family = load_family(recipe.model, device(recipe.engine))
     _check_later_shards(recipe, family)
     if recipe.start is not None:
-        recipe = _go_on(recipe, recipe.start, family)
+        start = find_start(recipe, recipe.start)
+        load_policy(family, start.policy.folder)
+        seed = start.seed(seed)
     samples = recipe.generate.samples_per_prompt
-    sample_images(
-        recipe, family, prompts, artifact=artifact, folder="", samples=samples,
-        seed_key="sample", keep_latents=True, description="generate", waves=waves,
-    )  # fmt: skip
+    request = ImageRequest(prompts, samples, recipe.generate, ("sample", seed), "generate", keep_latents=True)
+    sample_images(family, request, job.artifact, waves=waves)
     return {
         "prompts": len(prompts),
         "samples": len(prompts) * samples,
@@ -66,173 +87,14 @@ def make_samples(
     }
 
 
-def _go_on(recipe: Recipe, section: StartSection, family: "Family") -> Recipe:
-    """Turn `family` into the policy of the round before; the recipe, with the seed of this round."""
-    from capo.diffusion.policy import load_policy
-
-    start = find_start(recipe, section)
-    load_policy(family, start.policy.folder)
-    return recipe.model_copy(update={"seed": start.seed(recipe.seed)})
-
-
-def sample_images(
-    recipe: Recipe,
-    family: "Family",
-    prompts: Sequence[Prompt],
-    *,
-    artifact: Artifact,
-    folder: str,
-    samples: int,
-    seed_key: str,
-    keep_latents: bool,
-    description: str,
-    waves: Waves | None = None,
-) -> None:
-    """Write `samples` images of each prompt into shards in `folder`, those that are not there yet.
-
-    Or fewer of some prompts, where `waves` says of a shard what to make next; each of them is made
-    before the next is asked for.
-
-    The noise of an image is that of `stable_seed(seed_key, recipe.seed, prompt_id, sample)`.
-    `keep_latents` keeps the latents too, and the conditioning: all that training reads. Raises, before
-    anything is made, `WorkspaceError` when the disk is clearly too small, and `ValueError` when a shard
-    would be too large to be read back.
-    """
-    settings = recipe.generate
-    size = settings.shard_prompts
-    shards = dict(enumerate(prompts[start : start + size] for start in range(0, len(prompts), size)))
-    missing = {n: part for n, part in shards.items() if not artifact.has(shard_path(folder, n))}
-    count = sum(map(len, missing.values()))
-    with progress(description, total=len(prompts), unit="prompts") as bar:
-        bar.advance(len(prompts) - count, resumed=True)
-        if not missing:
-            return
-        check_shard(max(map(len, missing.values())), _image_bytes(family, samples, settings))
-        space = check_space(_forecast(family, count, samples, settings, keep_latents), artifact.folder)
-        unconditional = family.unconditional()
-        if keep_latents:
-            say(f"{description}: {space}")
-            artifact.write_tensors(_inside(folder, UNCONDITIONAL), unconditional)
-
-        def write(shard: Shard) -> None:
-            if keep_latents:
-                tensors = latent_tensors([shard.all_latents()], family.dtype)
-                artifact.write_tensors(latents_path(folder, shard.number), tensors)
-            # The last of its files: the table says that the shard is complete.
-            artifact.write_table(shard_path(folder, shard.number), shard.table())
-
-        key = seed_key, recipe.seed
-        with Finisher(family, settings.image_format) as finisher:
-            before: Shard | None = None  # sampled, with its last images being finished meanwhile
-            for number, part in missing.items():
-                conditioning = family.encode([p.text for p in part])
-                if keep_latents:
-                    artifact.write_tensors(conditioning_path(folder, number), conditioning)
-                shard, whole = Shard(number, part), 0
-                for wave in _all_at_once(shard, samples) if waves is None else waves(shard):
-                    rows = [Row(p, n, stable_seed(*key, part[p].prompt_id, n)) for p, n in wave]
-                    given = conditioning, unconditional
-                    for some, latents in _sample(family, rows, *given, settings, finisher.sampling):
-                        shard.add(some, latents, finisher.submit(latents))
-                        last = sum(row.sample == samples - 1 for row in some)
-                        bar.advance(last)
-                        whole += last
-                        if before is not None:
-                            write(before)
-                            before = None
-                bar.advance(len(part) - whole)
-                before = shard
-            if before is not None:
-                write(before)
-
-
-def read_samples(
-    artifact: Artifact, folder: str = "", columns: list[str] | None = None
-) -> Iterator["pa.Table"]:
-    """The shards in `folder`, one by one and in order; raises `WorkspaceError` when there is none."""
-    shard = 0
-    while artifact.has(shard_path(folder, shard)):
-        yield artifact.read_table(shard_path(folder, shard), columns)
-        shard += 1
-    if shard == 0:
-        raise WorkspaceError(f"{artifact.folder / folder}: no images; run the stage that makes them")
-
-
-def shard_path(folder: str, shard: int) -> str:
-    return _inside(folder, f"shard-{shard:05d}.parquet")
-
-
-def latents_path(folder: str, shard: int) -> str:
-    return _inside(folder, f"shard-{shard:05d}.latents.safetensors")
-
-
-def conditioning_path(folder: str, shard: int) -> str:
-    return _inside(folder, f"shard-{shard:05d}.conditioning.safetensors")
-
-
-def _inside(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
-
-
-def _all_at_once(shard: Shard, samples: int) -> list[list[tuple[int, int]]]:
-    return [[(prompt, sample) for prompt in range(len(shard.prompts)) for sample in range(samples)]]
-
-
-def _sample(
-    family: "Family",
-    rows: Sequence[Row],
-    conditioning: "dict[str, Tensor]",
-    unconditional: "dict[str, Tensor]",
-    settings: GenerateSection,
-    sampling: AbstractContextManager[object],
-) -> "Iterator[tuple[Sequence[Row], Tensor]]":
-    """Rows of a shard with their latents [B, C, H, W] on the CPU, in batches across its prompts."""
-    import torch
-
-    shape = family.latent_shape(settings)
-
-    def sample(batch: range) -> "Tensor":
-        prompts = torch.tensor([rows[n].prompt for n in batch])
-        noise = torch.stack([initial_noise(rows[n].seed, shape) for n in batch])
-        given = {name: tensor[prompts] for name, tensor in conditioning.items()}
-        with sampling:
-            latents = family.sample(given, unconditional, noise, settings).cpu()
-        if not latents.isfinite().all():
-            raise ValueError("sampling gave latents that are not finite: model.dtype may be too narrow")
-        return latents
-
-    made = 0
-    for latents in in_batches(len(rows), family, settings, sample):
-        yield rows[made : made + len(latents)], latents
-        made += len(latents)
-
-
 def _check_later_shards(recipe: Recipe, family: "Family") -> None:
-    """Refuse now what validation and evaluation would: another `shard_prompts` makes the samples again."""
+    """Reject now what validation and evaluation would: another `shard_prompts` makes the samples again."""
+    from capo.images.disk_space import check_shard
+    from capo.sampling.sampler import image_bytes
+
     later = [(recipe.evaluate.prompts, recipe.evaluate.samples_per_prompt)]
     if recipe.train.validation_prompts is not None:
         later.append((recipe.train.validation_prompts, recipe.train.validation_samples))
     most = recipe.generate.shard_prompts
     for section, samples in later:
-        check_shard(min(section.count or most, most), _image_bytes(family, samples, recipe.generate))
-
-
-def _image_bytes(family: "Family", images: int, settings: GenerateSection) -> float:
-    """What so many images take on the disk, roughly."""
-    return image_space(images, math.prod(family.image_size(settings)), settings.image_format)
-
-
-def _forecast(
-    family: "Family", prompts: int, samples: int, settings: GenerateSection, keep_latents: bool
-) -> Space:
-    """What `samples` images of so many prompts take on the disk."""
-    rows = prompts * samples
-    images = _image_bytes(family, rows, settings)
-    if not keep_latents:
-        return Space(images)
-    conditioning = family.encode([""])  # of one size, whatever the prompt
-    return Space(
-        images,
-        latents=rows * math.prod(family.latent_shape(settings)) * family.dtype.itemsize,
-        conditioning=prompts * sum(tensor.nbytes for tensor in conditioning.values()),
-    )
+        check_shard(min(section.count or most, most), image_bytes(family, samples, recipe.generate))

@@ -72,6 +72,13 @@ class Start:
         return self.run.artifact("pool" if self._kept else f"scores/{reward}")
 
 
+def policy_inputs(recipe: Recipe) -> dict[str, Any]:
+    """The part of a fingerprint that says which policy a further round starts from."""
+    if recipe.start is None:
+        return {}
+    return {"start.policy": find_start(recipe, recipe.start).policy.identity}
+
+
 def find_start(recipe: Recipe, section: StartSection) -> Start:
     """What `section` of `recipe` names.
 

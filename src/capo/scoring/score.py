@@ -1,137 +1,24 @@
-"""The score stage: every sample by every reward.
+"""Stage `score`: every sample scored by every reward."""
 
-The shards of samples are passed through once, each image decoded for all rewards together, while
-the next shard is read in the background. Where not all models fit into the device's memory side by
-side, there is a pass for each set that does.
-"""
-
-import gc
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
-from typing import TYPE_CHECKING
-
-from capo.engine import device as runtime
-from capo.engine.prefetch import prefetched
-from capo.engine.progress import progress, say
-from capo.images.shard import kept_columns
-from capo.recipe import Recipe, RewardSection
-from capo.rewards import SHIPPED, Scored
-from capo.rewards.protocol import MemoryShortError
-from capo.sampling.collect_prompts import read_prompts
-from capo.scoring.rater import Shard
-from capo.scoring.scorer import Scorer
-from capo.store.run_directory import Artifact, Run
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-WEIGHTS_SHARE = 0.5
-"""Of the memory that is free, for models side by side; the rest is for what they compute."""
-
-BYTES_A_MILLION = 4e6
-"""Of parameters, in float32."""
+from capo.recipe import Recipe
+from capo.store.step import Job, Step
 
 
-def score(recipe: Recipe, run: Run, work: Sequence[tuple[Artifact, RewardSection]]) -> list[float]:
-    """Write a shard of raw scores for every shard of samples, into the artifact of each reward.
+def steps(recipe: Recipe) -> list[Step]:
+    """One artifact per reward, `scores/NAME`; one pass over the images fills all of them."""
+    from capo.rewards import reward_inputs
 
-    A shard in which scores are missing is scored again when the stage starts again. Raises
-    `RewardError` as soon as a reward has no score for more than `pairs.max_skipped` of all samples.
-    Returns the seconds that each reward took.
-    """
-    started = time.monotonic()
-    samples = run.artifact("samples")
-    texts = {prompt.prompt_id: prompt.text for prompt in read_prompts(run)}
-    scorers = [
-        Scorer(recipe, artifact, section, texts, samples.summary["samples"]) for artifact, section in work
+    return [
+        Step(f"scores/{reward.name}", "score", reward_inputs(reward), ("samples",), make_scores)
+        for reward in recipe.rewards
     ]
-    for together in _side_by_side(recipe, scorers):
-        if not _passed(samples, texts, together):
-            # Only here is what the failed attempt had on the device held by nothing, its error included.
-            for scorer in together:
-                scorer.restart()
-            _free_memory()
-            for scorer in together:
-                _pass(samples, texts, [scorer])
-    own = [scorer.seconds for scorer in scorers]
-    shared = (time.monotonic() - started - sum(own)) / len(scorers)
-    return [seconds + shared for seconds in own]
 
 
-def _side_by_side(recipe: Recipe, scorers: Sequence[Scorer]) -> Iterator[list[Scorer]]:
-    """The rewards in their order, as many together as their weights leave memory for; one at least."""
-    room = WEIGHTS_SHARE * runtime.free_memory(recipe.engine)
-    together: list[Scorer] = []
-    taken = 0.0
-    for scorer in scorers:
-        size = _weights(scorer.section)
-        if together and taken + size > room:
-            yield together
-            together, taken = [], 0.0
-        together.append(scorer)
-        taken += size
-    yield together
+def make_scores(job: Job) -> None:
+    """Write a shard of raw scores for every shard of samples, into the artifact of each reward."""
+    from capo.scoring.passes import score_samples
 
-
-def _weights(reward: RewardSection) -> float:
-    """Bytes of a shipped reward's weights; 0 for what is of unknown size, or runs in another process."""
-    source = reward.source or reward.name
-    if reward.command or reward.url or source not in SHIPPED:
-        return 0.0
-    return BYTES_A_MILLION * SHIPPED[source].parameters
-
-
-def _passed(samples: Artifact, texts: Mapping[str, str], scorers: Sequence[Scorer]) -> bool:
-    """Score by several rewards together; whether the device had memory enough."""
-    try:
-        _pass(samples, texts, scorers)
-    except MemoryShortError as error:
-        if len(scorers) == 1:
-            raise
-        say(f"{error}; going on with one model after another")
-        return False
-    return True
-
-
-def _pass(samples: Artifact, texts: Mapping[str, str], scorers: Sequence[Scorer]) -> None:
-    """Score what is not scored yet, and commit the artifacts."""
-    names = [name for name in samples.files() if name.endswith(".parquet")]
-    total = samples.summary["samples"]
-    with ExitStack() as stack:
-        bars = [stack.enter_context(progress(f"score {s.section.name}", total, "images")) for s in scorers]
-        prepare = partial(_prepare, samples, texts, scorers)
-        for name, shard, found in stack.enter_context(prefetched(prepare, names, ahead=1)):
-            for scorer, bar, each in zip(scorers, bars, found, strict=True):
-                if isinstance(each, list):
-                    assert shard is not None
-                    scorer.score(name, shard, each)
-                else:
-                    scorer.take(each)
-                bar.advance(len(each), resumed=not isinstance(each, list) or None not in each)
-    for scorer in scorers:
-        scorer.commit()
-        scorer.release()
-    _free_memory()
-
-
-def _free_memory() -> None:
-    gc.collect()
-    runtime.release_memory()
-
-
-def _prepare(
-    samples: Artifact, texts: Mapping[str, str], scorers: Sequence[Scorer], name: str
-) -> "tuple[str, Shard | None, list[pa.Table | list[Scored | None]]]":
-    """A shard, its name first; for each reward its scores, or row by row what earlier runs knew."""
-    there = [scorer.finished(name) for scorer in scorers]
-    if all(table is not None for table in there):
-        return name, None, list(there)
-    kept = kept_columns(scorer.section.name for scorer in scorers)
-    rows = samples.read_table(name, columns=["prompt_id", "sample", "image", *kept])
-    shard = Shard(rows, [texts[prompt_id] for prompt_id in rows["prompt_id"].to_pylist()])
-    found = [s.known(shard) if table is None else table for s, table in zip(scorers, there, strict=True)]
-    if any(isinstance(each, list) and None in each for each in found):
-        _ = shard.images  # decoded here, while the shard before is scored
-    return name, shard, found
+    rewards = {f"scores/{reward.name}": reward for reward in job.recipe.rewards}
+    work = [(artifact, rewards[artifact.name]) for artifact in job.artifacts]
+    for artifact, seconds in zip(job.artifacts, score_samples(job.recipe, job.run, work), strict=True):
+        job.seconds[artifact.name] = seconds

@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
+from capo import pipeline
 from capo.diffusion.saved import find_policy
 from capo.engine.launch import LaunchError, processes
 from capo.engine.progress import say
-from capo.pipeline import run as pipeline
 from capo.soups.merge import SoupSettings, soup
 from capo.store import atomic as durable
 from capo.store.manifest import pretty

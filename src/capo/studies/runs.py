@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from capo import pipeline
 from capo.diffusion.saved import find_policy, is_policy
-from capo.pipeline import run as pipeline
 from capo.pipeline.graph import steps_of
 from capo.recipe import Recipe
 from capo.store.atomic import WorkspaceError
@@ -170,7 +170,7 @@ def _first_steps(recipe: Recipe) -> list[Any]:
     """What each artifact is made from, as if it were a first round: the rounds before are told apart."""
     steps = steps_of(recipe.model_copy(update={"start": None}))
     reference = None if recipe.start is None else recipe.start.reference
-    return [reference, *([s.artifact, s.fields] for s in steps if s.artifact != "report")]
+    return [reference, *([s.artifact, s.inputs] for s in steps if s.artifact != "report")]
 
 
 def artifact_keys(run: StudyRun) -> dict[str, str]:
@@ -184,7 +184,7 @@ def artifact_keys(run: StudyRun) -> dict[str, str]:
     for step in steps_of(recipe):
         above = [made[name] for name in step.upstream]
         own = [run.made_from] if run.before and step.artifact not in OF_THE_BASE else []
-        made[step.artifact] = _digest([step.artifact, step.fields, above, *own])
+        made[step.artifact] = _digest([step.artifact, step.inputs, above, *own])
     if run.row.soup:
         return {"baseline": made["baseline"], "evaluate": _digest([run.made_from, made["baseline"]])}
     return {name: key for name, key in made.items() if name != "report"}

@@ -1,143 +1,77 @@
-"""The train stage: fine-tune the denoiser on the pairs, and keep the best policy.
+"""Stage `train`: fine-tune the model on the pairs, watching it on validation prompts.
 
-A run that is interrupted goes on from its newest checkpoint and ends with the same bytes as one
-that was not.
+validation   images of the base on the validation prompts, and their scores
+train        checkpoints, metrics, validations of the policy, and the best policy
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from capo.diffusion import checkpoint_identity, load_family
-from capo.diffusion.family import Family
-from capo.diffusion.policy import Policy
-from capo.engine import device as runtime
-from capo.engine.progress import say
-from capo.engine.ranks import Group
-from capo.images.disk_space import size
 from capo.recipe import Recipe
-from capo.sampling.start import Start, find_start
-from capo.store.run_directory import Artifact, Run
-from capo.training.batches import Batch, Batches
-from capo.training.checkpoint import Checkpoints
-from capo.training.data import PromptPairs, Samples, read_pairs
-from capo.training.log import Board, Log, best_row
-from capo.training.loop import Loop
-from capo.training.policy_card import model_card
-from capo.training.rollback import RollBacks
-from capo.training.step import Trainer
-from capo.training.validation import Validation
+from capo.sampling.generate import sampling_inputs
+from capo.store.step import Job, Step, flatten
 
 
-def train(recipe: Recipe, run: Run, artifact: Artifact) -> None:
-    """Fill `train/`: checkpoints, metrics, validations, and `best/` in diffusers' own format.
+def steps(recipe: Recipe) -> list[Step]:
+    """The artifacts `validation`, where the recipe has validation prompts, and `train`."""
+    from capo.diffusion import model_inputs
+    from capo.sampling.start import policy_inputs
 
-    Raises `TrainingDiverged` for a loss or gradient that is not finite, and when errors or margins
-    run away.
+    model, seed = model_inputs(recipe.model), {"seed": recipe.seed}
+    sampling = model | sampling_inputs(recipe.generate) | seed
+    inputs = model | flatten("generate", recipe.generate.results()) | seed
+    inputs |= policy_inputs(recipe) | _train_inputs(recipe)
+    return [
+        *_validation_steps(recipe, sampling),
+        Step("train", "train", inputs, ("samples", "pairs"), train),
+    ]
+
+
+def _train_inputs(recipe: Recipe) -> dict[str, Any]:
+    inputs = flatten("train", recipe.train.results()) | {"pairs.min_margin": recipe.pairs.min_margin}
+    if recipe.start is not None:
+        inputs["start.reference"] = recipe.start.reference
+    if recipe.train.validation_prompts is not None:
+        inputs |= _validated_by(recipe)
+        for reward in recipe.rewards:
+            inputs[f"rewards.{reward.name}.use"] = reward.use
+    return inputs
+
+
+def _validation_steps(recipe: Recipe, sampling: dict[str, Any]) -> list[Step]:
+    section = recipe.train
+    if section.validation_prompts is None:
+        return []
+    inputs = flatten("train.validation_prompts", section.validation_prompts.results()) | _validated_by(recipe)
+    inputs["train.validation_samples"] = section.validation_samples
+    if recipe.model.dtype != "float32":  # training may widen the weights that it samples from
+        inputs |= {"train.adaptation": section.adaptation, "train.dtype": section.dtype}
+    return [Step("validation", "train", sampling | inputs, (), make_validation, needed_by="train")]
+
+
+def _validated_by(recipe: Recipe) -> dict[str, Any]:
+    """The validation prompts and all rewards: held-out ones are watched too."""
+    from capo.prompts import prompts_inputs
+    from capo.rewards import reward_inputs
+
+    assert recipe.train.validation_prompts is not None
+    inputs = prompts_inputs("train.validation_prompts", recipe.train.validation_prompts)
+    for reward in recipe.rewards:
+        inputs |= reward_inputs(reward)
+    return inputs
+
+
+def make_validation(job: Job) -> None:
+    """Fill `validation/`: the half of validation that does not depend on training."""
+    from capo.training.validation import validate_base
+
+    validate_base(job.recipe, job.artifact)
+
+
+def train(job: Job) -> None:
+    """Fill `train/`: checkpoints, metrics, validations, and `best/` in the layout of diffusers.
+
+    Raises `TrainingDiverged` for a loss or gradient that is not finite, and when errors or margins run away.
     """
-    section, group = recipe.train, Group()
-    group.wait()  # for the leading process to have begun the artifact
-    family = load_family(recipe.model, runtime.device(recipe.engine))
-    prompts, counts = read_pairs(run.artifact("pairs"), least_margin(recipe))
-    if counts.dropped:
-        say(f"train: {counts.dropped} prompts dropped, whose pairs all have too small a margin")
-    before = None if recipe.start is None else find_start(recipe, recipe.start)
-    make_batch = _batches(recipe, run, family, prompts, before)
-    policy = _policy(recipe, family, before)
-    trainer = Trainer(family, policy, section)
-    reference = {
-        "checkpoint": checkpoint_identity(recipe.model.checkpoint, recipe.model.revision),
-        "weights": policy.reference_digest(),
-        **({} if before is None else {"start": before.policy.identity}),
-    }
-    checkpoints = Checkpoints(artifact, trainer, reference)
-    start = checkpoints.restore()
-    board = Board(run.path / "tensorboard", start + 1) if section.tensorboard and group.leads else None
-    loop = Loop(
-        section=section,
-        trainer=trainer,
-        make_batch=make_batch,
-        checkpoints=checkpoints,
-        metrics=Log(artifact, "metrics.jsonl", board),
-        validations=Log(artifact, "validation.jsonl", board),
-        roll_backs=RollBacks(artifact),
-        validate=None
-        if section.validation_prompts is None
-        else Validation(recipe, run, family, artifact).run,
-    )
-    group.wait()  # until all have read what the leading process will now change
-    with nullcontext() if board is None else closing(board):
-        last = loop.run(start)
-    told = {} if before is None else {"round": before.round}
-    best = _export(recipe, run, artifact, loop, last, reference, family.left_out, told)
-    loop.prune(over=True)
-    ended = {} if loop.ended is None else {"ended": loop.ended}
-    summary = {"steps": last, **best, **told, "roll_backs": len(loop.roll_backs), **ended}
-    plain = {"left_out": family.left_out, "sampler": family.process.sampler_changes(recipe.generate)}
-    artifact.commit({**summary, "prompts": asdict(counts), "plain_diffusers": plain})
+    from capo.training.fine_tune import fine_tune
 
-
-def least_margin(recipe: Recipe) -> float | None:
-    """The ΔR that a pair must exceed: DPO and IPO would learn pairs of ΔR <= 0 the wrong way round."""
-    if recipe.pairs.min_margin is not None:
-        return recipe.pairs.min_margin
-    return None if recipe.train.objective == "capo" else 0.0
-
-
-def _policy(recipe: Recipe, family: Family, before: Start | None) -> Policy:
-    if before is None:
-        return Policy(family, recipe.train, recipe.seed)
-    return Policy(family, recipe.train, recipe.seed, before.policy.folder, before.reference)
-
-
-def _batches(
-    recipe: Recipe, run: Run, family: Family, prompts: list[PromptPairs], before: Start | None
-) -> Callable[[int], Batch]:
-    """From a step to its batch; says what that reads."""
-    samples = Samples(run.artifact("samples"))
-    latents, conditioning = samples.forecast(prompt.prompt_id for prompt in prompts)
-    say(f"train: reads {size(latents)} of latents and {size(conditioning)} of conditioning from disk")
-    share = Group().share(recipe.train.global_batch_size)
-    seed = recipe.seed if before is None else before.seed(recipe.seed)
-    batches = Batches(prompts, samples, family.process, recipe.train, seed, share)
-    if family.device.type == "cuda":
-        return lambda step: batches.batch(step).pinned()
-    return batches.batch
-
-
-def _export(
-    recipe: Recipe,
-    run: Run,
-    artifact: Artifact,
-    loop: Loop,
-    last: int,
-    reference: dict[str, str],
-    left_out: list[str],
-    told: dict[str, int],
-) -> dict[str, Any]:
-    """Write the best policy to `best/`; returns its step and win-rate (None without validation)."""
-    step = loop.best_step(last)
-    if step != last:
-        loop.checkpoints.load(step)
-    best = best_row(loop.validations.rows)
-    record = {
-        "step": step,
-        "win_rate": None if best is None else best["win_rate"],
-        "base": reference["checkpoint"],
-        "model": recipe.model.results(),
-        **({"left_out": left_out} if left_out else {}),
-        **told,
-    }
-    data = {name: run.artifact(name).digest for name in ("samples", "pairs")}
-    # All take part where the policy is spread over them; one writes.
-    leads = Group().leads
-    place: AbstractContextManager[Path | None] = artifact.write_directory("best") if leads else nullcontext()
-    with place as folder:
-        with loop.trainer.averaged():
-            loop.trainer.policy.save(folder, record)
-        if folder is not None:
-            card = model_card(recipe, step, best, reference, data, left_out)
-            (folder / "README.md").write_text(card, encoding="utf-8")
-    return {"best_step": record["step"], "best_win_rate": record["win_rate"]}
+    fine_tune(job.recipe, job.run, job.artifact)

@@ -20,10 +20,11 @@ from capo.diffusion import load_family
 from capo.diffusion.family import Family
 from capo.diffusion.policy import widen
 from capo.engine import device as runtime
+from capo.images.shard_files import read_samples
 from capo.pairing.columns import score_matrix
 from capo.prompts import Prompt, load_prompts
 from capo.recipe import Recipe, RewardSection
-from capo.sampling.generate import read_samples, sample_images
+from capo.sampling.sampler import ImageRequest, sample_images
 from capo.scoring.judging import check_size, tells_what_to_see, verdicts
 from capo.scoring.prompt_win_rates import present, prompt_error, prompt_win_rates
 from capo.scoring.rater import Rater
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 KEYS = ["prompt_id", "sample", "image"]
 
 
-def validation(recipe: Recipe, run: Run, artifact: Artifact) -> None:
+def validate_base(recipe: Recipe, artifact: Artifact) -> None:
     """Fill `validation/`: images of the base model and their scores, which no training has a part in."""
     prompts = validation_prompts(recipe)
     base = Shown(recipe, prompts, artifact, "base")
@@ -130,17 +131,9 @@ class Shown:
         """Make those images that are not there."""
         if self.judged:
             check_size(self.recipe, family.image_size(self.recipe.generate), "this model makes")
-        sample_images(
-            self.recipe,
-            family,
-            self.prompts,
-            artifact=self.artifact,
-            folder=self.folder,
-            samples=self.recipe.train.validation_samples,
-            seed_key="validation",
-            keep_latents=False,
-            description=description,
-        )
+        samples, key = self.recipe.train.validation_samples, ("validation", self.recipe.seed)
+        request = ImageRequest(self.prompts, samples, self.recipe.generate, key, description)
+        sample_images(family, request, self.artifact, self.folder)
 
     def _score(self, reward: RewardSection) -> "pa.Table":
         import pyarrow as pa

@@ -13,7 +13,7 @@ from capo.diffusion.family import Family
 from capo.engine.seeds import initial_noise
 from capo.images.shard import ENCODINGS, encode_image
 from capo.recipe import GenerateSection, Recipe
-from capo.sampling.generate import sample_images
+from capo.sampling.sampler import ImageRequest, sample_images
 from capo.store.run_directory import Run
 
 
@@ -46,11 +46,10 @@ def _stage(subject: Subject, recipe: Recipe) -> Iterator[Work]:
     with Run.open(subject.folder / "run", recipe) as run:
         artifact = run.artifact("samples")
         artifact.begin({}, force=True)
-        yield lambda: sample_images(
-            recipe, family, prompt, artifact=artifact, folder=f"{recipe.generate.batch_size}-{next(folders)}",
-            samples=recipe.generate.samples_per_prompt, seed_key="sample", keep_latents=True,
-            description="generate",
-        )  # fmt: skip
+        samples, key = recipe.generate.samples_per_prompt, ("sample", recipe.seed)
+        request = ImageRequest(prompt, samples, recipe.generate, key, "generate", keep_latents=True)
+        batch = recipe.generate.batch_size
+        yield lambda: sample_images(family, request, artifact, f"{batch}-{next(folders)}")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from capo.cost.bench.measure import Row, Work, measure
 from capo.cost.bench.subject import Subject, changed, prompts
 from capo.diffusion import load_family
 from capo.diffusion.random_weights import random_weights
-from capo.pairing.pair import choice, make_pairs
+from capo.pairing.selecting import choice, make_pairs
 from capo.recipe import RewardSection
 from capo.rewards import build_comparison, load_reward, score_images
 

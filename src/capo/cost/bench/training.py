@@ -16,9 +16,10 @@ from capo.diffusion.adapter import add_adapter
 from capo.diffusion.policy import Policy
 from capo.diffusion.random_weights import random_weights
 from capo.engine.prefetch import prefetched
+from capo.images.shard_files import read_samples
 from capo.prompts import Prompt
 from capo.recipe import Recipe
-from capo.sampling.generate import read_samples, sample_images
+from capo.sampling.sampler import ImageRequest, sample_images
 from capo.store.run_directory import Artifact, Run
 from capo.training.batches import Batches
 from capo.training.data import PromptPairs, Samples
@@ -106,10 +107,10 @@ def training_data(subject: Subject, recipe: Recipe, count: int) -> Iterator[Data
     with Run.open(subject.folder / "run", recipe) as run:
         data = Data(prompts(count), run.artifact("samples"))
         data.artifact.begin({})
-        sample_images(
-            recipe, load_family(recipe.model, subject.device), data.prompts, artifact=data.artifact,
-            folder="", samples=2, seed_key="sample", keep_latents=True, description="images to train on",
-        )  # fmt: skip
+        request = ImageRequest(
+            data.prompts, 2, recipe.generate, ("sample", recipe.seed), "images to train on", keep_latents=True
+        )
+        sample_images(load_family(recipe.model, subject.device), request, data.artifact)
         data.artifact.commit()
         yield data
 

@@ -1,0 +1,45 @@
+"""Where the files of a shard lie in an artifact, and reading its tables.
+
+FOLDER/shard-00000.parquet                    a row a sample, ordered by prompt, then sample
+FOLDER/shard-00000.latents.safetensors        a row a sample
+FOLDER/shard-00000.conditioning.safetensors   a row a prompt
+FOLDER/unconditional.safetensors              one row
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from capo.store.run_directory import Artifact, WorkspaceError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+UNCONDITIONAL = "unconditional.safetensors"
+
+
+def read_samples(
+    artifact: Artifact, folder: str = "", columns: list[str] | None = None
+) -> Iterator["pa.Table"]:
+    """The shards in `folder`, one by one and in order; raises `WorkspaceError` when there is none."""
+    shard = 0
+    while artifact.has(shard_path(folder, shard)):
+        yield artifact.read_table(shard_path(folder, shard), columns)
+        shard += 1
+    if shard == 0:
+        raise WorkspaceError(f"{artifact.folder / folder}: no images; run the stage that makes them")
+
+
+def shard_path(folder: str, shard: int) -> str:
+    return path_in(folder, f"shard-{shard:05d}.parquet")
+
+
+def latents_path(folder: str, shard: int) -> str:
+    return path_in(folder, f"shard-{shard:05d}.latents.safetensors")
+
+
+def conditioning_path(folder: str, shard: int) -> str:
+    return path_in(folder, f"shard-{shard:05d}.conditioning.safetensors")
+
+
+def path_in(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name

@@ -1,0 +1,194 @@
+"""Running a recipe: make every artifact that is not up to date.
+
+An artifact is made from inputs: recipe fields, weights, and the digests of upstream artifacts. It is done
+while its inputs are the ones it was made from; otherwise it is stale, and the fields that differ say why.
+"""
+
+import resource
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from capo.engine.launch import COMMAND, LaunchError, check_launch, processes
+from capo.engine.progress import say
+from capo.pipeline import graph
+from capo.pipeline.reuse import reuse
+from capo.pipeline.states import check_upstream, fingerprint, reject_stale, statuses
+from capo.recipe import Recipe
+from capo.store.artifact import WatchedArtifact
+from capo.store.manifest import differences
+from capo.store.run_directory import Artifact, Run, WorkspaceError
+from capo.store.step import Job, Step
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a run did with one artifact: made it, or skipped it because it was done."""
+
+    name: str
+    skipped: bool
+    seconds: float
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The outcome of a run.
+
+    `report` is the page and `results` the win-rates and judgments (`evaluate/results.json`); each is None
+    until its stage is done.
+    """
+
+    directory: Path
+    stages: tuple[StageResult, ...]
+    report: Path | None
+    results: dict[str, Any] | None
+
+
+def run(
+    recipe: Recipe,
+    directory: str | Path,
+    *,
+    force: bool = False,
+    stage: str | None = None,
+    donors: Sequence[Path] = (),
+) -> RunResult:
+    """Make every artifact that is not done, or only the ones of `stage`, resuming an interrupted run.
+
+    Artifacts that a run directory among `donors` has made from the same inputs are reused. Raises
+    `StaleArtifact` before any work when an artifact was made from other inputs; with `force` it is made
+    again, and so is everything that depends on it.
+    """
+    if processes().size == 1:
+        return _run(recipe, Path(directory), force, stage, donors)
+    if stage != "train":
+        raise LaunchError(
+            f"only `capo train` runs in several processes, not `capo {stage or 'run'}`: run that without a "
+            f"launcher, and `{COMMAND}` once the pairs are done"
+        )
+    from capo.engine.ranks import joined
+
+    with joined(recipe.engine.device) as group:
+        return _run(recipe, Path(directory), force, stage, donors, group.wait)
+
+
+def _run(
+    recipe: Recipe,
+    directory: Path,
+    force: bool,
+    stage: str | None,
+    donors: Sequence[Path],
+    meet: Callable[[], None] = lambda: None,
+) -> RunResult:
+    """Run; `meet` lets all processes read the run directory before the main one changes anything."""
+    if stage in (None, "train"):
+        check_launch(recipe.train.sharding)
+    if recipe.start is not None and Path(recipe.start.run).resolve() == directory.resolve():
+        raise WorkspaceError(f"start.run: {directory} is this run's own directory; choose another --run")
+    steps = graph.steps_of(recipe)
+    found = statuses(steps, Run(directory))
+    if stage is not None:
+        check_upstream(stage, steps, found)
+    steps = [step for step in steps if step.artifact in found and stage in (None, step.stage)]
+    if not force:
+        reject_stale([found[step.artifact] for step in steps])
+    waiting = [step for step in steps if found[step.artifact].state != "done"]
+    if not waiting:
+        done = Run(directory)
+        return _result(done, [_skipped(done.artifact(step.artifact)) for step in steps])
+    meet()
+    if not processes().leads:
+        return _follow(recipe, directory, meet)
+    if _pin_weights(recipe, waiting):  # the commits are part of the inputs from now on
+        names = {step.artifact for step in steps}
+        steps = [step for step in graph.steps_of(recipe) if step.artifact in names]
+    with Run.open(directory, recipe) as opened:
+        results = [
+            result
+            for _, together in groupby(steps, lambda step: step.make)
+            for result in _make(list(together), recipe, opened, force, donors)
+        ]
+        meet()
+        return _result(opened, results)
+
+
+def _follow(recipe: Recipe, directory: Path, meet: Callable[[], None]) -> RunResult:
+    """Take part in the training that the main process records."""
+    from capo.training.train import train
+
+    followed = Run(directory)
+    train(Job(recipe, followed, (WatchedArtifact(followed, "train"),)))
+    meet()
+    return _result(followed, [_skipped(followed.artifact("train"))])
+
+
+def _pin_weights(recipe: Recipe, waiting: Sequence[Step]) -> bool:
+    """Look up the commits of reward weights that the recipe names only by Hub id; whether any was new."""
+    from capo.rewards import settle_weights
+
+    used = {name for step in waiting for name in step.inputs}
+    pinned = [settle_weights(r) for r in recipe.rewards if f"rewards.{r.name}.weights" in used]
+    return any(pinned)
+
+
+def _make(
+    steps: Sequence[Step], recipe: Recipe, run: Run, force: bool, donors: Sequence[Path]
+) -> list[StageResult]:
+    """Skip, reuse or make the artifacts of steps that one call makes together."""
+    results: dict[str, StageResult] = {}
+    waiting: list[Step] = []
+    for step in steps:
+        artifact, inputs = run.artifact(step.artifact), fingerprint(step, run)
+        if artifact.done and not differences(artifact.begun() or {}, inputs):
+            say(f"{artifact.name}: up to date")
+            results[step.artifact] = _skipped(artifact)
+        elif reuse(artifact, inputs, donors, force):
+            results[step.artifact] = _skipped(artifact)
+        else:
+            artifact.begin(inputs, force=force)
+            waiting.append(step)
+    if waiting:
+        job = Job(recipe, run, tuple(run.artifact(step.artifact) for step in waiting))
+        started = time.monotonic()
+        waiting[0].make(job)
+        share = (time.monotonic() - started) / len(waiting)
+        for artifact in job.artifacts:
+            results[artifact.name] = _made(artifact, recipe, run, job.seconds.get(artifact.name, share))
+    return [results[step.artifact] for step in steps]
+
+
+def _made(artifact: Artifact, recipe: Recipe, run: Run, seconds: float) -> StageResult:
+    from capo.engine.device import device_name
+
+    if not artifact.done:
+        raise RuntimeError(f"the stage that makes {artifact.name} ended without committing it")
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    run.record_timing(
+        artifact.name,
+        seconds=round(seconds, 3),
+        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        # As long as torch is not imported, nothing has run on another device.
+        device=device_name(recipe.engine) if "torch" in sys.modules else "cpu",
+        host=socket.gethostname(),
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+    return StageResult(artifact.name, False, round(seconds, 3), artifact.summary)
+
+
+def _skipped(artifact: Artifact) -> StageResult:
+    return StageResult(artifact.name, True, 0.0, artifact.summary)
+
+
+def _result(run: Run, stages: Sequence[StageResult]) -> RunResult:
+    report, evaluate = run.artifact("report"), run.artifact("evaluate")
+    return RunResult(
+        run.path,
+        tuple(stages),
+        report.folder / "index.html" if report.done else None,
+        evaluate.read_json("results.json") if evaluate.done else None,
+    )

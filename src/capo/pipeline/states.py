@@ -1,0 +1,96 @@
+"""Which artifacts of a run are up to date, which are not, and why."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from capo.pipeline import graph
+from capo.recipe import Recipe
+from capo.store.manifest import differences, explain_change
+from capo.store.run_directory import Run, StaleArtifact, WorkspaceError
+from capo.store.step import StageName, Step
+
+State = Literal["done", "partial", "stale", "missing"]
+
+
+@dataclass(frozen=True)
+class ArtifactStatus:
+    """The state of an artifact; `why` explains it in a few words, empty when it is done."""
+
+    name: str
+    stage: StageName
+    state: State
+    why: str = ""
+    changes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    """Inputs that differ: name → (value it was made from, value of the recipe)."""
+
+
+def status(recipe: Recipe, directory: str | Path) -> list[ArtifactStatus]:
+    """The state of every artifact of a run, in the order in which they are made."""
+    return list(statuses(graph.steps_of(recipe), Run(directory)).values())
+
+
+def statuses(steps: Sequence[Step], run: Run) -> dict[str, ArtifactStatus]:
+    """The state of the artifact of every step, by name.
+
+    A missing artifact that only serves another one is left out once that one is done.
+    """
+    found: dict[str, ArtifactStatus] = {}
+    for step in steps:
+        found[step.artifact] = _step_status(step, run, found)
+    served = {s.artifact for s in steps if s.needed_by is not None and found[s.needed_by].state == "done"}
+    return {name: each for name, each in found.items() if name not in served or each.state == "done"}
+
+
+def fingerprint(step: Step, run: Run) -> dict[str, Any]:
+    """Everything the artifact of `step` is made from: inputs, and digests of the upstream artifacts."""
+    return step.inputs | _digests(run, step.upstream)
+
+
+def reject_stale(wanted: Sequence[ArtifactStatus]) -> None:
+    """Raise `StaleArtifact` if any artifact was made from other inputs."""
+    stale = [each for each in wanted if each.state == "stale"]
+    if stale:
+        raise StaleArtifact(stale[0].name, stale[0].changes, [each.name for each in stale[1:]])
+
+
+def check_upstream(stage: str, steps: Sequence[Step], found: Mapping[str, ArtifactStatus]) -> None:
+    """Raise `WorkspaceError` unless everything that `stage` reads is done."""
+    made = {step.artifact for step in steps if step.stage == stage}
+    needed = {name for step in steps if step.artifact in made for name in step.upstream} - made
+    for name in (step.artifact for step in steps):
+        if name in needed and found[name].state != "done":
+            raise WorkspaceError(
+                f"{stage} needs {name}, which is {found[name].state} ({found[name].why}); first run "
+                f"`capo {found[name].stage}` with the same recipe and --run, or `capo run` for all stages"
+            )
+
+
+def _step_status(step: Step, run: Run, found: Mapping[str, ArtifactStatus]) -> ArtifactStatus:
+    artifact = run.artifact(step.artifact)
+
+    def state(state: State, why: str = "", changes: Mapping[str, Any] | None = None) -> ArtifactStatus:
+        return ArtifactStatus(step.artifact, step.stage, state, why, changes or {})
+
+    begun = artifact.begun()
+    if begun is None:
+        waiting = [name for name in step.upstream if found[name].state != "done"]
+        return state("missing", f"needs {', '.join(waiting)}" if waiting else "not started")
+    known = [name for name in step.upstream if found[name].state == "done"]
+    compared = {name: v for name, v in begun.items() if name.removeprefix("@") in known or name[0] != "@"}
+    if changes := differences(compared, step.inputs | _digests(run, known)):
+        why = "; ".join(explain_change(name, *values) for name, values in changes.items())
+        return state("stale", why, changes)
+    if outdated := [name for name in step.upstream if found[name].state == "stale"]:
+        return state("stale", f"{', '.join(outdated)} changed")
+    manifest = artifact.manifest()
+    if manifest is None:
+        return state("partial", "not finished")
+    if lost := artifact.lost(manifest):
+        return state("partial", f"{lost} is missing or truncated")
+    return state("done")
+
+
+def _digests(run: Run, upstream: Sequence[str]) -> dict[str, str]:
+    return {f"@{name}": run.artifact(name).digest for name in upstream}

@@ -1,0 +1,31 @@
+"""Prompts as `prompts.parquet`, a row a prompt."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from capo.prompts import Prompt
+from capo.store.run_directory import Run
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def prompt_table(prompts: Sequence[Prompt]) -> "pa.Table":
+    """A row a prompt: prompt_id, text, category (may be null), metadata (JSON)."""
+    import pyarrow as pa
+
+    return pa.table(
+        {
+            "prompt_id": [p.prompt_id for p in prompts],
+            "text": [p.text for p in prompts],
+            "category": pa.array([p.category for p in prompts], pa.string()),
+            "metadata": [json.dumps(p.metadata, sort_keys=True) for p in prompts],
+        }
+    )
+
+
+def read_prompts(run: Run) -> list[Prompt]:
+    """The prompts of a run, in order."""
+    rows = run.artifact("prompts").read_table("prompts.parquet").to_pylist()
+    return [Prompt(**row | {"metadata": json.loads(row["metadata"])}) for row in rows]

@@ -1,0 +1,281 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+
+import pytest
+from typer.testing import CliRunner
+
+import fake_stages
+from capo import pipeline
+from capo.cli import STAGES, app
+from capo.recipe import load_recipe
+
+
+@pytest.fixture(autouse=True)
+def _fakes(monkeypatch, tmp_path):
+    fake_stages.install(monkeypatch.setattr)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CAPO_QUIET", "0")
+    monkeypatch.setenv("COLUMNS", "200")
+    fake_stages.write_recipe(tmp_path / "tiny.yaml")
+
+
+def capo(*arguments, code=0):
+    """Call the command; its result, after checking the exit code."""
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result
+
+
+def test_there_is_a_command_for_every_stage():
+    assert tuple(STAGES) == pipeline.STAGES
+
+
+def test_run_ends_with_the_results_and_the_page():
+    output = capo("run", "tiny.yaml").stdout
+    assert "held-out" in output
+    assert "55.1 %" in output
+    assert "52.0 % to 58.0 %" in output
+    assert "base 40.0 %, tuned 50.0 %; difference +10.0 (+2.0 to +18.0)" in output
+    assert "Warning: few prompts" in output
+    assert output.rstrip().endswith("Report: runs/tiny/report/index.html")
+
+
+def test_run_again_says_that_all_is_done():
+    capo("run", "tiny.yaml")
+    fake_stages.calls.clear()
+    output = capo("run", "tiny.yaml").stdout
+    assert output.startswith("Everything is done already in runs/tiny; nothing to do.")
+    assert "Report: runs/tiny/report/index.html" in output
+    assert fake_stages.calls == []
+
+
+def test_json_is_the_only_thing_on_stdout():
+    result = capo("run", "tiny.yaml", "--json")
+    values = json.loads(result.stdout)
+    assert values["results"] == fake_stages.RESULTS
+    assert values["report"] == "runs/tiny/report/index.html"
+    assert values["stages"][1] | {"seconds": 0} == {
+        "name": "samples", "skipped": False, "seconds": 0, "summary": {"images": 2},
+    }  # fmt: skip
+    assert result.stderr == ""
+
+
+def test_the_recipe_saved_in_the_run_directory_is_used_when_none_is_named():
+    capo("run", "tiny.yaml", "--set", "train.steps=5", "--run", "other")
+    assert "nothing to do" in capo("run", "--run", "other").stdout
+    values = json.loads(capo("status", "--run", "other", "--json").stdout)
+    assert {a["state"] for a in values["artifacts"]} == {"done"}
+
+
+def test_status_shows_what_is_stale_and_why():
+    assert "needs prompts" in capo("status", "tiny.yaml").stdout
+    capo("run", "tiny.yaml")
+    output = capo("status", "tiny.yaml", "--set", "train.beta=500").stdout
+    assert "train.beta: 300.0 → 500.0" in output
+    assert "train changed" in output
+    values = json.loads(capo("status", "tiny.yaml", "--set", "train.beta=500", "--json").stdout)
+    train = next(a for a in values["artifacts"] if a["name"] == "train")
+    assert train["state"] == "stale"
+    assert train["changes"] == {"train.beta": [300.0, 500.0]}
+
+
+def test_status_of_nothing_in_particular_lists_the_runs():
+    assert "No run" in capo("status").stdout
+    capo("run", "tiny.yaml")
+    capo("prompts", "tiny.yaml", "--run", "runs/second")
+    begun, whole = json.loads(capo("status", "--json").stdout)["runs"]
+    assert {each["state"] for each in whole["artifacts"]} == {"done"}
+    assert begun["directory"] == "runs/second"
+    output = capo("status").stdout
+    assert f"{len(whole['artifacts'])} of {len(whole['artifacts'])}" in output
+    assert f"1 of {len(whole['artifacts'])}" in output
+
+
+def test_a_run_that_cannot_be_read_does_not_hide_the_others(tmp_path):
+    capo("prompts", "tiny.yaml", "--run", "runs/good")
+    (tmp_path / "runs" / "bad").mkdir()
+    (tmp_path / "runs" / "bad" / "recipe.yaml").write_text("name: bad\nof_another_version: 1\n")
+    bad, good = json.loads(capo("status", "--json").stdout)["runs"]
+    assert "of_another_version: unknown key" in bad["problem"]
+    assert good["artifacts"][0]["state"] == "done"
+    output = capo("status").stdout
+    assert "of_another_version: unknown key" in output
+    assert "runs/good" in output
+
+
+def test_stale_runs_are_refused_and_forced():
+    capo("run", "tiny.yaml")
+    refused = capo("run", "tiny.yaml", "--set", "train.beta=500", code=1)
+    assert "train was made from something else:\n  train.beta: 300.0 → 500.0" in refused.stderr
+    assert "--force to make it and evaluate, report again" in refused.stderr
+    fake_stages.calls.clear()
+    capo("run", "tiny.yaml", "--set", "train.beta=500", "--force")
+    assert fake_stages.calls == ["train", "evaluate", "report"]
+
+
+def test_stages_one_by_one_as_commands():
+    needs = capo("generate", "tiny.yaml", code=1).stderr
+    assert "generate needs prompts, which is missing" in needs
+    assert "`capo prompts`" in needs
+    for stage in STAGES:
+        output = capo(stage, "tiny.yaml").stdout
+    assert "Report:" in output
+    assert "prompts is done already" in capo("prompts", "tiny.yaml").stdout
+
+
+def test_errors_of_a_stage_are_one_message(monkeypatch):
+    failed = capo("run", "tiny.yaml", "--set", "train.objective=dpo", code=1)
+    assert failed.stderr.rstrip().endswith("Error: reward 'first': expected 4 scores, got 3")
+    monkeypatch.setenv("CAPO_DEBUG", "1")
+    raised = CliRunner().invoke(app, ["run", "tiny.yaml", "--set", "train.objective=dpo"])
+    assert isinstance(raised.exception, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "tniy"], "no recipe 'tniy'"),
+        (["run"], "which recipe? Name one (see `capo recipes`), or a run directory with --run"),
+        (["run", "--run", "nowhere"], "nowhere has no recipe.yaml yet"),
+        (["run", "tiny.yaml", "--set", "train.stepz=3"], "did you mean 'steps'?"),
+        (["run", "tiny.yaml", "--stes"], "No such option: --stes"),
+        (["rnu"], "No such command 'rnu'"),
+        (["recipes", "show", "none"], "no shipped recipe 'none'"),
+        (["status", "a", "b"], "unexpected extra argument"),
+        (["shapes", "build"], "Missing option '--to'"),
+        (["soup", "a", "b"], "Missing option '--to'"),
+        (["soup", "a", "b", "--to", "c", "--weights", "2;1"], "expected numbers with commas, as 2,1"),
+        (["soup", "a", "b", "--to", "c", "--weights", "2,1", "--sweep", "3"], "leave out --weights"),
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments, message):
+    assert message in capo(*arguments, code=2).stderr
+
+
+def test_a_policy_from_elsewhere_is_evaluated(tmp_path):
+    for name in ("one's 🙂", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "capo.json").write_text("{}")
+    assert "nothing to do" not in capo("evaluate", "tiny.yaml", "--policy", "one's 🙂").stdout
+    assert fake_stages.calls == ["baseline", "evaluate"]  # needs nothing that comes before
+    assert load_recipe(tmp_path / "runs" / "tiny" / "recipe.yaml").evaluate.policy == "one's 🙂"
+    assert "evaluate is done already" in capo("evaluate", "--run", "runs/tiny").stdout
+    refused = capo("evaluate", "tiny.yaml", "--policy", "other", code=1).stderr
+    assert "evaluate.policy: one's 🙂 → other" in refused
+    unknown = capo("evaluate", "tiny.yaml", "--policy", "nowhere", code=1).stderr
+    assert "evaluate.policy: nowhere is none of these" in unknown
+
+
+def test_two_models_from_elsewhere_are_compared(tmp_path):
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "capo.json").write_text("{}")
+    both = ("--policy", "ours", "--against", "theirs", "--run", "runs/two")
+    shown = capo("evaluate", "tiny.yaml", *both).stdout
+    assert "Side by side: runs/two/evaluate/index.html" in shown
+    assert "against: theirs" in (tmp_path / "runs" / "two" / "recipe.yaml").read_text()
+    turned = ("--policy", "ours", "--against", "ours", "--run", "runs/two")
+    assert "evaluate.against: theirs → ours" in capo("evaluate", "tiny.yaml", *turned, code=1).stderr
+
+
+def test_only_training_runs_in_several_processes(monkeypatch):
+    capo("run", "tiny.yaml", "--set", "train.objective=ipo")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for command in ("run", "generate", "evaluate"):
+        refused = capo(command, "tiny.yaml", code=1).stderr
+        assert f"only `capo train` runs in several processes, not `capo {command}`" in refused
+
+
+@pytest.mark.parametrize(("rank", "told"), [("0", "Resume with: torchrun --nproc-per-node 2 "), ("1", "")])
+def test_one_of_several_processes_says_how_to_go_on(monkeypatch, rank, told):
+    def interrupted(*arguments, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("capo.pipeline.run.run", interrupted)
+    for name, value in {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}.items():
+        monkeypatch.setenv(name, value)
+    said = capo("train", "tiny.yaml", code=130).stderr
+    assert told in said if told else said == ""
+
+
+def test_a_launch_that_would_train_alone_is_refused(monkeypatch):
+    """As after `accelerate launch --cpu --num_processes 2`, which starts one process."""
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    refused = capo("train", "tiny.yaml", code=1).stderr
+    assert "it would train alone. Start with `torchrun" in refused
+    capo("prompts", "tiny.yaml")
+
+
+def test_recipes_are_listed_and_shown(monkeypatch, tmp_path):
+    (tmp_path / "small.yaml").write_text("# Small [and quick].\n#\nname: small\n")
+    monkeypatch.setattr("capo.cli.tables.shipped_recipes", lambda: {"small": tmp_path / "small.yaml"})
+    monkeypatch.setattr("capo.recipe.shipped_recipes", lambda: {"small": tmp_path / "small.yaml"})
+    assert "Small [and quick]." in capo("recipes").stdout
+    assert capo("recipes", "show", "small").stdout == "# Small [and quick].\n#\nname: small\n"
+
+
+def test_rewards_are_listed():
+    from capo.rewards import SHIPPED
+
+    output = capo("rewards").stdout
+    assert all(name in output for name in SHIPPED)
+    rows = json.loads(capo("rewards", "--json").stdout)["rewards"]
+    assert [row["name"] for row in rows] == list(SHIPPED)
+    assert all(row["measures"] and row["comparison"] for row in rows)
+
+
+def test_shapes_build_passes_on_what_it_is_told(monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr("capo.shapes.build.build", lambda *arguments: told.append(arguments))
+    from capo.shapes.build import PARTS
+
+    capo("shapes", "build", "--to", "out")
+    capo("shapes", "build", "--to", "out", "--device", "cuda", "--parts", "vae,base")
+    assert [(str(d), device, parts) for d, device, parts in told] == [
+        ("out", "cpu", PARTS),
+        ("out", "cuda", ("vae", "base")),
+    ]
+
+
+def test_markup_in_names_is_text(tmp_path):
+    capo("run", "tiny.yaml", "--run", "runs/[red]x[/red]", "--json")
+    assert "[red]x[/red]" in capo("status", "--run", "runs/[red]x[/red]").stdout
+
+
+def test_help_teaches():
+    output = capo("--help").stdout
+    assert "capo run shapes --set train.steps=100" in output
+    assert "capo run shapes" in capo(code=2).output, "no command at all is wrong usage, and explained"
+    assert "default: None" not in capo("run", "--help").stdout
+
+
+def test_version():
+    assert capo("--version").stdout.strip() == version("capo-diffusion")
+
+
+@pytest.mark.parametrize("arguments", [("recipes",), ("recipes", "show", "sdxl"), ("--help",)])
+def test_when_nobody_reads_on_it_ends_without_a_word(arguments):
+    """As in `capo recipes | head -1`: a table, plain text, help."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "capo", *arguments]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+def test_help_is_quick():
+    best = min(_seconds([sys.executable, "-m", "capo", "--help"]) for _ in range(3))
+    assert best < 1.0, "half a second is the aim; twice that is a fault even on a busy machine"
+
+
+def _seconds(command):
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - started

@@ -1,0 +1,158 @@
+"""Pairs of a model's own samples, labelled by simulated people."""
+
+import random
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import tiny_run
+from capo.pairing.calibration_inputs import calibration_report
+from capo.pairing.pair import pair
+from capo.pipeline.graph import steps_of
+from capo.prompts import make_prompt
+from capo.prompts.table import prompt_table
+from capo.recipe import RecipeError, RewardSection, load_recipe
+from capo.shapes.layout import corrupt, scene_of
+from capo.shapes.people import alignment, beauty
+from capo.shapes.prompts import draw_specs
+from capo.shapes.scenes import draw
+from capo.store.run_directory import Run
+from capo.store.step import Job
+from capo.training.data import read_pairs
+
+REWARD = {"name": "bt", "source": "function_rewards:contrast"}
+PEOPLE = {"selection": "labels", "people": "shapes"}
+SAMPLES = 7
+SPECS = draw_specs("train", 6, 0)
+
+
+def scenes_of(spec):
+    rng = random.Random(spec.text)
+    return [scene_of(spec if rng.random() < 0.5 else corrupt(spec, rng), rng) for _ in range(SAMPLES)]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A run of drawn scenes as samples, and the utility of each by its prompt's id, from the scenes."""
+    run = Run(tmp_path_factory.mktemp("runs") / "drawn")
+    prompts = [make_prompt(spec.text, spec.category, spec.metadata) for spec in SPECS]
+    utilities = {}
+    with Run.open(run.path) as opened:
+        artifact = opened.artifact("prompts")
+        artifact.begin({})
+        artifact.write_table("prompts.parquet", prompt_table(prompts))
+        artifact.commit()
+        samples = opened.artifact("samples")
+        samples.begin({})
+        for shard in range(2):
+            rows = []
+            for prompt, spec in list(zip(prompts, SPECS, strict=True))[3 * shard : 3 * shard + 3]:
+                scenes = scenes_of(spec)
+                utilities[prompt.prompt_id] = [6 * alignment(s, spec) + 0.35 * beauty(s) for s in scenes]
+                images = draw(scenes).permute(0, 2, 3, 1).numpy()
+                rows += [(prompt.prompt_id, n, tiny_run.png(image)) for n, image in enumerate(images)]
+            ids, numbers, data = zip(*rows, strict=True)
+            images = [{"bytes": each, "path": None} for each in data]
+            table = {"prompt_id": ids, "sample": pa.array(numbers, pa.int32()), "image": images}
+            samples.write_table(f"shard-{shard:05d}.parquet", pa.table(table))
+        samples.commit({})
+    return run, prompts, utilities
+
+
+def recipe(seed=0, **pairs):
+    generate = {"samples_per_prompt": SAMPLES}
+    return tiny_run.recipe([REWARD], pairs=PEOPLE | pairs, generate=generate, seed=seed)
+
+
+def labelled(run, seed=0):
+    with Run.open(run.path) as opened:
+        artifact = opened.artifact("pairs")
+        artifact.begin({"seed": seed}, force=True)
+        pair(Job(recipe(seed), opened, (artifact,)))
+        return artifact, artifact.read_table("pairs.parquet").to_pylist()
+
+
+def test_every_sample_is_compared_once_and_only_what_was_compared_may_be_drawn(drawn):
+    artifact, rows = labelled(drawn[0])
+    assert [row["prompt_id"] for row in rows] == [prompt.prompt_id for prompt in drawn[1]]
+    for row in rows:
+        told = row["combined"]
+        assert sorted(row["chosen"] + row["rejected"]) == sorted(n for pair in row["compared"] for n in pair)
+        assert all((told[a], told[b]) == (1, 0) for a, b in row["compared"])
+        # Seven samples are three pairs; a tie has labels of one half, and the last one none.
+        assert len(row["compared"]) + told.count(0.5) / 2 == 3
+        assert told.count(None) == 1
+    prompts, counts = read_pairs(artifact, 0.0)
+    allowed = {each.prompt_id: sorted(each.allowed.tolist()) for each in prompts}
+    assert allowed == {row["prompt_id"]: sorted(row["compared"]) for row in rows if row["compared"]}
+    assert counts.used == len(allowed)
+    assert artifact.summary["mean_delta_reward"] == 1
+
+
+def test_labels_are_a_function_of_the_seed(drawn):
+    first = labelled(drawn[0])[1]
+    assert labelled(drawn[0])[1] == first
+    assert labelled(drawn[0], seed=1)[1] != first
+
+
+def test_people_prefer_what_is_better_as_often_as_a_logistic_choice_does(drawn):
+    run, _, utilities = drawn
+    chances, won = [], []
+    for seed in range(12):
+        for row in labelled(run, seed)[1]:
+            for a, b in row["compared"]:
+                difference = utilities[row["prompt_id"]][a] - utilities[row["prompt_id"]][b]
+                # Given that it is no tie, which a noisy difference below 1/4 is.
+                above = 1 / (1 + np.exp(0.25 - abs(difference)))
+                below = 1 / (1 + np.exp(0.25 + abs(difference)))
+                chances.append(above / (above + below))
+                won.append(difference > 0)
+    error = np.sqrt(np.sum(np.array(chances) * (1 - np.array(chances)))) / len(chances)
+    assert len(won) > 150
+    assert abs(np.mean(won) - np.mean(chances)) < 4 * error
+    assert np.mean(chances) < 0.9, "they err"
+
+
+def test_the_calibration_report_says_how_often_a_reward_agrees_with_them(drawn):
+    run, prompts, _ = drawn
+    _, rows = labelled(run)
+    scores = np.random.default_rng(0).normal(size=(len(prompts), SAMPLES))
+    with Run.open(run.path) as opened:
+        tiny_run.put_scores(opened, RewardSection.model_validate(REWARD), prompts, scores)
+    agreed = [scores[p, a] > scores[p, b] for p, row in enumerate(rows) for a, b in row["compared"]]
+    found = calibration_report(recipe(), run)
+    assert found.agreement["bt"] == pytest.approx(np.mean(agreed))
+    assert found.rewards[0].name == "labels"
+
+
+def test_pairs_are_made_from_samples_and_seed_and_no_reward():
+    people = load_recipe("shapes", ["seed=3", "pairs.selection=labels", "pairs.people=shapes"])
+    step = next(step for step in steps_of(people) if step.artifact == "pairs")
+    assert (step.upstream, step.inputs["seed"]) == (("samples",), 3)
+    step = next(step for step in steps_of(load_recipe("shapes")) if step.artifact == "pairs")
+    assert "seed" not in step.inputs
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (
+            {"people": None},
+            "pairs.selection: labels come with images; a model's own samples need pairs.people",
+        ),
+        ({"selection": "frontier"}, "pairs.people: only labels reads it, not frontier"),
+    ],
+)
+def test_contradictions_are_named(pairs, message):
+    with pytest.raises(RecipeError, match=message):
+        recipe(**pairs)
+
+
+def test_prompts_must_say_what_must_be_seen(tmp_path):
+    with Run.open(tmp_path) as run:
+        tiny_run.fill(run, recipe(), tiny_run.prompts(2))
+        with pytest.raises(
+            ValueError, match=r"pairs\.people: shapes needs prompts that say what must be seen"
+        ):
+            pair(Job(recipe(), run, (run.artifact("pairs"),)))

@@ -1,0 +1,211 @@
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+import fake_stages
+from capo.recipe import (
+    Recipe,
+    RecipeError,
+    dump_recipe,
+    load_recipe,
+    parse_recipe,
+    shipped_recipes,
+)
+
+
+def changed(values, key, value):
+    """A deep copy with the field at the dotted `key` replaced."""
+    values = copy.deepcopy(values)
+    *parents, last = key.split(".")
+    place = values
+    for part in parents:
+        place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+    place[last] = value
+    return values
+
+
+@pytest.fixture
+def recipe_values():
+    return copy.deepcopy(fake_stages.VALUES)
+
+
+@pytest.fixture
+def recipe_file(tmp_path, recipe_values):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(recipe_values))
+    return path
+
+
+def test_a_minimal_recipe_gets_every_default(recipe_values):
+    recipe = parse_recipe(recipe_values)
+    assert recipe.seed == 0
+    assert recipe.generate.samples_per_prompt == 16
+    assert recipe.train.objective == "capo"
+    assert [r.name for r in recipe.training_rewards] == ["first", "second"]
+
+
+def test_saving_and_loading_gives_the_same_recipe(tmp_path, recipe_values):
+    recipe = parse_recipe(recipe_values)
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
+    assert "guidance_scale: 7.5" in dump_recipe(recipe)
+
+
+@pytest.mark.parametrize("path", shipped_recipes().values(), ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_valid_and_named_after_its_file(path):
+    assert load_recipe(path).name == path.stem
+    assert path.read_text(encoding="utf-8").startswith("# "), "the first line says what it is"
+
+
+def test_recipes_lie_nowhere_else():
+    package = Path(__file__).parents[2] / "src"
+    assert set(package.rglob("recipes/*.yaml")) == set(shipped_recipes().values())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("train.betta", 1, r"train\.betta: unknown key; did you mean 'beta'\?"),
+        ("trian", {}, r"trian: unknown key; did you mean 'train'\?"),
+        ("rewards.0.wieght", 1, r"rewards\.0\.wieght: unknown key; did you mean 'weight'\?"),
+        ("evaluate.prompts.sauce", 1, r"evaluate\.prompts\.sauce: unknown key; did you mean 'source'\?"),
+        ("train.validation_prompts", {"source": "x", "cuont": 3}, r"cuont: unknown key.*'count'"),
+        ("train.learning_rate", "fast", r"train\.learning_rate: .*number.*got 'fast'"),
+        ("train.learning_rate", -1.0, r"train\.learning_rate: .*greater than 0.*got -1"),
+        ("train.beta", float("inf"), r"train\.beta: .*finite"),
+        ("train.weighting_bias", float("nan"), r"train\.weighting_bias: .*finite"),
+        ("train.steps", 1.5, r"train\.steps: .*integer.*got 1\.5"),
+        ("generate.samples_per_prompt", 1, r"generate\.samples_per_prompt: .*greater than or equal to 2"),
+        ("train.objective", "dop", r"train\.objective: .*'capo', 'ipo' or 'dpo'.*got 'dop'"),
+        ("name", "../run", r"name: .*pattern.*got '\.\./run'"),
+        ("rewards.0.name", "a/b", r"rewards\.0\.name: .*pattern"),
+        ("rewards", [], r"rewards: .*at least 1"),
+        ("rewards", [{"name": "a"}, {"name": "a"}], "rewards: 'a' is there more than once"),
+        ("rewards.0.name", "a.inputs", r"rewards: 'a\.inputs' ends in \.inputs"),
+        ("rewards", [{"name": "a", "use": "evaluate"}], "rewards: at least one needs use: train"),
+        ("rewards.0.exponent", 2.0, None),
+        ("rewards.1.temperature", 2.0, r"temperature does not apply to comparison 'threshold'"),
+        ("pairs.selection", "best-worst", r"pairs\.reward: best-worst needs the name of one reward"),
+        ("pairs", {"selection": "best-worst", "reward": "third"}, "'third' is no training reward"),
+        ("pairs.reward", "first", r"pairs\.reward: only best-worst reads it, not frontier"),
+        ("train.per_device_batch_size", 5, r"per_device_batch_size: 5 does not divide global_batch_size 32"),
+        ("pairs.max_skipped", 1.5, r"pairs\.max_skipped: .*less than or equal to 1"),
+        ("train.beta", None, r"train\.beta: .*got None"),
+        (
+            "model.dtype",
+            "float16",
+            r"train\.dtype: gradients vanish in float16; take bfloat16 or float32",
+        ),
+        ("train.reference_offload", True, r"train\.reference_offload: only full fine-tuning has a copy"),
+        ("evaluate.prompts.source", "shapes:train", r"evaluate\.prompts\.source: shapes:train is what"),
+        ("train.validation_prompts", {"source": "shapes:train"}, r"validation_prompts\.source: shapes:train"),
+    ],
+)
+def test_bad_settings_are_named(recipe_values, key, value, message):
+    values = changed(recipe_values, key, value)
+    if message is None:
+        assert parse_recipe(values)
+        return
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(values, "tiny.yaml")
+
+
+def test_all_problems_are_reported_at_once(recipe_values):
+    del recipe_values["model"]["checkpoint"]
+    values = changed(changed(recipe_values, "train.betta", 1), "seed", -1)
+    with pytest.raises(RecipeError) as refused:
+        parse_recipe(values, "tiny.yaml")
+    first, *lines = str(refused.value).splitlines()
+    assert first == "tiny.yaml:"
+    assert len(lines) == 3
+    assert any("model.checkpoint: missing" in line for line in lines)
+
+
+def test_overrides_change_fields_as_yaml(recipe_file):
+    recipe = load_recipe(
+        recipe_file,
+        [
+            "train.steps=7",
+            "train.lora_targets=[to_q, to_v]",
+            "rewards.1.weight=2",
+            "train.validation_prompts.source=shapes:validation",
+            "prompts.count=null",
+            "report.title=a = b",
+        ],
+    )
+    assert recipe.train.steps == 7
+    assert recipe.train.lora_targets == ("to_q", "to_v")
+    assert recipe.rewards[1].weight == 2
+    assert recipe.train.validation_prompts.source == "shapes:validation"
+    assert recipe.prompts.count is None
+    assert recipe.report.title == "a = b"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.steps", "expected KEY=VALUE"),
+        ("=3", "expected KEY=VALUE"),
+        ("train.stepz=3", r"train\.stepz: unknown key; did you mean 'steps'"),
+        ("rewards.9.weight=3", r"no place 'rewards\.9\.weight'"),
+        ("rewards.x.weight=3", r"no place 'rewards\.x\.weight'"),
+        ("name.x=3", r"no place 'name\.x'"),
+        ("train.steps=[", "not readable as YAML"),
+    ],
+)
+def test_bad_overrides_are_named(recipe_file, override, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(recipe_file, [override])
+
+
+def test_recipes_that_cannot_be_read(tmp_path):
+    with pytest.raises(RecipeError, match=r"no recipe 'none\.yaml': neither a file nor one of"):
+        load_recipe("none.yaml")
+    for name, data, message in (
+        ("list.yaml", b"- a", "mapping of sections"),
+        ("empty.yaml", b"", "mapping of sections"),
+        ("broken.yaml", b"a: [", "not readable as YAML"),
+        ("twice.yaml", b"a: {b: 1, b: 2}", r"not readable as YAML: b is there twice\n.*line 1"),
+        ("latin.yaml", b"name: caf\xe9", "not readable as YAML"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(RecipeError, match=message):
+            load_recipe(tmp_path / name)
+
+
+def test_yaml_runs_no_code(tmp_path):
+    path = tmp_path / "evil.yaml"
+    path.write_text(f"name: !!python/object/apply:pathlib.Path.touch [{tmp_path / 'marker'}]")
+    with pytest.raises(RecipeError, match="not readable as YAML"):
+        load_recipe(path)
+    assert not (tmp_path / "marker").exists()
+
+
+def test_settings_of_speed_are_not_results(recipe_values):
+    recipe = parse_recipe(recipe_values)
+    assert "batch_size" not in recipe.generate.results()
+    assert "per_device_batch_size" not in recipe.train.results()
+    assert recipe.engine.results() == {}
+    assert recipe.generate.results()["guidance_scale"] == 7.5
+
+
+def test_every_field_of_a_recipe_is_known_to_some_artifact(recipe_values, monkeypatch):
+    """A setting that no fingerprint holds could be changed without anything becoming stale."""
+    from capo.pipeline.graph import steps_of
+
+    monkeypatch.setattr("capo.rewards.registry.reward_identity", lambda section: "weights")
+    recipe = parse_recipe(recipe_values)
+    held = {field for step in steps_of(recipe) for field in step.inputs}
+    for name in Recipe.model_fields:
+        section = getattr(recipe, name)
+        if name in ("rewards", "start"):  # `start` has none of its own in a first round
+            continue
+        fields = [f"{name}.{f}" for f in section.results()] if hasattr(section, "results") else [name]
+        for field in fields:
+            assert any(f == field or f.startswith(field + ".") for f in held), field
+    for reward in recipe.rewards:
+        for field, value in reward.results().items():
+            # An empty table has no fields yet; the first it gets is a change.
+            assert value == {} or field == "name" or f"rewards.{reward.name}.{field}" in held, field

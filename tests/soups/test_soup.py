@@ -1,0 +1,291 @@
+"""Soups of real policies, as plain diffusers loads them, against soups of the weights in memory."""
+
+import json
+import shutil
+from functools import cache
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+from huggingface_hub import ModelCard
+from safetensors import safe_open
+from typer.testing import CliRunner
+
+import tiny
+import tiny_run
+from capo import pipeline
+from capo.cli import app
+from capo.diffusion import checkpoint_identity, load_family
+from capo.diffusion.policy import Policy
+from capo.engine.device import quiet
+from capo.method.soup import soup as soup_of_weights
+from capo.recipe import ModelSection, TrainSection
+from capo.soups.merge import SoupSettings, soup, soup_front, weightings
+from capo.soups.pipelines import StoredWeights, weight_files
+from capo.store.run_directory import StaleArtifact
+
+METHODS = [
+    (SoupSettings("linear"), [1.0, 3.0, 1.0]),
+    (SoupSettings(), None),
+    (SoupSettings(angle="global"), [2.0, 1.0, 1.0]),
+]
+LORAS = (
+    {"lora_rank": 2, "lora_alpha": 4.0},
+    {"lora_rank": 3, "lora_targets": ("to_q", "to_v", "conv1")},
+    {"lora_rank": 1, "lora_targets": ("to_out.0", "conv1")},
+)
+FULL = {"adaptation": "full"}
+EXACT = SoupSettings()
+OTHER_PARTS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+
+
+def put_policy(folder, checkpoint, train, seed, **model):
+    """A policy whose weights are moved at random, saved as the train stage does."""
+    section = ModelSection(checkpoint=str(checkpoint), **model)
+    family = load_family(section, torch.device("cpu"))
+    policy = Policy(family, TrainSection(beta=1.0, **train), seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in policy.parameters().values():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    folder.mkdir(parents=True)
+    base = checkpoint_identity(section.checkpoint, None)
+    policy.save(folder, {"step": seed, "base": base, "model": section.results()})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loras(tmp_path_factory, sdxl):
+    """Policies of unlike ranks, alphas and targets; the last one in a run directory."""
+    root = tmp_path_factory.mktemp("loras")
+    places = [root / "first", root / "second", root / "run" / "train" / "best"]
+    for seed, (place, train) in enumerate(zip(places, LORAS, strict=True)):
+        put_policy(place, sdxl, train, seed)
+    return [*places[:2], root / "run"]
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """A checkpoint with float32 weights in shards, and full policies trained from it in bfloat16."""
+    root = tmp_path_factory.mktemp("full")
+    with quiet():
+        checkpoint = tiny.sdxl(root / "checkpoint")
+        unet = load_family(ModelSection(checkpoint=str(checkpoint)), torch.device("cpu")).denoiser
+        shutil.rmtree(checkpoint / "unet")
+        unet.save_pretrained(checkpoint / "unet", max_shard_size="100KB")
+    policies = [put_policy(root / str(k), checkpoint, FULL, k, dtype="bfloat16") for k in range(3)]
+    return checkpoint, policies
+
+
+@cache
+def tuned_weights(checkpoint, folder=None):
+    """The UNet of a plain pipeline after loading and fusing a LoRA."""
+    with quiet():
+        loaded = StableDiffusionXLPipeline.from_pretrained(checkpoint, **dict.fromkeys(OTHER_PARTS))
+        if folder is not None:
+            loaded.load_lora_weights(folder)
+            loaded.fuse_lora()
+            loaded.unload_lora_weights()
+    return loaded.unet.state_dict()
+
+
+def best(policy):
+    return policy if (policy / "capo.json").exists() else policy / "train" / "best"
+
+
+def assert_close(state, expected):
+    assert state is not expected
+    assert state.keys() == expected.keys()
+    for name in state:
+        torch.testing.assert_close(state[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("settings", "weights"), METHODS)
+def test_a_lora_soup_is_the_soup_of_the_tuned_weights(tmp_path, sdxl, loras, settings, weights):
+    told = soup(loras, tmp_path / "soup", settings, weights)
+    assert (told["rank"], told["relative_error"]) == (6, 0.0)
+    expected = soup_of_weights(
+        tuned_weights(sdxl),
+        [tuned_weights(sdxl, best(policy)) for policy in loras],
+        interpolation=settings.interpolation,
+        angle=settings.angle,
+        weights=weights,
+    )
+    assert_close(tuned_weights(sdxl, tmp_path / "soup"), expected)
+
+
+def test_a_smaller_rank_loses_what_is_said(tmp_path, sdxl, loras):
+    """The error against the exact soup, over all weights; none at a rank that the weights allow."""
+    base = tuned_weights(sdxl)
+    soup(loras, tmp_path / "exact", EXACT)
+    exact = tuned_weights(sdxl, tmp_path / "exact")
+    for rank in (1, 3):
+        told = soup(loras, tmp_path / str(rank), SoupSettings(rank=rank))
+        state = tuned_weights(sdxl, tmp_path / str(rank))
+        lost = sum((state[n] - exact[n]).square().sum() for n in base)
+        whole = sum((exact[n] - base[n]).square().sum() for n in base)
+        assert told["relative_error"] == pytest.approx((lost / whole).sqrt().item(), rel=1e-3)
+        assert 0.05 < told["relative_error"] < 1
+        with safe_open(tmp_path / str(rank) / "pytorch_lora_weights.safetensors", "pt") as file:
+            ranks = {file.get_slice(n).get_shape()[0] for n in file.offset_keys() if ".lora_A." in n}
+        assert ranks == {rank}
+
+
+@pytest.mark.parametrize(("settings", "weights"), METHODS)
+def test_a_full_soup_departs_from_the_base_as_it_was_loaded(tmp_path, narrow, settings, weights):
+    """The policies started from bfloat16 weights, which lie between the float32 ones of the checkpoint."""
+    checkpoint, policies = narrow
+    soup(policies, tmp_path / "soup", settings, weights)
+    started = {name: tensor.bfloat16().float() for name, tensor in tuned_weights(checkpoint).items()}
+    expected = soup_of_weights(
+        started,
+        [tuned_weights(policy) for policy in policies],
+        interpolation=settings.interpolation,
+        angle=settings.angle,
+        weights=weights,
+    )
+    assert_close(tuned_weights(tmp_path / "soup"), expected)
+
+
+def test_weights_are_found_whatever_their_files(tmp_path, sdxl):
+    unet = load_family(ModelSection(checkpoint=str(sdxl)), torch.device("cpu")).denoiser
+    whole = unet.state_dict()
+    for variant in (None, "fp16"):
+        for size in ("1GB", "100KB"):
+            folder = tmp_path / f"{variant}-{size}"
+            unet.save_pretrained(folder, variant=variant, max_shard_size=size)
+            stored = StoredWeights(weight_files(folder, variant))
+            assert stored.keys() == whole.keys()
+            assert all(torch.equal(stored[name], whole[name]) for name in whole)
+    with pytest.raises(ValueError, match="has neither diffusion_pytorch_model"):
+        weight_files(tmp_path / "fp16-1GB")
+
+
+def test_weightings():
+    assert list(weightings(2, 3)) == [[1, 0], [0.5, 0.5], [0, 1]]
+    assert list(weightings(3, 2)) == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    grid = list(weightings(3, 5))
+    assert len(grid) == len({tuple(weights) for weights in grid}) == 15
+    assert all(sum(weights) == 1 for weights in grid)
+    with pytest.raises(ValueError, match="at least 2 points, got 1"):
+        list(weightings(2, 1))
+
+
+def test_a_sweep_goes_from_one_policy_to_the_other(tmp_path, sdxl, loras):
+    listed = soup_front(loras[:2], tmp_path / "front", EXACT, 3)
+    assert json.loads((tmp_path / "front" / "sweep.json").read_text()) == listed
+    assert [each["folder"] for each in listed] == ["1-0", "0.5-0.5", "0-1"]
+    soup(loras[:2], tmp_path / "half", EXACT)
+    expected = (loras[0], tmp_path / "half", loras[1])
+    for each, same in zip(listed, expected, strict=True):
+        assert_close(tuned_weights(sdxl, tmp_path / "front" / each["folder"]), tuned_weights(sdxl, same))
+
+
+def test_the_record_says_what_was_merged(tmp_path, sdxl, loras):
+    soup(loras, tmp_path / "soup", EXACT, [1, 2, 3])
+    record = json.loads((tmp_path / "soup" / "capo.json").read_text())
+    assert record["base"] == checkpoint_identity(str(sdxl), None)
+    assert (record["adaptation"], record["soup"]["weights"]) == ("lora", [1, 2, 3])
+    assert record["soup"]["policies"][2] == {
+        "folder": str(loras[2] / "train" / "best"),
+        "identity": checkpoint_identity(str(loras[2] / "train" / "best"), None),
+    }
+    again = soup([tmp_path / "soup", loras[0]], tmp_path / "again", EXACT)
+    assert again["rank"] == 8  # a soup is a policy like any other
+
+
+def test_the_model_card_says_what_was_merged_and_how_to_load_it(tmp_path, sdxl, loras):
+    places = [
+        shutil.copytree(best(policy), tmp_path / name) for name, policy in zip("ab", loras[:2], strict=True)
+    ]
+    run = shutil.copytree(loras[2], tmp_path / "run")
+    for place in (*places, best(run)):  # as of a base on the Hub without a part
+        told = {"left_out": ["text_encoder_3"], "base": "owner/base@main"}
+        record = json.loads((place / "capo.json").read_text()) | told
+        record["model"] |= {"checkpoint": "owner/base"}
+        (place / "capo.json").write_text(json.dumps(record))
+    soup([*places, run], tmp_path / "soup", SoupSettings(rank=3), [1, 2, 1])
+    text = (tmp_path / "soup" / "README.md").read_text()
+    data = ModelCard(text).data
+    assert (data.base_model, data.base_model_relation) == ("owner/base", "adapter")
+    assert {"lora", "merge"} <= set(data.tags)
+    assert "from_pretrained('owner/base', text_encoder_3=None)" in text
+    table = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
+    assert [row[0].removeprefix("| ") for row in table] == ["a", "b", "run"]
+    assert [row[1] for row in table] == ["25.0%", "50.0%", "25.0%"]
+    assert all("blake2b:" in row[2] for row in table)
+    assert "interpolation: slerp\nangle: tensor\nrank: 3\n" in text
+    assert str(tmp_path) not in text
+
+
+def test_the_command(tmp_path, sdxl, loras):
+    def capo(*arguments):
+        result = CliRunner().invoke(app, ["soup", *map(str, loras[:2]), *arguments])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    given = ("--weights", "2,1", "--rank", "3", "--angle", "global")
+    told = json.loads(capo("--to", f"{tmp_path}/one", "--json", *given))
+    assert [each["weights"] for each in told["soups"]] == [[2, 1]]
+    soup(loras[:2], tmp_path / "same", SoupSettings(angle="global", rank=3), [2, 1])
+    assert_close(tuned_weights(sdxl, tmp_path / "one"), tuned_weights(sdxl, tmp_path / "same"))
+    shown = capo("--to", f"{tmp_path}/front", "--sweep", "2", "--interpolation", "linear")
+    assert "1-0" in shown
+    assert "0-1" in shown
+
+
+def test_policies_that_do_not_go_together_are_refused(tmp_path, sdxl, loras, narrow):
+    def refused(message, policies, settings=EXACT, weights=None):
+        with pytest.raises(ValueError, match=message):
+            soup(policies, tmp_path / "soup", settings, weights)
+        assert list(tmp_path.glob("*soup*")) == []
+
+    full = put_policy(tmp_path / "full", sdxl, FULL, 0)
+    dora = put_policy(tmp_path / "dora", sdxl, {"lora_dora": True}, 0)
+    other = put_policy(tmp_path / "other", sdxl, FULL, 1, dtype="bfloat16")
+    moved = shutil.copytree(narrow[0], tmp_path / "moved")
+    refused("at least two policies, got 1", loras[:1])
+    refused(f"{tmp_path} is no policy: neither a folder with a capo.json", [loras[0], tmp_path])
+    refused("tuned from different models .*blake2b", [full, narrow[1][0]])
+    refused("adapted differently", [full, loras[0]])
+    refused("different precisions .*float32.*bfloat16", [full, other])
+    refused("not plain LoRA .use_dora.*lora_dora: false", [loras[0], dora])
+    refused("--rank: only LoRA", [full, full], SoupSettings(rank=2))
+    refused("--rank: 6 is more than the 5", loras[:2], SoupSettings(rank=6))
+    refused("--angle: there are no angles", loras, SoupSettings("linear", "global"))
+    refused("3 policies need 3 weights, got 2", loras, weights=[1, 2])
+    refused("tuned from another model", narrow[1], SoupSettings(base=str(sdxl)))
+    soup(narrow[1], tmp_path / "whole", SoupSettings(base=str(moved)))  # the same weights elsewhere
+    with pytest.raises(ValueError, match="whole is there already"):
+        soup(loras, tmp_path / "whole", EXACT)
+
+
+def test_a_soup_is_evaluated_like_a_trained_policy(tmp_path, sdxl, loras):
+    """In a run directory of its own, that has nothing before the evaluation."""
+    soup(loras, tmp_path / "soup", EXACT)
+
+    def recipe(policy):
+        return tiny_run.recipe(
+            [{"name": "red", "source": "function_rewards:redness"}],
+            "shapes:train",
+            model={"checkpoint": str(sdxl)},
+            generate={"num_inference_steps": 2, "batch_size": 4},
+            evaluate={
+                "prompts": {"source": "shapes:test", "count": 2},
+                "samples_per_prompt": 1,
+                "null_row": False,
+                "policy": str(policy),
+            },
+        )
+
+    results = pipeline.run(recipe(tmp_path / "soup"), tmp_path / "run", stage="evaluate").results
+    assert results["policy"]["soup"]["rank"] == 6
+    states = {s.name: s.state for s in pipeline.status(recipe(tmp_path / "soup"), tmp_path / "run")}
+    assert (states["evaluate"], states["train"]) == ("done", "missing")
+    with pytest.raises(StaleArtifact, match=r"evaluate.policy: .* → .*first"):
+        pipeline.run(recipe(loras[0]), tmp_path / "run", stage="evaluate")
+    images = [
+        (tmp_path / "run" / half / "shard-00000.parquet").read_bytes()
+        for half in ("baseline/images/base", "evaluate/images/tuned")
+    ]
+    assert images[0] != images[1]

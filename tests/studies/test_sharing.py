@@ -1,0 +1,124 @@
+"""Artifacts that are taken over from another run."""
+
+import json
+import os
+import signal
+import sys
+
+import pytest
+
+import fake_stages
+from capo import pipeline
+from capo.recipe import parse_recipe
+from capo.store import atomic as durable
+from capo.store.run_directory import Run
+
+SHARED = ["prompts", "samples", "scores/first", "scores/second", "scores/held-out", "baseline"]
+
+
+@pytest.fixture(autouse=True)
+def _fakes(monkeypatch):
+    fake_stages.install(monkeypatch.setitem, monkeypatch.setattr)
+
+
+def recipe(**train):
+    return parse_recipe(fake_stages.VALUES | {"train": {"beta": 300, **train}})
+
+
+def run(directory, *donors, **train):
+    fake_stages.calls.clear()
+    return pipeline.run(recipe(**train), directory, donors=donors)
+
+
+def contents(directory):
+    """All that a run consists of, but for the clock."""
+    files = (p for p in directory.rglob("*") if p.is_file() and p.name != ".lock")
+    return {p.relative_to(directory): p.read_bytes() for p in files if "timings" not in p.name}
+
+
+def test_what_was_made_from_the_same_is_linked_and_the_rest_is_made(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    run(first)
+    result = run(second, first, steps=5)
+    assert fake_stages.calls == ["train", "evaluate", "report"]
+    assert [s.name for s in result.stages if s.skipped] == [*SHARED[:5], "pairs", "baseline"]
+    for name in ("samples/shard-0", "pairs.parquet", "baseline/judgements.json"):
+        assert (second / name).samefile(first / name)
+    assert {s.state for s in pipeline.status(recipe(steps=5), second)} == {"done"}
+    run(tmp_path / "alone", steps=5)
+    assert contents(second) == contents(tmp_path / "alone"), "as if nothing had been taken over"
+    timings = Run(second).timings()
+    assert timings["samples"]["shared"] == str(first)
+    assert timings["samples"]["seconds"] == Run(first).timings()["samples"]["seconds"]
+    assert "shared" not in timings["train"]
+
+
+def test_a_field_that_is_null_is_as_none(tmp_path):
+    """What was made before the recipe had the field is taken over too."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    run(first)
+    for place in (first / "manifests").glob("samples*.json"):
+        record = json.loads(place.read_text(encoding="utf-8"))
+        assert record["inputs"].pop("generate.adaptive") is None
+        place.write_text(json.dumps(record), encoding="utf-8")
+    run(second, first)
+    assert fake_stages.calls == []
+    assert {s.state for s in pipeline.status(recipe(), second)} == {"done"}
+
+
+def test_what_is_removed_or_made_again_here_stays_there(tmp_path):
+    run(tmp_path / "first")
+    before = contents(tmp_path / "first")
+    run(tmp_path / "second", tmp_path / "first")
+    pipeline.run(recipe().model_copy(update={"seed": 7}), tmp_path / "second", force=True)
+    assert contents(tmp_path / "first") == before
+
+
+def test_it_is_copied_where_links_are_impossible(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError("no links here")
+
+    run(tmp_path / "first")
+    monkeypatch.setattr(os, "link", refused)
+    run(tmp_path / "second", tmp_path / "first")
+    assert fake_stages.calls == []
+    sample = tmp_path / "second/samples/shard-0"
+    assert sample.read_bytes() == (tmp_path / "first/samples/shard-0").read_bytes()
+    assert not sample.samefile(tmp_path / "first/samples/shard-0")
+
+
+def test_what_is_damaged_there_is_made_here(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CAPO_QUIET", "0")
+    run(tmp_path / "first")
+    damaged = tmp_path / "first/samples/shard-0"
+    damaged.write_bytes(bytes(len(damaged.read_bytes())))
+    run(tmp_path / "second", tmp_path / "first")
+    assert "samples" in fake_stages.calls
+    assert "samples: not taken over from" in capsys.readouterr().err
+    damaged.unlink()
+    run(tmp_path / "third", tmp_path / "first")
+    assert "samples" in fake_stages.calls
+
+
+def test_killed_at_every_failpoint_of_taking_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(durable, "_flush", lambda path: None)
+    run(tmp_path / "first")
+    run(tmp_path / "whole", tmp_path / "first", steps=5)
+    expected, count = contents(tmp_path / "whole"), tmp_path / "count"
+
+    def attempt(name, **environment):
+        child = os.fork()
+        if not child:
+            os.environ.update(environment)
+            durable._passed = 0
+            try:
+                run(tmp_path / name, tmp_path / "first", steps=5)
+            finally:
+                os._exit(sys.exc_info()[0] is not None)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert attempt("counted", CAPO_FAILPOINT_COUNT=str(count)) == 0
+    for k in range(1, int(count.read_text()) + 1, 3):
+        assert attempt(str(k), CAPO_FAILPOINT=str(k)) == -signal.SIGKILL
+        assert attempt(str(k)) == 0, k
+        assert contents(tmp_path / str(k)) == expected, k
