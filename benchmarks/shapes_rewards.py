@@ -22,11 +22,11 @@ from capo.diffusion import load_family
 from capo.engine.seeds import initial_noise, stable_seed
 from capo.recipe import RewardSection
 from capo.rewards import Reward, load_reward
-from capo.shapes.build import data
+from capo.shapes.build import drawn_data as data
+from capo.shapes.grammar import CATEGORIES, draw_specs, grammar
 from capo.shapes.judge import judge, satisfies
 from capo.shapes.layout import corrupt, scene_of
 from capo.shapes.people import prefer
-from capo.shapes.prompts import CATEGORIES, draw_specs, grammar
 from capo.shapes.scenes import draw
 
 REWARDS = ("shapes-preference", "shapes-vqa", "shapes-aesthetic", "shapes-heldout")

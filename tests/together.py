@@ -16,7 +16,7 @@ from capo.pipeline import run
 from capo.recipe import load_recipe
 from capo.training.batches import Batches
 from capo.training.guards import TrainingDiverged
-from capo.training.step import Trainer
+from capo.training.trainer import Trainer
 
 
 def main() -> None:

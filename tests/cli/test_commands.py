@@ -9,7 +9,6 @@ import pytest
 from typer.testing import CliRunner
 
 import fake_stages
-from capo import pipeline
 from capo.cli import STAGES, app
 from capo.recipe import load_recipe
 
@@ -32,7 +31,7 @@ def capo(*arguments, code=0):
 
 
 def test_there_is_a_command_for_every_stage():
-    assert tuple(STAGES) == pipeline.STAGES
+    assert tuple(STAGES) == fake_stages.COMMANDS
 
 
 def test_run_ends_with_the_results_and_the_page():
@@ -197,7 +196,7 @@ def test_one_of_several_processes_says_how_to_go_on(monkeypatch, rank, told):
     def interrupted(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("capo.pipeline.run.run", interrupted)
+    monkeypatch.setattr("capo.pipeline.run", interrupted)
     for name, value in {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}.items():
         monkeypatch.setenv(name, value)
     said = capo("train", "tiny.yaml", code=130).stderr

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 from capo.cli import app
 from capo.cli.bench_table import ratios
 from capo.cost.bench import bench
-from capo.cost.bench import scoring as score_bench
+from capo.cost.bench import scoring_speed as score_bench
 from capo.cost.bench.conventional import Conventional
 from capo.cost.bench.measure import Row, measure, peak_of
 from capo.cost.bench.subject import Subject, changed
-from capo.cost.bench.training import effort, training_data
+from capo.cost.bench.training_speed import effort, training_data
 from capo.diffusion import load_family
 from capo.recipe import dump_recipe
 from tiny_training import recipe as tiny_recipe

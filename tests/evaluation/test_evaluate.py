@@ -24,8 +24,8 @@ from capo.method import bootstrap_interval
 from capo.prompts import make_prompt
 from capo.rewards.preprocessing import decode_image
 from capo.scoring import rater
+from capo.shapes.grammar import prompts as shapes_prompts
 from capo.shapes.judge import judge
-from capo.shapes.prompts import prompts as shapes_prompts
 from capo.store.run_directory import Run
 from capo.store.step import Job
 from parsed_page import ParsedPage

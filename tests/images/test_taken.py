@@ -14,13 +14,14 @@ import tiny_training
 from capo.cli import app
 from capo.diffusion import load_family
 from capo.images import ExchangeError, open_images
-from capo.images.export import export
 from capo.pairing.calibration_inputs import calibration_report
+from capo.pairing.export import export
+from capo.pairing.pairs_file import read_pairs
 from capo.pipeline import run, status
 from capo.pipeline.graph import steps_of
 from capo.recipe import ImagesSection, RecipeError, dump_recipe, parse_recipe
 from capo.store.run_directory import Artifact, Run
-from capo.training.data import Samples, read_pairs
+from capo.training.sample_files import Samples
 
 COUNTS = {"a red circle": 3, "a blue cat": 1, "a green cat": 4, "two dogs": 2}
 """Images a prompt: N differs."""

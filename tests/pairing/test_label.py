@@ -9,17 +9,17 @@ import pytest
 import tiny_run
 from capo.pairing.calibration_inputs import calibration_report
 from capo.pairing.pair import pair
+from capo.pairing.pairs_file import read_pairs
 from capo.pipeline.graph import steps_of
 from capo.prompts import make_prompt
 from capo.prompts.table import prompt_table
 from capo.recipe import RecipeError, RewardSection, load_recipe
+from capo.shapes.grammar import draw_specs
 from capo.shapes.layout import corrupt, scene_of
 from capo.shapes.people import alignment, beauty
-from capo.shapes.prompts import draw_specs
 from capo.shapes.scenes import draw
 from capo.store.run_directory import Run
 from capo.store.step import Job
-from capo.training.data import read_pairs
 
 REWARD = {"name": "bt", "source": "function_rewards:contrast"}
 PEOPLE = {"selection": "labels", "people": "shapes"}

@@ -17,12 +17,12 @@ from capo.engine.device import quiet
 from capo.engine.seeds import initial_noise
 from capo.method import BradleyTerry, PowerRatio, select_frontier
 from capo.pairing.selecting import make_pairs
-from capo.sampling.start import Start, find_start
+from capo.scoring.start import Start, find_start
 from capo.store.atomic import WorkspaceError
 from capo.store.run_directory import Run
 from capo.store.step import Job
-from capo.training.step import Trainer
 from capo.training.train import train
+from capo.training.trainer import Trainer
 
 KINDS = {"lora": {}, "full": {"adaptation": "full", "learning_rate": 1e-4}}
 STAGES = ("prompts", "generate", "score", "pair", "train")

@@ -141,7 +141,7 @@ def test_what_comes_out_the_same_stops_the_remaking(tmp_path):
 
 def test_status_says_why(tmp_path):
     found = {s.name: s for s in pipeline.status(recipe(), tmp_path)}
-    assert (found["prompts"].state, found["prompts"].why) == ("missing", "not begun")
+    assert (found["prompts"].state, found["prompts"].why) == ("missing", "not started")
     assert (found["train"].state, found["train"].why) == ("missing", "needs samples, pairs")
     made(tmp_path)
     found = {s.name: s for s in pipeline.status(recipe(generate={"guidance_scale": 5.0}), tmp_path)}
@@ -150,7 +150,7 @@ def test_status_says_why(tmp_path):
     assert found["scores/first"].why == "samples changed"
     (tmp_path / "samples/shard-1").unlink()
     found = {s.name: s for s in pipeline.status(recipe(), tmp_path)}
-    assert (found["samples"].state, found["samples"].why) == ("partial", "shard-1 is missing or cut short")
+    assert (found["samples"].state, found["samples"].why) == ("partial", "shard-1 is missing or truncated")
     assert found["scores/first"].state == "done"
 
 
@@ -227,7 +227,7 @@ def test_a_failed_stage_keeps_what_was_done_and_goes_on_from_there(tmp_path, mon
         made(tmp_path, train={"objective": "dpo"})
     assert states(tmp_path, train={"objective": "dpo"})["train"] == "partial"
     monkeypatch.setitem(fake_stages.STAGES, "train", lambda job: job.artifact.commit())
-    assert made(tmp_path, train={"objective": "dpo"}) == ["baseline", "evaluate", "report"]
+    assert made(tmp_path, train={"objective": "dpo"}) == ["train", "baseline", "evaluate", "report"]
 
 
 def test_a_begun_artifact_of_other_settings_is_not_continued(tmp_path):
@@ -324,7 +324,7 @@ def test_killed_it_is_resumed_by_the_same_command(tmp_path, waiting):
     with start(*arguments) as again:
         _, errors = again.communicate(timeout=20)
     assert again.returncode == 0, errors
-    assert "samples: done already" in errors
+    assert "samples: up to date" in errors
     pipeline.run(recipe(), tmp_path / "whole")
     for path in (tmp_path / "whole").rglob("*"):
         if path.is_file() and path.name != "timings.jsonl":

@@ -15,7 +15,7 @@ from capo.recipe import RecipeError, load_recipe
 from capo.reporting import facts
 from capo.rewards import RewardError
 from capo.store.run_directory import Run
-from capo.training.data import Samples
+from capo.training.sample_files import Samples
 
 MOST, MARGIN = 6, 0.097
 STAGES = ("prompts", "generate", "score", "pair")

@@ -9,7 +9,9 @@ from capo.diffusion import load_family
 from capo.engine.device import quiet
 from capo.recipe import GenerateSection, ModelSection
 from capo.rewards.catalog import EMBEDDED
-from capo.shapes.build import build, fit, flow, vae
+from capo.shapes.build import build, fit
+from capo.shapes.build import train_flow as flow
+from capo.shapes.build import train_vae as vae
 
 SCALE = 0.002
 """16 steps."""

@@ -16,10 +16,10 @@ from capo.engine.device import quiet
 from capo.recipe import GenerateSection, ModelSection, RewardSection
 from capo.rewards import load_reward
 from capo.rewards.catalog import EMBEDDED
-from capo.shapes.build import data
+from capo.shapes.build import drawn_data as data
 from capo.shapes.build.tokenizers import clip_tokenizer, question_tokenizer
+from capo.shapes.grammar import draw_specs
 from capo.shapes.judge import judge
-from capo.shapes.prompts import draw_specs
 
 PROMPTS = [spec.text for spec in draw_specs("test", 4, 0)]
 EXAMPLES = 200

@@ -4,9 +4,9 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
+from capo.shapes.grammar import CATEGORIES, Spec, Subject, draw_specs
 from capo.shapes.judge import background_of, detect, judge, satisfies
 from capo.shapes.layout import corrupt, scene_of
-from capo.shapes.prompts import CATEGORIES, Spec, Subject, draw_specs
 from capo.shapes.scenes import BACKGROUNDS, COLORS, HUES, SHAPES, Item, Scene, draw
 
 PROMPTS = 720

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capo.shapes.grammar import CATEGORIES, SPLITS, Spec, Subject, draw_specs, grammar
 from capo.shapes.judge import satisfies
 from capo.shapes.layout import GAP, corrupt, scene_of, swap_colors
-from capo.shapes.prompts import CATEGORIES, SPLITS, Spec, Subject, draw_specs, grammar
 from capo.shapes.scenes import BACKGROUNDS, MAX_ITEMS, SIZE
 
 seeds = st.integers(0, 2**40)

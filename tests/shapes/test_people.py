@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capo.shapes.grammar import CATEGORIES, Spec, Subject, grammar
 from capo.shapes.layout import corrupt, scene_of
 from capo.shapes.people import alignment, beauty, prefer
-from capo.shapes.prompts import CATEGORIES, Spec, Subject, grammar
 from capo.shapes.scenes import Item, Scene
 
 seeds = st.integers(0, 2**40)

@@ -4,8 +4,8 @@ import random
 import pytest
 import torch
 
+from capo.shapes.grammar import draw_specs
 from capo.shapes.layout import scene_of
-from capo.shapes.prompts import draw_specs
 from capo.shapes.scenes import CROSS_ARM, SHAPES, SIZE, SQUARE_SIDE, Item, Scene, draw
 
 BLACK, WHITE = (0.0, 0.0, 0.0), (0.0, 0.0, 1.0)  # RGB; hue, saturation, value

@@ -10,7 +10,7 @@ from capo.shapes.build.tokenizers import (
     clip_tokenizer,
     question_tokenizer,
 )
-from capo.shapes.prompts import SPLITS, grammar
+from capo.shapes.grammar import SPLITS, grammar
 
 TEXTS = [spec.text for split in SPLITS for of_it in grammar(split).values() for spec in of_it]
 WORDS = sorted({word for text in TEXTS for word in text.split()})

@@ -15,10 +15,10 @@ from capo.studies.fronts import Front
 from capo.studies.hypervolume import front_results, hypervolume
 from capo.studies.measures import measure_run
 from capo.studies.outcome import study_results
-from capo.studies.page import render_study
 from capo.studies.running import _description
 from capo.studies.runs import StudyRun
 from capo.studies.study import Row, Study
+from capo.studies.study_page import render_study
 from capo.studies.study_table import settings, table
 from parsed_page import ParsedPage
 from synthetic_run import Options, make_run

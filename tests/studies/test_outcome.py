@@ -17,9 +17,9 @@ from capo.studies.commands import study_command
 from capo.studies.drawings import drawings, sheets
 from capo.studies.measures import JUDGED, measure_run
 from capo.studies.outcome import study_results
-from capo.studies.page import render_study
 from capo.studies.runs import StudyRun
 from capo.studies.study import Row, Study
+from capo.studies.study_page import render_study
 from capo.studies.study_table import NULL, table
 from capo.studies.warnings import warnings
 from parsed_page import ParsedPage

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from capo.engine.seeds import initial_noise, stable_seed
+from capo.pairing.pairs_file import PromptPairs
 from capo.recipe import TrainSection
 from capo.training.batches import Batches
-from capo.training.data import PromptPairs
 
 PAIRS = torch.tensor([[0, 2], [0, 3], [1, 2]])
 COMBINED = torch.tensor([0.9, 0.6, 0.3, 0.2], dtype=torch.float64)

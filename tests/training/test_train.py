@@ -22,8 +22,8 @@ from capo.training import validation
 from capo.training.batches import Batches
 from capo.training.guards import TrainingDiverged
 from capo.training.rollback import RollBacks
-from capo.training.step import Trainer
 from capo.training.train import least_margin
+from capo.training.trainer import Trainer
 from tiny_training import VALIDATION, contents, copied, recipe, trained
 
 FULL = {"adaptation": "full", "learning_rate": 1e-4}

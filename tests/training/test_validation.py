@@ -11,8 +11,8 @@ import torch
 from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
 from capo.sampling.sampler import ImageRequest, sample_images
+from capo.shapes.grammar import spec_of
 from capo.shapes.layout import scene_of
-from capo.shapes.prompts import spec_of
 from capo.shapes.scenes import draw
 from capo.store.run_directory import Run
 from capo.training.validation import Validation, validate_base, validation_prompts

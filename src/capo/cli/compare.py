@@ -83,7 +83,7 @@ def compare(
         printing.print_runs(some, runs_of(some, folder), as_json)
         return
     if plan:
-        from capo.studies.cost import study_cost
+        from capo.studies.study_cost import study_cost
 
         some = loaded.only(chosen)
         printing.print_cost(some, study_cost(runs_of(some, folder), gpu, utilisation), as_json)

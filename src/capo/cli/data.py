@@ -55,7 +55,7 @@ def export(
     if as_json:
         os.environ["CAPO_QUIET"] = "1"
     from capo.cli import tables as terminal
-    from capo.images.export import export
+    from capo.pairing.export import export
     from capo.store.run_directory import Run
 
     loaded, path = load(recipe, overrides, directory)

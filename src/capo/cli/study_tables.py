@@ -12,10 +12,10 @@ from capo.cli.plan_table import hours
 from capo.cli.tables import print_json
 from capo.studies.commands import run_command
 from capo.studies.contrasts import nothing_compared
-from capo.studies.cost import StudyCost
 from capo.studies.running import Outcome
 from capo.studies.runs import StudyRun
 from capo.studies.study import Study, shipped_studies
+from capo.studies.study_cost import StudyCost
 from capo.studies.study_table import NULL, brief, settings
 from capo.studies.warnings import not_finished
 

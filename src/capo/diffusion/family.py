@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from capo.diffusion.arrangement import arrange
-from capo.diffusion.loading import load_part
+from capo.diffusion.components import load_part
 from capo.diffusion.process import Process
 from capo.diffusion.vae import compression, decode, encode
 from capo.engine.device import quiet

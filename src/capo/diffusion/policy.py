@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from capo.diffusion.adapter import ADAPTER, add_adapter
+from capo.diffusion.components import load_part
 from capo.diffusion.family import Family
-from capo.diffusion.loading import load_part
 from capo.diffusion.reference import FrozenCopy, digest
 from capo.diffusion.saved import LORA, RECORD
 from capo.diffusion.sharding import check_shardable, gathered, part_like, shard, together, whole

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from capo.evaluation.candidates import against, tuned
-from capo.evaluation.diversity import measure_diversity
+from capo.evaluation.measure_diversity import measure_diversity
 from capo.evaluation.measuring import Model, measure, measured, read_judgements, read_scores
 from capo.evaluation.win_rates import results
 from capo.prompts import Prompt, load_prompts

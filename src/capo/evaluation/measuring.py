@@ -9,6 +9,7 @@ import gc
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,13 +17,13 @@ import numpy as np
 from capo.engine import device as runtime
 from capo.engine.progress import progress
 from capo.evaluation.candidates import Candidate
-from capo.images.given import take_given
+from capo.images.given import GivenImages, take_given
 from capo.images.shard_files import shard_path
 from capo.pairing.columns import score_matrix
 from capo.prompts import Prompt
 from capo.recipe import ImagesSection, Recipe, RewardSection
 from capo.sampling.sampler import ImageRequest, sample_images
-from capo.scoring.judging import check_size, judgements
+from capo.scoring.judging import check_size, verdicts
 from capo.scoring.rater import Rater
 from capo.scoring.score_table import decode_rows, finished, score_rows
 from capo.store.run_directory import Artifact
@@ -66,7 +67,7 @@ def measure(
         _score(recipe, artifact, reward, prompts, images)
     artifact.remove(PARTS)
     if recipe.evaluate.judge is not None and not artifact.has(JUDGEMENTS):
-        artifact.write_table(JUDGEMENTS, judgements(prompts, images))
+        artifact.write_table(JUDGEMENTS, _judgments(prompts, images))
 
 
 def read_scores(
@@ -135,7 +136,9 @@ def _make_images(
         return
     if isinstance(candidate.source, ImagesSection):
         for model in models:
-            take_given(recipe, artifact, prompts, _images_folder(model.name), candidate.source)
+            samples, check = recipe.evaluate.samples_per_prompt, partial(check_size, recipe)
+            given = GivenImages(candidate.source, samples, recipe.generate.shard_prompts, check)
+            take_given(artifact, _images_folder(model.name), prompts, given)
         return
     family = candidate.source(recipe)
     check_size(recipe, family.image_size(recipe.generate), "this model makes")
@@ -177,6 +180,22 @@ def _score(
                 shards.append(rows)
                 bar.advance(len(rows), resumed=resumed)
             artifact.write_table(whole, pa.concat_tables(shards).combine_chunks())
+
+
+def _judgments(prompts: Sequence[Prompt], images: Sequence[Images]) -> "pa.Table":
+    """A row an image: model, prompt_id, sample, and whether it is correct."""
+    import pyarrow as pa
+
+    tables = []
+    for each in images:
+        with progress(f"judge: {each.model} images", len(each.shards), "shards") as bar:
+            for shard in each.shards:
+                rows, decoded = each.read(shard)
+                correct = verdicts(prompts, rows, decoded)
+                columns = {"model": [each.model] * len(rows), "prompt_id": rows["prompt_id"]}
+                tables.append(pa.table(columns | {"sample": rows["sample"], "correct": correct}))
+                bar.advance()
+    return pa.concat_tables(tables)
 
 
 def _images_folder(model: str) -> str:

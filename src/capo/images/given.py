@@ -4,7 +4,8 @@ A prompt's images are found by its text, as `metadata.jsonl` or a `prompt.txt` s
 name of their folder: the prompt's id, or its number among the evaluation prompts, counted from 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from capo.engine.progress import progress
@@ -12,33 +13,41 @@ from capo.images import ImageSource, open_images
 from capo.images.shard import sample_table
 from capo.images.shard_files import shard_path
 from capo.prompts import Prompt
-from capo.recipe import ImagesSection, Recipe
+from capo.recipe import ImagesSection
 from capo.rewards.preprocessing import decode_image
-from capo.scoring.judging import check_size
 from capo.store.run_directory import Artifact
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def take_given(
-    recipe: Recipe, artifact: Artifact, prompts: Sequence[Prompt], folder: str, section: ImagesSection
-) -> None:
+@dataclass(frozen=True)
+class GivenImages:
+    """Which existing images take the place of a model's."""
+
+    section: ImagesSection
+    samples: int
+    """K, images of each prompt."""
+    shard_prompts: int
+    check: Callable[[tuple[int, int], str], None]
+    """Called with (height, width) of every image and a description; raises for sizes that do not fit."""
+
+
+def take_given(artifact: Artifact, folder: str, prompts: Sequence[Prompt], request: GivenImages) -> None:
     """Write the first K images of each prompt into shards in `folder`, those that are not there yet.
 
-    Raises `ValueError` when a prompt has fewer, or for an image that cannot be read or, with a
-    judge, has another size than it looks at.
+    Raises `ValueError` when a prompt has fewer images, and for an image that cannot be read or that
+    `request.check` rejects.
     """
-    source = open_images(section)
-    samples, size = recipe.evaluate.samples_per_prompt, recipe.generate.shard_prompts
-    places = _places(section.source, source, prompts, samples)
-    with progress(f"evaluate: images of {section.source}", len(prompts), "prompts") as bar:
+    source, size = open_images(request.section), request.shard_prompts
+    places = _places(request.section.source, source, prompts, request.samples)
+    with progress(f"evaluate: images of {request.section.source}", len(prompts), "prompts") as bar:
         for shard, start in enumerate(range(0, len(prompts), size)):
             part = prompts[start : start + size]
             there = artifact.has(shard_path(folder, shard))
             if not there:
                 found = places[start : start + size]
-                artifact.write_table(shard_path(folder, shard), _table(recipe, source, part, found))
+                artifact.write_table(shard_path(folder, shard), _table(request, source, part, found))
             bar.advance(len(part), resumed=there)
 
 
@@ -64,7 +73,7 @@ def _places(
 
 
 def _table(
-    recipe: Recipe, source: ImageSource, prompts: Sequence[Prompt], places: Sequence[tuple[object, ...]]
+    request: GivenImages, source: ImageSource, prompts: Sequence[Prompt], places: Sequence[tuple[object, ...]]
 ) -> "pa.Table":
     import pyarrow as pa
 
@@ -78,7 +87,7 @@ def _table(
             image = decode_image(data)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        check_size(recipe, (image.height, image.width), f"{name} is")
+        request.check((image.height, image.width), f"{name} is")
     ids, samples, names, images = zip(*rows, strict=True)
     columns = {
         "prompt_id": pa.array(ids, pa.string()),

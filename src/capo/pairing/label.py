@@ -22,9 +22,9 @@ from capo.prompts.table import read_prompts
 from capo.recipe import Recipe
 from capo.rewards import describe_comparison
 from capo.scoring.score_table import decode_rows
+from capo.shapes.grammar import spec_of
 from capo.shapes.people import compare_at_random
 from capo.shapes.perception import perceive
-from capo.shapes.prompts import spec_of
 from capo.shapes.scenes import Scene
 from capo.store.run_directory import Run
 

@@ -21,7 +21,7 @@ def _inputs(recipe: Recipe) -> dict[str, Any]:
     if recipe.start is None:
         return {}
     from capo.rewards import reward_inputs
-    from capo.sampling.start import find_start
+    from capo.scoring.start import find_start
 
     start = find_start(recipe, recipe.start)
     inputs: dict[str, Any] = {}
@@ -40,7 +40,7 @@ def copy_pool(job: Job) -> None:
     import pyarrow.compute as pc
 
     from capo.prompts.table import read_prompts
-    from capo.sampling.start import find_start
+    from capo.scoring.start import find_start
     from capo.store.run_directory import WorkspaceError
 
     recipe, artifact = job.recipe, job.artifact

@@ -148,7 +148,7 @@ def _read_shapes(split: str, wanted: Wanted, seed: int) -> list[Prompt]:
     if split not in SHAPES_SPLITS:
         known = ", ".join(f"shapes:{name}" for name in SHAPES_SPLITS)
         raise PromptsError(f"{wanted.field}.source: no 'shapes:{split}'; there are {known}")
-    from capo.shapes.prompts import prompts
+    from capo.shapes.grammar import prompts
 
     return [make_prompt(*row) for row in prompts(split, wanted.section.count, seed)]
 

@@ -20,7 +20,7 @@ from capo.rewards.registry import (
     reward_inputs,
     settle_weights,
 )
-from capo.rewards.scoring import score_images
+from capo.rewards.score_images import score_images
 from capo.rewards.transports.programs.capo_reward import serve_stdio
 
 __all__ = [

@@ -8,7 +8,7 @@ import numpy as np
 
 from capo.method.calibration import PowerRatio
 from capo.rewards.protocol import Reward, TransientError
-from capo.rewards.scoring import checked
+from capo.rewards.score_images import checked
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -5,8 +5,8 @@ import random
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from capo.shapes.grammar import draw_specs
 from capo.shapes.layout import scene_of
-from capo.shapes.prompts import draw_specs
 from capo.shapes.scenes import draw
 
 SIZE = 256

@@ -18,7 +18,7 @@ def steps(recipe: Recipe) -> list[Step]:
     """The artifact `samples`."""
     from capo.diffusion import model_inputs
     from capo.images import images_inputs
-    from capo.sampling.start import policy_inputs
+    from capo.scoring.start import policy_inputs
 
     inputs = model_inputs(recipe.model) | flatten("generate", recipe.generate.results())
     inputs |= images_inputs(recipe.images) | {"seed": recipe.seed} | policy_inputs(recipe)
@@ -67,7 +67,7 @@ def sample_prompts(job: Job, waves: "Waves | None" = None) -> dict[str, Any]:
     from capo.engine.device import device
     from capo.prompts.table import read_prompts
     from capo.sampling.sampler import ImageRequest, sample_images
-    from capo.sampling.start import find_start
+    from capo.scoring.start import find_start
 
     recipe, seed = job.recipe, job.recipe.seed
     prompts = read_prompts(job.run)

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from capo.engine.progress import progress
 from capo.prompts import Prompt
 from capo.recipe import Recipe
 from capo.shapes.scenes import SIZE
@@ -13,8 +12,6 @@ from capo.shapes.scenes import SIZE
 if TYPE_CHECKING:
     import pyarrow as pa
     from PIL import Image
-
-    from capo.evaluation.measuring import Images
 
 
 def check_judgeable(recipe: Recipe, prompts: Sequence[Prompt]) -> None:
@@ -43,22 +40,6 @@ def check_size(recipe: Recipe, size: tuple[int, int], what: str) -> None:
             f"evaluate.judge: shapes looks at images of {SIZE}×{SIZE} pixels, and {what} "
             f"{size[1]}×{size[0]}; set it to null"
         )
-
-
-def judgements(prompts: Sequence[Prompt], images: "Sequence[Images]") -> "pa.Table":
-    """A row an image: model, prompt_id, sample, and whether it is correct."""
-    import pyarrow as pa
-
-    tables = []
-    for each in images:
-        with progress(f"judge: {each.model} images", len(each.shards), "shards") as bar:
-            for shard in each.shards:
-                rows, decoded = each.read(shard)
-                correct = verdicts(prompts, rows, decoded)
-                columns = {"model": [each.model] * len(rows), "prompt_id": rows["prompt_id"]}
-                tables.append(pa.table(columns | {"sample": rows["sample"], "correct": correct}))
-                bar.advance()
-    return pa.concat_tables(tables)
 
 
 def verdicts(prompts: Sequence[Prompt], rows: "pa.Table", images: "Sequence[Image.Image]") -> list[bool]:

@@ -15,7 +15,7 @@ from capo.rewards import Reward, Scored, load_reward, score_images
 from capo.rewards.cache import open_cache, score_key
 from capo.rewards.preprocessing import decode_image
 from capo.rewards.protocol import MemoryShortError
-from capo.rewards.scoring import out_of_memory
+from capo.rewards.score_images import out_of_memory
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from capo.shapes.prompts import RELATIONS, Spec, Subject
+from capo.shapes.grammar import RELATIONS, Spec, Subject
 from capo.shapes.scenes import BACKGROUNDS, COLORS, HUES, SHAPES, SIZE, Item, Scene
 
 RADII = {1: (5.0, 9.5), 2: (4.0, 6.5), 3: (3.6, 5.0), 4: (3.4, 4.6)}

@@ -8,9 +8,9 @@ import math
 import random
 from collections.abc import Sequence
 
+from capo.shapes.grammar import Spec
 from capo.shapes.judge import stands
 from capo.shapes.layout import RADII
-from capo.shapes.prompts import Spec
 from capo.shapes.scenes import SIZE, Item, Scene
 
 

@@ -18,10 +18,10 @@ from capo.store import atomic as durable
 from capo.store.manifest import pretty
 from capo.studies.drawings import drawings, sheets
 from capo.studies.outcome import study_results
-from capo.studies.page import render_study
 from capo.studies.records import adopt_record, kept_elsewhere, measures_of
 from capo.studies.runs import StudyRun, donors, runs_of, shared_artifacts
 from capo.studies.study import FIGURES, Study
+from capo.studies.study_page import render_study
 from capo.studies.study_table import table
 from capo.studies.warnings import warnings
 

@@ -21,7 +21,7 @@ from capo.diffusion.sharding import whole
 from capo.engine.progress import say
 from capo.engine.ranks import Group
 from capo.store.run_directory import Artifact, WorkspaceError
-from capo.training.step import Trainer
+from capo.training.trainer import Trainer
 
 FOLDER = "checkpoints"
 

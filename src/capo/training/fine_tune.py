@@ -17,17 +17,18 @@ from capo.engine import device as runtime
 from capo.engine.progress import say
 from capo.engine.ranks import Group
 from capo.images.disk_space import size
+from capo.pairing.pairs_file import PromptPairs, read_pairs
 from capo.recipe import Recipe
-from capo.sampling.start import Start, find_start
+from capo.scoring.start import Start, find_start
 from capo.store.run_directory import Artifact, Run
 from capo.training.batches import Batch, Batches
 from capo.training.checkpoint import Checkpoints
-from capo.training.data import PromptPairs, Samples, read_pairs
 from capo.training.log import Board, Log, best_row
 from capo.training.loop import Loop
 from capo.training.policy_card import model_card
 from capo.training.rollback import RollBacks
-from capo.training.step import Trainer
+from capo.training.sample_files import Samples
+from capo.training.trainer import Trainer
 from capo.training.validation import Validation
 
 

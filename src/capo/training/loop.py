@@ -13,7 +13,7 @@ from capo.training.guards import TrainingDiverged, Watch, ends, overoptimization
 from capo.training.log import Log, Row, best_row
 from capo.training.rollback import LIMIT, RollBacks
 from capo.training.sampling_policy import led
-from capo.training.step import Outcome, Trainer
+from capo.training.trainer import Outcome, Trainer
 
 
 @dataclass

@@ -14,7 +14,7 @@ from capo.store.step import Job, Step, flatten
 def steps(recipe: Recipe) -> list[Step]:
     """The artifacts `validation`, where the recipe has validation prompts, and `train`."""
     from capo.diffusion import model_inputs
-    from capo.sampling.start import policy_inputs
+    from capo.scoring.start import policy_inputs
 
     model, seed = model_inputs(recipe.model), {"seed": recipe.seed}
     sampling = model | sampling_inputs(recipe.generate) | seed

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from capo.cost.bench.measure import Row
 
 PARTS = {
-    "train": ("train:bench_train", "pairs"),
-    "generate": ("generate:bench_generate", "images"),
-    "decode": ("generate:bench_decode", "images"),
-    "score": ("score:bench_score", "images"),
-    "pairs": ("score:bench_pairs", "prompts"),
+    "train": ("training_speed:bench_train", "pairs"),
+    "generate": ("generation_speed:bench_generate", "images"),
+    "decode": ("generation_speed:bench_decode", "images"),
+    "score": ("scoring_speed:bench_score", "images"),
+    "pairs": ("scoring_speed:bench_pairs", "prompts"),
 }
 """Part of the pipeline → `module:function` that yields its rows, and the unit of its speed."""
 

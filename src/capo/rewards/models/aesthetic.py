@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from capo.method.calibration import BradleyTerry
-from capo.rewards.loading import load_model, load_part
+from capo.rewards.model_files import load_model, load_part
 from capo.rewards.preprocessing import as_rgb, centre
 from capo.rewards.protocol import RewardError
-from capo.rewards.scoring import float64
+from capo.rewards.score_images import float64
 
 if TYPE_CHECKING:
     from PIL import Image

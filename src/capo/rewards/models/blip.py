@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from capo.rewards.loading import fill, read_weights
+from capo.rewards.model_files import fill, read_weights
 from capo.rewards.protocol import RewardError
 
 HEAD_WIDTH = 64

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from capo.rewards.catalog import BERT
-from capo.rewards.loading import load_part, parts_place
+from capo.rewards.model_files import load_part, parts_place
 from capo.rewards.preprocessing import as_rgb
 from capo.rewards.protocol import RewardError
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from capo.method.calibration import BradleyTerry
-from capo.rewards.loading import load_model
+from capo.rewards.model_files import load_model
 from capo.rewards.models.clip_towers import ClipTowers, centre_crop
-from capo.rewards.scoring import float64
+from capo.rewards.score_images import float64
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from capo.method.calibration import PowerRatio
 from capo.rewards.catalog import FLAN_T5_XL
-from capo.rewards.loading import load_model, load_part, parts_place, usual_dtype
+from capo.rewards.model_files import load_model, load_part, parts_place, usual_dtype
 from capo.rewards.models.vqa import QUESTION, checked_template
 from capo.rewards.preprocessing import as_rgb
 from capo.rewards.protocol import RewardError

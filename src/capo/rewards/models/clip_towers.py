@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from capo.rewards.loading import load_part
+from capo.rewards.model_files import load_part
 from capo.rewards.preprocessing import as_rgb, centre
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from capo.method.calibration import PowerRatio
-from capo.rewards.loading import load_model, load_part
+from capo.rewards.model_files import load_model, load_part
 from capo.rewards.models.vqa import QUESTION, answer_tokens
 from capo.rewards.preprocessing import as_rgb
-from capo.rewards.scoring import float64
+from capo.rewards.score_images import float64
 
 if TYPE_CHECKING:
     from PIL import Image

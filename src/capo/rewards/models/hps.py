@@ -15,11 +15,11 @@ from torch.nn.functional import interpolate, pad
 
 from capo.method.calibration import BradleyTerry
 from capo.rewards.catalog import CLIP_VIT_H
-from capo.rewards.loading import load_part, load_renamed, parts_place, read_weights
+from capo.rewards.model_files import load_part, load_renamed, parts_place, read_weights
 from capo.rewards.models.clip_layout import drop_prefix, from_open_clip
 from capo.rewards.models.clip_towers import ClipTowers
 from capo.rewards.preprocessing import as_rgb
-from capo.rewards.scoring import float64
+from capo.rewards.score_images import float64
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from capo.method.calibration import BradleyTerry
 from capo.rewards.catalog import QWEN2_VL_7B
-from capo.rewards.loading import fill, load_part, load_renamed, parts_place, read_weights
+from capo.rewards.model_files import fill, load_part, load_renamed, parts_place, read_weights
 from capo.rewards.models.hpsv3_instruction import PROMPT, TOKEN, read_instruction
 from capo.rewards.models.vlm import load_processor
 from capo.rewards.preprocessing import as_rgb
 from capo.rewards.protocol import RewardError
-from capo.rewards.scoring import float64
+from capo.rewards.score_images import float64
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -12,7 +12,7 @@ import torch
 
 from capo.method.calibration import BradleyTerry
 from capo.rewards.catalog import CLIP_VIT_L
-from capo.rewards.loading import load_part, load_renamed, read_weights
+from capo.rewards.model_files import load_part, load_renamed, read_weights
 from capo.rewards.models.aesthetic_head import AffineHead, split_head, tower_place
 from capo.rewards.models.clip_layout import drop_prefix, vision_side
 from capo.rewards.models.clip_towers import centre_crop

@@ -16,7 +16,7 @@ from torch.nn.functional import cosine_similarity
 
 from capo.method.calibration import BradleyTerry
 from capo.rewards.catalog import CLIP_VIT_H
-from capo.rewards.loading import fill, load_part, load_renamed, parts_place, read_weights
+from capo.rewards.model_files import fill, load_part, load_renamed, parts_place, read_weights
 from capo.rewards.models.clip_layout import drop_prefix
 from capo.rewards.models.clip_towers import ClipTokens, centre_crop
 from capo.rewards.models.mps_cross import CrossModel

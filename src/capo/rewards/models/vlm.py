@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from capo.rewards.loading import load_model, load_part, usual_dtype
+from capo.rewards.model_files import load_model, load_part, usual_dtype
 from capo.rewards.preprocessing import as_rgb
 from capo.rewards.protocol import RewardError
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from capo.rewards.comparison import describe_comparison
 from capo.rewards.protocol import Reward, TransientError
-from capo.rewards.scoring import checked, out_of_memory, truncated
+from capo.rewards.score_images import checked, out_of_memory, truncated
 from capo.rewards.transports import wire
 
 if TYPE_CHECKING:

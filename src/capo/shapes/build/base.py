@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from capo.engine.seeds import stable_seed
-from capo.shapes.build.data import captions
+from capo.shapes.build.drawn_data import captions
 from capo.shapes.build.fit import fit
 from capo.shapes.build.tokenizers import PROMPT_LENGTH, clip_tokenizer
-from capo.shapes.build.vae import encode_scenes
+from capo.shapes.build.train_vae import encode_scenes
 from capo.shapes.scenes import SIZE
 
 SCENES = 300_000

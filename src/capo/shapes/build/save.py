@@ -7,11 +7,12 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline, StableDiffusionXLPipeline
 from transformers import CLIPImageProcessorPil, CLIPVisionModel, PreTrainedModel
 
-from capo.shapes.build import data, rewards
+from capo.shapes.build import drawn_data as data
+from capo.shapes.build import train_rewards as rewards
 from capo.shapes.build.base import train_base
-from capo.shapes.build.flow import train_flow
 from capo.shapes.build.tokenizers import clip_tokenizer, question_tokenizer
-from capo.shapes.build.vae import train_vae
+from capo.shapes.build.train_flow import train_flow
+from capo.shapes.build.train_vae import train_vae
 from capo.shapes.scenes import SIZE
 
 

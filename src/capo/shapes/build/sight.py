@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from capo.engine.seeds import stable_seed
-from capo.shapes.build.data import normalise, random_spec, reconstruct, soften
+from capo.shapes.build.drawn_data import normalise, random_spec, reconstruct, soften
 from capo.shapes.build.fit import fit
 from capo.shapes.layout import scene_of
 from capo.shapes.scenes import COLORS, MAX_ITEMS, SHAPES, SIZE, Scene, draw, signed_distance

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
-from capo.shapes.prompts import grammar
+from capo.shapes.grammar import grammar
 
 PROMPT_LENGTH = 24
 """Tokens of the longest prompt kept, start and end included."""

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from capo.diffusion import random_weights
-from capo.engine.loading import defect
+from capo.engine.loaded_weights import defect
 
 
 def load_part(kind: Any, path: str, folder: str, dtype: torch.dtype, **source: Any) -> Any:

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from capo.cli import app
 from capo.cost.plan import plan_run
 from capo.studies import load_study
-from capo.studies.cost import study_cost
 from capo.studies.runs import runs_of
+from capo.studies.study_cost import study_cost
 
 STUDY = {
     "name": "cost",

@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from capo.shapes.prompts import CATEGORIES, OPENINGS, SPLITS, Spec, Subject, draw_specs, grammar, prompts
+from capo.shapes.grammar import CATEGORIES, OPENINGS, SPLITS, Spec, Subject, draw_specs, grammar, prompts
 
 
 def specs(split):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capo.engine.device import quiet
-from capo.engine.loading import defect
+from capo.engine.loaded_weights import defect
 from capo.rewards.places import WEB, pinned, split_revision
 from capo.rewards.protocol import RewardError
 

@@ -10,11 +10,11 @@ from capo.engine.progress import progress
 from capo.engine.seeds import stable_seed
 from capo.images import WRITERS, Pair
 from capo.images.shard_files import read_samples
+from capo.pairing.pairs_file import PromptPairs, read_pairs
 from capo.prompts.table import read_prompts
 from capo.recipe import Recipe
 from capo.store import atomic as durable
 from capo.store.run_directory import Run
-from capo.training.data import PromptPairs, read_pairs
 
 if TYPE_CHECKING:
     import pyarrow as pa

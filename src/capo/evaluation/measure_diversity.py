@@ -60,7 +60,7 @@ class ImageEncoder:
         import torch
         from transformers import AutoImageProcessor, AutoModel
 
-        from capo.rewards.loading import load_model, load_part
+        from capo.rewards.model_files import load_model, load_part
 
         self._model = load_model(AutoModel, place.checkpoint, device, torch.float32)
         # Always Pillow's resizing: torchvision's gives slightly different features.

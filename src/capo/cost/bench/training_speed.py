@@ -17,13 +17,14 @@ from capo.diffusion.policy import Policy
 from capo.diffusion.random_weights import random_weights
 from capo.engine.prefetch import prefetched
 from capo.images.shard_files import read_samples
+from capo.pairing.pairs_file import PromptPairs
 from capo.prompts import Prompt
 from capo.recipe import Recipe
 from capo.sampling.sampler import ImageRequest, sample_images
 from capo.store.run_directory import Artifact, Run
 from capo.training.batches import Batches
-from capo.training.data import PromptPairs, Samples
-from capo.training.step import Trainer
+from capo.training.sample_files import Samples
+from capo.training.trainer import Trainer
 
 Changes = dict[str, dict[str, Any]]
 

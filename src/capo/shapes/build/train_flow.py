@@ -15,11 +15,11 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from capo.engine.seeds import stable_seed
 from capo.shapes.build.base import CAPTION_DROPOUT, text_config, tokenize
-from capo.shapes.build.data import captions
+from capo.shapes.build.drawn_data import captions
 from capo.shapes.build.fit import fit
 from capo.shapes.build.tokenizers import clip_tokenizer
-from capo.shapes.build.vae import encode_scenes
-from capo.shapes.prompts import SPLITS
+from capo.shapes.build.train_vae import encode_scenes
+from capo.shapes.grammar import SPLITS
 from capo.shapes.scenes import SIZE
 
 SCENES = 300_000

@@ -10,7 +10,7 @@ from transformers.models.bit import BitImageProcessorPil
 
 import tiny_rewards
 import tiny_run
-from capo.evaluation.diversity import EncoderPlace, ImageEncoder, find_encoder, prompt_distances
+from capo.evaluation.measure_diversity import EncoderPlace, ImageEncoder, find_encoder, prompt_distances
 from capo.rewards import RewardError
 
 

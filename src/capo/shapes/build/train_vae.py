@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from capo.engine.seeds import stable_seed
-from capo.shapes.build.data import captions, to_signal
+from capo.shapes.build.drawn_data import captions, to_signal
 from capo.shapes.build.fit import fit
 from capo.shapes.scenes import SIZE
 

@@ -27,9 +27,9 @@ from transformers import (
 )
 
 from capo.engine.seeds import stable_seed
-from capo.shapes.build import data
+from capo.shapes.build import drawn_data as data
 from capo.shapes.build.base import tokenize
-from capo.shapes.build.data import normalise
+from capo.shapes.build.drawn_data import normalise
 from capo.shapes.build.fit import fit
 from capo.shapes.build.sight import teach
 from capo.shapes.build.tokenizers import (

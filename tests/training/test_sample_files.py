@@ -4,8 +4,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from capo.pairing.pairs_file import PairCounts, read_pairs
 from capo.store.run_directory import Artifact, Run, WorkspaceError
-from capo.training.data import PairCounts, Samples, read_pairs
+from capo.training.sample_files import Samples
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from capo.shapes.grammar import CATEGORIES, NUMBERS, RELATIONS, Spec, grammar
 from capo.shapes.judge import satisfies
 from capo.shapes.layout import corrupt, scene_of, swap_colors
 from capo.shapes.people import beauty, notices, prefer
-from capo.shapes.prompts import CATEGORIES, NUMBERS, RELATIONS, Spec, grammar
 from capo.shapes.scenes import SHAPES, Scene, draw
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
