@@ -2,7 +2,7 @@
 
     python benchmarks/adaptive_budget.py RUN...
 
-prints the table of docs/adaptive.md as Markdown, over the prompts of all RUNs, which have scores and equal
+prints the table of docs/guides/adaptive.md, over the prompts of all RUNs, which have scores and equal
 settings. Nothing is sampled or written. A rule sees the first samples of a prompt; what it ends with is
 measured with the win-rates among all N.
 """

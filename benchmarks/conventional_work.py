@@ -1,6 +1,6 @@
 """What the conventional loop computes beside the denoiser: FLOPs a pair, from the networks' configurations.
 
-Needs neither weights nor a GPU. Prints the table of docs/performance.md.
+Needs neither weights nor a GPU. Prints the table of docs/evidence/performance.md.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Put results of studies into docs/evidence.md, beside the paper's, and their tables and figures below it.
+"""Fill docs/evidence/index.md with the results of studies, and copy their tables and figures beside it.
 
     python benchmarks/evidence.py [STUDIES]
 
@@ -22,9 +22,9 @@ from capo.studies.contrasts import contrasts
 from capo.studies.records import kept_elsewhere
 from capo.studies.runs import read_record
 
-DOCS = Path(__file__).parents[1] / "docs"
-PAGE = DOCS / "evidence.md"
-IMAGE = re.compile(r"\(evidence/(?P<file>[\w-]+\.svg)\)")
+EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
+PAGE = EVIDENCE / "index.md"
+IMAGE = re.compile(r"\((?P<file>[\w-]+\.svg)\)")
 BLOCK = re.compile(r"(<!-- study: (?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NULL = "*base against itself*"
 
@@ -103,17 +103,17 @@ def main(studies: Path) -> None:
             continue
         table = "\n".join(short_table(results, PAPER.get(name, {})))
         page = filled(page, name, table)
-        (DOCS / "evidence" / f"{name}.md").write_bytes((studies / name / "table.md").read_bytes())
-        elsewhere = kept_elsewhere(DOCS / "evidence" / name)
+        (EVIDENCE / f"{name}.md").write_bytes((studies / name / "table.md").read_bytes())
+        elsewhere = kept_elsewhere(EVIDENCE / name)
         for record in sorted((studies / name).glob("*/seed-*.json")):
-            kept = DOCS / "evidence" / record.relative_to(studies)
+            kept = EVIDENCE / record.relative_to(studies)
             if read_record(record)["made_from"] in elsewhere and not kept.exists():
                 continue
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_bytes(record.read_bytes())
         for figure in sorted((studies / name / "figures").iterdir()):
             if (shown := f"{name}-{figure.name}") in images:
-                (DOCS / "evidence" / shown).write_bytes(figure.read_bytes())
+                (EVIDENCE / shown).write_bytes(figure.read_bytes())
     PAGE.write_text(page, encoding="utf-8")
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/shapes_rewards.py [EXAMPLES]
 
-prints the tables of docs/embedded-world.md as Markdown. EXAMPLES (1000) are the opinions, questions,
+prints the tables of docs/concepts/embedded-world.md as Markdown. EXAMPLES (1000) are the opinions, questions,
 ratings and renders measured on; the base model makes a quarter as many images. Nothing is written.
 """
 

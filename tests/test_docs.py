@@ -18,7 +18,7 @@ from capo.recipe import RUNTIME, Recipe, load_recipe
 from capo.rewards.catalog import EMBEDDED
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted(path for folder in (ROOT, ROOT / "docs", ROOT / "benchmarks") for path in folder.glob("*.md"))
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
 PAGES_BY_NAME = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
 
 
@@ -57,7 +57,7 @@ def test_commands_and_tests_that_are_named_are_there(name):
 
 
 def sections():
-    """Heading in docs/recipe.md → the fields that belong under it, with the recipe's own under the first."""
+    """Section → its fields; the recipe's own fields are under the empty name."""
     found = {"": {}}
     for name, field in Recipe.model_fields.items():
         kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
@@ -71,7 +71,7 @@ def sections():
 
 @pytest.mark.parametrize("section", sections())
 def test_every_field_of_the_recipe_is_told_with_its_default(section):
-    parts = re.split(r"^## (\w+)$", PAGES_BY_NAME["docs/recipe.md"], flags=re.MULTILINE)
+    parts = re.split(r"^## (\w+)$", PAGES_BY_NAME["docs/reference/recipe.md"], flags=re.MULTILINE)
     texts = {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
     told = {row[0].strip("`"): row[1:] for row in rows(texts[section]) if row[0].startswith("`")}
     fields = sections()[section]
@@ -87,7 +87,7 @@ def test_every_field_of_the_recipe_is_told_with_its_default(section):
 
 
 def test_what_makes_what_stale_is_as_told():
-    _, text = PAGES_BY_NAME["docs/run-directory.md"].split("## What makes what stale")
+    _, text = PAGES_BY_NAME["docs/reference/run-directory.md"].split("## What makes what stale")
     table = {row[0].strip("`"): row[1:] for row in rows(text.partition("\n## ")[0])[1:]}
     for step in steps_of(load_recipe("shapes")):
         fields, upstream = (table[re.sub("/.*", "/REWARD", step.artifact)] + [""])[:2]
@@ -108,7 +108,7 @@ def test_parts_of_the_embedded_world_are_as_told():
         for part, folder in folders.items()
     }
     sizes["base"] -= sizes["vae"]
-    told = rows(PAGES_BY_NAME["docs/embedded-world.md"].partition("## How they were made")[2])[1:]
+    told = rows(PAGES_BY_NAME["docs/concepts/embedded-world.md"].partition("## How they were made")[2])[1:]
     expected = {(f"`{p}`", str(origin[p]["seconds"]), f"{sizes[p] / 1e6:.1f} MB") for p in origin}
     assert set(map(tuple, told)) == expected
 
@@ -119,7 +119,7 @@ def test_the_version_is_the_same_everywhere():
     assert f"## {capo.__version__}" in PAGES_BY_NAME["CHANGELOG.md"]
 
 
-EVIDENCE = PAGES_BY_NAME["docs/evidence.md"]
+EVIDENCE = PAGES_BY_NAME["docs/evidence/index.md"]
 
 
 @pytest.mark.parametrize("study", re.findall(r"<!-- study: (\S+) -->", EVIDENCE))

@@ -26,7 +26,7 @@ def promised(code):
 PURE, WHOLE = blocks(README, "python")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/method.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/concepts/method.md"])
 def test_the_mathematics_print_what_is_said(page, capsys):
     code = blocks((ROOT / page).read_text(encoding="utf-8"), "python")[0]
     exec(compile(code, page, "exec"), {})

@@ -167,5 +167,5 @@ def test_the_published_files(source, place, count, categories):
 
 def test_all_benchmarks_are_tested_and_told():
     text = Path(__file__).read_text()
-    page = (Path(__file__).parents[1] / "docs" / "prompts.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "prompts.md").read_text()
     assert all(f'("{name}", ' in text and f"`{name}:" in page for name in BENCHMARKS)

@@ -16,7 +16,7 @@ from capo.scoring.passes import score_samples as score
 from capo.scoring.score_table import read_scores
 from capo.store.run_directory import Run
 
-PAGE = Path(__file__).parents[2] / "docs" / "add-a-reward.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "add-a-reward.md"
 
 
 def blocks(language):

@@ -20,7 +20,7 @@ Both can be trained on again: `images.source` names the folder, `pairs.selection
 
 SHOW_EPILOG = """\b
 Examples:
-  capo data show my-images/                   a folder; see docs/data.md for what it may look like
+  capo data show my-images/                   a folder; see docs/guides/data.md for what it may look like
   capo data show pickapic/train.parquet
   capo data show hub:yuvalkirstain/pickapic_v2 --split validation_unique"""
 
