@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from capo import load_recipe
-from capo.method.settled import is_settled
+from capo.method.clear_pairs import has_clear_pairs
 from capo.pairing.columns import Columns, read_columns
 from capo.pairing.selecting import Pairs, choice, make_pairs
 from capo.store.run_directory import Run
@@ -103,7 +103,7 @@ def as_many(prompts: int, n: int, made: int) -> np.ndarray:
 
 def clear(pairs: PairsOfFirst, margin: float, made: int) -> np.ndarray:
     now = pairs[made]
-    return is_settled(
+    return has_clear_pairs(
         torch.from_numpy(now.chosen), torch.from_numpy(now.rejected), torch.from_numpy(now.combined), margin
     ).numpy()
 

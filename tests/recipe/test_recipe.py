@@ -78,7 +78,7 @@ def test_recipes_lie_nowhere_else():
         ("train.weighting_bias", float("nan"), r"train\.weighting_bias: .*finite"),
         ("train.steps", 1.5, r"train\.steps: .*integer.*got 1\.5"),
         ("generate.samples_per_prompt", 1, r"generate\.samples_per_prompt: .*greater than or equal to 2"),
-        ("train.objective", "dop", r"train\.objective: .*'capo', 'ipo' or 'dpo'.*got 'dop'"),
+        ("train.objective", "dop", r"train\.objective: .*capo, ipo, dpo; did you mean 'dpo'.*got 'dop'"),
         ("name", "../run", r"name: .*pattern.*got '\.\./run'"),
         ("rewards.0.name", "a/b", r"rewards\.0\.name: .*pattern"),
         ("rewards", [], r"rewards: .*at least 1"),

@@ -6,9 +6,11 @@ no artifact stale.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from capo.method.objective_table import OBJECTIVES
 from capo.recipe.consistency import contradictions
+from capo.recipe.hints import nearest
 
 RUNTIME = "capo:runtime"
 """Annotation of fields that change speed or memory but not results."""
@@ -16,6 +18,15 @@ RUNTIME = "capo:runtime"
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Condition = tuple[str, Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in"], JsonValue]
+
+
+def _known_objective(name: str) -> str:
+    if name not in OBJECTIVES:
+        raise ValueError(f"no such objective; choose from {', '.join(OBJECTIVES)}{nearest(name, OBJECTIVES)}")
+    return name
+
+
+Objective = Annotated[str, AfterValidator(_known_objective)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -208,7 +219,7 @@ class PairsSection(Section):
 class TrainSection(Section):
     """Fine-tuning on the pairs (Sec. 4.2, 4.4, App. B)."""
 
-    objective: Literal["capo", "ipo", "dpo"] = "capo"
+    objective: Objective = Field("capo", description="the loss on a pair's margin")
     beta: PositiveFloat = Field(
         description="of the margin, with errors averaged over elements; half of the `beta_dpo` of the "
         "Diffusion-DPO scripts, which carry another factor 1/2"

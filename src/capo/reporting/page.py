@@ -2,6 +2,7 @@
 
 import itertools
 
+from capo.method.objective_table import OBJECTIVES
 from capo.recipe import dump_recipe
 from capo.reporting import facts, plots
 from capo.reporting.examples import Shown, spread
@@ -83,7 +84,8 @@ def _training_plots(material: Material) -> list[Plot]:
     def line(key: str, label: str = "", css: str = "s1") -> plots.Curve:
         return plots.line_of(training.metrics, key, label or key, css)
 
-    targets = [line("delta_reward", "target ΔR", "s2")] if material.recipe.train.objective == "capo" else []
+    uses_target = OBJECTIVES[material.recipe.train.objective].uses_delta_reward
+    targets = [line("delta_reward", "target ΔR", "s2")] if uses_target else []
     found = [
         validation,
         plots.curves(

@@ -13,7 +13,7 @@ import torch
 from capo.engine import device as runtime
 from capo.images.shard import Shard, sample_table
 from capo.images.shard_files import read_samples
-from capo.method.settled import is_settled
+from capo.method.clear_pairs import has_clear_pairs
 from capo.pairing.selecting import choice, make_pairs
 from capo.recipe import Recipe
 from capo.rewards import Scored, build_comparison, refuse_negative
@@ -83,7 +83,7 @@ class _Waves:
         pairs = make_pairs(scores, self._comparisons, *self._choice)
         chosen, rejected = torch.from_numpy(pairs.chosen), torch.from_numpy(pairs.rejected)
         combined = torch.from_numpy(pairs.combined)
-        return is_settled(chosen, rejected, combined, self._settings.margin).numpy()
+        return has_clear_pairs(chosen, rejected, combined, self._settings.margin).numpy()
 
 
 def _values(scored: list[Scored]) -> np.ndarray:

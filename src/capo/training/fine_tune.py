@@ -17,6 +17,7 @@ from capo.engine import device as runtime
 from capo.engine.progress import say
 from capo.engine.ranks import Group
 from capo.images.disk_space import size
+from capo.method.objective_table import OBJECTIVES
 from capo.pairing.pairs_file import PromptPairs, read_pairs
 from capo.recipe import Recipe
 from capo.scoring.start import Start, find_start
@@ -81,10 +82,13 @@ def fine_tune(recipe: Recipe, run: Run, artifact: Artifact) -> None:
 
 
 def least_margin(recipe: Recipe) -> float | None:
-    """The ΔR that a pair must exceed: DPO and IPO would learn pairs of ΔR <= 0 the wrong way round."""
+    """The ΔR that a pair must exceed; None for no limit.
+
+    Objectives that ignore ΔR would learn pairs with ΔR <= 0 in reverse, so their default limit is 0.
+    """
     if recipe.pairs.min_margin is not None:
         return recipe.pairs.min_margin
-    return None if recipe.train.objective == "capo" else 0.0
+    return None if OBJECTIVES[recipe.train.objective].uses_delta_reward else 0.0
 
 
 def _policy(recipe: Recipe, family: Family, before: Start | None) -> Policy:

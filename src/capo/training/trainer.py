@@ -18,14 +18,8 @@ from capo.diffusion.family import Family
 from capo.diffusion.policy import Policy
 from capo.engine.device import memory_bounded_by
 from capo.engine.ranks import Group
-from capo.method.objective import (
-    capo_loss,
-    denoising_error,
-    dpo_loss,
-    implicit_accuracy,
-    implicit_reward,
-    ipo_loss,
-)
+from capo.method.objective import denoising_error, implicit_accuracy, implicit_reward
+from capo.method.objective_table import OBJECTIVES
 from capo.recipe import TrainSection
 from capo.training.average import Average
 from capo.training.batches import Batch
@@ -126,7 +120,7 @@ class Trainer:
         margin = chosen - rejected
         relative = (policy_error / reference_error - 1).chunk(2)
         return {
-            "loss": objective(section, margin, batch.delta_reward),
+            "loss": OBJECTIVES[section.objective].loss(margin, batch.delta_reward),
             "rewards/margins": margin,
             "rewards/accuracies": implicit_accuracy(margin),
             "rewards/chosen": chosen,
@@ -152,10 +146,3 @@ class Trainer:
         self.optimizer.reset()
         if self.average is not None:
             self.average.reset()
-
-
-def objective(section: TrainSection, margin: Tensor, delta_reward: Tensor) -> Tensor:
-    """The loss [B] that `train.objective` names."""
-    if section.objective == "capo":
-        return capo_loss(margin, delta_reward)
-    return ipo_loss(margin) if section.objective == "ipo" else dpo_loss(margin)
