@@ -90,7 +90,7 @@ def test_one_folder_a_prompt(tmp_path):
         ('\n{"file_name": "x.png", "text": 3}', r":2: the caption is 3, not text"),
         ('{"file_name": "x.png", "text": "\\ud800"}', r":1: control character U\+D800"),
         ('{"text": "a"}', r":1: an image is named None"),
-        ("[1]", r":1: a line is a JSON object"),
+        ("[1]", r":1: expected a JSON object"),
         ("{", r":1: not JSON"),
         ("", r"no images with captions; there must be pairs.jsonl, metadata.jsonl"),
     ],
@@ -188,7 +188,7 @@ def test_what_is_no_data_set_is_refused(tmp_path):
     ):
         with pytest.raises(ExchangeError, match=message):
             open_images(ImagesSection(source=str(tmp_path / name)))
-    with pytest.raises(ExchangeError, match="a data set of the Hub is written hub:owner/name"):
+    with pytest.raises(ExchangeError, match="a data set on the Hub is written hub:owner/name"):
         open_images(ImagesSection(source="hub:nobody"))
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks in the files that their authors publish: small ones of our own, and the real ones if at hand."""
+"""Benchmark files as their authors publish them: small samples, and the real files if available."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def write(tmp_path):
     return write
 
 
-def test_partiprompts_takes_quotation_marks_as_they_are(write):
+def test_partiprompts_keeps_quotation_marks(write):
     path = write(
         "PartiPrompts.tsv", 'Prompt\tCategory\tChallenge\tNote\r\n"Hi" on a sign\tArts\tBasic\tan "odd\r\n'
     )
@@ -39,7 +39,7 @@ def test_partiprompts_takes_quotation_marks_as_they_are(write):
     assert prompt.metadata == {"Challenge": "Basic", "Note": 'an "odd'}
 
 
-def test_geneval_keeps_what_its_evaluator_reads(write):
+def test_geneval_metadata_is_what_its_evaluator_reads(write):
     line = {
         "tag": "counting",
         "include": [{"class": "cat", "count": 2}],
@@ -50,7 +50,7 @@ def test_geneval_keeps_what_its_evaluator_reads(write):
     assert (prompt.text, prompt.category, prompt.metadata) == ("a photo of two cats", "counting", line)
 
 
-def test_dpg_from_a_folder_of_texts(write):
+def test_dpg_reads_a_folder_of_text_files(write):
     write("prompts/b2.txt", "A dog,\r\nand a cat.\r\n")
     path = write("prompts/a1.txt", "\ufeffA bird.")
     bird, dog = load(f"dpg:{path.parent}")
@@ -58,7 +58,7 @@ def test_dpg_from_a_folder_of_texts(write):
     assert (dog.text, dog.metadata) == ("A dog,\nand a cat.", {"item_id": "b2"})
 
 
-def test_compbench_has_its_categories_by_file(write):
+def test_compbench_categories_come_from_file_names(write):
     for name in COMPBENCH:
         path = write(f"dataset/{name}_val.txt", f"one {name}\r\ntwo {name}\r\n")
     write("dataset/color_train.txt", "another")
@@ -75,7 +75,7 @@ def test_compbench_has_its_categories_by_file(write):
         load(f"t2i-compbench:{write('words.txt', 'x')}")
 
 
-def test_genai_bench_has_its_skills(write):
+def test_genai_bench_skills(write):
     images = {
         "00000": {"prompt": "a baker", "models": {}},
         "00001": {"prompt": "no baker"},
@@ -118,6 +118,11 @@ def test_drawbench_and_hpdv2(write):
             ":2: no include",
         ),
         ("geneval", '{"prompt": "a", "tag": "x", "include": []}\n{', ":2: not JSON"),
+        (
+            "geneval",
+            '{"prompt": "a", "tag": "\\u0007", "include": []}',
+            r":1: control .* U\+0007 in the category",
+        ),
         ("dpg", '{"item_id": 5, "prompt": "a"}', ":1: no text in item_id"),
         ("drawbench", "a\n\x1bb", r":2: control character U\+001B"),
         ("genai-bench", '{"id": "1", "prompt": "a"}', "no .*skills.json"),
@@ -158,14 +163,14 @@ def test_the_identity_covers_every_file(write):
 )  # fmt: skip
 def test_the_published_files(source, place, count, categories):
     if not PUBLISHED.is_dir():
-        pytest.skip("the benchmarks' files are not at hand")
+        pytest.skip("the benchmark files are not available")
     found = load(f"{source}:{PUBLISHED / place}")
     assert len(found) == len({p.prompt_id for p in found}) == count
     assert Counter(p.category for p in found).items() >= categories.items()
     assert not any(p.text != p.text.strip() or "\r" in p.text for p in found)
 
 
-def test_all_benchmarks_are_tested_and_told():
+def test_all_benchmarks_are_tested_and_documented():
     text = Path(__file__).read_text()
     page = (Path(__file__).parents[2] / "docs" / "guides" / "prompts.md").read_text()
     assert all(f'("{name}", ' in text and f"`{name}:" in page for name in BENCHMARKS)

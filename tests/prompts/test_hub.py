@@ -1,4 +1,4 @@
-"""Data sets of the Hub, through the Hub's own client and a server on this machine."""
+"""Data sets on the Hub, read by the Hub's client from a loopback server."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +15,7 @@ PICTURE = bytes(range(256)) * 1000
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A set with a split in two files, each with images as Pick-a-Pic has them, and a list in JSON."""
+    """A set with a split of two files that hold images, like Pick-a-Pic, and a JSON list."""
     folder = tmp_path / "set"
     (folder / "data").mkdir(parents=True)
     for part in range(2):
@@ -54,7 +54,7 @@ def test_filters_and_drawing(hub):
     assert set(drawn) < set(kept)
 
 
-def test_files_of_a_set(hub):
+def test_named_files_of_a_set(hub):
     assert texts("hub:owner/name/data/train-00001-*") == CAPTIONS[30:]
     assert texts("hub:owner/name/benchmark.json", revision=loopback_hub.SHA) == ["a bird", "a fish"]
 
@@ -68,7 +68,7 @@ def test_files_of_a_set(hub):
         ({"source": SET, "revision": "elsewhere"}, "cannot be read: FileNotFoundError"),
         ({"source": "hub:name"}, "is written hub:owner/name"),
         ({"source": "hub:owner/name/benchmark.json", "split": "train"}, "a split does not apply"),
-        ({"source": SET, "column": "prompt"}, r"no column 'prompt' \(prompts.column\); it has caption"),
+        ({"source": SET, "column": "prompt"}, r"no column 'prompt' \(prompts.column\); .* are caption"),
         ({"source": SET, "column": "jpg_0"}, "jpg_0 is of type binary, not text"),
         ({"source": SET, "where": [["nsfw", "<", 1]]}, r"no column 'nsfw' \(prompts.where\)"),
         ({"source": SET, "where": [["caption", "<", 1]]}, "hub:owner/name cannot be read: .*string"),
@@ -79,7 +79,7 @@ def test_faults_are_named(hub, fields, message):
         load_prompts(PromptsSection(**fields), 0)
 
 
-def test_a_hub_out_of_reach(hub, monkeypatch):
+def test_an_unreachable_hub(hub, monkeypatch):
     loopback_hub.aim(monkeypatch, "http://127.0.0.1:9")
     with pytest.raises(PromptsError, match="hub:owner/name cannot be read: ConnectError"):
         load_prompts(PromptsSection(source=SET), 0)

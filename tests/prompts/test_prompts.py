@@ -33,28 +33,28 @@ def load(tmp_path):
     return load
 
 
-def texts(found):
-    return [prompt.text for prompt in found]
+def texts(prompts):
+    return [prompt.text for prompt in prompts]
 
 
-def test_lines_in_order_without_blank_ones_and_blanks(load):
+def test_lines_are_stripped_and_blank_ones_skipped(load):
     assert texts(load("a cat\n\n  a dog \t\n   \na cat on a mat")) == ["a cat", "a dog", "a cat on a mat"]
 
 
 @pytest.mark.parametrize("data", [b"\xef\xbb\xbfa cat\r\na dog\r\n", b"a cat\na dog", b"a cat\na dog\n\n"])
-def test_byte_order_marks_and_line_ends_do_not_matter(load, data):
+def test_byte_order_marks_and_line_ends_are_ignored(load, data):
     assert texts(load(data)) == ["a cat", "a dog"]
 
 
-def test_only_line_feeds_end_lines(load):
+def test_only_line_feeds_end_a_line(load):
     assert texts(load("a\u2028b\nc\u0085d"[:3])) == ["a\u2028b"]
 
 
-def test_duplicates_are_dropped_and_near_duplicates_are_not(load):
+def test_only_exact_duplicates_are_dropped(load):
     composed, decomposed = unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")
-    found = load("\n".join(["a cat", "A cat", "a  cat", " a cat ", composed, decomposed, "a cat"]))
-    assert texts(found) == ["a cat", "A cat", "a  cat", composed, decomposed]
-    assert len({p.prompt_id for p in found}) == len(found)
+    prompts = load("\n".join(["a cat", "A cat", "a  cat", " a cat ", composed, decomposed, "a cat"]))
+    assert texts(prompts) == ["a cat", "A cat", "a  cat", composed, decomposed]
+    assert len({p.prompt_id for p in prompts}) == len(prompts)
 
 
 def test_any_script_and_length_is_accepted(load):
@@ -66,9 +66,9 @@ def test_any_script_and_length_is_accepted(load):
         "<script>",
         "%s {0}",
     ]
-    found = load("\n".join(strange))
-    assert texts(found) == [s.strip() for s in strange]
-    assert all(len(p.prompt_id) == 16 and p.prompt_id.isalnum() for p in found)
+    prompts = load("\n".join(strange))
+    assert texts(prompts) == [s.strip() for s in strange]
+    assert all(len(p.prompt_id) == 16 and p.prompt_id.isalnum() for p in prompts)
 
 
 @pytest.mark.parametrize(
@@ -79,16 +79,17 @@ def test_any_script_and_length_is_accepted(load):
         (b"a cat\n\n\x1b[31mred", r"prompts\.txt:3: control character U\+001B"),
         (b"a cat\n\xff\xfe", r"prompts\.txt:2: not UTF-8"),
         ("a\n\ud800", r"prompts\.txt:2: not UTF-8"),
-        (b"", r"prompts\.txt: no prompt in it"),
-        (b"\n \r\n", r"prompts\.txt: no prompt in it"),
+        (b"", r"prompts\.txt: it has no prompt"),
+        (b"a\n" + b"x" * 100_000, r"prompts\.txt:2: 100,000 characters, more than 65,536 in the prompt"),
+        (b"\n \r\n", r"prompts\.txt: it has no prompt"),
     ],
 )
-def test_what_cannot_be_a_prompt_is_refused_with_its_line(load, data, message):
+def test_unusable_text_is_refused_with_its_line(load, data, message):
     with pytest.raises(PromptsError, match=message):
         load(data)
 
 
-def test_prompts_of_json_lines_carry_their_metadata(load):
+def test_json_lines_carry_metadata(load):
     lines = ['{"prompt": "a cat", "Category": "animals", "tag": {"n": 1}}', "", '{"prompt": "a dog"}']
     cat, dog = load("\n".join(lines), "p.jsonl")
     assert (cat.text, cat.category, cat.metadata) == ("a cat", "animals", {"tag": {"n": 1}})
@@ -96,7 +97,7 @@ def test_prompts_of_json_lines_carry_their_metadata(load):
 
 
 @pytest.mark.parametrize(("name", "mark"), [("p.csv", ","), ("p.tsv", "\t")])
-def test_prompts_of_tables(load, name, mark):
+def test_tables(load, name, mark):
     rows = [["Prompt", "Category", "Note"], ['"a ""big"" cat\n, old"', "animals", "x"], ["a dog", "", ""]]
     cat, dog = load("\n".join(mark.join(row) for row in rows), name)
     assert (cat.text, cat.category, cat.metadata) == ('a "big" cat\n, old', "animals", {"Note": "x"})
@@ -107,27 +108,35 @@ def test_prompts_of_tables(load, name, mark):
     ("name", "data", "message"),
     [
         ("p.jsonl", '{"text": "a"}\n{', r"p\.jsonl:2: not JSON"),
-        ("p.jsonl", '["a"]', r"p\.jsonl:1: a line is a JSON object"),
+        ("p.jsonl", '["a"]', r"p\.jsonl:1: expected a JSON object"),
         ("p.jsonl", '{"words": "a"}', r"p\.jsonl:1: no column text, prompt or caption"),
         ("p.jsonl", '{"text": 5}', r"p\.jsonl:1: text is 5, not text"),
         ("p.jsonl", '{"text": "\\ud800"}', r"p\.jsonl:1: control character U\+D800"),
+        ("p.jsonl", "[" * 100_000, r"p\.jsonl:1: not JSON"),
+        ("p.json", "[" * 100_000, r"p\.json: not JSON"),
+        (
+            "p.jsonl",
+            '{"text": "a", "category": "\\u001b[2J"}',
+            r"p\.jsonl:1: control .* U\+001B in the category",
+        ),
+        ("p.csv", "text,category\na,b\nc,\x1bd\n", r"p\.csv:3: control character U\+001B in the category"),
         ("p.csv", "text,note\na,b\nc,d,e\n", r"p\.csv:3: not as many cells as the header"),
         ("p.csv", "text,note\na\n", r"p\.csv:2: not as many cells as the header"),
         ("p.csv", 'text\n"a', r"p\.csv:\d: unexpected end of data"),
         ("p.json", '{"prompt": "a"}', r"p\.json: expected a list of prompts, or of objects"),
-        ("p.json", '["a", 5]', r"p\.json:2: an item is a prompt, or an object"),
+        ("p.json", '["a", 5]', r"p\.json:2: expected a prompt, or an object"),
         ("p.json", '["a", {"prompt": null}]', r"p\.json:2: prompt is None, not text"),
         ("p.json", '["a",]', r"p\.json: not JSON"),
         ("p.parquet", "PAR1", r"p\.parquet cannot be read"),
         ("p.yaml", "- a", r"p\.yaml: prompt files end in \.txt, \.json, \.jsonl, \.csv, \.tsv, \.parquet"),
     ],
 )
-def test_faults_of_other_formats_are_named(load, name, data, message):
+def test_faults_name_the_file_and_line(load, name, data, message):
     with pytest.raises(PromptsError, match=message):
         load(data, name)
 
 
-def test_lists_in_json(load):
+def test_json_lists(load):
     bom = "\ufeff"
     cat, dog = load(bom + '["a cat",\r\n {"prompt": "a dog", "category": "animals", "id": 7}, " "]', "p.json")
     assert (cat.text, cat.category, cat.metadata) == ("a cat", None, {})
@@ -143,7 +152,7 @@ ROWS = [
 
 
 def rows_file(folder, kind):
-    """`ROWS` in a file; CSV has no way to say that a value is not there."""
+    """Write `ROWS` to a file; CSV cannot express a missing value."""
     path = folder / f"rows.{kind}"
     if kind == "parquet":
         pq.write_table(pa.Table.from_pylist(ROWS), path)
@@ -174,42 +183,44 @@ def test_conditions_mean_the_same_in_every_format(tmp_path, kind, where, kept):
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
-def test_nothing_is_known_of_a_value_that_is_not_there(tmp_path, kind):
+def test_a_missing_value_meets_no_condition(tmp_path, kind):
     section = PromptsSection(source=rows_file(tmp_path, kind), where=[["sampler", "!=", "ddim"]])
     assert texts(load_prompts(section, 0)) == ["a dog"]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
-def test_a_column_by_name(tmp_path, kind):
+def test_prompts_column(tmp_path, kind):
     section = PromptsSection(source=rows_file(tmp_path, kind), column="english")
     assert texts(load_prompts(section, 0)) == ["cat", "dog", "fish"]
 
 
-def test_of_collected_prompts_the_unfit_are_left_out_and_told(tmp_path, capsys, monkeypatch):
+def test_unusable_rows_of_parquet_are_skipped_and_counted(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("CAPO_QUIET")
     path = tmp_path / "p.parquet"
-    pq.write_table(pa.table({"prompt": [" a cat\n", "b\0d", None, "", "a\r\nb", "a dog"]}), path)
+    rows = {"prompt": [" a cat\n", "b\0d", None, "", "a\r\nb", "a dog", "a fish", "x" * 100_000]}
+    rows["category"] = [*[""] * 6, "\x1b[2J", ""]
+    pq.write_table(pa.table(rows), path)
     assert texts(load_prompts(PromptsSection(source=str(path)), 0)) == ["a cat", "a dog"]
-    assert capsys.readouterr().err == f"{path}: 2 prompts with control characters are left out\n"
+    assert capsys.readouterr().err.startswith(f"{path}: skipped 4 rows")
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"column": "x"}, r"p\.csv:2: no column 'x' \(prompts\.column\); it has text, n"),
-        ({"where": [["x", "<", 1]]}, r"p\.csv:2: no column 'x' \(prompts\.where\); it has text, n"),
+        ({"column": "x"}, r"p\.csv:2: no column 'x' \(prompts\.column\); the columns are text, n"),
+        ({"where": [["x", "<", 1]]}, r"p\.csv:2: no column 'x' \(prompts\.where\); the columns are text, n"),
         ({"where": [["text", "<", 1]]}, r"p\.csv:2: text is 'a', which does not compare with 1"),
         ({"where": [["n", "==", True]]}, r"p\.csv:2: n is '1', which does not compare with True"),
-        ({"where": [["n", ">", 1]]}, r"p\.csv: no prompt in it that prompts\.where keeps"),
-        ({"split": "train"}, r"prompts\.split does not apply to .*p\.csv: only a data set of the Hub"),
+        ({"where": [["n", ">", 1]]}, r"p\.csv: it has no prompt that meets prompts\.where"),
+        ({"split": "train"}, r"prompts\.split does not apply to .*p\.csv: only a data set on the Hub"),
     ],
 )
-def test_settings_that_do_not_fit_a_source(load, fields, message):
+def test_settings_that_do_not_apply_to_the_file(load, fields, message):
     with pytest.raises(PromptsError, match=message):
         load("text,n\na,1\n", "p.csv", **fields)
 
 
-def test_the_field_of_the_recipe_is_named(tmp_path):
+def test_errors_name_the_recipe_field(tmp_path):
     (tmp_path / "p.csv").write_text("text,n\na,1\n")
 
     def message(field, **settings):
@@ -219,26 +230,28 @@ def test_the_field_of_the_recipe_is_named(tmp_path):
 
     assert "(evaluate.prompts.column)" in message("evaluate.prompts", column="x")
     assert "(evaluate.prompts.where)" in message("evaluate.prompts", where=[["x", "==", 1]])
-    assert "train.validation_prompts.count asks" in message("train.validation_prompts", count=2)
+    assert "train.validation_prompts.count is 2" in message("train.validation_prompts", count=2)
     assert "train.validation_prompts.split does" in message("train.validation_prompts", split="a")
     assert "; evaluate.prompts.source is" in message("evaluate.prompts", source="none.txt")
     with pytest.raises(PromptsError, match=r"; evaluate\.prompts\.source is a file"):
         source_identity(PromptsSection(source="none.txt"), "evaluate.prompts")
 
 
-def test_settings_that_no_source_knows(load):
+def test_settings_that_do_not_apply_to_the_source(load):
     with pytest.raises(
         PromptsError, match=r"prompts\.where does not apply to .*p\.txt, which has no columns"
     ):
         load("a", "p.txt", where=[["n", "<", 1]])
-    with pytest.raises(PromptsError, match=r"prompts\.column does not apply to geneval:x: geneval knows"):
+    with pytest.raises(
+        PromptsError, match=r"prompts\.column does not apply to geneval:x: the columns of geneval"
+    ):
         load_prompts(PromptsSection(source="geneval:x", column="prompt"), 0)
     for condition in (["n", "in", 1], ["n", "<", [1]], ["n", "~", 1], ["n", "==", None]):
         with pytest.raises(ValidationError, match="where"):
             PromptsSection(source="x", where=[condition])
 
 
-def test_which_prompts_are_drawn_depends_on_the_seed_and_not_on_the_order(load):
+def test_drawing_depends_on_the_seed_and_not_on_the_order(load):
     lines = [f"prompt {i}" for i in range(50)]
     drawn = texts(load("\n".join(lines), count=10))
     assert len(drawn) == 10
@@ -248,42 +261,44 @@ def test_which_prompts_are_drawn_depends_on_the_seed_and_not_on_the_order(load):
     assert set(drawn) < set(texts(load("\n".join(lines), count=20)))
 
 
-def test_a_count_is_of_different_prompts(load):
+def test_count_is_of_distinct_prompts(load):
     assert texts(load("a\na\nb", count=2)) == ["a", "b"]
-    with pytest.raises(PromptsError, match=r"2 different prompts, but prompts\.count asks for 3"):
+    with pytest.raises(PromptsError, match=r"prompts\.count is 3, but it has 2 distinct"):
         load("a\na\nb", count=3)
 
 
-def test_sources_that_are_not_there(tmp_path):
+def test_missing_sources(tmp_path):
     for use in (lambda s: load_prompts(s, 0), source_identity):
         with pytest.raises(PromptsError, match=r"none\.txt.*a file, or one of shapes:SPLIT"):
             use(PromptsSection(source=str(tmp_path / "none.txt")))
-    with pytest.raises(PromptsError, match="no 'shapes:tests'; there are shapes:train, shapes:validation"):
+    with pytest.raises(
+        PromptsError, match="no 'shapes:tests'; the splits are shapes:train, shapes:validation"
+    ):
         load_prompts(PromptsSection(source="shapes:tests"), 0)
 
 
-def test_the_grammar_as_a_source():
+def test_the_embedded_grammar():
     section = PromptsSection(source="shapes:train", count=12)
-    found = load_prompts(section, 3)
-    assert len(found) == len({p.text for p in found}) == 12
-    assert load_prompts(section, 3) == found
-    assert all(p.category and p.metadata for p in found)
+    prompts = load_prompts(section, 3)
+    assert len(prompts) == len({p.text for p in prompts}) == 12
+    assert load_prompts(section, 3) == prompts
+    assert all(p.category and p.metadata for p in prompts)
     assert source_identity(section) is None
 
 
-def test_of_equal_prompts_the_first_is_kept(load):
+def test_the_first_of_equal_prompts_is_kept(load):
     first, other = load("text,category\na,x\nb,x\na,y\n", "p.csv")
     assert (first.text, first.category, other.text) == ("a", "x", "b")
 
 
-def test_the_identity_of_a_file_is_its_contents(tmp_path):
+def test_identity_is_the_digest_of_the_contents(tmp_path):
     for name, data in (("a.txt", "a"), ("b.txt", "a"), ("c.txt", "c")):
         (tmp_path / name).write_text(data)
     a, b, c = (source_identity(PromptsSection(source=str(tmp_path / n))) for n in ("a.txt", "b.txt", "c.txt"))
     assert a == b != c
 
 
-def test_the_stage_writes_what_read_prompts_reads(tmp_path, recipe_values):
+def test_read_prompts_returns_what_the_stage_wrote(tmp_path, recipe_values):
     (tmp_path / "p.jsonl").write_text(
         '{"text": "a cat", "category": "animals", "n": 1}\n{"text": "a cat"}\n{"text": "b"}'
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from capo.images.entries import Entry, ExchangeError, caption_column, clean, compared, grouped, read_labels
 from capo.prompts.files import json_objects, table_rows
-from capo.prompts.rows import check_text
+from capo.prompts.text_rules import check_text
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 PAIRS, PROMPT = "pairs.jsonl", "prompt.txt"

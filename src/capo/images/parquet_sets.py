@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from capo.images.entries import Entry, ExchangeError, caption_column, clean, compared, grouped, read_labels
-from capo.prompts.rows import unfit_character
+from capo.prompts.text_rules import text_problem
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -85,7 +85,7 @@ class ParquetImages:
         table = parquet.read(columns=[column, *(name for name in further if name in names)])
         for row, values in enumerate(table.to_pylist()):
             caption = clean(values[column], f"{path}, row {row}")
-            if caption and unfit_character(caption) is None:
+            if caption and text_problem(caption) is None:
                 yield row, caption, values
             else:
                 self.without_caption += 1

@@ -1,8 +1,8 @@
-"""Prompt files of text: a prompt a line, or rows of a table with a prompt column.
+"""Prompt files of text: a prompt a line, or the rows of a table.
 
-`.txt` has a prompt a line, `.json` a list, `.jsonl` an object a line; `.csv` and `.tsv` are tables.
-The prompt column is called `text`, `prompt` or `caption`, or as `prompts.column` says, and the
-category column `category`; the other columns become metadata.
+`.txt` has a prompt a line, `.json` a list, `.jsonl` an object a line; `.csv` and `.tsv` are tables. The
+prompt column is called `text`, `prompt` or `caption`, or as `prompts.column` says, and the category column
+`category`; the other columns become metadata.
 """
 
 import csv
@@ -11,64 +11,61 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from capo.prompts.rows import PromptsError, Row, Wanted, check_text, counts, make_row
+from capo.prompts.conditions import meets_conditions
+from capo.prompts.rows import PromptRequest, SourceRow, make_row
+from capo.prompts.text_rules import PromptsError
 
-Found = tuple[int, "str | Mapping[str, Any]"]
-"""A number, of a line or an item, and what is there: a text, or named values."""
+Item = tuple[int, "str | Mapping[str, Any]"]
+"""The number of a line or list item, and its content: a text, or named values."""
 
 
-def read_text(name: str, data: bytes, wanted: Wanted) -> Iterator[Row]:
-    """The prompts of a file in order; blank lines are skipped, blanks around a prompt dropped.
+def read_text(name: str, data: bytes, request: PromptRequest) -> Iterator[SourceRow]:
+    """Yield the rows of a file in order.
 
-    UTF-8, with or without a byte-order mark, with any line ends. Raises `PromptsError` for what is
-    not text and for control characters, naming the line.
+    The text is UTF-8, with or without a byte-order mark, with LF or CRLF line ends. Raises `PromptsError`,
+    which names the line, for anything else.
     """
-    for number, found in READERS[Path(name).suffix.lower()](name, data):
+    for number, item in READERS[Path(name).suffix.lower()](name, data):
         place = f"{name}:{number}"
-        if isinstance(found, str):
-            _refuse_columns(name, wanted)
-            row = Row(found.strip())
-        elif not counts(found, wanted, place):
-            continue
-        else:
-            row = make_row(found, place, wanted)
-        if row.text:
-            check_text(row.text, place)
-            yield row
+        if isinstance(item, str):
+            _refuse_columns(name, request)
+            yield SourceRow(item.strip(), place=place)
+        elif meets_conditions(item, request, place):
+            yield make_row(item, place, request)
 
 
 def lines(name: str, data: bytes) -> Iterator[tuple[int, str]]:
-    """The lines of a file, counted from 1; only line feeds, with or without a return, end them."""
+    """Yield the lines of a file, numbered from 1; only LF and CRLF end a line."""
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         yield number, _decode(line.removesuffix(b"\r"), f"{name}:{number}")
 
 
 def json_objects(name: str, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of JSON Lines."""
+    """Yield the objects of JSON Lines with their line numbers; blank lines are skipped."""
     for number, line in lines(name, data):
         if not line.strip():
             continue
         try:
             values = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PromptsError(f"{name}:{number}: not JSON: {error}") from error
         if not isinstance(values, dict):
-            raise PromptsError(f"{name}:{number}: a line is a JSON object")
+            raise PromptsError(f"{name}:{number}: expected a JSON object")
         yield number, values
 
 
 def json_value(name: str, data: bytes) -> Any:
-    """The one value of a JSON file."""
+    """Return the value that a JSON file holds."""
     try:
         return json.loads(_decode(data.removeprefix(b"\xef\xbb\xbf"), name))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PromptsError(f"{name}: not JSON: {error}") from error
 
 
 def table_rows(
     name: str, data: bytes, delimiter: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a table with a header, each with as many cells."""
+    """Yield the rows of a table with a header; every row must have as many cells as the header."""
     text = (line + "\n" for _, line in lines(name, data))
     reader = csv.DictReader(text, delimiter=delimiter, quoting=quoting, strict=True)
     try:
@@ -80,20 +77,20 @@ def table_rows(
         raise PromptsError(f"{name}:{reader.line_num}: {error}") from error
 
 
-def _json_items(name: str, data: bytes) -> Iterator[Found]:
+def _json_items(name: str, data: bytes) -> Iterator[Item]:
     items = json_value(name, data)
     if not isinstance(items, list):
-        raise PromptsError(f"{name}: expected a list of prompts, or of objects with one")
+        raise PromptsError(f"{name}: expected a list of prompts, or of objects with a prompt")
     for number, item in enumerate(items, start=1):
         if not isinstance(item, str | dict):
-            raise PromptsError(f"{name}:{number}: an item is a prompt, or an object with one")
+            raise PromptsError(f"{name}:{number}: expected a prompt, or an object with a prompt")
         yield number, item
 
 
-def _refuse_columns(name: str, wanted: Wanted) -> None:
+def _refuse_columns(name: str, request: PromptRequest) -> None:
     for field in ("column", "where"):
-        if getattr(wanted.section, field) is not None:
-            raise PromptsError(f"{wanted.field}.{field} does not apply to {name}, which has no columns")
+        if getattr(request.section, field) is not None:
+            raise PromptsError(f"{request.field}.{field} does not apply to {name}, which has no columns")
 
 
 def _decode(data: bytes, place: str) -> str:
@@ -103,10 +100,11 @@ def _decode(data: bytes, place: str) -> str:
         raise PromptsError(f"{place}: not UTF-8 ({error.reason})") from error
 
 
-READERS: dict[str, Callable[[str, bytes], Iterable[Found]]] = {
+READERS: dict[str, Callable[[str, bytes], Iterable[Item]]] = {
     ".txt": lines,
     ".json": _json_items,
     ".jsonl": json_objects,
     ".csv": lambda name, data: table_rows(name, data, ","),
     ".tsv": lambda name, data: table_rows(name, data, "\t"),
 }
+"""Readers by file name ending."""

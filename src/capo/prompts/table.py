@@ -1,10 +1,10 @@
-"""Prompts as `prompts.parquet`, a row a prompt."""
+"""`prompts.parquet`: a row a prompt."""
 
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from capo.prompts import Prompt
+from capo.prompts.prompt import Prompt
 from capo.store.run_directory import Run
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def prompt_table(prompts: Sequence[Prompt]) -> "pa.Table":
-    """A row a prompt: prompt_id, text, category (may be null), metadata (JSON)."""
+    """Return the columns prompt_id, text, category (may be null) and metadata (JSON)."""
     import pyarrow as pa
 
     return pa.table(
@@ -26,6 +26,6 @@ def prompt_table(prompts: Sequence[Prompt]) -> "pa.Table":
 
 
 def read_prompts(run: Run) -> list[Prompt]:
-    """The prompts of a run, in order."""
+    """Return the prompts of a run, in order."""
     rows = run.artifact("prompts").read_table("prompts.parquet").to_pylist()
     return [Prompt(**row | {"metadata": json.loads(row["metadata"])}) for row in rows]

@@ -1,0 +1,157 @@
+"""Load the prompts that a recipe section names."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from capo.engine.progress import say
+from capo.engine.seeds import stable_seed
+from capo.prompts import hub
+from capo.prompts.benchmarks import BENCHMARKS, find_benchmark, read_benchmark
+from capo.prompts.files import READERS, read_text
+from capo.prompts.parquet import read_hub, read_parquet
+from capo.prompts.prompt import Prompt, make_prompt
+from capo.prompts.rows import PROMPTS, PromptRequest, SourceRow
+from capo.prompts.text_rules import PromptsError, check_text, text_problem
+from capo.recipe import PromptsSection
+
+SHAPES_SPLITS = ("train", "validation", "test")
+HUB = hub.PREFIX.removesuffix(":")
+
+
+def load_prompts(section: PromptsSection, seed: int, field: str = PROMPTS) -> list[Prompt]:
+    """Return the distinct prompts that `section` names, in the order of their source.
+
+    Texts are equal if all their characters are, apart from surrounding white space; the first one counts.
+    `seed` draws `count` of them; which ones depends on the texts and not on their order. `field` is the
+    section's place in the recipe, for errors. Raises `PromptsError`, which names the file and line.
+    """
+    return collect_prompts(section, seed, field)[0]
+
+
+def collect_prompts(section: PromptsSection, seed: int, field: str = PROMPTS) -> tuple[list[Prompt], int]:
+    """Return what `load_prompts` does, and how many rows of the source repeat an earlier one."""
+    request = PromptRequest(section, field)
+    kind, name = _kind(request)
+    if kind == "shapes":
+        return _read_shapes(name, request, seed), 0
+    first: dict[str, SourceRow] = {}
+    rows = 0
+    for row in _usable(_rows(kind, name, request), section.source):
+        rows += 1
+        first.setdefault(row.text, row)
+    if not first:
+        condition = f" that meets {field}.where" if section.where else ""
+        raise PromptsError(f"{section.source}: it has no prompt{condition}")
+    kept = first.values() if section.count is None else _draw(first, request, seed)
+    return [make_prompt(row.text, row.category, row.metadata) for row in kept], rows - len(first)
+
+
+def prompts_inputs(field: str, section: PromptsSection) -> dict[str, Any]:
+    """Return the part of a fingerprint that identifies the prompts of the recipe's `field`."""
+    return {f"{field}.content": source_identity(section, field)}
+
+
+def source_identity(section: PromptsSection, field: str = PROMPTS) -> str | None:
+    """Return a digest of the files that the source is read from.
+
+    None for prompts that come with the package, and for a set on the Hub, which its revision identifies.
+    """
+    request = PromptRequest(section, field)
+    kind, name = _kind(request)
+    if kind in ("shapes", HUB):
+        return None
+    files = [Path(name)] if kind == "file" else find_benchmark(kind, Path(name))
+    digests = []
+    for path in files:
+        if not path.is_file():
+            raise _no_file(request)
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest())
+    if len(files) == 1:
+        return digests[0]
+    named = "".join(f"{path.name}\0{digest}\0" for path, digest in zip(files, digests, strict=True))
+    return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
+
+
+def _usable(rows: Iterable[SourceRow], source: str) -> Iterator[SourceRow]:
+    """Yield the rows that have a prompt.
+
+    Unusable text is an error, but in Parquet files, which hold what people once typed into a form, the row
+    is skipped and counted.
+    """
+    skipped = 0
+    for row in rows:
+        if not row.text:
+            continue
+        if row.place is not None:
+            check_text(row.text, row.place)
+            check_text(row.category or "", row.place, "category")
+        elif text_problem(row.text) or text_problem(row.category or ""):
+            skipped += 1
+            continue
+        yield row
+    if skipped:
+        say(f"{source}: skipped {skipped} rows with control characters or overlong text")
+
+
+def _kind(request: PromptRequest) -> tuple[str, str]:
+    """Return `shapes`, `hub`, a benchmark or `file`, and its split, data set or path."""
+    source = request.section.source
+    before, colon, after = source.partition(":")
+    known = {"shapes", HUB, *BENCHMARKS}
+    kind, name = (before, after) if colon and before in known else ("file", source)
+    if kind != HUB:
+        _refuse(request, ("split", "revision"), "only a data set on the Hub has one")
+    if kind not in (HUB, "file"):
+        _refuse(request, ("column", "where"), f"the columns of {kind} are fixed")
+    return kind, name
+
+
+def _refuse(request: PromptRequest, names: tuple[str, ...], why: str) -> None:
+    for name in names:
+        if getattr(request.section, name) is not None:
+            raise PromptsError(f"{request.field}.{name} does not apply to {request.section.source}: {why}")
+
+
+def _rows(kind: str, name: str, request: PromptRequest) -> Iterator[SourceRow]:
+    if kind == HUB:
+        return read_hub(request)
+    path = Path(name)
+    if kind in BENCHMARKS:
+        return read_benchmark(kind, path)
+    if not path.is_file():
+        raise _no_file(request)
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return read_parquet([name], request)
+    if suffix not in READERS:
+        raise PromptsError(f"{path}: prompt files end in {', '.join(READERS)}, .parquet")
+    return read_text(name, path.read_bytes(), request)
+
+
+def _read_shapes(split: str, request: PromptRequest, seed: int) -> list[Prompt]:
+    if split not in SHAPES_SPLITS:
+        known = ", ".join(f"shapes:{name}" for name in SHAPES_SPLITS)
+        raise PromptsError(f"{request.field}.source: no 'shapes:{split}'; the splits are {known}")
+    from capo.shapes.grammar import prompts
+
+    return [make_prompt(*row) for row in prompts(split, request.section.count, seed)]
+
+
+def _draw(rows: dict[str, SourceRow], request: PromptRequest, seed: int) -> list[SourceRow]:
+    source, count = request.section.source, request.section.count
+    if count is None or count > len(rows):
+        raise PromptsError(
+            f"{source}: {request.field}.count is {count}, but it has {len(rows)} distinct prompts"
+        )
+    drawn = set(sorted(rows, key=lambda text: stable_seed("prompts", seed, text))[:count])
+    return [row for text, row in rows.items() if text in drawn]
+
+
+def _no_file(request: PromptRequest) -> PromptsError:
+    kinds = ", ".join(["shapes:SPLIT", f"{HUB}:OWNER/NAME", *(f"{name}:PATH" for name in BENCHMARKS)])
+    return PromptsError(
+        f"{request.section.source}: no such prompt file; {request.field}.source is a file, or one of {kinds}"
+    )
