@@ -133,11 +133,11 @@ def install(set_attribute=setattr):
 
     set_attribute(graph, "steps_of", steps_of)
     set_attribute(
-        importlib.import_module("capo.rewards.registry"),
+        importlib.import_module("capo.rewards.resolve"),
         "reward_identity",
         lambda section: f"weights of {section.name}",
     )
-    set_attribute(importlib.import_module("capo.rewards"), "settle_weights", lambda section: False)
+    set_attribute(importlib.import_module("capo.rewards"), "pin_weights", lambda section: False)
     set_attribute(importlib.import_module("capo.diffusion"), "checkpoint_identity", lambda *_: "weights")
     calls.clear()
 

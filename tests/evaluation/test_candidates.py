@@ -16,7 +16,7 @@ from capo.evaluation.baseline import make_baseline
 from capo.evaluation.candidates import find_candidate
 from capo.evaluation.evaluate import evaluate
 from capo.pipeline.graph import steps_of
-from capo.rewards.preprocessing import decode_image
+from capo.rewards.rgb_images import decode_image
 from capo.store.run_directory import Run
 
 PROMPTS, SAMPLES = ("a red circle", "three", "blue"), 2

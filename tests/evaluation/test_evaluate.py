@@ -22,7 +22,7 @@ from capo.evaluation.evaluate import evaluate
 from capo.evaluation.win_rates import results
 from capo.method import bootstrap_interval
 from capo.prompts import make_prompt
-from capo.rewards.preprocessing import decode_image
+from capo.rewards.rgb_images import decode_image
 from capo.scoring import rater
 from capo.shapes.grammar import prompts as shapes_prompts
 from capo.shapes.judge import judge

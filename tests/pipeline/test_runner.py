@@ -200,7 +200,7 @@ def test_a_run_of_before_has_the_bases_validation_in_its_training(tmp_path):
 
 def test_the_weights_behind_a_name_count(tmp_path, monkeypatch):
     made(tmp_path)
-    monkeypatch.setattr("capo.rewards.registry.reward_identity", lambda section: "other weights")
+    monkeypatch.setattr("capo.rewards.resolve.reward_identity", lambda section: "other weights")
     found = {s.name: s for s in pipeline.status(recipe(), tmp_path)}
     assert found["scores/first"].why == "rewards.first.weights: weights of first → other weights"
     assert found["samples"].state == "done"

@@ -195,7 +195,7 @@ def test_every_field_of_a_recipe_is_known_to_some_artifact(recipe_values, monkey
     """A setting that no fingerprint holds could be changed without anything becoming stale."""
     from capo.pipeline.graph import steps_of
 
-    monkeypatch.setattr("capo.rewards.registry.reward_identity", lambda section: "weights")
+    monkeypatch.setattr("capo.rewards.resolve.reward_identity", lambda section: "weights")
     recipe = parse_recipe(recipe_values)
     held = {field for step in steps_of(recipe) for field in step.inputs}
     for name in Recipe.model_fields:

@@ -15,7 +15,7 @@ import tiny_rewards
 from capo import BradleyTerry
 from capo.recipe import RewardSection
 from capo.rewards import build_comparison, load_reward, reward_identity
-from capo.rewards.models.hps import letterbox
+from capo.rewards.models.hpsv2 import letterbox
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 STD = np.array([0.26862954, 0.26130258, 0.27577711])
@@ -97,7 +97,7 @@ def test_hps_is_the_cosine(tmp_path, squares, prefix):
         w = {k: t.half().float() for k, t in w.items()}
         (folder / "model.safetensors").unlink()
         torch.save({"state_dict": {k: t.half() for k, t in w.items()}}, tmp_path / "HPS_v2_compressed.pt")
-        from capo.rewards.models.hps import HpsV2
+        from capo.rewards.models.hpsv2 import HpsV2
 
         reward = HpsV2("r", str(tmp_path / "HPS_v2_compressed.pt"), "cpu", str(folder))
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -269,7 +269,7 @@ def head_by_layers(weights, prefix, layers, embedding):
 
 @torch.no_grad()
 def test_laion_is_the_head_on_the_unit_embedding(tmp_path, squares):
-    from capo.rewards.models.laion import LaionAesthetic
+    from capo.rewards.models.laion_aesthetic import LaionAesthetic
 
     tower = kin.tower(tmp_path / "tower")
     released = kin.laion_head(tmp_path / "sac+logos+ava1-l14-linearMSE.pth")

@@ -79,13 +79,13 @@ def test_images_of_every_kind(reward, images):
 
 def test_only_the_middle_of_a_strip_is_prepared():
     """At 224 pixels across, 1 x 40,000 would be a picture of two billion."""
-    from capo.rewards.preprocessing import centre
+    from capo.rewards.rgb_images import crop_strip
 
     columns = np.arange(40_000) % 251
     strip = Image.fromarray(np.repeat(columns[None, :, None], 3, axis=2).astype(np.uint8))
-    np.testing.assert_array_equal(np.asarray(centre(strip))[0, :, 0], columns[19_992:20_008])
-    assert centre(strip.rotate(90, expand=True)).size == (1, 16)
-    assert centre(strip.resize((16, 1))).size == (16, 1)
+    np.testing.assert_array_equal(np.asarray(crop_strip(strip))[0, :, 0], columns[19_992:20_008])
+    assert crop_strip(strip.rotate(90, expand=True)).size == (1, 16)
+    assert crop_strip(strip.resize((16, 1))).size == (16, 1)
 
 
 def test_who_reads_prompts_tells_which_are_cut(reward, source, images):

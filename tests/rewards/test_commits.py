@@ -12,11 +12,12 @@ import loopback_hub
 import tiny_rewards
 from capo import pipeline, rewards
 from capo.recipe import RewardSection, parse_recipe
-from capo.rewards import RewardError, load_reward, reward_identity, settle_weights
+from capo.recipe.hub_id import HUB_ID
+from capo.rewards import RewardError, load_reward, pin_weights, resolve, reward_identity
 from capo.rewards.catalog import SHIPPED
-from capo.rewards.download import what_is_missing
-from capo.rewards.listing import _commit
-from capo.rewards.places import HUB_ID, anything_here, pinned, weights_here
+from capo.rewards.describe import _commit
+from capo.rewards.weights.download import download_instructions
+from capo.rewards.weights.location import has_any_file, is_downloaded, with_commit
 from capo.store.manifest import differences, explain_change
 from capo.store.run_directory import Run
 
@@ -53,17 +54,17 @@ def score(checkpoint):
 def test_the_commit_of_the_first_use_is_kept_and_another_one_is_a_change(hub):
     assert reward_identity(SECTION) == "ClipPreference owner/name@main"  # nothing is known yet
     folder = hub(FIRST)
-    assert settle_weights(SECTION)
-    assert not settle_weights(SECTION)  # nothing more to learn
+    assert pin_weights(SECTION)
+    assert not pin_weights(SECTION)  # nothing more to learn
     first = reward_identity(SECTION)
     assert first == f"ClipPreference owner/name@{FIRST}"
-    assert anything_here("owner/name")
-    assert not weights_here("owner/name")
+    assert has_any_file("owner/name")
+    assert not is_downloaded("owner/name")
     np.testing.assert_array_equal(score("owner/name"), score(str(folder)))
-    assert weights_here("owner/name")
+    assert is_downloaded("owner/name")
 
     other = hub(SECOND)  # main has moved on
-    assert not settle_weights(SECTION)
+    assert not pin_weights(SECTION)
     assert reward_identity(SECTION) == first
     np.testing.assert_array_equal(score("owner/name"), score(str(folder)))
 
@@ -78,9 +79,9 @@ def test_the_commit_of_the_first_use_is_kept_and_another_one_is_a_change(hub):
 
 
 def test_a_run_writes_the_commit_down_before_it_scores(hub, tmp_path, monkeypatch):
-    fake_stages.install(monkeypatch.setitem, monkeypatch.setattr)
-    monkeypatch.setattr(rewards, "reward_identity", reward_identity)
-    monkeypatch.setattr(rewards, "settle_weights", settle_weights)
+    fake_stages.install(monkeypatch.setattr)
+    monkeypatch.setattr(resolve, "reward_identity", reward_identity)
+    monkeypatch.setattr(rewards, "pin_weights", pin_weights)
     hub(FIRST)
     section = {"name": "first", "source": "pickscore", "checkpoint": "owner/name"}
     recipe, place = parse_recipe(fake_stages.VALUES | {"rewards": [section]}), tmp_path / "run"
@@ -100,10 +101,10 @@ def test_the_commit_of_a_vision_tower_is_kept_as_that_of_other_weights(hub):
     section = RewardSection(name="mine", source="vqascore-clip-flant5-xl", options=options)
     assert reward_identity(section).split()[-1] == "owner/name@main"
     hub(FIRST)
-    assert settle_weights(section)
+    assert pin_weights(section)
     assert reward_identity(section).split()[-1] == f"owner/name@{FIRST}"
     hub(SECOND)
-    assert not settle_weights(section)
+    assert not pin_weights(section)
     assert reward_identity(section).split()[-1] == f"owner/name@{FIRST}"
 
 
@@ -121,16 +122,16 @@ def test_a_branch_that_was_never_fetched_is_not_told_from_a_commit():
 def test_nobody_is_asked_for_what_is_pinned_or_local(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", None)
     for checkpoint in (f"owner/name@{FIRST}", str(tiny_rewards.clip(tmp_path / "clip"))):
-        assert not settle_weights(RewardSection(name="mine", source="pickscore", checkpoint=checkpoint))
-    assert not settle_weights(RewardSection(name="shapes-vqa"))
-    assert not settle_weights(RewardSection(name="pickscore", url="http://127.0.0.1:1"))
+        assert not pin_weights(RewardSection(name="mine", source="pickscore", checkpoint=checkpoint))
+    assert not pin_weights(RewardSection(name="shapes-vqa"))
+    assert not pin_weights(RewardSection(name="pickscore", url="http://127.0.0.1:1"))
 
 
 def test_a_commit_of_the_shipped_weights_keeps_their_processor():
     name, _, _ = SHIPPED["pickscore"].checkpoint.partition("@")
     identity = reward_identity(RewardSection(name="pickscore", checkpoint=f"{name}@{FIRST}"))
     assert identity.split()[1:] == [f"{name}@{FIRST}", SHIPPED["pickscore"].processor]
-    assert pinned(f"{name}@{FIRST}") == f"{name}@{FIRST}"
+    assert with_commit(f"{name}@{FIRST}") == f"{name}@{FIRST}"
 
 
 def test_weights_that_are_not_here_are_told_with_size_licence_and_command(monkeypatch):
@@ -143,7 +144,7 @@ def test_weights_that_are_not_here_are_told_with_size_licence_and_command(monkey
         load_reward(RewardSection(name="hpsv2"), "cpu")
     for name, entry in SHIPPED.items():
         if HUB_ID.fullmatch(entry.checkpoint) and not entry.by_itself:
-            told = what_is_missing(entry)
+            told = download_instructions(entry)
             assert entry.license in told, name
             assert all(
                 f"hf download {p.partition('@')[0]}" in told

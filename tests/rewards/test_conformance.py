@@ -11,8 +11,8 @@ import tiny_rewards
 from capo import BradleyTerry, PowerRatio
 from capo.recipe import RewardSection
 from capo.rewards import build_comparison, load_reward
-from capo.rewards.conformance import check_reward
-from capo.rewards.samples import sample_images
+from capo.rewards.checking.conformance import check_reward
+from capo.rewards.checking.trial_images import trial_images
 
 ARCHITECTURES = {
     "clip": "pickscore",
@@ -138,6 +138,6 @@ def test_a_reward_may_depend_on_its_batch_as_little_as_half_precision_makes_it(i
 
 
 def test_samples_are_the_same_every_time():
-    first, second = sample_images(), sample_images()
+    first, second = trial_images(), trial_images()
     assert first[1] == second[1]
     assert [image.tobytes() for image in first[0]] == [image.tobytes() for image in second[0]]

@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from capo import BradleyTerry, PowerRatio
 from capo.recipe import RewardSection
 from capo.rewards import RewardError, build_comparison, load_reward, reward_identity
-from capo.rewards.conformance import check_reward
+from capo.rewards.checking.conformance import check_reward
 from capo.rewards.models.ocr import quoted
-from capo.rewards.places import place_identity, weights_here
+from capo.rewards.weights.location import is_downloaded, weights_identity
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_any_image_can_be_read(ocr):
 
 
 def preprocessed(image):
-    """As open_nsfw was trained: 256, centre 224, through JPEG, BGR less the mean of its channels."""
+    """As open_nsfw was trained: 256, center 224, through JPEG, BGR less the mean of its channels."""
     buffer = io.BytesIO()
     image.resize((256, 256), Image.Resampling.BILINEAR).crop((16, 16, 240, 240)).save(buffer, "JPEG")
     return np.asarray(Image.open(buffer), dtype=np.float32)[..., ::-1] - np.float32([104, 117, 123])
@@ -110,10 +110,10 @@ def test_their_comparisons_and_what_tells_their_weights():
 
 
 def test_a_package_that_is_not_installed_is_named():
-    assert weights_here("package:rapidocr") is True
-    assert weights_here("package:no-such-package") is False
+    assert is_downloaded("package:rapidocr") is True
+    assert is_downloaded("package:no-such-package") is False
     with pytest.raises(RewardError, match="come with the package no-such-package, which is not installed"):
-        place_identity("r", "package:no-such-package")
+        weights_identity("r", "package:no-such-package")
 
 
 def test_weights_in_the_hubs_cache_are_here(tmp_path, monkeypatch):
@@ -122,9 +122,9 @@ def test_weights_in_the_hubs_cache_are_here(tmp_path, monkeypatch):
     for path, text in {"refs/main": "abc", "snapshots/abc/config.json": "{}"}.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
-    assert weights_here("me/model") is False  # its configuration alone
+    assert is_downloaded("me/model") is False  # its configuration alone
     (folder / "snapshots/abc/model.safetensors").touch()
-    assert weights_here("me/model") is True
-    assert weights_here("me/model@abc") is True
-    assert weights_here("me/model@other") is False
-    assert weights_here("https://example.org/model") is None
+    assert is_downloaded("me/model") is True
+    assert is_downloaded("me/model@abc") is True
+    assert is_downloaded("me/model@other") is False
+    assert is_downloaded("https://example.org/model") is None

@@ -27,7 +27,7 @@ from capo.rewards import (
     reward_identity,
     score_images,
 )
-from capo.rewards.protocol import MemoryShortError
+from capo.rewards.protocol import RewardMemoryError
 from capo.rewards.transports import client, server, wire
 from capo.rewards.transports.server import RewardServer
 
@@ -195,7 +195,7 @@ def test_a_server_short_of_memory_says_so(slow, monkeypatch, error):
 
     monkeypatch.setattr(reward, "score", score)
     remote = load_reward(RewardSection(name="mine", url=served.url), "cpu")
-    with pytest.raises(MemoryShortError, match=r"with 3 images at once; lower batch_size .*no room"):
+    with pytest.raises(RewardMemoryError, match=r"with 3 images at once; lower batch_size .*no room"):
         score_images(remote, IMAGES, PROMPTS, 3)
     assert asked == [3]
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from capo.images.shard import ENCODINGS, encode_image
-from capo.rewards.preprocessing import as_rgb, decode_image
+from capo.rewards.rgb_images import as_rgb, decode_image
 
 
 def png(image, **options):

@@ -18,7 +18,7 @@ import tiny_rewards
 from capo import BradleyTerry, PowerRatio
 from capo.recipe import RewardSection
 from capo.rewards import RewardError, build_comparison, load_reward, reward_identity, score_images
-from capo.rewards.models.vqa import answer_tokens
+from capo.rewards.models.vqascore import answer_tokens
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 STD = np.array([0.26862954, 0.26130258, 0.27577711])

@@ -8,7 +8,7 @@ from PIL import Image
 
 from capo import rewards
 from capo.rewards import RewardError, Scored, score_images
-from capo.rewards.score_images import float64
+from capo.rewards.batch_scoring import float64
 
 SOURCES = sorted(Path(rewards.__file__).parent.glob("*.py"))
 

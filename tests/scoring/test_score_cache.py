@@ -12,7 +12,7 @@ import tiny_run
 from capo.prompts import make_prompt
 from capo.recipe import RewardSection
 from capo.rewards import SHIPPED, Scored, reward_identity
-from capo.rewards.cache import ScoreCache, open_cache, score_key
+from capo.rewards.score_cache import ScoreCache, open_cache, score_key
 from capo.scoring import rater
 from capo.scoring.passes import score_samples as score
 from capo.scoring.score_table import read_scores, score_rows
@@ -99,9 +99,9 @@ def test_what_differs_in_anything_is_scored(scored, clip, tmp_path):
 def test_a_change_of_code_version_or_device_starts_anew(clip, monkeypatch, folder):
     section = RewardSection(**clip)
     places = [open_cache(section, "cpu"), open_cache(section, "NVIDIA H100")]
-    monkeypatch.setattr("capo.rewards.cache._code", lambda: "other code")
+    monkeypatch.setattr("capo.rewards.score_cache._code", lambda: "other code")
     places.append(open_cache(section, "cpu"))
-    monkeypatch.setattr("capo.rewards.cache._versions", lambda: {"torch": "99"})
+    monkeypatch.setattr("capo.rewards.score_cache._versions", lambda: {"torch": "99"})
     places.append(open_cache(section, "cpu"))
     for place in places:
         place.keep([b"k"], [Scored(1.0)])

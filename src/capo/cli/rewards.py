@@ -51,7 +51,7 @@ AS_JSON = ("show", "check")
 def rewards(ctx: typer.Context, as_json: Json = False) -> None:
     if ctx.invoked_subcommand is None:
         from capo.cli import tables as terminal
-        from capo.rewards.listing import list_rewards
+        from capo.rewards.describe import list_rewards
 
         if as_json:
             terminal.print_json({"rewards": list_rewards()})
@@ -70,7 +70,7 @@ def show(
 ) -> None:
     """Tell all about a reward, its options too."""
     from capo.cli import tables as terminal
-    from capo.rewards.listing import describe_reward
+    from capo.rewards.describe import describe_reward
 
     if as_json:
         terminal.print_json(describe_reward(name))
@@ -95,7 +95,7 @@ def check(
     from capo.cli import tables as terminal
     from capo.engine import device as runtime
     from capo.recipe import EngineSection
-    from capo.rewards.trial import try_reward
+    from capo.rewards.checking.trial import try_reward
 
     found = try_reward(_section(name, recipe, overrides), runtime.device(EngineSection(device=device)))
     if as_json:

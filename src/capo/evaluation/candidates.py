@@ -7,7 +7,6 @@ style.safetensors, a folder with one     a LoRA of the recipe's model, as diffus
 """
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +17,11 @@ from capo.diffusion.saved import LORA, SavedPolicy, find_policy, is_policy
 from capo.engine import device as runtime
 from capo.images import images_identity
 from capo.recipe import ImagesSection, Recipe
+from capo.recipe.hub_id import HUB_ID
 from capo.store.run_directory import Run
 
 if TYPE_CHECKING:
     from capo.diffusion.family import Family
-
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
 @dataclass(frozen=True)

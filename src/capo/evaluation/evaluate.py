@@ -18,7 +18,7 @@ def _evaluate_inputs(recipe: Recipe) -> dict[str, Any]:
     from capo.evaluation.candidates import find_candidate
     from capo.prompts import prompts_inputs
     from capo.rewards import reward_inputs
-    from capo.rewards.places import place_identity
+    from capo.rewards.weights.location import weights_identity
 
     section = recipe.evaluate
     inputs = flatten("evaluate", section.results())
@@ -26,7 +26,7 @@ def _evaluate_inputs(recipe: Recipe) -> dict[str, Any]:
     if section.policy is not None:
         inputs["evaluate.policy.content"] = find_candidate("evaluate.policy", section.policy).identity
     if section.embedder is not None:
-        inputs["evaluate.embedder.content"] = place_identity("evaluate.embedder", section.embedder)
+        inputs["evaluate.embedder.content"] = weights_identity("evaluate.embedder", section.embedder)
     for reward in recipe.rewards:
         inputs |= flatten(f"rewards.{reward.name}", reward.results()) | reward_inputs(reward)
     return inputs

@@ -60,11 +60,11 @@ class ImageEncoder:
         import torch
         from transformers import AutoImageProcessor, AutoModel
 
-        from capo.rewards.model_files import load_model, load_part
+        from capo.rewards.weights.loading import load_component, load_model
 
         self._model = load_model(AutoModel, place.checkpoint, device, torch.float32)
         # Always Pillow's resizing: torchvision's gives slightly different features.
-        self._image_processor = load_part(AutoImageProcessor, place.processor, backend="pil")
+        self._image_processor = load_component(AutoImageProcessor, place.processor, backend="pil")
 
     def embed(self, images: "Sequence[Image.Image]") -> "Tensor":
         """Features [n, D] of n RGB images, on the CPU."""

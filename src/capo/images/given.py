@@ -14,7 +14,7 @@ from capo.images.shard import sample_table
 from capo.images.shard_files import shard_path
 from capo.prompts import Prompt
 from capo.recipe import ImagesSection
-from capo.rewards.preprocessing import decode_image
+from capo.rewards.rgb_images import decode_image
 from capo.store.run_directory import Artifact
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from capo.images.shard_files import conditioning_path, latents_path, shard_path
 from capo.prompts import Prompt
 from capo.prompts.table import read_prompts
 from capo.recipe import Recipe
-from capo.rewards.preprocessing import decode_image
+from capo.rewards.rgb_images import decode_image
 from capo.store.run_directory import Artifact
 from capo.store.step import Job
 

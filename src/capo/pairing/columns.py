@@ -12,7 +12,7 @@ from capo.images.shard_files import read_samples
 from capo.method import Comparison, PowerRatio
 from capo.prompts.table import read_prompts
 from capo.recipe import Recipe
-from capo.rewards import build_comparison, refuse_negative
+from capo.rewards import build_comparison, reject_negative
 from capo.scoring.score_table import check_missing, read_scores
 from capo.store.run_directory import Artifact, Run, WorkspaceError
 
@@ -65,7 +65,7 @@ def read_columns(recipe: Recipe, run: Run) -> Columns:
         if not by_people:
             check_missing(name, [table], len(ids), recipe.pairs.max_skipped)
         scores[:, column] = score_vector(table, prompt_ids, counts)
-        refuse_negative(name, comparison, scores[:, column], ids, samples)
+        reject_negative(name, comparison, scores[:, column], ids, samples)
     pool = None if recipe.start is None or by_people else _read_pool(recipe, run, prompt_ids)
     return Columns(list(tables), comparisons, prompt_ids, counts, scores, pool)
 

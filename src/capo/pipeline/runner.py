@@ -129,10 +129,10 @@ def _follow(recipe: Recipe, directory: Path, meet: Callable[[], None]) -> RunRes
 
 def _pin_weights(recipe: Recipe, waiting: Sequence[Step]) -> bool:
     """Look up the commits of reward weights that the recipe names only by Hub id; whether any was new."""
-    from capo.rewards import settle_weights
+    from capo.rewards import pin_weights
 
     used = {name for step in waiting for name in step.inputs}
-    pinned = [settle_weights(r) for r in recipe.rewards if f"rewards.{r.name}.weights" in used]
+    pinned = [pin_weights(r) for r in recipe.rewards if f"rewards.{r.name}.weights" in used]
     return any(pinned)
 
 

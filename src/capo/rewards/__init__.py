@@ -9,18 +9,18 @@ compare is declared beside (`build_comparison`), not baked in.
     reward.score([image], ["a red circle"])        # float64 [1]
 """
 
+from capo.rewards.batch_scoring import score_images
 from capo.rewards.catalog import SHIPPED
-from capo.rewards.comparison import describe_comparison, refuse_negative
+from capo.rewards.comparison import describe_comparison, reject_negative
 from capo.rewards.protocol import Reward, RewardError, Scored, TransientError
-from capo.rewards.registry import (
+from capo.rewards.resolve import (
     build_comparison,
     declared_comparison,
     load_reward,
+    pin_weights,
     reward_identity,
     reward_inputs,
-    settle_weights,
 )
-from capo.rewards.score_images import score_images
 from capo.rewards.transports.programs.capo_reward import serve_stdio
 
 __all__ = [
@@ -33,10 +33,10 @@ __all__ = [
     "declared_comparison",
     "describe_comparison",
     "load_reward",
-    "refuse_negative",
+    "pin_weights",
+    "reject_negative",
     "reward_identity",
     "reward_inputs",
     "score_images",
     "serve_stdio",
-    "settle_weights",
 ]

@@ -63,7 +63,7 @@ class Shipped:
 
 SHIPPED = {
     "pickscore": Shipped(
-        "clip:ClipPreference",
+        "clip_preference:ClipPreference",
         "yuvalkirstain/PickScore_v1@a4e4367c6dfa7288a00c550414478f865b875800",
         "which image of a prompt people prefer, learnt from Pick-a-Pic",
         scale="16 to 25",
@@ -72,7 +72,7 @@ SHIPPED = {
         processor=CLIP_VIT_H,
     ),
     "hpsv2": Shipped(
-        "hps:HpsV2",
+        "hpsv2:HpsV2",
         "xswu/HPSv2@697403c78157020a1ae59d23f111aa58ced35b0a",
         "which image of a prompt people prefer, learnt from HPDv2",
         scale="0.15 to 0.36",
@@ -82,7 +82,7 @@ SHIPPED = {
         pickle="HPS_v2_compressed.pt",
     ),
     "hpsv2.1": Shipped(
-        "hps:HpsV2",
+        "hpsv2:HpsV2",
         "RE-N-Y/hpsv21",
         "as hpsv2, learnt from more and better comparisons",
         scale="0.15 to 0.36",
@@ -109,7 +109,7 @@ SHIPPED = {
         options={"convention": "cosine"},
     ),
     "laion-aesthetic": Shipped(
-        "laion:LaionAesthetic",
+        "laion_aesthetic:LaionAesthetic",
         "RE-N-Y/laion-aesthetic",
         "how good people find an image, blind to its prompt",
         scale="3 to 8",
@@ -127,7 +127,7 @@ SHIPPED = {
         processor=SIGLIP_SO400M,
     ),
     "vqascore": Shipped(
-        "vqa:VqaScore",
+        "vqascore:VqaScore",
         "llava-hf/llava-1.5-7b-hf@b234b804b114d9e37bb655e11cbbb5f5e971b7a9",
         "how likely a large vision-language model finds it that the image shows its prompt",
         scale="0 to 1",
@@ -135,7 +135,7 @@ SHIPPED = {
         parameters=7063,
     ),
     "vqascore-qwen3-vl": Shipped(
-        "vqa:VqaScore",
+        "vqascore:VqaScore",
         QWEN3_VL_8B,
         "as vqascore, by a newer model",
         scale="0 to 1",
@@ -193,7 +193,7 @@ SHIPPED = {
         reads="hpsv3_instruction:instruction_identity",
     ),
     "q-realign-quality": Shipped(
-        "rating:LevelRating",
+        "q_align:LevelRating",
         "q-future/Q-ReAlign-Lite-4B",
         "how sharp and free of faults an image is, blind to its prompt",
         scale="0 to 1",
@@ -201,7 +201,7 @@ SHIPPED = {
         parameters=4540,
     ),
     "q-realign-aesthetics": Shipped(
-        "rating:LevelRating",
+        "q_align:LevelRating",
         "q-future/Q-ReAlign-Lite-4B",
         "how good an image looks, blind to its prompt",
         scale="0 to 1",
@@ -276,7 +276,7 @@ SHIPPED = {
         parameters=5.9,
     ),
     "shapes-preference": Shipped(
-        "clip:ClipPreference",
+        "clip_preference:ClipPreference",
         str(EMBEDDED / "preference"),
         "which image of a prompt simulated people prefer",
         scale="log-odds",
@@ -292,7 +292,7 @@ SHIPPED = {
         parameters=1.3,
     ),
     "shapes-aesthetic": Shipped(
-        "aesthetic:AestheticRating",
+        "image_classifier:AestheticRating",
         str(EMBEDDED / "aesthetic"),
         "how good simulated people find an image, blind to its prompt",
         scale="1 to 10",
@@ -300,7 +300,7 @@ SHIPPED = {
         parameters=0.16,
     ),
     "shapes-heldout": Shipped(
-        "clip:ClipPreference",
+        "clip_preference:ClipPreference",
         str(EMBEDDED / "heldout"),
         "as shapes-preference, of another seed and size: for evaluation only",
         scale="log-odds",

@@ -20,7 +20,7 @@ def named_comparison(name: str) -> "Comparison":
     return kinds[name]()
 
 
-def told_comparison(told: Any) -> "Comparison | None":
+def parse_comparison(told: Any) -> "Comparison | None":
     """What `describe_comparison` tells, or a name alone, as a comparison again; None for None.
 
     Raises `RewardError` for any other value, and for a parameter that the comparison does not have.
@@ -59,7 +59,7 @@ def describe_comparison(comparison: "Comparison | None") -> dict[str, Any] | Non
     return {"comparison": getattr(comparison, "__qualname__", type(comparison).__qualname__)}
 
 
-def refuse_negative(
+def reject_negative(
     name: str, comparison: "Comparison | None", scores: "np.ndarray", prompt_ids: Any, samples: Any
 ) -> None:
     """Raise `RewardError` for the first score [n] that is negative where the power ratio compares."""

@@ -1,8 +1,8 @@
-"""What a reward is to the rest of the system."""
+"""What the rewards room is built on: a loaded reward, the source it comes from, scores and errors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 
 class RewardError(ValueError):
-    """A reward that cannot be loaded or does not keep to the protocol; says what and the fix."""
+    """A reward that cannot be loaded or breaks the protocol. The message says why and how to fix it."""
 
 
 class TransientError(RewardError):
-    """A reward that cannot answer for now, as a server that is away, after it was asked repeatedly.
+    """A reward that is temporarily unavailable after all retries, such as a server that is down.
 
-    Nothing is wrong with the images: none of them is set aside for it.
+    The images are not at fault, so none of them is set aside.
     """
 
 
-class MemoryShortError(RewardError):
-    """Memory ran out while a reward was loaded or scored."""
+class RewardMemoryError(RewardError):
+    """A reward ran out of memory while it was loaded or while it scored."""
 
 
 class Reward(Protocol):
@@ -31,32 +31,45 @@ class Reward(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name in tables and paths."""
+        """Name in tables and paths."""
 
     @property
     def comparison(self) -> "Comparison | None":
-        """How two of its raw scores become a win probability, unless the recipe says otherwise."""
+        """Comparison that turns two raw scores into a win probability. The recipe can override it."""
 
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> "np.ndarray":
-        """Raw scores, float64 [n], higher is better, for n images each with its prompt.
+        """Return raw scores, float64 [n], for n images and their n prompts. Higher is better.
 
-        NaN means that there is no score for that image; it is set aside, never counted as 0.
+        NaN marks an image that has no score. Such an image is set aside; it never counts as 0.
         """
 
 
 @runtime_checkable
 class Truncating(Protocol):
-    """A reward that reads only the beginning of a long prompt, and can tell of which."""
+    """A reward that reads only the beginning of a long prompt and can report which prompts it cut."""
 
     def truncated(self, prompts: list[str]) -> Sequence[bool | None]:
-        """Whether each prompt, once it was scored, was longer than what the model reads; None: unknown."""
+        """Return for each scored prompt whether the model read only its beginning; None if unknown."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The score of one image, or why there is none."""
+    """The score of one image, or the reason it has none."""
 
     score: float | None
     error: str | None = None
     truncated: bool | None = None
-    """Whether the reward read only the beginning of the prompt; None when it does not tell."""
+    """True if the reward read only the beginning of the prompt, None if the reward does not report it."""
+
+
+class RewardSource(Protocol):
+    """What a reward section of a recipe resolves to: shipped weights, a function, a program or a server."""
+
+    def identity(self) -> str:
+        """Return everything the scores depend on apart from the samples. Loads no weights."""
+
+    def comparison(self) -> "Comparison | None":
+        """Return the comparison that the reward declares, or None. Loads no weights."""
+
+    def load(self, device: Any) -> Reward:
+        """Return the reward, ready to score. `device` applies only to rewards that run in this process."""

@@ -16,7 +16,7 @@ from capo.images.shard_files import read_samples
 from capo.method.clear_pairs import has_clear_pairs
 from capo.pairing.selecting import choice, make_pairs
 from capo.recipe import Recipe
-from capo.rewards import Scored, build_comparison, refuse_negative
+from capo.rewards import Scored, build_comparison, reject_negative
 from capo.sampling.generate import sample_prompts
 from capo.scoring import rater
 from capo.store.step import Job
@@ -75,7 +75,7 @@ class _Waves:
             scored = each.score(wave)
             shard.scores[name] += scored
             columns.append(_values(scored))
-            refuse_negative(name, comparison, columns[-1], *keys)
+            reject_negative(name, comparison, columns[-1], *keys)
         return np.stack(columns, axis=-1)
 
     def _settled(self, scores: np.ndarray) -> np.ndarray:

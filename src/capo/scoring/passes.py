@@ -19,7 +19,7 @@ from capo.images.shard import kept_columns
 from capo.prompts.table import read_prompts
 from capo.recipe import Recipe, RewardSection
 from capo.rewards import SHIPPED, Scored
-from capo.rewards.protocol import MemoryShortError
+from capo.rewards.protocol import RewardMemoryError
 from capo.scoring.rater import Shard
 from capo.scoring.scorer import Scorer
 from capo.store.run_directory import Artifact, Run
@@ -84,7 +84,7 @@ def _passed(samples: Artifact, texts: Mapping[str, str], scorers: Sequence[Score
     """Score by several rewards together; whether the device had memory enough."""
     try:
         _pass(samples, texts, scorers)
-    except MemoryShortError as error:
+    except RewardMemoryError as error:
         if len(scorers) == 1:
             raise
         say(f"{error}; going on with one model after another")

@@ -1,6 +1,6 @@
 """A reward as every stage uses it: loaded when a score is missing, and nothing is scored twice.
 
-What earlier runs found of an image and its prompt is looked up first (`capo.rewards.cache`).
+What earlier runs found of an image and its prompt is looked up first (`capo.rewards.score_cache`).
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from capo.engine import device as runtime
 from capo.recipe import RewardSection
 from capo.rewards import Reward, Scored, load_reward, score_images
-from capo.rewards.cache import open_cache, score_key
-from capo.rewards.preprocessing import decode_image
-from capo.rewards.protocol import MemoryShortError
-from capo.rewards.score_images import out_of_memory
+from capo.rewards.batch_scoring import is_out_of_memory
+from capo.rewards.protocol import RewardMemoryError
+from capo.rewards.rgb_images import decode_image
+from capo.rewards.score_cache import open_cache, score_key
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,9 +86,9 @@ class Rater:
             try:
                 self._model = load_reward(self._section, self._device)
             except Exception as error:
-                if not out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
-                raise MemoryShortError(
+                raise RewardMemoryError(
                     f"reward {self._section.name!r}: its model does not fit into the device's memory"
                 ) from error
         return self._model

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from capo.rewards import RewardError, Scored
-from capo.rewards.preprocessing import decode_image
+from capo.rewards.rgb_images import decode_image
 from capo.scoring.rater import Rater, Shard, image_files
 from capo.store.run_directory import Artifact
 

@@ -17,7 +17,7 @@ from capo.rewards import (
     build_comparison,
     declared_comparison,
     describe_comparison,
-    refuse_negative,
+    reject_negative,
 )
 from capo.scoring.rater import Rater, Shard
 from capo.scoring.score_table import check_missing, finished, score_table, score_values
@@ -61,7 +61,7 @@ class Scorer:
         with self._clocked():
             table = score_table(shard.rows, self._rater.score(shard, known))
             keys = table["prompt_id"], table["sample"]
-            refuse_negative(self.section.name, self._comparison, score_values(table), *keys)
+            reject_negative(self.section.name, self._comparison, score_values(table), *keys)
             self._artifact.write_table(name, table)
         self.take(table)
 

@@ -8,9 +8,9 @@ from PIL import Image
 
 from capo.cost.plan.weightless import META, count
 from capo.recipe import RewardSection
+from capo.recipe.hub_id import split_revision
 from capo.rewards import SHIPPED, load_reward
 from capo.rewards.catalog import EMBEDDED
-from capo.rewards.places import split_revision
 
 QUESTION_TOKENS = 40
 """Of a question about a prompt of some twenty words, with what a chat model wants around it."""

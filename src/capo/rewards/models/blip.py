@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from capo.rewards.model_files import fill, read_weights
 from capo.rewards.protocol import RewardError
+from capo.rewards.weights.loading import load_into, read_weights
 
 HEAD_WIDTH = 64
 """Channels an attention head, of every ViT and BERT that BLIP came with."""
@@ -118,7 +118,7 @@ def load_judge(checkpoint: str, device: Any, activation: type[nn.Module]) -> Bli
         raise RewardError(f"{checkpoint} lacks weights of BLIP: {error}") from error
     parts = {"blip": blip, "head": head}
     named = {f"{part}.{name}": tensor for part, held in parts.items() for name, tensor in held.items()}
-    return fill(judge, named, checkpoint, device)
+    return load_into(judge, named, checkpoint, device)
 
 
 def _under(prefix: str, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -8,9 +8,9 @@ from PIL import Image
 from torch import Tensor
 
 from capo.rewards.catalog import BERT
-from capo.rewards.model_files import load_part, parts_place
-from capo.rewards.preprocessing import as_rgb
 from capo.rewards.protocol import RewardError
+from capo.rewards.rgb_images import as_rgb
+from capo.rewards.weights.loading import component_location, load_component
 
 if TYPE_CHECKING:
     from capo.rewards.models.blip import Blip
@@ -23,8 +23,8 @@ class BlipInputs:
         from transformers import AutoTokenizer
 
         self._device = blip.text.device
-        place = parts_place(checkpoint, processor, BERT)
-        self._tokenizer = load_part(AutoTokenizer, place)
+        place = component_location(checkpoint, processor, BERT)
+        self._tokenizer = load_component(AutoTokenizer, place)
         if len(self._tokenizer) > (words := blip.text.config.vocab_size):
             raise RewardError(f"the tokenizer of {place} has {len(self._tokenizer)} words, the model {words}")
         self._pixels, self._max_length = blip.pixels, max_length

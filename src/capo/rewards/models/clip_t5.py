@@ -16,10 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from capo.method.calibration import PowerRatio
 from capo.rewards.catalog import FLAN_T5_XL
-from capo.rewards.model_files import load_model, load_part, parts_place, usual_dtype
-from capo.rewards.models.vqa import QUESTION, checked_template
-from capo.rewards.preprocessing import as_rgb
+from capo.rewards.models.vqascore import QUESTION, checked_template
 from capo.rewards.protocol import RewardError
+from capo.rewards.rgb_images import as_rgb
+from capo.rewards.weights.loading import component_location, default_dtype, load_component, load_model
 
 BEFORE_IMAGE = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
@@ -64,11 +64,11 @@ class ClipT5VqaScore:
 
         self.name = name
         self._template = checked_template(template)
-        self._model = load_model(ClipT5, checkpoint, device, usual_dtype(device))
+        self._model = load_model(ClipT5, checkpoint, device, default_dtype(device))
         tower = vision_tower or self._model.config.mm_vision_tower
         self._vision = load_model(CLIPVisionModel, tower, device, self._model.dtype)
-        self._image_processor = load_part(CLIPImageProcessorPil, tower)
-        self._tokenizer = load_part(AutoTokenizer, parts_place(checkpoint, processor, FLAN_T5_XL))
+        self._image_processor = load_component(CLIPImageProcessorPil, tower)
+        self._tokenizer = load_component(AutoTokenizer, component_location(checkpoint, processor, FLAN_T5_XL))
         if len(self._tokenizer) > (words := self._model.config.vocab_size):
             raise RewardError(f"the tokenizer has {len(self._tokenizer)} words, {checkpoint} {words}")
         # Each part is tokenised on its own, so that each has an end token.

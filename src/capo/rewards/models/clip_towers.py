@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from capo.rewards.model_files import load_part
-from capo.rewards.preprocessing import as_rgb, centre
+from capo.rewards.rgb_images import as_rgb, crop_strip
+from capo.rewards.weights.loading import load_component
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,7 +46,7 @@ class ClipTokens:
     def __init__(self, place: str, length: int) -> None:
         from transformers import AutoTokenizer
 
-        self._tokenizer = load_part(AutoTokenizer, place)
+        self._tokenizer = load_component(AutoTokenizer, place)
         self._length = length
 
     def __call__(self, prompts: list[str], *, full: bool = False) -> Any:
@@ -61,11 +61,11 @@ class ClipTokens:
         return [len(ids) > self._length for ids in self._tokenizer(prompts, verbose=False).input_ids]
 
 
-def centre_crop(place: str) -> "Preparation":
+def clip_preparation(place: str) -> "Preparation":
     """CLIP's own preparation: the shortest side to the model's size, then the middle square."""
     from transformers.models.clip import CLIPImageProcessorPil
 
-    processor = load_part(CLIPImageProcessorPil, place)
+    processor = load_component(CLIPImageProcessorPil, place)
     return lambda images: (
-        processor([centre(as_rgb(image)) for image in images], return_tensors="pt").pixel_values
+        processor([crop_strip(as_rgb(image)) for image in images], return_tensors="pt").pixel_values
     )

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from capo.method.calibration import BradleyTerry
-from capo.rewards.model_files import load_model
-from capo.rewards.models.clip_towers import ClipTowers, centre_crop
-from capo.rewards.score_images import float64
+from capo.rewards.batch_scoring import float64
+from capo.rewards.models.clip_towers import ClipTowers, clip_preparation
+from capo.rewards.weights.loading import load_model
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,7 +50,7 @@ class ClipScore:
         self._convention = convention
         place = processor or checkpoint
         model = load_model(CLIPModel, checkpoint, device, torch.float32)
-        self._towers = ClipTowers(model, place, centre_crop(place))
+        self._towers = ClipTowers(model, place, clip_preparation(place))
 
     @staticmethod
     def comparison_with(convention: str = "cosine") -> BradleyTerry:

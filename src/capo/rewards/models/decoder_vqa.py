@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from capo.method.calibration import PowerRatio
-from capo.rewards.model_files import load_model, load_part
-from capo.rewards.models.vqa import QUESTION, answer_tokens
-from capo.rewards.preprocessing import as_rgb
-from capo.rewards.score_images import float64
+from capo.rewards.batch_scoring import float64
+from capo.rewards.models.vqascore import QUESTION, answer_tokens
+from capo.rewards.rgb_images import as_rgb
+from capo.rewards.weights.loading import load_component, load_model
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,8 +30,8 @@ class DecoderVqaScore:
 
         self.name = name
         self._model = load_model(VisionEncoderDecoderModel, checkpoint, device, torch.float32)
-        self._images = load_part(AutoImageProcessor, processor or checkpoint, backend="pil")
-        self._tokenizer = load_part(AutoTokenizer, processor or checkpoint)
+        self._images = load_component(AutoImageProcessor, processor or checkpoint, backend="pil")
+        self._tokenizer = load_component(AutoTokenizer, processor or checkpoint)
         # The decoder looks back only, so what pads a question on the right changes nothing.
         self._tokenizer.padding_side = "right"
         (self._answer,) = answer_tokens(self._tokenizer, QUESTION.format("a"))

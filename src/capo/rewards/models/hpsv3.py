@@ -12,13 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from capo.method.calibration import BradleyTerry
+from capo.rewards.batch_scoring import float64
 from capo.rewards.catalog import QWEN2_VL_7B
-from capo.rewards.model_files import fill, load_part, load_renamed, parts_place, read_weights
 from capo.rewards.models.hpsv3_instruction import PROMPT, TOKEN, read_instruction
-from capo.rewards.models.vlm import load_processor
-from capo.rewards.preprocessing import as_rgb
+from capo.rewards.models.vision_language import load_processor
 from capo.rewards.protocol import RewardError
-from capo.rewards.score_images import float64
+from capo.rewards.rgb_images import as_rgb
+from capo.rewards.weights.loading import (
+    component_location,
+    load_component,
+    load_from_weights,
+    load_into,
+    read_weights,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -60,8 +66,8 @@ class HpsV3:
 
         self.name = name
         self._instruction = read_instruction(instruction)
-        place = parts_place(checkpoint, processor, QWEN2_VL_7B)
-        config = load_part(AutoConfig, place)
+        place = component_location(checkpoint, processor, QWEN2_VL_7B)
+        config = load_component(AutoConfig, place)
         weights = read_weights(checkpoint)
         self._model, self._head = _build(config, weights, checkpoint, device)
         self._processor = load_processor(place, config)
@@ -115,7 +121,7 @@ def _build(config: Any, weights: dict[str, Tensor], checkpoint: str, device: Any
         raise RewardError(f"{checkpoint} is not in the layout of HPSv3: it lacks embed_tokens or rm_head")
     config.text_config.vocab_size = len(embedding)  # the reward token was added
     dtype = torch.float32 if torch.device(device).type == "cpu" else embedding.dtype
-    model = load_renamed(Qwen2VLModel, config, body, checkpoint, device, dtype)
+    model = load_from_weights(Qwen2VLModel, config, body, checkpoint, device, dtype)
     wide, narrow = len(head["0.weight"]), len(head["3.weight"])
     layers = nn.Sequential(
         nn.Linear(config.text_config.hidden_size, wide),
@@ -125,7 +131,7 @@ def _build(config: Any, weights: dict[str, Tensor], checkpoint: str, device: Any
         nn.ReLU(),
         nn.Linear(narrow, 2),
     )
-    return model, fill(layers, head, checkpoint, device)
+    return model, load_into(layers, head, checkpoint, device)
 
 
 def _rename(name: str) -> str:

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from capo.method.calibration import BradleyTerry
+from capo.rewards.batch_scoring import float64
 from capo.rewards.models.blip import load_judge
 from capo.rewards.models.blip_inputs import BlipInputs
-from capo.rewards.score_images import float64
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -16,11 +16,17 @@ from torch.nn.functional import cosine_similarity
 
 from capo.method.calibration import BradleyTerry
 from capo.rewards.catalog import CLIP_VIT_H
-from capo.rewards.model_files import fill, load_part, load_renamed, parts_place, read_weights
 from capo.rewards.models.clip_layout import drop_prefix
-from capo.rewards.models.clip_towers import ClipTokens, centre_crop
+from capo.rewards.models.clip_towers import ClipTokens, clip_preparation
 from capo.rewards.models.mps_cross import CrossModel
 from capo.rewards.protocol import RewardError
+from capo.rewards.weights.loading import (
+    component_location,
+    load_component,
+    load_from_weights,
+    load_into,
+    read_weights,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -54,19 +60,19 @@ class Mps:
         from transformers import CLIPConfig, CLIPModel
 
         self.name = name
-        place = parts_place(checkpoint, processor, CLIP_VIT_H)
+        place = component_location(checkpoint, processor, CLIP_VIT_H)
         weights = drop_prefix(read_weights(checkpoint), "mps.")
         clip, cross = (_within(weights, prefix, checkpoint) for prefix in ("model.", "cross_model."))
         if unknown := sorted(k for k in weights if not k.startswith(("model.", "cross_model."))):
             raise RewardError(f"{checkpoint} has unknown weights of Mps: {', '.join(unknown[:5])}")
-        config = load_part(CLIPConfig, place)
-        self._clip = load_renamed(CLIPModel, config, clip, checkpoint, device, torch.float32)
+        config = load_component(CLIPConfig, place)
+        self._clip = load_from_weights(CLIPModel, config, clip, checkpoint, device, torch.float32)
         try:
-            self._cross = fill(CrossModel(cross), cross, checkpoint, device)
+            self._cross = load_into(CrossModel(cross), cross, checkpoint, device)
         except KeyError as error:
             raise RewardError(f"{checkpoint} lacks weights of CrossModel: {error.args[0]}") from None
         self._tokens = ClipTokens(place, self._clip.config.text_config.max_position_embeddings)
-        self._prepare = centre_crop(place)
+        self._prepare = clip_preparation(place)
         self._threshold = threshold
         with torch.inference_mode():
             self._condition, _ = self._read(CONDITION)

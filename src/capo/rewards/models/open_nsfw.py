@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from capo.method.calibration import PowerRatio
-from capo.rewards.preprocessing import as_rgb
 from capo.rewards.protocol import RewardError
+from capo.rewards.rgb_images import as_rgb
 
 if TYPE_CHECKING:
     from PIL import Image

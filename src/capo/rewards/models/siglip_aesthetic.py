@@ -12,10 +12,10 @@ import torch
 
 from capo.method.calibration import BradleyTerry
 from capo.rewards.catalog import SIGLIP_SO400M
-from capo.rewards.model_files import load_part, load_renamed, read_weights
-from capo.rewards.models.aesthetic_head import AffineHead, split_head, tower_place
+from capo.rewards.models.affine_head import AffineHead, split_head, tower_place
 from capo.rewards.models.clip_layout import vision_side
-from capo.rewards.preprocessing import as_rgb
+from capo.rewards.rgb_images import as_rgb
+from capo.rewards.weights.loading import load_component, load_from_weights, read_weights
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,15 +38,15 @@ class SiglipAesthetic:
         weights = {k.removeprefix("layers."): t for k, t in read_weights(checkpoint).items()}
         head, tower = split_head(weights, "scoring_head.")
         self._head = AffineHead(head, LAYERS, checkpoint)
-        self._tower = load_renamed(
+        self._tower = load_from_weights(
             SiglipVisionModel,
-            load_part(SiglipConfig, place).vision_config,
+            load_component(SiglipConfig, place).vision_config,
             vision_side(tower or read_weights(place)),
             checkpoint if tower else place,
             device,
             torch.float32,
         )
-        self._image_processor = load_part(SiglipImageProcessorPil, place)
+        self._image_processor = load_component(SiglipImageProcessorPil, place)
 
     @torch.inference_mode()
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:

@@ -8,9 +8,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from capo.recipe import RewardSection
-from capo.rewards.comparison import told_comparison
-from capo.rewards.origin import Origin
-from capo.rewards.protocol import MemoryShortError, RewardError, TransientError
+from capo.rewards.comparison import parse_comparison
+from capo.rewards.protocol import RewardError, RewardMemoryError, RewardSource, TransientError
 from capo.store.manifest import alike
 
 if TYPE_CHECKING:
@@ -27,10 +26,10 @@ TRIES, FIRST_WAIT, LONGEST_WAIT = 10, 0.2, 20.0
 TOO_LARGE, OUT_OF_MEMORY = 413, 507
 
 
-class ServerOrigin:
+class ServerSource:
     """A section with a `url`; `known` is the reward it must serve, where that is known here."""
 
-    def __init__(self, section: RewardSection, known: Origin | None) -> None:
+    def __init__(self, section: RewardSection, known: RewardSource | None) -> None:
         self._name, self._timeout, self._known = section.name, section.timeout, known
         assert section.url is not None
         self._url = section.url.rstrip("/")
@@ -81,12 +80,12 @@ class ServerReward:
         )
         told = check_protocol(name, self._told(self._request("GET", "/health")))
         self.identity: str = told.get("identity", "")
-        self.comparison = told_comparison(told.get("comparison"))
+        self.comparison = parse_comparison(told.get("comparison"))
 
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> "np.ndarray":
         """float64 [n]; a batch that is too large for the server is sent in halves.
 
-        Raises `TransientError` when the server stays away or keeps silent, `MemoryShortError` when it
+        Raises `TransientError` when the server stays away or keeps silent, `RewardMemoryError` when it
         has too little memory for so many, `RuntimeError` when it cannot score them.
         """
         import numpy as np
@@ -99,7 +98,7 @@ class ServerReward:
             parts = (slice(half), slice(half, None))
             return np.concatenate([self.score(images[part], prompts[part]) for part in parts])
         if response.status == OUT_OF_MEMORY:
-            raise MemoryShortError(
+            raise RewardMemoryError(
                 f"reward {self.name!r}: {self._url} ran out of memory with {len(images)} images at once; "
                 f"lower batch_size of this reward in the recipe: {_words(response)}"
             )

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capo.recipe import RewardSection
-from capo.rewards.comparison import NAMES, told_comparison
-from capo.rewards.places import file_identity
+from capo.rewards.comparison import NAMES, parse_comparison
 from capo.rewards.protocol import RewardError
+from capo.rewards.weights.location import file_identity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +49,7 @@ class FunctionReward:
         return [None] * len(prompts) if told is None else told(prompts)
 
 
-class FunctionOrigin:
+class FunctionSource:
     """A section that names a function; `package` tells which installed one it came with, if any."""
 
     def __init__(self, section: RewardSection, source: str, package: str = "") -> None:
@@ -79,7 +79,7 @@ def installed_functions() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
-def installed_origin(section: RewardSection, entry: EntryPoint) -> FunctionOrigin:
+def installed_source(section: RewardSection, entry: EntryPoint) -> FunctionSource:
     """The function an installed package names; the package's version counts, its files being many."""
     package = f"{entry.dist.name}=={entry.dist.version}" if entry.dist else ""
     if not is_path(entry.value):
@@ -87,7 +87,7 @@ def installed_origin(section: RewardSection, entry: EntryPoint) -> FunctionOrigi
             f"reward {section.name!r}: the entry point {entry.name} of {package} is {entry.value!r}; "
             "it must name a function as package.module:function"
         )
-    return FunctionOrigin(section, entry.value, package)
+    return FunctionSource(section, entry.value, package)
 
 
 def source_file(source: str) -> Path:
@@ -109,7 +109,7 @@ def _declared_comparison(source: str) -> "Comparison | None":
     if callable(declared) and not isinstance(declared, type):
         return declared
     try:
-        return told_comparison(declared)
+        return parse_comparison(declared)
     except RewardError:
         raise RewardError(
             f"{source}: its comparison is {declared!r}; it must be one of {', '.join(NAMES)}, "

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capo.recipe import RewardSection
-from capo.rewards.comparison import told_comparison
-from capo.rewards.places import file_identity
+from capo.rewards.comparison import parse_comparison
 from capo.rewards.protocol import RewardError, TransientError
 from capo.rewards.transports.environment import environment
-from capo.rewards.transports.function import FunctionOrigin
+from capo.rewards.transports.function import FunctionSource
+from capo.rewards.weights.location import file_identity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,10 +38,10 @@ LAST_WORDS = 20
 """Lines of its stderr that are shown when it dies."""
 
 
-class ProgramOrigin:
+class ProgramSource:
     """A section with a `command`, or a function that `requirements` put into another process."""
 
-    def __init__(self, section: RewardSection, function: FunctionOrigin | None = None) -> None:
+    def __init__(self, section: RewardSection, function: FunctionSource | None = None) -> None:
         self._name, self._timeout = section.name, section.timeout
         self._command, self._requirements = tuple(section.command), tuple(section.requirements)
         self._function = function
@@ -56,7 +56,7 @@ class ProgramOrigin:
 
     def comparison(self) -> "Comparison | None":
         """What the program answers first."""
-        return told_comparison(_declared(self._name, self._command, self._requirements, self._timeout))
+        return parse_comparison(_declared(self._name, self._command, self._requirements, self._timeout))
 
     def load(self, device: Any) -> "ProgramReward":
         """The running program. `device` is its own affair."""
@@ -80,7 +80,7 @@ class ProgramReward:
             self.declared = self._running().declared
         except _EndedError as error:
             raise RewardError(f"reward {name!r}: {error}") from None
-        self.comparison = told_comparison(self.declared)
+        self.comparison = parse_comparison(self.declared)
 
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> "np.ndarray":
         """float64 [n]. Raises `RuntimeError` when the program cannot score them, or dies of them."""
@@ -166,9 +166,9 @@ class _Program:
         return _EndedError(f"{' '.join(self._command)} {why}{': ' if words else ''}{words}")
 
 
-def isolated(section: RewardSection, function: FunctionOrigin) -> ProgramOrigin:
+def isolated(section: RewardSection, function: FunctionSource) -> ProgramSource:
     """The function in a process of its own, whose environment has the section's requirements."""
-    return ProgramOrigin(section, function)
+    return ProgramSource(section, function)
 
 
 @cache

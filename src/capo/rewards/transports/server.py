@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from capo.rewards.batch_scoring import is_out_of_memory, truncated, validate_scores
 from capo.rewards.comparison import describe_comparison
 from capo.rewards.protocol import Reward, TransientError
-from capo.rewards.score_images import checked, out_of_memory, truncated
 from capo.rewards.transports import wire
 
 if TYPE_CHECKING:
@@ -92,11 +92,11 @@ class RewardServer(ThreadingHTTPServer):
                 with self._turn:
                     raw = self.reward.score(images[part], prompts[part])
                     cut += truncated(self.reward, prompts[part])
-                scores.append(checked(self.reward.name, raw, len(images[part])))
+                scores.append(validate_scores(self.reward.name, raw, len(images[part])))
         except TransientError as error:  # no fault of the images
             return 503, {"error": str(error)}
         except Exception as error:  # the reward's own, whatever it is
-            return 507 if out_of_memory(error) else 422, {"error": f"{type(error).__name__}: {error}"}
+            return 507 if is_out_of_memory(error) else 422, {"error": f"{type(error).__name__}: {error}"}
         return 200, wire.answer(np.concatenate(scores), cut)
 
 

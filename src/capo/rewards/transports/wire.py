@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from capo.rewards.preprocessing import as_rgb, decode_image
 from capo.rewards.protocol import RewardError
+from capo.rewards.rgb_images import as_rgb, decode_image
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from capo.recipe import RewardSection
+from capo.recipe.hub_id import HUB_ID, split_revision
 from capo.rewards.catalog import SHIPPED
 from capo.rewards.comparison import describe_comparison
-from capo.rewards.download import what_is_missing
-from capo.rewards.places import COMMIT, HUB_ID, pinned, split_revision, weights_here
-from capo.rewards.registry import declared_comparison, unknown_reward
-from capo.rewards.shipped import architecture_options
+from capo.rewards.resolve import declared_comparison, unknown_reward
+from capo.rewards.shipped_source import architecture_options
 from capo.rewards.transports.function import installed_functions
+from capo.rewards.weights.download import download_instructions
+from capo.rewards.weights.location import COMMIT, is_downloaded, with_commit
 
 MEGABYTES = 4
 """Of memory for a million parameters in float32."""
@@ -37,7 +38,7 @@ def describe_reward(name: str) -> dict[str, Any]:
     about = (module.__doc__ or "").strip()
     return {
         **_shipped_values(name), "commit": _commit(entry.checkpoint), "processor": entry.processor,
-        "missing": what_is_missing(entry), "options": options, "about": about,
+        "missing": download_instructions(entry), "options": options, "about": about,
     }  # fmt: skip
 
 
@@ -48,7 +49,7 @@ def _commit(place: str) -> str | None:
     revision = split_revision(place)[1]
     if revision and COMMIT.fullmatch(revision):
         return f"{revision}, pinned"
-    if (known := pinned(place)) == place:
+    if (known := with_commit(place)) == place:
         return "not known here; that of the first use is kept from then on"
     return f"{split_revision(known)[1]}, of its first use here; `checkpoint: {known}` in a recipe pins it"
 
@@ -64,7 +65,7 @@ def _shipped_values(name: str) -> dict[str, Any]:
         "parameters_millions": entry.parameters,
         "memory_megabytes": entry.parameters * MEGABYTES,
         "checkpoint": entry.checkpoint,
-        "weights_here": weights_here(entry.checkpoint),
+        "weights_here": is_downloaded(entry.checkpoint),
     }
 
 

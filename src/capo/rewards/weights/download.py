@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from capo.recipe.hub_id import HUB_ID, split_revision
 from capo.rewards.catalog import PLACE_OPTIONS, SHIPPED, Shipped
-from capo.rewards.places import HUB_ID, WEB, anything_here, pinned, split_revision, weights_here
+from capo.rewards.weights.location import WEB, has_any_file, is_downloaded, with_commit
 
 READ = ("*.json", "*.txt", "*.model")
 """The files of a tokenizer, a configuration and an image processor."""
@@ -13,7 +14,7 @@ UNREAD = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 """Pickles and weights for other libraries, which lie beside safetensors in many a repository."""
 
 
-def what_is_missing(entry: Shipped, options: Mapping[str, Any] | None = None) -> str | None:
+def download_instructions(entry: Shipped, options: Mapping[str, Any] | None = None) -> str | None:
     """Size, licence and commands for what is not on this machine; None when all of it is.
 
     `options` are those it runs with, the entry's when None. Of other weights for an architecture size
@@ -30,7 +31,7 @@ def what_is_missing(entry: Shipped, options: Mapping[str, Any] | None = None) ->
 
 def _weights(entry: Shipped) -> list[str]:
     place = entry.checkpoint
-    if weights_here(place) or Path(place).exists():
+    if is_downloaded(place) or Path(place).exists():
         return []
     if entry.by_itself:
         return ["its program fetches it when it is first used, which needs the network"]
@@ -45,7 +46,7 @@ def _weights(entry: Shipped) -> list[str]:
 
 def _processor(entry: Shipped) -> list[str]:
     place = entry.processor
-    if place is None or not HUB_ID.fullmatch(place) or Path(place).exists() or anything_here(place):
+    if place is None or not HUB_ID.fullmatch(place) or Path(place).exists() or has_any_file(place):
         return []
     # A head alone goes with the weights of its tower.
     wanted = (*READ, "*.safetensors") if entry.checkpoint.startswith(WEB) else READ
@@ -54,12 +55,12 @@ def _processor(entry: Shipped) -> list[str]:
 
 def _more_weights(options: Mapping[str, Any]) -> list[str]:
     places = [options[name] for name in PLACE_OPTIONS if options.get(name)]
-    missing = [place for place in places if HUB_ID.fullmatch(place) and not weights_here(place)]
+    missing = [place for place in places if HUB_ID.fullmatch(place) and not is_downloaded(place)]
     return [f"`{_command(place)}{_patterns('exclude', UNREAD)}`" for place in missing]
 
 
 def _command(place: str) -> str:
-    name, revision = split_revision(pinned(place))
+    name, revision = split_revision(with_commit(place))
     return f"hf download {name}" + (f" --revision {revision}" if revision else "")
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from capo.recipe import RewardSection
-from capo.rewards.conformance import check_reward
-from capo.rewards.registry import load_reward
-from capo.rewards.samples import sample_images
+from capo.rewards.checking.conformance import check_reward
+from capo.rewards.checking.trial_images import trial_images
+from capo.rewards.resolve import load_reward
 
 
 def try_reward(section: RewardSection, device: Any) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def try_reward(section: RewardSection, device: Any) -> dict[str, Any]:
     before, started = _memory(), time.perf_counter()
     reward = load_reward(section, device)
     loaded = time.perf_counter()
-    images, prompts = sample_images()
+    images, prompts = trial_images()
     report = check_reward(reward, images, prompts)
     speed = None
     if np.isfinite(report.scores).any():

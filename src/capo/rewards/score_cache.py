@@ -23,7 +23,7 @@ from capo.engine.progress import say
 from capo.recipe import RewardSection
 from capo.rewards.catalog import SHIPPED
 from capo.rewards.protocol import Scored
-from capo.rewards.registry import reward_identity
+from capo.rewards.resolve import reward_identity
 from capo.store.manifest import canonical, versions
 
 TABLE = (

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from capo.rewards.model_files import load_model, load_part, usual_dtype
-from capo.rewards.preprocessing import as_rgb
 from capo.rewards.protocol import RewardError
+from capo.rewards.rgb_images import as_rgb
+from capo.rewards.weights.loading import default_dtype, load_component, load_model
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +22,7 @@ class VisionLanguageModel:
         """Weights from `checkpoint`; tokenizer and image processor from `processor` if given."""
         from transformers import AutoModelForImageTextToText
 
-        self._model = load_model(AutoModelForImageTextToText, checkpoint, device, usual_dtype(device))
+        self._model = load_model(AutoModelForImageTextToText, checkpoint, device, default_dtype(device))
         self._processor = load_processor(processor or checkpoint, self._model.config)
         self.tokenizer = self._processor.tokenizer
         self.tokenizer.padding_side = "left"  # the last position is then the answer's in every row
@@ -101,7 +101,7 @@ def load_processor(checkpoint: str, config: Any) -> Any:
     videos = kind is not None and "video_processor" in kind.get_attributes()
     try:
         # Always Pillow's resizing: torchvision's gives slightly different scores.
-        return load_part(_without_videos(kind) if videos else AutoProcessor, checkpoint, backend="pil")
+        return load_component(_without_videos(kind) if videos else AutoProcessor, checkpoint, backend="pil")
     except ImportError as error:
         raise RewardError(f"{checkpoint}: {error}") from error
 

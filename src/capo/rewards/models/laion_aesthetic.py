@@ -12,10 +12,10 @@ import torch
 
 from capo.method.calibration import BradleyTerry
 from capo.rewards.catalog import CLIP_VIT_L
-from capo.rewards.model_files import load_part, load_renamed, read_weights
-from capo.rewards.models.aesthetic_head import AffineHead, split_head, tower_place
+from capo.rewards.models.affine_head import AffineHead, split_head, tower_place
 from capo.rewards.models.clip_layout import drop_prefix, vision_side
-from capo.rewards.models.clip_towers import centre_crop
+from capo.rewards.models.clip_towers import clip_preparation
+from capo.rewards.weights.loading import load_component, load_from_weights, read_weights
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,9 +38,9 @@ class LaionAesthetic:
         weights = read_weights(checkpoint)
         head, tower = split_head({k.removeprefix("mlp."): t for k, t in weights.items()}, "layers.")
         self._head = AffineHead(head, LAYERS, checkpoint)
-        config = load_part(CLIPConfig, place)
+        config = load_component(CLIPConfig, place)
         config.vision_config.projection_dim = config.projection_dim
-        self._tower = load_renamed(
+        self._tower = load_from_weights(
             CLIPVisionModelWithProjection,
             config.vision_config,
             vision_side(drop_prefix(tower, "clip.") or read_weights(place)),
@@ -48,7 +48,7 @@ class LaionAesthetic:
             device,
             torch.float32,
         )
-        self._prepare = centre_crop(place)
+        self._prepare = clip_preparation(place)
 
     @torch.inference_mode()
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from capo.method.calibration import PowerRatio
-from capo.rewards.models.vlm import VisionLanguageModel
+from capo.rewards.models.vision_language import VisionLanguageModel
 from capo.rewards.protocol import RewardError
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from capo.method.calibration import BradleyTerry
-from capo.rewards.model_files import load_model
-from capo.rewards.models.clip_towers import ClipTowers, centre_crop
-from capo.rewards.score_images import float64
+from capo.rewards.batch_scoring import float64
+from capo.rewards.models.clip_towers import ClipTowers, clip_preparation
+from capo.rewards.weights.loading import load_model
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,7 +33,7 @@ class ClipPreference:
         self.name = name
         self._model = load_model(CLIPModel, checkpoint, device, torch.float32)
         place = processor or checkpoint
-        self._towers = ClipTowers(self._model, place, centre_crop(place))
+        self._towers = ClipTowers(self._model, place, clip_preparation(place))
 
     @torch.inference_mode()
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:

@@ -15,25 +15,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from capo.diffusion import checkpoint_identity
+from capo.recipe.hub_id import HUB_ID, split_revision
 from capo.rewards.protocol import RewardError
 
 PACKAGE = "package:"
 WEB = "https://"
 WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
 MAIN = "main"
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def split_revision(place: str) -> tuple[str, str | None]:
-    """Path or Hub id, and the revision after `@` (None for a path or when not given)."""
-    if Path(place).exists():
-        return place, None
-    name, _, revision = place.partition("@")
-    return name, revision or None
-
-
-def pinned(place: str) -> str:
+def with_commit(place: str) -> str:
     """`place`; of a Hub id whose branch the Hub's cache here knows, with that commit as its revision."""
     if Path(place).exists() or place.startswith((PACKAGE, WEB)):
         return place
@@ -42,11 +34,11 @@ def pinned(place: str) -> str:
     return f"{name}@{commit}" if commit else place
 
 
-def look_up(place: str) -> bool:
+def record_commit(place: str) -> bool:
     """Ask the Hub for the commit of a branch that has never been fetched here; whether it is known now."""
     name, revision = split_revision(place)
     known = Path(place).exists() or not HUB_ID.fullmatch(place) or COMMIT.fullmatch(revision or MAIN)
-    if known or pinned(place) != place:
+    if known or with_commit(place) != place:
         return False
     from huggingface_hub import snapshot_download
 
@@ -56,10 +48,10 @@ def look_up(place: str) -> bool:
     except Exception:
         # Of many kinds; loading says what is wrong, if it comes to that.
         return False
-    return pinned(place) != place
+    return with_commit(place) != place
 
 
-def check_place(reward: str, place: str) -> None:
+def check_location(reward: str, place: str) -> None:
     """Raise `RewardError` unless `place` is written as one; a package must be installed."""
     if place.startswith(PACKAGE):
         _version(reward, place)
@@ -73,21 +65,21 @@ def check_place(reward: str, place: str) -> None:
     )
 
 
-def place_identity(reward: str, place: str) -> str:
+def weights_identity(reward: str, place: str) -> str:
     """A digest of files, `hub-id@commit`, `package:name==version`, or the address.
 
     Of a branch that has never been fetched here, `hub-id@branch`.
     """
-    check_place(reward, place)
+    check_location(reward, place)
     if place.startswith(PACKAGE):
         return f"{place}=={_version(reward, place)}"
     if (path := Path(place)).is_file():
-        return _weights_identity(path.resolve(), path.stat().st_size, path.stat().st_mtime_ns)
-    return place if place.startswith(WEB) else checkpoint_identity(*split_revision(pinned(place)))
+        return _file_digest(path.resolve(), path.stat().st_size, path.stat().st_mtime_ns)
+    return place if place.startswith(WEB) else checkpoint_identity(*split_revision(with_commit(place)))
 
 
 @cache  # Several stages ask; big files take seconds. Size and time tell a changed one.
-def _weights_identity(path: Path, size: int, changed: int) -> str:
+def _file_digest(path: Path, size: int, changed: int) -> str:
     with path.open("rb") as file:
         return f"blake2b:{hashlib.file_digest(file, 'blake2b').hexdigest()}"
 
@@ -97,7 +89,7 @@ def file_identity(path: Path) -> str:
     return f"blake2b:{hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()}"
 
 
-def weights_here(place: str) -> bool | None:
+def is_downloaded(place: str) -> bool | None:
     """Whether the weights need no download; None when only the reward's own program knows."""
     if place.startswith(WEB):
         return None
@@ -111,15 +103,15 @@ def weights_here(place: str) -> bool | None:
 
 def _in_hub_cache(place: str) -> bool:
     """Whether the Hub's cache on this machine has a weights file of that revision."""
-    name, commit = split_revision(pinned(place))
+    name, commit = split_revision(with_commit(place))
     # A file that is still being fetched has no entry here.
     files = (_hub_folder(name) / "snapshots" / (commit or MAIN)).rglob("*")
     return any(path.suffix in WEIGHTS and path.exists() for path in files)
 
 
-def anything_here(place: str) -> bool:
+def has_any_file(place: str) -> bool:
     """Whether the Hub's cache on this machine has any file of that revision of a Hub id."""
-    name, commit = split_revision(pinned(place))
+    name, commit = split_revision(with_commit(place))
     return any((_hub_folder(name) / "snapshots" / (commit or MAIN)).glob("*"))
 
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from capo.method.calibration import BradleyTerry
+from capo.rewards.batch_scoring import float64
 from capo.rewards.catalog import CLIP_VIT_H
-from capo.rewards.model_files import load_part, load_renamed, parts_place, read_weights
 from capo.rewards.models.clip_layout import drop_prefix, from_open_clip
 from capo.rewards.models.clip_towers import ClipTowers
-from capo.rewards.preprocessing import as_rgb
-from capo.rewards.score_images import float64
+from capo.rewards.rgb_images import as_rgb
+from capo.rewards.weights.loading import component_location, load_component, load_from_weights, read_weights
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,10 +47,10 @@ class HpsV2:
         from transformers import CLIPConfig, CLIPModel
 
         self.name = name
-        place = parts_place(checkpoint, processor, CLIP_VIT_H)
-        config = load_part(CLIPConfig, place)
+        place = component_location(checkpoint, processor, CLIP_VIT_H)
+        config = load_component(CLIPConfig, place)
         weights = from_open_clip(drop_prefix(read_weights(checkpoint), "model."))
-        model = load_renamed(CLIPModel, config, weights, checkpoint, device, torch.float32)
+        model = load_from_weights(CLIPModel, config, weights, checkpoint, device, torch.float32)
         size = config.vision_config.image_size
         self._towers = ClipTowers(
             model, place, lambda images: torch.stack([letterbox(i, size, antialias) for i in images])

@@ -11,16 +11,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from capo.recipe import RewardSection
 from capo.recipe.hints import nearest
+from capo.recipe.hub_id import split_revision
 from capo.rewards.catalog import EMBEDDED, PLACE_OPTIONS, SHIPPED, Shipped
-from capo.rewards.download import what_is_missing
-from capo.rewards.places import check_place, file_identity, look_up, place_identity, split_revision
 from capo.rewards.protocol import Reward, RewardError
+from capo.rewards.weights.download import download_instructions
+from capo.rewards.weights.location import check_location, file_identity, record_commit, weights_identity
 
 if TYPE_CHECKING:
     from capo.method.calibration import Comparison
 
 
-class ShippedOrigin:
+class ShippedSource:
     """A section that names an entry of the catalog, with weights of its own or without."""
 
     def __init__(self, section: RewardSection, source: str) -> None:
@@ -45,11 +46,11 @@ class ShippedOrigin:
         if self._entry.reads:
             told += _named(self._entry.reads)(**self._options)
         class_name = self._entry.architecture.partition(":")[2]
-        return " ".join([class_name, *(place_identity(self._name, place) for place in self._places), *told])
+        return " ".join([class_name, *(weights_identity(self._name, place) for place in self._places), *told])
 
     def settle(self) -> bool:
         """Learn at which commits its weights are on the Hub, where that is not known; whether it is now."""
-        learned = [look_up(place) for place in self._places]
+        learned = [record_commit(place) for place in self._places]
         return any(learned)
 
     @property
@@ -68,13 +69,13 @@ class ShippedOrigin:
         self._check_embedded()
         entry = self._entry
         for place in self._places:
-            check_place(self._name, place)
+            check_location(self._name, place)
         build = _architecture(entry)
         waits = {"timeout": self._timeout} if entry.by_itself else {}
         try:
             return build(self._name, entry.checkpoint, device, entry.processor, **waits, **self._options)
         except RewardError as error:
-            if missing := what_is_missing(entry, self._options):
+            if missing := download_instructions(entry, self._options):
                 raise RewardError(f"reward {self._name!r}: {error}\n{missing}") from error
             raise
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from capo.method.calibration import PowerRatio
+from capo.rewards.batch_scoring import validate_scores
 from capo.rewards.protocol import Reward, TransientError
-from capo.rewards.score_images import checked
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -81,7 +81,7 @@ def _scores(reward: Reward, images: "list[Image.Image]", prompts: list[str]) -> 
     try:
         # Copies: a reward may draw on what it is given.
         raw = reward.score([image.copy() for image in images], list(prompts))
-        return checked(reward.name, raw, len(images)), None
+        return validate_scores(reward.name, raw, len(images)), None
     except TransientError:
         raise
     except Exception as error:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from capo.method.calibration import BradleyTerry
-from capo.rewards.model_files import load_model, load_part
-from capo.rewards.preprocessing import as_rgb, centre
+from capo.rewards.batch_scoring import float64
 from capo.rewards.protocol import RewardError
-from capo.rewards.score_images import float64
+from capo.rewards.rgb_images import as_rgb, crop_strip
+from capo.rewards.weights.loading import load_component, load_model
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,14 +37,14 @@ class AestheticRating:
                 f"{checkpoint} has {self._model.config.num_labels} outputs; a rater has one (num_labels=1)"
             )
         # Always Pillow's resizing: torchvision's gives slightly different scores.
-        self._image_processor = load_part(AutoImageProcessor, processor or checkpoint, backend="pil")
+        self._image_processor = load_component(AutoImageProcessor, processor or checkpoint, backend="pil")
 
     @torch.inference_mode()
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
         """float64 [n]; `prompts` are not looked at."""
         upright = [as_rgb(image) for image in images]
         if getattr(self._image_processor, "do_center_crop", False):
-            upright = [centre(image) for image in upright]
+            upright = [crop_strip(image) for image in upright]
         pixels = self._image_processor(upright, return_tensors="pt")
         ratings: Tensor = self._model(pixels.pixel_values.to(self._model.device)).logits[:, 0]
         return float64(ratings)

@@ -1,6 +1,6 @@
 """Loading checkpoints strictly: no remote code, no pickles from afar, whole and finite.
 
-`load_model` and `load_part` are for what transformers knows. A file in a layout of its own is read
+`load_model` and `load_component` are for what transformers knows. A file in a layout of its own is read
 by `read_weights`, renamed by its architecture, and put into a module by `fill`.
 """
 
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from capo.engine.device import quiet
 from capo.engine.loaded_weights import defect
-from capo.rewards.places import WEB, pinned, split_revision
+from capo.recipe.hub_id import split_revision
 from capo.rewards.protocol import RewardError
+from capo.rewards.weights.location import WEB, with_commit
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ def load_model(auto_class: Any, checkpoint: str, device: Any, dtype: "torch.dtyp
     return _ready(model, found, checkpoint, device)
 
 
-def load_renamed(
+def load_from_weights(
     model_class: Any,
     config: Any,
     weights: "Mapping[str, Tensor]",
@@ -50,19 +51,19 @@ def load_renamed(
     return _ready(model, found, checkpoint, device)
 
 
-def usual_dtype(device: Any) -> "torch.dtype | str":
+def default_dtype(device: Any) -> "torch.dtype | str":
     """For models too large for float32 on a GPU: that on a CPU, the checkpoint's own precision elsewhere."""
     import torch
 
     return torch.float32 if torch.device(device).type == "cpu" else "auto"
 
 
-def load_part(auto_class: Any, checkpoint: str, **arguments: Any) -> Any:
+def load_component(auto_class: Any, checkpoint: str, **arguments: Any) -> Any:
     """A tokenizer, image processor or processor of a checkpoint."""
     return _from_pretrained(auto_class, checkpoint, **arguments)
 
 
-def parts_place(checkpoint: str, processor: str | None, usual: str) -> str:
+def component_location(checkpoint: str, processor: str | None, usual: str) -> str:
     """Where a tokenizer is: with `processor`, else in the checkpoint's folder if there, else in `usual`.
 
     For checkpoints whose official file holds weights only.
@@ -103,7 +104,7 @@ def read_weights(checkpoint: str) -> "dict[str, Tensor]":
     return weights
 
 
-def fill(module: "nn.Module", weights: "Mapping[str, Tensor]", checkpoint: str, device: Any) -> Any:
+def load_into(module: "nn.Module", weights: "Mapping[str, Tensor]", checkpoint: str, device: Any) -> Any:
     """`module` with `weights`, frozen, on `device`; raises `RewardError` unless they fit exactly."""
     try:
         missing, unexpected = module.load_state_dict(weights, strict=False)
@@ -145,7 +146,7 @@ def _read_file(path: Path) -> "dict[str, Tensor]":
 def _fetch(checkpoint: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    name, revision = split_revision(pinned(checkpoint))
+    name, revision = split_revision(with_commit(checkpoint))
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=["*.safetensors"]))
     except Exception as error:
@@ -156,7 +157,7 @@ def _fetch(checkpoint: str) -> Path:
 
 
 def _from_pretrained(auto_class: Any, checkpoint: str, **arguments: Any) -> Any:
-    name, revision = split_revision(pinned(checkpoint))
+    name, revision = split_revision(with_commit(checkpoint))
     if "dtype" in arguments:
         arguments["use_safetensors"] = True
     try:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from capo.rewards.protocol import (
-    MemoryShortError,
     Reward,
     RewardError,
+    RewardMemoryError,
     Scored,
     TransientError,
     Truncating,
@@ -73,11 +73,11 @@ def _score_batch(reward: Reward, images: "list[Image.Image]", prompts: list[str]
         try:
             raw = reward.score(images, prompts)
             break
-        except (TransientError, MemoryShortError):
+        except (TransientError, RewardMemoryError):
             raise
         except Exception as error:
-            if out_of_memory(error):
-                raise MemoryShortError(
+            if is_out_of_memory(error):
+                raise RewardMemoryError(
                     f"reward {reward.name!r}: out of memory with {len(images)} images at once; "
                     f"lower batch_size of this reward in the recipe"
                 ) from error
@@ -85,10 +85,10 @@ def _score_batch(reward: Reward, images: "list[Image.Image]", prompts: list[str]
                 if len(images) == 1:
                     return [error]
                 return [_score_batch(reward, [i], [p])[0] for i, p in zip(images, prompts, strict=True)]
-    return [_scored(score) for score in checked(reward.name, raw, len(images))]
+    return [_scored(score) for score in validate_scores(reward.name, raw, len(images))]
 
 
-def checked(name: str, raw: Any, count: int) -> "np.ndarray":
+def validate_scores(name: str, raw: Any, count: int) -> "np.ndarray":
     """`raw` as float64 [count]; None becomes NaN."""
     if hasattr(raw, "detach"):  # a torch tensor
         raw = float64(raw)
@@ -115,9 +115,9 @@ def _scored(score: "np.float64") -> Scored:
     return Scored(float(score)) if np.isfinite(score) else Scored(None, f"the score is {score}")
 
 
-def out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether main memory or a device's ran out; torch need not be imported to tell."""
-    known = isinstance(error, MemoryError | MemoryShortError)
+    known = isinstance(error, MemoryError | RewardMemoryError)
     return known or type(error).__name__ == "OutOfMemoryError"
 
 

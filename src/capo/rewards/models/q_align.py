@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from capo.method.calibration import BradleyTerry
-from capo.rewards.models.vlm import VisionLanguageModel
+from capo.rewards.models.vision_language import VisionLanguageModel
 from capo.rewards.protocol import RewardError
 
 if TYPE_CHECKING:

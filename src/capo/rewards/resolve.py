@@ -9,12 +9,11 @@ from capo.recipe import RewardSection
 from capo.recipe.hints import nearest
 from capo.rewards.catalog import SHIPPED
 from capo.rewards.comparison import named_comparison
-from capo.rewards.origin import Origin
-from capo.rewards.protocol import Reward, RewardError
-from capo.rewards.shipped import ShippedOrigin
-from capo.rewards.transports.client import ServerOrigin
-from capo.rewards.transports.function import FunctionOrigin, installed_functions, installed_origin, is_path
-from capo.rewards.transports.program import ProgramOrigin, isolated
+from capo.rewards.protocol import Reward, RewardError, RewardSource
+from capo.rewards.shipped_source import ShippedSource
+from capo.rewards.transports.client import ServerSource
+from capo.rewards.transports.function import FunctionSource, installed_functions, installed_source, is_path
+from capo.rewards.transports.program import ProgramSource, isolated
 
 if TYPE_CHECKING:
     from capo.method.calibration import Comparison
@@ -48,14 +47,14 @@ def reward_inputs(section: RewardSection) -> dict[str, Any]:
     }
 
 
-def settle_weights(section: RewardSection) -> bool:
+def pin_weights(section: RewardSection) -> bool:
     """Learn at which commits its weights are on the Hub, before the first use on this machine.
 
     From then on these commits are part of its identity, and what is loaded. Asks nobody for weights
     that are pinned, local, or fetched before; whether anything was learned.
     """
     origin = _origin(section)
-    return isinstance(origin, ShippedOrigin) and origin.settle()
+    return isinstance(origin, ShippedSource) and origin.settle()
 
 
 def declared_comparison(section: RewardSection) -> "Comparison | None":
@@ -92,29 +91,29 @@ def build_comparison(section: RewardSection) -> "Comparison":
     return comparison
 
 
-def _origin(section: RewardSection) -> Origin:
+def _origin(section: RewardSection) -> RewardSource:
     if section.command:
-        return ProgramOrigin(section)
+        return ProgramSource(section)
     if section.url is None:
         return _origin_here(section)
     # A server may have what nobody has here; but what the recipe says it serves must be that.
     known = section.source or section.name in SHIPPED
-    return ServerOrigin(section, _origin_here(section) if known else None)
+    return ServerSource(section, _origin_here(section) if known else None)
 
 
-def _origin_here(section: RewardSection) -> Origin:
+def _origin_here(section: RewardSection) -> RewardSource:
     source = section.source or section.name
     if source in SHIPPED:
         _refuse(section, f"the shipped reward {source}", "requirements")
-        return ShippedOrigin(section, source)
+        return ShippedSource(section, source)
     if is_path(source):
         _refuse(section, f"the function {source}", "checkpoint", "options")
-        own = FunctionOrigin(section, source)
+        own = FunctionSource(section, source)
         return isolated(section, own) if section.requirements else own
     installed = installed_functions()
     if source in installed:
         _refuse(section, f"the installed reward {source}", "checkpoint", "options", "requirements")
-        return installed_origin(section, installed[source])
+        return installed_source(section, installed[source])
     raise unknown_reward(section.name, source)
 
 

@@ -42,7 +42,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def centre(image: Image.Image) -> Image.Image:
+def crop_strip(image: Image.Image) -> Image.Image:
     """The middle of a long strip, `LONGEST_STRIP` times as long as wide; any other image as it is.
 
     For models that resize the short side and cut out the middle square: 1 x 4000 pixels would become

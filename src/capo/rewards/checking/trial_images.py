@@ -20,7 +20,7 @@ SIGNS = {
 """Prompt → what is on the picture; the last misses it."""
 
 
-def sample_images() -> tuple[list[Image.Image], list[str]]:
+def trial_images() -> tuple[list[Image.Image], list[str]]:
     """RGB images and their prompts, the same every time; one prompt is that of another's image."""
     rng = random.Random(0)
     specs = draw_specs("train", SCENES, 0)
