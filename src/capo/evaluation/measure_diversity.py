@@ -60,7 +60,7 @@ class ImageEncoder:
         import torch
         from transformers import AutoImageProcessor, AutoModel
 
-        from capo.rewards.weights.loading import load_component, load_model
+        from capo.rewards.weights.load_weights import load_component, load_model
 
         self._model = load_model(AutoModel, place.checkpoint, device, torch.float32)
         # Always Pillow's resizing: torchvision's gives slightly different features.

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from capo.rewards.protocol import RewardError
-from capo.rewards.weights.loading import load_into, read_weights
+from capo.rewards.weights.load_weights import load_into, read_weights
 
 HEAD_WIDTH = 64
 """Channels an attention head, of every ViT and BERT that BLIP came with."""

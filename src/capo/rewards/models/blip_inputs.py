@@ -10,7 +10,7 @@ from torch import Tensor
 from capo.rewards.catalog import BERT
 from capo.rewards.protocol import RewardError
 from capo.rewards.rgb_images import as_rgb
-from capo.rewards.weights.loading import component_location, load_component
+from capo.rewards.weights.load_weights import component_location, load_component
 
 if TYPE_CHECKING:
     from capo.rewards.models.blip import Blip

@@ -15,7 +15,7 @@ from torch import Tensor
 from capo.method.calibration import BradleyTerry
 from capo.rewards.batch_scoring import float64
 from capo.rewards.models.clip_towers import ClipTowers, clip_preparation
-from capo.rewards.weights.loading import load_model
+from capo.rewards.weights.load_weights import load_model
 
 if TYPE_CHECKING:
     from PIL import Image

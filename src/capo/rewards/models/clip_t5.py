@@ -19,7 +19,7 @@ from capo.rewards.catalog import FLAN_T5_XL
 from capo.rewards.models.vqascore import QUESTION, checked_template
 from capo.rewards.protocol import RewardError
 from capo.rewards.rgb_images import as_rgb
-from capo.rewards.weights.loading import component_location, default_dtype, load_component, load_model
+from capo.rewards.weights.load_weights import component_location, default_dtype, load_component, load_model
 
 BEFORE_IMAGE = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from capo.rewards.rgb_images import as_rgb, crop_strip
-from capo.rewards.weights.loading import load_component
+from capo.rewards.weights.load_weights import load_component
 
 if TYPE_CHECKING:
     from PIL import Image

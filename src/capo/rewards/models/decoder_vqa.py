@@ -13,7 +13,7 @@ from capo.method.calibration import PowerRatio
 from capo.rewards.batch_scoring import float64
 from capo.rewards.models.vqascore import QUESTION, answer_tokens
 from capo.rewards.rgb_images import as_rgb
-from capo.rewards.weights.loading import load_component, load_model
+from capo.rewards.weights.load_weights import load_component, load_model
 
 if TYPE_CHECKING:
     from PIL import Image

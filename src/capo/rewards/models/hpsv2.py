@@ -19,7 +19,12 @@ from capo.rewards.catalog import CLIP_VIT_H
 from capo.rewards.models.clip_layout import drop_prefix, from_open_clip
 from capo.rewards.models.clip_towers import ClipTowers
 from capo.rewards.rgb_images import as_rgb
-from capo.rewards.weights.loading import component_location, load_component, load_from_weights, read_weights
+from capo.rewards.weights.load_weights import (
+    component_location,
+    load_component,
+    load_from_weights,
+    read_weights,
+)
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -18,7 +18,7 @@ from capo.rewards.models.hpsv3_instruction import PROMPT, TOKEN, read_instructio
 from capo.rewards.models.vision_language import load_processor
 from capo.rewards.protocol import RewardError
 from capo.rewards.rgb_images import as_rgb
-from capo.rewards.weights.loading import (
+from capo.rewards.weights.load_weights import (
     component_location,
     load_component,
     load_from_weights,

@@ -15,7 +15,7 @@ from capo.method.calibration import BradleyTerry
 from capo.rewards.batch_scoring import float64
 from capo.rewards.protocol import RewardError
 from capo.rewards.rgb_images import as_rgb, crop_strip
-from capo.rewards.weights.loading import load_component, load_model
+from capo.rewards.weights.load_weights import load_component, load_model
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -15,7 +15,7 @@ from capo.rewards.catalog import CLIP_VIT_L
 from capo.rewards.models.affine_head import AffineHead, split_head, tower_place
 from capo.rewards.models.clip_layout import drop_prefix, vision_side
 from capo.rewards.models.clip_towers import clip_preparation
-from capo.rewards.weights.loading import load_component, load_from_weights, read_weights
+from capo.rewards.weights.load_weights import load_component, load_from_weights, read_weights
 
 if TYPE_CHECKING:
     from PIL import Image

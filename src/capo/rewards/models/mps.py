@@ -20,7 +20,7 @@ from capo.rewards.models.clip_layout import drop_prefix
 from capo.rewards.models.clip_towers import ClipTokens, clip_preparation
 from capo.rewards.models.mps_cross import CrossModel
 from capo.rewards.protocol import RewardError
-from capo.rewards.weights.loading import (
+from capo.rewards.weights.load_weights import (
     component_location,
     load_component,
     load_from_weights,

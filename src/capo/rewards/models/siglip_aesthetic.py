@@ -15,7 +15,7 @@ from capo.rewards.catalog import SIGLIP_SO400M
 from capo.rewards.models.affine_head import AffineHead, split_head, tower_place
 from capo.rewards.models.clip_layout import vision_side
 from capo.rewards.rgb_images import as_rgb
-from capo.rewards.weights.loading import load_component, load_from_weights, read_weights
+from capo.rewards.weights.load_weights import load_component, load_from_weights, read_weights
 
 if TYPE_CHECKING:
     from PIL import Image

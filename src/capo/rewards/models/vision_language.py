@@ -6,7 +6,7 @@ from torch import Tensor
 
 from capo.rewards.protocol import RewardError
 from capo.rewards.rgb_images import as_rgb
-from capo.rewards.weights.loading import default_dtype, load_component, load_model
+from capo.rewards.weights.load_weights import default_dtype, load_component, load_model
 
 if TYPE_CHECKING:
     from PIL import Image
