@@ -4,22 +4,17 @@ import torch
 from capo.cost.bench.checkpoints import write_checkpoint
 from capo.cost.bench.subject import subject
 from capo.diffusion import load_family
-from capo.diffusion.random_weights import random_weights
+from capo.diffusion.random_weights import RandomWeights
 from capo.recipe import GenerateSection, ModelSection
 
-CPU, META = torch.device("cpu"), torch.device("meta")
-
-
-def family_of(name, folder, device, dtype="float32"):
-    write_checkpoint(name, folder)
-    return load_family(ModelSection(checkpoint=str(folder), dtype=dtype), device)
+META = torch.device("meta")
 
 
 @pytest.mark.parametrize("name", ["tiny-sd15", "tiny-sd35", "tiny-flux"])
 def test_a_tiny_architecture_answers_prompts(name, tmp_path):
     with subject(name, None, []) as what, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        family = load_family(what.recipe.model, CPU)
+        family = what.family(what.recipe.model)
         shape = family.latent_shape(what.recipe.generate)
         conditioning = family.encode(["a red Cat", "two dogs"])
         x_t, t = torch.zeros(2, *shape), torch.tensor([0, 0])
@@ -34,17 +29,17 @@ def test_a_tiny_architecture_answers_prompts(name, tmp_path):
     ("name", "shape"), [("sd15", (4, 64, 64)), ("sdxl", (4, 128, 128)), ("sd3", (16, 128, 128))]
 )
 def test_a_real_architecture_takes_no_memory_on_the_meta_device(name, shape, tmp_path):
-    with random_weights(META):
-        family = family_of(name, tmp_path, META, "bfloat16")
+    write_checkpoint(name, tmp_path)
+    section = ModelSection(checkpoint=str(tmp_path), dtype="bfloat16")
+    family = load_family(section, META, RandomWeights(META))
     assert family.latent_shape(GenerateSection()) == shape
     assert {(p.device.type, p.dtype) for p in family.denoiser.parameters()} == {("meta", torch.bfloat16)}
 
 
-def test_without_asking_for_random_weights_they_are_missed(tmp_path):
-    with random_weights(META):
-        pass
+def test_missing_weights_are_rejected_unless_random_ones_are_requested(tmp_path):
+    write_checkpoint("tiny-sd15", tmp_path)
     with pytest.raises(ValueError, match="cannot be loaded"):
-        family_of("tiny-sd15", tmp_path, CPU)
+        load_family(ModelSection(checkpoint=str(tmp_path)), torch.device("cpu"))
 
 
 def test_an_unknown_architecture_is_named(tmp_path):

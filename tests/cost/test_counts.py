@@ -10,8 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from capo.cost.bench.peak_memory import made_bytes
 from capo.cost.plan.counts import count_sampling, count_training
+from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
-from capo.diffusion.random_weights import random_weights
+from capo.diffusion.random_weights import RandomWeights
 from capo.recipe import parse_recipe
 from diffusion_cases import PIPELINES, family_of, settings_of
 
@@ -94,8 +95,7 @@ def test_bytes_are_those_of_the_tensors_that_a_real_network_makes(checkpoint, tm
     config.write_text(json.dumps({**json.loads(config.read_text()), "num_layers": 12}))
     asked = recipe(deep, "sd3", adaptation=adaptation, lora_targets=["to_q"])
     plan = count_training(asked)
-    with random_weights(torch.device("cpu")):
-        family = family_of(deep)
+    family = load_family(asked.model, torch.device("cpu"), RandomWeights(torch.device("cpu")))
     policy = Policy(family, asked.train, seed=0)
     for parameter in policy.parameters().values():  # gradients are a part of their own
         parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))

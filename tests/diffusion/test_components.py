@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from capo.diffusion import load_family
+from capo.diffusion.saved import find_policy
 from capo.engine.device import quiet
 from capo.recipe import ModelSection
 
@@ -104,8 +105,31 @@ def test_code_of_a_checkpoint_is_not_run(checkpoint, tmp_path, part):
 
 def test_an_unknown_pipeline_is_refused_with_the_known_ones(checkpoint):
     edit_index(checkpoint, _class_name="KandinskyPipeline")
-    with pytest.raises(ValueError, match=r"KandinskyPipeline .*\(.*StableDiffusionXLPipeline, .*\)"):
+    with pytest.raises(ValueError, match=r"KandinskyPipeline; supported: .*StableDiffusionXLPipeline"):
         load(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "[]",
+        '"text"',
+        "{}",
+        '{"_class_name": ["StableDiffusionPipeline"]}',
+        '{"_class_name": "X", "unet": ["a"]}',
+    ],
+)
+def test_a_malformed_index_is_named(checkpoint, index):
+    (checkpoint / "model_index.json").write_text(index)
+    with pytest.raises(ValueError, match=r"model_index.json of .* is malformed"):
+        load(checkpoint)
+
+
+@pytest.mark.parametrize("record", ["[]", "{", "{}", '{"adaptation": ["lora"]}'])
+def test_a_malformed_record_is_named(tmp_path, record):
+    (tmp_path / "capo.json").write_text(record)
+    with pytest.raises(ValueError, match=r"capo.json (is not JSON|must be an object)"):
+        find_policy(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["/nowhere", "no such id!", "."])

@@ -186,8 +186,9 @@ def test_a_lora_of_another_model_is_refused(policy, recipe, tmp_path):
         {name.replace("unet.", "transformer."): tensor for name, tensor in weights.items()},
         tmp_path / "other.safetensors",
     )
-    with pytest.raises(ValueError, match=r"evaluate.policy: .*other.safetensors has no LoRA weights for"):
+    with pytest.raises(ValueError, match=r"evaluate.policy: .*other.safetensors adapts modules"):
         run_both(tmp_path / "run", recipe(policy=str(tmp_path / "other.safetensors")))
+    assert not (tmp_path / "run" / "baseline" / "images").exists(), "rejected before any image is made"
 
 
 def test_other_contents_make_the_half_they_belong_to_stale(recipe, policy, tmp_path):

@@ -245,7 +245,7 @@ def test_policies_that_do_not_go_together_are_refused(tmp_path, sdxl, loras, nar
     other = put_policy(tmp_path / "other", sdxl, FULL, 1, dtype="bfloat16")
     moved = shutil.copytree(narrow[0], tmp_path / "moved")
     refused("at least two policies, got 1", loras[:1])
-    refused(f"{tmp_path} is no policy: neither a folder with a capo.json", [loras[0], tmp_path])
+    refused(f"{tmp_path} is not a policy", [loras[0], tmp_path])
     refused("tuned from different models .*blake2b", [full, narrow[1][0]])
     refused("adapted differently", [full, loras[0]])
     refused("different precisions .*float32.*bfloat16", [full, other])

@@ -1,7 +1,7 @@
 """Model families: what training and sampling need of a diffusion checkpoint.
 
-The family of a checkpoint is recognised from its `model_index.json`. Nothing heavy is imported
-before `load_family` is called, so that identities can be asked for cheaply.
+A checkpoint's family follows from its `model_index.json`. Heavy libraries are imported only by
+`load_family`, so that asking for identities stays cheap.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from capo.store.step import flatten
 if TYPE_CHECKING:
     import torch
 
+    from capo.diffusion.components import PartLoader
     from capo.diffusion.family import Family
 
 FAMILIES = {
@@ -29,61 +30,95 @@ FAMILIES = {
 """Pipeline class of `model_index.json` → module and class of the family."""
 
 EMBEDDED = {"shapes": "base", "shapes-flow": "flow"}
-"""Models that come with capo, and where: a DDPM U-Net as SDXL, and a rectified flow as SD3."""
+"""Models that ship with capo → their folders: a DDPM U-Net as in SDXL, and a rectified flow as in SD3."""
 
 
-def load_family(section: ModelSection, device: "torch.device") -> "Family":
-    """The family of `section.checkpoint`, its denoiser on `device`.
+def load_family(
+    section: ModelSection, device: "torch.device", load_part: "PartLoader | None" = None
+) -> "Family":
+    """Load the family of `section.checkpoint`, with its denoiser on `device`.
 
-    Text encoders and VAE are loaded when first used. Only safetensors weights are read and no code
-    of the checkpoint is run. Raises `ValueError` for a checkpoint that is not there, or of a
-    pipeline class that no family covers.
+    Text encoders and VAE are loaded when first used. Reads only safetensors weights and runs no code of
+    the checkpoint; `load_part` replaces how networks are loaded. Raises `ValueError` for a checkpoint that
+    does not exist, is malformed, or has a pipeline class that no family covers.
     """
+    from capo.diffusion import components
+
     path = resolve_checkpoint(section.checkpoint)
     with quiet():
-        index = _index(section, path)
-        return _family_class(index["_class_name"])(section, path, device)
+        kind = _family_class(_pipeline_name(section, path))
+        return kind(section, path, device, load_part or components.load_part)
 
 
-def _index(section: ModelSection, path: str) -> "dict[str, str]":
+def check_lora(section: ModelSection, path: Path) -> None:
+    """Raise `ValueError` naming the file unless a LoRA file, or the one in a folder, fits the model.
+
+    Reads the configurations of `section.checkpoint` but none of its weights.
+    """
+    import torch
+
+    from capo.diffusion.random_weights import RandomWeights
+
+    meta = torch.device("meta")
+    plain = section.model_copy(update={"attention": None, "channels_last": False, "compile": False})
+    load_family(plain, meta, RandomWeights(meta)).load_lora(path)
+
+
+def _pipeline_name(section: ModelSection, path: str) -> str:
     from diffusers import DiffusionPipeline
 
     try:
-        index: dict[str, str] = DiffusionPipeline.load_config(path, revision=section.revision)
+        index = DiffusionPipeline.load_config(path, revision=section.revision)
     except OSError as error:
         raise ValueError(
             f"model.checkpoint: {section.checkpoint!r} is neither a diffusers directory (one with a "
             f"model_index.json) nor a Hub id that can be read from here: {error}"
         ) from error
-    return index
+    if wrong := _malformed(index):
+        raise ValueError(
+            f"model.checkpoint: the model_index.json of {section.checkpoint} is malformed: {wrong}"
+        )
+    name: str = index["_class_name"]
+    return name
+
+
+def _malformed(index: Any) -> str | None:
+    """Return what keeps `index` from being a `model_index.json`, or None."""
+    if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
+        return "it must be an object whose _class_name is the name of a pipeline"
+    for name, entry in index.items():
+        pair = isinstance(entry, list) and len(entry) == 2
+        if isinstance(entry, list) and not (pair and all(isinstance(e, str | None) for e in entry)):
+            return f"{name} must be a pair of library and class"
+    return None
 
 
 def _family_class(pipeline: str) -> "type[Family]":
     if pipeline not in FAMILIES:
         known = ", ".join(FAMILIES)
-        raise ValueError(f"model.checkpoint: a {pipeline} is no model family known here ({known})")
+        raise ValueError(f"model.checkpoint: no model family covers {pipeline}; supported: {known}")
     module, name = FAMILIES[pipeline].split(".")
     family: type[Family] = getattr(import_module(f"capo.diffusion.{module}"), name)
     return family
 
 
 def resolve_checkpoint(name: str) -> str:
-    """The directory or Hub id that `name` means: that of a model in the package, or `name` itself."""
+    """Return the directory or Hub id that `name` stands for: a model of the package, or `name` itself."""
     if name in EMBEDDED:
         return str(resources.files("capo") / "shapes" / "checkpoints" / EMBEDDED[name])
     return name
 
 
 def model_inputs(section: ModelSection) -> dict[str, Any]:
-    """The part of a fingerprint that says which model an artifact is made with."""
+    """Return the part of a fingerprint that identifies the model an artifact is made with."""
     weights = checkpoint_identity(section.checkpoint, section.revision)
     return flatten("model", section.results()) | {"model.weights": weights}
 
 
 def checkpoint_identity(name: str, revision: str | None) -> str:
-    """What tells these weights from any others: a digest of the files, or `hub-id@revision`.
+    """Return a digest of the checkpoint's files, or `hub-id@revision`.
 
-    A local directory has the same identity wherever it lies. Its hidden files do not count.
+    A local directory has the same identity wherever it is. Its hidden files do not count.
     """
     path = Path(resolve_checkpoint(name))
     if path.is_dir():
@@ -96,7 +131,7 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-@cache  # Several stages ask; big checkpoints take seconds. Sizes and times tell a changed file.
+@cache  # Several stages ask, and big checkpoints take seconds. Sizes and times reveal a changed file.
 def _digest(root: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for path, size, _ in files:

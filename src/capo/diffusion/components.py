@@ -1,34 +1,48 @@
-"""Loading a part of a checkpoint strictly: safetensors only, whole, and finite."""
+"""The parts of a checkpoint, loaded strictly: safetensors only, complete, and finite."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
-from capo.diffusion import random_weights
 from capo.engine.loaded_weights import defect
 
 
-def load_part(kind: Any, path: str, folder: str, dtype: torch.dtype, **source: Any) -> Any:
-    """The model of class `kind` in `folder` of a checkpoint, for inference, on the CPU.
+@dataclass(frozen=True)
+class Source:
+    """Where the files of a checkpoint are: a directory, or a Hub id with its revision and variant."""
 
-    The weights are converted to `dtype` whatever they are stored in; `source` are the Hub revision
-    and variant. Raises `ValueError` for a part without safetensors weights, with missing or
-    unknown ones, or with some that are not finite.
+    path: str
+    revision: str | None = None
+    variant: str | None = None
+
+
+class PartLoader(Protocol):
+    """Makes one network of a checkpoint."""
+
+    def __call__(self, kind: Any, source: Source, folder: str, dtype: torch.dtype) -> Any:
+        """Return the network of class `kind` in `folder` of the checkpoint, in evaluation mode."""
+
+
+def load_part(kind: Any, source: Source, folder: str, dtype: torch.dtype) -> Any:
+    """Load the network of class `kind` in `folder` of a checkpoint, on the CPU, in evaluation mode.
+
+    Converts the weights to `dtype`, whatever their stored precision. Raises `ValueError` if there are no
+    safetensors weights, or if weights are missing, unknown, or not finite.
     """
-    if random_weights.wanted():
-        return random_weights.build_part(kind, path, folder, dtype, source.get("revision"))
-    where = f"model.checkpoint: {path}, {folder}"
+    where = f"model.checkpoint: {source.path}, {folder}"
+    chosen = {"revision": source.revision, "variant": source.variant}
     try:
-        model, found = kind.from_pretrained(
-            path,
+        model, report = kind.from_pretrained(
+            source.path,
             subfolder=folder,
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
-            **{name: value for name, value in source.items() if value is not None},
+            **{name: value for name, value in chosen.items() if value is not None},
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{where} cannot be loaded as {kind.__name__}: {error}") from error
-    if wrong := defect(model, found):
+    if wrong := defect(model, report):
         raise ValueError(f"{where} {wrong}")
     return model.eval()

@@ -8,24 +8,24 @@ from typing import Any, Literal
 
 import torch
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from capo.diffusion.adapter import ADAPTER, add_adapter
-from capo.diffusion.components import load_part
+from capo.diffusion.components import Source, load_part
 from capo.diffusion.family import Family
+from capo.diffusion.lora_file import read_lora
 from capo.diffusion.reference import FrozenCopy, digest
-from capo.diffusion.saved import LORA, RECORD
+from capo.diffusion.saved import RECORD, read_record
 from capo.diffusion.sharding import check_shardable, gathered, part_like, shard, together, whole
 from capo.engine.device import quiet
 from capo.recipe import TrainSection
 
 
 class Policy:
-    """Makes `family.denoiser` trainable, and gives back the reference inside `reference()`.
+    """Makes `family.denoiser` trainable; within `reference()` it is the frozen reference again.
 
-    While nothing was learned, policy and reference answer with the very same bits; those of a policy
-    that goes on from another do so where that one is its reference.
+    Before the first step, policy and reference answer with identical bits; a policy that continues another
+    one does so if that one is its reference.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class Policy:
         start: Path | None = None,
         reference: Literal["base", "start"] = "base",
     ) -> None:
-        """`start` is the folder of a saved policy to go on from; the `reference` is that one, or the base.
+        """Continue the saved policy in the folder `start`; `reference` is that policy or the base.
 
-        Raises `ValueError` for LoRA targets that the denoiser does not have, and for a policy that does
-        not fit.
+        Raises `ValueError` for LoRA targets that the denoiser does not have, and for a saved policy that
+        does not fit.
         """
         self.adaptation = section.adaptation
         self._family = family
@@ -48,21 +48,15 @@ class Policy:
         denoiser.requires_grad_(False)
         widen(family, section)
         if section.adaptation == "lora":
-            self._layers = add_adapter(denoiser, section, seed)
-            if start is not None:
-                _take_weights(get_peft_model_state_dict(denoiser), self._saved(start))
+            self._prepare_adapter(section, seed)
         else:
-            base = FrozenCopy(denoiser, section) if reference == "base" else None
-            if start is not None:
-                _take_weights(dict(denoiser.named_parameters()), self._saved(start))
-            self._copy = base or FrozenCopy(denoiser, section)
-            denoiser.requires_grad_(True)
+            self._prepare_full(section, reference)
         if section.gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()
         self._trained = _trainable(denoiser)
         self._start = self._first_state()
         self.spread = section.sharding == "fsdp" and together()
-        """Whether each process has only a part of every weight."""
+        """True if every process holds only a part of each weight."""
         if self.spread:
             check_shardable(denoiser, section)
             for network in self.networks():
@@ -73,17 +67,19 @@ class Policy:
         self._frozen = {n: t.clone() for n, t in self.state().items()} if frozen else {}
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, by name."""
+        """Return the trained parameters by name."""
         return dict(self._trained)
 
     def networks(self) -> list[nn.Module]:
-        """The denoiser, and the frozen copy of full fine-tuning."""
+        """Return the denoiser, and in full fine-tuning its frozen copy."""
         return [self._family.denoiser, *([self._copy.module] if self.adaptation == "full" else [])]
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Within, the family predicts and samples as the frozen model that the policy is measured against."""
-        # Left before any backward pass: recomputed activations must be the policy's.
+        """Make the family predict and sample as the frozen model that the policy is compared with.
+
+        Leave it before any backward pass: recomputed activations must be the policy's.
+        """
         if self._frozen:
             own = {name: tensor.clone() for name, tensor in self.state().items()}
             try:
@@ -106,7 +102,7 @@ class Policy:
                 self._family.denoiser = denoiser
 
     def reference_digest(self) -> str:
-        """A hash of the frozen weights."""
+        """Return a hash of the frozen weights."""
         if self.adaptation == "full":
             return digest(dict(self._copy.module.named_parameters()))
         frozen = {
@@ -117,64 +113,87 @@ class Policy:
         return digest(frozen | self._frozen)
 
     def state(self) -> dict[str, Tensor]:
-        """The trained weights, by name."""
+        """Return the trained weights by name."""
         return {name: parameter.detach() for name, parameter in self._trained.items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over weights from `state()`; raises `ValueError` naming the first that do not fit."""
+        """Copy weights from `state()`; raises `ValueError` naming the first that do not fit."""
         check_fit(tensors, self.state())
         with torch.no_grad():
             for name, parameter in self._trained.items():
                 parameter.copy_(part_like(tensors[name], parameter))
 
     def reset(self) -> None:
-        """Unlearn everything: the policy is what it was at first."""
+        """Return to the weights from before the first step."""
         if self.adaptation == "lora":
             self.load_state(self._start)
-        elif self._folder is not None:  # from the disk: a narrow copy has not all of its bits
+        elif self._folder is not None:  # from the disk: a narrow copy has lost some of its bits
             self.load_state(self._saved(self._folder))
         else:
             self.load_state(dict(self._copy.module.named_parameters()))
 
     def save(self, folder: Path | None, record: Mapping[str, Any]) -> None:
-        """Write the policy as diffusers reads it, and `record` with its adaptation as `capo.json`.
+        """Write the policy in the layout of diffusers, and `record` with its adaptation as `capo.json`.
 
-        All processes call this when it is spread, those that write nothing without a folder.
+        All processes must call this if the policy is spread; those that write nothing pass no folder.
         """
-        denoiser: Any = self._family.denoiser
         if self.adaptation == "lora":
-            config = denoiser.peft_config[ADAPTER].to_dict()
-            # As sorted lists: the order of a set differs from process to process.
-            metadata = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
-            layers = {name: whole(tensor) for name, tensor in get_peft_model_state_dict(denoiser).items()}
-            if folder is not None:
-                self._family.save_lora(folder, layers, metadata)
+            self._save_adapter(folder)
         else:
-            kind = self._family.denoiser_class
-            self._family.denoiser = gathered(denoiser, kind, folder is not None) if self.spread else denoiser
+            self._save_pipeline(folder)
+        if folder is not None:
+            text = json.dumps({**record, "adaptation": self.adaptation}, indent=2) + "\n"
+            (folder / RECORD).write_text(text, encoding="utf-8")
+
+    def _prepare_adapter(self, section: TrainSection, seed: int) -> None:
+        denoiser = self._family.denoiser
+        self._layers = add_adapter(denoiser, section, seed)
+        if self._folder is not None:
+            _overwrite(get_peft_model_state_dict(denoiser), self._saved(self._folder))
+
+    def _prepare_full(self, section: TrainSection, reference: Literal["base", "start"]) -> None:
+        denoiser = self._family.denoiser
+        base = FrozenCopy(denoiser, section) if reference == "base" else None
+        if self._folder is not None:
+            _overwrite(dict(denoiser.named_parameters()), self._saved(self._folder))
+        self._copy = base or FrozenCopy(denoiser, section)
+        denoiser.requires_grad_(True)
+
+    def _save_adapter(self, folder: Path | None) -> None:
+        denoiser: Any = self._family.denoiser
+        config = denoiser.peft_config[ADAPTER].to_dict()
+        # Sorted lists: the order of a set differs from process to process.
+        metadata = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
+        layers = {name: whole(tensor) for name, tensor in get_peft_model_state_dict(denoiser).items()}
+        if folder is not None:
+            self._family.save_lora(folder, layers, metadata)
+
+    def _save_pipeline(self, folder: Path | None) -> None:
+        family, denoiser = self._family, self._family.denoiser
+        try:
+            if self.spread:
+                family.denoiser = gathered(denoiser, family.denoiser_class, folder is not None)
             if folder is not None:
-                self._family.save_pipeline(folder)
-            self._family.denoiser = denoiser
-        if folder is None:
-            return
-        text = json.dumps({**record, "adaptation": self.adaptation}, indent=2) + "\n"
-        (folder / RECORD).write_text(text, encoding="utf-8")
+                family.save_pipeline(folder)
+        finally:
+            family.denoiser = denoiser
 
     def _first_state(self) -> dict[str, Tensor]:
-        """What an adapter starts from, in main memory; nothing in full training, whose copy has it."""
+        """An adapter's first weights, in main memory; empty in full training, where the copy has them."""
         return {n: t.cpu().clone() for n, t in self.state().items()} if self.adaptation == "lora" else {}
 
     def _saved(self, folder: Path) -> dict[str, Tensor]:
-        """The trained weights that `save` wrote into `folder`: an adapter's as peft calls them, or all."""
+        """The trained weights that `save` wrote to `folder`, under peft's names or the denoiser's."""
         family = self._family
         if self.adaptation == "lora":
             prefix = f"{family.denoiser_name}."
-            return {name.removeprefix(prefix): t for name, t in load_file(folder / LORA).items()}
-        saved = load_part(family.denoiser_class, str(folder), family.denoiser_name, dtype=torch.float32)
+            return {name.removeprefix(prefix): tensor for name, tensor in read_lora(folder).tensors.items()}
+        source = Source(str(folder))
+        saved = load_part(family.denoiser_class, source, family.denoiser_name, torch.float32)
         return {name: parameter.detach() for name, parameter in saved.named_parameters()}
 
     def _put(self, tensors: Mapping[str, Tensor]) -> None:
-        # Through `data`: what a pass before has kept for its gradient is there again afterwards.
+        # Through `data`: autograd must not notice, since the old values return before any backward pass.
         for name, parameter in self._trained.items():
             parameter.data.copy_(tensors[name])
 
@@ -183,33 +202,23 @@ class Policy:
             layer.enable_adapters(enabled)
 
 
-def _take_weights(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    """Overwrite tensors of a network with those saved; raises `ValueError` unless they fit."""
-    check_fit(saved, own)
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(saved[name])
-
-
-def _trainable(denoiser: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in denoiser.named_parameters() if parameter.requires_grad}
-
-
 def widen(family: Family, section: TrainSection) -> None:
-    """Keep the denoiser's weights in float32 where training does, whatever the model's precision."""
+    """Keep the denoiser's weights in float32 if training needs it, whatever the model's precision.
+
+    Small steps would vanish in half precision, so trained weights are kept in float32; the base of an
+    adapter only if training computes in another precision than sampling.
+    """
     denoiser: Any = family.denoiser
     computing = family.dtype if section.dtype is None else getattr(torch, section.dtype)
-    # Small steps would vanish in half precision, so trained weights are kept in float32; an adapter's
-    # base only where training computes in another precision than sampling.
     wide = section.adaptation == "full" or computing != family.dtype
     if wide and denoiser.dtype != torch.float32:
-        with quiet():  # diffusers doubts any such change
+        with quiet():  # diffusers warns about any such change
             denoiser.to(torch.float32)
 
 
 def load_policy(family: Family, folder: Path) -> dict[str, Any]:
     """Turn `family` into the policy saved in `folder`; returns the record of its `capo.json`."""
-    record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    record = read_record(folder)
     if record["adaptation"] == "lora":
         family.load_lora(folder)
     else:
@@ -218,7 +227,7 @@ def load_policy(family: Family, folder: Path) -> dict[str, Any]:
 
 
 def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raise `ValueError` unless `tensors` are finite and have the names and shapes expected."""
+    """Raise `ValueError` unless `tensors` are finite and have the expected names and shapes."""
     if tensors.keys() != expected.keys():
         missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
         raise ValueError(f"weights of another model: missing {missing[:3]}, not expected {extra[:3]}")
@@ -228,3 +237,15 @@ def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
             raise ValueError(f"weights of another model: {name} is {shapes}")
         if not tensor.isfinite().all():
             raise ValueError(f"weights of {name} are not finite")
+
+
+def _overwrite(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Copy saved tensors into those of a network; raises `ValueError` unless they fit."""
+    check_fit(saved, own)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(saved[name])
+
+
+def _trainable(denoiser: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in denoiser.named_parameters() if parameter.requires_grad}

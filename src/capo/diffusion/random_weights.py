@@ -1,47 +1,36 @@
-"""Models at their real size without their weights: to know what they cost, not what they answer."""
+"""Models at their real size with random weights: for measuring what they cost, not what they answer."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-_device: torch.device | None = None
+from capo.diffusion.components import Source
 
 
-@contextmanager
-def random_weights(device: torch.device) -> Iterator[None]:
-    """Within, every part of a checkpoint is built from its configuration, with random weights.
+@dataclass(frozen=True)
+class RandomWeights:
+    """A `PartLoader` that builds parts from their configurations and reads no weight file.
 
-    They are drawn on `device` and in the precision asked for, so that nothing passes through main
-    memory; on the `meta` device a model of any size takes none. No weight file is read.
+    Weights are drawn on `device` in the requested precision, so nothing passes through main memory; on
+    the `meta` device a model of any size takes none.
     """
-    global _device
-    before, _device = _device, device
-    try:
-        yield
-    finally:
-        _device = before
+
+    device: torch.device
+
+    def __call__(self, kind: Any, source: Source, folder: str, dtype: torch.dtype) -> Any:
+        """Return the network of class `kind` that `folder` configures, in evaluation mode."""
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            with self.device:
+                return _build(kind, source, folder).eval()
+        finally:
+            torch.set_default_dtype(before)
 
 
-def wanted() -> bool:
-    """Whether this is inside `random_weights`."""
-    return _device is not None
-
-
-def build_part(kind: Any, path: str, folder: str, dtype: torch.dtype, revision: str | None = None) -> Any:
-    """The model of class `kind` that `folder` of a checkpoint configures, for inference."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(_device or "cpu"):
-            return _construct(kind, path, folder, revision).eval()
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _construct(kind: Any, path: str, folder: str, revision: str | None) -> Any:
+def _build(kind: Any, source: Source, folder: str) -> Any:
     if hasattr(kind, "from_config"):  # diffusers
-        return kind.from_config(kind.load_config(path, subfolder=folder, revision=revision))
-    config = kind.config_class.from_pretrained(path, subfolder=folder, revision=revision or "main")
-    return kind(config)
+        return kind.from_config(kind.load_config(source.path, subfolder=folder, revision=source.revision))
+    revision = source.revision or "main"
+    return kind(kind.config_class.from_pretrained(source.path, subfolder=folder, revision=revision))

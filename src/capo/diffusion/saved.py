@@ -1,7 +1,7 @@
-"""Policies on disk: a folder that diffusers reads, and a `capo.json` that says what it is.
+"""Saved policies: folders that diffusers reads, with a `capo.json` that records their origin.
 
 RUN/train/best/     the best policy of a run
-ANYWHERE/           the same, copied, or a soup of several
+ANYWHERE/           a copy of one, or a soup of several
 """
 
 import json
@@ -11,11 +11,19 @@ from typing import Any
 
 from capo import diffusion
 from capo.recipe import ModelSection
+from capo.store.run_directory import Run
 
 RECORD = "capo.json"
 
 LORA = "pytorch_lora_weights.safetensors"
-"""What diffusers writes an adapter into."""
+"""The file name that diffusers gives an adapter."""
+
+PEFT_CONFIG = "adapter_config.json"
+"""A file in every folder that peft itself saves."""
+PEFT_HINT = "this is PEFT's own layout; load it with PEFT and save it with diffusers' save_lora_weights"
+
+BEST = "best"
+"""The folder of the best policy in the artifact `train`."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +35,11 @@ class SavedPolicy:
 
     @property
     def identity(self) -> str:
-        """A digest of the folder's contents, wherever it lies."""
+        """A digest of the folder's contents, independent of its location."""
         return diffusion.checkpoint_identity(str(self.folder.resolve()), None)
 
     def check_base(self, model: ModelSection) -> None:
-        """Raise `ValueError` unless `model` is what the policy was tuned from."""
+        """Raise `ValueError` unless the policy was tuned from `model`."""
         base = diffusion.checkpoint_identity(model.checkpoint, model.revision)
         if self.record.get("base") != base:
             raise ValueError(
@@ -41,20 +49,44 @@ class SavedPolicy:
 
 
 def is_policy(path: Path) -> bool:
-    """Whether `find_policy` finds one there."""
+    """Report whether `path` is a policy folder or a run directory with a policy."""
     return any((folder / RECORD).is_file() for folder in _folders(path))
 
 
 def find_policy(path: str | Path) -> SavedPolicy:
-    """The policy in a folder, or the best one of a run directory; raises `ValueError` for neither."""
+    """Return the policy in a folder, or the best policy of a run directory.
+
+    A policy inside a run directory is verified against the run's manifest. Raises `ValueError` if there is
+    no policy or its record is malformed, and `WorkspaceError` naming a damaged file.
+    """
     for folder in _folders(Path(path)):
         if (folder / RECORD).is_file():
-            return SavedPolicy(folder, json.loads((folder / RECORD).read_text(encoding="utf-8")))
+            _verify(folder)
+            return SavedPolicy(folder, read_record(folder))
     raise ValueError(
-        f"{path} is no policy: neither a folder with a {RECORD}, as RUN/train/best is, nor a run directory "
-        "whose training is done"
+        f"{path} is not a policy: it is neither a folder with a {RECORD}, as RUN/train/best is, nor a run "
+        "directory whose training is done"
     )
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return the `capo.json` of a policy folder; raises `ValueError` if it is malformed."""
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(record, dict) or record.get("adaptation") not in ("lora", "full"):
+        raise ValueError(f'{path} must be an object whose adaptation is "lora" or "full"')
+    return record
+
+
 def _folders(path: Path) -> tuple[Path, Path]:
-    return path, path / "train" / "best"
+    return path, path / "train" / BEST
+
+
+def _verify(folder: Path) -> None:
+    """Compare the files of RUN/train/best with the digests in the run's manifest, if it has one."""
+    place = folder.resolve()
+    if place.parts[-2:] == ("train", BEST):
+        Run(place.parent.parent).artifact("train").path(BEST)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capo import diffusion
-from capo.diffusion.saved import LORA, SavedPolicy, find_policy, is_policy
+from capo.diffusion.saved import LORA, PEFT_CONFIG, PEFT_HINT, SavedPolicy, find_policy, is_policy
 from capo.engine import device as runtime
 from capo.images import images_identity
 from capo.recipe import ImagesSection, Recipe
@@ -36,6 +36,8 @@ class Candidate:
     """What makes its images, or where they are."""
     record: dict[str, Any] = field(default_factory=dict)
     """The `capo.json` of a policy."""
+    check: "Callable[[Recipe], None]" = lambda recipe: None
+    """Raises `ValueError` if the candidate does not fit the recipe's model; loads no weights of the model."""
 
 
 def tuned(recipe: Recipe, run: Run) -> Candidate:
@@ -54,6 +56,14 @@ def against(recipe: Recipe) -> Candidate:
     return Candidate(model.checkpoint, diffusion.checkpoint_identity(model.checkpoint, model.revision), _base)
 
 
+def check_candidates(recipe: Recipe) -> None:
+    """Raise `ValueError` if a policy or LoRA does not fit the recipe's model; to fail before sampling."""
+    section = recipe.evaluate
+    for name, value in (("evaluate.policy", section.policy), ("evaluate.against", section.against)):
+        if value is not None:
+            find_candidate(name, value).check(recipe)
+
+
 def find_candidate(where: str, given: str) -> Candidate:
     """What `given` names; `where` is the field of the recipe that says so.
 
@@ -67,6 +77,8 @@ def find_candidate(where: str, given: str) -> Candidate:
     lora = path if path.suffix == ".safetensors" else path / LORA
     if lora.is_file():
         return _lora(where, given, lora)
+    if (path / PEFT_CONFIG).is_file():
+        raise ValueError(f"{where}: {given}: {PEFT_HINT}")
     if (path / "model_index.json").is_file() or (not path.exists() and HUB_ID.fullmatch(given)):
         return _model(where, given)
     if path.is_dir() or path.suffix == ".parquet":
@@ -88,20 +100,29 @@ def _policy(saved: SavedPolicy, name: str) -> Candidate:
         load_policy(family, saved.folder)
         return family
 
-    return Candidate(name, saved.identity, load, record=saved.record)
+    def check(recipe: Recipe) -> None:
+        saved.check_base(recipe.model)
+        if saved.record["adaptation"] == "lora":
+            diffusion.check_lora(recipe.model, saved.folder)
+
+    return Candidate(name, saved.identity, load, saved.record, check)
 
 
 def _lora(where: str, given: str, file: Path) -> Candidate:
     def load(recipe: Recipe) -> "Family":
         family = _base(recipe)
         family.load_lora(file)
-        if not getattr(family.denoiser, "peft_config", None):
-            raise ValueError(f"{where}: {given} has no LoRA weights for {recipe.model.checkpoint}")
         return family
+
+    def check(recipe: Recipe) -> None:
+        try:
+            diffusion.check_lora(recipe.model, file)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
 
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "blake2b").hexdigest()
-    return Candidate(given, f"blake2b:{digest}", load)
+    return Candidate(given, f"blake2b:{digest}", load, check=check)
 
 
 def _model(where: str, given: str) -> Candidate:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from capo.diffusion.lora_file import read_lora
 from capo.diffusion.saved import LORA
 from capo.method.low_rank import LowRank
 
@@ -45,10 +45,8 @@ def read_adapter(folder: Path) -> Adapter:
 
     Raises `ValueError` for one that is not plain LoRA, as a DoRA, or whose file does not say its alpha.
     """
-    path = folder / LORA
-    with safe_open(path, "pt") as file:
-        config = json.loads((file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
-        tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
+    file = read_lora(folder)
+    path, config, tensors = file.path, file.config, file.tensors
     down, up = next((each for each in SIDES if any(name.endswith(each[0]) for name in tensors)), SIDES[0])
     modules = [name.removesuffix(down) for name in tensors if name.endswith(down)]
     network = modules[0].partition(".")[0] if modules else ""

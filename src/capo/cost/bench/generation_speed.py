@@ -8,7 +8,6 @@ import torch
 
 from capo.cost.bench.measure import Row, Work, measure
 from capo.cost.bench.subject import Subject, changed, prompts
-from capo.diffusion import load_family
 from capo.diffusion.family import Family
 from capo.engine.seeds import initial_noise
 from capo.images.shard import ENCODINGS, encode_image
@@ -31,7 +30,7 @@ def bench_generate(subject: Subject, repeats: int) -> Iterator[Row]:
 
 def bench_decode(subject: Subject, repeats: int) -> Iterator[Row]:
     """Latents to pixels, and to files of each format."""
-    family = load_family(subject.recipe.model, subject.device)
+    family = subject.family(subject.recipe.model)
     images = min(4, subject.recipe.generate.samples_per_prompt)
     latents = _noise(family, subject.recipe.generate, images)
     for name in ("pixels", *ENCODINGS):
@@ -42,7 +41,7 @@ def bench_decode(subject: Subject, repeats: int) -> Iterator[Row]:
 @contextmanager
 def _stage(subject: Subject, recipe: Recipe) -> Iterator[Work]:
     """All samples of one prompt, down to the shard on the disk."""
-    family, prompt, folders = load_family(recipe.model, subject.device), prompts(1), count()
+    family, prompt, folders = subject.family(recipe.model), prompts(1), count()
     with Run.open(subject.folder / "run", recipe) as run:
         artifact = run.artifact("samples")
         artifact.begin({}, force=True)
@@ -55,7 +54,7 @@ def _stage(subject: Subject, recipe: Recipe) -> Iterator[Work]:
 @contextmanager
 def _one_image(subject: Subject) -> Iterator[Work]:
     recipe = changed(subject.recipe, model={"compile": False})
-    family, settings = load_family(recipe.model, subject.device), recipe.generate
+    family, settings = subject.family(recipe.model), recipe.generate
     noise = _noise(family, settings, 1)
     (prompt,) = prompts(1)
 

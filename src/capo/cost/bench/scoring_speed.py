@@ -10,7 +10,7 @@ from PIL import Image
 from capo.cost.bench.measure import Row, Work, measure
 from capo.cost.bench.subject import Subject, changed, prompts
 from capo.diffusion import load_family
-from capo.diffusion.random_weights import random_weights
+from capo.diffusion.random_weights import RandomWeights
 from capo.pairing.selecting import choice, make_pairs
 from capo.recipe import RewardSection
 from capo.rewards import build_comparison, load_reward, score_images
@@ -23,8 +23,8 @@ PROMPTS = 100_000
 def bench_score(subject: Subject, repeats: int) -> Iterator[Row]:
     """Each reward on pictures in memory: one at a time, and in batches of the recipe's size."""
     meta = torch.device("meta")
-    with random_weights(meta):
-        height, width = load_family(subject.recipe.model, meta).image_size(subject.recipe.generate)
+    family = load_family(subject.recipe.model, meta, RandomWeights(meta))
+    height, width = family.image_size(subject.recipe.generate)
     images = [_picture(seed, (width, height)) for seed in range(IMAGES)]
     for reward in subject.recipe.rewards:
         for name, batch in ((f"{reward.name}, one at a time", 1), (reward.name, reward.batch_size)):

@@ -10,11 +10,14 @@ from typing import Any
 import torch
 
 from capo.cost.bench.checkpoints import SHRINK, TINY, write_checkpoint
+from capo.diffusion import load_family
 from capo.diffusion.architectures import PARTS
-from capo.diffusion.random_weights import random_weights
+from capo.diffusion.components import PartLoader, load_part
+from capo.diffusion.family import Family
+from capo.diffusion.random_weights import RandomWeights
 from capo.engine import device as runtime
 from capo.prompts import Prompt, make_prompt
-from capo.recipe import Recipe, load_recipe
+from capo.recipe import ModelSection, Recipe, load_recipe
 
 SIDES = {"sd15": 512}
 """Of its images, in pixels; `SIDE` for the others."""
@@ -29,6 +32,11 @@ class Subject:
     recipe: Recipe
     device: torch.device
     folder: Path
+    load_part: PartLoader = load_part
+
+    def family(self, section: ModelSection) -> Family:
+        """Load the model of `section` on the device."""
+        return load_family(section, self.device, self.load_part)
 
 
 @contextmanager
@@ -50,8 +58,7 @@ def subject(architecture: str | None, recipe: str | None, overrides: Sequence[st
         else:
             loaded = load_recipe(recipe, [*overrides, f"model.checkpoint={checkpoint}"])
         device = runtime.device(loaded.engine)
-        with random_weights(device):
-            yield Subject(architecture, loaded, device, folder)
+        yield Subject(architecture, loaded, device, folder, RandomWeights(device))
 
 
 def changed(recipe: Recipe, **sections: dict[str, Any]) -> Recipe:

@@ -14,7 +14,7 @@ from capo.cost.bench.subject import Subject, changed, prompts
 from capo.diffusion import load_family
 from capo.diffusion.adapter import add_adapter
 from capo.diffusion.policy import Policy
-from capo.diffusion.random_weights import random_weights
+from capo.diffusion.random_weights import RandomWeights
 from capo.engine.prefetch import prefetched
 from capo.images.shard_files import read_samples
 from capo.pairing.pairs_file import PromptPairs
@@ -97,7 +97,7 @@ def bench_train(subject: Subject, repeats: int) -> Iterator[Row]:
                 efforts[adaptation] = effort(recipe, data)
             flops, parameters = efforts[adaptation]
             yield measure(
-                name, work(name, recipe, subject.device, data), subject.device,
+                name, work(name, recipe, subject, data), subject.device,
                 units=pairs, repeats=repeats, flops=flops, parameters=parameters,
             )  # fmt: skip
 
@@ -111,14 +111,14 @@ def training_data(subject: Subject, recipe: Recipe, count: int) -> Iterator[Data
         request = ImageRequest(
             data.prompts, 2, recipe.generate, ("sample", recipe.seed), "images to train on", keep_latents=True
         )
-        sample_images(load_family(recipe.model, subject.device), request, data.artifact)
+        sample_images(subject.family(recipe.model), request, data.artifact)
         data.artifact.commit()
         yield data
 
 
 @contextmanager
-def _step(name: str, recipe: Recipe, device: torch.device, data: Data) -> Iterator[Work]:
-    family = load_family(recipe.model, device)
+def _step(name: str, recipe: Recipe, subject: Subject, data: Data) -> Iterator[Work]:
+    family = subject.family(recipe.model)
     trainer = Trainer(family, Policy(family, recipe.train, recipe.seed), recipe.train)
     numbers = iter(ENDLESS)
     with prefetched(data.batches(recipe, family).batch, ENDLESS) as batches:
@@ -126,9 +126,9 @@ def _step(name: str, recipe: Recipe, device: torch.device, data: Data) -> Iterat
 
 
 @contextmanager
-def _conventional_step(name: str, recipe: Recipe, device: torch.device, data: Data) -> Iterator[Work]:
+def _conventional_step(name: str, recipe: Recipe, subject: Subject, data: Data) -> Iterator[Work]:
     together = name != "conventional, 4 forwards"
-    loop = Conventional(load_family(recipe.model, device), recipe.train, together)
+    loop = Conventional(subject.family(recipe.model), recipe.train, together)
     pairs = data.image_pairs()
     yield lambda: loop.step(pairs)
 
@@ -139,8 +139,7 @@ def effort(recipe: Recipe, data: Data) -> tuple[int, int]:
     Counted on the meta device, neither compiled nor with recomputation.
     """
     recipe, meta = changed(recipe, model={"compile": False, "attention": None}), torch.device("meta")
-    with random_weights(meta):
-        family = load_family(recipe.model, meta)
+    family = load_family(recipe.model, meta, RandomWeights(meta))
     batch = data.batches(recipe, family).batch(1).to(meta)
     latents, times = torch.cat([batch.chosen, batch.rejected]), torch.cat([batch.t, batch.t])
     given = {name: torch.cat([value, value]) for name, value in batch.conditioning.items()}

@@ -17,7 +17,7 @@ from capo.cost.bench.checkpoints import write_checkpoint
 from capo.cost.bench.peak_memory import made_bytes
 from capo.diffusion import load_family, resolve_checkpoint
 from capo.diffusion.family import Family
-from capo.diffusion.random_weights import random_weights
+from capo.diffusion.random_weights import RandomWeights
 from capo.recipe import ModelSection
 
 META = torch.device("meta")
@@ -44,10 +44,10 @@ def weightless(section: ModelSection) -> Iterator[Family]:
     Raises `ValueError` for a checkpoint whose configuration cannot be read from here.
     """
     temporary = tempfile.TemporaryDirectory(prefix="capo-plan-")
-    with temporary as folder, random_weights(META), _NoCopies(), _attention_of_gpus():
+    with temporary as folder, _NoCopies(), _attention_of_gpus():
         path = _configuration(section, Path(folder))
         # How it is computed changes nothing that is counted, and wants a device.
-        yield load_family(ModelSection(checkpoint=path, dtype=section.dtype), META)
+        yield load_family(ModelSection(checkpoint=path, dtype=section.dtype), META, RandomWeights(META))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,179 @@
+"""LoRA files: read strictly, and checked against the networks they were loaded into.
+
+Loaders of LoRA files skip what they do not understand and warn, and leave a missing half uninitialized.
+Here an adapter is whole or rejected: every tensor of the file must be understood, finite, and in use.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from diffusers.utils import convert_unet_state_dict_to_peft
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from capo.diffusion.saved import LORA, PEFT_HINT
+
+_HALF = re.compile(
+    r"(?P<module>.+?)[._]lora(_linear_layer)?[._](?P<side>A|B|down|up)(\.default)?(\.weight)?$"
+)
+"""One of the two matrices of a module, in the formats of peft, diffusers, and kohya."""
+_EXTRA = re.compile(r"(?P<module>.+?)(\.alpha|\.lora_B\.bias|\.lora_magnitude_vector(\.weight)?)$")
+"""A further tensor of a module that has both matrices."""
+
+_USED = {
+    "r",
+    "lora_alpha",
+    "target_modules",
+    "exclude_modules",
+    "rank_pattern",
+    "alpha_pattern",
+    "use_dora",
+    "use_rslora",
+    "lora_bias",
+}
+"""Settings in a file's metadata that say how its weights apply."""
+_DESCRIPTIVE = {
+    "peft_type",
+    "peft_version",
+    "task_type",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "lora_dropout",
+}
+"""Settings that change nothing at inference."""
+_HARMLESS_STARTS = (True, False, "gaussian")
+"""Initializations that leave the base weights alone; others, as PiSSA, alter the base when they load."""
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """The contents of a LoRA file."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+    """peft's settings from the metadata, by network and field: `unet.lora_alpha`; empty if it has none."""
+
+
+def read_lora(path: Path) -> LoraFile:
+    """Read a LoRA file, or the one in a folder.
+
+    Raises `ValueError` unless it is a safetensors file of finite tensors that form whole adapters, with
+    metadata that only describes them.
+    """
+    file = path / LORA if path.is_dir() else path
+    try:
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.offset_keys()}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file} is not a readable safetensors file: {error}") from error
+    _check_keys(file, tensors)
+    if wrong := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{file} has weights that are not finite: {_some(wrong)}")
+    return LoraFile(file, tensors, _config(file, metadata))
+
+
+def check_applied(file: LoraFile, converted: Mapping[str, Tensor], networks: Mapping[str, Any]) -> None:
+    """Raise `ValueError` unless the networks have every adapter of the file, and no other.
+
+    `converted` are the file's tensors under diffusers' names, which start with the network's;
+    `networks` are the parts of a pipeline after loading, by name.
+    """
+    wanted = _modules(converted)
+    applied = {
+        f"{name}.{_plain(module)}"
+        for name, network in networks.items()
+        for module, layer in network.named_modules()
+        if isinstance(layer, LoraLayer)
+    }
+    if unknown := sorted(wanted - applied):
+        hint = f"; {PEFT_HINT}" if unknown[0].startswith("base_model.") else ""
+        raise ValueError(f"{file.path} adapts modules that this model does not have: {_some(unknown)}{hint}")
+    if extra := sorted(applied - wanted):
+        raise ValueError(f"{file.path} has no weights for adapted modules: {_some(extra)}")
+    for name, network in networks.items():
+        if network.device.type == "meta":  # loaded without weights, only to check the file
+            continue
+        if empty := [f"{name}.{key}" for key, weight in network.named_parameters() if weight.is_meta]:
+            raise ValueError(f"{file.path} lacks weights: {_some(empty)}")
+
+
+def _check_keys(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    sides: dict[str, set[str]] = {}
+    extras: dict[str, str] = {}
+    unsupported = []
+    for name in tensors:
+        if half := _HALF.match(name):
+            side = "down" if half["side"] in ("A", "down") else "up"
+            sides.setdefault(half["module"], set()).add(side)
+        elif extra := _EXTRA.match(name):
+            extras[name] = extra["module"]
+        else:
+            unsupported.append(name)
+    if not sides:
+        raise ValueError(f"{file} has no LoRA weights: {_some(sorted(tensors)) or 'it is empty'}")
+    unsupported += [name for name, module in extras.items() if module not in sides]
+    if unsupported:
+        raise ValueError(f"{file} has tensors that are not supported: {_some(sorted(unsupported))}")
+    if lacking := sorted(module for module, have in sides.items() if len(have) < 2):
+        raise ValueError(f"{file} has only one of the two LoRA matrices of: {_some(lacking)}")
+
+
+def _config(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        config = json.loads(metadata.get(LORA_ADAPTER_METADATA_KEY, "{}"))
+    except ValueError as error:
+        raise ValueError(f"{file} has metadata that is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} has metadata that is not a JSON object")
+    # peft imports modules and alters base weights by some of its settings, so only known ones pass.
+    wrong = [key for key, value in config.items() if not _allowed(key.partition(".")[2], value)]
+    if wrong:
+        raise ValueError(f"{file} has metadata with settings that are not supported: {_some(sorted(wrong))}")
+    return config
+
+
+def _allowed(name: str, value: Any) -> bool:
+    if name in _USED | _DESCRIPTIVE:
+        return True
+    if name == "init_lora_weights":
+        return value in _HARMLESS_STARTS
+    return value == _defaults().get(name)
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """Peft's settings of a plain LoRA, as JSON reads them."""
+    config: dict[str, Any] = json.loads(json.dumps(LoraConfig().to_dict(), default=vars))
+    return config
+
+
+def _modules(converted: Mapping[str, Tensor]) -> set[str]:
+    """The adapted modules that tensors under diffusers' names belong to."""
+    names = converted
+    if not any(".lora_A" in name for name in names):  # the older naming of attention processors
+        names = convert_unet_state_dict_to_peft(dict(converted))
+    return {_plain(name.partition(".lora")[0]) for name in names}
+
+
+def _plain(module: str) -> str:
+    """A module's name without `text_model`, which transformers has dropped from some text encoders."""
+    return ".".join(part for part in module.split(".") if part != "text_model")
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first names of a list, and how many follow."""
+    listed = list(names)
+    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+    return ", ".join(listed[:3]) + more
