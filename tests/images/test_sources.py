@@ -1,7 +1,8 @@
-"""Data sets of images as people have them, written to disk and read back."""
+"""Data sets of images in all supported layouts, written to disk and read back."""
 
 import io
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 import loopback_hub
-from capo.images import ExchangeError, images_identity, open_images, summary
+from capo.images import ImagesError, count_entries, images_identity, open_images
 from capo.recipe import ImagesSection
 
 
@@ -21,34 +22,34 @@ def picture(seed, form="PNG", size=(8, 6)):
     return buffer.getvalue()
 
 
-def found(path, **section):
-    """(caption, images, labels) of every entry."""
+def read_all(path, **section):
+    """Return (caption, images, labels) of every entry."""
     source = open_images(ImagesSection(source=str(path), **section))
     return [(e.prompt.text, [source.read(place) for place in e.images], e.labels) for e in source.entries]
 
 
-def put(folder, files):
+def write(folder, files):
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def test_a_folder_with_json_lines(tmp_path):
-    """As `datasets` has it; byte-order mark, CRLF and blank lines are no harm, and captions group."""
+    """As `datasets` reads it, with a byte-order mark, CRLF and blank lines; equal captions are one entry."""
     rows = [("a.png", "a cat"), ("sub/b.jpg", " ein Käse "), ("c.webp", "a cat"), ("d.png", "")]
     lines = [json.dumps({"file_name": name, "text": text}, ensure_ascii=False) for name, text in rows]
-    put(
+    write(
         tmp_path,
         {
             name: picture(i, {"g": "PNG", "p": "WEBP"}.get(name[-1], "PNG"))
             for i, (name, _) in enumerate(rows)
         },
     )
-    put(tmp_path, {"metadata.jsonl": "\ufeff" + "\r\n\r\n".join(lines)})
+    write(tmp_path, {"metadata.jsonl": "\ufeff" + "\r\n\r\n".join(lines)})
     read = [(tmp_path / name).read_bytes() for name, _ in rows]
-    assert found(tmp_path) == [("a cat", [read[0], read[2]], None), ("ein Käse", [read[1]], None)]
+    assert read_all(tmp_path) == [("a cat", [read[0], read[2]], None), ("ein Käse", [read[1]], None)]
     source = open_images(ImagesSection(source=str(tmp_path)))
-    assert summary(source) == {
+    assert count_entries(source) == {
         "prompts": 2,
         "images": 3,
         "most_images_a_prompt": 2,
@@ -59,23 +60,23 @@ def test_a_folder_with_json_lines(tmp_path):
 
 
 def test_a_folder_with_a_table(tmp_path):
-    put(tmp_path, {"metadata.csv": 'file_name,what\nx.png,"one, two"\n', "x.png": picture(0)})
-    assert found(tmp_path, column="what") == [("one, two", [picture(0)], None)]
+    write(tmp_path, {"metadata.csv": 'file_name,what\nx.png,"one, two"\n', "x.png": picture(0)})
+    assert read_all(tmp_path, column="what") == [("one, two", [picture(0)], None)]
     with pytest.raises(
-        ExchangeError, match=r"metadata.csv:2: no column caption or prompt or text .*file_name, what"
+        ImagesError, match=r"metadata.csv:2: no column caption or prompt or text .*file_name, what"
     ):
-        found(tmp_path)
+        read_all(tmp_path)
 
 
-def test_one_folder_a_prompt(tmp_path):
-    put(
+def test_a_folder_for_each_prompt(tmp_path):
+    write(
         tmp_path,
         {"a dog/1.png": picture(1), "a dog/0.jpeg": picture(0, "JPEG"), "a dog/notes.md": "no image"},
     )
-    put(tmp_path, {"00001/prompt.txt": "a red\N{NO-BREAK SPACE}cube\n", "00001/x.png": picture(2)})
-    put(tmp_path, {".cache/x.png": picture(3), "blank/prompt.txt": " \n", "blank/x.png": picture(4)})
+    write(tmp_path, {"00001/prompt.txt": "a red\N{NO-BREAK SPACE}cube\n", "00001/x.png": picture(2)})
+    write(tmp_path, {".cache/x.png": picture(3), "blank/prompt.txt": " \n", "blank/x.png": picture(4)})
     assert open_images(ImagesSection(source=str(tmp_path))).without_caption == 1
-    assert found(tmp_path) == [
+    assert read_all(tmp_path) == [
         ("a red\N{NO-BREAK SPACE}cube", [picture(2)], None),
         ("a dog", [picture(0, "JPEG"), picture(1)], None),
     ]
@@ -84,26 +85,26 @@ def test_one_folder_a_prompt(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ('{"file_name": "../x.png", "text": "a"}', r"metadata.jsonl:1: ../x.png is outside of the folder"),
+        ('{"file_name": "../x.png", "text": "a"}', r"metadata.jsonl:1: ../x.png is outside the folder"),
         ('{"file_name": "/x.png", "text": "a"}', r":1: /x.png is outside"),
-        ('{"file_name": "y.png", "text": "a"}', r":1: .*y.png is not there"),
+        ('{"file_name": "y.png", "text": "a"}', r":1: .y.png.: no such file"),
         ('\n{"file_name": "x.png", "text": 3}', r":2: the caption is 3, not text"),
         ('{"file_name": "x.png", "text": "\\ud800"}', r":1: control character U\+D800"),
         ('{"text": "a"}', r":1: an image is named None"),
         ("[1]", r":1: expected a JSON object"),
         ("{", r":1: not JSON"),
-        ("", r"no images with captions; there must be pairs.jsonl, metadata.jsonl"),
+        ("", r"no images with captions; expected pairs.jsonl, metadata.jsonl"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path, lines, message):
-    put(tmp_path, {"metadata.jsonl": lines, "x.png": picture(0)})
+def test_errors_name_the_line(tmp_path, lines, message):
+    write(tmp_path, {"metadata.jsonl": lines, "x.png": picture(0)})
     with pytest.raises(ValueError, match=message):
-        found(tmp_path)
+        read_all(tmp_path)
 
 
 @pytest.mark.parametrize("feature", [True, False], ids=["image feature", "bytes"])
 def test_parquet_of_images(tmp_path, feature):
-    """Rows come back by number whatever the row groups, files and order of asking."""
+    """Any row can be read in any order, across row groups and files."""
     images = [picture(i) for i in range(100)]
     captions = [f"prompt {i % 7}" if i % 10 else None for i in range(100)]
     captions[50] = "a \0 caption"
@@ -112,7 +113,7 @@ def test_parquet_of_images(tmp_path, feature):
         table = pa.table({"image": column, "text": [captions[i] for i in rows]})
         pq.write_table(table, tmp_path / f"{part}.parquet", row_group_size=25)
     texts = list(dict.fromkeys(text for text in captions if text and "\0" not in text))
-    assert found(tmp_path) == [
+    assert read_all(tmp_path) == [
         (text, [images[i] for i in range(100) if captions[i] == text], None) for text in texts
     ]
     source = open_images(ImagesSection(source=str(tmp_path)))
@@ -124,7 +125,7 @@ def test_parquet_of_images(tmp_path, feature):
 
 
 def test_columns_of_pick_a_pic(tmp_path):
-    """A comparison is an entry of its own; a half is a tie; rows that nobody judged have no labels."""
+    """Every comparison is an entry; a half is a tie; rows without a judgment have no labels."""
     rows = [
         {"caption": "a", "label_0": 1.0, "label_1": 0.0, "has_label": True, "delta_reward": None},
         {"caption": "a", "label_0": 0.0, "label_1": 1.0, "has_label": True, "delta_reward": 0.5},
@@ -134,7 +135,7 @@ def test_columns_of_pick_a_pic(tmp_path):
     ]
     rows = [row | {"jpg_0": picture(i), "jpg_1": picture(i + 50)} for i, row in enumerate(rows)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
-    entries = found(tmp_path / "train.parquet")
+    entries = read_all(tmp_path / "train.parquet")
     assert [images for _, images, _ in entries] == [[row["jpg_0"], row["jpg_1"]] for row in rows]
     assert [(text, labels) for text, _, labels in entries] == [
         ("a", (1.0, 0.0)),
@@ -145,7 +146,7 @@ def test_columns_of_pick_a_pic(tmp_path):
     ]
     source = open_images(ImagesSection(source=str(tmp_path)))
     assert len({entry.prompt.prompt_id for entry in source.entries}) == 5
-    assert summary(source)["ties"] == 1
+    assert count_entries(source)["ties"] == 1
 
 
 @pytest.mark.parametrize(
@@ -164,36 +165,100 @@ def test_columns_of_pick_a_pic(tmp_path):
         ({"image": [b""], "text": [""]}, "no images with captions"),
     ],
 )
-def test_bad_columns_are_named(tmp_path, columns, message):
+def test_errors_name_the_column(tmp_path, columns, message):
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
-    with pytest.raises(ExchangeError, match=message):
+    with pytest.raises(ImagesError, match=message):
         open_images(ImagesSection(source=str(tmp_path)))
 
 
-def test_hidden_files_are_none_of_the_data_set(tmp_path):
-    """As macOS leaves beside each file on foreign disks, and the Hub's client in a folder of its own."""
+def test_hidden_files_are_ignored(tmp_path):
+    """macOS and the Hub's client leave such files behind."""
     pq.write_table(pa.table({"image": [b""], "text": ["a"]}), tmp_path / "x.parquet")
     seen = images_identity(ImagesSection(source=str(tmp_path)))
-    put(tmp_path, {"._x.parquet": b"not Parquet", ".cache/y.parquet": b"nor this"})
+    write(tmp_path, {"._x.parquet": b"not Parquet", ".cache/y.parquet": b"nor this"})
     assert len(open_images(ImagesSection(source=str(tmp_path))).entries) == 1
     assert images_identity(ImagesSection(source=str(tmp_path))) == seen
 
 
-def test_what_is_no_data_set_is_refused(tmp_path):
-    put(tmp_path, {"x.zip": b"", "x.parquet": b"PAR1 but not really"})
+def test_only_regular_files_inside_the_folder_count(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("CAPO_QUIET")
+    folder = tmp_path / "images"
+    write(tmp_path, {"secret.txt": "secret", "other/x.png": picture(9), "images/a dog/0.png": picture(0)})
+    os.mkfifo(folder / "a dog/pipe.png")
+    links = {"out.png": tmp_path / "other/x.png", "zero.png": "/dev/zero", "1.png": folder / "a dog/0.png"}
+    for name, target in links.items():
+        (folder / "a dog" / name).symlink_to(target)
+    (folder / "a cat").symlink_to(tmp_path / "other")
+    identity = images_identity(ImagesSection(source=str(folder)))
+    assert read_all(folder) == [("a dog", [picture(0)] * 2, None)]
+    skipped = capsys.readouterr().err
+    for name in ("a dog/pipe.png", "a dog/out.png", "a dog/zero.png", "a cat"):
+        assert f"{name!r} (" in skipped
+    write(tmp_path, {"other/x.png": picture(8)})
+    assert images_identity(ImagesSection(source=str(folder))) == identity
+
+
+def test_a_listed_link_to_outside_is_refused(tmp_path):
+    folder = tmp_path / "images"
+    write(tmp_path, {"x.png": picture(0), "images/metadata.jsonl": '{"file_name": "x.png", "text": "a"}'})
+    (folder / "x.png").symlink_to(tmp_path / "x.png")
+    with pytest.raises(ImagesError, match=r"metadata.jsonl:1: 'x.png': a link to outside the folder"):
+        read_all(folder)
+
+
+@pytest.mark.parametrize("name", ["a dog/prompt.txt", "metadata.jsonl", "pairs.jsonl"])
+def test_captions_never_come_from_outside_the_folder(tmp_path, name):
+    folder = tmp_path / "images"
+    write(
+        tmp_path,
+        {"secret": '{"file_name": "a dog/0.png", "text": "secret"}', "images/a dog/0.png": picture(0)},
+    )
+    (folder / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(ImagesError, match=f"'{name}': a link to outside the folder"):
+        read_all(folder)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ImagesError, match=f"'{name}': not a regular file"):
+        read_all(folder)
+
+
+def test_an_image_replaced_by_a_link_after_opening_is_refused(tmp_path):
+    write(tmp_path, {"images/a dog/0.png": picture(0), "x.png": picture(1)})
+    source = open_images(ImagesSection(source=str(tmp_path / "images")))
+    (tmp_path / "images/a dog/0.png").unlink()
+    (tmp_path / "images/a dog/0.png").symlink_to(tmp_path / "x.png")
+    with pytest.raises(ImagesError, match="a link to outside"):
+        source.read(source.entries[0].images[0])
+
+
+@pytest.mark.parametrize("caption", ["a \x1b[31mdog", "x" * 100_000], ids=["escape", "long"])
+def test_captions_follow_the_rule_for_prompts(tmp_path, caption):
+    write(
+        tmp_path, {"metadata.jsonl": json.dumps({"file_name": "x.png", "text": caption}), "x.png": picture(0)}
+    )
+    with pytest.raises(ValueError, match=r"metadata.jsonl:1: .* in the caption"):
+        read_all(tmp_path)
+    (tmp_path / "metadata.jsonl").unlink()
+    rows = {"image": [picture(0), picture(1)], "text": [caption, "a cat"]}
+    pq.write_table(pa.table(rows), tmp_path / "x.parquet")
+    assert read_all(tmp_path) == [("a cat", [picture(1)], None)]
+
+
+def test_invalid_sources_are_refused(tmp_path):
+    write(tmp_path, {"x.zip": b"", "x.parquet": b"PAR1 but not really"})
     for name, message in (
-        ("nowhere", "is not there"),
+        ("nowhere", "does not exist"),
         ("x.zip", "neither a folder nor a Parquet file"),
         ("x.parquet", "not readable as Parquet"),
     ):
-        with pytest.raises(ExchangeError, match=message):
+        with pytest.raises(ImagesError, match=message):
             open_images(ImagesSection(source=str(tmp_path / name)))
-    with pytest.raises(ExchangeError, match="a data set on the Hub is written hub:owner/name"):
+    with pytest.raises(ImagesError, match="a data set on the Hub is written hub:owner/name"):
         open_images(ImagesSection(source="hub:nobody"))
 
 
 def test_a_data_set_on_the_hub(tmp_path, monkeypatch):
-    """Through the Hub's own client, and with captions and labels read before any image."""
+    """Read by the Hub's own client, captions and labels before any image."""
     rows = [
         {
             "caption": f"prompt {i}",
@@ -210,32 +275,32 @@ def test_a_data_set_on_the_hub(tmp_path, monkeypatch):
         pq.write_table(table, tmp_path / f"data/train-{part:05d}-of-00002.parquet", row_group_size=5)
     with loopback_hub.serving(tmp_path) as server:
         loopback_hub.aim(monkeypatch, server.url)
-        assert found("hub:owner/name") == [
+        assert read_all("hub:owner/name") == [
             (row["caption"], [row["jpg_0"], row["jpg_1"]], (1.0, 0.0)) for row in rows
         ]
-        with pytest.raises(ExchangeError, match=r"images.source: hub:owner/name has no split 'dev'"):
-            found("hub:owner/name", split="dev")
+        with pytest.raises(ImagesError, match=r"images.source: hub:owner/name has no split 'dev'"):
+            read_all("hub:owner/name", split="dev")
 
 
-def test_identity_follows_the_data_and_not_its_place(tmp_path, monkeypatch):
+def test_identity_depends_on_the_data_and_not_on_its_location(tmp_path, monkeypatch):
     monkeypatch.setenv("CAPO_CACHE", str(tmp_path / "cache"))
 
     def identity(name):
         return images_identity(ImagesSection(source=str(tmp_path / name)))
 
     line = '{"file_name": "x.png", "text": "%s"}'
-    put(tmp_path, {"a/metadata.jsonl": line % "one", "a/x.png": picture(0)})
-    put(tmp_path, {"b/metadata.jsonl": line % "one", "b/x.png": picture(0), "b/.cache": "hidden"})
+    write(tmp_path, {"a/metadata.jsonl": line % "one", "a/x.png": picture(0)})
+    write(tmp_path, {"b/metadata.jsonl": line % "one", "b/x.png": picture(0), "b/.cache": "hidden"})
     assert identity("a") == identity("b")
-    put(tmp_path, {"b/metadata.jsonl": line % "two"})
+    write(tmp_path, {"b/metadata.jsonl": line % "two"})
     assert identity("a") != identity("b")
-    put(tmp_path, {"b/metadata.jsonl": line % "one", "b/x.png": picture(0, size=(9, 9))})
+    write(tmp_path, {"b/metadata.jsonl": line % "one", "b/x.png": picture(0, size=(9, 9))})
     assert identity("a") != identity("b")
     other = bytearray(picture(0))
     other[-20] ^= 1  # of the same size
-    put(tmp_path, {"b/x.png": bytes(other)})
+    write(tmp_path, {"b/x.png": bytes(other)})
     assert identity("a") != identity("b")
-    put(tmp_path, {"b/x.png": picture(0)})
+    write(tmp_path, {"b/x.png": picture(0)})
     assert identity("a") == identity("b")
     (tmp_path / "cache" / "digests.sqlite").write_bytes(b"no database")
     assert identity("a") == identity("b")

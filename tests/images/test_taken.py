@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import tiny_training
 from capo.cli import app
 from capo.diffusion import load_family
-from capo.images import ExchangeError, open_images
+from capo.images import ImagesError, open_images
 from capo.pairing.calibration_inputs import calibration_report
 from capo.pairing.export import export
 from capo.pairing.pairs_file import read_pairs
@@ -229,7 +229,7 @@ def test_an_image_that_cannot_be_read_is_left_out_and_counted(tmp_path, sdxl):
     (tmp_path / "images" / "a green cat" / "1.png").write_bytes(picture(0)[:100])
     settings = recipe(tmp_path, sdxl, tmp_path / "images")
     with pytest.raises(
-        ExchangeError, match=r"1 of 10 images cannot be read(.|\n)*a green cat/1.png: not a readable"
+        ImagesError, match=r"1 of 10 images cannot be read(.|\n)*a green cat/1.png: not a readable"
     ):
         made(settings, tmp_path / "strict", "prompts", "generate")
     lenient = recipe(tmp_path, sdxl, tmp_path / "images", pairs={"max_skipped": 0.2})
@@ -259,7 +259,9 @@ def test_a_stopped_import_goes_on(tmp_path, sdxl, monkeypatch):
     written = (tmp_path / "run" / "samples").glob("*.parquet")
     assert sorted(path.name for path in written) == calls[:2]
     needed = []
-    monkeypatch.setattr("capo.images.take.check_space", lambda space, folder: needed.append(space.images))
+    monkeypatch.setattr(
+        "capo.images.sample_import.check_space", lambda space, folder: needed.append(space.images)
+    )
     made(settings, tmp_path / "other", "prompts", "generate")
     assert made(settings, tmp_path / "run", "generate").artifact("samples").digest == whole
     assert needed[1] < needed[0], "what is there already needs no room"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from capo.images.shard import ENCODINGS, encode_image
+from capo.images.encoding import ENCODINGS, encode_image
 from capo.rewards.rgb_images import as_rgb, decode_image
 
 

@@ -14,7 +14,7 @@ import tiny_training
 from capo.diffusion import load_family
 from capo.engine import device as runtime
 from capo.engine.seeds import initial_noise, sample_seed, stable_seed
-from capo.images.shard import latent_tensors, sample_table
+from capo.images.sample_table import latent_tensors, sample_table
 from capo.images.shard_files import read_samples
 from capo.prompts import make_prompt
 from capo.prompts.table import read_prompts

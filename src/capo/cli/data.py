@@ -75,10 +75,10 @@ def show(
 ) -> None:
     """Tell what a data set of images holds: prompts, images, labels."""
     from capo.cli import tables as terminal
-    from capo.images import open_images, summary
+    from capo.images import count_entries, open_images
     from capo.recipe import ImagesSection
 
-    found = summary(open_images(ImagesSection(source=source, split=split, column=column)))
+    found = count_entries(open_images(ImagesSection(source=source, split=split, column=column)))
     if as_json:
         terminal.print_json(found)
     else:

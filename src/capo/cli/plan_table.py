@@ -11,7 +11,7 @@ from rich.text import Text
 
 from capo.cost.plan import Plan
 from capo.cost.plan.gpus import GIB
-from capo.images.disk_space import size
+from capo.images.disk_space import format_bytes
 
 
 def values(plan: Plan) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _gibibytes(parts: dict[str, int]) -> list[tuple[str, str]]:
 
 
 def _sizes(parts: dict[str, float]) -> list[tuple[str, str]]:
-    return [(name, size(amount)) for name, amount in {**parts, "all": sum(parts.values())}.items()]
+    return [(name, format_bytes(amount)) for name, amount in {**parts, "all": sum(parts.values())}.items()]
 
 
 def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:

@@ -17,7 +17,7 @@ import numpy as np
 from capo.engine import device as runtime
 from capo.engine.progress import progress
 from capo.evaluation.candidates import Candidate
-from capo.images.given import GivenImages, take_given
+from capo.images.evaluation_import import EvaluationImages, import_evaluation_images
 from capo.images.shard_files import shard_path
 from capo.pairing.columns import score_matrix
 from capo.prompts import Prompt
@@ -137,8 +137,8 @@ def _make_images(
     if isinstance(candidate.source, ImagesSection):
         for model in models:
             samples, check = recipe.evaluate.samples_per_prompt, partial(check_size, recipe)
-            given = GivenImages(candidate.source, samples, recipe.generate.shard_prompts, check)
-            take_given(artifact, _images_folder(model.name), prompts, given)
+            given = EvaluationImages(candidate.source, samples, recipe.generate.shard_prompts, check)
+            import_evaluation_images(artifact, _images_folder(model.name), prompts, given)
         return
     family = candidate.source(recipe)
     check_size(recipe, family.image_size(recipe.generate), "this model makes")

@@ -1,4 +1,4 @@
-"""How much disk samples take: told before they are made, and refused when that cannot be, or not be read."""
+"""The disk space that samples take: a forecast, and limits that are checked before any sampling."""
 
 import shutil
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ from pathlib import Path
 from capo.store.run_directory import WorkspaceError
 
 BYTES_A_PIXEL = {"png": 1.7, "webp": 0.4, "jpeg": 0.5}
-"""Of natural images, by `generate.image_format`; rough, as it depends on what they show."""
+"""Rough sizes of natural images, by `generate.image_format`."""
 
 READABLE_BYTES = 2**31 - 1
-"""Of a shard's images: Arrow does not read back a column inside a struct that has as many or more."""
+"""Images a shard must stay below: Arrow cannot read back a struct column that holds as many bytes or more."""
 
 SHARD_BYTES = 3 << 29
-"""Of a shard's images by forecast, at most: 1.5 GiB, as the forecast is rough."""
+"""Images a shard may have by forecast: 1.5 GiB, as the forecast is rough."""
 
 
 @dataclass(frozen=True)
-class Space:
+class DiskSpace:
     """Bytes of samples by kind."""
 
     images: float
@@ -30,44 +30,46 @@ class Space:
 
     def __str__(self) -> str:
         kinds = {"images": self.images, "latents": self.latents, "conditioning": self.conditioning}
-        parts = ", ".join(f"{name} {size(amount)}" for name, amount in kinds.items() if amount)
-        return f"about {size(self.total)} ({parts})"
+        parts = ", ".join(f"{name} {format_bytes(amount)}" for name, amount in kinds.items() if amount)
+        return f"about {format_bytes(self.total)} ({parts})"
 
 
 def image_space(images: int, pixels: int, image_format: str) -> float:
-    """Bytes that so many images of `pixels` pixels take, roughly."""
+    """Return roughly how many bytes `images` files of `pixels` pixels take."""
     return images * pixels * BYTES_A_PIXEL[image_format]
 
 
-def check_space(needed: Space, folder: Path) -> str:
-    """What there is to say of the free disk; raises `WorkspaceError` when it is not half of `needed`."""
+def check_space(needed: DiskSpace, folder: Path) -> str:
+    """Return a line on the space needed and free; raises `WorkspaceError` if half of `needed` is not free."""
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if free < needed.total / 2:
         raise WorkspaceError(
-            f"{folder} needs {needed}, and only {size(free)} are free there: free some space, choose a --run "
-            "directory on a larger disk, set generate.image_format to webp or jpeg, or take fewer prompts"
+            f"{folder} needs {needed}, but only {format_bytes(free)} are free; free some space, choose "
+            "another disk with --run, set generate.image_format to webp or jpeg, or use fewer prompts"
         )
-    return f"{needed} to write, {size(free)} free" + ("; it may not be enough" if free < needed.total else "")
+    enough = "" if free >= needed.total else "; this may not be enough"
+    return f"{needed} to write, {format_bytes(free)} free{enough}"
 
 
 def check_shard(prompts: int, image_bytes: float) -> None:
-    """Raise `ValueError` when a shard of so many prompts would have more than `SHARD_BYTES` of images.
+    """Raise `ValueError` if a shard of `prompts` prompts would have more than `SHARD_BYTES` of images.
 
-    `image_bytes` is what the images of one prompt take.
+    `image_bytes` is the size of the images of one prompt.
     """
     if prompts * image_bytes <= SHARD_BYTES:
         return
     fitting = int(SHARD_BYTES // image_bytes)
-    fix = f"set it to {fitting} or less" if fitting else "set it to 1 and take fewer samples of a prompt"
+    fix = f"set it to {fitting} or less" if fitting else "set it to 1 and use fewer samples a prompt"
+    total = format_bytes(prompts * image_bytes)
     raise ValueError(
-        f"generate.shard_prompts: {prompts} prompts have about {size(prompts * image_bytes)} of images in "
-        f"one file, and 2 GiB cannot be read back; {fix}, or set generate.image_format to webp or jpeg"
+        f"generate.shard_prompts: {prompts} prompts have about {total} of images in one file, and 2 GiB "
+        f"cannot be read back; {fix}, or set generate.image_format to webp or jpeg"
     )
 
 
-def size(amount: float) -> str:
-    """Bytes for people, in decimal units: `2.6 TB`."""
+def format_bytes(amount: float) -> str:
+    """Return bytes in decimal units: `2.6 TB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if amount < 999.5:
             return f"{amount:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""What is found in a data set of images: prompts, the places of their images, and labels."""
+"""A data set of images: prompts, where their images are, and human labels."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,28 +8,28 @@ from typing import Any, Protocol
 from capo.prompts import Prompt, make_prompt
 
 CAPTIONS = ("caption", "prompt", "text")
-"""Names of the column of captions, the likeliest first."""
+"""Names that the caption column may have, most likely first."""
 
 Place = Any
-"""Where a source finds an image: a path, or a row and a column."""
+"""Where a source keeps an image: a path, or a row and a column."""
 
 
-class ExchangeError(ValueError):
+class ImagesError(ValueError):
     """A data set of images that cannot be used; the message names the file and the row."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A prompt and the images that are there of it."""
+    """A prompt and its images."""
 
     prompt: Prompt
     images: tuple[Place, ...]
     labels: tuple[float, float] | None = None
-    """How often people prefer each of two images over the other, in [0, 1]; None when nobody said."""
+    """How often people prefer each of two images to the other, in [0, 1]; None without a judgment."""
 
 
 class ImageSource(Protocol):
-    """A data set, of which only captions and labels are in memory."""
+    """A data set with only captions and labels in memory."""
 
     @property
     def entries(self) -> Sequence[Entry]:
@@ -37,17 +37,17 @@ class ImageSource(Protocol):
 
     @property
     def without_caption(self) -> int:
-        """How many rows were left out because nothing fit for a prompt says what they show."""
+        """The number of rows skipped because they have no usable caption."""
 
     def read(self, place: Place) -> bytes:
-        """The image file at a place of an entry; quickest in the order of the entries."""
+        """Return the image file at a place of an entry; fastest in the order of the entries."""
 
     def name(self, place: Place) -> str:
-        """A place in words, for messages and tables."""
+        """Return a place in words, for messages and tables."""
 
 
-def summary(source: ImageSource) -> dict[str, int]:
-    """How much there is of what in a data set."""
+def count_entries(source: ImageSource) -> dict[str, int]:
+    """Return the numbers of prompts, images and labels in a data set."""
     labels = [entry.labels for entry in source.entries if entry.labels is not None]
     return {
         "prompts": len({entry.prompt.text for entry in source.entries}),
@@ -59,31 +59,31 @@ def summary(source: ImageSource) -> dict[str, int]:
     }
 
 
-def grouped(images: Iterable[tuple[str, Place]]) -> list[Entry]:
-    """An entry for every caption, letter by letter, with all images that have it."""
+def group_by_caption(images: Iterable[tuple[str, Place]]) -> list[Entry]:
+    """Return an entry for every distinct caption, with all of its images."""
     places: dict[str, list[Place]] = {}
     for caption, place in images:
         places.setdefault(caption, []).append(place)
-    return [Entry(make_prompt(caption), tuple(found)) for caption, found in places.items()]
+    return [Entry(make_prompt(caption), tuple(group)) for caption, group in places.items()]
 
 
-def compared(
-    caption: str, where: str, images: tuple[Place, Place], labels: tuple[float, float] | None
+def comparison_entry(
+    caption: str, row: str, images: tuple[Place, Place], labels: tuple[float, float] | None
 ) -> Entry:
-    """An entry of two images that were compared, at `where` of a data set.
+    """Return an entry of two images that people compared.
 
-    Every comparison is an entry of its own, whatever others share its caption: people judged these
-    two images and no others.
+    Comparisons with equal captions stay separate entries, since people judged these two images and no others;
+    `row`, unique in the data set, is part of the prompt's address.
     """
-    address = hashlib.blake2b(f"{caption}\0{where}".encode(), digest_size=8).hexdigest()
+    address = hashlib.blake2b(f"{caption}\0{row}".encode(), digest_size=8).hexdigest()
     return Entry(Prompt(address, caption), images, labels)
 
 
 def read_labels(row: Mapping[str, Any], where: str) -> tuple[float, float] | None:
-    """The labels of a row of Pick-a-Pic's columns; None where the row has none.
+    """Return the labels of a row with Pick-a-Pic's columns, or None if it has none.
 
     `label_0` and `label_1` are 1 and 0 for the preferred image and the other, ½ each for a tie. A
-    `delta_reward`, as `capo data export` writes, says how much better the preferred one is.
+    `delta_reward`, which `capo data export` writes, says by how much the preferred image is better.
     """
     first, second = row.get("label_0"), row.get("label_1")
     if first is None or row.get("has_label") is False:
@@ -99,26 +99,26 @@ def read_labels(row: Mapping[str, Any], where: str) -> tuple[float, float] | Non
 
 def _share(value: Any, name: str, where: str) -> float:
     if not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ExchangeError(f"{where}: {name} {value!r} must be a number in [0, 1]")
+        raise ImagesError(f"{where}: {name} {value!r} must be a number in [0, 1]")
     return float(value)
 
 
 def caption_column(names: Sequence[str], wanted: str | None, where: str) -> str:
-    """The column of captions among `names`."""
+    """Return the caption column among `names`: `wanted`, else the first of `CAPTIONS`."""
     candidates = CAPTIONS if wanted is None else (wanted,)
-    found = next((name for name in candidates if name in names), None)
-    if found is None:
-        raise ExchangeError(
-            f"{where}: no column {' or '.join(candidates)} for captions among {', '.join(names)}; name "
-            "it with images.column"
-        )
-    return found
+    for name in candidates:
+        if name in names:
+            return name
+    raise ImagesError(
+        f"{where}: no column {' or '.join(candidates)} for captions among {', '.join(names)}; name it in "
+        "images.column"
+    )
 
 
-def clean(caption: Any, where: str) -> str:
-    """A caption without the blanks around it, empty when there is none."""
+def clean_caption(caption: Any, where: str) -> str:
+    """Return a caption without surrounding white space; empty for a missing one."""
     if caption is None:
         return ""
     if not isinstance(caption, str):
-        raise ExchangeError(f"{where}: the caption is {caption!r}, not text")
+        raise ImagesError(f"{where}: the caption is {caption!r}, not text")
     return caption.strip()

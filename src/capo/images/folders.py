@@ -1,43 +1,58 @@
 """A folder of image files: with `pairs.jsonl`, with `metadata.jsonl` or `.csv`, or one folder a prompt."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from capo.images.entries import Entry, ExchangeError, caption_column, clean, compared, grouped, read_labels
+from capo.images.entries import (
+    Entry,
+    ImagesError,
+    caption_column,
+    clean_caption,
+    comparison_entry,
+    group_by_caption,
+    read_labels,
+)
+from capo.images.folder_files import file_problem
 from capo.prompts.files import json_objects, table_rows
 from capo.prompts.text_rules import check_text
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 PAIRS, PROMPT = "pairs.jsonl", "prompt.txt"
 METADATA = ("metadata.jsonl", "metadata.csv")
-"""As `datasets` reads a folder of images: `file_name` and columns."""
+"""Tables of `file_name` and other columns, which `datasets` reads too."""
 
 
 class ImageFolder:
-    """The images of a folder; places are paths relative to it."""
+    """The images of a folder; places are paths relative to it.
 
-    def __init__(self, folder: Path, column: str | None) -> None:
-        self._folder, self._column = folder, column
+    `files` are the folder's usable files, sorted.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[Path], column: str | None) -> None:
+        self._folder, self._files, self._column = folder, files, column
         self.without_caption = 0
-        self.entries: list[Entry] = list(self._find())
+        self.entries: list[Entry] = list(self._read_entries())
         if not self.entries:
-            raise ExchangeError(
-                f"{folder}: no images with captions; there must be {PAIRS}, {' or '.join(METADATA)}, Parquet "
+            raise ImagesError(
+                f"{folder}: no images with captions; expected {PAIRS}, {' or '.join(METADATA)}, Parquet "
                 f"files, or a folder of images for each prompt, with the prompt in {PROMPT} or as its name"
             )
 
     def read(self, place: str) -> bytes:
+        self._check(self._folder / place, place)  # again, as hours may have passed
         return (self._folder / place).read_bytes()
 
     def name(self, place: str) -> str:
         return place
 
-    def _find(self) -> Iterator[Entry]:
-        if (self._folder / PAIRS).is_file():
-            return self._pairs(self._folder / PAIRS)
-        tables = [self._folder / name for name in METADATA if (self._folder / name).is_file()]
-        return iter(grouped(self._listed(tables[0]) if tables else self._folders()))
+    def _read_entries(self) -> Iterator[Entry]:
+        if (pairs := self._optional(self._folder / PAIRS)) is not None:
+            return self._pairs(pairs)
+        for name in METADATA:
+            if (table := self._optional(self._folder / name)) is not None:
+                return iter(group_by_caption(self._listed(table)))
+        return iter(group_by_caption(self._folder_a_prompt()))
 
     def _pairs(self, path: Path) -> Iterator[Entry]:
         for number, row in json_objects(str(path), path.read_bytes()):
@@ -45,7 +60,7 @@ class ImageFolder:
             if caption := self._caption(row, where):
                 chosen, rejected = (self._place(row.get(side), where) for side in ("chosen", "rejected"))
                 labels = read_labels({"label_0": 1.0, **row}, where)
-                yield compared(caption, str(number), (chosen, rejected), labels)
+                yield comparison_entry(caption, str(number), (chosen, rejected), labels)
 
     def _listed(self, path: Path) -> Iterator[tuple[str, str]]:
         name, data = str(path), path.read_bytes()
@@ -55,35 +70,51 @@ class ImageFolder:
             if caption := self._caption(row, where):
                 yield caption, self._place(row.get("file_name"), where)
 
-    def _folders(self) -> Iterator[tuple[str, str]]:
-        for folder in (path for path in _visible(self._folder) if path.is_dir()):
-            said = folder / PROMPT
-            caption = said.read_text(encoding="utf-8-sig").strip() if said.is_file() else folder.name
-            check_text(caption, str(said))
-            images = [path for path in _visible(folder) if path.suffix.lower() in IMAGES]
+    def _folder_a_prompt(self) -> Iterator[tuple[str, str]]:
+        images: dict[Path, list[Path]] = {}
+        for path in self._files:
+            if path.parent.parent == self._folder and path.suffix.lower() in IMAGES:
+                images.setdefault(path.parent, []).append(path)
+        for folder, paths in images.items():
+            prompt = self._optional(folder / PROMPT)
+            caption = folder.name if prompt is None else _read_prompt(prompt)
+            check_text(caption, str(prompt or folder), "caption")
             if not caption:
-                self.without_caption += len(images)
+                self.without_caption += len(paths)
                 continue
-            for path in images:
+            for path in paths:
                 yield caption, path.relative_to(self._folder).as_posix()
 
     def _caption(self, row: Mapping[str, Any], where: str) -> str:
-        caption = clean(row[caption_column(list(row), self._column, where)], where)
-        check_text(caption, where)
+        caption = clean_caption(row[caption_column(list(row), self._column, where)], where)
+        check_text(caption, where, "caption")
         self.without_caption += not caption
         return caption
 
     def _place(self, name: Any, where: str) -> str:
         if not isinstance(name, str):
-            raise ExchangeError(f"{where}: an image is named {name!r}, not by a path")
+            raise ImagesError(f"{where}: an image is named {name!r}, not by a path")
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
-            raise ExchangeError(f"{where}: {name} is outside of the folder")
-        if not (self._folder / path).is_file():
-            raise ExchangeError(f"{where}: {self._folder / path} is not there")
+            raise ImagesError(f"{where}: {name} is outside the folder")
+        self._check(self._folder / path, where)
         return path.as_posix()
 
+    def _optional(self, path: Path) -> Path | None:
+        """Return `path` if it exists; one that is not a file of the folder is an error."""
+        if not path.exists() and not path.is_symlink():
+            return None
+        self._check(path, str(self._folder))
+        return path
 
-def _visible(folder: Path) -> list[Path]:
-    """What is in it, in order, but for what is hidden."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    def _check(self, path: Path, where: str) -> None:
+        if (problem := file_problem(self._folder, path)) is not None:
+            name = path.relative_to(self._folder).as_posix()
+            raise ImagesError(f"{where}: {name!r}: {problem}; put a regular file there")
+
+
+def _read_prompt(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ImagesError(f"{path}: not UTF-8 ({error.reason})") from error

@@ -1,9 +1,11 @@
-"""Where the files of a shard lie in an artifact, and reading its tables.
+"""The files of a shard of samples in an artifact.
 
 FOLDER/shard-00000.parquet                    a row a sample, ordered by prompt, then sample
 FOLDER/shard-00000.latents.safetensors        a row a sample
 FOLDER/shard-00000.conditioning.safetensors   a row a prompt
 FOLDER/unconditional.safetensors              one row
+
+The Parquet file is written last: it marks the shard as complete.
 """
 
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ UNCONDITIONAL = "unconditional.safetensors"
 def read_samples(
     artifact: Artifact, folder: str = "", columns: list[str] | None = None
 ) -> Iterator["pa.Table"]:
-    """The shards in `folder`, one by one and in order; raises `WorkspaceError` when there is none."""
+    """Yield the tables of the shards in `folder`, in order; raises `WorkspaceError` if it has none."""
     shard = 0
     while artifact.has(shard_path(folder, shard)):
         yield artifact.read_table(shard_path(folder, shard), columns)

@@ -8,7 +8,7 @@ import torch
 
 from capo.engine.progress import progress
 from capo.engine.seeds import stable_seed
-from capo.images import WRITERS, Pair
+from capo.images import PAIR_WRITERS, Pair
 from capo.images.shard_files import read_samples
 from capo.pairing.pairs_file import PromptPairs, read_pairs
 from capo.prompts.table import read_prompts
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def export(recipe: Recipe, run: Run, to: Path, layout: str, per_prompt: int | None = None) -> dict[str, Any]:
     """Write the pairs of `run` into the new folder `to`, which appears whole or not at all.
 
-    `layout` is one of `WRITERS`. Only pairs are written whose chosen sample is better than the other
+    `layout` is one of `PAIR_WRITERS`. Only pairs are written whose chosen sample is better than the other
     by more than `pairs.min_margin`, 0 at least: a label without a size would turn the others round.
     `per_prompt` draws as many of each prompt's pairs, by the seed of the run. A shard of samples is in
     memory at a time. Raises `WorkspaceError` for a run without pairs, `ValueError` for a folder that
@@ -43,7 +43,7 @@ def export(recipe: Recipe, run: Run, to: Path, layout: str, per_prompt: int | No
     model = "unknown" if recipe.images else Path(named).name if Path(named).exists() else named
     counts = {"prompts": len(found), "pairs": 0, "images": 0}
     with durable.new_folder(to) as folder, progress("export", shards, "shards") as bar:
-        writer = WRITERS[layout](folder, shards, model)
+        writer = PAIR_WRITERS[layout](folder, shards, model)
         for table in read_samples(samples, columns=["prompt_id", "sample", "image"]):
             ids = [each for each in table["prompt_id"].unique().to_pylist() if each in by_prompt]
             if not ids:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from capo.engine import device as runtime
-from capo.images.shard import Shard, sample_table
+from capo.images.sample_table import sample_table
+from capo.images.shard_builder import ShardBuilder
 from capo.images.shard_files import read_samples
 from capo.method.clear_pairs import has_clear_pairs
 from capo.pairing.selecting import choice, make_pairs
@@ -49,7 +50,7 @@ class _Waves:
         self._comparisons = [build_comparison(s) for s in recipe.training_rewards]
         self._choice = choice(recipe)
 
-    def __call__(self, shard: Shard) -> Iterator[list[tuple[int, int]]]:
+    def __call__(self, shard: ShardBuilder) -> Iterator[list[tuple[int, int]]]:
         shard.scores = {name: [] for name in self._raters}
         unsettled, made = np.arange(len(shard.prompts)), 0
         scores = np.empty((len(unsettled), 0, len(self._raters)))
@@ -63,7 +64,7 @@ class _Waves:
                 unsettled, scores = unsettled[~settled], scores[~settled]
             made = until
 
-    def _score(self, shard: Shard) -> np.ndarray:
+    def _score(self, shard: ShardBuilder) -> np.ndarray:
         """The scores [rows, L] of the rows that were not scored yet, NaN where missing."""
         start = len(next(iter(shard.scores.values())))
         rows = shard.rows[start:]

@@ -36,13 +36,13 @@ def collect(job: Job) -> None:
 
 
 def _captions(images: ImagesSection, count: int | None, seed: int, artifact: "Artifact") -> None:
-    from capo.images import ExchangeError, open_images
+    from capo.images import ImagesError, open_images
     from capo.prompts.table import prompt_table
 
     source = open_images(images)
     ids = [entry.prompt.prompt_id for entry in source.entries]
     if count is not None and count > len(ids):
-        raise ExchangeError(f"prompts.count is {count}, but the images have only {len(ids)} prompts")
+        raise ImagesError(f"prompts.count is {count}, but the images have only {len(ids)} prompts")
     drawn = set(sorted(ids, key=lambda each: stable_seed("prompts", seed, each))[:count])
     kept = [entry for entry in source.entries if entry.prompt.prompt_id in drawn]
     artifact.write_table("prompts.parquet", prompt_table([entry.prompt for entry in kept]))

@@ -49,9 +49,9 @@ def _adaptive_inputs(recipe: Recipe) -> dict[str, Any]:
 def make_samples(job: Job) -> None:
     """Fill `samples/` for all prompts of the run."""
     if job.recipe.images is not None:
-        from capo.images.take import take_samples
+        from capo.images.sample_import import import_samples
 
-        take_samples(job)
+        import_samples(job)
     elif job.recipe.generate.adaptive is not None:
         from capo.sampling.adaptive import adaptive_samples
 

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from capo.engine import device as runtime
-from capo.images.shard import encode_image
+from capo.images.encoding import encode_image
 
 if TYPE_CHECKING:
     from PIL import Image

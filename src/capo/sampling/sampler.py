@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from capo.engine.progress import progress, say
 from capo.engine.seeds import initial_noise, stable_seed
-from capo.images.disk_space import Space, check_shard, check_space, image_space
-from capo.images.shard import Row, Shard, latent_tensors
+from capo.images.disk_space import DiskSpace, check_shard, check_space, image_space
+from capo.images.sample_table import latent_tensors
+from capo.images.shard_builder import SampleKey, ShardBuilder
 from capo.images.shard_files import UNCONDITIONAL, conditioning_path, latents_path, path_in, shard_path
 from capo.prompts import Prompt
 from capo.recipe import GenerateSection
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from capo.diffusion.family import Family
 
-Waves = Callable[[Shard], Iterable[list[tuple[int, int]]]]
+Waves = Callable[[ShardBuilder], Iterable[list[tuple[int, int]]]]
 """Of a shard, what is made one after the other: places of prompts in it, each with a sample's number."""
 
 
@@ -79,14 +80,16 @@ def sample_images(
         if request.keep_latents:
             artifact.write_tensors(path_in(folder, UNCONDITIONAL), unconditional)
         with Finisher(family, settings.image_format) as finisher:
-            before: Shard | None = None  # sampled, while its last images are still being encoded
+            before: ShardBuilder | None = None  # sampled, while its last images are still being encoded
             for number, part in missing.items():
                 conditioning = family.encode([p.text for p in part])
                 if request.keep_latents:
                     artifact.write_tensors(conditioning_path(folder, number), conditioning)
-                shard, whole = Shard(number, part), 0
+                shard, whole = ShardBuilder(number, part), 0
                 for wave in _all_at_once(shard, request.samples) if waves is None else waves(shard):
-                    rows = [Row(p, n, stable_seed(*request.seed_key, part[p].prompt_id, n)) for p, n in wave]
+                    rows = [
+                        SampleKey(p, n, stable_seed(*request.seed_key, part[p].prompt_id, n)) for p, n in wave
+                    ]
                     given = conditioning, unconditional
                     for some, latents in _sample(family, rows, *given, settings, finisher.sampling):
                         shard.add(some, latents, finisher.submit(latents))
@@ -102,7 +105,9 @@ def sample_images(
                 _write(before, family, artifact, folder, request.keep_latents)
 
 
-def _write(shard: Shard, family: "Family", artifact: Artifact, folder: str, keep_latents: bool) -> None:
+def _write(
+    shard: ShardBuilder, family: "Family", artifact: Artifact, folder: str, keep_latents: bool
+) -> None:
     if keep_latents:
         tensors = latent_tensors([shard.all_latents()], family.dtype)
         artifact.write_tensors(latents_path(folder, shard.number), tensors)
@@ -122,18 +127,18 @@ def _check_disk(
         say(f"{request.description}: {report}")
 
 
-def _all_at_once(shard: Shard, samples: int) -> list[list[tuple[int, int]]]:
+def _all_at_once(shard: ShardBuilder, samples: int) -> list[list[tuple[int, int]]]:
     return [[(prompt, sample) for prompt in range(len(shard.prompts)) for sample in range(samples)]]
 
 
 def _sample(
     family: "Family",
-    rows: Sequence[Row],
+    rows: Sequence[SampleKey],
     conditioning: "dict[str, Tensor]",
     unconditional: "dict[str, Tensor]",
     settings: GenerateSection,
     sampling: AbstractContextManager[object],
-) -> "Iterator[tuple[Sequence[Row], Tensor]]":
+) -> "Iterator[tuple[Sequence[SampleKey], Tensor]]":
     """Rows of a shard with their latents [B, C, H, W] on the CPU, in batches across its prompts."""
     import torch
 
@@ -162,14 +167,14 @@ def image_bytes(family: "Family", images: int, settings: GenerateSection) -> flo
 
 def _forecast(
     family: "Family", prompts: int, samples: int, settings: GenerateSection, keep_latents: bool
-) -> Space:
+) -> DiskSpace:
     """What `samples` images of so many prompts take on the disk."""
     rows = prompts * samples
     images = image_bytes(family, rows, settings)
     if not keep_latents:
-        return Space(images)
+        return DiskSpace(images)
     conditioning = family.encode([""])  # of one size, whatever the prompt
-    return Space(
+    return DiskSpace(
         images,
         latents=rows * math.prod(family.latent_shape(settings)) * family.dtype.itemsize,
         conditioning=prompts * sum(tensor.nbytes for tensor in conditioning.values()),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from capo.engine import device as runtime
 from capo.engine.prefetch import prefetched
 from capo.engine.progress import progress, say
-from capo.images.shard import kept_columns
+from capo.images.sample_table import kept_columns
 from capo.prompts.table import read_prompts
 from capo.recipe import Recipe, RewardSection
 from capo.rewards import SHIPPED, Scored

@@ -9,7 +9,7 @@ import numpy as np
 
 from capo.engine import device as runtime
 from capo.engine.progress import say
-from capo.images.shard import kept_scores
+from capo.images.sample_table import kept_scores
 from capo.recipe import Recipe, RewardSection
 from capo.rewards import (
     RewardError,

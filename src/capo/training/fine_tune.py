@@ -16,7 +16,7 @@ from capo.diffusion.policy import Policy
 from capo.engine import device as runtime
 from capo.engine.progress import say
 from capo.engine.ranks import Group
-from capo.images.disk_space import size
+from capo.images.disk_space import format_bytes
 from capo.method.objective_table import OBJECTIVES
 from capo.pairing.pairs_file import PromptPairs, read_pairs
 from capo.recipe import Recipe
@@ -102,8 +102,8 @@ def _batches(
 ) -> Callable[[int], Batch]:
     """From a step to its batch; says what that reads."""
     samples = Samples(run.artifact("samples"))
-    latents, conditioning = samples.forecast(prompt.prompt_id for prompt in prompts)
-    say(f"train: reads {size(latents)} of latents and {size(conditioning)} of conditioning from disk")
+    latents, conditioning = map(format_bytes, samples.forecast(prompt.prompt_id for prompt in prompts))
+    say(f"train: reads {latents} of latents and {conditioning} of conditioning from disk")
     share = Group().share(recipe.train.global_batch_size)
     seed = recipe.seed if before is None else before.seed(recipe.seed)
     batches = Batches(prompts, samples, family.process, recipe.train, seed, share)

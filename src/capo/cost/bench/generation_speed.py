@@ -10,7 +10,7 @@ from capo.cost.bench.measure import Row, Work, measure
 from capo.cost.bench.subject import Subject, changed, prompts
 from capo.diffusion.family import Family
 from capo.engine.seeds import initial_noise
-from capo.images.shard import ENCODINGS, encode_image
+from capo.images.encoding import ENCODINGS, encode_image
 from capo.recipe import GenerateSection, Recipe
 from capo.sampling.sampler import ImageRequest, sample_images
 from capo.store.run_directory import Run

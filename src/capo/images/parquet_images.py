@@ -1,11 +1,19 @@
-"""Parquet files of images: a column of images with captions, or Pick-a-Pic's columns."""
+"""Images in Parquet files: a column of images with captions, or Pick-a-Pic's columns."""
 
 import bisect
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from capo.images.entries import Entry, ExchangeError, caption_column, clean, compared, grouped, read_labels
+from capo.images.entries import (
+    Entry,
+    ImagesError,
+    caption_column,
+    clean_caption,
+    comparison_entry,
+    group_by_caption,
+    read_labels,
+)
 from capo.prompts.text_rules import text_problem
 
 if TYPE_CHECKING:
@@ -14,17 +22,17 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 COMPARED = ("jpg_0", "jpg_1")
-"""Pick-a-Pic's two images of a row."""
+"""The two images of a row of Pick-a-Pic."""
 
-SAID = ("label_0", "label_1", "has_label", "delta_reward")
-"""What such a row may say of them."""
+LABELS = ("label_0", "label_1", "has_label", "delta_reward")
+"""Columns that may say which of the two is better."""
 
-ROWS_AT_ONCE = 16
-"""Of images in memory, while a file is read from front to back."""
+BATCH_ROWS = 16
+"""Rows of images in memory while a file is read in order."""
 
 
 class Cell(NamedTuple):
-    """Where an image is: the file's number, the row in it, and the column."""
+    """The position of an image: the number of the file, the row in it, and the column."""
 
     file: int
     row: int
@@ -32,7 +40,7 @@ class Cell(NamedTuple):
 
 
 class ParquetImages:
-    """The images of Parquet files, all with the columns of the first."""
+    """The images of Parquet files that all have the columns of the first."""
 
     def __init__(self, system: "FileSystem", paths: Sequence[str], column: str | None) -> None:
         self._system, self._paths, self._column = system, paths, column
@@ -41,14 +49,14 @@ class ParquetImages:
         names = self._open(0).schema_arrow.names
         self._compared = "label_0" in names and all(image in names for image in COMPARED)
         self._columns = COMPARED if self._compared else (_image_column(self._open(0).schema_arrow, paths[0]),)
-        rows = range(len(paths))
+        files = range(len(paths))
         self.entries: list[Entry] = (
-            [entry for file in rows for entry in self._comparisons(file)]
+            [entry for file in files for entry in self._comparisons(file)]
             if self._compared
-            else grouped(image for file in rows for image in self._images(file))
+            else group_by_caption(image for file in files for image in self._images(file))
         )
         if not self.entries:
-            raise ExchangeError(f"{paths[0]}: no images with captions in {len(paths)} Parquet files")
+            raise ImagesError(f"{paths[0]}: no images with captions in {len(paths)} Parquet files")
 
     def read(self, place: Cell) -> bytes:
         if self._reader is None or self._reader.file != place.file:
@@ -63,28 +71,25 @@ class ParquetImages:
         return f"{self._paths[place.file]}, row {place.row}, {place.column}"
 
     def _comparisons(self, file: int) -> Iterator[Entry]:
-        for row, caption, values in self._rows(file, SAID):
+        for row, caption, values in self._rows(file, LABELS):
             labels = read_labels(values, f"{self._paths[file]}, row {row}")
             cells = Cell(file, row, COMPARED[0]), Cell(file, row, COMPARED[1])
-            yield compared(caption, f"{file}:{row}", cells, labels)
+            yield comparison_entry(caption, f"{file}:{row}", cells, labels)
 
     def _images(self, file: int) -> Iterator[tuple[str, Cell]]:
         for row, caption, _ in self._rows(file, ()):
             yield caption, Cell(file, row, self._columns[0])
 
     def _rows(self, file: int, further: Sequence[str]) -> Iterator[tuple[int, str, dict[str, Any]]]:
-        """Number, caption and `further` columns of the rows with a caption; images are not read.
-
-        Collected captions hold what nobody typed: those with control characters do not count.
-        """
+        """Yield number, caption and `further` columns of the rows with a usable caption, without images."""
         parquet, path = self._open(file), self._paths[file]
         names = parquet.schema_arrow.names
         column = caption_column(names, self._column, path)
         if missing := [name for name in self._columns if name not in names]:
-            raise ExchangeError(f"{path}: no column {missing[0]}, which {self._paths[0]} has")
+            raise ImagesError(f"{path}: no column {missing[0]}, which {self._paths[0]} has")
         table = parquet.read(columns=[column, *(name for name in further if name in names)])
         for row, values in enumerate(table.to_pylist()):
-            caption = clean(values[column], f"{path}, row {row}")
+            caption = clean_caption(values[column], f"{path}, row {row}")
             if caption and text_problem(caption) is None:
                 yield row, caption, values
             else:
@@ -97,11 +102,11 @@ class ParquetImages:
         try:
             return pq.ParquetFile(self._paths[file], filesystem=self._system)
         except (pa.ArrowInvalid, OSError) as error:
-            raise ExchangeError(f"{self._paths[file]}: not readable as Parquet: {error}") from error
+            raise ImagesError(f"{self._paths[file]}: not readable as Parquet: {error}") from error
 
 
 class _Reader:
-    """A file's rows of images, in any order but quickly only forwards, a few in memory at a time."""
+    """Reads a file's rows of images in any order, a few at a time; fast only forward."""
 
     def __init__(self, file: int, parquet: "ParquetFile", columns: Sequence[str]) -> None:
         self.file = file
@@ -123,33 +128,33 @@ class _Reader:
         return self._batch[row - self._first]
 
     def _rewind(self, group: int) -> None:
-        """Start at a row group, the unit that Parquet can find."""
+        """Start at a row group, the unit that Parquet can seek to."""
         self._current, self._first = group, self._starts[group]
         self._batch = []
-        self._batches = self._parquet.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[*self._columns])
+        self._batches = self._parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=[*self._columns])
 
 
 def _image_column(schema: "pa.Schema", path: str) -> str:
-    """The column of images: the one called `image`, or the only one of bytes."""
+    """Return the column called `image`, else the only column of bytes."""
     import pyarrow.types as types
 
     def holds_images(field: "pa.Field") -> bool:
         inner = field.type.field("bytes").type if _is_image_feature(field) else field.type
         return bool(types.is_binary(inner) or types.is_large_binary(inner))
 
-    found = [field.name for field in schema if holds_images(field)]
-    if "image" in found:
+    columns = [field.name for field in schema if holds_images(field)]
+    if "image" in columns:
         return "image"
-    if len(found) != 1:
-        raise ExchangeError(
-            f"{path}: {'several columns hold' if found else 'no column holds'} images, of "
-            f"{', '.join(schema.names)}; call it image"
+    if len(columns) != 1:
+        raise ImagesError(
+            f"{path}: {'several columns hold' if columns else 'no column holds'} images, of "
+            f"{', '.join(schema.names)}; name the one to use image"
         )
-    return found[0]
+    return columns[0]
 
 
 def _is_image_feature(field: "pa.Field") -> bool:
-    """Whether a column is what `datasets` and the Hub keep an image in."""
+    """Return whether a column is an image feature of `datasets` and the Hub."""
     import pyarrow.types as types
 
     return bool(types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)

@@ -1,4 +1,4 @@
-"""Pairs written for other trainers: Pick-a-Pic's columns, or a folder of image files."""
+"""Write pairs for other trainers: Pick-a-Pic's columns, or a folder of image files."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,19 +26,19 @@ class Pair:
 
 
 class PairWriter(Protocol):
-    """Writes pairs into an empty folder, part by part; a prompt is in one part."""
+    """Writes pairs into an empty folder, part by part; all pairs of a prompt are in one part."""
 
     def __init__(self, folder: Path, parts: int, model: str) -> None:
-        """`model` is what made the images."""
+        """`model` names what made the images."""
 
     def write(self, pairs: Sequence[Pair], images: Images) -> None:
-        """The next part."""
+        """Write the next part."""
 
 
-class PickAPic:
-    """`data/train-*.parquet` with the columns of Pick-a-Pic, and `delta_reward` besides.
+class PickAPicWriter:
+    """Writes `data/train-*.parquet` with the columns of Pick-a-Pic, plus `delta_reward`.
 
-    As there, which of the two images comes first means nothing: a digest of the pair decides.
+    The order of the two images means nothing, as in Pick-a-Pic: a digest of the pair decides it.
     """
 
     def __init__(self, folder: Path, parts: int, model: str) -> None:
@@ -69,7 +69,7 @@ class PickAPic:
         )
         path = self._folder / f"train-{self._part:05d}-of-{self._parts:05d}.parquet"
         with pq.ParquetWriter(path, columns, compression="zstd") as writer:
-            for pair in pairs:  # one by one: an image may be in many of them
+            for pair in pairs:  # one by one, as an image may be in many pairs
                 writer.write_batch(pa.RecordBatch.from_pylist([self._row(pair, images)], columns))
         self._part += 1
 
@@ -94,8 +94,8 @@ class PickAPic:
         return row
 
 
-class Folder:
-    """Image files, each once, with their captions in `metadata.jsonl`, and `pairs.jsonl`."""
+class FolderWriter:
+    """Writes every image file once, captions in `metadata.jsonl`, and `pairs.jsonl`."""
 
     def __init__(self, folder: Path, parts: int, model: str) -> None:
         self._folder, self._model = folder, model
@@ -117,7 +117,8 @@ class Folder:
                 lines.write(_line({"file_name": name, "text": captions[prompt_id], "model": self._model}))
 
 
-WRITERS: dict[str, type[PairWriter]] = {"pick-a-pic": PickAPic, "folder": Folder}
+PAIR_WRITERS: dict[str, type[PairWriter]] = {"pick-a-pic": PickAPicWriter, "folder": FolderWriter}
+"""Writers by `--layout`."""
 
 
 def _line(row: Mapping[str, Any]) -> str:
