@@ -1,4 +1,4 @@
-"""Runs on images that were there already, and pairs that go out and come back."""
+"""Runs on existing images, and pairs that are exported and imported again."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from capo.store.run_directory import Artifact, Run
 from capo.training.sample_files import Samples
 
 COUNTS = {"a red circle": 3, "a blue cat": 1, "a green cat": 4, "two dogs": 2}
-"""Images a prompt: N differs."""
+"""Images of each prompt: N differs."""
 
 
 def picture(seed, size=(40, 30), form="PNG"):
@@ -36,7 +36,7 @@ def picture(seed, size=(40, 30), form="PNG"):
 
 
 def image_folder(folder):
-    """One folder a prompt; returns the files by caption."""
+    """Write a folder for each prompt; return the files by caption."""
     files = {}
     for p, (caption, count) in enumerate(COUNTS.items()):
         (folder / caption).mkdir(parents=True)
@@ -46,8 +46,8 @@ def image_folder(folder):
     return files
 
 
-def people(folder, rows):
-    """Pick-a-Pic's columns: rows of caption, seeds of two images and the first one's label."""
+def write_preferences(folder, rows):
+    """Write Pick-a-Pic's columns; rows are a caption, the seeds of two images and the first one's label."""
     import pyarrow as pa
 
     folder.mkdir()
@@ -59,23 +59,23 @@ def people(folder, rows):
 
 
 def recipe(folder, sdxl, source, **sections):
-    given = tiny_training.recipe(folder, sdxl).model_dump(mode="json")
-    given["prompts"] = {"source": "images"}
-    given["images"] = {"source": str(source)}
+    values = tiny_training.recipe(folder, sdxl).model_dump(mode="json")
+    values["prompts"] = {"source": "images"}
+    values["images"] = {"source": str(source)}
     for name, section in sections.items():
-        given[name] = given[name] | section
-    return parse_recipe(given)
+        values[name] = values[name] | section
+    return parse_recipe(values)
 
 
-def made(settings, folder, *stages):
-    """The run after these stages."""
+def run_stages(settings, folder, *stages):
+    """Return the run after these stages."""
     for stage in stages:
         run(settings, folder, stage=stage)
     return Run(folder)
 
 
 def samples_of(opened):
-    """Rows of all samples, without latents."""
+    """Return the rows of all samples, without latents."""
     artifact = opened.artifact("samples")
     names = [name for name in artifact.files() if name.endswith(".parquet")]
     columns = ["prompt_id", "sample", "origin", "label", "image"]
@@ -87,10 +87,10 @@ def captions(opened):
     return {row["prompt_id"]: row["text"] for row in rows}
 
 
-def test_images_of_a_folder_are_scored_paired_and_trained_on(tmp_path, sdxl):
+def test_a_run_on_an_image_folder(tmp_path, sdxl):
     files = image_folder(tmp_path / "images")
     settings = recipe(tmp_path, sdxl, tmp_path / "images", generate={"shard_prompts": 3}, train={"steps": 2})
-    opened = made(settings, tmp_path / "run", "prompts", "generate", "score", "pair", "train")
+    opened = run_stages(settings, tmp_path / "run", "prompts", "generate", "score", "pair", "train")
 
     rows, texts = samples_of(opened), captions(opened)
     assert [(texts[row["prompt_id"]], row["sample"]) for row in rows] == [
@@ -98,10 +98,10 @@ def test_images_of_a_folder_are_scored_paired_and_trained_on(tmp_path, sdxl):
     ]
     for row in rows:
         caption = texts[row["prompt_id"]]
-        assert row["image"]["bytes"] == files[caption][row["sample"]]  # as it came, not encoded anew
+        assert row["image"]["bytes"] == files[caption][row["sample"]]  # unchanged, not encoded again
         assert row["origin"] == f"{caption}/{row['sample']}.png"
 
-    # Calibrated and paired among as many as there are of each prompt, from the formulas.
+    # Calibrated and paired among the N of each prompt: recomputed from the formulas.
     for row in opened.artifact("pairs").read_table("pairs.parquet").to_pylist():
         images = files[texts[row["prompt_id"]]]
         pixels = [np.asarray(Image.open(io.BytesIO(data)), dtype=float) for data in images]
@@ -121,17 +121,17 @@ def test_images_of_a_folder_are_scored_paired_and_trained_on(tmp_path, sdxl):
 
     assert opened.artifact("train").summary["steps"] == 2
     metrics = opened.artifact("train").read_json_lines("metrics.jsonl")
-    assert metrics[0]["rewards/margins"] == 0  # the policy is the reference as yet
+    assert metrics[0]["rewards/margins"] == 0  # the policy still equals the reference
 
 
 def _dominates(a, b):
     return bool((a >= b).all() and (a > b).any())
 
 
-def test_latents_are_those_of_the_vae_for_the_fitted_image(tmp_path, sdxl):
+def test_latents_are_the_vae_encoding_of_the_cropped_image(tmp_path, sdxl):
     image_folder(tmp_path / "images")
     settings = recipe(tmp_path, sdxl, tmp_path / "images")
-    opened = made(settings, tmp_path / "run", "prompts", "generate")
+    opened = run_stages(settings, tmp_path / "run", "prompts", "generate")
     samples = Samples(opened.artifact("samples"))
     family = load_family(settings.model, torch.device("cpu"))
     encoded = family.encode(list(captions(opened).values()))
@@ -140,20 +140,20 @@ def test_latents_are_those_of_the_vae_for_the_fitted_image(tmp_path, sdxl):
         assert all(torch.equal(found[name], encoded[name][place]) for name in encoded)
         for n in range(COUNTS[caption]):
             image = Image.open(tmp_path / "images" / caption / f"{n}.png")
-            # 40 × 30 to cover 32 × 32: enlarged to 43 × 32, of which 5 columns at each side go.
+            # 40 × 30 covers 32 × 32 when enlarged to 43 × 32; 5 columns are cut off on each side.
             fitted = image.resize((32, 32), Image.Resampling.LANCZOS, box=(5, 0, 35, 30))
             pixels = torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1)[None] / 127.5 - 1
             with torch.no_grad():
                 mean = family.vae.encode(pixels).latent_dist.mean
             expected = mean[0] * family.vae.config.scaling_factor
             torch.testing.assert_close(samples.latent(prompt_id, n), expected, atol=1e-4, rtol=1e-4)
-        with pytest.raises(IndexError):  # and never that of the next prompt
+        with pytest.raises(IndexError):  # not the first one of the next prompt
             samples.latent(prompt_id, COUNTS[caption])
 
 
 @pytest.mark.parametrize("name", ["sd15", "sd3", "flux-dev", "sana"])
-def test_decoding_what_was_encoded_is_the_vae_there_and_back(name, checkpoint):
-    """So the normalisation of encoding undoes that of decoding, in every family."""
+def test_decode_inverts_encode_as_the_vae_does(name, checkpoint):
+    """The normalizations of encoding and decoding are inverse in every family."""
     from diffusion_cases import family_of
 
     family = family_of(checkpoint(name))
@@ -186,7 +186,7 @@ HUMAN = [
 
 
 def test_human_preferences_train_diffusion_dpo(tmp_path, sdxl):
-    people(tmp_path / "people", HUMAN)
+    write_preferences(tmp_path / "people", HUMAN)
     settings = recipe(
         tmp_path,
         sdxl,
@@ -195,9 +195,9 @@ def test_human_preferences_train_diffusion_dpo(tmp_path, sdxl):
         train={"objective": "dpo", "noise": "shared", "weighting": "constant", "steps": 2},
         evaluate={"samples_per_prompt": 2},
     )
-    # Nobody has to score anything for these pairs.
+    # These pairs need no scores.
     assert next(step for step in steps_of(settings) if step.artifact == "pairs").upstream == ("samples",)
-    opened = made(settings, tmp_path / "run", "prompts", "generate", "pair", "train")
+    opened = run_stages(settings, tmp_path / "run", "prompts", "generate", "pair", "train")
     assert not opened.artifact("scores/red").done
     texts = captions(opened)
     rows = opened.artifact("pairs").read_table("pairs.parquet").to_pylist()
@@ -224,26 +224,26 @@ def test_human_preferences_train_diffusion_dpo(tmp_path, sdxl):
     assert found.rewards[0].ties == 0.25
 
 
-def test_an_image_that_cannot_be_read_is_left_out_and_counted(tmp_path, sdxl):
+def test_unreadable_images_are_skipped_and_counted(tmp_path, sdxl):
     image_folder(tmp_path / "images")
     (tmp_path / "images" / "a green cat" / "1.png").write_bytes(picture(0)[:100])
     settings = recipe(tmp_path, sdxl, tmp_path / "images")
     with pytest.raises(
         ImagesError, match=r"1 of 10 images cannot be read(.|\n)*a green cat/1.png: not a readable"
     ):
-        made(settings, tmp_path / "strict", "prompts", "generate")
+        run_stages(settings, tmp_path / "strict", "prompts", "generate")
     lenient = recipe(tmp_path, sdxl, tmp_path / "images", pairs={"max_skipped": 0.2})
-    opened = made(lenient, tmp_path / "run", "prompts", "generate", "score", "pair")
+    opened = run_stages(lenient, tmp_path / "run", "prompts", "generate", "score", "pair")
     assert opened.artifact("samples").summary == {"prompts": 4, "samples": 9, "unreadable": 1}
     names = [row["origin"] for row in samples_of(opened) if row["origin"].startswith("a green")]
     assert names == [f"a green cat/{n}.png" for n in (0, 2, 3)]
 
 
-def test_a_stopped_import_goes_on(tmp_path, sdxl, monkeypatch):
+def test_an_interrupted_import_resumes(tmp_path, sdxl, monkeypatch):
     image_folder(tmp_path / "images")
     settings = recipe(tmp_path, sdxl, tmp_path / "images", generate={"shard_prompts": 1})
-    whole = made(settings, tmp_path / "whole", "prompts", "generate").artifact("samples").digest
-    made(settings, tmp_path / "run", "prompts")
+    whole = run_stages(settings, tmp_path / "whole", "prompts", "generate").artifact("samples").digest
+    run_stages(settings, tmp_path / "run", "prompts")
     write, calls = Artifact.write_table, []
 
     def stop(self, relative, table):
@@ -255,22 +255,22 @@ def test_a_stopped_import_goes_on(tmp_path, sdxl, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Artifact, "write_table", stop)
         with pytest.raises(KeyboardInterrupt):
-            made(settings, tmp_path / "run", "generate")
+            run_stages(settings, tmp_path / "run", "generate")
     written = (tmp_path / "run" / "samples").glob("*.parquet")
     assert sorted(path.name for path in written) == calls[:2]
     needed = []
     monkeypatch.setattr(
         "capo.images.sample_import.check_space", lambda space, folder: needed.append(space.images)
     )
-    made(settings, tmp_path / "other", "prompts", "generate")
-    assert made(settings, tmp_path / "run", "generate").artifact("samples").digest == whole
-    assert needed[1] < needed[0], "what is there already needs no room"
+    run_stages(settings, tmp_path / "other", "prompts", "generate")
+    assert run_stages(settings, tmp_path / "run", "generate").artifact("samples").digest == whole
+    assert needed[1] < needed[0], "imported shards need no space"
 
 
-def test_other_images_make_the_run_stale(tmp_path, sdxl):
+def test_changed_images_make_the_run_stale(tmp_path, sdxl):
     image_folder(tmp_path / "images")
     settings = recipe(tmp_path, sdxl, tmp_path / "images", prompts={"count": 2})
-    made(settings, tmp_path / "run", "prompts")
+    run_stages(settings, tmp_path / "run", "prompts")
     assert len(captions(Run(tmp_path / "run"))) == 2
     (tmp_path / "images" / "two dogs" / "9.png").write_bytes(picture(99))
     (found, *_) = status(settings, tmp_path / "run")
@@ -279,14 +279,14 @@ def test_other_images_make_the_run_stale(tmp_path, sdxl):
 
 
 @pytest.mark.parametrize("layout", ["pick-a-pic", "folder"])
-def test_pairs_that_go_out_come_back_the_same(layout, prepared, tmp_path, sdxl):
+def test_exported_pairs_are_imported_unchanged(layout, prepared, tmp_path, sdxl):
     settings = tiny_training.recipe(tmp_path, sdxl)
     written = export(settings, Run(prepared), tmp_path / "out", layout)
     before = all_pairs(Run(prepared))
     assert written["pairs"] == len(before) > 10
 
     again = recipe(tmp_path, sdxl, tmp_path / "out", pairs={"selection": "labels"})
-    opened = made(again, tmp_path / "run", "prompts", "generate", "pair")
+    opened = run_stages(again, tmp_path / "run", "prompts", "generate", "pair")
     after = all_pairs(opened)
     assert [each[:3] for each in after] == [each[:3] for each in before]
     assert [each[3] for each in after] == pytest.approx([each[3] for each in before], abs=1e-12)
@@ -294,7 +294,7 @@ def test_pairs_that_go_out_come_back_the_same(layout, prepared, tmp_path, sdxl):
         export(settings, Run(prepared), tmp_path / "out", layout)
 
 
-def test_the_commands(prepared, tmp_path, sdxl):
+def test_export_and_show_commands(prepared, tmp_path, sdxl):
     settings = tmp_path / "tiny.yaml"
     settings.write_text(dump_recipe(tiny_training.recipe(tmp_path, sdxl)))
     out = tmp_path / "out"
@@ -309,11 +309,11 @@ def test_the_commands(prepared, tmp_path, sdxl):
     assert found["ties"] == 0
     missing = CliRunner().invoke(app, ["data", "show", str(tmp_path / "nowhere")])
     assert missing.exit_code == 1
-    assert "is not there" in missing.output
+    assert "does not exist" in missing.output
 
 
 def all_pairs(opened):
-    """Caption, the two image files and ΔR of every pair that is better than nothing, in any order."""
+    """Return caption, both image files and ΔR of all pairs that may be trained on, sorted."""
     rows, texts = {}, captions(opened)
     artifact = opened.artifact("samples")
     for name in artifact.files():
@@ -328,8 +328,8 @@ def all_pairs(opened):
     )
 
 
-def test_exported_columns_are_those_that_other_scripts_read(prepared, tmp_path, sdxl):
-    """As the scripts of Diffusion-DPO do: bytes of two images, and a label that is 0 or 1."""
+def test_exported_columns_are_those_of_pick_a_pic(prepared, tmp_path, sdxl):
+    """The scripts of Diffusion-DPO read the bytes of two images and a label that is 0 or 1."""
     settings = tiny_training.recipe(tmp_path, sdxl)
     written = export(settings, Run(prepared), tmp_path / "out", "pick-a-pic", per_prompt=1)
     files = sorted((tmp_path / "out").rglob("*"))
@@ -347,10 +347,10 @@ def test_exported_columns_are_those_that_other_scripts_read(prepared, tmp_path, 
         assert (row["caption"], row[chosen], row[rejected], row["delta_reward"]) in allowed
         assert Image.open(io.BytesIO(row[chosen])).size == (32, 32)
         assert row["best_image_uid"] == row["image_0_uid" if row["label_0"] else "image_1_uid"]
-    assert {row["label_0"] for row in rows} == {0.0, 1.0}  # the place says nothing
+    assert {row["label_0"] for row in rows} == {0.0, 1.0}  # the order means nothing
 
 
-def test_an_exported_folder_is_a_folder_of_images_too(prepared, tmp_path, sdxl):
+def test_an_exported_folder_is_also_an_image_folder(prepared, tmp_path, sdxl):
     export(tiny_training.recipe(tmp_path, sdxl), Run(prepared), tmp_path / "out", "folder")
     (tmp_path / "out" / "pairs.jsonl").unlink()
     source = open_images(ImagesSection(source=str(tmp_path / "out")))
@@ -359,7 +359,7 @@ def test_an_exported_folder_is_a_folder_of_images_too(prepared, tmp_path, sdxl):
     assert {entry.prompt.text for entry in source.entries} == {json.loads(line)["text"] for line in lines}
 
 
-def test_images_and_prompts_must_agree(tmp_path, sdxl):
+def test_contradictions_between_images_and_prompts(tmp_path, sdxl):
     def problem(**sections):
         given = tiny_training.recipe(tmp_path, sdxl).model_dump(mode="json")
         with pytest.raises(RecipeError) as raised:
