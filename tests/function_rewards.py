@@ -34,6 +34,14 @@ def gappy(images, prompts):
     return scores
 
 
+def painter(images, prompts):
+    """Brightness; paints over the images, in place."""
+    scores = [np.asarray(image).mean() / 255 for image in images]
+    for image in images:
+        image.paste("black", (0, 0, image.width, image.height))
+    return scores
+
+
 def broken(images, prompts):
     raise RuntimeError("no such model")
 
@@ -53,6 +61,7 @@ redness.comparison = PowerRatio()
 contrast.comparison = BradleyTerry(temperature=10.0)
 negative.comparison = PowerRatio()
 gappy.comparison = BradleyTerry(temperature=0.1)
+painter.comparison = BradleyTerry()
 broken.comparison = BradleyTerry()
 hungry.comparison = BradleyTerry()
 not_a_function = 3

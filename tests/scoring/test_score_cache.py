@@ -188,4 +188,4 @@ def test_a_file_that_is_damaged_is_done_without(scored, clip, folder, capsys, mo
     path.write_bytes(b"no database" * 100)
     monkeypatch.delenv("CAPO_QUIET")
     assert scored(clip) == (first, 12)
-    assert f"{path}: file is not a database; going on without" in capsys.readouterr().err
+    assert f"{path}: file is not a database" in capsys.readouterr().err

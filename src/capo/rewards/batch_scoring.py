@@ -1,4 +1,4 @@
-"""Scoring in batches, strictly: every image gets a finite score or the reason why it has none."""
+"""Scoring in batches: every image ends up with a finite score or the reason why it has none."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+ATTEMPTS = 2
+"""Calls with the same batch before its images are scored one by one."""
 LONGEST_REASON = 500
-"""Characters of an exception's text that are kept."""
+"""Characters of an exception's message that are stored with the image."""
 
 
 def score_images(
@@ -28,23 +30,27 @@ def score_images(
 ) -> list[Scored]:
     """Score n images for their n prompts.
 
-    A batch in which the reward raises is tried once more, then image by image, so that one bad
-    image costs no other its score. NaN and infinite scores are missing ones. Raises
-    `RewardError` when every image of more than one prompt fails (with the first cause), when
-    memory runs out, and when the reward returns anything but n numbers; `TransientError` when it
-    cannot answer for now.
+    The reward receives copies, and new ones for each retry, so a reward that edits images in place
+    changes nothing for anyone else. If a batch raises, it is retried once and then scored image by
+    image, so that one bad image costs no other its score. NaN and infinite scores count as missing.
+
+    Raises:
+        RewardError: every image of two or more prompts failed (the first error is the cause), or
+            the reward returned anything but n numbers.
+        RewardMemoryError: memory ran out.
+        TransientError: the reward is temporarily unavailable.
     """
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images with {len(prompts)} prompts")
     outcomes: list[Scored | Exception] = []
     for start in range(0, len(images), batch_size):
-        part = slice(start, start + batch_size)
-        outcomes += _score_batch(reward, list(images[part]), list(prompts[part]))
+        batch = slice(start, start + batch_size)
+        outcomes += _score_batch(reward, images[batch], prompts[batch])
     failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-    # All images of a single prompt may fail because of that prompt.
+    # If there is only one prompt, the prompt itself may be what makes every image fail.
     if failures and len(failures) == len(images) and len(set(prompts)) > 1:
         raise RewardError(
-            f"reward {reward.name!r} failed on every image; the first time with {_reason(failures[0])}"
+            f"reward {reward.name!r} failed on every image; first error: {_reason(failures[0])}"
         ) from failures[0]
     cut = truncated(reward, prompts)
     return [
@@ -54,24 +60,58 @@ def score_images(
 
 
 def truncated(reward: Reward, prompts: Sequence[str]) -> list[bool | None]:
-    """Whether `reward` read only the beginning of each prompt that it scored; None where it does not tell."""
+    """Return for each scored prompt whether `reward` read only its beginning; None if it does not say."""
     if not isinstance(reward, Truncating):
         return [None] * len(prompts)
     distinct = list(dict.fromkeys(prompts))
-    answers = list(reward.truncated(distinct))
+    answers = list(reward.truncated(list(distinct)))
     if len(answers) != len(distinct):
         raise RewardError(
-            f"reward {reward.name!r}: its `truncated` must tell of each of {len(distinct)} prompts, "
-            f"it tells of {len(answers)}"
+            f"reward {reward.name!r}: `truncated` must return one value per prompt; it returned "
+            f"{len(answers)} values for {len(distinct)} prompts"
         )
-    told = dict(zip(distinct, answers, strict=True))
-    return [None if told[prompt] is None else bool(told[prompt]) for prompt in prompts]
+    by_prompt = dict(zip(distinct, answers, strict=True))
+    return [None if by_prompt[prompt] is None else bool(by_prompt[prompt]) for prompt in prompts]
 
 
-def _score_batch(reward: Reward, images: "list[Image.Image]", prompts: list[str]) -> list[Scored | Exception]:
-    for attempt in range(2):
+def validate_scores(name: str, raw: Any, count: int) -> "np.ndarray":
+    """Return what a reward returned as float64 [count], with NaN for None.
+
+    Raises `RewardError` unless `raw` holds exactly `count` real numbers.
+    """
+    if hasattr(raw, "detach"):  # a torch tensor
+        raw = float64(raw)
+    expected = f"reward {name!r} must return {count} numbers for {count} images"
+    try:
+        values = np.asarray(raw)
+        # numpy would parse text as numbers and drop the imaginary part of complex values.
+        scores = values.astype(np.float64) if values.dtype.kind in "iufbO" else None
+    except (TypeError, ValueError) as error:
+        raise RewardError(f"{expected}, got {type(raw).__name__}: {error}") from error
+    if scores is None:
+        raise RewardError(f"{expected}, got values of type {values.dtype}")
+    if scores.shape != (count,):
+        raise RewardError(f"{expected}, got shape {scores.shape}")
+    return scores
+
+
+def float64(scores: "Tensor") -> "np.ndarray":
+    """Return scores of any precision and device as float64 on the CPU; Apple GPUs have no float64."""
+    return scores.detach().cpu().double().numpy()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return True if main memory or device memory ran out. Works without importing torch."""
+    known = isinstance(error, MemoryError | RewardMemoryError)
+    return known or type(error).__name__ == "OutOfMemoryError"
+
+
+def _score_batch(
+    reward: Reward, images: "Sequence[Image.Image]", prompts: Sequence[str]
+) -> list[Scored | Exception]:
+    for attempt in range(ATTEMPTS):
         try:
-            raw = reward.score(images, prompts)
+            raw = reward.score([image.copy() for image in images], list(prompts))
             break
         except (TransientError, RewardMemoryError):
             raise
@@ -79,46 +119,17 @@ def _score_batch(reward: Reward, images: "list[Image.Image]", prompts: list[str]
             if is_out_of_memory(error):
                 raise RewardMemoryError(
                     f"reward {reward.name!r}: out of memory with {len(images)} images at once; "
-                    f"lower batch_size of this reward in the recipe"
+                    "lower batch_size of this reward in the recipe"
                 ) from error
-            if attempt == 1:
+            if attempt == ATTEMPTS - 1:
                 if len(images) == 1:
                     return [error]
                 return [_score_batch(reward, [i], [p])[0] for i, p in zip(images, prompts, strict=True)]
     return [_scored(score) for score in validate_scores(reward.name, raw, len(images))]
 
 
-def validate_scores(name: str, raw: Any, count: int) -> "np.ndarray":
-    """`raw` as float64 [count]; None becomes NaN."""
-    if hasattr(raw, "detach"):  # a torch tensor
-        raw = float64(raw)
-    expected = f"reward {name!r} must return {count} numbers for {count} images"
-    try:
-        given = np.asarray(raw)
-        # Text would be parsed as numbers, and complex ones cut.
-        scores = given.astype(np.float64) if given.dtype.kind in "iufbO" else None
-    except (TypeError, ValueError) as error:
-        raise RewardError(f"{expected}, got {type(raw).__name__}: {error}") from error
-    if scores is None:
-        raise RewardError(f"{expected}, got values of type {given.dtype}")
-    if scores.shape != (count,):
-        raise RewardError(f"{expected}, got shape {scores.shape}")
-    return scores
-
-
-def float64(scores: "Tensor") -> "np.ndarray":
-    """Scores of any precision and device in main memory: not every device has float64, as Apple's."""
-    return scores.detach().cpu().double().numpy()
-
-
 def _scored(score: "np.float64") -> Scored:
     return Scored(float(score)) if np.isfinite(score) else Scored(None, f"the score is {score}")
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether main memory or a device's ran out; torch need not be imported to tell."""
-    known = isinstance(error, MemoryError | RewardMemoryError)
-    return known or type(error).__name__ == "OutOfMemoryError"
 
 
 def _reason(error: Exception) -> str:

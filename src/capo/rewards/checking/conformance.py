@@ -1,4 +1,4 @@
-"""What every reward must keep to, whoever wrote it: `capo rewards check`."""
+"""The rules that every reward must follow, whoever wrote it. `capo rewards check` runs them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from PIL import Image
 
 TOLERANCE = 0.01
-"""Of the spread of the sample scores: what the company of a batch may change of a score."""
-STRANGE_PROMPTS = {
+"""Largest change of a score by the other images of its batch, as a fraction of the spread of all scores."""
+UNUSUAL_PROMPTS = {
     "an empty prompt": "",
     "a blank prompt": "   ",
-    "a prompt in other scripts": "une fenêtre, 窓, окно, \N{BICYCLE}",
+    "a prompt in several scripts": "une fenêtre, 窓, окно, \N{BICYCLE}",
     "a prompt of 400 words": "a red circle and " * 100,
 }
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing a reward must keep to, and how it does not, if so."""
+    """One rule, and how the reward breaks it (None if it does not)."""
 
     what: str
     problem: str | None = None
@@ -33,7 +33,7 @@ class Check:
 
 @dataclass
 class Report:
-    """The scores of the samples, NaN where missing, and all checks."""
+    """The scores of the trial images, NaN where missing, and the result of every check."""
 
     scores: np.ndarray
     checks: list[Check] = field(default_factory=list)
@@ -44,14 +44,16 @@ class Report:
 
 
 def check_reward(reward: Reward, images: "list[Image.Image]", prompts: list[str]) -> Report:
-    """Try `reward` on n images and their prompts, at least two of whose scores should differ.
+    """Check `reward` on n images and their prompts, at least two of which should get different scores.
 
-    Only `TransientError` is raised; whatever else goes wrong is a problem in the report.
+    Raises only `TransientError`. Every other failure becomes a problem in the report.
     """
-    name = "gives one number for each image"
-    scores, problem = _scores(reward, images, prompts)
-    report = Report(scores, [Check(name, problem)])
+    given_images, given_prompts = [image.copy() for image in images], list(prompts)
+    scores, problem = _score(reward, given_images, given_prompts)
+    report = Report(scores, [Check("returns one number per image", problem)])
     if problem is None:
+        problem = _edited(images, given_images) or _edited_prompts(prompts, given_prompts)
+        report.checks.append(Check("leaves images and prompts unchanged", problem))
         report.checks += _checks(reward, images, prompts, scores)
     return report
 
@@ -59,74 +61,99 @@ def check_reward(reward: Reward, images: "list[Image.Image]", prompts: list[str]
 def _checks(
     reward: Reward, images: "list[Image.Image]", prompts: list[str], scores: np.ndarray
 ) -> Iterator[Check]:
-    yield Check("gives a finite number for ordinary images", _missing(scores))
-    again, problem = _scores(reward, images, prompts)
-    yield Check("gives the same numbers again", problem or _difference(scores, again, exact=True))
-    singly = [_scores(reward, [image], [prompt]) for image, prompt in zip(images, prompts, strict=True)]
-    problem = next((each for _, each in singly if each), None)
-    alone = np.concatenate([each for each, _ in singly])
-    yield Check("gives an image the same number in any batch", problem or _difference(scores, alone))
+    yield Check("returns finite numbers for ordinary images", _missing(scores))
+    again, problem = _score_copies(reward, images, prompts)
+    problem = problem or _difference(scores, again, exact=True)
+    yield Check("returns the same numbers on a second call", problem)
+    pairs = zip(images, prompts, strict=True)
+    single, problems = zip(*(_score_copies(reward, [i], [p]) for i, p in pairs), strict=True)
+    problem = next(filter(None, problems), None) or _difference(scores, np.concatenate(single))
+    yield Check("scores an image the same in a batch and alone", problem)
     order = np.roll(np.arange(len(images))[::-1], 1)
-    moved, problem = _scores(reward, [images[i] for i in order], [prompts[i] for i in order])
-    yield Check("gives the same numbers in any order", problem or _difference(scores[order], moved))
-    for what, prompt in STRANGE_PROMPTS.items():
-        _, problem = _scores(reward, images[:2], [prompt, prompts[1]])
-        yield Check(f"takes {what}", problem)
-    yield Check("keeps to its range", _out_of_range(reward, scores))
-    yield Check("says how its scores compare", _incomparable(reward, scores))
+    moved, problem = _score_copies(reward, [images[i] for i in order], [prompts[i] for i in order])
+    yield Check("scores an image the same in any order", problem or _difference(scores[order], moved))
+    for what, prompt in UNUSUAL_PROMPTS.items():
+        _, problem = _score_copies(reward, images[:2], [prompt, prompts[1]])
+        yield Check(f"accepts {what}", problem)
+    yield _range_check(reward, scores)
+    yield Check("declares how its scores compare", _invalid_comparison(reward, scores))
 
 
-def _scores(reward: Reward, images: "list[Image.Image]", prompts: list[str]) -> tuple[np.ndarray, str | None]:
-    """Float64 [n], NaN where missing, and what went wrong, if it did."""
+def _score(reward: Reward, images: "list[Image.Image]", prompts: list[str]) -> tuple[np.ndarray, str | None]:
+    """Return float64 [n] scores, NaN where missing, and the problem if scoring failed."""
+    count = len(images)
     try:
-        # Copies: a reward may draw on what it is given.
-        raw = reward.score([image.copy() for image in images], list(prompts))
-        return validate_scores(reward.name, raw, len(images)), None
+        return validate_scores(reward.name, reward.score(images, prompts), count), None
     except TransientError:
         raise
     except Exception as error:
-        return np.full(len(images), np.nan), f"{type(error).__name__}: {error}"
+        return np.full(count, np.nan), f"{type(error).__name__}: {error}"
+
+
+def _score_copies(
+    reward: Reward, images: "list[Image.Image]", prompts: list[str]
+) -> tuple[np.ndarray, str | None]:
+    return _score(reward, [image.copy() for image in images], list(prompts))
+
+
+def _edited(images: "list[Image.Image]", given: "list[Image.Image]") -> str | None:
+    """Return which of the images that a reward was given differ from the originals."""
+    if len(given) != len(images):
+        return f"the list of images has {len(given)} entries after the call, it had {len(images)}"
+    for number, (before, after) in enumerate(zip(images, given, strict=True), start=1):
+        if (before.mode, before.size) != (after.mode, after.size) or before.tobytes() != after.tobytes():
+            return f"image {number} is changed by the call; work on image.copy()"
+    return None
+
+
+def _edited_prompts(prompts: list[str], given: list[str]) -> str | None:
+    return None if given == prompts else "the list of prompts is changed by the call; work on a copy"
 
 
 def _missing(scores: np.ndarray) -> str | None:
     missing = int((~np.isfinite(scores)).sum())
-    return f"{missing} of {len(scores)} have none" if missing else None
+    return f"{missing} of {len(scores)} images have no score" if missing else None
 
 
 def _difference(scores: np.ndarray, others: np.ndarray, exact: bool = False) -> str | None:
-    """How far two series are apart, if more than `TOLERANCE` of the spread; missing ones are equal."""
+    """Return the first score that differs by more than `TOLERANCE`. Missing scores count as equal."""
     present = scores[np.isfinite(scores)]
     allowed = 0.0
     if len(present) and not exact:
         allowed = TOLERANCE * float(np.ptp(present)) + 1e-6 * float(np.abs(present).max())
-    apart = ~np.isclose(scores, others, rtol=0, atol=allowed, equal_nan=True)
-    if not apart.any():
+    differs = ~np.isclose(scores, others, rtol=0, atol=allowed, equal_nan=True)
+    if not differs.any():
         return None
-    first = int(apart.argmax())
+    first = int(differs.argmax())
     return f"image {first + 1}: {scores[first]:.9g}, then {others[first]:.9g}"
 
 
-def _out_of_range(reward: Reward, scores: np.ndarray) -> str | None:
+def _range_check(reward: Reward, scores: np.ndarray) -> Check:
+    """Check against the declared range. The power ratio has no meaning below 0."""
     declared: Any = getattr(reward, "range", None)
     low, high = declared or (-np.inf, np.inf)
+    what = "stays within its declared range"
+    if declared is None:
+        what = "stays within its range (none declared)"
     if isinstance(reward.comparison, PowerRatio):
-        low = max(low, 0.0)  # it has no meaning below
+        low = max(low, 0.0)
+        what = what if declared else "is never negative, as the power ratio requires"
     outside = scores[(scores < low) | (scores > high)]
-    return f"{outside[0]:g} is outside {low:g} to {high:g}" if len(outside) else None
+    return Check(what, f"{outside[0]:g} is outside {low:g} to {high:g}" if len(outside) else None)
 
 
-def _incomparable(reward: Reward, scores: np.ndarray) -> str | None:
+def _invalid_comparison(reward: Reward, scores: np.ndarray) -> str | None:
     import torch
 
     if reward.comparison is None:
-        return "it does not: its recipe must, by `comparison`"
+        return "it declares none; a recipe that trains on it must set `comparison`"
     present = torch.from_numpy(np.sort(scores[np.isfinite(scores)]))
     try:
         wins = torch.as_tensor(reward.comparison(present[:, None], present[None, :])).double()
-    except Exception as error:  # one of the user's own
+    except Exception as error:  # a comparison of the user's own can raise anything
         return f"{type(error).__name__}: {error}"
     if wins.shape != (len(present),) * 2 or not torch.allclose(wins + wins.T, torch.ones_like(wins)):
-        return "its probabilities that the one and that the other of two wins do not add up to 1"
+        return "the win probabilities of two scores do not add up to 1"
     if (wins.diff(dim=0) < -1e-6).any():
         return "a higher score wins less often than a lower one"
     return None

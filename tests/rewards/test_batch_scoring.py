@@ -10,14 +10,14 @@ from capo import rewards
 from capo.rewards import RewardError, Scored, score_images
 from capo.rewards.batch_scoring import float64
 
-SOURCES = sorted(Path(rewards.__file__).parent.glob("*.py"))
+SOURCES = sorted(Path(rewards.__file__).parent.rglob("*.py"))
 
 IMAGES = [Image.new("RGB", (2, 2), (value, 0, 0)) for value in range(6)]
 PROMPTS = [f"prompt {i % 3}" for i in range(6)]
 
 
 class Reward:
-    """Scores an image by its red value through `answer`, and remembers the calls."""
+    """Passes the images' red values through `answer` and records the calls."""
 
     name = "toy"
     comparison = None
@@ -55,15 +55,15 @@ def test_batches_in_order():
         lambda v: [np.float32(x) for x in v],
     ],
 )
-def test_takes_numbers_of_any_kind(convert):
+def test_accepts_any_numeric_type(convert):
     assert scored(convert) == [Scored(float(i)) for i in range(6)]
-    assert all(type(each.score) is float for each in scored(convert))
+    assert all(type(s.score) is float for s in scored(convert))
 
 
 @pytest.mark.parametrize(
     ("bad", "reason"), [(float("nan"), "nan"), (float("inf"), "inf"), (-float("inf"), "-inf"), (None, "nan")]
 )
-def test_a_score_that_is_no_finite_number_is_missing(bad, reason):
+def test_non_finite_scores_are_missing(bad, reason):
     results = scored(lambda values: [bad if v == 2 else v for v in values])
     assert results[2] == Scored(None, f"the score is {reason}")
     assert [r.score for r in results if r.score is not None] == [0, 1, 3, 4, 5]
@@ -89,12 +89,12 @@ def test_float16_overflow_is_missing():
         (lambda v: [[1], [1, 2], [3], [4]], "got list: setting an array element"),
     ],
 )
-def test_anything_but_n_numbers_is_refused(answer, got):
+def test_anything_but_n_numbers_is_an_error(answer, got):
     with pytest.raises(ValueError, match=f"reward 'toy' must return 4 numbers for 4 images, {got}"):
         scored(answer)
 
 
-def test_a_failure_that_passes_is_tried_again():
+def test_a_temporary_failure_is_retried():
     failures = iter([True])
 
     def answer(values):
@@ -152,30 +152,30 @@ def test_interrupts_are_not_caught():
         scored(answer)
 
 
-def test_scores_become_float64_in_main_memory():
+def test_float64_converts_on_the_cpu():
     """Apple's GPUs have no float64: `.double()` before `.cpu()` raises there."""
 
-    class Elsewhere:
+    class DeviceTensor:
         def detach(self):
             return self
 
         def cpu(self):
             return torch.tensor([0.1], dtype=torch.float32)
 
-    assert float64(Elsewhere()) == np.float64(np.float32(0.1))
+    assert float64(DeviceTensor()) == np.float64(np.float32(0.1))
     for path in SOURCES:
         assert not re.search(r"\.double\(\).*\.cpu\(\)", path.read_text(encoding="utf-8")), path
 
 
-@pytest.mark.parametrize("told", [[True], [True] * 4])
-def test_cut_prompts_are_told_one_by_one(told):
+@pytest.mark.parametrize("count", [1, 4])
+def test_truncated_must_cover_every_prompt(count):
     reward = Reward(list)
-    reward.truncated = lambda prompts: told
-    with pytest.raises(RewardError, match=f"'toy': its `truncated` must .* of 3 prompts, it .* {len(told)}"):
+    reward.truncated = lambda prompts: [True] * count
+    with pytest.raises(RewardError, match=f"'toy': `truncated` .* {count} values for 3 prompts"):
         score_images(reward, IMAGES, PROMPTS, 4)
 
 
-def test_as_many_prompts_as_images():
+def test_images_and_prompts_must_match_in_number():
     with pytest.raises(ValueError, match="6 images with 5 prompts"):
         score_images(Reward(list), IMAGES, PROMPTS[:5], 2)
 
