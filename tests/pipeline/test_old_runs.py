@@ -1,4 +1,7 @@
-"""A run directory of version 0.1 stays readable: `tests/fixtures/run-0.1.yaml` made `run-0.1.zip` with that version."""
+"""A run directory of version 0.1 stays readable.
+
+That version made `tests/fixtures/run-0.1.zip` from `run-0.1.yaml`.
+"""
 
 import json
 import shutil
