@@ -152,7 +152,5 @@ def test_contradictions_are_named(pairs, message):
 def test_prompts_must_say_what_must_be_seen(tmp_path):
     with Run.open(tmp_path) as run:
         tiny_run.fill(run, recipe(), tiny_run.prompts(2))
-        with pytest.raises(
-            ValueError, match=r"pairs\.people: shapes needs prompts that say what must be seen"
-        ):
+        with pytest.raises(ValueError, match=r"pairs\.people: shapes need metadata that 2 of the 2 prompts"):
             pair(Job(recipe(), run, (run.artifact("pairs"),)))

@@ -269,10 +269,10 @@ def test_count_is_of_distinct_prompts(load):
 
 def test_missing_sources(tmp_path):
     for use in (lambda s: load_prompts(s, 0), source_identity):
-        with pytest.raises(PromptsError, match=r"none\.txt.*a file, or one of shapes:SPLIT"):
+        with pytest.raises(PromptsError, match=r"none\.txt.*a file, or one of shapes:NAME"):
             use(PromptsSection(source=str(tmp_path / "none.txt")))
     with pytest.raises(
-        PromptsError, match="no 'shapes:tests'; the splits are shapes:train, shapes:validation"
+        PromptsError, match=r"shapes:tests: no split 'tests'; the splits are train, validation"
     ):
         load_prompts(PromptsSection(source="shapes:tests"), 0)
 

@@ -55,9 +55,9 @@ def test_all_are_drawn_without_a_count():
 
 def test_more_than_there_are_is_an_error_that_says_how_many():
     total = len(specs("validation"))
-    with pytest.raises(ValueError, match=f"shapes:validation has {total} prompts, {total + 1} were asked"):
+    with pytest.raises(ValueError, match=f"{total} prompts, fewer than the {total + 1} requested"):
         draw_specs("validation", total + 1, 0)
-    with pytest.raises(ValueError, match="no split 'tests'; there are train, validation, test"):
+    with pytest.raises(ValueError, match="no split 'tests'; the splits are train, validation, test"):
         draw_specs("tests", 1, 0)
 
 

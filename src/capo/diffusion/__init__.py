@@ -6,12 +6,13 @@ A checkpoint's family follows from its `model_index.json`. Heavy libraries are i
 
 import hashlib
 from functools import cache
-from importlib import import_module, resources
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capo.engine.device import quiet
 from capo.recipe import ModelSection
+from capo.recipe.plugins import CHECKPOINTS, load_plugin, plugins
 from capo.store.step import flatten
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ FAMILIES = {
     "SanaPipeline": "sana.Sana",
 }
 """Pipeline class of `model_index.json` → module and class of the family."""
-
-EMBEDDED = {"shapes": "base", "shapes-flow": "flow"}
-"""Models that ship with capo → their folders: a DDPM U-Net as in SDXL, and a rectified flow as in SD3."""
 
 
 def load_family(
@@ -103,10 +101,19 @@ def _family_class(pipeline: str) -> "type[Family]":
 
 
 def resolve_checkpoint(name: str) -> str:
-    """Return the directory or Hub id that `name` stands for: a model of the package, or `name` itself."""
-    if name in EMBEDDED:
-        return str(resources.files("capo") / "shapes" / "checkpoints" / EMBEDDED[name])
+    """Return the directory or Hub id that the recipe's `name` means.
+
+    An installed package may supply the name, as an entry point of the group `capo.checkpoints`: a
+    function without arguments that returns the directory or Hub id.
+    """
+    if is_plugin_checkpoint(name):
+        return str(load_plugin(CHECKPOINTS, name, "model.checkpoint")())
     return name
+
+
+def is_plugin_checkpoint(name: str) -> bool:
+    """Return whether an installed package supplies the checkpoint `name`."""
+    return name in plugins(CHECKPOINTS)
 
 
 def model_inputs(section: ModelSection) -> dict[str, Any]:

@@ -28,8 +28,9 @@ def _baseline_inputs(recipe: Recipe) -> dict[str, Any]:
     from capo.evaluation.candidates import find_candidate
     from capo.prompts import prompts_inputs
     from capo.rewards import reward_inputs
+    from capo.scoring.judging import judge_inputs
 
-    inputs = flatten("evaluate", recipe.evaluate.results())
+    inputs = flatten("evaluate", recipe.evaluate.results()) | judge_inputs(recipe.evaluate.judge)
     for tuned_only in ("evaluate.policy", "evaluate.embedder"):
         del inputs[tuned_only]
     if (against := recipe.evaluate.against) is not None:
@@ -51,7 +52,7 @@ def make_baseline(job: Job) -> None:
     check_candidates(recipe)
     base, null = Model("base", "evaluate"), Model("null", "evaluate-null")
     prompts = load_prompts(recipe.evaluate.prompts, recipe.seed, "evaluate.prompts")
-    check_judgeable(recipe, prompts)
+    check_judgeable(recipe.evaluate, prompts)
     artifact.write_table("prompts.parquet", prompt_table(prompts))
     candidate = against(recipe)
     # Existing images cannot be made again with other seeds.

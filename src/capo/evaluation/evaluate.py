@@ -19,9 +19,10 @@ def _evaluate_inputs(recipe: Recipe) -> dict[str, Any]:
     from capo.prompts import prompts_inputs
     from capo.rewards import reward_inputs
     from capo.rewards.weights.location import weights_identity
+    from capo.scoring.judging import judge_inputs
 
     section = recipe.evaluate
-    inputs = flatten("evaluate", section.results())
+    inputs = flatten("evaluate", section.results()) | judge_inputs(section.judge)
     inputs |= prompts_inputs("evaluate.prompts", section.prompts)
     if section.policy is not None:
         inputs["evaluate.policy.content"] = find_candidate("evaluate.policy", section.policy).identity

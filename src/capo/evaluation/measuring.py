@@ -23,7 +23,7 @@ from capo.pairing.columns import score_matrix
 from capo.prompts import Prompt
 from capo.recipe import ImagesSection, Recipe, RewardSection
 from capo.sampling.sampler import ImageRequest, sample_images
-from capo.scoring.judging import check_size, verdicts
+from capo.scoring.judging import Judge, check_size, load_judge, verdicts
 from capo.scoring.rater import Rater
 from capo.scoring.score_table import decode_rows, finished, score_rows
 from capo.store.run_directory import Artifact
@@ -67,7 +67,7 @@ def measure(
         _score(recipe, artifact, reward, prompts, images)
     artifact.remove(PARTS)
     if recipe.evaluate.judge is not None and not artifact.has(JUDGEMENTS):
-        artifact.write_table(JUDGEMENTS, _judgments(prompts, images))
+        artifact.write_table(JUDGEMENTS, _judgments(load_judge(recipe.evaluate.judge), prompts, images))
 
 
 def read_scores(
@@ -136,12 +136,12 @@ def _make_images(
         return
     if isinstance(candidate.source, ImagesSection):
         for model in models:
-            samples, check = recipe.evaluate.samples_per_prompt, partial(check_size, recipe)
+            samples, check = recipe.evaluate.samples_per_prompt, partial(check_size, recipe.evaluate.judge)
             given = EvaluationImages(candidate.source, samples, recipe.generate.shard_prompts, check)
             import_evaluation_images(artifact, _images_folder(model.name), prompts, given)
         return
     family = candidate.source(recipe)
-    check_size(recipe, family.image_size(recipe.generate), "this model makes")
+    check_size(recipe.evaluate.judge, family.image_size(recipe.generate), "this model makes")
     for model in models:
         key = (model.seed_key, recipe.seed)
         description = f"evaluate: {model.name} images"
@@ -182,7 +182,7 @@ def _score(
             artifact.write_table(whole, pa.concat_tables(shards).combine_chunks())
 
 
-def _judgments(prompts: Sequence[Prompt], images: Sequence[Images]) -> "pa.Table":
+def _judgments(judge: Judge, prompts: Sequence[Prompt], images: Sequence[Images]) -> "pa.Table":
     """A row an image: model, prompt_id, sample, and whether it is correct."""
     import pyarrow as pa
 
@@ -191,7 +191,7 @@ def _judgments(prompts: Sequence[Prompt], images: Sequence[Images]) -> "pa.Table
         with progress(f"judge: {each.model} images", len(each.shards), "shards") as bar:
             for shard in each.shards:
                 rows, decoded = each.read(shard)
-                correct = verdicts(prompts, rows, decoded)
+                correct = verdicts(judge, prompts, rows, decoded)
                 columns = {"model": [each.model] * len(rows), "prompt_id": rows["prompt_id"]}
                 tables.append(pa.table(columns | {"sample": rows["sample"], "correct": correct}))
                 bar.advance()

@@ -1,12 +1,14 @@
-"""Pairs by simulated people: they compare the model's own samples, two at a time, and err.
+"""Pairs labeled by simulated people, who compare a model's own samples two at a time and make errors.
 
-Their words take the place of rewards, as people's do that come with images. Each pair of samples that was
-compared is one that training may draw; the others of a prompt say nothing of each other.
+Their labels replace the scores of rewards, as the labels of real people do for existing images. A pair
+that was compared is a pair that training may draw. Samples that were not compared say nothing about
+each other.
 """
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,69 +19,73 @@ from capo.images.shard_files import read_samples
 from capo.method import PowerRatio
 from capo.pairing.columns import LABELS, Columns
 from capo.pairing.selecting import Pairs, pairs_table
+from capo.pairing.simulated_people import FIELD, Answer, People, load_people
 from capo.prompts import Prompt
 from capo.prompts.table import read_prompts
 from capo.recipe import Recipe
 from capo.rewards import describe_comparison
 from capo.scoring.score_table import decode_rows
-from capo.shapes.grammar import spec_of
-from capo.shapes.people import compare_at_random
-from capo.shapes.perception import perceive
-from capo.shapes.scenes import Scene
-from capo.store.run_directory import Run
+from capo.store.run_directory import Artifact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from PIL import Image
 
 
 def label_samples(recipe: Recipe, run: Run) -> "tuple[pa.Table, list[Pairs]]":
-    """The rows of `pairs.parquet`, and the same in arrays, prompt by prompt.
+    """Return the rows of `pairs.parquet`, and the same as arrays, one entry per prompt.
 
-    The column `compared` has [chosen, rejected] of every pair. A sample's label is 1 when it was preferred,
-    0 when the other was, ½ on a tie, none when it was left over, their number being odd.
+    The column `compared` lists [chosen, rejected] of every pair. The label of a sample is 1 if it was
+    preferred, 0 if the other one was, 1/2 for a tie, and NaN if it was not compared.
     """
     import pyarrow as pa
 
+    assert recipe.pairs.people is not None
+    people = load_people(recipe.pairs.people)
     prompts = {prompt.prompt_id: prompt for prompt in read_prompts(run)}
-    _check_prompts(recipe, list(prompts.values()))
-    tables, found = [], []
+    _check_prompts(recipe, people, list(prompts.values()))
+    tables, labeled = [], []
     with progress("simulated people", len(prompts), "prompts") as bar:
-        for rows in read_samples(run.artifact("samples"), columns=["prompt_id", "sample", "image"]):
-            scenes: dict[str, list[Scene]] = {}
-            for prompt_id, image in zip(rows["prompt_id"].to_pylist(), decode_rows(rows), strict=True):
-                scenes.setdefault(prompt_id, []).append(perceive(np.asarray(image)))
-            for prompt_id, each in scenes.items():
-                rng = random.Random(stable_seed("people", recipe.seed, prompt_id))
-                told = compare_at_random(each, spec_of(prompts[prompt_id].metadata), rng)
-                found.append(_pairs(told, len(each)))
-                compared = [[[a, b] if of > 0.5 else [b, a] for a, b, of in told if of != 0.5]]
-                lists = pa.array(compared, pa.list_(pa.list_(pa.int32())))
-                tables.append(pairs_table([prompt_id], found[-1]).append_column("compared", lists))
-                bar.advance()
+        for prompt_id, images in _images_by_prompt(run.artifact("samples")):
+            rng = random.Random(stable_seed("people", recipe.seed, prompt_id))
+            answers = list(people.compare(images, prompts[prompt_id], rng))
+            labeled.append(_pairs(answers, len(images)))
+            compared = [[[a, b] if first > 0.5 else [b, a] for a, b, first in answers if first != 0.5]]
+            lists = pa.array(compared, pa.list_(pa.list_(pa.int32())))
+            tables.append(pairs_table([prompt_id], labeled[-1]).append_column("compared", lists))
+            bar.advance()
     comparisons = {LABELS: describe_comparison(PowerRatio())}
     metadata = {"rewards": json.dumps([LABELS]), "comparisons": json.dumps(comparisons)}
-    return pa.concat_tables(tables).replace_schema_metadata(metadata), found
+    return pa.concat_tables(tables).replace_schema_metadata(metadata), labeled
 
 
 def label_columns(table: "pa.Table", pairs: Sequence[Pairs]) -> Columns:
-    """Labels in the form in which the calibration report reads the scores of rewards."""
-    labels = np.concatenate([each.combined.ravel() for each in pairs])
-    counts = np.array([each.combined.size for each in pairs])
+    """Return the labels in the form in which the calibration report reads the scores of rewards."""
+    labels = np.concatenate([of_prompt.combined.ravel() for of_prompt in pairs])
+    counts = np.array([of_prompt.combined.size for of_prompt in pairs])
     return Columns([LABELS], [PowerRatio()], table["prompt_id"].to_pylist(), counts, labels[:, None])
 
 
-def _pairs(told: Sequence[tuple[int, int, float]], samples: int) -> Pairs:
-    """What people said of the samples of one prompt."""
+def _images_by_prompt(samples: Artifact) -> "Iterator[tuple[str, list[Image.Image]]]":
+    """Yield the images of every prompt, which are consecutive rows of one shard."""
+    for rows in read_samples(samples, columns=["prompt_id", "sample", "image"]):
+        decoded = zip(rows["prompt_id"].to_pylist(), decode_rows(rows), strict=True)
+        for prompt_id, group in groupby(decoded, key=lambda row: row[0]):
+            yield prompt_id, [image for _, image in group]
+
+
+def _pairs(answers: Sequence[Answer], samples: int) -> Pairs:
+    """Turn the answers about the samples of one prompt into labels and masks."""
     labels = np.full((1, samples), np.nan)
-    for first, second, preferred in told:
+    for first, second, preferred in answers:
         labels[0, [first, second]] = preferred, 1 - preferred
     return Pairs(labels[..., None], labels, labels == 1, labels == 0, np.zeros(labels.shape, dtype=bool))
 
 
-def _check_prompts(recipe: Recipe, prompts: list[Prompt]) -> None:
-    unknown = [prompt.text for prompt in prompts if "include" not in prompt.metadata]
+def _check_prompts(recipe: Recipe, people: People, prompts: Sequence[Prompt]) -> None:
+    unknown = [prompt.text for prompt in prompts if not people.can_compare(prompt)]
     if unknown:
         raise ValueError(
-            f"pairs.people: {recipe.pairs.people} needs prompts that say what must be seen, as those of "
-            f"shapes:train; {len(unknown)} of {recipe.prompts.source} do not, the first being {unknown[0]!r}"
+            f"{FIELD}: {recipe.pairs.people} need metadata that {len(unknown)} of the {len(prompts)} prompts "
+            f"of {recipe.prompts.source} lack; the first is {unknown[0]!r}"
         )

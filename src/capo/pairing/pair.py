@@ -15,10 +15,12 @@ def steps(recipe: Recipe) -> list[Step]:
 
 def pair_inputs(recipe: Recipe) -> dict[str, Any]:
     """The part of a fingerprint that says how scores become pairs."""
+    from capo.pairing.simulated_people import people_inputs
+
     inputs = flatten("pairs", recipe.pairs.results())
     inputs["rewards"] = [reward.name for reward in recipe.pairing_rewards]
     if recipe.pairs.people is not None:  # who compares which images is drawn at random
-        inputs["seed"] = recipe.seed
+        inputs |= {"seed": recipe.seed} | people_inputs(recipe.pairs.people)
     compared = {"comparison", "temperature", "exponent", "weight"}
     for reward in recipe.pairing_rewards:
         inputs |= flatten(f"rewards.{reward.name}", reward.model_dump(mode="json", include=compared))

@@ -1,6 +1,5 @@
-"""Where prompts come from: the embedded world's grammar, files, data sets on the Hub, benchmarks.
+"""Where prompts come from: files, data sets on the Hub, benchmarks, and installed packages.
 
-load_prompts(PromptsSection(source="shapes:train", count=192), seed=0)
 load_prompts(PromptsSection(source="my-prompts.csv", column="english"), seed=0)
 load_prompts(PromptsSection(source="geneval:geneval/prompts"), seed=0)
 """

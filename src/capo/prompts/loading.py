@@ -11,12 +11,13 @@ from capo.prompts import hub
 from capo.prompts.benchmarks import BENCHMARKS, find_benchmark, read_benchmark
 from capo.prompts.files import READERS, read_text
 from capo.prompts.parquet import read_hub, read_parquet
+from capo.prompts.plugin_sources import read_plugin
 from capo.prompts.prompt import Prompt, make_prompt
 from capo.prompts.rows import PROMPTS, PromptRequest, SourceRow
 from capo.prompts.text_rules import PromptsError, check_text, text_problem
 from capo.recipe import PromptsSection
+from capo.recipe.plugins import PROMPT_SOURCES, plugin_version, plugins
 
-SHAPES_SPLITS = ("train", "validation", "test")
 HUB = hub.PREFIX.removesuffix(":")
 
 
@@ -34,17 +35,15 @@ def collect_prompts(section: PromptsSection, seed: int, field: str = PROMPTS) ->
     """Return what `load_prompts` does, and how many rows of the source repeat an earlier one."""
     request = PromptRequest(section, field)
     kind, name = _kind(request)
-    if kind == "shapes":
-        return _read_shapes(name, request, seed), 0
     first: dict[str, SourceRow] = {}
     rows = 0
-    for row in _usable(_rows(kind, name, request), section.source):
+    for row in _usable(_rows(kind, name, request, seed), section.source):
         rows += 1
         first.setdefault(row.text, row)
     if not first:
         condition = f" that meets {field}.where" if section.where else ""
         raise PromptsError(f"{section.source}: it has no prompt{condition}")
-    kept = first.values() if section.count is None else _draw(first, request, seed)
+    kept = first.values() if section.count in (None, len(first)) else _draw(first, request, seed)
     return [make_prompt(row.text, row.category, row.metadata) for row in kept], rows - len(first)
 
 
@@ -54,14 +53,16 @@ def prompts_inputs(field: str, section: PromptsSection) -> dict[str, Any]:
 
 
 def source_identity(section: PromptsSection, field: str = PROMPTS) -> str | None:
-    """Return a digest of the files that the source is read from.
+    """Return a digest of the files that the source is read from, or the version of its package.
 
-    None for prompts that come with the package, and for a set on the Hub, which its revision identifies.
+    None for prompts that come with capo, and for a set on the Hub, which its revision identifies.
     """
     request = PromptRequest(section, field)
     kind, name = _kind(request)
-    if kind in ("shapes", HUB):
+    if kind == HUB:
         return None
+    if kind in plugins(PROMPT_SOURCES):
+        return plugin_version(PROMPT_SOURCES, kind)
     files = [Path(name)] if kind == "file" else find_benchmark(kind, Path(name))
     digests = []
     for path in files:
@@ -97,10 +98,10 @@ def _usable(rows: Iterable[SourceRow], source: str) -> Iterator[SourceRow]:
 
 
 def _kind(request: PromptRequest) -> tuple[str, str]:
-    """Return `shapes`, `hub`, a benchmark or `file`, and its split, data set or path."""
+    """Return an installed source, `hub`, a benchmark or `file`, and its set, data set or path."""
     source = request.section.source
     before, colon, after = source.partition(":")
-    known = {"shapes", HUB, *BENCHMARKS}
+    known = {*plugins(PROMPT_SOURCES), HUB, *BENCHMARKS}
     kind, name = (before, after) if colon and before in known else ("file", source)
     if kind != HUB:
         _refuse(request, ("split", "revision"), "only a data set on the Hub has one")
@@ -115,7 +116,9 @@ def _refuse(request: PromptRequest, names: tuple[str, ...], why: str) -> None:
             raise PromptsError(f"{request.field}.{name} does not apply to {request.section.source}: {why}")
 
 
-def _rows(kind: str, name: str, request: PromptRequest) -> Iterator[SourceRow]:
+def _rows(kind: str, name: str, request: PromptRequest, seed: int) -> Iterator[SourceRow]:
+    if kind in plugins(PROMPT_SOURCES):
+        return read_plugin(kind, name, request, seed)
     if kind == HUB:
         return read_hub(request)
     path = Path(name)
@@ -131,15 +134,6 @@ def _rows(kind: str, name: str, request: PromptRequest) -> Iterator[SourceRow]:
     return read_text(name, path.read_bytes(), request)
 
 
-def _read_shapes(split: str, request: PromptRequest, seed: int) -> list[Prompt]:
-    if split not in SHAPES_SPLITS:
-        known = ", ".join(f"shapes:{name}" for name in SHAPES_SPLITS)
-        raise PromptsError(f"{request.field}.source: no 'shapes:{split}'; the splits are {known}")
-    from capo.shapes.grammar import prompts
-
-    return [make_prompt(*row) for row in prompts(split, request.section.count, seed)]
-
-
 def _draw(rows: dict[str, SourceRow], request: PromptRequest, seed: int) -> list[SourceRow]:
     source, count = request.section.source, request.section.count
     if count is None or count > len(rows):
@@ -151,7 +145,9 @@ def _draw(rows: dict[str, SourceRow], request: PromptRequest, seed: int) -> list
 
 
 def _no_file(request: PromptRequest) -> PromptsError:
-    kinds = ", ".join(["shapes:SPLIT", f"{HUB}:OWNER/NAME", *(f"{name}:PATH" for name in BENCHMARKS)])
+    installed = (f"{kind}:NAME" for kind in plugins(PROMPT_SOURCES))
+    benchmarks = (f"{name}:PATH" for name in BENCHMARKS)
+    kinds = ", ".join([*installed, f"{HUB}:OWNER/NAME", *benchmarks])
     return PromptsError(
         f"{request.section.source}: no such prompt file; {request.field}.source is a file, or one of {kinds}"
     )

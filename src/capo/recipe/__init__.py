@@ -4,7 +4,7 @@ A recipe is YAML with the sections `model, prompts, generate, rewards, pairs, tr
 report, engine` and a `seed`. Unknown keys, wrong types and contradictions are errors, all
 reported at once and with the nearest valid name.
 
-    recipe = load_recipe("shapes", ["seed=1", "train.beta=300"])
+    recipe = load_recipe("sdxl", ["seed=1", "train.beta=300"])
 """
 
 from capo.recipe.reading import RecipeError, dump_recipe, load_recipe, parse_recipe, shipped_recipes

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from capo.recipe.plugins import PROMPT_SOURCES, plugins
+
 if TYPE_CHECKING:
     from capo.recipe.sections import PromptsSection, Recipe
 
@@ -88,7 +90,7 @@ def _of_training(recipe: "Recipe") -> Iterator[str]:
         yield f"train.per_device_batch_size: {step} does not divide global_batch_size {size}"
     trained_on = recipe.prompts.source
     for field, section in _measured_on(recipe).items():
-        if section.source == trained_on and trained_on.startswith("shapes:"):
+        if section.source == trained_on and trained_on.partition(":")[0] in plugins(PROMPT_SOURCES):
             yield f"{field}.source: {trained_on} is what the model is trained on; take another split"
 
 

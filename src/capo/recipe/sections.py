@@ -42,7 +42,7 @@ class Section(BaseModel):
 class ModelSection(Section):
     """The base model: what generates the samples, what is tuned, what stays the reference."""
 
-    checkpoint: str = Field(description="`shapes` (the embedded model), a diffusers directory or a Hub id")
+    checkpoint: str = Field(description="a diffusers directory, a Hub id, or an installed checkpoint")
     revision: str | None = Field(None, description="Hub revision; pin it to repeat a result")
     variant: str | None = Field(None, description="weight variant of the checkpoint, as `fp16`")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
@@ -67,8 +67,8 @@ class PromptsSection(Section):
     """Where prompts come from."""
 
     source: str = Field(
-        description="`shapes:train`, `shapes:validation`, `shapes:test`; a file; `hub:owner/name`; or a "
-        "benchmark's files, as `geneval:PATH`"
+        description="a file; `hub:owner/name`; a benchmark's files, as `geneval:PATH`; or an installed "
+        "source, as `KIND:NAME`"
     )
     count: Positive | None = Field(None, description="how many, drawn by `seed`; all when null")
     column: str | None = Field(
@@ -201,7 +201,7 @@ class PairsSection(Section):
         "frontier", description="`labels`: what people preferred, as the data set of `images` or `people` say"
     )
     reward: Name | None = Field(None, description="the reward of best-worst")
-    people: Literal["shapes"] | None = Field(
+    people: Name | None = Field(
         None, description="of labels: simulated people who compare the model's own samples"
     )
     min_margin: float | None = Field(
@@ -323,9 +323,7 @@ class EvaluateSection(Section):
         None, description="what it is compared with, named likewise; the recipe's model when null"
     )
     samples_per_prompt: Positive = Field(8, description="K images from each model, equal seeds")
-    judge: Literal["shapes"] | None = Field(
-        None, description="exact judge of prompts that say what must be seen"
-    )
+    judge: Name | None = Field(None, description="exact judge of prompts that say what must be seen")
     null_row: bool = Field(
         True, description="also the base against itself with other seeds: the size of chance"
     )

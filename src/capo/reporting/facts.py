@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from capo.diffusion import EMBEDDED
+from capo.diffusion import is_plugin_checkpoint
 from capo.recipe import Recipe
 from capo.reporting import wording
 from capo.reporting.gather import Material
@@ -53,7 +53,7 @@ def loading_code(material: Material) -> str:
     """Python that loads the tuned model with diffusers alone, run from inside the run directory."""
     recipe = material.recipe
     model, settings = recipe.model, recipe.generate
-    embedded, full = model.checkpoint in EMBEDDED, recipe.train.adaptation == "full"
+    embedded, full = is_plugin_checkpoint(model.checkpoint), recipe.train.adaptation == "full"
     imports = [f"from diffusers import {', '.join(sorted({'DiffusionPipeline', settings.scheduler}))}"]
     plain = material.summaries["train"].get("plain_diffusers", {"left_out": [], "sampler": {}})
     absent = [f"{part}=None" for part in plain["left_out"]]

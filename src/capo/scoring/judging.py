@@ -1,51 +1,88 @@
-"""What the exact judge asks of an evaluation, and its verdicts."""
+"""Judges: exact verdicts on whether an image shows what its prompt asks for.
+
+A judge is a plug-in: an installed package supplies a class, called without arguments, as an entry
+point of the group `capo.judges`.
+"""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Protocol
 
 from capo.prompts import Prompt
-from capo.recipe import Recipe
-from capo.shapes.scenes import SIZE
+from capo.recipe import EvaluateSection
+from capo.recipe.plugins import JUDGES, load_plugin, plugin_version
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from PIL import Image
 
+FIELD = "evaluate.judge"
 
-def check_judgeable(recipe: Recipe, prompts: Sequence[Prompt]) -> None:
-    """Raise `ValueError` for prompts that do not say what must be seen, when the recipe has a judge."""
-    unknown = [prompt.text for prompt in prompts if not tells_what_to_see(prompt)]
-    if recipe.evaluate.judge is not None and unknown:
+
+class Judge(Protocol):
+    """What a judge must offer. It is created often, so a model should be loaded by the first `verdicts`."""
+
+    image_size: tuple[int, int] | None
+    """The only height and width that it can look at; None for any."""
+
+    def can_judge(self, prompt: Prompt) -> bool:
+        """Return whether the prompt has the metadata that the judge needs."""
+        ...
+
+    def verdicts(self, images: "Sequence[Image.Image]", prompts: Sequence[Prompt]) -> Sequence[bool]:
+        """Return whether each image shows what the prompt at its place asks for."""
+        ...
+
+
+def load_judge(name: str) -> Judge:
+    """Load the judge that `evaluate.judge` names.
+
+    Raises `PluginError` if no installed package supplies it.
+    """
+    judge: Judge = load_plugin(JUDGES, name, FIELD)()
+    return judge
+
+
+def judge_inputs(name: str | None) -> dict[str, Any]:
+    """Return the part of a fingerprint that identifies the judge, beyond its name."""
+    version = None if name is None else plugin_version(JUDGES, name)
+    return {} if version is None else {f"{FIELD}.package": version}
+
+
+def check_judgeable(section: EvaluateSection, prompts: Sequence[Prompt]) -> None:
+    """Raise `ValueError` if the section has a judge that cannot judge some of the prompts."""
+    if section.judge is None:
+        return
+    judge = load_judge(section.judge)
+    unknown = [prompt.text for prompt in prompts if not judge.can_judge(prompt)]
+    if unknown:
         raise ValueError(
-            f"evaluate.judge: {recipe.evaluate.judge} needs prompts that say what must be seen, as those "
-            f"of shapes:test; {len(unknown)} of {recipe.evaluate.prompts.source} do not, the first being "
-            f"{unknown[0]!r}"
+            f"{FIELD}: {section.judge} needs metadata that {len(unknown)} of the {len(prompts)} prompts of "
+            f"{section.prompts.source} lack; the first is {unknown[0]!r}"
         )
 
 
-def tells_what_to_see(prompt: Prompt) -> bool:
-    """Whether the judge can say of an image if it shows what `prompt` says."""
-    return "include" in prompt.metadata
+def can_judge(name: str | None, prompts: Sequence[Prompt]) -> bool:
+    """Return whether `name` is a judge that can judge all prompts."""
+    return name is not None and all(map(load_judge(name).can_judge, prompts))
 
 
-def check_size(recipe: Recipe, size: tuple[int, int], what: str) -> None:
+def check_size(name: str | None, size: tuple[int, int], what: str) -> None:
     """Raise `ValueError` for images of height and width `size` that the judge cannot look at.
 
-    `what` says in words what has that size, as "this model makes".
+    `what` introduces the size in the message, as "this model makes".
     """
-    if recipe.evaluate.judge == "shapes" and size != (SIZE, SIZE):
+    wanted = None if name is None else load_judge(name).image_size
+    if wanted not in (None, size):
         raise ValueError(
-            f"evaluate.judge: shapes looks at images of {SIZE}×{SIZE} pixels, and {what} "
+            f"{FIELD}: {name} needs images of {wanted[1]}×{wanted[0]} pixels, but {what} "
             f"{size[1]}×{size[0]}; set it to null"
         )
 
 
-def verdicts(prompts: Sequence[Prompt], rows: "pa.Table", images: "Sequence[Image.Image]") -> list[bool]:
-    """Whether each image, of the prompt of its row, is correct."""
-    from capo.shapes.judge import judge
-
-    metadata = {prompt.prompt_id: prompt.metadata for prompt in prompts}
-    keys = zip(images, rows["prompt_id"].to_pylist(), strict=True)
-    return [judge(np.asarray(image), metadata[prompt_id]) for image, prompt_id in keys]
+def verdicts(
+    judge: Judge, prompts: Sequence[Prompt], rows: "pa.Table", images: "Sequence[Image.Image]"
+) -> list[bool]:
+    """Return the judge's verdict on each image, which belongs to the prompt of its row."""
+    known = {prompt.prompt_id: prompt for prompt in prompts}
+    of_rows = [known[prompt_id] for prompt_id in rows["prompt_id"].to_pylist()]
+    return [bool(verdict) for verdict in judge.verdicts(images, of_rows)]

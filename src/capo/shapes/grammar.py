@@ -83,7 +83,7 @@ class Spec:
 def grammar(split: str) -> dict[str, tuple[Spec, ...]]:
     """Every prompt of a split, by category; no content is in two splits."""
     if split not in SPLITS:
-        raise ValueError(f"shapes prompts have no split {split!r}; there are {', '.join(SPLITS)}")
+        raise ValueError(f"no split {split!r}; the splits are {', '.join(SPLITS)}")
     low, high = SPLITS[split]
     found = {}
     for category in CATEGORIES:
@@ -103,7 +103,7 @@ def draw_specs(split: str, count: int | None, seed: int) -> list[Spec]:
     queues = [rng.sample(specs, len(specs)) for specs in grammar(split).values()]
     total = sum(map(len, queues))
     if count is not None and count > total:
-        raise ValueError(f"shapes:{split} has {total} prompts, {count} were asked for")
+        raise ValueError(f"it has {total} prompts, fewer than the {count} requested")
     drawn: list[Spec] = []
     while len(drawn) < (total if count is None else count):
         drawn.extend(queue.pop() for queue in queues if queue)
@@ -119,7 +119,7 @@ def spec_of(metadata: Mapping[str, Any]) -> Spec:
 
 
 def prompts(split: str, count: int | None, seed: int) -> list[tuple[str, str, dict[str, Any]]]:
-    """Text, category and metadata of `draw_specs`."""
+    """Return text, category and metadata of `draw_specs`; the prompt source `shapes:SPLIT`."""
     return [(spec.text, spec.category, spec.metadata) for spec in draw_specs(split, count, seed)]
 
 

@@ -8,13 +8,17 @@ pairs (`perception`) see the shapes that it finds.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from scipy import ndimage
 
+from capo.prompts import Prompt
 from capo.shapes.scenes import BACKGROUNDS, HUES, SHAPES, SIZE, SQUARE_SIDE, signed_distance
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MIN_CHROMA = 0.15
 """Difference of the largest and smallest channel (in [0, 1]) from which a pixel belongs to a shape."""
@@ -36,6 +40,20 @@ class Detection:
     y: float
     radius: float
     overlap: float
+
+
+class ShapesJudge:
+    """The judge `shapes` of an evaluation."""
+
+    image_size = (SIZE, SIZE)
+
+    def can_judge(self, prompt: Prompt) -> bool:
+        """Return whether the prompt comes from the grammar, or has metadata in the same layout."""
+        return "include" in prompt.metadata
+
+    def verdicts(self, images: "Sequence[Image.Image]", prompts: Sequence[Prompt]) -> list[bool]:
+        """Return whether each image shows what its prompt asks for."""
+        return [judge(np.asarray(i), p.metadata) for i, p in zip(images, prompts, strict=True)]
 
 
 def judge(image: np.ndarray, metadata: dict[str, Any]) -> bool:

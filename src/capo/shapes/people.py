@@ -7,11 +7,34 @@ blind to the prompt and often against it: one large, centred, vivid shape is wha
 import math
 import random
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from capo.shapes.grammar import Spec
+import numpy as np
+
+from capo.prompts import Prompt
+from capo.shapes.grammar import Spec, spec_of
 from capo.shapes.judge import stands
 from capo.shapes.layout import RADII
+from capo.shapes.perception import perceive
 from capo.shapes.scenes import SIZE, Item, Scene
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class ShapesPeople:
+    """The simulated people `shapes`, who label pairs of samples."""
+
+    def can_compare(self, prompt: Prompt) -> bool:
+        """Return whether the prompt comes from the grammar, or has metadata in the same layout."""
+        return "include" in prompt.metadata
+
+    def compare(
+        self, images: "Sequence[Image.Image]", prompt: Prompt, rng: random.Random
+    ) -> list[tuple[int, int, float]]:
+        """Compare the images of one prompt in pairs drawn at random, as `compare_at_random`."""
+        scenes = [perceive(np.asarray(image)) for image in images]
+        return compare_at_random(scenes, spec_of(prompt.metadata), rng)
 
 
 def beauty(scene: Scene, blur: float = 0.0) -> float:

@@ -25,7 +25,7 @@ from capo.pairing.columns import score_matrix
 from capo.prompts import Prompt, load_prompts
 from capo.recipe import Recipe, RewardSection
 from capo.sampling.sampler import ImageRequest, sample_images
-from capo.scoring.judging import check_size, tells_what_to_see, verdicts
+from capo.scoring.judging import can_judge, check_size, load_judge, verdicts
 from capo.scoring.prompt_win_rates import present, prompt_error, prompt_win_rates
 from capo.scoring.rater import Rater
 from capo.scoring.score_table import decode_rows, score_rows
@@ -112,7 +112,7 @@ class Shown:
 
     @property
     def judged(self) -> bool:
-        return self.recipe.evaluate.judge is not None and all(map(tells_what_to_see, self.prompts))
+        return can_judge(self.recipe.evaluate.judge, self.prompts)
 
     @cached_property
     def scores(self) -> Mapping[str, np.ndarray]:
@@ -123,14 +123,18 @@ class Shown:
     @cached_property
     def right(self) -> np.ndarray:
         """The share of each prompt's images that the judge finds right [P]."""
+        assert self.recipe.evaluate.judge is not None
+        judge = load_judge(self.recipe.evaluate.judge)
         shards = read_samples(self.artifact, self.folder, KEYS)
-        found = [verdict for rows in shards for verdict in verdicts(self.prompts, rows, decode_rows(rows))]
+        found = [v for rows in shards for v in verdicts(judge, self.prompts, rows, decode_rows(rows))]
         return np.reshape(found, (len(self.prompts), -1)).mean(axis=1)
 
     def sample(self, family: Family, description: str) -> None:
         """Make those images that are not there."""
         if self.judged:
-            check_size(self.recipe, family.image_size(self.recipe.generate), "this model makes")
+            check_size(
+                self.recipe.evaluate.judge, family.image_size(self.recipe.generate), "this model makes"
+            )
         samples, key = self.recipe.train.validation_samples, ("validation", self.recipe.seed)
         request = ImageRequest(self.prompts, samples, self.recipe.generate, key, description)
         sample_images(family, request, self.artifact, self.folder)

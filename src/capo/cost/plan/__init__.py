@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from capo.prompts import load_prompts
 from capo.recipe import PromptsSection, Recipe
+from capo.recipe.plugins import PROMPT_SOURCES, plugins
 
 if TYPE_CHECKING:
     from capo.cost.plan.counts import Sampling, Training
@@ -81,6 +82,6 @@ def _number(section: PromptsSection, seed: int, field: str) -> int | None:
     """How many prompts there are; None for a file that is not there and of which no `count` is asked."""
     if section.count is not None:
         return section.count
-    if not section.source.startswith("shapes:") and not Path(section.source).is_file():
+    if section.source.partition(":")[0] not in plugins(PROMPT_SOURCES) and not Path(section.source).is_file():
         return None
     return len(load_prompts(section, seed, field))

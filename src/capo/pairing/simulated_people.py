@@ -1,0 +1,52 @@
+"""Simulated people, who compare samples in the place of real ones.
+
+They are a plug-in: an installed package supplies a class, called without arguments, as an entry point
+of the group `capo.people`.
+"""
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from capo.prompts import Prompt
+from capo.recipe.plugins import PEOPLE, load_plugin, plugin_version
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FIELD = "pairs.people"
+
+Answer = tuple[int, int, float]
+"""The places of two images, and 1 if the first was preferred, 0 if the second was, 1/2 for a tie."""
+
+
+class People(Protocol):
+    """What simulated people must offer."""
+
+    def can_compare(self, prompt: Prompt) -> bool:
+        """Return whether the prompt has the metadata that they need."""
+        ...
+
+    def compare(
+        self, images: "Sequence[Image.Image]", prompt: Prompt, rng: random.Random
+    ) -> Iterable[Answer]:
+        """Compare images of one prompt in disjoint pairs.
+
+        All randomness must come from `rng`, so that a run can be repeated.
+        """
+        ...
+
+
+def load_people(name: str) -> People:
+    """Load the people that `pairs.people` names.
+
+    Raises `PluginError` if no installed package supplies them.
+    """
+    people: People = load_plugin(PEOPLE, name, FIELD)()
+    return people
+
+
+def people_inputs(name: str) -> dict[str, Any]:
+    """Return the part of a fingerprint that identifies the people, beyond their name."""
+    version = plugin_version(PEOPLE, name)
+    return {} if version is None else {f"{FIELD}.package": version}
