@@ -20,7 +20,7 @@ from capo import load_recipe
 from capo.method.clear_pairs import has_clear_pairs
 from capo.pairing.columns import Columns, read_columns
 from capo.pairing.selecting import Pairs, choice, make_pairs
-from capo.store.run_directory import Run
+from capo.store import Run
 
 FIRST, STEP = 4, 4
 

@@ -13,7 +13,7 @@ from hypothesis import settings
 
 import tiny
 import tiny_training
-from capo.engine.device import quiet
+from capo.engine.model_loading import quiet
 
 torch.set_num_threads(1)
 # No deadline on a busy machine, and the same cases each run.

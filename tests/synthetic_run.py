@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from capo.engine.seeds import stable_seed
 from capo.recipe import Recipe, parse_recipe
-from capo.store.run_directory import Artifact, Run
+from capo.store import Artifact, Run
 from synthetic_numbers import pair_row, results
 from synthetic_pictures import COLORS, SHAPES, draw_png
 

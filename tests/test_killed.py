@@ -15,8 +15,7 @@ import tiny_training
 from capo import diffusion, pipeline
 from capo.recipe import ModelSection
 from capo.sampling import generate
-from capo.store import atomic as durable
-from capo.store.run_directory import Run
+from capo.store import Run, atomic
 from capo.training import train, validation
 
 LANES = os.cpu_count() or 1
@@ -45,7 +44,7 @@ def fork(work, **environment):
     if child:
         return child
     try:
-        durable._passed = 0
+        atomic._passed = 0
         os.environ.update(environment)
         work()
     except BaseException:
@@ -99,7 +98,7 @@ def test_killed_at_every_failpoint_of_writing(tmp_path, monkeypatch, before):
     def attempt(path, **environment):
         return ended(fork(lambda: make_everything(path), **environment))
 
-    monkeypatch.setattr(durable, "_flush", lambda path: None)
+    monkeypatch.setattr(atomic, "_flush", lambda path: None)
     before(tmp_path / "whole")
     assert attempt(tmp_path / "whole", CAPO_FAILPOINT_COUNT=str(tmp_path / "count")) == 0
     expected = contents(tmp_path / "whole")
@@ -202,7 +201,7 @@ def stages(tmp_path_factory, sdxl):
 def _make_forks_cheap(patch, sdxl):
     patch.setenv("TOKENIZERS_PARALLELISM", "false")  # it would speak of the forks
     # Flushing to the disk is for power cuts; a killed process leaves what it wrote to the system.
-    patch.setattr(durable, "_flush", lambda path: None)
+    patch.setattr(atomic, "_flush", lambda path: None)
     # Loading would take most of the time; each child has its own memory, so this one stays as it is.
     family = diffusion.load_family(ModelSection(checkpoint=str(sdxl)), torch.device("cpu"))
     family.encode(["a cat"])

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import tiny_training
 from capo import pipeline
 from capo.recipe import dump_recipe
-from capo.store.run_directory import Run
+from capo.store import Run
 from capo.training.trainer import Trainer
 
 pytestmark = pytest.mark.timeout(900)  # five processes are started in all

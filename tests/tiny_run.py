@@ -12,7 +12,7 @@ from PIL import Image
 from capo.prompts import Prompt, make_prompt
 from capo.prompts.table import prompt_table
 from capo.recipe import Recipe, RewardSection, parse_recipe
-from capo.store.run_directory import Run
+from capo.store import Run
 
 PIXELS = 8
 

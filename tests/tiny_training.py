@@ -11,7 +11,7 @@ from capo.recipe import Recipe, parse_recipe
 from capo.sampling.collect_prompts import collect
 from capo.sampling.generate import make_samples
 from capo.scoring.score import make_scores
-from capo.store.run_directory import Run
+from capo.store import Run
 from capo.store.step import Job
 from capo.training.train import make_validation, train
 

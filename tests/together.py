@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from capo.engine.ranks import joined
+from capo.engine.ranks import join_processes
 from capo.pipeline import run
 from capo.recipe import load_recipe
 from capo.training.batches import Batches
@@ -21,7 +21,7 @@ from capo.training.trainer import Trainer
 
 def main() -> None:
     torch.set_num_threads(1)
-    with joined("cpu") as group:
+    with join_processes("cpu") as group:
         for entry in json.loads(Path(sys.argv[1]).read_text()):
             if "stop_before" in entry:
                 stop_before(entry["stop_before"])

@@ -27,7 +27,7 @@ from .pipeline import run as run
 from .recipe import Recipe as Recipe
 from .recipe import RecipeError as RecipeError
 from .recipe import load_recipe as load_recipe
+from .store.errors import WorkspaceError as WorkspaceError
 from .store.run_directory import Run as Run
-from .store.run_directory import WorkspaceError as WorkspaceError
 
 __version__: str

@@ -12,7 +12,7 @@ from capo.cost.plan import plan_run
 from capo.cost.plan.counts import Sampling, Training
 from capo.cost.plan.disk import disk
 from capo.cost.plan.gpus import GIB, GPUS, find_gpu
-from capo.cost.plan.memory import fitting_pairs, generate_memory, train_memory
+from capo.cost.plan.memory_needs import fitting_pairs, generate_memory, train_memory
 from capo.cost.plan.notes import notes
 from capo.cost.plan.scoring_work import score_flops
 from capo.cost.plan.weightless import Count

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 import tiny
 from capo.diffusion import load_family
 from capo.diffusion.saved import find_policy
-from capo.engine.device import quiet
+from capo.engine.model_loading import quiet
 from capo.recipe import ModelSection
 
 TEXT_2 = "text_encoder_2/model.safetensors"

@@ -13,7 +13,7 @@ from capo.diffusion.flux import Flux
 from capo.diffusion.policy import Policy, load_policy
 from capo.diffusion.process import DDPM
 from capo.diffusion.sana import Sana
-from capo.engine.device import quiet
+from capo.engine.model_loading import quiet
 from capo.recipe import GenerateSection, TrainSection
 from diffusion_cases import PIPELINES, family_of, settings_of
 

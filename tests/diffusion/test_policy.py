@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 
 from capo.diffusion import load_family
 from capo.diffusion.policy import Policy, load_policy
-from capo.engine.device import quiet
+from capo.engine.model_loading import quiet
 from capo.recipe import GenerateSection, ModelSection, TrainSection
 
 KINDS = {

@@ -3,7 +3,9 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from capo.engine import device as runtime
+from capo.engine.device import device_name, select_device
+from capo.engine.memory import explain_out_of_memory
+from capo.engine.model_loading import quiet
 from capo.recipe import EngineSection
 
 
@@ -15,41 +17,40 @@ def threads():
 
 
 def test_a_device_is_the_one_that_is_named():
-    assert runtime.device(EngineSection(device="cpu")) == torch.device("cpu")
+    assert select_device(EngineSection(device="cpu")) == torch.device("cpu")
 
 
 @pytest.mark.parametrize(("cuda", "mps", "best"), [(False, False, "cpu"), (False, True, "mps")])
 def test_auto_is_the_best_that_is_there(monkeypatch, cuda, mps, best):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert runtime.device(EngineSection()).type == best
+    assert select_device(EngineSection()).type == best
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "abacus", "cpu:x"])
 def test_a_device_that_is_not_there_is_refused(name):
-    with pytest.raises(ValueError, match=f"engine.device: '{name}' cannot be used here"):
-        runtime.device(EngineSection(device=name))
+    with pytest.raises(ValueError, match=f"engine.device: '{name}' is not available"):
+        select_device(EngineSection(device=name))
 
 
 def test_a_gpu_is_recorded_by_its_own_name(monkeypatch):
-    assert runtime.device_name(EngineSection(device="cpu")) == "cpu"
-    monkeypatch.setattr(runtime, "device", lambda engine: torch.device("cuda:1"))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
-    assert runtime.device_name(EngineSection()) == "GPU 1"
+    assert device_name(torch.device("cpu")) == "cpu"
+    assert device_name(torch.device("cuda:1")) == "GPU 1"
 
 
 @pytest.mark.usefixtures("threads")
 def test_threads_are_set_when_given():
-    runtime.device(EngineSection(device="cpu", threads=2))
+    select_device(EngineSection(device="cpu", threads=2))
     assert torch.get_num_threads() == 2
-    runtime.device(EngineSection(device="cpu"))
+    select_device(EngineSection(device="cpu"))
     assert torch.get_num_threads() == 2
 
 
 def test_running_out_of_memory_names_the_setting_to_lower():
     with (
         pytest.raises(RuntimeError, match=r"lower train.per_device_batch_size"),
-        runtime.memory_bounded_by("train.per_device_batch_size"),
+        explain_out_of_memory("train.per_device_batch_size"),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -61,6 +62,6 @@ def test_libraries_are_quiet_within_and_as_before_afterwards():
         return [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
 
     before = state()
-    with runtime.quiet():
+    with quiet():
         assert [shown for _, shown in state()] == [False, False]
     assert state() == before

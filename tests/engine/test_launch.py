@@ -2,22 +2,22 @@
 
 import pytest
 
-from capo.engine.launch import LaunchError, Processes, again, check_launch, processes
+from capo.engine.launch import LaunchError, Processes, check_launch, processes, resume_command
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1"}
 
 
 def test_processes_are_those_of_the_launcher():
     assert processes({}) == Processes(0, 1, 0)
-    assert processes({}).leads
+    assert processes({}).is_main
     found = processes(TORCHRUN)
-    assert (found.rank, found.size, found.local_rank, found.leads) == (5, 8, 1, False)
+    assert (found.rank, found.size, found.local_rank, found.is_main) == (5, 8, 1, False)
 
 
 def test_a_command_is_given_again_as_it_was_launched():
     given = ["train", "my recipe.yaml"]
-    assert again(given, {}) == "capo train 'my recipe.yaml'"
-    launched = again(given, TORCHRUN | {"LOCAL_WORLD_SIZE": "4"})
+    assert resume_command(given, {}) == "capo train 'my recipe.yaml'"
+    launched = resume_command(given, TORCHRUN | {"LOCAL_WORLD_SIZE": "4"})
     assert launched == "torchrun --nproc-per-node 4 -m -- capo train 'my recipe.yaml'"
 
 

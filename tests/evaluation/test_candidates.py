@@ -10,14 +10,14 @@ import tiny_rewards
 import tiny_run
 from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
-from capo.engine import device as runtime
-from capo.engine.device import quiet
+from capo.engine.device import select_device
+from capo.engine.model_loading import quiet
 from capo.evaluation.baseline import make_baseline
 from capo.evaluation.candidates import find_candidate
 from capo.evaluation.evaluate import evaluate
 from capo.pipeline.graph import steps_of
 from capo.rewards.rgb_images import decode_image
-from capo.store.run_directory import Run
+from capo.store import Run
 
 PROMPTS, SAMPLES = ("a red circle", "three", "blue"), 2
 
@@ -49,7 +49,7 @@ def recipe(sdxl, prompts_file):
 def policy(recipe, tmp_path_factory):
     """A policy folder that differs visibly from its base."""
     settings = recipe()
-    made = Policy(load_family(settings.model, runtime.device(settings.engine)), settings.train, seed=0)
+    made = Policy(load_family(settings.model, select_device(settings.engine)), settings.train, seed=0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in made.parameters().values():

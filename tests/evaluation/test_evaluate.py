@@ -13,7 +13,7 @@ import tiny_run
 from capo import diffusion
 from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
-from capo.engine import device as runtime
+from capo.engine.device import select_device
 from capo.engine.seeds import stable_seed
 from capo.evaluation import compare as stage
 from capo.evaluation import measuring
@@ -26,7 +26,7 @@ from capo.rewards.rgb_images import decode_image
 from capo.scoring import rater
 from capo.shapes.grammar import prompts as shapes_prompts
 from capo.shapes.judge import judge
-from capo.store.run_directory import Run
+from capo.store import Run
 from capo.store.step import Job
 from parsed_page import ParsedPage
 
@@ -55,7 +55,7 @@ def make_recipe(sdxl, rewards=REWARDS, **evaluate):
 
 def put_policy(run, recipe):
     """A best checkpoint that differs visibly from the base."""
-    family = load_family(recipe.model, runtime.device(recipe.engine))
+    family = load_family(recipe.model, select_device(recipe.engine))
     policy = Policy(family, recipe.train, recipe.seed)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -9,7 +9,7 @@ import tiny_run
 from capo.diffusion import checkpoint_identity
 from capo.evaluation.baseline import make_baseline, steps
 from capo.recipe.plugins import JUDGES, PROMPT_SOURCES, PluginError, load_plugin
-from capo.store.run_directory import Run
+from capo.store import Run
 from capo.store.step import Job
 
 PACKAGE = """

@@ -20,7 +20,7 @@ from capo.pairing.pairs_file import read_pairs
 from capo.pipeline import run, status
 from capo.pipeline.graph import steps_of
 from capo.recipe import ImagesSection, RecipeError, dump_recipe, parse_recipe
-from capo.store.run_directory import Artifact, Run
+from capo.store import Artifact, Run
 from capo.training.sample_files import Samples
 
 COUNTS = {"a red circle": 3, "a blue cat": 1, "a green cat": 4, "two dogs": 2}

@@ -14,7 +14,7 @@ from capo.pairing.calibration_inputs import calibration_report
 from capo.pairing.calibration_report import agreement, both_of_each, tied_share
 from capo.recipe import dump_recipe
 from capo.reporting.pair_table import PairTable
-from capo.store.run_directory import Run, WorkspaceError
+from capo.store import Run, WorkspaceError
 
 STRONG = {"name": "strong", "source": "function_rewards:contrast", "temperature": 1.0}
 WEAK = {"name": "weak", "source": "function_rewards:contrast", "temperature": 50.0, "weight": 2.0}

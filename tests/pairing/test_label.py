@@ -18,7 +18,7 @@ from capo.shapes.grammar import draw_specs
 from capo.shapes.layout import corrupt, scene_of
 from capo.shapes.people import alignment, beauty
 from capo.shapes.scenes import draw
-from capo.store.run_directory import Run
+from capo.store import Run
 from capo.store.step import Job
 
 REWARD = {"name": "bt", "source": "function_rewards:contrast"}

@@ -13,7 +13,7 @@ from capo.pairing.pair import pair
 from capo.pairing.selecting import make_pairs
 from capo.recipe import RewardSection
 from capo.rewards import RewardError
-from capo.store.run_directory import Run, WorkspaceError
+from capo.store import Run, WorkspaceError
 from capo.store.step import Job
 
 BT = {"name": "bt", "source": "function_rewards:contrast", "temperature": 2.0, "weight": 3.0}

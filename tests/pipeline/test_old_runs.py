@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from capo import load_recipe, pipeline
-from capo.store.run_directory import Run
+from capo.store import Run
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 

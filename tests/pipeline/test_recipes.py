@@ -10,7 +10,7 @@ from capo.recipe import load_recipe, shipped_recipes
 from capo.sampling.collect_prompts import collect
 from capo.sampling.generate import make_samples
 from capo.scoring.score import make_scores
-from capo.store.run_directory import Run
+from capo.store import Run
 from capo.store.step import Job
 from capo.training.train import train
 

@@ -13,13 +13,12 @@ from capo import pipeline
 from capo.diffusion import load_family
 from capo.diffusion.policy import load_policy
 from capo.diffusion.saved import SavedPolicy
-from capo.engine.device import quiet
+from capo.engine.model_loading import quiet
 from capo.engine.seeds import initial_noise
 from capo.method import BradleyTerry, PowerRatio, select_frontier
 from capo.pairing.selecting import make_pairs
 from capo.scoring.start import Start, find_start
-from capo.store.atomic import WorkspaceError
-from capo.store.run_directory import Run
+from capo.store import Run, WorkspaceError
 from capo.store.step import Job
 from capo.training.train import train
 from capo.training.trainer import Trainer

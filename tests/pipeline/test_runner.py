@@ -9,8 +9,8 @@ import pytest
 import fake_stages
 from capo import pipeline
 from capo.recipe import dump_recipe, parse_recipe
+from capo.store import Run, StaleArtifact, WorkspaceError
 from capo.store.manifest import describe
-from capo.store.run_directory import Run, StaleArtifact, WorkspaceError
 
 ORDER = [
     "prompts", "samples", "scores/first", "scores/second", "scores/held-out", "pairs", "train", "baseline",

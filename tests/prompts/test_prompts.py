@@ -12,7 +12,7 @@ from capo.prompts import PromptsError, load_prompts, source_identity
 from capo.prompts.table import read_prompts
 from capo.recipe import PromptsSection, parse_recipe
 from capo.sampling.collect_prompts import collect
-from capo.store.run_directory import Run
+from capo.store import Run
 from capo.store.step import Job
 
 

@@ -11,7 +11,7 @@ from capo.recipe import ReportSection
 from capo.reporting.examples import LARGEST_SET, PAIR_PIXELS, SIDE_BY_SIDE_PIXELS, Shown, spread
 from capo.reporting.gather import gather
 from capo.reporting.pictures import Gallery, embed
-from capo.store.run_directory import WorkspaceError
+from capo.store import WorkspaceError
 from synthetic_run import Options, make_run
 
 

@@ -8,7 +8,7 @@ import pytest
 from capo.reporting.gather import Material, gather
 from capo.reporting.page import render
 from capo.reporting.report import write_report
-from capo.store.run_directory import Run, WorkspaceError
+from capo.store import Run, WorkspaceError
 from capo.store.step import Job
 from parsed_page import ParsedPage
 from synthetic_run import Options, make_recipe, make_run

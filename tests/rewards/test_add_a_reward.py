@@ -14,7 +14,7 @@ from capo.recipe import RewardSection
 from capo.rewards import build_comparison, load_reward
 from capo.scoring.passes import score_samples as score
 from capo.scoring.score_table import read_scores
-from capo.store.run_directory import Run
+from capo.store import Run
 
 PAGE = Path(__file__).parents[2] / "docs" / "guides" / "add-a-reward.md"
 

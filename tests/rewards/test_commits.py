@@ -18,8 +18,8 @@ from capo.rewards.catalog import SHIPPED
 from capo.rewards.describe import _commit
 from capo.rewards.weights.download import download_instructions
 from capo.rewards.weights.location import has_any_file, is_downloaded, with_commit
+from capo.store import Run
 from capo.store.manifest import differences, explain_change
-from capo.store.run_directory import Run
 
 FIRST, SECOND = "a" * 40, "b" * 40
 SECTION = RewardSection(name="mine", source="pickscore", checkpoint="owner/name")

@@ -14,7 +14,7 @@ from capo.pipeline.graph import steps_of
 from capo.recipe import RecipeError, load_recipe
 from capo.reporting import facts
 from capo.rewards import RewardError
-from capo.store.run_directory import Run
+from capo.store import Run
 from capo.training.sample_files import Samples
 
 MOST, MARGIN = 6, 0.097

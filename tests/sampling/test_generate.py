@@ -12,7 +12,6 @@ from PIL import Image
 
 import tiny_training
 from capo.diffusion import load_family
-from capo.engine import device as runtime
 from capo.engine.seeds import initial_noise, sample_seed, stable_seed
 from capo.images.sample_table import latent_tensors, sample_table
 from capo.images.shard_files import read_samples
@@ -21,7 +20,7 @@ from capo.prompts.table import read_prompts
 from capo.recipe import parse_recipe
 from capo.sampling.generate import _check_later_shards, generate
 from capo.sampling.sampler import ImageRequest, sample_images
-from capo.store.run_directory import Run, WorkspaceError
+from capo.store import Run, WorkspaceError
 
 LATENTS = ".latents.safetensors"
 
@@ -169,7 +168,7 @@ def test_an_image_that_does_not_fit_says_what_to_lower(settings, family, artifac
 
 def test_on_a_cpu_a_batch_takes_at_most_half_of_the_memory(settings, family, artifact, monkeypatch):
     # 8 x 8 latents of 80 KiB a position are 5 MiB an image.
-    monkeypatch.setattr(runtime, "main_memory", lambda: 5 * 2 * 5 * 2**20)
+    monkeypatch.setattr("capo.sampling.batching.main_memory", lambda: 5 * 2 * 5 * 2**20)
     asked = limited(monkeypatch, family, "sample", 100)
     sample(changed(settings, batch_size=None), family, artifact, ["a cat", "a dog", "two"])
     assert asked == [5, 5, 2]

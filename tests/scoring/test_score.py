@@ -12,7 +12,7 @@ from capo.rewards.protocol import TransientError
 from capo.scoring import rater
 from capo.scoring.passes import score_samples as score
 from capo.scoring.score_table import read_scores
-from capo.store.run_directory import Run
+from capo.store import Run
 from function_rewards import gappy, redness
 
 REDNESS = {"name": "red", "source": "function_rewards:redness"}
@@ -167,12 +167,12 @@ def test_models_that_do_not_fit_together_come_one_after_another(world, tmp_path,
     monkeypatch.setattr(rater, "load_reward", load)
     checkpoint = str(tiny_rewards.clip(tmp_path / "clip"))
     sections = [{"name": name, "source": "pickscore", "checkpoint": checkpoint} for name in "abc"]
-    monkeypatch.setattr("capo.engine.device.free_memory", lambda engine: 100e9)
+    monkeypatch.setattr("capo.scoring.passes.free_memory", lambda engine: 100e9)
     score(recipe, run, work(run, *sections))
     assert max(most) == 3
     most.clear()
     monkeypatch.setattr(
-        "capo.engine.device.free_memory", lambda engine: 3 * 986 * 4e6
+        "capo.scoring.passes.free_memory", lambda engine: 3 * 986 * 4e6
     )  # half of it for weights
     score(recipe, run, work(run, *[section | {"name": section["name"] * 2} for section in sections]))
     assert max(most) == 1

@@ -16,7 +16,7 @@ from capo.rewards.score_cache import ScoreCache, open_cache, score_key
 from capo.scoring import rater
 from capo.scoring.passes import score_samples as score
 from capo.scoring.score_table import read_scores, score_rows
-from capo.store.run_directory import Run
+from capo.store import Run
 
 PROMPTS = tiny_run.prompts(3)
 REDNESS = {"name": "red", "source": "function_rewards:redness"}

@@ -6,7 +6,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 from capo.diffusion import load_family
-from capo.engine.device import quiet
+from capo.engine.model_loading import quiet
 from capo.recipe import GenerateSection, ModelSection
 from capo.rewards.catalog import EMBEDDED
 from capo.shapes.build import build, fit

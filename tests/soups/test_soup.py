@@ -17,12 +17,12 @@ from capo import pipeline
 from capo.cli import app
 from capo.diffusion import checkpoint_identity, load_family
 from capo.diffusion.policy import Policy
-from capo.engine.device import quiet
+from capo.engine.model_loading import quiet
 from capo.method.soup import soup as soup_of_weights
 from capo.recipe import ModelSection, TrainSection
 from capo.soups.merge import SoupSettings, soup, soup_front, weightings
 from capo.soups.pipelines import StoredWeights, weight_files
-from capo.store.run_directory import StaleArtifact
+from capo.store import StaleArtifact
 
 METHODS = [
     (SoupSettings("linear"), [1.0, 3.0, 1.0]),

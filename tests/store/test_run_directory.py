@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from capo.store.run_directory import Artifact, Run, StaleArtifact, WorkspaceError, failpoint
+from capo.store import Artifact, Run, StaleArtifact, WorkspaceError
+from capo.store.atomic import failpoint
 
 INPUTS = {"seed": 0, "generate.guidance_scale": 7.5, "@prompts": "abc"}
 
@@ -337,7 +338,7 @@ def test_a_run_directory_that_cannot_be_made_is_explained(tmp_path):
 def test_a_run_directory_removed_meanwhile_is_not_silently_made_again(tmp_path):
     with Run.open(tmp_path / "run") as run:
         run.path.rename(tmp_path / "elsewhere")
-        with pytest.raises(WorkspaceError, match="removed while in use"):
+        with pytest.raises(WorkspaceError, match="was removed or replaced"):
             run.artifact("samples").begin({})
         assert not run.path.exists()
 
@@ -360,7 +361,7 @@ def test_writing_needs_an_open_run(tmp_path):
 
 HOLD = """
 import sys, time
-from capo.store.run_directory import Run
+from capo.store import Run
 with Run.open(sys.argv[1]):
     print("open", flush=True)
     time.sleep(60)

@@ -11,7 +11,7 @@ import pytest
 
 from capo.reporting.forest import MEAN
 from capo.reporting.wording import NONE, points
-from capo.store.run_directory import Run
+from capo.store import Run
 from capo.studies import load_study
 from capo.studies.commands import study_command
 from capo.studies.drawings import drawings, sheets

@@ -10,7 +10,7 @@ import tiny_training
 from capo.recipe import dump_recipe
 from capo.reporting.forest import MEAN
 from capo.reporting.templating import environment
-from capo.store.run_directory import Run
+from capo.store import Run
 from capo.studies import StudyError, figures, load_study
 from capo.studies.running import run_study
 from capo.studies.runs import runs_of

@@ -15,9 +15,8 @@ from capo.cli import app
 from capo.diffusion.saved import find_policy
 from capo.engine.launch import LaunchError
 from capo.recipe import dump_recipe, load_recipe
-from capo.store import atomic as durable
-from capo.store.atomic import WorkspaceError
-from capo.store.run_directory import Run
+from capo.store import Run, WorkspaceError
+from capo.store.lock import hold_lock
 from capo.studies import StudyError, load_study
 from capo.studies.commands import run_command
 from capo.studies.running import run_study
@@ -121,7 +120,7 @@ def test_another_study_beside_it_takes_over_whole_rows(outcome, file):
 
 def test_two_processes_do_not_run_one_seed(outcome, file):
     refused = pytest.raises(WorkspaceError, match=r"in use by process .*or give --seeds without 0")
-    with durable.locked(outcome.folder, ".lock-seed-0"), refused:
+    with hold_lock(outcome.folder / ".lock-seed-0"), refused:
         run_study(load_study(file), outcome.folder)
 
 

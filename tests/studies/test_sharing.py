@@ -10,8 +10,7 @@ import pytest
 import fake_stages
 from capo import pipeline
 from capo.recipe import parse_recipe
-from capo.store import atomic as durable
-from capo.store.run_directory import Run
+from capo.store import Run, atomic
 
 SHARED = ["prompts", "samples", "scores/first", "scores/second", "scores/held-out", "baseline"]
 
@@ -101,7 +100,7 @@ def test_what_is_damaged_there_is_made_here(tmp_path, capsys, monkeypatch):
 
 
 def test_killed_at_every_failpoint_of_taking_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(durable, "_flush", lambda path: None)
+    monkeypatch.setattr(atomic, "_flush", lambda path: None)
     run(tmp_path / "first")
     run(tmp_path / "whole", tmp_path / "first", steps=5)
     expected, count = contents(tmp_path / "whole"), tmp_path / "count"
@@ -110,7 +109,7 @@ def test_killed_at_every_failpoint_of_taking_over(tmp_path, monkeypatch):
         child = os.fork()
         if not child:
             os.environ.update(environment)
-            durable._passed = 0
+            atomic._passed = 0
             try:
                 run(tmp_path / name, tmp_path / "first", steps=5)
             finally:

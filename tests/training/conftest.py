@@ -8,7 +8,7 @@ from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
 from capo.pairing.pairs_file import read_pairs
 from capo.recipe import TrainSection
-from capo.store.run_directory import Run
+from capo.store import Run
 from capo.training.batches import Batches
 from capo.training.sample_files import Samples
 from capo.training.trainer import Trainer

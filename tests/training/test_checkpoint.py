@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from capo.engine.ranks import Group
-from capo.store.run_directory import WorkspaceError
+from capo.store import WorkspaceError
 from capo.training import checkpoint
 from capo.training.checkpoint import Checkpoints
 
@@ -149,7 +149,7 @@ def test_the_newest_and_the_best_are_kept(artifact, setup):
 def test_a_process_that_does_not_lead_looks_for_nothing_to_remove(artifact, setup, monkeypatch):
     """The leading one removes at that moment, and a folder that vanishes while it is listed is an error."""
     store = checkpoints(artifact, setup())
-    monkeypatch.setattr(Group, "leads", False)
+    monkeypatch.setattr(Group, "is_main", False)
     monkeypatch.setattr(Checkpoints, "steps", lambda self: pytest.fail("listed"))
     store.prune(keep=1, best=lambda step: None)
     store.forget_after(0)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from capo.pairing.pairs_file import PairCounts, read_pairs
-from capo.store.run_directory import Artifact, Run, WorkspaceError
+from capo.store import Artifact, Run, WorkspaceError
 from capo.training.sample_files import Samples
 
 

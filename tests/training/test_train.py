@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 
 from capo.diffusion import load_family
 from capo.diffusion.policy import load_policy
-from capo.engine.device import quiet
+from capo.engine.model_loading import quiet
 from capo.engine.seeds import initial_noise, stable_seed
 from capo.prompts import make_prompt
 from capo.recipe import ModelSection, parse_recipe
-from capo.store.run_directory import Run
+from capo.store import Run
 from capo.training import validation
 from capo.training.batches import Batches
 from capo.training.guards import TrainingDiverged

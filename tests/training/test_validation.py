@@ -14,7 +14,7 @@ from capo.sampling.sampler import ImageRequest, sample_images
 from capo.shapes.grammar import spec_of
 from capo.shapes.layout import scene_of
 from capo.shapes.scenes import draw
-from capo.store.run_directory import Run
+from capo.store import Run
 from capo.training.validation import Validation, validate_base, validation_prompts
 from tiny_run import png
 from tiny_training import recipe

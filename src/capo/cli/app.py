@@ -48,11 +48,11 @@ class Commands(TyperGroup):
 
 def _interrupted() -> NoReturn:
     """Leave; of several processes one says how to go on."""
-    from capo.engine.launch import again
+    from capo.engine.launch import resume_command
 
     if "WORLD_SIZE" in os.environ and os.environ.get("RANK") != "0":
         raise typer.Exit(130)
-    stop(f"\nInterrupted; what is finished is kept. Resume with: {again(sys.argv[1:])}", 130)
+    stop(f"\nInterrupted; what is finished is kept. Resume with: {resume_command(sys.argv[1:])}", 130)
 
 
 def group(**settings: Any) -> typer.Typer:

@@ -56,7 +56,7 @@ def export(
         os.environ["CAPO_QUIET"] = "1"
     from capo.cli import tables as terminal
     from capo.pairing.export import export
-    from capo.store.run_directory import Run
+    from capo.store import Run
 
     loaded, path = load(recipe, overrides, directory)
     written = export(loaded, Run(path), to, layout, per_prompt)
@@ -100,7 +100,7 @@ def calibration(
     from capo.cli import tables as terminal
     from capo.cli.calibration_table import print_report
     from capo.pairing.calibration_inputs import calibration_report
-    from capo.store.run_directory import Run
+    from capo.store import Run
 
     loaded, path = load(recipe, overrides, directory)
     report = calibration_report(loaded, Run(path))

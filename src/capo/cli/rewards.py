@@ -93,11 +93,11 @@ def check(
     if as_json:
         os.environ["CAPO_QUIET"] = "1"
     from capo.cli import tables as terminal
-    from capo.engine import device as runtime
+    from capo.engine.device import select_device
     from capo.recipe import EngineSection
     from capo.rewards.checking.trial import try_reward
 
-    found = try_reward(_section(name, recipe, overrides), runtime.device(EngineSection(device=device)))
+    found = try_reward(_section(name, recipe, overrides), select_device(EngineSection(device=device)))
     if as_json:
         terminal.print_json(found)
     else:
@@ -124,7 +124,7 @@ def serve(
 
     The images of a batch are scored `batch_size` of the reward at once.
     """
-    from capo.engine import device as runtime
+    from capo.engine.device import select_device
     from capo.engine.progress import say
     from capo.recipe import EngineSection
     from capo.rewards import load_reward, reward_identity
@@ -132,7 +132,7 @@ def serve(
 
     section = _section(name, recipe, overrides)
     identity = reward_identity(section)
-    reward = load_reward(section, runtime.device(EngineSection(device=device)))
+    reward = load_reward(section, select_device(EngineSection(device=device)))
     with RewardServer((host, port), reward, identity, section.batch_size, waiting) as server:
         say(f"Serving {section.name} at {server.url}; stop with Ctrl-C")
         try:

@@ -114,7 +114,7 @@ def _run(
 
     loaded, path = load(recipe, overrides, directory)
     result = pipeline.run(loaded, path, force=force, stage=stage)
-    if not processes().leads:
+    if not processes().is_main:
         return
     if as_json:
         terminal.print_json(terminal.result_values(result))

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capo.engine.device import quiet
+from capo.engine.model_loading import quiet
 from capo.recipe import ModelSection
 from capo.recipe.plugins import CHECKPOINTS, load_plugin, plugins
 from capo.store.step import flatten

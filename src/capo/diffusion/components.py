@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import torch
 
-from capo.engine.loaded_weights import defect
+from capo.engine.model_loading import weight_defect
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,6 @@ def load_part(kind: Any, source: Source, folder: str, dtype: torch.dtype) -> Any
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{where} cannot be loaded as {kind.__name__}: {error}") from error
-    if wrong := defect(model, report):
+    if wrong := weight_defect(model, report):
         raise ValueError(f"{where} {wrong}")
     return model.eval()

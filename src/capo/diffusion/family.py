@@ -21,7 +21,7 @@ from capo.diffusion.assembly import absent_parts, add_lora, assemble, save_assem
 from capo.diffusion.components import PartLoader, Source
 from capo.diffusion.process import Process
 from capo.diffusion.vae import compression, decode, encode
-from capo.engine.device import quiet
+from capo.engine.model_loading import quiet
 from capo.recipe import GenerateSection, ModelSection
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from capo.diffusion.process import choose_sampler
-from capo.engine.device import quiet
+from capo.engine.model_loading import quiet
 from capo.method.weighting import flow_log_snr, flow_sigmoid_weight, flow_time
 from capo.recipe import GenerateSection, TrainSection
 

@@ -17,7 +17,7 @@ from capo.diffusion.lora_file import read_lora
 from capo.diffusion.reference import FrozenCopy, digest
 from capo.diffusion.saved import RECORD, read_record
 from capo.diffusion.sharding import check_shardable, gathered, part_like, shard, together, whole
-from capo.engine.device import quiet
+from capo.engine.model_loading import quiet
 from capo.recipe import TrainSection
 
 

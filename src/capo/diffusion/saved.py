@@ -11,7 +11,7 @@ from typing import Any
 
 from capo import diffusion
 from capo.recipe import ModelSection
-from capo.store.run_directory import Run
+from capo.store import Run
 
 RECORD = "capo.json"
 

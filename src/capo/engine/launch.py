@@ -33,7 +33,7 @@ class Processes:
     local_rank: int = 0
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the one that writes and prints."""
         return self.rank == 0
 
@@ -50,7 +50,7 @@ def processes(environment: Mapping[str, str] = os.environ) -> Processes:
         raise LaunchError(f"the launcher told {told}; start with `{COMMAND}`") from None
 
 
-def again(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> str:
+def resume_command(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> str:
     """How to give the command `capo ARGUMENTS` once more, launched with as many processes a machine."""
     command = shlex.join(["capo", *arguments])
     if "WORLD_SIZE" not in environment:

@@ -17,7 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from capo.engine.launch import LaunchError, Processes, processes
 
-PATIENCE = timedelta(days=1)
+TIMEOUT = timedelta(days=1)
 """How long a process waits for the others: the leading one validates while they do."""
 BUCKET = 1 << 28
 """Bytes of gradients that are exchanged at once."""
@@ -34,7 +34,7 @@ class Group:
         self.size = dist.get_world_size() if started else 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
     def share(self, pairs: int) -> slice:
@@ -46,15 +46,15 @@ class Group:
         own = pairs // self.size
         return slice(self.rank * own, (self.rank + 1) * own)
 
-    def told(self, make: Callable[[], T]) -> T:
+    def broadcast(self, make: Callable[[], T]) -> T:
         """What `make` gives in the leading process, in all of them."""
-        values: list[Any] = [make() if self.leads else None]
+        values: list[Any] = [make() if self.is_main else None]
         if self.size > 1:
             dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
-        told: T = values[0]
-        return told
+        value: T = values[0]
+        return value
 
-    def gathered(self, own: Tensor) -> Tensor:
+    def gather(self, own: Tensor) -> Tensor:
         """The tensors [B] or [M, B] of all processes side by side, in their order."""
         if self.size == 1:
             return own
@@ -62,14 +62,14 @@ class Group:
         dist.all_gather(parts, own.contiguous())
         return torch.cat(parts, dim=-1)
 
-    def listed(self, own: list[T]) -> list[T]:
+    def gather_lists(self, own: list[T]) -> list[T]:
         """The lists of all processes as one, in their order."""
         lists: list[Any] = [own] * self.size
         if self.size > 1:
             dist.all_gather_object(lists, own)
         return [each for one in lists for each in one]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all are here."""
         if self.size > 1:
             dist.all_reduce(torch.zeros(1))
@@ -87,7 +87,7 @@ class Group:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Group]:
+def join_processes(device: str) -> Iterator[Group]:
     """Within, the processes of this command know each other; `device` is `engine.device`.
 
     Each takes a GPU of its own. Raises `LaunchError` when there are too few, or `device` names one.
@@ -98,15 +98,15 @@ def joined(device: str) -> Iterator[Group]:
         yield Group()
         return
     _take_device(own, device)
-    if not own.leads:
+    if not own.is_main:
         os.environ["CAPO_QUIET"] = "1"
     store, _, _ = next(rendezvous("env://"))
-    dist.init_process_group(store=store, rank=own.rank, world_size=own.size, timeout=PATIENCE)
+    dist.init_process_group(store=store, rank=own.rank, world_size=own.size, timeout=TIMEOUT)
     yield Group()
     # No connection is closed from which another process may still read. All of this waits for the others,
     # who may in turn be waiting for a process that failed: so it is no clean-up for errors.
     store.set(f"left/{own.rank}", "")
-    store.wait([f"left/{rank}" for rank in range(own.size)], PATIENCE)
+    store.wait([f"left/{rank}" for rank in range(own.size)], TIMEOUT)
     dist.destroy_process_group()
 
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from capo import diffusion
 from capo.diffusion.saved import LORA, PEFT_CONFIG, PEFT_HINT, SavedPolicy, find_policy, is_policy
-from capo.engine import device as runtime
+from capo.engine.device import select_device
 from capo.images import images_identity
 from capo.recipe import ImagesSection, Recipe
 from capo.recipe.hub_id import HUB_ID
-from capo.store.run_directory import Run
+from capo.store import Run
 
 if TYPE_CHECKING:
     from capo.diffusion.family import Family
@@ -132,7 +132,7 @@ def _model(where: str, given: str) -> Candidate:
         other = {"checkpoint": name, "revision": revision or None, "variant": None}
         section = recipe.model.model_copy(update=other)
         try:
-            return diffusion.load_family(section, runtime.device(recipe.engine))
+            return diffusion.load_family(section, select_device(recipe.engine))
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
 
@@ -145,4 +145,4 @@ def _images(given: str) -> Candidate:
 
 
 def _base(recipe: Recipe) -> "Family":
-    return diffusion.load_family(recipe.model, runtime.device(recipe.engine))
+    return diffusion.load_family(recipe.model, select_device(recipe.engine))

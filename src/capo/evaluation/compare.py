@@ -14,8 +14,8 @@ from capo.evaluation.measuring import Model, measure, measured, read_judgements,
 from capo.evaluation.win_rates import results
 from capo.prompts import Prompt, load_prompts
 from capo.recipe import ImagesSection, Recipe
+from capo.store import Artifact, Run
 from capo.store.manifest import versions
-from capo.store.run_directory import Artifact, Run
 
 TUNED = Model("tuned", "evaluate")
 

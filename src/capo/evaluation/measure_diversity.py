@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from capo.engine import device as runtime
+from capo.engine.device import select_device
 from capo.engine.progress import progress
 from capo.evaluation.measuring import Images
 from capo.evaluation.win_rates import Diversity
 from capo.recipe import Recipe
 from capo.rewards import SHIPPED
-from capo.store.run_directory import Artifact
+from capo.store import Artifact
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,7 +88,7 @@ def measure_diversity(
     if place is None or samples < 2:
         return None
     if not artifact.has(DISTANCES):
-        encoder = ImageEncoder(place, runtime.device(recipe.engine))
+        encoder = ImageEncoder(place, select_device(recipe.engine))
         images = {model: Images(home, model) for model, home in homes.items()}
         found = {model: prompt_distances(encoder, each, samples) for model, each in images.items()}
         artifact.write_table(DISTANCES, _table(prompt_ids, found))

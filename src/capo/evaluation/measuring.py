@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from capo.engine import device as runtime
+from capo.engine.device import select_device
 from capo.engine.progress import progress
 from capo.evaluation.candidates import Candidate
 from capo.images.evaluation_import import EvaluationImages, import_evaluation_images
@@ -26,7 +26,7 @@ from capo.sampling.sampler import ImageRequest, sample_images
 from capo.scoring.judging import Judge, check_size, load_judge, verdicts
 from capo.scoring.rater import Rater
 from capo.scoring.score_table import decode_rows, finished, score_rows
-from capo.store.run_directory import Artifact
+from capo.store import Artifact
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -161,7 +161,7 @@ def _score(
 
     texts = {prompt.prompt_id: prompt.text for prompt in prompts}
     total = len(images) * len(texts) * recipe.evaluate.samples_per_prompt
-    rater = Rater(reward, runtime.device(recipe.engine))
+    rater = Rater(reward, select_device(recipe.engine))
     with progress(f"evaluate: {reward.name}", total, "images") as bar:
         for each in images:
             whole = _scores_path(each.model, reward.name)

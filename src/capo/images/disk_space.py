@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from capo.store.run_directory import WorkspaceError
+from capo.store import WorkspaceError
 
 BYTES_A_PIXEL = {"png": 1.7, "webp": 0.4, "jpeg": 0.5}
 """Rough sizes of natural images, by `generate.image_format`."""

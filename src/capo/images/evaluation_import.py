@@ -16,7 +16,7 @@ from capo.images.sources import open_images
 from capo.prompts import Prompt
 from capo.recipe import ImagesSection
 from capo.rewards.rgb_images import decode_image
-from capo.store.run_directory import Artifact
+from capo.store import Artifact
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
-from capo.engine.device import cache_folder
+from capo.store.user_cache import cache_folder
 
 TABLE = "CREATE TABLE IF NOT EXISTS digests (file TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID"
 WRITER_SECONDS = 60.0

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capo.diffusion import load_family
-from capo.engine import device as runtime
+from capo.engine.device import select_device
 from capo.engine.progress import progress, say
 from capo.images.disk_space import DiskSpace, check_space, image_space
 from capo.images.entries import Entry, ImagesError, ImageSource
@@ -26,7 +26,7 @@ from capo.prompts import Prompt
 from capo.prompts.table import read_prompts
 from capo.recipe import GenerateSection
 from capo.rewards.rgb_images import decode_image
-from capo.store.run_directory import Artifact
+from capo.store import Artifact
 from capo.store.step import Job
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def import_samples(job: Job) -> None:
                 unreadable.count += _count(part) - len(rows)
             else:
                 if family is None:
-                    family = load_family(recipe.model, runtime.device(recipe.engine))
+                    family = load_family(recipe.model, select_device(recipe.engine))
                     _report_space(family, recipe.generate, entries[start:], artifact.folder)
                 images = _read_images(source, part, unreadable)
                 _write_shard(artifact, number, images, family, recipe.generate)

@@ -11,7 +11,7 @@ The Parquet file is written last: it marks the shard as complete.
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from capo.store.run_directory import Artifact, WorkspaceError
+from capo.store import Artifact, WorkspaceError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from capo.pairing.calibration_report import CalibrationReport
-    from capo.store.run_directory import Run
+    from capo.store import Run
 
 
 def calibration_report(recipe: Recipe, run: "Run") -> "CalibrationReport":
@@ -29,7 +29,7 @@ def calibration_report(recipe: Recipe, run: "Run") -> "CalibrationReport":
     from capo.pairing.selecting import choice, pair_samples
     from capo.reporting.pair_table import PairTable
     from capo.scoring.score_table import read_scores
-    from capo.store.run_directory import WorkspaceError
+    from capo.store import WorkspaceError
 
     rewards = recipe.rewards if recipe.pairs.selection == LABELS else recipe.training_rewards
     for reward in rewards:

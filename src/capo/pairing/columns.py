@@ -14,7 +14,7 @@ from capo.prompts.table import read_prompts
 from capo.recipe import Recipe
 from capo.rewards import build_comparison, reject_negative
 from capo.scoring.score_table import check_missing, read_scores
-from capo.store.run_directory import Artifact, Run, WorkspaceError
+from capo.store import Artifact, Run, WorkspaceError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -13,8 +13,7 @@ from capo.images.shard_files import read_samples
 from capo.pairing.pairs_file import PromptPairs, read_pairs
 from capo.prompts.table import read_prompts
 from capo.recipe import Recipe
-from capo.store import atomic as durable
-from capo.store.run_directory import Run
+from capo.store import Run, atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,7 +41,7 @@ def export(recipe: Recipe, run: Run, to: Path, layout: str, per_prompt: int | No
     named = recipe.model.checkpoint
     model = "unknown" if recipe.images else Path(named).name if Path(named).exists() else named
     counts = {"prompts": len(found), "pairs": 0, "images": 0}
-    with durable.new_folder(to) as folder, progress("export", shards, "shards") as bar:
+    with atomic.create_folder(to) as folder, progress("export", shards, "shards") as bar:
         writer = PAIR_WRITERS[layout](folder, shards, model)
         for table in read_samples(samples, columns=["prompt_id", "sample", "image"]):
             ids = [each for each in table["prompt_id"].unique().to_pylist() if each in by_prompt]

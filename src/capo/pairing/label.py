@@ -25,7 +25,7 @@ from capo.prompts.table import read_prompts
 from capo.recipe import Recipe
 from capo.rewards import describe_comparison
 from capo.scoring.score_table import decode_rows
-from capo.store.run_directory import Artifact, Run
+from capo.store import Artifact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa

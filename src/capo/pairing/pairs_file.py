@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from capo.method.selection import allowed_pairs
-from capo.store.run_directory import Artifact, WorkspaceError
+from capo.store import Artifact, WorkspaceError
 
 
 @dataclass(frozen=True)

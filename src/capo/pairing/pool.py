@@ -41,7 +41,7 @@ def copy_pool(job: Job) -> None:
 
     from capo.prompts.table import read_prompts
     from capo.scoring.start import find_start
-    from capo.store.run_directory import WorkspaceError
+    from capo.store import WorkspaceError
 
     recipe, artifact = job.recipe, job.artifact
     assert recipe.start is not None

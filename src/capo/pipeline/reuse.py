@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from capo.engine.progress import say
-from capo.store.artifact import Artifact
-from capo.store.atomic import WorkspaceError
+from capo.store import Artifact, Run, WorkspaceError
 from capo.store.manifest import canonical, differences
-from capo.store.run_directory import Run
 
 
 def reuse(artifact: Artifact, inputs: Mapping[str, Any], donors: Sequence[Path], force: bool) -> bool:

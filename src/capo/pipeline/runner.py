@@ -20,9 +20,9 @@ from capo.pipeline import graph
 from capo.pipeline.reuse import reuse
 from capo.pipeline.states import check_upstream, fingerprint, reject_stale, statuses
 from capo.recipe import Recipe
+from capo.store import Artifact, Run, WorkspaceError
 from capo.store.artifact import WatchedArtifact
 from capo.store.manifest import differences
-from capo.store.run_directory import Artifact, Run, WorkspaceError
 from capo.store.step import Job, Step
 
 
@@ -71,10 +71,10 @@ def run(
             f"only `capo train` runs in several processes, not `capo {stage or 'run'}`: run that without a "
             f"launcher, and `{COMMAND}` once the pairs are done"
         )
-    from capo.engine.ranks import joined
+    from capo.engine.ranks import join_processes
 
-    with joined(recipe.engine.device) as group:
-        return _run(recipe, Path(directory), force, stage, donors, group.wait)
+    with join_processes(recipe.engine.device) as group:
+        return _run(recipe, Path(directory), force, stage, donors, group.barrier)
 
 
 def _run(
@@ -102,7 +102,7 @@ def _run(
         done = Run(directory)
         return _result(done, [_skipped(done.artifact(step.artifact)) for step in steps])
     meet()
-    if not processes().leads:
+    if not processes().is_main:
         return _follow(recipe, directory, meet)
     if _pin_weights(recipe, waiting):  # the commits are part of the inputs from now on
         names = {step.artifact for step in steps}
@@ -163,7 +163,7 @@ def _make(
 
 
 def _made(artifact: Artifact, recipe: Recipe, run: Run, seconds: float) -> StageResult:
-    from capo.engine.device import device_name
+    from capo.engine.device import device_name, select_device
 
     if not artifact.done:
         raise RuntimeError(f"the stage that makes {artifact.name} ended without committing it")
@@ -173,7 +173,7 @@ def _made(artifact: Artifact, recipe: Recipe, run: Run, seconds: float) -> Stage
         seconds=round(seconds, 3),
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
         # As long as torch is not imported, nothing has run on another device.
-        device=device_name(recipe.engine) if "torch" in sys.modules else "cpu",
+        device=device_name(select_device(recipe.engine)) if "torch" in sys.modules else "cpu",
         host=socket.gethostname(),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from capo.pipeline import graph
 from capo.recipe import Recipe
+from capo.store import Run, StaleArtifact, WorkspaceError
 from capo.store.manifest import differences, explain_change
-from capo.store.run_directory import Run, StaleArtifact, WorkspaceError
 from capo.store.step import StageName, Step
 
 State = Literal["done", "partial", "stale", "missing"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from capo.prompts.prompt import Prompt
-from capo.store.run_directory import Run
+from capo.store import Run
 
 if TYPE_CHECKING:
     import pyarrow as pa

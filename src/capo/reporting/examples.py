@@ -10,7 +10,7 @@ from capo.recipe import Recipe
 from capo.reporting.pair_table import PairTable
 from capo.reporting.pictures import Gallery, Picture
 from capo.reporting.results_schema import Results
-from capo.store.run_directory import Artifact, Run
+from capo.store import Artifact, Run
 
 SIDE_BY_SIDE_PIXELS = 320
 PAIR_PIXELS = 160

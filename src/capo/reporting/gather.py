@@ -21,7 +21,7 @@ from capo.reporting.examples import (
 )
 from capo.reporting.pair_table import PairTable
 from capo.reporting.results_schema import Results
-from capo.store.run_directory import Run
+from capo.store import Run
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from capo.store.run_directory import Artifact, WorkspaceError
+from capo.store import Artifact, WorkspaceError
 
 TINY = 128
 """Images up to this many pixels a side are shown enlarged, pixel by pixel."""

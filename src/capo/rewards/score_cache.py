@@ -20,13 +20,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from capo.engine.device import cache_folder
 from capo.engine.progress import say
 from capo.recipe import RewardSection
 from capo.rewards.catalog import SHIPPED
 from capo.rewards.protocol import Scored
 from capo.rewards.resolve import reward_identity
 from capo.store.manifest import canonical, versions
+from capo.store.user_cache import cache_folder
 
 VERSION = 2
 """Version of the stored rows. Raise it when scores of earlier versions must not be used.

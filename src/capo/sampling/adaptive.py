@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from capo.engine import device as runtime
+from capo.engine.device import select_device
 from capo.images.sample_table import sample_table
 from capo.images.shard_builder import ShardBuilder
 from capo.images.shard_files import read_samples
@@ -45,7 +45,7 @@ class _Waves:
     def __init__(self, recipe: Recipe) -> None:
         assert recipe.generate.adaptive is not None
         self._settings, self._most = recipe.generate.adaptive, recipe.generate.samples_per_prompt
-        device = runtime.device(recipe.engine)
+        device = select_device(recipe.engine)
         self._raters = {s.name: rater.Rater(s, device) for s in recipe.training_rewards}
         self._comparisons = [build_comparison(s) for s in recipe.training_rewards]
         self._choice = choice(recipe)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from capo.engine import device as runtime
+from capo.engine.memory import main_memory, release_memory
 from capo.engine.progress import say
 from capo.recipe import GenerateSection
 
@@ -46,7 +46,7 @@ def in_batches(
             if settings.batch_size is not None or len(batch) == 1:
                 raise _too_large(len(batch), settings) from error
         if latents is None:  # after the handler, whose error holds the tensors of the failed attempt
-            runtime.release_memory()
+            release_memory()
             _fitting[family] = len(batch) // 2
             say(f"{len(batch)} images do not fit into memory at once; going on with {len(batch) // 2}")
             continue
@@ -63,7 +63,7 @@ def _first_try(family: "Family", settings: GenerateSection) -> int:
     _, height, width = family.latent_shape(settings)
     positions = MOST_POSITIONS
     if family.device.type == "cpu":
-        positions = min(positions, runtime.main_memory() // 2 // BYTES_A_POSITION)
+        positions = min(positions, main_memory() // 2 // BYTES_A_POSITION)
     return max(1, positions // (height * width))
 
 

@@ -7,7 +7,7 @@ from capo.recipe import ImagesSection, Recipe
 from capo.store.step import Job, Step, flatten
 
 if TYPE_CHECKING:
-    from capo.store.run_directory import Artifact
+    from capo.store import Artifact
 
 
 def steps(recipe: Recipe) -> list[Step]:

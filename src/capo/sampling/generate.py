@@ -64,14 +64,14 @@ def sample_prompts(job: Job, waves: "Waves | None" = None) -> dict[str, Any]:
     """Fill `samples/` without committing it; returns its summary, counting all N samples of every prompt."""
     from capo.diffusion import load_family
     from capo.diffusion.policy import load_policy
-    from capo.engine.device import device
+    from capo.engine.device import select_device
     from capo.prompts.table import read_prompts
     from capo.sampling.sampler import ImageRequest, sample_images
     from capo.scoring.start import find_start
 
     recipe, seed = job.recipe, job.recipe.seed
     prompts = read_prompts(job.run)
-    family = load_family(recipe.model, device(recipe.engine))
+    family = load_family(recipe.model, select_device(recipe.engine))
     _check_later_shards(recipe, family)
     if recipe.start is not None:
         start = find_start(recipe, recipe.start)

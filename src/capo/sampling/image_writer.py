@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from capo.engine import device as runtime
+from capo.engine.memory import explain_out_of_memory, release_memory
 from capo.images.encoding import encode_image
 
 if TYPE_CHECKING:
@@ -60,6 +60,6 @@ class Finisher:
         except torch.OutOfMemoryError:
             pass
         # Alone on the device, and an image at a time.
-        with self.sampling, runtime.memory_bounded_by("generate.height and generate.width"):
-            runtime.release_memory()
+        with self.sampling, explain_out_of_memory("generate.height and generate.width"):
+            release_memory()
             return [image for one in latents.split(1) for image in self._family.decode(one)]

@@ -25,7 +25,7 @@ from capo.prompts import Prompt
 from capo.recipe import GenerateSection
 from capo.sampling.batching import in_batches
 from capo.sampling.image_writer import Finisher
-from capo.store.run_directory import Artifact
+from capo.store import Artifact
 
 if TYPE_CHECKING:
     from torch import Tensor

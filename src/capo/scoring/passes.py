@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-from capo.engine import device as runtime
+from capo.engine.memory import free_memory, release_memory
 from capo.engine.prefetch import prefetched
 from capo.engine.progress import progress, say
 from capo.images.sample_table import kept_columns
@@ -22,7 +22,7 @@ from capo.rewards import SHIPPED, Scored
 from capo.rewards.protocol import RewardMemoryError
 from capo.scoring.rater import Shard
 from capo.scoring.scorer import Scorer
-from capo.store.run_directory import Artifact, Run
+from capo.store import Artifact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,7 +59,7 @@ def score_samples(recipe: Recipe, run: Run, work: Sequence[tuple[Artifact, Rewar
 
 def _side_by_side(recipe: Recipe, scorers: Sequence[Scorer]) -> Iterator[list[Scorer]]:
     """The rewards in their order, as many together as their weights leave memory for; one at least."""
-    room = WEIGHTS_SHARE * runtime.free_memory(recipe.engine)
+    room = WEIGHTS_SHARE * free_memory(recipe.engine)
     together: list[Scorer] = []
     taken = 0.0
     for scorer in scorers:
@@ -115,7 +115,7 @@ def _pass(samples: Artifact, texts: Mapping[str, str], scorers: Sequence[Scorer]
 
 def _free_memory() -> None:
     gc.collect()
-    runtime.release_memory()
+    release_memory()
 
 
 def _prepare(

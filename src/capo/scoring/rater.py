@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from capo.engine import device as runtime
+from capo.engine.device import device_name
 from capo.recipe import RewardSection
 from capo.rewards import Reward, Scored, load_reward, score_images
 from capo.rewards.batch_scoring import is_out_of_memory
@@ -57,7 +57,7 @@ class Rater:
 
     def __init__(self, section: RewardSection, device: "torch.device") -> None:
         self._section, self._device = section, device
-        self._cache = open_cache(section, runtime.kind_of(device))
+        self._cache = open_cache(section, device_name(device))
         self._model: Reward | None = None
 
     def known(self, shard: Shard) -> list[Scored | None]:

@@ -12,7 +12,7 @@ import numpy as np
 from capo.rewards import RewardError, Scored
 from capo.rewards.rgb_images import decode_image
 from capo.scoring.rater import Rater, Shard, image_files
-from capo.store.run_directory import Artifact
+from capo.store import Artifact
 
 if TYPE_CHECKING:
     import pyarrow as pa

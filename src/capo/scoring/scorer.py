@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from capo.engine import device as runtime
+from capo.engine.device import select_device
 from capo.engine.progress import say
 from capo.images.sample_table import kept_scores
 from capo.recipe import Recipe, RewardSection
@@ -21,7 +21,7 @@ from capo.rewards import (
 )
 from capo.scoring.rater import Rater, Shard
 from capo.scoring.score_table import check_missing, finished, score_table, score_values
-from capo.store.run_directory import Artifact
+from capo.store import Artifact
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +39,7 @@ class Scorer:
         self._recipe, self._artifact, self._texts, self._total = recipe, artifact, texts, total
         # What calibration would refuse later is refused here, before hours of scoring.
         self._comparison = build_comparison(section) if section.use == "train" else None
-        self._rater = Rater(section, runtime.device(recipe.engine))
+        self._rater = Rater(section, select_device(recipe.engine))
         self._values: list[np.ndarray] = []
         self._gappy: list[pa.Table] = []
         self._truncated: set[str] = set()

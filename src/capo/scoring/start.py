@@ -13,8 +13,8 @@ from capo.diffusion.saved import SavedPolicy, find_policy
 from capo.engine.seeds import stable_seed
 from capo.recipe import Recipe, StartSection, TrainSection
 from capo.scoring.score_table import read_scores
+from capo.store import Artifact, Run
 from capo.store.manifest import alike
-from capo.store.run_directory import Artifact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from capo.diffusion.saved import RECORD, SavedPolicy, find_policy
 from capo.recipe import ModelSection
 from capo.soups.soup_card import soup_card
-from capo.store import atomic as durable
+from capo.store import atomic
 from capo.store.manifest import pretty
 
 KEPT = ("base", "model", "adaptation")
@@ -42,7 +42,7 @@ def soup(
     or when `to` is there already.
     """
     merge = _Merge(policies, settings)
-    with durable.new_folder(to) as folder:
+    with atomic.create_folder(to) as folder:
         return merge.write(folder, weights or [1.0] * len(policies))
 
 
@@ -56,7 +56,7 @@ def soup_front(
     """
     merge = _Merge(policies, settings)
     listed = []
-    with durable.new_folder(to) as folder:
+    with atomic.create_folder(to) as folder:
         for weights in weightings(len(policies), points):
             name = "-".join(f"{weight:.3g}" for weight in weights)
             (folder / name).mkdir()

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from capo.engine.progress import say
-from capo.store import atomic as durable
-from capo.store.atomic import WorkspaceError
+from capo.store import atomic
+from capo.store.errors import WorkspaceError
 from capo.store.manifest import (
     SCHEMA,
     Manifest,
@@ -73,14 +73,14 @@ class Artifact:
                 raise StaleArtifact(self.name, changes)
             begun = None
         if self._manifest_path.exists():
-            durable.remove(self._manifest_path)
+            atomic.remove(self._manifest_path)
         self._recorded = None
         self._verified.clear()
         if begun is not None:
             self._mention_versions()
         else:
             if self._begun_path.exists():
-                durable.remove(self._begun_path)
+                atomic.remove(self._begun_path)
             self._clear()
             record = {"artifact": self.name, "schema": SCHEMA, "inputs": inputs, "versions": versions()}
             self._write_record(self._begun_path, record)
@@ -104,7 +104,7 @@ class Artifact:
         self.begin(manifest.inputs, force=force)
         self._clear()
         for relative in manifest.files:
-            durable.link(other._place(relative), self._open_place(relative))
+            atomic.link(other._place(relative), self._open_place(relative))
         self._write_record(self._manifest_path, asdict(manifest))
 
     def begun(self) -> dict[str, Any] | None:
@@ -151,7 +151,7 @@ class Artifact:
         """All its files, in order."""
         paths = self.run.path.glob(f"{self.name}.*") if self._single else self.folder.rglob("*")
         inside = (p.relative_to(self.folder) for p in paths if p.is_file())
-        return sorted(p.as_posix() for p in inside if not durable.unfinished(p))
+        return sorted(p.as_posix() for p in inside if not atomic.is_temporary(p))
 
     def has(self, relative: str) -> bool:
         return self._place(relative).exists()
@@ -160,7 +160,7 @@ class Artifact:
         """Remove a file or a folder; nothing happens when it is not there."""
         self.run.check_writable()
         if self.has(relative):
-            durable.remove(self._open_place(relative))
+            atomic.remove(self._open_place(relative))
 
     def path(self, relative: str = "") -> Path:
         """Where a file or folder is, for libraries that read paths; verified like all reading."""
@@ -229,7 +229,7 @@ class Artifact:
     def write_directory(self, relative: str) -> Iterator[Path]:
         """A temporary folder to fill; whole and flushed, it takes the place of `relative`."""
         self.run.check_writable()
-        with durable.replacing_folder(self._open_place(relative)) as temporary:
+        with atomic.write_folder(self._open_place(relative)) as temporary:
             yield temporary
 
     # Inside.
@@ -249,9 +249,9 @@ class Artifact:
     def _clear(self) -> None:
         if self._single:
             for relative in self.files():
-                durable.remove(self._place(relative))
+                atomic.remove(self._place(relative))
         elif self.folder.exists():
-            durable.remove(self.folder)
+            atomic.remove(self.folder)
 
     def _mention_versions(self) -> None:
         """Results may differ in the last digit between versions of a library: say so, go on."""

@@ -4,25 +4,20 @@ Everything is written under a temporary name beside its place, flushed, and rena
 marks every instant where a crash would matter, so that a test can die at each of them.
 """
 
-import errno
-import fcntl
 import json
 import os
 import shutil
 import signal
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from capo.store.errors import explain_os_errors
 
 TEMPORARY = ".tmp-"
 REPLACED = ".old-"
 
 _passed = 0
-
-
-class WorkspaceError(RuntimeError):
-    """A run directory that cannot be used as asked; the message names the path and the fix."""
 
 
 def failpoint() -> None:
@@ -40,10 +35,10 @@ def failpoint() -> None:
 
 
 @contextmanager
-def replacing_file(path: Path) -> Iterator[Path]:
+def write_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; what is written there takes the place of `path` at the end."""
     temporary = path.with_name(TEMPORARY + path.name)
-    with explained(path):
+    with explain_os_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             failpoint()
@@ -60,10 +55,10 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
+def write_folder(path: Path) -> Iterator[Path]:
     """An empty temporary folder beside `path` that takes its place, whole, at the end."""
     temporary, replaced = path.with_name(TEMPORARY + path.name), path.with_name(REPLACED + path.name)
-    with explained(path):
+    with explain_os_errors(path):
         try:
             temporary.mkdir(parents=True)
             failpoint()
@@ -85,20 +80,20 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """As `replacing_folder`, for what somebody asked for by name: nothing that is there is replaced."""
+def create_folder(path: Path) -> Iterator[Path]:
+    """As `write_folder`, for what somebody asked for by name: nothing that is there is replaced."""
     if path.exists():
         raise ValueError(f"{path} is there already; name another folder with --to, or remove it")
     # What a killed command left; a folder in the making has no other use.
     shutil.rmtree(path.with_name(TEMPORARY + path.name), ignore_errors=True)
-    with replacing_folder(path) as temporary:
+    with write_folder(path) as temporary:
         yield temporary
 
 
 def link(source: Path, path: Path) -> None:
     """Put the file `source` at `path` too: one file under two names where that can be, else a copy."""
     temporary = path.with_name(TEMPORARY + path.name)
-    with explained(path):
+    with explain_os_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             failpoint()
@@ -118,7 +113,7 @@ def link(source: Path, path: Path) -> None:
 def remove(path: Path) -> None:
     """Remove a file or a folder; a folder disappears at once, then its contents."""
     failpoint()
-    with explained(path):
+    with explain_os_errors(path):
         if path.is_dir():
             temporary = path.with_name(TEMPORARY + path.name)
             os.replace(path, temporary)
@@ -127,9 +122,9 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def clean(root: Path) -> None:
+def remove_leftovers(root: Path) -> None:
     """Undo what a crash left half-done under `root`."""
-    with explained(root):
+    with explain_os_errors(root):
         for folder, folders, files in os.walk(root):
             for name in [n for n in (*folders, *files) if n.startswith((TEMPORARY, REPLACED))]:
                 path = Path(folder, name)
@@ -143,96 +138,9 @@ def clean(root: Path) -> None:
             folders[:] = [n for n in folders if not n.startswith((TEMPORARY, REPLACED))]
 
 
-def unfinished(path: Path) -> bool:
+def is_temporary(path: Path) -> bool:
     """Whether `path` is, or is inside, something that a crash left half-done."""
     return any(part.startswith((TEMPORARY, REPLACED)) for part in path.parts)
-
-
-@contextmanager
-def locked(
-    folder: Path, name: str = ".lock", *, instead: str = "choose another run directory with --run"
-) -> Iterator[None]:
-    """Be the only writer of `folder`, or of what the lock `name` in it stands for.
-
-    Refuses when another process is, with what can be done `instead` of waiting for that. The system
-    drops the lock when its process dies, so nothing is left to clear after a crash.
-    """
-    path = folder / name
-    with explained(path):
-        handle = _acquire(path, instead)
-    try:
-        yield
-    finally:
-        os.ftruncate(handle, 0)
-        os.close(handle)
-
-
-@contextmanager
-def in_turn(folder: Path) -> Iterator[None]:
-    """Be the only one in `folder` for a short while, once those are done who came before."""
-    path = folder / ".lock"
-    with explained(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        with explained(path):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn the operating system's errors into `WorkspaceError`s that say what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise WorkspaceError(_explanation(path, error)) from error
-    except Exception as error:
-        # safetensors and pyarrow report a full disk as errors of their own, with its text.
-        if os.strerror(errno.ENOSPC) in str(error) and not isinstance(error, WorkspaceError):
-            raise WorkspaceError(_explanation(path, OSError(errno.ENOSPC, ""))) from error
-        raise
-
-
-def _explanation(path: Path, error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
-        free = shutil.disk_usage(existing).free
-        return (
-            f"{path}: no space left ({free:,} bytes free); nothing half-written is kept: "
-            "free some space and give the same command again"
-        )
-    if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
-        return f"{path}: this file system has no locks; choose a run directory on another one"
-    if error.errno == errno.ENOENT:
-        return f"{error.filename or path}: not there; was the run directory moved or removed?"
-    return f"{path}: {error.strerror or error}"
-
-
-def _acquire(path: Path, instead: str) -> int:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
-    except BlockingIOError:
-        os.close(handle)
-        raise WorkspaceError(
-            f"{path.parent} is in use by {_holder(path)}; wait for it, or {instead}"
-        ) from None
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle
-
-
-def _holder(path: Path) -> str:
-    try:
-        holder = json.loads(path.read_text())
-        return f"process {holder['pid']} on {holder['host']}"
-    except (OSError, ValueError, KeyError):
-        return "another process"
 
 
 def _flush(path: Path) -> None:

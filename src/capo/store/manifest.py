@@ -11,7 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from capo.store.atomic import WorkspaceError
+from capo.store.errors import WorkspaceError
 
 SCHEMA = 1
 """Version of the manifests and of the layout of artifacts."""

@@ -19,12 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from capo.recipe import Recipe, dump_recipe
-from capo.store import atomic as durable
-from capo.store.artifact import Artifact, StaleArtifact
-from capo.store.atomic import WorkspaceError, failpoint
-from capo.store.manifest import Manifest
-
-__all__ = ["Artifact", "Manifest", "Run", "StaleArtifact", "WorkspaceError", "failpoint"]
+from capo.store import atomic
+from capo.store.artifact import Artifact
+from capo.store.errors import WorkspaceError, explain_os_errors
+from capo.store.lock import Lock, hold_lock
 
 
 class Run:
@@ -33,7 +31,7 @@ class Run:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._artifacts: dict[str, Artifact] = {}
-        self._open = False
+        self._lock: Lock | None = None
 
     @classmethod
     @contextmanager
@@ -43,17 +41,17 @@ class Run:
         Raises `WorkspaceError` when another process has it open or it cannot be written.
         """
         run = cls(path)
-        with durable.explained(run.path):
+        with explain_os_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
-        with durable.locked(run.path):
-            durable.clean(run.path)
-            run._open = True
+        with hold_lock(run.path / ".lock") as lock:
+            atomic.remove_leftovers(run.path)
+            run._lock = lock
             if recipe is not None and run._read("recipe.yaml") != (text := dump_recipe(recipe)):
                 run.write_text("recipe.yaml", text)
             try:
                 yield run
             finally:
-                run._open = False
+                run._lock = None
 
     def artifact(self, name: str) -> "Artifact":
         """By name: `prompts`, `samples`, `scores/REWARD`, `pairs`, `validation`, `train`, `baseline`, ..."""
@@ -72,7 +70,7 @@ class Run:
     def replacing(self, path: Path) -> Iterator[Path]:
         """A temporary path whose file takes the place of `path`, once whole and flushed."""
         self.check_writable()
-        with durable.replacing_file(path) as temporary:
+        with atomic.write_file(path) as temporary:
             yield temporary
 
     def record_timing(self, stage: str, **fields: Any) -> None:
@@ -87,10 +85,9 @@ class Run:
 
     def check_writable(self) -> None:
         """Raises unless this is inside `Run.open` and the directory is still there."""
-        if not self._open:
+        if self._lock is None:
             raise WorkspaceError(f"{self.path} is open for reading only; write within Run.open")
-        if not self.path.is_dir():
-            raise WorkspaceError(f"{self.path}: the run directory was removed while in use")
+        self._lock.check()
 
     def _read(self, relative: str) -> str | None:
         try:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from capo.recipe import Recipe
-from capo.store.run_directory import Artifact, Run
+from capo.store.artifact import Artifact
+from capo.store.run_directory import Run
 
 StageName = Literal["prompts", "generate", "score", "pair", "train", "evaluate", "report"]
 

@@ -13,7 +13,7 @@ from capo.reporting.axes import Chart, Key, Scale, scale_over
 from capo.reporting.gather import raw_scores
 from capo.reporting.pair_table import PairTable
 from capo.reporting.plots import SERIES, Plot, calibrated_histogram, raw_histogram
-from capo.store.run_directory import Run
+from capo.store import Run
 from capo.studies.runs import StudyRun
 
 LOG_SNR = np.linspace(-10, 10, 161)

@@ -11,7 +11,7 @@ from capo.recipe import Recipe
 from capo.reporting.examples import read_prompts
 from capo.reporting.forest import MEAN
 from capo.scoring.prompt_win_rates import prompt_win_rates
-from capo.store.run_directory import Run
+from capo.store import Run
 from capo.studies.overoptimization import Gains, gains
 from capo.studies.runs import StudyRun
 from capo.training.log import Row

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from capo.engine.progress import say
-from capo.store import atomic as durable
-from capo.store.atomic import WorkspaceError
+from capo.store import WorkspaceError, atomic
 from capo.studies.measures import Curve, RunMeasures, Values, measure_run
 from capo.studies.runs import StudyRun, read_record
 
@@ -46,7 +45,7 @@ def adopt_record(run: StudyRun, kept: Path) -> None:
 def _keep(record: Mapping[str, Any], path: Path) -> None:
     text = json.dumps(record, allow_nan=False)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        with durable.replacing_file(path) as temporary:
+        with atomic.write_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 

@@ -14,7 +14,8 @@ from capo.diffusion.saved import find_policy
 from capo.engine.launch import LaunchError, processes
 from capo.engine.progress import say
 from capo.soups.merge import SoupSettings, soup
-from capo.store import atomic as durable
+from capo.store import atomic
+from capo.store.lock import hold_lock, wait_for_lock
 from capo.store.manifest import pretty
 from capo.studies.drawings import drawings, sheets
 from capo.studies.outcome import study_results
@@ -62,8 +63,8 @@ def run_study(
     with ExitStack() as held:
         for seed in chosen.seeds:
             instead = f"give --seeds without {seed}"
-            held.enter_context(durable.locked(folder, f".lock-seed-{seed}", instead=instead))
-        with durable.in_turn(folder):
+            held.enter_context(hold_lock(folder / f".lock-seed-{seed}", instead=instead))
+        with wait_for_lock(folder / ".lock"):
             _write(folder / "study.yaml", _description(study))
         failed: dict[str, str] = {}
         try:
@@ -80,7 +81,7 @@ def run_study(
 
 def _conclude(study: Study, folder: Path, failed: Mapping[str, str]) -> Outcome | None:
     """Write what the runs that are done say together; None when there is none."""
-    with durable.in_turn(folder):  # the last to write has seen what all have done
+    with wait_for_lock(folder / ".lock"):  # the last to write has seen what all have done
         states = [(run, "failed" if _name(run) in failed else _state(run)) for run in runs_of(study, folder)]
         whole = [run for run, state in states if state == "done"]
         if not whole:
@@ -96,7 +97,7 @@ def _conclude(study: Study, folder: Path, failed: Mapping[str, str]) -> Outcome 
         _write(folder / "table.md", table(results, warnings(results, whole)))
         drawn = drawings(results, whole)
         _write(folder / "index.html", render_study(results, whole, drawn))
-        with durable.replacing_folder(folder / FIGURES) as figures:
+        with atomic.write_folder(folder / FIGURES) as figures:
             for name, svg in sheets(results, drawn).items():
                 (figures / name).write_text(svg, encoding="utf-8")
     return Outcome(folder, results, failed)
@@ -164,7 +165,7 @@ def _merge(run: StudyRun) -> None:
     for directory in run.ingredients:
         find_policy(directory)  # says which is not there, before the soup that there is goes
     if run.soup.exists():
-        durable.remove(run.soup)
+        atomic.remove(run.soup)
     soup(run.ingredients, run.soup, SoupSettings(run.row.interpolation), run.weights)
 
 
@@ -209,7 +210,7 @@ def _description(study: Study) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with durable.replacing_file(path) as temporary:
+    with atomic.write_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -20,7 +20,7 @@ from capo import pipeline
 from capo.diffusion.saved import find_policy, is_policy
 from capo.pipeline.graph import steps_of
 from capo.recipe import Recipe
-from capo.store.atomic import WorkspaceError
+from capo.store import WorkspaceError
 from capo.store.manifest import canonical
 from capo.studies.study import Row, Study, run_directory
 

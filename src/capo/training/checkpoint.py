@@ -20,7 +20,7 @@ from torch import Tensor
 from capo.diffusion.sharding import whole
 from capo.engine.progress import say
 from capo.engine.ranks import Group
-from capo.store.run_directory import Artifact, WorkspaceError
+from capo.store import Artifact, WorkspaceError
 from capo.training.trainer import Trainer
 
 FOLDER = "checkpoints"
@@ -53,7 +53,7 @@ class Checkpoints:
                 f"step {step}: the frozen reference has changed ({self._reference['weights']}, now {found}); "
                 "no checkpoint is written, and the one before is intact"
             )
-        if not Group().leads:
+        if not Group().is_main:
             for content in self._contents().values():
                 for tensor in content.values():
                     whole(tensor)  # the leading process needs the part of this one
@@ -73,7 +73,7 @@ class Checkpoints:
         A damaged one is named, removed, and the one before it taken. Raises `WorkspaceError` when it
         was trained against another reference.
         """
-        step = Group().told(self._newest_whole)
+        step = Group().broadcast(self._newest_whole)
         if step:
             self.load(step)
         return step
@@ -120,7 +120,7 @@ class Checkpoints:
     def _removable(self) -> list[int]:
         """The steps, the last one first; none but in the leading process, which alone removes any."""
         # Nor do the others look: a folder may vanish while they list it.
-        return self.steps()[::-1] if Group().leads else []
+        return self.steps()[::-1] if Group().is_main else []
 
     def _newest_whole(self) -> int:
         """The last step whose files are what was written, or 0; damaged ones after it are removed."""

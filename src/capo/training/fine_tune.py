@@ -13,7 +13,7 @@ from typing import Any
 from capo.diffusion import checkpoint_identity, load_family
 from capo.diffusion.family import Family
 from capo.diffusion.policy import Policy
-from capo.engine import device as runtime
+from capo.engine.device import select_device
 from capo.engine.progress import say
 from capo.engine.ranks import Group
 from capo.images.disk_space import format_bytes
@@ -21,7 +21,7 @@ from capo.method.objective_table import OBJECTIVES
 from capo.pairing.pairs_file import PromptPairs, read_pairs
 from capo.recipe import Recipe
 from capo.scoring.start import Start, find_start
-from capo.store.run_directory import Artifact, Run
+from capo.store import Artifact, Run
 from capo.training.batches import Batch, Batches
 from capo.training.checkpoint import Checkpoints
 from capo.training.log import Board, Log, best_row
@@ -40,8 +40,8 @@ def fine_tune(recipe: Recipe, run: Run, artifact: Artifact) -> None:
     run away.
     """
     section, group = recipe.train, Group()
-    group.wait()  # for the leading process to have begun the artifact
-    family = load_family(recipe.model, runtime.device(recipe.engine))
+    group.barrier()  # for the leading process to have begun the artifact
+    family = load_family(recipe.model, select_device(recipe.engine))
     prompts, counts = read_pairs(run.artifact("pairs"), least_margin(recipe))
     if counts.dropped:
         say(f"train: {counts.dropped} prompts dropped, whose pairs all have too small a margin")
@@ -56,7 +56,7 @@ def fine_tune(recipe: Recipe, run: Run, artifact: Artifact) -> None:
     }
     checkpoints = Checkpoints(artifact, trainer, reference)
     start = checkpoints.restore()
-    board = Board(run.path / "tensorboard", start + 1) if section.tensorboard and group.leads else None
+    board = Board(run.path / "tensorboard", start + 1) if section.tensorboard and group.is_main else None
     loop = Loop(
         section=section,
         trainer=trainer,
@@ -69,7 +69,7 @@ def fine_tune(recipe: Recipe, run: Run, artifact: Artifact) -> None:
         if section.validation_prompts is None
         else Validation(recipe, run, family, artifact).run,
     )
-    group.wait()  # until all have read what the leading process will now change
+    group.barrier()  # until all have read what the leading process will now change
     with nullcontext() if board is None else closing(board):
         last = loop.run(start)
     told = {} if before is None else {"round": before.round}
@@ -137,7 +137,7 @@ def _export(
     }
     data = {name: run.artifact(name).digest for name in ("samples", "pairs")}
     # All take part where the policy is spread over them; one writes.
-    leads = Group().leads
+    leads = Group().is_main
     place: AbstractContextManager[Path | None] = artifact.write_directory("best") if leads else nullcontext()
     with place as folder:
         with loop.trainer.averaged():

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from capo.store.run_directory import Artifact
+from capo.store import Artifact
 
 Row = dict[str, Any]
 """`step` and numbers by name, None where there is none."""

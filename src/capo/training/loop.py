@@ -141,7 +141,7 @@ class Loop:
             raise error
         if len(self.roll_backs) == LIMIT:
             raise TrainingDiverged(f"{error} (after {LIMIT} roll-backs)") from error
-        healthy = max(filter(self._healthy, Group().told(self.checkpoints.steps)), default=0)
+        healthy = max(filter(self._healthy, Group().broadcast(self.checkpoints.steps)), default=0)
         say(f"train: {error}; back to step {healthy}, at half the learning rate")
         # Before it is written down: killed in between, the run comes here again and decides the same.
         self.checkpoints.forget_after(healthy)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from capo.store.run_directory import Artifact
+from capo.store import Artifact
 from capo.training.log import Row
 
 FILE = "roll-backs.jsonl"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from capo.store.run_directory import Artifact, WorkspaceError
+from capo.store import Artifact, WorkspaceError
 
 
 class Samples:

@@ -22,14 +22,14 @@ T = TypeVar("T")
 def led(group: Group, family: Family, policy: Policy, make: Callable[[], T]) -> T:
     """What `make` gives in the leading process, in all of them; the others lend their parts meanwhile."""
     if not policy.spread:
-        return group.told(make)
-    if not group.leads:
+        return group.broadcast(make)
+    if not group.is_main:
         _lend(group, family)
-        return group.told(make)
+        return group.broadcast(make)
     with _announced(group, family):
         made = make()
-    group.told(lambda: None)
-    return group.told(lambda: made)
+    group.broadcast(lambda: None)
+    return group.broadcast(lambda: made)
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def _announced(group: Group, family: Family) -> Iterator[None]:
     kind = family.device.type
 
     def announce(module: nn.Module, args: Any, kwargs: Any) -> None:
-        group.told(lambda: (_autocast(kind), *_moved((args, kwargs), "cpu")))
+        group.broadcast(lambda: (_autocast(kind), *_moved((args, kwargs), "cpu")))
 
     # First of all hooks: FSDP's own asks the others for their parts.
     handle = family.denoiser.register_forward_pre_hook(announce, prepend=True, with_kwargs=True)
@@ -50,7 +50,7 @@ def _announced(group: Group, family: Family) -> Iterator[None]:
 
 def _lend(group: Group, family: Family) -> None:
     kind = family.device.type
-    while (call := group.told(_listen)) is not None:
+    while (call := group.broadcast(_listen)) is not None:
         dtype, args, kwargs = _moved(call, family.device)
         with torch.no_grad(), torch.autocast(kind, dtype, enabled=dtype is not None):
             family.denoiser(*args, **kwargs)

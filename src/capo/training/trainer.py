@@ -16,7 +16,7 @@ from torch import Tensor
 
 from capo.diffusion.family import Family
 from capo.diffusion.policy import Policy
-from capo.engine.device import memory_bounded_by
+from capo.engine.memory import explain_out_of_memory
 from capo.engine.ranks import Group
 from capo.method.objective import denoising_error, implicit_accuracy, implicit_reward
 from capo.method.objective_table import OBJECTIVES
@@ -52,7 +52,7 @@ class Outcome:
         norm = float(self.grad_norm)
         finite = table[names.index("loss")].isfinite().tolist()
         if not all(finite) or not torch.isfinite(self.grad_norm):
-            prompts = Group().listed(self.prompt_ids)
+            prompts = Group().gather_lists(self.prompt_ids)
             bad = [prompt for prompt, good in zip(prompts, finite, strict=True) if not good]
             raise not_finite("loss" if bad else "gradient", self.step, bad or prompts)
         means = dict(zip(names, table.mean(dim=1).tolist(), strict=True))
@@ -81,12 +81,12 @@ class Trainer:
         self.optimizer.zero_grad()
         parts = []
         for part in batch.split(section.per_device_batch_size or pairs):
-            with memory_bounded_by("train.per_device_batch_size"):
+            with explain_out_of_memory("train.per_device_batch_size"):
                 measures = self.measure(part)
                 torch.autograd.backward(measures["loss"].sum() / pairs)
             parts.append({name: values.detach() for name, values in measures.items()})
         own = [torch.cat([part[name] for part in parts]) for name in parts[0]]
-        whole = dict(zip(parts[0], self._group.gathered(torch.stack(own)), strict=True))
+        whole = dict(zip(parts[0], self._group.gather(torch.stack(own)), strict=True))
         if not self.policy.spread:  # FSDP does so itself
             self._group.average([p.grad for p in self.policy.parameters().values() if p.grad is not None])
         rate = learning_rate(number, section, halvings)

@@ -19,7 +19,7 @@ import torch
 from capo.diffusion import load_family
 from capo.diffusion.family import Family
 from capo.diffusion.policy import widen
-from capo.engine import device as runtime
+from capo.engine.device import select_device
 from capo.images.shard_files import read_samples
 from capo.pairing.columns import score_matrix
 from capo.prompts import Prompt, load_prompts
@@ -29,7 +29,7 @@ from capo.scoring.judging import can_judge, check_size, load_judge, verdicts
 from capo.scoring.prompt_win_rates import present, prompt_error, prompt_win_rates
 from capo.scoring.rater import Rater
 from capo.scoring.score_table import decode_rows, score_rows
-from capo.store.run_directory import Artifact, Run
+from capo.store import Artifact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -146,7 +146,7 @@ class Shown:
         if not self.artifact.has(relative):
             texts = {prompt.prompt_id: prompt.text for prompt in self.prompts}
             # Not kept for the next time: a large reward beside a model in training may not fit.
-            rater = Rater(reward, runtime.device(self.recipe.engine))
+            rater = Rater(reward, select_device(self.recipe.engine))
             shards = read_samples(self.artifact, self.folder, KEYS)
             tables = [score_rows(rater, rows, texts) for rows in shards]
             self.artifact.write_table(relative, pa.concat_tables(tables))
@@ -157,7 +157,7 @@ class Shown:
 
 
 def _sample_base(recipe: Recipe, base: Shown) -> None:
-    family = load_family(recipe.model, runtime.device(recipe.engine))
+    family = load_family(recipe.model, select_device(recipe.engine))
     widen(family, recipe.train)  # the policy is sampled so, and is to differ by what it learned alone
     base.sample(family, "validate the base")
 

@@ -50,7 +50,7 @@ def bench(
     import torch
 
     from capo.cost.bench.subject import subject
-    from capo.engine import device as runtime
+    from capo.engine.device import device_name, select_device
     from capo.engine.progress import say
     from capo.store.manifest import versions
 
@@ -64,5 +64,5 @@ def bench(
             rows.append(row)
         kept = ("model", "generate", "pairs", "train")
         settings = {name: getattr(what.recipe, name).model_dump(mode="json") for name in kept}
-        device = runtime.device_name(what.recipe.engine)
+        device = device_name(select_device(what.recipe.engine))
     return Benchmark(part, what.name, unit, device, torch.get_num_threads(), versions(), settings, rows)

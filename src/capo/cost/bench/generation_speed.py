@@ -13,7 +13,7 @@ from capo.engine.seeds import initial_noise
 from capo.images.encoding import ENCODINGS, encode_image
 from capo.recipe import GenerateSection, Recipe
 from capo.sampling.sampler import ImageRequest, sample_images
-from capo.store.run_directory import Run
+from capo.store import Run
 
 
 def bench_generate(subject: Subject, repeats: int) -> Iterator[Row]:

@@ -15,7 +15,7 @@ from capo.diffusion.architectures import PARTS
 from capo.diffusion.components import PartLoader, load_part
 from capo.diffusion.family import Family
 from capo.diffusion.random_weights import RandomWeights
-from capo.engine import device as runtime
+from capo.engine.device import select_device
 from capo.prompts import Prompt, make_prompt
 from capo.recipe import ModelSection, Recipe, load_recipe
 
@@ -49,7 +49,7 @@ def subject(architecture: str | None, recipe: str | None, overrides: Sequence[st
         folder = Path(temporary)
         if architecture is None:
             loaded = load_recipe(recipe or "shapes", overrides)
-            yield Subject(loaded.name, loaded, runtime.device(loaded.engine), folder)
+            yield Subject(loaded.name, loaded, select_device(loaded.engine), folder)
             return
         checkpoint = str(write_checkpoint(architecture, folder / "checkpoint"))
         if recipe is None:
@@ -57,7 +57,7 @@ def subject(architecture: str | None, recipe: str | None, overrides: Sequence[st
             loaded = _default_recipe(architecture, checkpoint, file, overrides)
         else:
             loaded = load_recipe(recipe, [*overrides, f"model.checkpoint={checkpoint}"])
-        device = runtime.device(loaded.engine)
+        device = select_device(loaded.engine)
         yield Subject(architecture, loaded, device, folder, RandomWeights(device))
 
 

@@ -21,7 +21,7 @@ from capo.pairing.pairs_file import PromptPairs
 from capo.prompts import Prompt
 from capo.recipe import Recipe
 from capo.sampling.sampler import ImageRequest, sample_images
-from capo.store.run_directory import Artifact, Run
+from capo.store import Artifact, Run
 from capo.training.batches import Batches
 from capo.training.sample_files import Samples
 from capo.training.trainer import Trainer

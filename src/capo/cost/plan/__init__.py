@@ -45,7 +45,7 @@ def plan_run(recipe: Recipe, gpu: str, utilisation: float) -> Plan:
     from capo.cost.plan.counts import count_sampling, count_training
     from capo.cost.plan.disk import disk
     from capo.cost.plan.gpus import find_gpu
-    from capo.cost.plan.memory import generate_memory, train_memory
+    from capo.cost.plan.memory_needs import generate_memory, train_memory
     from capo.cost.plan.notes import notes
     from capo.cost.plan.work import Prompts, stages
 

@@ -1,7 +1,7 @@
 """What each artifact takes on the disk: an estimate, of which the images are the roughest part."""
 
 from capo.cost.plan.counts import Sampling, Training
-from capo.cost.plan.memory import moment_bytes
+from capo.cost.plan.memory_needs import moment_bytes
 from capo.cost.plan.work import Prompts, models_compared, validations
 from capo.images.disk_space import image_space
 from capo.recipe import Recipe

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from capo.cost.plan.counts import Sampling, Training
 from capo.cost.plan.gpus import GIB, Gpu
-from capo.cost.plan.memory import SPARE, fitting_pairs
+from capo.cost.plan.memory_needs import SPARE, fitting_pairs
 from capo.cost.plan.work import Prompts, not_counted
 from capo.recipe import Recipe
 

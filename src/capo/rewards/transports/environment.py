@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from capo.engine.device import cache_folder
 from capo.engine.progress import say
 from capo.rewards.protocol import RewardError
+from capo.store.lock import wait_for_lock
+from capo.store.user_cache import cache_folder
 
 WORDS_SHOWN = 2000
 """Characters of pip's last words in an error."""
@@ -23,11 +24,9 @@ def environment(requirements: Sequence[str]) -> Path:
     One process makes it, others wait. It counts only when it is whole: what a crash left is made
     again. Raises `RewardError` with pip's reason when something cannot be installed.
     """
-    from filelock import FileLock
-
     folder = _place(requirements)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with wait_for_lock(folder.with_name(f"{folder.name}.lock")):
         if not _finished(folder).is_file():
             _make(folder, requirements)
     return folder

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capo.engine.device import quiet
-from capo.engine.loaded_weights import defect
+from capo.engine.model_loading import quiet, weight_defect
 from capo.recipe.hub_id import split_revision
 from capo.rewards.protocol import RewardError
 from capo.rewards.weights.location import WEB, with_commit
@@ -115,7 +114,7 @@ def load_into(module: "nn.Module", weights: "Mapping[str, Tensor]", checkpoint: 
 
 
 def _ready(model: Any, found: Mapping[str, Any], checkpoint: str, device: Any) -> Any:
-    if wrong := defect(model, found):
+    if wrong := weight_defect(model, found):
         raise RewardError(f"{checkpoint} {wrong}")
     return model.eval().requires_grad_(False).to(device)
 

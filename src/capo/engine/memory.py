@@ -1,0 +1,57 @@
+"""Memory of the device and of the machine: how much is free, and what to do when it runs out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from capo.engine.device import select_device
+from capo.recipe import EngineSection
+
+_CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Where Linux states a container's memory limit, for both versions of control groups."""
+
+
+def main_memory() -> int:
+    """Return the bytes of main memory this process may use: the machine's, or its container's limit."""
+    import psutil
+
+    limits = [psutil.virtual_memory().total]
+    for path in _CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # `max` means no limit
+            limits.append(int(path.read_text()))
+    return min(limits)
+
+
+def free_memory(engine: EngineSection) -> int:
+    """Return the bytes that are free on the device of `engine`; main memory where the device shares it."""
+    import psutil
+    import torch
+
+    device = select_device(engine)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min(psutil.virtual_memory().available, main_memory())
+
+
+def release_memory() -> None:
+    """Return the memory that torch caches on the device but does not use."""
+    import torch
+
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+
+
+@contextmanager
+def explain_out_of_memory(setting: str) -> Iterator[None]:
+    """Turn an out-of-memory error of the device into one that names the recipe `setting` to lower."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError(
+            f"the device ran out of memory; lower {setting} and rerun the same command: finished work is kept"
+        ) from error
