@@ -1,4 +1,4 @@
-"""What the README shows runs, and prints what it says it prints."""
+"""The code and the recipe in the README and the pages run, and print what their comments promise."""
 
 import os
 import re
@@ -19,22 +19,24 @@ def blocks(text, language):
 
 
 def promised(code):
-    """What the comments behind its prints say, in order."""
+    """The output that the comments after the prints promise, in order."""
     return re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
 
 
-PURE, WHOLE = blocks(README, "python")
+WHOLE, PURE = blocks(README, "python")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/concepts/method.md"])
-def test_the_mathematics_print_what_is_said(page, capsys):
-    code = blocks((ROOT / page).read_text(encoding="utf-8"), "python")[0]
-    exec(compile(code, page, "exec"), {})
+METHOD = (ROOT / "docs/concepts/method.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("code", [PURE, blocks(METHOD, "python")[0]], ids=["README", "method"])
+def test_tensor_functions_print_what_their_comments_promise(code, capsys):
+    exec(compile(code, "page", "exec"), {})
     assert capsys.readouterr().out.splitlines() == promised(code) != []
 
 
-def test_the_run_runs(tmp_path, monkeypatch, capsys):
-    """With stages that need no model; the embedded recipe itself takes minutes."""
+def test_a_run_from_python(tmp_path, monkeypatch, capsys):
+    """The stages are fakes that need no model: the embedded recipe itself takes minutes."""
     fake_stages.install(monkeypatch.setattr)
     monkeypatch.chdir(tmp_path)
     exec(compile(WHOLE, "README.md", "exec"), {})
@@ -44,6 +46,9 @@ def test_the_run_runs(tmp_path, monkeypatch, capsys):
     assert os.path.exists(report)  # noqa: PTH110
 
 
-def test_its_recipe_is_valid():
-    (text,) = blocks(README, "yaml")
-    assert parse_recipe(yaml.safe_load(text)).training_rewards
+@pytest.mark.parametrize("page", ["README.md", "docs/start/sdxl.md"])
+def test_recipes_are_valid(page):
+    recipes = blocks((ROOT / page).read_text(encoding="utf-8"), "yaml")
+    assert recipes
+    for text in recipes:
+        assert parse_recipe(yaml.safe_load(text)).training_rewards

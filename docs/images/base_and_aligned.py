@@ -1,6 +1,6 @@
-"""Draws `base-and-aligned.png` from a finished run: `python docs/images/base_and_aligned.py runs/shapes`.
+"""Draw `base-and-aligned.png` from a finished run: `python docs/images/base_and_aligned.py runs/shapes`.
 
-The first two evaluation prompts of every category, the first six seeds of each: nothing is picked by eye.
+The first evaluation prompt of every category, with its first six seeds: no image is picked by eye.
 """
 
 import io
@@ -11,12 +11,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-SEEDS, PER_CATEGORY, ENLARGED = 6, 2, 64
+SEEDS, PER_CATEGORY, ENLARGED = 6, 1, 64
 MARGIN, GUTTER, LINE = 16, 28, 22
 
 
 def main(run: Path) -> None:
-    """Write the picture beside this file."""
+    """Write the picture next to this file."""
     prompts = pq.read_table(
         run / "baseline/prompts.parquet", columns=["prompt_id", "text", "category"]
     ).to_pylist()

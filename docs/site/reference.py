@@ -1,0 +1,133 @@
+"""mkdocs hook: adds the reference pages that are generated from the code, and the changelog.
+
+`mkdocs.yml` names this file under `hooks`. The pages exist only in the built site.
+"""
+
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import typer
+from pydantic import BaseModel
+from typer.main import get_command
+
+import capo
+from capo.cli import app
+from capo.recipe import RUNTIME, Recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the generated pages to the files of the site."""
+    from mkdocs.structure.files import File
+
+    pages = {
+        "reference/cli.md": cli_page(),
+        "reference/recipe-schema.md": recipe_page(),
+        "reference/api.md": api_page(),
+        "development/changes.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
+    }
+    for name, text in pages.items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def cli_page() -> str:
+    """One section per command: usage, help, arguments, options, examples."""
+    lines = ["# Command line", "", "Generated from the `capo` command. Exit codes: 0 success, 1 failure,"]
+    lines += ["2 wrong usage or recipe, 130 interrupted.", ""]
+    for path, command in commands(get_command(app), ("capo",)):
+        lines += _command(path, command)
+    return "\n".join(lines)
+
+
+def commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The command and all its subcommands, depth first, with the words that call them."""
+    yield path, command
+    for name, child in getattr(command, "commands", {}).items():
+        yield from commands(child, (*path, name))
+
+
+def _command(path: tuple[str, ...], command: Any) -> Iterator[str]:
+    name = " ".join(path)
+    context = typer.Context(command, info_name=name)
+    if len(path) > 1:
+        yield from (f"{'#' * len(path)} {name}", "")
+    yield from ("```text", " ".join(command.get_usage(context).removeprefix("Usage: ").split()), "```", "")
+    yield from (inspect.cleandoc(command.help or ""), "")
+    records = [record for each in command.params if (record := each.get_help_record(context))]
+    if records:
+        yield from ("| argument or option | |", "|---|---|")
+        yield from (f"| `{_cell(names)}` | {_cell(text)} |" for names, text in records)
+        yield ""
+    if command.epilog:
+        yield from ("```text", inspect.cleandoc(command.epilog), "```", "")
+
+
+def recipe_page() -> str:
+    """One table per section of the recipe: field, type and range, default, description."""
+    lines = ["# Recipe schema", "", "Generated from the code that validates recipes; [the recipe](recipe.md)"]
+    lines += ["explains the fields. Fields marked *speed only* never change a result.", ""]
+    sections = {name: _sections(field.annotation) for name, field in Recipe.model_fields.items()}
+    lines += _table(Recipe, [name for name, found in sections.items() if not found])
+    for name, found in sections.items():
+        for section in found:
+            lines += [f"## {name}", "", inspect.cleandoc(section.__doc__ or ""), ""]
+            lines += _table(section, list(section.model_fields))
+    return "\n".join(lines)
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a field of the recipe holds: alone, optional, or in a tuple."""
+    kinds = [annotation, *(kind for arg in get_args(annotation) for kind in (arg, *get_args(arg)))]
+    return [kind for kind in kinds if inspect.isclass(kind) and issubclass(kind, BaseModel)]
+
+
+def _table(section: type[BaseModel], names: list[str]) -> Iterator[str]:
+    schema = section.model_json_schema()
+    required = schema.get("required", ())
+    yield from ("| field | type | default | description |", "|---|---|---|---|")
+    for name in names:
+        field = schema["properties"][name]
+        default = "required" if name in required else f"`{json.dumps(field.get('default'))}`"
+        runtime = RUNTIME in section.model_fields[name].metadata
+        text = field.get("description", "") + (" *Speed only.*" if runtime else "")
+        yield f"| `{name}` | {_cell(_kind(field))} | {_cell(default)} | {_cell(text)} |"
+    yield ""
+
+
+def _kind(field: dict[str, Any]) -> str:
+    """The type and range of a field from its JSON schema: `integer > 0`, `"lora" or "full"`."""
+    if "anyOf" in field:
+        return " or ".join(_kind(each) for each in field["anyOf"])
+    if "$ref" in field:
+        return f"section {field['$ref'].rpartition('/')[2]}"
+    if "enum" in field or "const" in field:
+        return " or ".join(f"`{json.dumps(value)}`" for value in field.get("enum", [field.get("const")]))
+    kind = str(field.get("type", "any"))
+    if kind == "array" and isinstance(field.get("items"), dict):
+        kind = f"list of {_kind(field['items'])}"
+    limits = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
+    return " ".join([kind, *(f"{sign} {field[key]:g}" for key, sign in limits.items() if key in field)])
+
+
+def api_page() -> str:
+    """Every public name of `capo`, with its docstring, under the module that holds it."""
+    lines = ["# Python API", "", "Everything that `capo` exports. Other names may change without notice.", ""]
+    by_module: dict[str, list[str]] = {}
+    for name in sorted(capo.__all__):
+        by_module.setdefault(getattr(capo, name).__module__, []).append(name)
+    for module, names in sorted(by_module.items()):
+        lines += [f"## {module.rpartition('.')[2]}", ""]
+        for name in names:
+            path = f"{module}.{getattr(capo, name).__qualname__}"
+            lines += [f"::: {path}", "    options:", f"      heading: capo.{name}", ""]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """`text` in one cell of a Markdown table."""
+    return " ".join(text.replace("|", "\\|").split())
