@@ -1,11 +1,12 @@
-# `make demo` runs the embedded recipe, `make test` every check; both first make .venv, or bring it up to date.
+# `make demo` runs the embedded recipe, `make test` every check, and `make docs` builds the documentation site.
+# All of them first create .venv or bring it up to date.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test format clean
+.PHONY: demo test docs format clean
 
 demo: $(READY)
 	$(BIN)/capo run shapes --run runs/shapes
@@ -16,6 +17,10 @@ test: $(READY)
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses auto --dist loadfile
 
+docs: $(READY)
+	$(BIN)/python -m mkdocs build --strict
+	@echo "Read it with: python3 -m http.server --directory build/site"
+
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -25,5 +30,5 @@ clean:
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,front,tensorboard,ocr,safety]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs,front,tensorboard,ocr,safety]'
 	touch $@

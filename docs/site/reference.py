@@ -24,15 +24,19 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the generated pages to the files of the site."""
     from mkdocs.structure.files import File
 
-    pages = {
+    for name, text in generated_pages().items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def generated_pages() -> dict[str, str]:
+    """The text of every generated page by its path in the documentation."""
+    return {
         "reference/cli.md": cli_page(),
         "reference/recipe-schema.md": recipe_page(),
         "reference/api.md": api_page(),
         "development/changes.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
     }
-    for name, text in pages.items():
-        files.append(File.generated(config, name, content=text))
-    return files
 
 
 def cli_page() -> str:

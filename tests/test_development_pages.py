@@ -1,0 +1,118 @@
+"""The worked examples of the development pages run as they stand."""
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tiny
+from capo.diffusion import FAMILIES, load_family
+from capo.method import objective
+from capo.method.objective_table import OBJECTIVES
+from capo.pipeline import graph
+from capo.prompts.benchmarks import BENCHMARKS, read_benchmark
+from capo.recipe import ModelSection, RewardSection, load_recipe
+from capo.rewards import SHIPPED, load_reward, reward_identity
+from capo.store.run_directory import Run
+from capo.store.step import Job
+from synthetic_run import Options, make_run
+
+PAGES = Path(__file__).parents[1] / "docs" / "development"
+
+
+def blocks(page):
+    return re.findall(r"^```python\n(.*?)^```", (PAGES / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def run_block(code, name="example"):
+    module = ModuleType(name)
+    exec(compile(code, name, "exec"), module.__dict__)
+    return module
+
+
+@pytest.fixture
+def restore():
+    """Remove the entries that an example adds to a table."""
+    tables = (OBJECTIVES, SHIPPED, FAMILIES, BENCHMARKS)
+    before = [dict(table) for table in tables]
+    yield
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)
+
+
+@pytest.fixture
+def module_file(monkeypatch):
+    """Make a block importable under the module name that its page gives it."""
+
+    def install(code, name):
+        module = run_block(code, name)
+        monkeypatch.setitem(sys.modules, name, module)
+        return module
+
+    return install
+
+
+def test_objective(restore, monkeypatch):
+    function, entry = blocks("add-an-objective.md")
+    monkeypatch.setattr(objective, "hinge_loss", run_block(function).hinge_loss, raising=False)
+    run_block(entry)
+    recipe = load_recipe("shapes", ["train.objective=hinge"])
+    loss = OBJECTIVES[recipe.train.objective].loss(torch.tensor([0.25, 2.0]), torch.zeros(2))
+    assert loss.tolist() == [0.75, 0.0]
+
+
+def test_reward(restore, module_file):
+    architecture, entry = blocks("add-a-reward.md")
+    module_file(architecture, "capo.rewards.models.brightness")
+    run_block(entry)
+    images = [Image.new("RGB", (8, 8), color) for color in ("black", "white")]
+    section = RewardSection(name="brightness")
+    np.testing.assert_allclose(load_reward(section, "cpu").score(images, ["", ""]), [0.0, 1.0])
+    inverted = RewardSection(name="brightness", options={"invert": True})
+    np.testing.assert_allclose(load_reward(inverted, "cpu").score(images, ["", ""]), [1.0, 0.0])
+    assert reward_identity(section) != reward_identity(inverted)
+
+
+def test_family(restore, module_file, tmp_path):
+    family, entry = blocks("add-a-family.md")
+    module_file(family, "capo.diffusion.studio_xl")
+    run_block(entry)
+    folder = tiny.sdxl(tmp_path / "model")
+    plain = load_family(ModelSection(checkpoint=str(folder)), "cpu")
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("StableDiffusionXLPipeline", "StudioXLPipeline"))
+    studio = load_family(ModelSection(checkpoint=str(folder)), "cpu")
+    expected = plain._encode(["studio photo, a cat"])["prompt_embeds"]
+    torch.testing.assert_close(studio._encode(["a cat"])["prompt_embeds"], expected)
+
+
+def test_stage(tmp_path, monkeypatch):
+    (code,) = blocks("add-a-stage.md")
+    stage = run_block(code)
+    monkeypatch.setattr(graph, "STAGES", (*graph.STAGES, stage.steps))
+    small = Options(prompts=3, samples=2, evaluation_prompts=2, evaluation_samples=2, steps=5)
+    recipe, run = make_run(tmp_path / "run", small)
+    (step,) = [step for step in graph.steps_of(load_recipe("shapes")) if step.artifact == "words"]
+    with Run.open(run.path) as opened:
+        artifact = opened.artifact("words")
+        artifact.begin(step.inputs)
+        step.make(Job(recipe, opened, (artifact,)))
+    assert artifact.done
+    assert artifact.read_json("words.json")["drawing"] == 3
+
+
+def test_benchmark(restore, tmp_path):
+    (code,) = blocks("add-a-benchmark.md")
+    run_block(code)
+    (tmp_path / "skills.tsv").write_text("two cats\tcounting\na red car\tcolor\n")
+    rows = list(read_benchmark("skills", tmp_path))
+    assert [(row.text, row.category, row.metadata["line"]) for row in rows] == [
+        ("two cats", "counting", 1),
+        ("a red car", "color", 2),
+    ]
