@@ -18,6 +18,7 @@ from capo.evaluation.evaluate import evaluate
 from capo.pipeline.graph import steps_of
 from capo.rewards.rgb_images import decode_image
 from capo.store import Run
+from capo.store.step import Job
 
 PROMPTS, SAMPLES = ("a red circle", "three", "blue"), 2
 
@@ -67,7 +68,7 @@ def run_both(path, recipe):
         for stage, name in ((make_baseline, "baseline"), (evaluate, "evaluate")):
             artifact = run.artifact(name)
             artifact.begin({})
-            stage(recipe, run, artifact)
+            stage(Job(recipe, run, (artifact,)))
     return run
 
 

@@ -16,7 +16,6 @@ from capo.diffusion.policy import Policy
 from capo.engine.device import select_device
 from capo.engine.seeds import stable_seed
 from capo.evaluation import compare as stage
-from capo.evaluation import measuring
 from capo.evaluation.baseline import make_baseline
 from capo.evaluation.evaluate import evaluate
 from capo.evaluation.win_rates import results
@@ -259,8 +258,8 @@ def test_a_stopped_evaluation_goes_on(tmp_path, sdxl, evaluated, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run_stage(run, recipe)
         base = run.artifact("baseline")
-        assert base.has("scores/base/red.parquet")
-        assert base.has("parts/null/red/shard-00000.parquet")
+        assert base.has("parts/red/images/null/shard-00000.parquet")
+        assert not base.has("parts/red/images/null/shard-00001.parquet")
 
         base.begin({})
         with monkeypatch.context() as patch:
@@ -275,15 +274,6 @@ def test_a_stopped_evaluation_goes_on(tmp_path, sdxl, evaluated, monkeypatch):
         monkeypatch.setattr(stage, "results", results)
         run_stage(run, recipe)
         assert contents(run) == contents(evaluated[1])
-
-
-def test_images_beyond_the_memory_limit_are_decoded_again(evaluated, monkeypatch):
-    images = measuring.Images(evaluated[1].artifact("baseline"), "base")
-    assert images.shards == ["shard-00000.parquet", "shard-00001.parquet"]
-    first = images.read("shard-00000.parquet")[1]
-    assert images.read("shard-00000.parquet")[1] is first
-    monkeypatch.setattr(measuring, "KEPT_BYTES", 12 * 32 * 32 * 3)
-    assert images.read("shard-00001.parquet")[1] is not images.read("shard-00001.parquet")[1]
 
 
 def test_without_null_row_and_judge(tmp_path, sdxl):

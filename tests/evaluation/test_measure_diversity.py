@@ -11,7 +11,11 @@ from transformers.models.bit import BitImageProcessorPil
 import tiny_rewards
 import tiny_run
 from capo.evaluation.measure_diversity import EncoderPlace, ImageEncoder, find_encoder, prompt_distances
+from capo.images.sample_table import sample_table
+from capo.images.shard_files import shard_path
 from capo.rewards import RewardError
+from capo.scoring.score_shards import image_shards
+from capo.store import Run
 
 
 def pictures(count, seed=0):
@@ -19,29 +23,27 @@ def pictures(count, seed=0):
     return [Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(count)]
 
 
-class Shards:
-    """Images of two prompts in two shards."""
-
-    model = "base"
-    shards = ("one", "two")
-
-    def __init__(self):
-        self.images = {"one": pictures(3, seed=1), "two": [pictures(1, seed=2)[0]] * 3}
-
-    def read(self, shard):
-        return None, self.images[shard]
+@pytest.fixture
+def shards(tmp_path):
+    """Images of two prompts in two shards: three different ones, and three times the same."""
+    with Run.open(tmp_path / "run") as run:
+        artifact = run.artifact("baseline")
+        artifact.begin({})
+        for number, images in enumerate((pictures(3, seed=1), pictures(1, seed=2) * 3)):
+            files = [tiny_run.png(np.asarray(image)) for image in images]
+            artifact.write_table(shard_path("images/base", number), sample_table({}, files))
+        return image_shards(artifact, "images/base")
 
 
 def encoder(place):
     return ImageEncoder(EncoderPlace("it", str(place), str(place)), torch.device("cpu"))
 
 
-def test_distances_are_those_of_clips_image_features(tmp_path):
+def test_distances_are_those_of_clips_image_features(tmp_path, shards):
     place = tiny_rewards.clip(tmp_path / "clip")
-    images = Shards()
-    found = prompt_distances(encoder(place), images, 3)
+    found = prompt_distances(encoder(place), shards, 3, "base")
     model = CLIPModel.from_pretrained(place).eval()
-    pixels = torch.stack([torch.from_numpy(np.array(i)).permute(2, 0, 1) / 255 for i in images.images["one"]])
+    pixels = torch.stack([torch.from_numpy(np.array(i)).permute(2, 0, 1) / 255 for i in pictures(3, seed=1)])
     processor = tiny_rewards._image_processor()
     mean, std = (torch.tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std))
     with torch.no_grad():

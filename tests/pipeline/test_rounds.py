@@ -17,7 +17,7 @@ from capo.engine.model_loading import quiet
 from capo.engine.seeds import initial_noise
 from capo.method import BradleyTerry, PowerRatio, select_frontier
 from capo.pairing.selecting import make_pairs
-from capo.scoring.start import Start, find_start
+from capo.scoring.previous_round import PreviousRound, find_previous_round
 from capo.store import Run, WorkspaceError
 from capo.store.step import Job
 from capo.training.train import train
@@ -160,7 +160,10 @@ def test_training_goes_on_and_its_first_margin_is_as_told(first, second, kind, r
     record = json.loads((folder / "train/best/capo.json").read_text())
     assert record["round"] == 2
     state = json.loads((folder / "train/checkpoints/step-000002/state.json").read_text())
-    assert state["reference"]["start"] == find_start(recipe, recipe.start).policy.identity
+    assert (
+        state["reference"]["start"]
+        == find_previous_round(recipe.start, recipe.model, recipe.train).policy.identity
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -271,7 +274,7 @@ def test_another_policy_or_reference_makes_stale_what_it_reaches(second, first, 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"start": {"run": "nowhere"}}, "start.run: nowhere is no run directory whose training is done"),
+        ({"start": {"run": "nowhere"}}, "start.run: nowhere is not a run directory with a finished training"),
         ({"train": {"lora_rank": 3}}, "train.lora_rank: 3, and the policy of .* was trained with 2"),
         ({"train": {"lora_alpha": 5.0}}, "train.lora_alpha: 5.0, and .* with 2"),
         ({"train": {"lora_targets": ["to_q"]}}, r"train.lora_targets: \['to_q'\], and"),
@@ -296,7 +299,7 @@ def test_a_commit_that_is_not_known_on_this_machine_is_no_other_reward(tmp_path)
         scores = run.artifact("scores/x")
         scores.begin({"rewards.x.weights": commit})
         scores.commit()
-    start = Start(run, SavedPolicy(tmp_path, {}), "base")
+    start = PreviousRound(run, SavedPolicy(tmp_path, {}), "base")
     same = {"rewards.x.weights": "owner/name@main"}
     assert start.pool_identity("x", same) == scores.digest
     with pytest.raises(ValueError, match="scored by another reward"):

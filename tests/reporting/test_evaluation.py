@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from capo.evaluation.measuring import read_scores
+from capo.evaluation.model_images import image_set
 from capo.reporting.evaluation_page import render_evaluation
 from capo.reporting.examples import read_prompts
 from capo.reporting.extremes import Extremes, Scores, biggest, extremes
@@ -28,7 +28,7 @@ def gathered(path: Path, options: Options) -> tuple[Results, tuple[Extremes, ...
             reward.name,
             reward.use,
             *(
-                read_scores(home, m, reward.name, ids, options.evaluation_samples)
+                image_set(home, m).read_scores(reward.name, ids, options.evaluation_samples)
                 for m, home in homes.items()
             ),
         )

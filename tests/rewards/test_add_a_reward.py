@@ -12,9 +12,10 @@ import tiny_run
 from capo import BradleyTerry
 from capo.recipe import RewardSection
 from capo.rewards import build_comparison, load_reward
-from capo.scoring.passes import score_samples as score
+from capo.scoring.score import make_scores
 from capo.scoring.score_table import read_scores
 from capo.store import Run
+from capo.store.step import Job
 
 PAGE = Path(__file__).parents[2] / "docs" / "guides" / "add-a-reward.md"
 
@@ -46,7 +47,7 @@ def test_its_reward_scores_a_run(own):
         pixels = tiny_run.fill(run, recipe, prompts)
         artifact = run.artifact("scores/warmth")
         artifact.begin({})
-        score(recipe, run, [(artifact, recipe.rewards[0])])
+        make_scores(Job(recipe, run, (artifact,)))
         for row in read_scores(artifact).to_pylist():
             image = pixels[row["prompt_id"], row["sample"]] / 255
             assert row["score"] == pytest.approx(image[..., 0].mean() - image[..., 2].mean())

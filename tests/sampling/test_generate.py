@@ -18,9 +18,11 @@ from capo.images.shard_files import read_samples
 from capo.prompts import make_prompt
 from capo.prompts.table import read_prompts
 from capo.recipe import parse_recipe
-from capo.sampling.generate import _check_later_shards, generate
+from capo.sampling.collect_prompts import collect
+from capo.sampling.generate import _check_later_shards, make_samples
 from capo.sampling.sampler import ImageRequest, sample_images
 from capo.store import Run, WorkspaceError
+from capo.store.step import Job
 
 LATENTS = ".latents.safetensors"
 
@@ -336,12 +338,10 @@ def test_prompts_that_are_cut_are_counted(tmp_path, sdxl, prepared):
     settings = tiny_training.recipe(tmp_path, sdxl)
     (tmp_path / "prompts.txt").write_text("a cat\n" + "red " * 30 + "\n", encoding="utf-8")
     with Run.open(tmp_path / "other") as run:
-        from capo.sampling.collect_prompts import prompts
-
-        for name, stage in (("prompts", prompts), ("samples", generate)):
+        for name, stage in (("prompts", collect), ("samples", make_samples)):
             artifact = run.artifact(name)
             artifact.begin({})
-            stage(settings, run, artifact)
+            stage(Job(settings, run, (artifact,)))
         assert run.artifact("samples").summary["truncated_prompts"] == 1
 
 

@@ -10,9 +10,10 @@ from capo.recipe import RewardSection
 from capo.rewards import RewardError
 from capo.rewards.protocol import TransientError
 from capo.scoring import rater
-from capo.scoring.passes import score_samples as score
+from capo.scoring.score import make_scores
 from capo.scoring.score_table import read_scores
 from capo.store import Run
+from capo.store.step import Job
 from function_rewards import gappy, redness
 
 REDNESS = {"name": "red", "source": "function_rewards:redness"}
@@ -28,6 +29,15 @@ def world(tmp_path):
     recipe = tiny_run.recipe([REDNESS])
     with Run.open(tmp_path / "run") as run:
         yield run, recipe, prompts, tiny_run.fill(run, recipe, prompts)
+
+
+def score(recipe, run, work):
+    """Run the stage for some begun artifacts with their rewards; the seconds each took."""
+    rewards = tuple(reward for _, reward in work)
+    # Not validated: a recipe needs a training reward, a test of a held-out one does not.
+    job = Job(recipe.model_copy(update={"rewards": rewards}), run, tuple(artifact for artifact, _ in work))
+    make_scores(job)
+    return list(job.seconds.values())
 
 
 def make(run, recipe, **section):
@@ -167,12 +177,12 @@ def test_models_that_do_not_fit_together_come_one_after_another(world, tmp_path,
     monkeypatch.setattr(rater, "load_reward", load)
     checkpoint = str(tiny_rewards.clip(tmp_path / "clip"))
     sections = [{"name": name, "source": "pickscore", "checkpoint": checkpoint} for name in "abc"]
-    monkeypatch.setattr("capo.scoring.passes.free_memory", lambda engine: 100e9)
+    monkeypatch.setattr("capo.scoring.score_shards.free_memory", lambda engine: 100e9)
     score(recipe, run, work(run, *sections))
     assert max(most) == 3
     most.clear()
     monkeypatch.setattr(
-        "capo.scoring.passes.free_memory", lambda engine: 3 * 986 * 4e6
+        "capo.scoring.score_shards.free_memory", lambda engine: 3 * 986 * 4e6
     )  # half of it for weights
     score(recipe, run, work(run, *[section | {"name": section["name"] * 2} for section in sections]))
     assert max(most) == 1
@@ -199,7 +209,7 @@ def test_memory_that_runs_out_side_by_side_may_suffice_for_one(world, capsys, mo
     score(recipe, run, together)
     assert loaded == [1, 2, 1, 1], "those that did not fit together are all gone before one goes on alone"
     assert [artifact.summary["scored"] for artifact, _ in together] == [20, 20]
-    assert "going on with one model after another" in capsys.readouterr().err
+    assert "one model at a time" in capsys.readouterr().err
     monkeypatch.setattr("function_rewards.eaten", [])
     with pytest.raises(RewardError, match="'alone': out of memory with 8 images at once; lower batch_size"):
         make(run, recipe, name="alone", source="function_rewards:hungry")
@@ -216,8 +226,7 @@ def test_prompts_that_are_read_in_part_are_counted_and_told(tmp_path, capsys, mo
         assert artifact.summary["truncated_prompts"] == 1
         rows = read_scores(artifact).to_pylist()
         assert {r["prompt_id"] for r in rows if r["truncated"]} == {prompts[1].prompt_id}
-        told = "pickscore: read only the beginning of 1 of 3 prompts, which are longer than it takes"
-        assert told in capsys.readouterr().err
+        assert "pickscore: 1 of 3 prompts are longer" in capsys.readouterr().err
         again = make(run, recipe, **section)  # from what is there, without the model
         assert again.summary["truncated_prompts"] == 1
         assert "truncated_prompts" not in make(run, recipe, **REDNESS).summary

@@ -14,9 +14,10 @@ from capo.recipe import RewardSection
 from capo.rewards import SHIPPED, Scored, reward_identity
 from capo.rewards.score_cache import ScoreCache, open_cache, score_key
 from capo.scoring import rater
-from capo.scoring.passes import score_samples as score
-from capo.scoring.score_table import read_scores, score_rows
+from capo.scoring.score import make_scores
+from capo.scoring.score_table import read_scores
 from capo.store import Run
+from capo.store.step import Job
 
 PROMPTS = tiny_run.prompts(3)
 REDNESS = {"name": "red", "source": "function_rewards:redness"}
@@ -53,9 +54,9 @@ def scored(tmp_path, monkeypatch):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         with Run.open(tmp_path / "run") as run:
             tiny_run.fill(run, recipe, prompts)
-            artifact = run.artifact("scores/any")
+            artifact = run.artifact(f"scores/{reward.name}")
             artifact.begin({})
-            score(recipe, run, [(artifact, reward)])
+            make_scores(Job(recipe, run, (artifact,)))
             rows = read_scores(artifact).to_pylist()
         return {(r["prompt_id"], r["sample"]): (r["score"], r["truncated"]) for r in rows}, len(given)
 
@@ -76,8 +77,10 @@ def test_every_stage_knows_what_any_other_scored(scored, clip, tmp_path, monkeyp
     known = rater.Rater(RewardSection(**clip | {"name": "another"}), torch.device("cpu"))
     samples = Run(tmp_path / "run").artifact("samples")
     for rows in (samples.read_table(name) for name in samples.files() if name.endswith(".parquet")):
-        for row in score_rows(known, rows, texts).to_pylist():
-            assert (row["score"], row["truncated"]) == first[row["prompt_id"], row["sample"]]
+        images = rater.ImageRows(rows, [texts[prompt_id] for prompt_id in rows["prompt_id"].to_pylist()])
+        scored = known.score(images, known.cached(images))
+        for prompt_id, sample, each in zip(*rows.select([0, 1]).to_pydict().values(), scored, strict=True):
+            assert (each.score, each.truncated) == first[prompt_id, sample]
 
 
 def test_what_differs_in_anything_is_scored(scored, clip, tmp_path):

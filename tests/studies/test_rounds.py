@@ -124,7 +124,7 @@ def test_a_round_whose_start_has_failed_fails_with_it(file, tmp_path, outcome):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
     found = run_study(load_study(tmp_path / "study.yaml"), outcome.folder.parent / "failing")
     assert list(found.failed) == ["never, seed 0", "then, seed 0"]
-    assert "no run directory whose training is done" in found.failed["then, seed 0"]
+    assert "not a run directory with a finished training" in found.failed["then, seed 0"]
     shutil.rmtree(found.folder)
 
 

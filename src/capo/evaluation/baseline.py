@@ -43,14 +43,14 @@ def _baseline_inputs(recipe: Recipe) -> dict[str, Any]:
 def make_baseline(job: Job) -> None:
     """Write the evaluation prompts, and images, scores and judgments of the base model."""
     from capo.evaluation.candidates import against, check_candidates
-    from capo.evaluation.measuring import Model, measure
+    from capo.evaluation.model_images import EvaluatedModel, measure
     from capo.prompts import load_prompts
     from capo.prompts.table import prompt_table
     from capo.scoring.judging import check_judgeable
 
     recipe, artifact = job.recipe, job.artifact
     check_candidates(recipe)
-    base, null = Model("base", "evaluate"), Model("null", "evaluate-null")
+    base, null = EvaluatedModel("base", "evaluate"), EvaluatedModel("null", "evaluate-null")
     prompts = load_prompts(recipe.evaluate.prompts, recipe.seed, "evaluate.prompts")
     check_judgeable(recipe.evaluate, prompts)
     artifact.write_table("prompts.parquet", prompt_table(prompts))

@@ -10,14 +10,15 @@ import numpy as np
 
 from capo.evaluation.candidates import against, tuned
 from capo.evaluation.measure_diversity import measure_diversity
-from capo.evaluation.measuring import Model, measure, measured, read_judgements, read_scores
+from capo.evaluation.model_images import EvaluatedModel, image_sets, measure, read_judgments
 from capo.evaluation.win_rates import results
 from capo.prompts import Prompt, load_prompts
 from capo.recipe import ImagesSection, Recipe
+from capo.scoring.image_sets import ImageSet
 from capo.store import Artifact, Run
 from capo.store.manifest import versions
 
-TUNED = Model("tuned", "evaluate")
+TUNED = EvaluatedModel("tuned", "evaluate")
 
 PAGE = "index.html"
 
@@ -30,23 +31,21 @@ def compare_models(recipe: Recipe, run: Run, artifact: Artifact) -> None:
     prompts = load_prompts(recipe.evaluate.prompts, recipe.seed, "evaluate.prompts")
     candidate, base = tuned(recipe, run), against(recipe)
     measure(recipe, artifact, prompts, [TUNED], candidate)
-    homes = {model: home for home in (run.artifact("baseline"), artifact) for model in measured(home)}
+    sets = image_sets(run.artifact("baseline"), artifact)
     ids, samples = [prompt.prompt_id for prompt in prompts], recipe.evaluate.samples_per_prompt
     scores = {
-        reward.name: {
-            model: read_scores(home, model, reward.name, ids, samples) for model, home in homes.items()
-        }
+        reward.name: {model: images.read_scores(reward.name, ids, samples) for model, images in sets.items()}
         for reward in recipe.rewards
     }
-    correct = {**read_judgements(homes["base"], samples), **read_judgements(artifact, samples)}
-    diversity = measure_diversity(recipe, artifact, ids, homes)
+    correct = {**read_judgments(sets["base"].artifact, samples), **read_judgments(artifact, samples)}
+    diversity = measure_diversity(recipe, artifact, ids, sets)
     made = not any(isinstance(each.source, ImagesSection) for each in (candidate, base))
     names = {"base": base.name, "tuned": candidate.name}
     found = {"models": names} | results(recipe, prompts, scores, correct or None, diversity, same_noise=made)
     told = ("step", "adaptation", "soup")
     found["policy"] = {name: candidate.record[name] for name in told if name in candidate.record}
     artifact.write_json("results.json", found)
-    artifact.write_bytes(PAGE, _page(recipe, prompts, scores, homes, found).encode())
+    artifact.write_bytes(PAGE, _page(recipe, prompts, scores, sets, found).encode())
     artifact.commit(
         {
             "prompts": found["prompts"],
@@ -61,7 +60,7 @@ def _page(
     recipe: Recipe,
     prompts: Sequence[Prompt],
     scores: Mapping[str, Mapping[str, np.ndarray]],
-    homes: Mapping[str, Artifact],
+    sets: Mapping[str, ImageSet],
     found: Mapping[str, object],
 ) -> str:
     from capo.reporting.evaluation_page import render_evaluation
@@ -76,5 +75,7 @@ def _page(
         for reward in recipe.rewards
     ]
     ids, size = [prompt.prompt_id for prompt in prompts], recipe.generate.shard_prompts
-    galleries = {model: Gallery(homes[model], f"images/{model}", ids, size) for model in ("base", "tuned")}
+    galleries = {
+        model: Gallery(sets[model].artifact, sets[model].images, ids, size) for model in ("base", "tuned")
+    }
     return render_evaluation(Results.model_validate(found), extremes(shown, rewards, galleries), versions())

@@ -12,10 +12,13 @@ import numpy as np
 
 from capo.engine.device import select_device
 from capo.engine.progress import progress
-from capo.evaluation.measuring import Images
 from capo.evaluation.win_rates import Diversity
 from capo.recipe import Recipe
 from capo.rewards import SHIPPED
+from capo.rewards.catalog import CLIP_PREFERENCE
+from capo.scoring.image_sets import ImageSet
+from capo.scoring.score_shards import ImageShard
+from capo.scoring.score_table import decode_rows
 from capo.store import Artifact
 
 if TYPE_CHECKING:
@@ -44,7 +47,7 @@ def find_encoder(recipe: Recipe) -> EncoderPlace | None:
         return EncoderPlace(given, given, given)
     for section in sorted(recipe.rewards, key=lambda reward: reward.use == "train"):
         entry = SHIPPED.get(section.source or section.name)
-        if entry is None or section.url is not None or entry.architecture != "clip:ClipPreference":
+        if entry is None or section.url is not None or entry.architecture != CLIP_PREFERENCE:
             continue
         checkpoint = section.checkpoint or entry.checkpoint
         processor = None if section.checkpoint else entry.processor
@@ -78,34 +81,37 @@ class ImageEncoder:
 
 
 def measure_diversity(
-    recipe: Recipe, artifact: Artifact, prompt_ids: Sequence[str], homes: Mapping[str, Artifact]
+    recipe: Recipe, artifact: Artifact, prompt_ids: Sequence[str], sets: Mapping[str, ImageSet]
 ) -> Diversity | None:
     """Distances among the images of each prompt by every model, kept in `diversity.parquet`.
 
-    `homes` has the images of each model. None without an encoder, or with one image a prompt.
+    `sets` has the images of each model. None without an encoder, or with one image a prompt.
     """
     place, samples = find_encoder(recipe), recipe.evaluate.samples_per_prompt
     if place is None or samples < 2:
         return None
     if not artifact.has(DISTANCES):
         encoder = ImageEncoder(place, select_device(recipe.engine))
-        images = {model: Images(home, model) for model, home in homes.items()}
-        found = {model: prompt_distances(encoder, each, samples) for model, each in images.items()}
+        found = {
+            model: prompt_distances(encoder, images.shards, samples, model) for model, images in sets.items()
+        }
         artifact.write_table(DISTANCES, _table(prompt_ids, found))
     table = artifact.read_table(DISTANCES).to_pydict()
-    return Diversity(place.name, {model: np.array(table[model]) for model in homes})
+    return Diversity(place.name, {model: np.array(table[model]) for model in sets})
 
 
-def prompt_distances(encoder: ImageEncoder, images: Images, samples: int) -> np.ndarray:
+def prompt_distances(
+    encoder: ImageEncoder, shards: Sequence[ImageShard], samples: int, model: str
+) -> np.ndarray:
     """The mean cosine distance among the images of each prompt, float64 [P], in the shards' order."""
     import torch
 
     from capo.method import pairwise_distance
 
     found = []
-    with progress(f"diversity: {images.model} images", len(images.shards), "shards") as bar:
-        for shard in images.shards:
-            _, decoded = images.read(shard)
+    with progress(f"diversity: {model} images", len(shards), "shards") as bar:
+        for shard in shards:
+            decoded = decode_rows(shard.artifact.read_table(shard.path, ["image"]))
             parts = [encoder.embed(decoded[at : at + BATCH]) for at in range(0, len(decoded), BATCH)]
             features = torch.cat(parts)
             found.append(pairwise_distance(features.reshape(-1, samples, features.shape[-1])).numpy())

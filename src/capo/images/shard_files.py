@@ -8,6 +8,7 @@ FOLDER/unconditional.safetensors              one row
 The Parquet file is written last: it marks the shard as complete.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -22,13 +23,17 @@ UNCONDITIONAL = "unconditional.safetensors"
 def read_samples(
     artifact: Artifact, folder: str = "", columns: list[str] | None = None
 ) -> Iterator["pa.Table"]:
-    """Yield the tables of the shards in `folder`, in order; raises `WorkspaceError` if it has none."""
-    shard = 0
-    while artifact.has(shard_path(folder, shard)):
-        yield artifact.read_table(shard_path(folder, shard), columns)
-        shard += 1
-    if shard == 0:
+    """Yield the tables of the shards in `folder`, in order; raises as `shard_paths`."""
+    for path in shard_paths(artifact, folder):
+        yield artifact.read_table(path, columns)
+
+
+def shard_paths(artifact: Artifact, folder: str = "") -> list[str]:
+    """The paths of the shards in `folder`, in order; raises `WorkspaceError` if it has none."""
+    paths = list(itertools.takewhile(artifact.has, (shard_path(folder, n) for n in itertools.count())))
+    if not paths:
         raise WorkspaceError(f"{artifact.folder / folder}: no images; run the stage that makes them")
+    return paths
 
 
 def shard_path(folder: str, shard: int) -> str:

@@ -24,11 +24,11 @@ def calibration_report(recipe: Recipe, run: "Run") -> "CalibrationReport":
     `WorkspaceError` for scores that are not there.
     """
     from capo.pairing.calibration_report import agreement, both_of_each, report
-    from capo.pairing.columns import LABELS, read_columns, score_vector
+    from capo.pairing.columns import LABELS, read_columns
     from capo.pairing.label import label_columns, label_samples
     from capo.pairing.selecting import choice, pair_samples
     from capo.reporting.pair_table import PairTable
-    from capo.scoring.score_table import read_scores
+    from capo.scoring.score_table import read_scores, score_vector
     from capo.store import WorkspaceError
 
     rewards = recipe.rewards if recipe.pairs.selection == LABELS else recipe.training_rewards

@@ -13,8 +13,8 @@ from capo.method import Comparison, PowerRatio
 from capo.prompts.table import read_prompts
 from capo.recipe import Recipe
 from capo.rewards import build_comparison, reject_negative
-from capo.scoring.score_table import check_missing, read_scores
-from capo.store import Artifact, Run, WorkspaceError
+from capo.scoring.score_table import check_missing, count_samples, read_scores, score_vector
+from capo.store import Artifact, Run
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,7 +56,7 @@ def read_columns(recipe: Recipe, run: Run) -> Columns:
         comparisons = [build_comparison(section) for section in recipe.training_rewards]
         tables = {s.name: read_scores(run.artifact(f"scores/{s.name}")) for s in recipe.training_rewards}
     if recipe.samples_vary:
-        counts = _count_samples(next(iter(tables.values())), prompt_ids)
+        counts = count_samples(next(iter(tables.values())), prompt_ids)
     else:
         counts = np.full(len(prompt_ids), recipe.generate.samples_per_prompt)
     ids, samples = np.repeat(prompt_ids, counts), _arange(counts)
@@ -70,60 +70,16 @@ def read_columns(recipe: Recipe, run: Run) -> Columns:
     return Columns(list(tables), comparisons, prompt_ids, counts, scores, pool)
 
 
-def score_matrix(table: "pa.Table", prompt_ids: list[str], samples: int) -> np.ndarray:
-    """Scores as float64 [P, samples], NaN where missing, in the order of `prompt_ids`.
-
-    Raises as `score_vector`.
-    """
-    vector = score_vector(table, prompt_ids, np.full(len(prompt_ids), samples))
-    return vector.reshape(len(prompt_ids), samples)
-
-
-def score_vector(table: "pa.Table", prompt_ids: list[str], counts: np.ndarray) -> np.ndarray:
-    """Scores as float64 [S], NaN where missing, by prompt in the order of `prompt_ids`, then by sample.
-
-    Raises `WorkspaceError` unless the table has every one of the `counts` samples of each prompt once.
-    """
-    row, known = _prompt_rows(table, prompt_ids)
-    column = table["sample"].to_numpy()
-    known &= (column >= 0) & (column < counts[row])
-    place = (np.cumsum(counts) - counts)[row] + column
-    expected = int(counts.sum())
-    if not known.all() or len(np.unique(place)) != len(place) or len(place) != expected:
-        raise WorkspaceError(
-            f"the scores are not those of {len(prompt_ids)} prompts with {expected} samples; "
-            "run the score stage again with --force"
-        )
-    vector = np.empty(expected)
-    vector[place] = table["score"].to_numpy().astype(np.float64)
-    return vector
-
-
 def _read_pool(recipe: Recipe, run: Run, prompt_ids: list[str]) -> np.ndarray:
     """The base's scores of each prompt by the training rewards, filled up with NaN."""
     artifact = run.artifact("pool")
     tables = [artifact.read_table(f"{reward.name}.parquet") for reward in recipe.training_rewards]
-    counts = _count_samples(tables[0], prompt_ids)
+    counts = count_samples(tables[0], prompt_ids)
     there = np.arange(counts.max()) < counts[:, None]
     pool = np.full((*there.shape, len(tables)), np.nan)
     for column, table in enumerate(tables):
         pool[there, column] = score_vector(table, prompt_ids, counts)
     return pool
-
-
-def _count_samples(table: "pa.Table", prompt_ids: list[str]) -> np.ndarray:
-    row, known = _prompt_rows(table, prompt_ids)
-    return np.bincount(row[known], minlength=len(prompt_ids))
-
-
-def _prompt_rows(table: "pa.Table", prompt_ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Of every row, the place of its prompt among `prompt_ids`, and whether it is one of them."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    row = pc.index_in(table["prompt_id"], value_set=pa.array(prompt_ids, pa.string())).to_numpy()
-    known = np.isfinite(row.astype(np.float64))
-    return np.where(known, row, 0).astype(np.int64), known
 
 
 def _read_labels(samples: Artifact) -> "pa.Table":

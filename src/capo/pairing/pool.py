@@ -21,9 +21,9 @@ def _inputs(recipe: Recipe) -> dict[str, Any]:
     if recipe.start is None:
         return {}
     from capo.rewards import reward_inputs
-    from capo.scoring.start import find_start
+    from capo.scoring.previous_round import find_previous_round
 
-    start = find_start(recipe, recipe.start)
+    start = find_previous_round(recipe.start, recipe.model, recipe.train)
     inputs: dict[str, Any] = {}
     for reward in recipe.pairing_rewards:
         source = reward_inputs(reward)
@@ -40,12 +40,12 @@ def copy_pool(job: Job) -> None:
     import pyarrow.compute as pc
 
     from capo.prompts.table import read_prompts
-    from capo.scoring.start import find_start
+    from capo.scoring.previous_round import find_previous_round
     from capo.store import WorkspaceError
 
     recipe, artifact = job.recipe, job.artifact
     assert recipe.start is not None
-    start = find_start(recipe, recipe.start)
+    start = find_previous_round(recipe.start, recipe.model, recipe.train)
     known = {prompt.prompt_id: prompt.text for prompt in read_prompts(start.run)}
     prompts = read_prompts(job.run)
     for prompt in prompts:
@@ -60,4 +60,4 @@ def copy_pool(job: Job) -> None:
         scores = scores.filter(pc.is_in(scores["prompt_id"], ids)).combine_chunks()
         artifact.write_table(f"{reward.name}.parquet", scores)
         count = len(scores)
-    artifact.commit({"prompts": len(prompts), "samples": count, "round": start.round})
+    artifact.commit({"prompts": len(prompts), "samples": count, "round": start.next_round})

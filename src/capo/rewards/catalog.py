@@ -25,6 +25,10 @@ PLACE_OPTIONS = ("vision_tower",)
 """Options that say where more weights are, as `checkpoint` does."""
 
 
+CLIP_PREFERENCE = "clip_preference:ClipPreference"
+"""The architecture of preference models that are plain CLIP models; diversity can use their image towers."""
+
+
 @dataclass(frozen=True)
 class Shipped:
     """A shipped reward, and what one wants to know before choosing it."""
@@ -63,7 +67,7 @@ class Shipped:
 
 SHIPPED = {
     "pickscore": Shipped(
-        "clip_preference:ClipPreference",
+        CLIP_PREFERENCE,
         "yuvalkirstain/PickScore_v1@a4e4367c6dfa7288a00c550414478f865b875800",
         "which image of a prompt people prefer, learnt from Pick-a-Pic",
         scale="16 to 25",
@@ -276,7 +280,7 @@ SHIPPED = {
         parameters=5.9,
     ),
     "shapes-preference": Shipped(
-        "clip_preference:ClipPreference",
+        CLIP_PREFERENCE,
         str(EMBEDDED / "preference"),
         "which image of a prompt simulated people prefer",
         scale="log-odds",
@@ -300,7 +304,7 @@ SHIPPED = {
         parameters=0.16,
     ),
     "shapes-heldout": Shipped(
-        "clip_preference:ClipPreference",
+        CLIP_PREFERENCE,
         str(EMBEDDED / "heldout"),
         "as shapes-preference, of another seed and size: for evaluation only",
         scale="log-odds",

@@ -19,7 +19,7 @@ from capo.pairing.selecting import choice, make_pairs
 from capo.recipe import Recipe
 from capo.rewards import Scored, build_comparison, reject_negative
 from capo.sampling.generate import sample_prompts
-from capo.scoring import rater
+from capo.scoring.rater import ImageRows, Rater
 from capo.store.step import Job
 
 
@@ -46,7 +46,7 @@ class _Waves:
         assert recipe.generate.adaptive is not None
         self._settings, self._most = recipe.generate.adaptive, recipe.generate.samples_per_prompt
         device = select_device(recipe.engine)
-        self._raters = {s.name: rater.Rater(s, device) for s in recipe.training_rewards}
+        self._raters = {s.name: Rater(s, device) for s in recipe.training_rewards}
         self._comparisons = [build_comparison(s) for s in recipe.training_rewards]
         self._choice = choice(recipe)
 
@@ -70,10 +70,10 @@ class _Waves:
         rows = shard.rows[start:]
         prompts = [shard.prompts[row.prompt] for row in rows]
         keys = [prompt.prompt_id for prompt in prompts], [row.sample for row in rows]
-        wave = rater.Shard(sample_table({}, shard.files()[start:]), [prompt.text for prompt in prompts])
+        images = ImageRows(sample_table({}, shard.files()[start:]), [prompt.text for prompt in prompts])
         columns = []
-        for (name, each), comparison in zip(self._raters.items(), self._comparisons, strict=True):
-            scored = each.score(wave)
+        for (name, rater), comparison in zip(self._raters.items(), self._comparisons, strict=True):
+            scored = rater.score(images, rater.cached(images))
             shard.scores[name] += scored
             columns.append(_values(scored))
             reject_negative(name, comparison, columns[-1], *keys)

@@ -18,10 +18,11 @@ def steps(recipe: Recipe) -> list[Step]:
     """The artifact `samples`."""
     from capo.diffusion import model_inputs
     from capo.images import images_inputs
-    from capo.scoring.start import policy_inputs
+    from capo.scoring.previous_round import start_inputs
 
     inputs = model_inputs(recipe.model) | flatten("generate", recipe.generate.results())
-    inputs |= images_inputs(recipe.images) | {"seed": recipe.seed} | policy_inputs(recipe)
+    inputs |= images_inputs(recipe.images) | {"seed": recipe.seed}
+    inputs |= start_inputs(recipe.start, recipe.model, recipe.train)
     return [Step("samples", "generate", inputs | _adaptive_inputs(recipe), ("prompts",), make_samples)]
 
 
@@ -67,14 +68,14 @@ def sample_prompts(job: Job, waves: "Waves | None" = None) -> dict[str, Any]:
     from capo.engine.device import select_device
     from capo.prompts.table import read_prompts
     from capo.sampling.sampler import ImageRequest, sample_images
-    from capo.scoring.start import find_start
+    from capo.scoring.previous_round import find_previous_round
 
     recipe, seed = job.recipe, job.recipe.seed
     prompts = read_prompts(job.run)
     family = load_family(recipe.model, select_device(recipe.engine))
     _check_later_shards(recipe, family)
     if recipe.start is not None:
-        start = find_start(recipe, recipe.start)
+        start = find_previous_round(recipe.start, recipe.model, recipe.train)
         load_policy(family, start.policy.folder)
         seed = start.seed(seed)
     samples = recipe.generate.samples_per_prompt

@@ -1,7 +1,12 @@
-"""Stage `score`: every sample scored by every reward."""
+"""Stage `score`: score every sample by every reward."""
+
+from typing import TYPE_CHECKING
 
 from capo.recipe import Recipe
 from capo.store.step import Job, Step
+
+if TYPE_CHECKING:
+    from capo.scoring.score_artifact import ScoreArtifact
 
 
 def steps(recipe: Recipe) -> list[Step]:
@@ -15,10 +20,27 @@ def steps(recipe: Recipe) -> list[Step]:
 
 
 def make_scores(job: Job) -> None:
-    """Write a shard of raw scores for every shard of samples, into the artifact of each reward."""
-    from capo.scoring.passes import score_samples
+    """Write a shard of raw scores for every shard of samples, into the artifact of each reward.
+
+    Shards with missing scores are scored again when the stage resumes. Raises `RewardError` as soon as a
+    reward has no score for more than `pairs.max_skipped` of all samples.
+    """
+    from capo.prompts.table import read_prompts
+    from capo.scoring.score_shards import image_shards, score_shards
+
+    recipe, samples = job.recipe, job.run.artifact("samples")
+    texts = {prompt.prompt_id: prompt.text for prompt in read_prompts(job.run)}
+    destinations = _destinations(job, samples.summary["samples"], len(texts))
+    seconds = score_shards(image_shards(samples), destinations, texts, recipe.engine, "score")
+    job.seconds.update({f"scores/{name}": value for name, value in seconds.items()})
+
+
+def _destinations(job: Job, samples: int, prompts: int) -> "list[ScoreArtifact]":
+    from capo.scoring.score_artifact import ScoreArtifact
 
     rewards = {f"scores/{reward.name}": reward for reward in job.recipe.rewards}
-    work = [(artifact, rewards[artifact.name]) for artifact in job.artifacts]
-    for artifact, seconds in zip(job.artifacts, score_samples(job.recipe, job.run, work), strict=True):
-        job.seconds[artifact.name] = seconds
+    limit = job.recipe.pairs.max_skipped
+    return [
+        ScoreArtifact(rewards[artifact.name], artifact, samples=samples, prompts=prompts, max_missing=limit)
+        for artifact in job.artifacts
+    ]

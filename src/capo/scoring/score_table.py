@@ -1,39 +1,91 @@
-"""Tables of scores, a row a sample: prompt_id, sample, score, error and truncated.
+"""Tables of scores, one row per image: prompt_id, sample, score, error, and truncated.
 
-`score` is null where it is missing, and `error` then says why; `truncated` is null for a reward
-that does not tell whether it read a prompt to its end.
+`score` is null where it is missing, and `error` then gives the reason. `truncated` is null for rewards that
+do not report whether they read a prompt to its end.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from capo.rewards import RewardError, Scored
 from capo.rewards.rgb_images import decode_image
-from capo.scoring.rater import Rater, Shard, image_files
-from capo.store import Artifact
+from capo.scoring.rater import image_files
+from capo.store import Artifact, WorkspaceError
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from PIL import Image
 
-REASONS_SHOWN = 3
+REASONS_LISTED = 3
+
+
+def score_table(rows: "pa.Table", scored: Sequence[Scored]) -> "pa.Table":
+    """Return `scored` as a table, with prompt_id and sample of `rows`."""
+    import pyarrow as pa
+
+    return pa.table(
+        {
+            "prompt_id": rows["prompt_id"],
+            "sample": rows["sample"],
+            "score": pa.array([row.score for row in scored], pa.float64()),
+            "error": pa.array([row.error for row in scored], pa.string()),
+            "truncated": pa.array([row.truncated for row in scored], pa.bool_()),
+        }
+    )
 
 
 def read_scores(artifact: Artifact) -> "pa.Table":
-    """All scores of a committed score artifact."""
+    """Read all scores of an artifact `scores/REWARD`."""
     import pyarrow as pa
 
-    return pa.concat_tables([artifact.read_table(name) for name in artifact.files()])
+    return pa.concat_tables([artifact.read_table(path) for path in artifact.files()])
 
 
-def finished(artifact: Artifact, name: str) -> "pa.Table | None":
-    """The scores of a file that is there without a gap."""
-    if not artifact.has(name):
-        return None
-    table = artifact.read_table(name)
-    return None if table["score"].null_count else table
+def has_all_scores(artifact: Artifact, path: str) -> bool:
+    """Whether a table of scores is there and lacks none; `WorkspaceError` when the file is damaged."""
+    return artifact.has(path) and artifact.read_table(path)["score"].null_count == 0
+
+
+def score_values(table: "pa.Table") -> np.ndarray:
+    """The scores as float64 [n], NaN where they are missing."""
+    return table["score"].to_numpy().astype(np.float64)
+
+
+def score_matrix(table: "pa.Table", prompt_ids: Sequence[str], samples: int) -> np.ndarray:
+    """Scores as float64 [P, samples], NaN where missing, in the order of `prompt_ids`.
+
+    Raises as `score_vector`.
+    """
+    vector = score_vector(table, prompt_ids, np.full(len(prompt_ids), samples))
+    return vector.reshape(len(prompt_ids), samples)
+
+
+def score_vector(table: "pa.Table", prompt_ids: Sequence[str], counts: np.ndarray) -> np.ndarray:
+    """Scores as float64 [S], NaN where missing, by prompt in the order of `prompt_ids`, then by sample.
+
+    Raises `WorkspaceError` unless the table has every one of the `counts` [P] samples of all prompts once.
+    """
+    row, known = _prompt_rows(table, prompt_ids)
+    column = table["sample"].to_numpy()
+    known &= (column >= 0) & (column < counts[row])
+    place = (np.cumsum(counts) - counts)[row] + column
+    expected = int(counts.sum())
+    if not known.all() or len(np.unique(place)) != len(place) or len(place) != expected:
+        raise WorkspaceError(
+            f"the table of {len(table)} scores does not match the {expected} samples of {len(prompt_ids)} "
+            "prompts; run the score stage again with --force"
+        )
+    vector = np.empty(expected)
+    vector[place] = score_values(table)
+    return vector
+
+
+def count_samples(table: "pa.Table", prompt_ids: Sequence[str]) -> np.ndarray:
+    """The number of samples that a table has of every prompt, int [P]."""
+    row, known = _prompt_rows(table, prompt_ids)
+    return np.bincount(row[known], minlength=len(prompt_ids))
 
 
 def decode_rows(rows: "pa.Table") -> "list[Image.Image]":
@@ -41,47 +93,26 @@ def decode_rows(rows: "pa.Table") -> "list[Image.Image]":
     return [decode_image(data) for data in image_files(rows)]
 
 
-def score_rows(
-    rater: Rater, rows: "pa.Table", texts: Mapping[str, str], decoded: "list[Image.Image] | None" = None
-) -> "pa.Table":
-    """The scores of a table of samples, whose images may be `decoded` already."""
-    prompts = [texts[prompt_id] for prompt_id in rows["prompt_id"].to_pylist()]
-    return score_table(rows, rater.score(Shard(rows, prompts, decoded)))
-
-
-def score_table(rows: "pa.Table", scored: Sequence[Scored]) -> "pa.Table":
-    """`scored` as a table, with the keys of `rows`."""
-    import pyarrow as pa
-
-    return pa.table(
-        {
-            "prompt_id": rows["prompt_id"],
-            "sample": rows["sample"],
-            "score": pa.array([each.score for each in scored], pa.float64()),
-            "error": pa.array([each.error for each in scored], pa.string()),
-            "truncated": pa.array([each.truncated for each in scored], pa.bool_()),
-        }
-    )
-
-
-def score_values(table: "pa.Table") -> np.ndarray:
-    """float64 [n], NaN where the score is missing."""
-    return table["score"].to_numpy().astype(np.float64)
-
-
-def check_missing(name: str, tables: "Sequence[pa.Table]", total: int, limit: float) -> None:
-    """Raise `RewardError` if `tables` lack the scores of over `limit` of all `total` samples."""
-    missing = sum(table["score"].null_count for table in tables)
+def check_missing(reward: str, tables: "Iterable[pa.Table]", total: int, limit: float) -> None:
+    """Raise `RewardError` if `tables` lack more than the share `limit` of `total` scores."""
+    gaps = [table.filter(table["score"].is_null()) for table in tables]
+    missing = sum(map(len, gaps))
     if missing <= limit * total:
         return
-    gaps = [row for table in tables for row in table.filter(table["score"].is_null()).to_pylist()]
-    reasons = [f"  prompt {r['prompt_id']}, sample {r['sample']}: {r['error']}" for r in gaps[:REASONS_SHOWN]]
-    raise RewardError(
-        "\n".join(
-            [
-                f"reward {name!r} gave no score for {missing} of {total} samples, more than "
-                f"pairs.max_skipped = {limit:g} allows; the first:",
-                *reasons,
-            ]
-        )
+    rows = [row for table in gaps for row in table.slice(0, REASONS_LISTED).to_pylist()][:REASONS_LISTED]
+    reasons = [f"  prompt {row['prompt_id']}, sample {row['sample']}: {row['error']}" for row in rows]
+    summary = (
+        f"reward {reward!r} gave no score for {missing} of {total} samples, more than pairs.max_skipped = "
+        f"{limit:g} allows; the first ones:"
     )
+    raise RewardError("\n".join([summary, *reasons]))
+
+
+def _prompt_rows(table: "pa.Table", prompt_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """For every row, the index of its prompt in `prompt_ids` (0 if absent), and whether it is present."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    row = pc.index_in(table["prompt_id"], value_set=pa.array(prompt_ids, pa.string())).to_numpy()
+    known = np.isfinite(row.astype(np.float64))
+    return np.where(known, row, 0).astype(np.int64), known

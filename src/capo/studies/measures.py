@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from capo.evaluation.measuring import measured, read_judgements, read_scores
+from capo.evaluation.model_images import image_sets, read_judgments
 from capo.recipe import Recipe
 from capo.reporting.examples import read_prompts
 from capo.reporting.forest import MEAN
@@ -121,16 +121,16 @@ def _values(opened: Run, recipe: Recipe) -> tuple[Values, Values]:
     """Of the tuned model and of the null row, each against the base."""
     baseline, evaluate = opened.artifact("baseline"), opened.artifact("evaluate")
     ids, samples = list(read_prompts(baseline)), recipe.evaluate.samples_per_prompt
-    homes = {model: home for home in (baseline, evaluate) for model in measured(home)}
+    sets = image_sets(baseline, evaluate)
     found = []
     for model in ("tuned", "null"):
         values: dict[str, np.ndarray] = {}
-        if model in homes:
+        if model in sets:
             for reward in recipe.rewards:
-                scores = [read_scores(homes[m], m, reward.name, ids, samples) for m in (model, "base")]
+                scores = [sets[m].read_scores(reward.name, ids, samples) for m in (model, "base")]
                 values[reward.name] = prompt_win_rates(reward.name, *scores)
             values = {MEAN: np.mean([values[r.name] for r in recipe.training_rewards], axis=0)} | values
-            right = {**read_judgements(baseline, samples), **read_judgements(evaluate, samples)}
+            right = {**read_judgments(baseline, samples), **read_judgments(evaluate, samples)}
             if model in right:
                 values[JUDGED] = right[model].mean(axis=1) - right["base"].mean(axis=1)
         found.append({name: _present(ids, each) for name, each in values.items()})

@@ -20,7 +20,7 @@ from capo.images.disk_space import format_bytes
 from capo.method.objective_table import OBJECTIVES
 from capo.pairing.pairs_file import PromptPairs, read_pairs
 from capo.recipe import Recipe
-from capo.scoring.start import Start, find_start
+from capo.scoring.previous_round import PreviousRound, find_previous_round
 from capo.store import Artifact, Run
 from capo.training.batches import Batch, Batches
 from capo.training.checkpoint import Checkpoints
@@ -45,7 +45,7 @@ def fine_tune(recipe: Recipe, run: Run, artifact: Artifact) -> None:
     prompts, counts = read_pairs(run.artifact("pairs"), least_margin(recipe))
     if counts.dropped:
         say(f"train: {counts.dropped} prompts dropped, whose pairs all have too small a margin")
-    before = None if recipe.start is None else find_start(recipe, recipe.start)
+    before = _previous_round(recipe)
     make_batch = _batches(recipe, run, family, prompts, before)
     policy = _policy(recipe, family, before)
     trainer = Trainer(family, policy, section)
@@ -72,7 +72,7 @@ def fine_tune(recipe: Recipe, run: Run, artifact: Artifact) -> None:
     group.barrier()  # until all have read what the leading process will now change
     with nullcontext() if board is None else closing(board):
         last = loop.run(start)
-    told = {} if before is None else {"round": before.round}
+    told = {} if before is None else {"round": before.next_round}
     best = _export(recipe, run, artifact, loop, last, reference, family.left_out, told)
     loop.prune(over=True)
     ended = {} if loop.ended is None else {"ended": loop.ended}
@@ -91,14 +91,20 @@ def least_margin(recipe: Recipe) -> float | None:
     return None if OBJECTIVES[recipe.train.objective].uses_delta_reward else 0.0
 
 
-def _policy(recipe: Recipe, family: Family, before: Start | None) -> Policy:
+def _previous_round(recipe: Recipe) -> PreviousRound | None:
+    if recipe.start is None:
+        return None
+    return find_previous_round(recipe.start, recipe.model, recipe.train)
+
+
+def _policy(recipe: Recipe, family: Family, before: PreviousRound | None) -> Policy:
     if before is None:
         return Policy(family, recipe.train, recipe.seed)
     return Policy(family, recipe.train, recipe.seed, before.policy.folder, before.reference)
 
 
 def _batches(
-    recipe: Recipe, run: Run, family: Family, prompts: list[PromptPairs], before: Start | None
+    recipe: Recipe, run: Run, family: Family, prompts: list[PromptPairs], before: PreviousRound | None
 ) -> Callable[[int], Batch]:
     """From a step to its batch; says what that reads."""
     samples = Samples(run.artifact("samples"))

@@ -14,12 +14,12 @@ from capo.store.step import Job, Step, flatten
 def steps(recipe: Recipe) -> list[Step]:
     """The artifacts `validation`, where the recipe has validation prompts, and `train`."""
     from capo.diffusion import model_inputs
-    from capo.scoring.start import policy_inputs
+    from capo.scoring.previous_round import start_inputs
 
     model, seed = model_inputs(recipe.model), {"seed": recipe.seed}
     sampling = model | sampling_inputs(recipe.generate) | seed
     inputs = model | flatten("generate", recipe.generate.results()) | seed
-    inputs |= policy_inputs(recipe) | _train_inputs(recipe)
+    inputs |= start_inputs(recipe.start, recipe.model, recipe.train) | _train_inputs(recipe)
     return [
         *_validation_steps(recipe, sampling),
         Step("train", "train", inputs, ("samples", "pairs"), train),

@@ -1,0 +1,137 @@
+"""The images of the models in an evaluation, their scores, and the judgments on them.
+
+images/MODEL/shard-00000.parquet    as samples are stored, without latents
+scores/MODEL/REWARD.parquet         one row per image
+judgements.parquet                  one row per image; only with a judge
+"""
+
+import gc
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from capo.engine.progress import progress
+from capo.evaluation.candidates import Candidate
+from capo.images.evaluation_import import EvaluationImages, import_evaluation_images
+from capo.images.shard_files import shard_path
+from capo.prompts import Prompt
+from capo.recipe import ImagesSection, Recipe
+from capo.sampling.sampler import ImageRequest, sample_images
+from capo.scoring.image_sets import ImageSet, score_image_sets
+from capo.scoring.judging import Judge, check_size, load_judge, verdicts
+from capo.store import Artifact
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+IMAGES = "images"
+JUDGMENTS = "judgements.parquet"
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model of an evaluation."""
+
+    name: str
+    """Base, tuned, or null."""
+    seed_key: str
+    """What the seeds of its images are derived from; models with the same key share their noise."""
+
+
+def measure(
+    recipe: Recipe,
+    artifact: Artifact,
+    prompts: Sequence[Prompt],
+    models: Sequence[EvaluatedModel],
+    candidate: Candidate,
+) -> None:
+    """Fill `artifact` with images of `models`, all made by `candidate`, with scores and with judgments.
+
+    Images and scores that exist are kept, so interrupted work resumes shard by shard.
+    """
+    _make_images(recipe, artifact, prompts, models, candidate)
+    gc.collect()  # the rewards may need the device's memory
+    sets = {model.name: image_set(artifact, model.name) for model in models}
+    score_image_sets(list(sets.values()), recipe.rewards, prompts, recipe.engine, "evaluate")
+    if recipe.evaluate.judge is not None and not artifact.has(JUDGMENTS):
+        judge = load_judge(recipe.evaluate.judge)
+        artifact.write_table(JUDGMENTS, _judgments(judge, prompts, sets))
+
+
+def image_set(artifact: Artifact, model: str) -> ImageSet:
+    """A model's images and scores in `artifact`."""
+    return ImageSet(artifact, f"{IMAGES}/{model}", f"scores/{model}")
+
+
+def image_sets(*artifacts: Artifact) -> dict[str, ImageSet]:
+    """The images of all models in `artifacts`, by model."""
+    return {
+        path.split("/")[1]: image_set(artifact, path.split("/")[1])
+        for artifact in artifacts
+        for path in artifact.files()
+        if path.startswith(f"{IMAGES}/")
+    }
+
+
+def read_judgments(artifact: Artifact, samples: int) -> Mapping[str, np.ndarray]:
+    """Whether the judge accepts every image, bool [P, K] by model; empty without a judge."""
+    import pyarrow.compute as pc
+
+    if not artifact.has(JUDGMENTS):
+        return {}
+    table = artifact.read_table(JUDGMENTS)
+    return {
+        model: table.filter(pc.equal(table["model"], model))["correct"].to_numpy().reshape(-1, samples)
+        for model in pc.unique(table["model"]).to_pylist()
+    }
+
+
+def _make_images(
+    recipe: Recipe,
+    artifact: Artifact,
+    prompts: Sequence[Prompt],
+    models: Sequence[EvaluatedModel],
+    candidate: Candidate,
+) -> None:
+    folders = {model: image_set(artifact, model.name).images for model in models}
+    shards = range(math.ceil(len(prompts) / recipe.generate.shard_prompts))
+    if all(artifact.has(shard_path(folder, shard)) for folder in folders.values() for shard in shards):
+        return
+    samples = recipe.evaluate.samples_per_prompt
+    if isinstance(candidate.source, ImagesSection):
+        given = EvaluationImages(
+            candidate.source,
+            samples,
+            recipe.generate.shard_prompts,
+            partial(check_size, recipe.evaluate.judge),
+        )
+        for folder in folders.values():
+            import_evaluation_images(artifact, folder, prompts, given)
+        return
+    family = candidate.source(recipe)
+    check_size(recipe.evaluate.judge, family.image_size(recipe.generate), "this model makes")
+    for model, folder in folders.items():
+        key, description = (model.seed_key, recipe.seed), f"evaluate: {model.name} images"
+        request = ImageRequest(prompts, samples, recipe.generate, key, description)
+        sample_images(family, request, artifact, folder)
+
+
+def _judgments(judge: Judge, prompts: Sequence[Prompt], sets: Mapping[str, ImageSet]) -> "pa.Table":
+    """One row per image: model, prompt_id, sample, and whether it is correct."""
+    import pyarrow as pa
+
+    texts = {prompt.prompt_id: prompt.text for prompt in prompts}
+    tables = []
+    for model, images in sets.items():
+        with progress(f"judge: {model} images", len(images.shards), "shards") as bar:
+            for shard in images.shards:
+                read = shard.read(texts)
+                correct = verdicts(judge, prompts, read.rows, read.images)
+                columns = {"model": [model] * len(correct), "prompt_id": read.rows["prompt_id"]}
+                tables.append(pa.table(columns | {"sample": read.rows["sample"], "correct": correct}))
+                bar.advance()
+    return pa.concat_tables(tables)
