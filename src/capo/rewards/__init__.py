@@ -1,16 +1,28 @@
-"""Reward models: what says how good an image is for its prompt.
+"""Reward models, which score how good an image is for its prompt.
 
-One file an architecture, not one a checkpoint: a recipe names a shipped reward (`pickscore`), a
-shipped architecture with other weights (`checkpoint:`), or a function of your own
-(`source: package.module:function`). Scores stay on the reward's raw scale; how two of them
-compare is declared beside (`build_comparison`), not baked in.
+A recipe names a shipped reward (`pickscore`), a shipped architecture with other weights
+(`checkpoint:`), a function (`source: package.module:function`), a program or a server. Scores stay
+on the raw scale of their reward; a comparison says how two of them become a win probability.
 
     reward = load_reward(RewardSection(name="pickscore"), "cuda")
     reward.score([image], ["a red circle"])        # float64 [1]
+
+| question                                    | module                                    |
+|---------------------------------------------|-------------------------------------------|
+| What is a reward?                           | `protocol`                                |
+| Which rewards exist?                        | `catalog`; facts for users in `describe`  |
+| What does a section of a recipe mean?       | `resolve`, `shipped_source`, `transports` |
+| What do the scores depend on?               | `resolve.reward_identity`                 |
+| How do two scores compare?                  | `comparison`                              |
+| How is a batch scored, retried, checked?    | `batch_scoring`                           |
+| Which scores are known already?             | `score_cache`                             |
+| Does a reward follow the rules?             | `checking`                                |
+| Where are weights, how are they loaded?     | `weights`                                 |
+| How does an architecture compute its score? | `models`, one file each                   |
 """
 
+from capo.rewards.catalog import all_entries, find_entry
 from capo.rewards.batch_scoring import score_images
-from capo.rewards.catalog import SHIPPED
 from capo.rewards.comparison import describe_comparison, reject_negative
 from capo.rewards.protocol import Reward, RewardError, Scored, TransientError
 from capo.rewards.resolve import (
@@ -24,14 +36,15 @@ from capo.rewards.resolve import (
 from capo.rewards.transports.programs.capo_reward import serve_stdio
 
 __all__ = [
-    "SHIPPED",
     "Reward",
     "RewardError",
     "Scored",
     "TransientError",
+    "all_entries",
     "build_comparison",
     "declared_comparison",
     "describe_comparison",
+    "find_entry",
     "load_reward",
     "pin_weights",
     "reject_negative",

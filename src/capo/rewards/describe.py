@@ -1,82 +1,88 @@
-"""What one wants to know of a reward before choosing it, as plain values."""
+"""Facts about rewards for `capo rewards` and `capo rewards show`, as plain values."""
 
-from importlib import import_module
+import sys
 from pathlib import Path
 from typing import Any
 
 from capo.recipe import RewardSection
 from capo.recipe.hub_id import HUB_ID, split_revision
-from capo.rewards.catalog import SHIPPED
+from capo.rewards.catalog import CatalogEntry, all_entries, find_entry
 from capo.rewards.comparison import describe_comparison
 from capo.rewards.resolve import declared_comparison, unknown_reward
-from capo.rewards.shipped_source import architecture_options
+from capo.rewards.shipped_source import architecture_options, load_architecture
 from capo.rewards.transports.function import installed_functions
 from capo.rewards.weights.download import download_instructions
 from capo.rewards.weights.location import COMMIT, is_downloaded, with_commit
 
-MEGABYTES = 4
-"""Of memory for a million parameters in float32."""
+MEGABYTES_PER_MILLION = 4
+"""Memory of a million parameters in float32."""
 
 
 def list_rewards() -> list[dict[str, Any]]:
-    """All shipped rewards, then those of installed packages."""
-    return [*map(_shipped_values, SHIPPED), *map(_installed_values, installed_functions())]
+    """Return the facts about all shipped rewards, then about those of installed packages."""
+    shipped = [_shipped_facts(name, entry) for name, entry in all_entries().items()]
+    return [*shipped, *map(_installed_facts, installed_functions())]
 
 
 def describe_reward(name: str) -> dict[str, Any]:
-    """One of them, with its options and their defaults, and what its module says of it.
+    """Return the facts about one reward, with its options, their defaults and its documentation.
 
-    Raises `RewardError` for a name that there is not.
+    Raises `RewardError` for an unknown name.
     """
-    if name not in SHIPPED:
+    entry = find_entry(name)
+    if entry is None:
         if name not in installed_functions():
             raise unknown_reward(name, name)
-        return _installed_values(name)
-    entry = SHIPPED[name]
-    module = import_module(f"capo.rewards.models.{entry.architecture.partition(':')[0]}")
-    options = {**architecture_options(entry), **entry.options}
-    about = (module.__doc__ or "").strip()
+        return _installed_facts(name)
+    module = sys.modules[load_architecture(entry).__module__]
     return {
-        **_shipped_values(name), "commit": _commit(entry.checkpoint), "processor": entry.processor,
-        "missing": download_instructions(entry), "options": options, "about": about,
-    }  # fmt: skip
+        **_shipped_facts(name, entry),
+        "commit": describe_commit(entry.checkpoint),
+        "processor": entry.processor,
+        "missing": download_instructions(entry),
+        "options": {**architecture_options(entry), **entry.options},
+        "about": (module.__doc__ or "").strip(),
+    }
 
 
-def _commit(place: str) -> str | None:
-    """What its Hub id stands for, and how to hold on to it; None for what is not on the Hub."""
-    if Path(place).exists() or not HUB_ID.fullmatch(place):
+def describe_commit(location: str) -> str | None:
+    """Say which commit a Hub id stands for and how to pin it; None for any other location."""
+    if Path(location).exists() or not HUB_ID.fullmatch(location):
         return None
-    revision = split_revision(place)[1]
+    revision = split_revision(location)[1]
     if revision and COMMIT.fullmatch(revision):
-        return f"{revision}, pinned"
-    if (known := with_commit(place)) == place:
-        return "not known here; that of the first use is kept from then on"
-    return f"{split_revision(known)[1]}, of its first use here; `checkpoint: {known}` in a recipe pins it"
+        return f"{revision} (pinned)"
+    known = with_commit(location)
+    if known == location:
+        return "not known yet; the first use on this machine decides it"
+    return f"{split_revision(known)[1]} (first use here); `checkpoint: {known}` in a recipe pins it"
 
 
-def _shipped_values(name: str) -> dict[str, Any]:
-    entry = SHIPPED[name]
+def _shipped_facts(name: str, entry: CatalogEntry) -> dict[str, Any]:
     return {
         "name": name,
         "measures": entry.measures,
         "scale": entry.scale,
         "comparison": describe_comparison(declared_comparison(RewardSection(name=name))),
         "license": entry.license,
-        "parameters_millions": entry.parameters,
-        "memory_megabytes": entry.parameters * MEGABYTES,
+        "parameters_millions": entry.parameters_millions,
+        "memory_megabytes": entry.parameters_millions * MEGABYTES_PER_MILLION,
         "checkpoint": entry.checkpoint,
         "weights_here": is_downloaded(entry.checkpoint),
     }
 
 
-def _installed_values(name: str) -> dict[str, Any]:
+def _installed_facts(name: str) -> dict[str, Any]:
     entry = installed_functions()[name]
     try:
         comparison = describe_comparison(declared_comparison(RewardSection(name=name)))
         problem = None
-    except Exception as error:  # whatever the package raises when it is imported
+    except Exception as error:  # importing the package can raise anything
         comparison, problem = None, str(error)
-    package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else None
     return {
-        "name": name, "source": entry.value, "package": package, "comparison": comparison, "problem": problem,
-    }  # fmt: skip
+        "name": name,
+        "source": entry.value,
+        "package": f"{entry.dist.name} {entry.dist.version}" if entry.dist else None,
+        "comparison": comparison,
+        "problem": problem,
+    }

@@ -1,13 +1,23 @@
-"""Which rewards there are, and what a recipe's reward section stands for.
+"""What a reward section of a recipe means, and the questions every stage asks about it.
 
-Imports no torch: `reward_identity` is what the pipeline asks to know whether scores are stale.
+| the section has                        | its scores come from                               |
+|----------------------------------------|----------------------------------------------------|
+| `command`                              | a program                                          |
+| `url`                                  | a server; `source` names the reward it must serve  |
+| `source` (or `name`) in the catalog    | shipped weights                                    |
+| `source: package.module:function`      | a function, in its own process if `requirements`   |
+| `source` (or `name`) of an entry point | a function of an installed package                 |
+
+Imports no torch, because the pipeline calls `reward_identity` to see which scores are stale.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from capo.recipe import RewardSection
 from capo.recipe.hints import nearest
-from capo.rewards.catalog import SHIPPED
+from capo.rewards.catalog import all_entries, find_entry
 from capo.rewards.comparison import named_comparison
 from capo.rewards.protocol import Reward, RewardError, RewardSource
 from capo.rewards.shipped_source import ShippedSource
@@ -20,26 +30,26 @@ if TYPE_CHECKING:
 
 
 def load_reward(section: RewardSection, device: Any) -> Reward:
-    """Load what `section` names, onto `device` if this process scores.
+    """Load the reward of `section`, onto `device` if it runs in this process.
 
     Raises `RewardError` with the reason and the fix.
     """
-    return _origin(section).load(device)
+    return _resolve(section).load(device)
 
 
 def reward_identity(section: RewardSection) -> str:
-    """What its scores depend on besides the samples: a change of it makes them stale.
+    """Return everything the scores depend on apart from the samples; a change makes them stale.
 
-    The architecture with a digest of a local checkpoint's files or the Hub id and revision, and its
-    options; for a function its import path with a digest of the module's file; for a program its
-    command with digests of the files in it; for a server that of the reward it serves, where that
-    is known here, else its address. Reads files, loads no weights, asks no server.
+    For shipped weights: the architecture, a digest of local files or the Hub id and commit, and the
+    options. For a function: its import path and a digest of the module's file. For a program: its
+    command with digests of the files in it. For a server: the identity of the reward it serves if it
+    is known here, else the address. Reads files, loads no weights, contacts no server.
     """
-    return _origin(section).identity()
+    return _resolve(section).identity()
 
 
 def reward_inputs(section: RewardSection) -> dict[str, Any]:
-    """The part of a fingerprint that says which reward gave the scores."""
+    """Return the fields of a fingerprint that say which reward the scores come from."""
     return {
         f"rewards.{section.name}.source": section.source or section.name,
         f"rewards.{section.name}.checkpoint": section.checkpoint,
@@ -48,36 +58,36 @@ def reward_inputs(section: RewardSection) -> dict[str, Any]:
 
 
 def pin_weights(section: RewardSection) -> bool:
-    """Learn at which commits its weights are on the Hub, before the first use on this machine.
+    """Record the Hub commits of a reward's weights before their first use on this machine.
 
-    From then on these commits are part of its identity, and what is loaded. Asks nobody for weights
-    that are pinned, local, or fetched before; whether anything was learned.
+    The commits become part of the reward's identity, and exactly they are loaded. Weights that are
+    pinned, local or already fetched need no network. Returns True if a commit was recorded.
     """
-    origin = _origin(section)
-    return isinstance(origin, ShippedSource) and origin.settle()
+    source = _resolve(section)
+    return isinstance(source, ShippedSource) and source.pin()
 
 
 def declared_comparison(section: RewardSection) -> "Comparison | None":
-    """The comparison that the reward itself declares; None when it declares none.
+    """Return the comparison that the reward itself declares, or None.
 
-    Loads no weights, but asks a program or a server that is not known here.
+    Loads no weights, but starts a program and contacts a server whose reward is not known here.
     """
-    return _origin(section).comparison()
+    return _resolve(section).comparison()
 
 
 def build_comparison(section: RewardSection) -> "Comparison":
-    """The comparison `section` asks for, else the one its reward declares; loads no weights.
+    """Return the comparison that `section` sets, else the one its reward declares. Loads no weights.
 
-    Raises `RewardError` when there is none, or a parameter that the comparison does not have.
+    Raises `RewardError` if neither sets one, or for a parameter that the comparison does not have.
     """
     from capo.method.calibration import BradleyTerry, PowerRatio
 
     comparison = named_comparison(section.comparison) if section.comparison else declared_comparison(section)
     if comparison is None:
         raise RewardError(
-            f"reward {section.name!r} does not say how its scores compare: give it "
-            "`comparison: bradley-terry` (or power-ratio, threshold) in the recipe, or set the "
-            "function's attribute, as score.comparison = capo.BradleyTerry(temperature=1.0)"
+            f"reward {section.name!r} does not declare how its scores compare: set "
+            "`comparison: bradley-terry` (or power-ratio, threshold) in the recipe, or the attribute of "
+            "the function, for example score.comparison = capo.BradleyTerry(temperature=1.0)"
         )
     for parameter, kind in (("temperature", BradleyTerry), ("exponent", PowerRatio)):
         value = getattr(section, parameter)
@@ -91,41 +101,73 @@ def build_comparison(section: RewardSection) -> "Comparison":
     return comparison
 
 
-def _origin(section: RewardSection) -> RewardSource:
-    if section.command:
-        return ProgramSource(section)
-    if section.url is None:
-        return _origin_here(section)
-    # A server may have what nobody has here; but what the recipe says it serves must be that.
-    known = section.source or section.name in SHIPPED
-    return ServerSource(section, _origin_here(section) if known else None)
-
-
-def _origin_here(section: RewardSection) -> RewardSource:
-    source = section.source or section.name
-    if source in SHIPPED:
-        _refuse(section, f"the shipped reward {source}", "requirements")
-        return ShippedSource(section, source)
-    if is_path(source):
-        _refuse(section, f"the function {source}", "checkpoint", "options")
-        own = FunctionSource(section, source)
-        return isolated(section, own) if section.requirements else own
-    installed = installed_functions()
-    if source in installed:
-        _refuse(section, f"the installed reward {source}", "checkpoint", "options", "requirements")
-        return installed_source(section, installed[source])
-    raise unknown_reward(section.name, source)
-
-
 def unknown_reward(name: str, source: str) -> RewardError:
-    """Why reward `name` cannot be: there is no `source`, but maybe something spelt alike."""
+    """Return the error for a `source` that names no reward, with the nearest known name."""
+    known = [*all_entries(), *installed_functions()]
     return RewardError(
-        f"reward {name!r}: no shipped reward {source!r}{nearest(source, [*SHIPPED, *installed_functions()])}"
-        " (`capo rewards` lists them); your own goes under source as package.module:function"
+        f"reward {name!r}: no shipped reward {source!r}{nearest(source, known)}; `capo rewards` lists "
+        "them. For a function of your own, set source to package.module:function"
     )
 
 
-def _refuse(section: RewardSection, what: str, *fields: str) -> None:
-    for field in fields:
-        if getattr(section, field):
-            raise RewardError(f"reward {section.name!r}: {field} does not apply to {what}; remove it")
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of reward that this machine can score itself."""
+
+    description: str
+    matches: Callable[[str], object]
+    """Takes the section's `source`."""
+    make: Callable[[RewardSection, str], RewardSource]
+    unused_fields: tuple[str, ...]
+    """Fields of a section that do not apply to this kind."""
+
+
+def _shipped(section: RewardSection, source: str) -> RewardSource:
+    entry = find_entry(source)
+    assert entry is not None
+    return ShippedSource(section, entry)
+
+
+def _function(section: RewardSection, source: str) -> RewardSource:
+    function = FunctionSource(section, source)
+    return isolated(section, function) if section.requirements else function
+
+
+def _installed(section: RewardSection, source: str) -> RewardSource:
+    return installed_source(section, installed_functions()[source])
+
+
+_KINDS = (
+    _Kind("the shipped reward", find_entry, _shipped, ("requirements",)),
+    _Kind("the function", is_path, _function, ("checkpoint", "options")),
+    _Kind(
+        "the installed reward",
+        lambda source: source in installed_functions(),
+        _installed,
+        ("checkpoint", "options", "requirements"),
+    ),
+)
+
+
+def _resolve(section: RewardSection) -> RewardSource:
+    if section.command:
+        return ProgramSource(section)
+    if section.url is None:
+        return _resolve_here(section)
+    # A server may offer a reward that is unknown here. A reward that the recipe names must match.
+    known = section.source or find_entry(section.name)
+    return ServerSource(section, _resolve_here(section) if known else None)
+
+
+def _resolve_here(section: RewardSection) -> RewardSource:
+    source = section.source or section.name
+    for kind in _KINDS:
+        if kind.matches(source):
+            for field in kind.unused_fields:
+                if getattr(section, field):
+                    raise RewardError(
+                        f"reward {section.name!r}: {field} does not apply to {kind.description} {source}; "
+                        "remove it"
+                    )
+            return kind.make(section, source)
+    raise unknown_reward(section.name, source)

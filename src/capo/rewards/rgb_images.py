@@ -1,4 +1,4 @@
-"""Images as reward models expect them."""
+"""Decode stored images and convert any image to the RGB form that rewards read."""
 
 import io
 
@@ -6,23 +6,23 @@ import numpy as np
 from PIL import Image, ImageOps
 
 FORMATS = ("PNG", "WEBP", "JPEG")
-"""What samples are kept in; no other format's reader sees the bytes."""
+"""The formats of samples. No other decoder ever runs on the bytes."""
 
-MOST_PIXELS = (1 << 28) // 3
-"""Of an image that is decoded: 256 MiB in RGB."""
+MAX_PIXELS = (1 << 28) // 3
+"""Largest image that is decoded: 256 MiB as RGB."""
 
-LONGEST_STRIP = 16
-"""Length over width of what is prepared for a model that looks at the middle square only."""
+MAX_ASPECT_RATIO = 16
+"""Largest ratio of the sides that `crop_strip` leaves as it is."""
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """The RGB image of stored bytes, decoded in full.
+    """Decode stored bytes completely into an RGB image.
 
-    Raises `ValueError` for anything but a whole image of `FORMATS`, of a size that memory can hold.
+    Raises `ValueError` for anything but a complete image in one of `FORMATS` of at most `MAX_PIXELS`.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > MOST_PIXELS:
+        if image.width * image.height > MAX_PIXELS:
             raise OSError(f"{image.width} x {image.height} pixels are too many")
         return as_rgb(image)
     except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -30,10 +30,10 @@ def decode_image(data: bytes) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Upright by its EXIF orientation, 8-bit RGB, transparency over white."""
+    """Return a copy as 8-bit RGB, rotated by its EXIF orientation, with transparency over white."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
-        # Pillow would clip 16-bit grey at 255, which is white almost everywhere.
+        # Pillow would clip 16-bit gray at 255, which turns almost everything white.
         image = Image.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -43,14 +43,14 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def crop_strip(image: Image.Image) -> Image.Image:
-    """The middle of a long strip, `LONGEST_STRIP` times as long as wide; any other image as it is.
+    """Return the middle of a strip longer than `MAX_ASPECT_RATIO`; any other image as it is.
 
-    For models that resize the short side and cut out the middle square: 1 x 4000 pixels would become
-    224 x 896,000 before the cut.
+    For models that resize the short side and then crop the middle square: without the crop,
+    1 x 4000 pixels would become 224 x 896,000.
     """
     short, long = sorted(image.size)
-    if long <= LONGEST_STRIP * short:
+    if long <= MAX_ASPECT_RATIO * short:
         return image
-    width, height = (min(side, LONGEST_STRIP * short) for side in image.size)
+    width, height = (min(side, MAX_ASPECT_RATIO * short) for side in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))

@@ -1,4 +1,4 @@
-"""Shipped rewards: an architecture of this package, its weights and its options."""
+"""A reward section that names a catalog entry: its weights, its options, its identity and how it loads."""
 
 import inspect
 import json
@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from capo.recipe import RewardSection
 from capo.recipe.hints import nearest
 from capo.recipe.hub_id import split_revision
-from capo.rewards.catalog import EMBEDDED, PLACE_OPTIONS, SHIPPED, Shipped
+from capo.rewards.catalog import WEIGHT_OPTIONS, CatalogEntry
 from capo.rewards.protocol import Reward, RewardError
 from capo.rewards.weights.download import download_instructions
 from capo.rewards.weights.location import check_location, file_identity, record_commit, weights_identity
@@ -22,107 +22,105 @@ if TYPE_CHECKING:
 
 
 class ShippedSource:
-    """A section that names an entry of the catalog, with weights of its own or without."""
+    """A catalog entry with the checkpoint and the options of a section."""
 
-    def __init__(self, section: RewardSection, source: str) -> None:
+    def __init__(self, section: RewardSection, entry: CatalogEntry) -> None:
         self._name, self._timeout = section.name, section.timeout
-        entry = SHIPPED[source]
-        if section.checkpoint:
-            entry = _with_weights(entry, section.checkpoint)
-        self._entry = entry
-        self._options = _options(section, entry)
+        self._entry = _with_checkpoint(entry, section.checkpoint) if section.checkpoint else entry
+        for option, value in section.options.items():
+            _check_option(section.name, self._entry, option, value)
+        self._options = {**self._entry.options, **section.options}
 
     def identity(self) -> str:
-        """The architecture, what its weights and its processor are, and its options.
+        """Return the class name, the identity of all weights and of the processor, and the options.
 
-        An option that names a file, as a template, counts by what is in the file, one that names more
-        weights by what these are; so does what an architecture reads from elsewhere, where that is
-        not what it always was.
+        An option that names a file counts by the content of the file, and one that names further
+        weights by their identity. The entry's `extra_identity` adds what the architecture reads from
+        elsewhere.
         """
-        self._check_embedded()
-        options = {name: value for name, value in self._options.items() if name not in PLACE_OPTIONS}
-        told = [json.dumps(options, sort_keys=True)] if options else []
-        told += [file_identity(Path(value)) for _, value in sorted(options.items()) if _is_file(value)]
-        if self._entry.reads:
-            told += _named(self._entry.reads)(**self._options)
-        class_name = self._entry.architecture.partition(":")[2]
-        return " ".join([class_name, *(weights_identity(self._name, place) for place in self._places), *told])
+        self._check_built()
+        options = {name: value for name, value in self._options.items() if name not in WEIGHT_OPTIONS}
+        parts = [self._entry.architecture.partition(":")[2]]
+        parts += [weights_identity(self._name, location) for location in self._locations]
+        parts += [json.dumps(options, sort_keys=True)] if options else []
+        parts += [file_identity(Path(value)) for _, value in sorted(options.items()) if _is_file(value)]
+        if self._entry.extra_identity:
+            parts += _import(self._entry.extra_identity)(**self._options)
+        return " ".join(parts)
 
-    def settle(self) -> bool:
-        """Learn at which commits its weights are on the Hub, where that is not known; whether it is now."""
-        learned = [record_commit(place) for place in self._places]
-        return any(learned)
+    def pin(self) -> bool:
+        """Record the Hub commit of all weights that have none yet; return True if any was recorded."""
+        recorded = [record_commit(location) for location in self._locations]
+        return any(recorded)
 
     @property
-    def _places(self) -> list[str]:
-        more = [self._entry.processor, *(self._options.get(name) for name in PLACE_OPTIONS)]
-        return [self._entry.checkpoint, *(place for place in more if place)]
+    def _locations(self) -> list[str]:
+        more = [self._entry.processor, *(self._options.get(name) for name in WEIGHT_OPTIONS)]
+        return [self._entry.checkpoint, *(location for location in more if location)]
 
     def comparison(self) -> "Comparison | None":
-        """That of the architecture, with these options if they change the scale of its scores."""
-        architecture = _architecture(self._entry)
-        told = getattr(architecture, "comparison_with", None)
-        return told(**self._options) if told else architecture.comparison
+        """Return the comparison of the architecture; `comparison_with` adapts it to the options."""
+        architecture = load_architecture(self._entry)
+        adapt = getattr(architecture, "comparison_with", None)
+        return adapt(**self._options) if adapt else architecture.comparison
 
     def load(self, device: Any) -> Reward:
-        """The architecture with the weights in it."""
-        self._check_embedded()
+        """Return the architecture with its weights. An error about missing weights says how to get them."""
+        self._check_built()
         entry = self._entry
-        for place in self._places:
-            check_location(self._name, place)
-        build = _architecture(entry)
-        waits = {"timeout": self._timeout} if entry.by_itself else {}
+        for location in self._locations:
+            check_location(self._name, location)
+        build = load_architecture(entry)
+        timeout = {"timeout": self._timeout} if entry.own_process else {}
         try:
-            return build(self._name, entry.checkpoint, device, entry.processor, **waits, **self._options)
+            return build(self._name, entry.checkpoint, device, entry.processor, **timeout, **self._options)
         except RewardError as error:
-            if missing := download_instructions(entry, self._options):
-                raise RewardError(f"reward {self._name!r}: {error}\n{missing}") from error
+            if instructions := download_instructions(entry, self._options):
+                raise RewardError(f"reward {self._name!r}: {error}\n{instructions}") from error
             raise
 
-    def _check_embedded(self) -> None:
-        place = Path(self._entry.checkpoint)
-        if place.parent == EMBEDDED and not place.is_dir():
-            raise RewardError(f"reward {self._name!r}: {place} is not there; `capo shapes build` makes it")
+    def _check_built(self) -> None:
+        location, command = self._entry.checkpoint, self._entry.built_by
+        if command and not Path(location).is_dir():
+            raise RewardError(f"reward {self._name!r}: {location} is missing; build it with `{command}`")
 
 
-def _with_weights(entry: Shipped, checkpoint: str) -> Shipped:
-    """`entry` with other weights, which come with their own parts; other commits of its own do not."""
-    if split_revision(checkpoint)[0] == split_revision(entry.checkpoint)[0]:
-        return replace(entry, checkpoint=checkpoint)
-    options = {name: value for name, value in entry.options.items() if name not in PLACE_OPTIONS}
-    return replace(entry, checkpoint=checkpoint, processor=None, options=options)
+def load_architecture(entry: CatalogEntry) -> Any:
+    """Import the class of an entry."""
+    return _import(entry.architecture)
 
 
-def architecture_options(shipped: Shipped) -> dict[str, Any]:
-    """The options of an architecture with their defaults: its keyword-only parameters."""
-    parameters = inspect.signature(_architecture(shipped)).parameters.values()
+def architecture_options(entry: CatalogEntry) -> dict[str, Any]:
+    """Return the options of an architecture and their defaults: its keyword-only parameters."""
+    parameters = inspect.signature(load_architecture(entry)).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def _architecture(shipped: Shipped) -> Any:
-    return _named(shipped.architecture)
+def _with_checkpoint(entry: CatalogEntry, checkpoint: str) -> CatalogEntry:
+    """Return `entry` with other weights.
+
+    Other weights bring their own processor and further weights. Another revision of the same
+    repository keeps those of the entry.
+    """
+    if split_revision(checkpoint)[0] == split_revision(entry.checkpoint)[0]:
+        return replace(entry, checkpoint=checkpoint)
+    options = {name: value for name, value in entry.options.items() if name not in WEIGHT_OPTIONS}
+    return replace(entry, checkpoint=checkpoint, processor=None, options=options, built_by=None)
 
 
-def _named(place: str) -> Any:
-    """What `module:name` is among the rewards."""
-    module, _, name = place.partition(":")
+def _import(path: str) -> Any:
+    """Import what `module:name` names in `capo.rewards.models`."""
+    module, _, name = path.partition(":")
     return getattr(import_module(f"capo.rewards.models.{module}"), name)
 
 
-def _options(section: RewardSection, shipped: Shipped) -> dict[str, Any]:
-    """The options given, by the catalog and by the section, which goes first."""
-    for name, value in section.options.items():
-        _check_option(section.name, shipped, name, value)
-    return {**shipped.options, **section.options}
-
-
-def _check_option(reward: str, shipped: Shipped, name: str, value: Any) -> None:
-    """Raise `RewardError` unless the architecture has this option, and takes such a value."""
-    known = architecture_options(shipped)
+def _check_option(reward: str, entry: CatalogEntry, name: str, value: Any) -> None:
+    """Raise `RewardError` unless the architecture has the option and `value` has its type."""
+    known = architecture_options(entry)
     if name not in known:
-        there = ", ".join(known) or "it has none"
-        raise RewardError(f"reward {reward!r}: no option {name!r} ({there}){nearest(name, known)}")
-    kind = get_type_hints(_architecture(shipped).__init__)[name]
+        listed = f"its options are {', '.join(known)}" if known else "it has no options"
+        raise RewardError(f"reward {reward!r}: no option {name!r}; {listed}{nearest(name, known)}")
+    kind = get_type_hints(load_architecture(entry).__init__)[name]
     try:
         TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
@@ -131,5 +129,5 @@ def _check_option(reward: str, shipped: Shipped, name: str, value: Any) -> None:
 
 
 def _is_file(value: Any) -> bool:
-    # A text of several lines may be longer than a path can be.
+    # Text with several lines can be longer than any path, which would raise an error.
     return isinstance(value, str) and "\n" not in value and len(value) < 256 and Path(value).is_file()

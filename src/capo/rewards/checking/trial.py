@@ -1,4 +1,4 @@
-"""A reward on sample images: what it says, how fast, in how much memory, and whether it conforms."""
+"""A reward tried on the trial images: its scores, speed, memory and conformance."""
 
 import time
 from typing import Any
@@ -12,33 +12,34 @@ from capo.rewards.resolve import load_reward
 
 
 def try_reward(section: RewardSection, device: Any) -> dict[str, Any]:
-    """Load what `section` names onto `device` and try it; plain values, memory in bytes."""
-    before, started = _memory(), time.perf_counter()
+    """Load the reward of `section` onto `device` and try it; return plain values, memory in bytes."""
+    memory, started = _process_memory(), time.perf_counter()
     reward = load_reward(section, device)
     loaded = time.perf_counter()
     images, prompts = trial_images()
     report = check_reward(reward, images, prompts)
     speed = None
     if np.isfinite(report.scores).any():
+        copies = [image.copy() for image in images]
         warm = time.perf_counter()
-        reward.score(images, prompts)
+        reward.score(copies, list(prompts))
         speed = len(images) / (time.perf_counter() - warm)
-    found = [None if np.isnan(score) else float(score) for score in report.scores]
+    scores = [None if np.isnan(score) else float(score) for score in report.scores]
     return {
         "name": section.name,
         "passed": report.passed,
         "checks": [{"check": check.what, "problem": check.problem} for check in report.checks],
-        "scores": [{"prompt": p, "score": score} for p, score in zip(prompts, found, strict=True)],
+        "scores": [{"prompt": p, "score": score} for p, score in zip(prompts, scores, strict=True)],
         "seconds_to_load": loaded - started,
         "images_per_second": speed,
         "device": str(device),
-        "memory": _memory() - before,
-        "device_memory": _device_memory(),
+        "memory": _process_memory() - memory,
+        "device_memory": _peak_device_memory(),
     }
 
 
-def _memory() -> int:
-    """Bytes of this process and of those it has started."""
+def _process_memory() -> int:
+    """Return the resident bytes of this process and of the processes it started."""
     import psutil
 
     own = psutil.Process()
@@ -46,13 +47,13 @@ def _memory() -> int:
     for process in (own, *own.children(recursive=True)):
         try:
             total += process.memory_info().rss
-        except psutil.NoSuchProcess:  # it ended meanwhile
+        except psutil.NoSuchProcess:  # it ended in the meantime
             continue
     return total
 
 
-def _device_memory() -> int | None:
-    """The most bytes of a GPU that torch has had; None without one."""
+def _peak_device_memory() -> int | None:
+    """Return the most bytes that torch has used of a GPU, or None without a GPU."""
     import torch
 
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None

