@@ -17,7 +17,8 @@ from capo.method.objective_table import OBJECTIVES
 from capo.pipeline import graph
 from capo.prompts.benchmarks import BENCHMARKS, read_benchmark
 from capo.recipe import ModelSection, RewardSection, load_recipe
-from capo.rewards import SHIPPED, load_reward, reward_identity
+from capo.rewards import load_reward, reward_identity
+from capo.rewards.catalog import CATALOG
 from capo.store.run_directory import Run
 from capo.store.step import Job
 from synthetic_run import Options, make_run
@@ -38,7 +39,7 @@ def run_block(code, name="example"):
 @pytest.fixture
 def restore():
     """Remove the entries that an example adds to a table."""
-    tables = (OBJECTIVES, SHIPPED, FAMILIES, BENCHMARKS)
+    tables = (OBJECTIVES, CATALOG, FAMILIES, BENCHMARKS)
     before = [dict(table) for table in tables]
     yield
     for table, entries in zip(tables, before, strict=True):

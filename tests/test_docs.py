@@ -15,7 +15,7 @@ import capo
 from capo.cli import app
 from capo.pipeline.graph import steps_of
 from capo.recipe import RUNTIME, Recipe, load_recipe
-from capo.rewards.catalog import EMBEDDED
+from capo.shapes.checkpoint_paths import CHECKPOINTS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
@@ -101,8 +101,8 @@ def test_what_makes_what_stale_is_as_told():
 
 
 def test_parts_of_the_embedded_world_are_as_told():
-    origin = json.loads((EMBEDDED / "origin.json").read_text(encoding="utf-8"))
-    folders = {part: EMBEDDED / part for part in origin} | {"vae": EMBEDDED / "base" / "vae"}
+    origin = json.loads((CHECKPOINTS / "origin.json").read_text(encoding="utf-8"))
+    folders = {part: CHECKPOINTS / part for part in origin} | {"vae": CHECKPOINTS / "base" / "vae"}
     sizes = {
         part: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         for part, folder in folders.items()

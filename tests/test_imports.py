@@ -19,6 +19,7 @@ SOURCE = Path(capo.__file__).parent
 LAYERS = (
     {"__main__"},
     {"cli"},
+    {"shapes"},
     {"studies"},
     {"cost"},
     {"pipeline"},
@@ -30,7 +31,6 @@ LAYERS = (
     {"reporting"},
     {"images"},
     {"rewards"},
-    {"shapes"},
     {"diffusion", "prompts"},
     {"store"},
     {"engine"},

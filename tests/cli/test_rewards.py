@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from capo.cli import app
-from capo.rewards import SHIPPED
+from capo.rewards import entry_names
 
 OWN = """
 def brightness(images, prompts):
@@ -43,7 +43,7 @@ def capo(*arguments, code=0):
 
 def test_the_list_has_all_that_are_shipped_and_installed():
     listed = {row["name"]: row for row in json.loads(capo("--json").stdout)["rewards"]}
-    assert list(listed) == [*SHIPPED, "bright", "lost", "broken"]
+    assert list(listed) == [*entry_names(), "bright", "lost", "broken"]
     assert listed["shapes-vqa"]["weights_here"] is True
     assert listed["shapes-vqa"]["comparison"] == {"comparison": "power-ratio", "exponent": 1.0}
     assert listed["pickscore"]["checkpoint"].startswith("yuvalkirstain/PickScore_v1@")

@@ -14,8 +14,8 @@ from capo import pipeline, rewards
 from capo.recipe import RewardSection, parse_recipe
 from capo.recipe.hub_id import HUB_ID
 from capo.rewards import RewardError, load_reward, pin_weights, resolve, reward_identity
-from capo.rewards.catalog import SHIPPED
-from capo.rewards.describe import _commit
+from capo.rewards.catalog import CATALOG
+from capo.rewards.describe import describe_commit
 from capo.rewards.weights.download import download_instructions
 from capo.rewards.weights.location import has_any_file, is_downloaded, with_commit
 from capo.store import Run
@@ -74,7 +74,7 @@ def test_the_commit_of_the_first_use_is_kept_and_another_one_is_a_change(hub):
     told = explain_change(field, *values)
     assert re.fullmatch(rf"{field}: owner/name@{FIRST} → owner/name@{SECOND}", told)
     np.testing.assert_array_equal(score("owner/name"), score(str(other)))
-    assert f"`checkpoint: owner/name@{SECOND}` in a recipe pins it" in _commit("owner/name")
+    assert f"`checkpoint: owner/name@{SECOND}` in a recipe pins it" in describe_commit("owner/name")
     np.testing.assert_array_equal(score(f"owner/name@{FIRST}"), score(str(folder)))
 
 
@@ -128,9 +128,9 @@ def test_nobody_is_asked_for_what_is_pinned_or_local(tmp_path, monkeypatch):
 
 
 def test_a_commit_of_the_shipped_weights_keeps_their_processor():
-    name, _, _ = SHIPPED["pickscore"].checkpoint.partition("@")
+    name, _, _ = CATALOG["pickscore"].checkpoint.partition("@")
     identity = reward_identity(RewardSection(name="pickscore", checkpoint=f"{name}@{FIRST}"))
-    assert identity.split()[1:] == [f"{name}@{FIRST}", SHIPPED["pickscore"].processor]
+    assert identity.split()[1:] == [f"{name}@{FIRST}", CATALOG["pickscore"].processor]
     assert with_commit(f"{name}@{FIRST}") == f"{name}@{FIRST}"
 
 
@@ -142,8 +142,8 @@ def test_weights_that_are_not_here_are_told_with_size_licence_and_command(monkey
         load_reward(RewardSection(name="pickscore"), "cpu")
     with pytest.raises(RewardError, match=r"`hf download xswu/HPSv2 .* HPS_v2_compressed.pt .*`checkpoint`"):
         load_reward(RewardSection(name="hpsv2"), "cpu")
-    for name, entry in SHIPPED.items():
-        if HUB_ID.fullmatch(entry.checkpoint) and not entry.by_itself:
+    for name, entry in CATALOG.items():
+        if HUB_ID.fullmatch(entry.checkpoint) and not entry.own_process:
             told = download_instructions(entry)
             assert entry.license in told, name
             assert all(

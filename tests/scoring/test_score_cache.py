@@ -11,7 +11,8 @@ import tiny_rewards
 import tiny_run
 from capo.prompts import make_prompt
 from capo.recipe import RewardSection
-from capo.rewards import SHIPPED, Scored, reward_identity
+from capo.rewards import Scored, reward_identity
+from capo.rewards.catalog import CATALOG
 from capo.rewards.score_cache import ScoreCache, open_cache, score_key
 from capo.scoring import rater
 from capo.scoring.score import make_scores
@@ -130,7 +131,7 @@ def test_which_rewards_are_kept(section, kept, monkeypatch):
 
 
 def test_a_file_that_an_option_names_counts_by_its_content(tmp_path):
-    (name,) = [n for n, s in SHIPPED.items() if s.architecture == "hpsv3:HpsV3"]
+    (name,) = [n for n, entry in CATALOG.items() if entry.architecture == "hpsv3:HpsV3"]
     options = {"instruction": str(tmp_path / "instruction.txt")}
     section = RewardSection(name=name, checkpoint=str(tmp_path / "weights"), options=options)
     (tmp_path / "weights").mkdir()

@@ -8,10 +8,10 @@ from diffusers import StableDiffusion3Pipeline
 from capo.diffusion import load_family
 from capo.engine.model_loading import quiet
 from capo.recipe import GenerateSection, ModelSection
-from capo.rewards.catalog import EMBEDDED
 from capo.shapes.build import build, fit
 from capo.shapes.build import train_flow as flow
 from capo.shapes.build import train_vae as vae
+from capo.shapes.checkpoint_paths import CHECKPOINTS
 
 SCALE = 0.002
 """16 steps."""
@@ -65,7 +65,7 @@ def test_an_interrupted_build_goes_on_and_ends_with_the_same_bytes(tmp_path, mon
 
 def test_the_flow_is_a_pipeline_that_diffusers_and_we_sample_alike(tmp_path, monkeypatch):
     monkeypatch.setattr(flow, "BATCH", 8)
-    shutil.copytree(EMBEDDED / "base/vae", tmp_path / "base/vae")
+    shutil.copytree(CHECKPOINTS / "base/vae", tmp_path / "base/vae")
     build(tmp_path, parts=("flow",), scale=0.0005)  # 3 steps
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     prompts = ["a red circle", "two blue squares"]

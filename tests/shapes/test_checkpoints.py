@@ -15,9 +15,9 @@ from capo.diffusion import load_family
 from capo.engine.model_loading import quiet
 from capo.recipe import GenerateSection, ModelSection, RewardSection
 from capo.rewards import load_reward
-from capo.rewards.catalog import EMBEDDED
 from capo.shapes.build import drawn_data as data
 from capo.shapes.build.tokenizers import clip_tokenizer, question_tokenizer
+from capo.shapes.checkpoint_paths import CHECKPOINTS
 from capo.shapes.grammar import draw_specs
 from capo.shapes.judge import judge
 
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def test_they_are_small_and_in_half_precision():
-    files = [path for path in EMBEDDED.rglob("*") if path.is_file()]
+    files = [path for path in CHECKPOINTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 25 * 2**20
     weights = [path for path in files if path.suffix == ".safetensors"]
     assert len(weights) == 12
@@ -39,7 +39,7 @@ def test_they_are_small_and_in_half_precision():
 
 
 def test_they_say_where_they_came_from():
-    origin = json.loads((EMBEDDED / "origin.json").read_text())
+    origin = json.loads((CHECKPOINTS / "origin.json").read_text())
     assert set(origin) == {"vae", "base", "flow", "preference", "vqa", "aesthetic", "heldout"}
     assert {part["scale"] for part in origin.values()} == {1.0}
 
@@ -57,7 +57,7 @@ def test_they_say_where_they_came_from():
     ],
 )
 def test_their_tokenizers_are_those_of_the_grammar(folder, make):
-    shipped = AutoTokenizer.from_pretrained(EMBEDDED / folder)
+    shipped = AutoTokenizer.from_pretrained(CHECKPOINTS / folder)
     assert shipped(PROMPTS).input_ids == make()(PROMPTS).input_ids
     assert shipped.get_vocab() == make().get_vocab()
 
@@ -71,7 +71,7 @@ def test_the_base_gives_the_same_images_through_diffusers_alone(tmp_path):
     # A copy: nothing of the package is needed to read it.
     with quiet():
         pipeline = StableDiffusionXLPipeline.from_pretrained(
-            shutil.copytree(EMBEDDED / "base", tmp_path / "base"), dtype=torch.float32
+            shutil.copytree(CHECKPOINTS / "base", tmp_path / "base"), dtype=torch.float32
         )
     assert isinstance(pipeline.scheduler, DDIMScheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -91,7 +91,7 @@ def test_the_flow_gives_the_same_images_through_diffusers_alone(tmp_path):
     images = family.decode(family.sample(family.encode(PROMPTS), family.unconditional(), noise, settings))
     with quiet():
         pipeline = StableDiffusion3Pipeline.from_pretrained(
-            shutil.copytree(EMBEDDED / "flow", tmp_path / "flow"),
+            shutil.copytree(CHECKPOINTS / "flow", tmp_path / "flow"),
             dtype=torch.float32,
             text_encoder_3=None,
             tokenizer_3=None,

@@ -14,8 +14,7 @@ from capo.engine.device import select_device
 from capo.engine.progress import progress
 from capo.evaluation.win_rates import Diversity
 from capo.recipe import Recipe
-from capo.rewards import SHIPPED
-from capo.rewards.catalog import CLIP_PREFERENCE
+from capo.rewards.catalog import CLIP_PREFERENCE, find_entry
 from capo.scoring.image_sets import ImageSet
 from capo.scoring.score_shards import ImageShard
 from capo.scoring.score_table import decode_rows
@@ -46,7 +45,7 @@ def find_encoder(recipe: Recipe) -> EncoderPlace | None:
     if (given := recipe.evaluate.embedder) is not None:
         return EncoderPlace(given, given, given)
     for section in sorted(recipe.rewards, key=lambda reward: reward.use == "train"):
-        entry = SHIPPED.get(section.source or section.name)
+        entry = find_entry(section.source or section.name)
         if entry is None or section.url is not None or entry.architecture != CLIP_PREFERENCE:
             continue
         checkpoint = section.checkpoint or entry.checkpoint

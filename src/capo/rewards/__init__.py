@@ -21,8 +21,8 @@ on the raw scale of their reward; a comparison says how two of them become a win
 | How does an architecture compute its score? | `models`, one file each                   |
 """
 
-from capo.rewards.catalog import all_entries, find_entry
 from capo.rewards.batch_scoring import score_images
+from capo.rewards.catalog import entry_names, find_entry
 from capo.rewards.comparison import describe_comparison, reject_negative
 from capo.rewards.protocol import Reward, RewardError, Scored, TransientError
 from capo.rewards.resolve import (
@@ -40,10 +40,10 @@ __all__ = [
     "RewardError",
     "Scored",
     "TransientError",
-    "all_entries",
     "build_comparison",
     "declared_comparison",
     "describe_comparison",
+    "entry_names",
     "find_entry",
     "load_reward",
     "pin_weights",

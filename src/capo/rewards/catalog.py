@@ -64,26 +64,25 @@ class CatalogEntry:
     own_process: bool = False
     """True for a program in its own process that downloads its weights. It gets the section's `timeout`."""
     extra_identity: str | None = None
-    """`module:function` in `capo.rewards.models`: takes the options, returns further parts of the identity."""
+    """`module:function` in `capo.rewards.models`: takes the options, returns more parts of the identity."""
     built_by: str | None = None
     """Command that builds the weights, for weights inside a package."""
 
 
 def find_entry(name: str) -> CatalogEntry | None:
-    """Return the entry called `name`, or None if no reward of that name is shipped or installed."""
-    if name in CATALOG:
-        return CATALOG[name]
-    return _load(name) if name in plugins(GROUP) else None
+    """Return the entry called `name`, or None if neither capo nor an installed package has one.
 
-
-def all_entries() -> dict[str, CatalogEntry]:
-    """Return all entries by name: those of capo, then those of installed packages."""
-    return {**CATALOG, **{name: _load(name) for name in plugins(GROUP)}}
-
-
-def _load(name: str) -> CatalogEntry:
+    Raises `PluginError` if the package that has it cannot be imported.
+    """
+    if name in CATALOG or name not in plugins(GROUP):
+        return CATALOG.get(name)
     entry: CatalogEntry = load_plugin(GROUP, name, "rewards")
     return entry
+
+
+def entry_names() -> list[str]:
+    """Return the names of all entries: those of capo, then those of installed packages."""
+    return list(dict.fromkeys([*CATALOG, *plugins(GROUP)]))
 
 
 CATALOG: dict[str, CatalogEntry] = {

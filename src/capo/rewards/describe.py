@@ -1,12 +1,14 @@
 """Facts about rewards for `capo rewards` and `capo rewards show`, as plain values."""
 
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 from capo.recipe import RewardSection
 from capo.recipe.hub_id import HUB_ID, split_revision
-from capo.rewards.catalog import CatalogEntry, all_entries, find_entry
+from capo.recipe.plugins import PluginError, plugins
+from capo.rewards.catalog import GROUP, CatalogEntry, entry_names, find_entry
 from capo.rewards.comparison import describe_comparison
 from capo.rewards.resolve import declared_comparison, unknown_reward
 from capo.rewards.shipped_source import architecture_options, load_architecture
@@ -19,9 +21,8 @@ MEGABYTES_PER_MILLION = 4
 
 
 def list_rewards() -> list[dict[str, Any]]:
-    """Return the facts about all shipped rewards, then about those of installed packages."""
-    shipped = [_shipped_facts(name, entry) for name, entry in all_entries().items()]
-    return [*shipped, *map(_installed_facts, installed_functions())]
+    """Return the facts about all catalog entries, then about the functions of installed packages."""
+    return [*map(_catalog_facts, entry_names()), *map(_function_facts, installed_functions())]
 
 
 def describe_reward(name: str) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def describe_reward(name: str) -> dict[str, Any]:
     if entry is None:
         if name not in installed_functions():
             raise unknown_reward(name, name)
-        return _installed_facts(name)
+        return _function_facts(name)
     module = sys.modules[load_architecture(entry).__module__]
     return {
         **_shipped_facts(name, entry),
@@ -72,17 +73,29 @@ def _shipped_facts(name: str, entry: CatalogEntry) -> dict[str, Any]:
     }
 
 
-def _installed_facts(name: str) -> dict[str, Any]:
-    entry = installed_functions()[name]
+def _catalog_facts(name: str) -> dict[str, Any]:
+    try:
+        entry = find_entry(name)
+    except PluginError as error:
+        return _package_facts(name, plugins(GROUP)[name]) | {"problem": str(error)}
+    assert entry is not None
+    return _shipped_facts(name, entry)
+
+
+def _function_facts(name: str) -> dict[str, Any]:
+    facts = _package_facts(name, installed_functions()[name])
     try:
         comparison = describe_comparison(declared_comparison(RewardSection(name=name)))
-        problem = None
     except Exception as error:  # importing the package can raise anything
-        comparison, problem = None, str(error)
+        return facts | {"problem": str(error)}
+    return facts | {"comparison": comparison}
+
+
+def _package_facts(name: str, entry: EntryPoint) -> dict[str, Any]:
     return {
         "name": name,
         "source": entry.value,
         "package": f"{entry.dist.name} {entry.dist.version}" if entry.dist else None,
-        "comparison": comparison,
-        "problem": problem,
+        "comparison": None,
+        "problem": None,
     }

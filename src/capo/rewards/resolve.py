@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from capo.recipe import RewardSection
 from capo.recipe.hints import nearest
-from capo.rewards.catalog import all_entries, find_entry
+from capo.rewards.catalog import entry_names, find_entry
 from capo.rewards.comparison import named_comparison
 from capo.rewards.protocol import Reward, RewardError, RewardSource
 from capo.rewards.shipped_source import ShippedSource
@@ -103,7 +103,7 @@ def build_comparison(section: RewardSection) -> "Comparison":
 
 def unknown_reward(name: str, source: str) -> RewardError:
     """Return the error for a `source` that names no reward, with the nearest known name."""
-    known = [*all_entries(), *installed_functions()]
+    known = [*entry_names(), *installed_functions()]
     return RewardError(
         f"reward {name!r}: no shipped reward {source!r}{nearest(source, known)}; `capo rewards` lists "
         "them. For a function of your own, set source to package.module:function"

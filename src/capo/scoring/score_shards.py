@@ -22,7 +22,7 @@ from capo.engine.progress import progress, say
 from capo.images.sample_table import kept_columns, kept_scores
 from capo.images.shard_files import shard_paths
 from capo.recipe import EngineSection, RewardSection
-from capo.rewards import SHIPPED, Scored
+from capo.rewards import Scored, find_entry
 from capo.rewards.protocol import RewardMemoryError
 from capo.scoring.rater import ImageRows, Rater
 from capo.scoring.score_table import score_table
@@ -219,10 +219,10 @@ def _groups(destinations: Sequence[Destination], free: float) -> Iterator[list[D
 
 def _weight_bytes(reward: RewardSection) -> float:
     """The size of a shipped reward's weights; 0 if the size is unknown or another process loads them."""
-    source = reward.source or reward.name
-    if reward.command or reward.url or source not in SHIPPED:
+    entry = find_entry(reward.source or reward.name)
+    if reward.command or reward.url or entry is None:
         return 0.0
-    return BYTES_PER_MILLION_PARAMETERS * SHIPPED[source].parameters
+    return BYTES_PER_MILLION_PARAMETERS * entry.parameters_millions
 
 
 def _free_memory() -> None:

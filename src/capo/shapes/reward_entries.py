@@ -1,10 +1,8 @@
 """The rewards of the embedded world, for the entry points `capo.reward_catalog`."""
 
-from pathlib import Path
-
 from capo.rewards.catalog import CLIP_PREFERENCE, CatalogEntry
+from capo.shapes.checkpoint_paths import CHECKPOINTS
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
 BUILT_BY = "capo shapes build"
 
 PREFERENCE = CatalogEntry(

@@ -9,8 +9,8 @@ from PIL import Image
 from capo.cost.plan.weightless import META, count
 from capo.recipe import RewardSection
 from capo.recipe.hub_id import split_revision
-from capo.rewards import SHIPPED, load_reward
-from capo.rewards.catalog import EMBEDDED
+from capo.rewards import load_reward
+from capo.rewards.catalog import CATALOG, CatalogEntry, find_entry
 
 QUESTION_TOKENS = 40
 """Of a question about a prompt of some twenty words, with what a chat model wants around it."""
@@ -27,9 +27,10 @@ WHOLE = 1024
 def score_flops(reward: RewardSection) -> int | None:
     """FLOPs for an image; None for a function, other weights, or an architecture not known here."""
     source = reward.source or reward.name
-    if source not in SHIPPED or (reward.checkpoint is not None and not _same(reward.checkpoint, source)):
+    entry = find_entry(source)
+    if entry is None or (reward.checkpoint is not None and not _same(reward.checkpoint, entry)):
         return None
-    if SHIPPED[source].checkpoint.startswith(str(EMBEDDED)):
+    if entry.built_by:
         return _run_once(source)
     return PUBLISHED[source][0]() if source in PUBLISHED else None
 
@@ -40,9 +41,9 @@ def score_precision(reward: RewardSection) -> str:
     return PUBLISHED[source][1] if source in PUBLISHED else "float32"
 
 
-def _same(checkpoint: str, source: str) -> bool:
+def _same(checkpoint: str, entry: CatalogEntry) -> bool:
     """Whether these are the weights it ships with, if maybe of another commit."""
-    return split_revision(checkpoint)[0] == split_revision(SHIPPED[source].checkpoint)[0]
+    return split_revision(checkpoint)[0] == split_revision(entry.checkpoint)[0]
 
 
 @cache
@@ -142,7 +143,7 @@ def clip_h() -> int:
 
 def mps() -> int:
     """MPS: CLIP ViT-H/14, and its cross model on each of 257 patches."""
-    cross = SHIPPED["mps"].parameters - SHIPPED["pickscore"].parameters
+    cross = CATALOG["mps"].parameters_millions - CATALOG["pickscore"].parameters_millions
     return clip_h() + int(2 * cross * 1e6 * 257)
 
 

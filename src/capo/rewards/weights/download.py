@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from capo.recipe.hub_id import HUB_ID, split_revision
-from capo.rewards.catalog import WEIGHT_OPTIONS, CatalogEntry, all_entries
+from capo.rewards.catalog import CATALOG, WEIGHT_OPTIONS, CatalogEntry
 from capo.rewards.weights.location import WEB, has_any_file, is_downloaded, with_commit
 
 PROCESSOR_FILES = ("*.json", "*.txt", "*.model")
@@ -24,7 +24,7 @@ def download_instructions(entry: CatalogEntry, options: Mapping[str, Any] | None
     steps = [*_weights_steps(entry), *_processor_steps(entry), *_option_steps(options)]
     if not steps:
         return None
-    about = f" ({_size(entry)}; {entry.license})" if entry in all_entries().values() else ""
+    about = f" ({_size(entry)}; {entry.license})" if entry in CATALOG.values() else ""
     name = split_revision(entry.checkpoint)[0]
     return f"To download {name}{about}: {'; '.join(steps)}."
 

@@ -232,7 +232,7 @@ def test_the_recipe_goes_before_the_reward(given, comparison):
 def test_comparisons_that_are_not_told_are_refused():
     assert declared_comparison(section("function_rewards:undeclared")) is None
     with pytest.raises(
-        RewardError, match=r"'mine' does not say how.*comparison: bradley-terry.*score\.comparison = "
+        RewardError, match=r"'mine' does not declare.*comparison: bradley-terry.*score\.comparison = "
     ):
         build_comparison(section("function_rewards:undeclared"))
     with pytest.raises(RewardError, match="temperature does not apply to its comparison PowerRatio"):
