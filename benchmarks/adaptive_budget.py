@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ import torch
 from capo import load_recipe
 from capo.method.clear_pairs import has_clear_pairs
 from capo.pairing.columns import Columns, read_columns
-from capo.pairing.selecting import Pairs, choice, make_pairs
+from capo.pairing.selecting import Pairs, SelectionRule, make_pairs, selection_rule
 from capo.store import Run
 
 FIRST, STEP = 4, 4
@@ -34,7 +33,7 @@ def main(runs: Sequence[Path]) -> None:
     torch.set_num_threads(1)
     recipe = load_recipe(runs[0] / "recipe.yaml")
     columns = [read_columns(recipe, Run(run)) for run in runs]
-    trial = Trial(columns, choice(recipe))
+    trial = Trial(columns, selection_rule(recipe.pairs, recipe.training_rewards))
     print(f"{trial.prompts} prompts of {len(runs)} runs, {trial.most} samples each\n")
     head = ("rule", "images a prompt", "mean ΔR", "mean ΔR, fixed", "sets in common", "sets in common, fixed")
     print("| " + " | ".join(head) + " |\n|---|" + "--:|" * (len(head) - 1))
@@ -54,13 +53,13 @@ def main(runs: Sequence[Path]) -> None:
 class Trial:
     """The scores of P prompts with N samples each, and their pairs when only the first n are there."""
 
-    def __init__(self, columns: Sequence[Columns], chosen_by: tuple[Any, ...]) -> None:
+    def __init__(self, columns: Sequence[Columns], selection: SelectionRule) -> None:
         parts = [c.scores.reshape(len(c.prompt_ids), -1, len(c.names)) for c in columns]
         scores = np.concatenate(parts)
         self.prompts, self.most, _ = scores.shape
         self.counts = np.arange(2, self.most + 1)
         comparisons = columns[0].comparisons
-        self.pairs = {int(n): make_pairs(scores[:, :n], comparisons, *chosen_by) for n in self.counts}
+        self.pairs = {int(n): make_pairs(scores[:, :n], comparisons, selection) for n in self.counts}
         self.measures = [np.zeros((self.prompts, self.most + 1)) for _ in range(2)]
         """Of each prompt and n: ΔR among all N averaged over the pairs (0 without); overlap of the sets."""
         whole = self.pairs[self.most]

@@ -3,12 +3,12 @@
 import textwrap
 
 import pytest
-from capo.rewards.preprocessing import decode_image
 
 import tiny_run
 from capo.diffusion import checkpoint_identity
 from capo.evaluation.baseline import make_baseline, steps
 from capo.recipe.plugins import JUDGES, PROMPT_SOURCES, PluginError, load_plugin
+from capo.rewards.rgb_images import decode_image
 from capo.store import Run
 from capo.store.step import Job
 

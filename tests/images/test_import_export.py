@@ -14,9 +14,9 @@ import tiny_training
 from capo.cli import app
 from capo.diffusion import load_family
 from capo.images import ImagesError, open_images
-from capo.pairing.calibration_inputs import calibration_report
+from capo.pairing.calibration_report import calibration_report
 from capo.pairing.export import export
-from capo.pairing.pairs_file import read_pairs
+from capo.pairing.training_pairs import read_pairs
 from capo.pipeline import run, status
 from capo.pipeline.graph import steps_of
 from capo.recipe import ImagesSection, RecipeError, dump_recipe, parse_recipe

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 import tiny_run
 from capo.cli import app
-from capo.pairing.calibration_inputs import calibration_report
-from capo.pairing.calibration_report import agreement, both_of_each, tied_share
+from capo.pairing.calibration_report import calibration_report
+from capo.pairing.calibration_statistics import agreement, compared_samples, tied_share
+from capo.pairing.pair_table import PairTable
 from capo.recipe import dump_recipe
-from capo.reporting.pair_table import PairTable
 from capo.store import Run, WorkspaceError
 
 STRONG = {"name": "strong", "source": "function_rewards:contrast", "temperature": 1.0}
@@ -69,25 +69,25 @@ def test_numbers_agree_with_plain_arithmetic(tmp_path):
     )
 
 
-def test_a_drowned_reward_is_told_with_the_temperature_that_helps(tmp_path):
+def test_a_underweighted_reward_is_told_with_the_temperature_that_helps(tmp_path):
     scores = normal()
     recipe = scored(tmp_path, [STRONG, WEAK, RATIO], scores)
     found = calibration_report(recipe, Run(tmp_path))
     strong, weak, ratio = found.rewards
     assert strong.suggestion is None
     (warning, other) = found.warnings
-    assert warning.startswith("weak is drowned")
+    assert warning.startswith("weak is underweighted")
     suggested = weak.suggestion["temperature"]
     assert f"temperature {suggested:g} would" in warning
     # The scores have one distribution, so the same temperature spreads them alike; two digits are given.
     assert suggested == pytest.approx(1.0, rel=0.15)
     assert calibrated(scores["weak"], suggested).std() == pytest.approx(strong.spread, rel=0.03)
-    assert other.startswith("ratio is drowned")
+    assert other.startswith("ratio is underweighted")
     exponent = ratio.suggestion["exponent"]
     powers = scores["ratio"][:, :, None] ** exponent
     wins = powers / (powers + scores["ratio"][:, None] ** exponent)
     assert ((wins.sum(axis=2) - 0.5) / 3).std() == pytest.approx(strong.spread, rel=0.03)
-    # What it says is true: with it, nothing is drowned.
+    # What it says is true: with it, nothing is underweighted.
     helped = [
         STRONG,
         WEAK | {"temperature": suggested},
@@ -103,7 +103,7 @@ def test_no_temperature_helps_against_ties(tmp_path):
     scores["weak"][:5, 0] = 1.0
     found = calibration_report(scored(tmp_path, [STRONG, WEAK], scores), Run(tmp_path))
     assert found.rewards[1].suggestion is None
-    assert "of its comparisons are ties, which no parameter decides" in found.warnings[0]
+    assert "ties" in found.warnings[0]
 
 
 def test_share_of_ties():
@@ -129,7 +129,7 @@ def test_agreement_counts_ties_of_the_scores_half():
         chosen=nothing,
         rejected=nothing,
     )
-    pairs = both_of_each(table)
+    pairs = compared_samples(table)
     assert agreement(table, scores, pairs) == pytest.approx((1 + 0 + 0.5) / 3)
     assert agreement(table, np.full(10, np.nan), pairs) is None
 
@@ -150,7 +150,7 @@ def test_the_command(tmp_path):
     arguments = ["calibration", "--run", str(tmp_path / "run")]
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
-    assert "Warning: weak is drowned" in shown.output
+    assert "Warning: weak is underweighted" in shown.output
     changed = CliRunner().invoke(app, [*arguments, "--set", "rewards.1.temperature=1", "--json"])
     values = json.loads(changed.stdout)
     assert values["warnings"] == []

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 import tiny_run
-from capo.pairing.calibration_inputs import calibration_report
+from capo.pairing.calibration_report import calibration_report
 from capo.pairing.pair import pair
-from capo.pairing.pairs_file import read_pairs
+from capo.pairing.training_pairs import read_pairs
 from capo.pipeline.graph import steps_of
 from capo.prompts import make_prompt
 from capo.prompts.table import prompt_table

@@ -10,7 +10,7 @@ import torch
 import tiny_run
 from capo.method import BradleyTerry, PowerRatio, select_frontier
 from capo.pairing.pair import pair
-from capo.pairing.selecting import make_pairs
+from capo.pairing.selecting import SelectionRule, make_pairs
 from capo.recipe import RewardSection
 from capo.rewards import RewardError
 from capo.store import Run, WorkspaceError
@@ -19,6 +19,10 @@ from capo.store.step import Job
 BT = {"name": "bt", "source": "function_rewards:contrast", "temperature": 2.0, "weight": 3.0}
 RATIO = {"name": "ratio", "source": "function_rewards:redness", "weight": 1.0}
 HELD_OUT = {"name": "held", "source": "function_rewards:undeclared", "use": "evaluate"}
+
+
+def frontier_rule(rewards):
+    return SelectionRule(select_frontier, torch.ones(rewards))
 
 
 def make(path, rewards, scores, **pairs):
@@ -213,7 +217,7 @@ def test_scores_of_other_samples_are_refused(tmp_path, change):
         tiny_run.put_scores(run, recipe.rewards[0], scored, scores["bt"][: len(scored)])
         pairs = run.artifact("pairs")
         pairs.begin({})
-        with pytest.raises(WorkspaceError, match="not those of 4 prompts with 16 samples"):
+        with pytest.raises(WorkspaceError, match="16 samples of 4 prompts"):
             pair(Job(recipe, run, (pairs,)))
 
 
@@ -245,7 +249,7 @@ def test_no_pair_at_all_is_refused(tmp_path):
 
 def test_one_reward_two_samples():
     """N = 2 gives sigmoid(Δ) and 1 − sigmoid(Δ)."""
-    pairs = make_pairs(np.array([[[3.0], [1.0]]]), [BradleyTerry()], select_frontier, torch.ones(1))
+    pairs = make_pairs(np.array([[[3.0], [1.0]]]), [BradleyTerry()], frontier_rule(1))
     wins = 1 / (1 + math.exp(-2.0))
     assert pairs.calibrated[0, :, 0] == pytest.approx([wins, 1 - wins])
     assert pairs.chosen.tolist() == [[True, False]]
@@ -256,9 +260,9 @@ def test_samples_in_another_order_keep_their_values():
     scores = np.random.default_rng(0).uniform(size=(5, 6, 2))
     scores[1, 2, 0] = scores[2, 3, 1] = np.nan
     comparisons = [PowerRatio(), BradleyTerry(0.2)]
-    one = make_pairs(scores, comparisons, select_frontier, torch.ones(2))
+    one = make_pairs(scores, comparisons, frontier_rule(2))
     order = [3, 5, 0, 1, 4, 2]
-    other = make_pairs(scores[:, order], comparisons, select_frontier, torch.ones(2))
+    other = make_pairs(scores[:, order], comparisons, frontier_rule(2))
     np.testing.assert_array_equal(one.calibrated[:, order], other.calibrated)
     np.testing.assert_array_equal(one.chosen[:, order], other.chosen)
     np.testing.assert_array_equal(one.rejected[:, order], other.rejected)
@@ -268,7 +272,7 @@ def test_twenty_thousand_prompts_take_seconds():
     scores = np.random.default_rng(0).uniform(size=(20_000, 16, 3))
     scores[::50, 3, 1] = np.nan
     started = time.process_time()
-    pairs = make_pairs(scores, [BradleyTerry(), PowerRatio(), BradleyTerry()], select_frontier, torch.ones(3))
+    pairs = make_pairs(scores, [BradleyTerry(), PowerRatio(), BradleyTerry()], frontier_rule(3))
     assert time.process_time() - started < 10
     sizes = pairs.chosen.sum(axis=1).mean(), pairs.rejected.sum(axis=1).mean()
     # The expected size of either frontier of 16 independent samples by 3 rewards, and less on the
@@ -283,7 +287,7 @@ def test_all_pairs_of_an_allowed_set_are_counted_once():
     from capo.pairing.selecting import _differences
 
     rng = np.random.default_rng(0)
-    pairs = make_pairs(rng.normal(size=(30, 5, 2)), [BradleyTerry()] * 2, select_frontier, torch.ones(2))
+    pairs = make_pairs(rng.normal(size=(30, 5, 2)), [BradleyTerry()] * 2, frontier_rule(2))
     expected = [
         pairs.combined[p, a] - pairs.combined[p, b]
         for p in range(30)

@@ -106,12 +106,12 @@ def test_warnings_come_before_the_results(tmp_path: Path) -> None:
     assert "Samples set aside without a score3" in parsed.text
 
 
-def test_a_drowned_reward_is_named(material: Material) -> None:
+def test_an_underweighted_reward_is_named(material: Material) -> None:
     flat = material.pairs.calibrated.copy()
     flat[:, 1] = 0.5 + 0.05 * (flat[:, 1] - 0.5)
-    drowned = replace(material, pairs=replace(material.pairs, calibrated=flat))
-    assert "vqa hardly counts in the pairs" in ParsedPage(render(drowned)).text
-    assert "hardly counts" not in ParsedPage(render(material)).text
+    underweighted = replace(material, pairs=replace(material.pairs, calibrated=flat))
+    assert "vqa is underweighted" in ParsedPage(render(underweighted)).text
+    assert "underweighted:" not in ParsedPage(render(material)).text
 
 
 def test_only_wall_clock_values_differ_between_runs(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 import tiny_training
 from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
-from capo.pairing.pairs_file import read_pairs
+from capo.pairing.training_pairs import read_pairs
 from capo.recipe import TrainSection
 from capo.store import Run
 from capo.training.batches import Batches

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from capo.engine.seeds import initial_noise, stable_seed
-from capo.pairing.pairs_file import PromptPairs
+from capo.pairing.training_pairs import PromptPairs
 from capo.recipe import TrainSection
 from capo.training.batches import Batches
 

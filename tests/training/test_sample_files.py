@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from capo.pairing.pairs_file import PairCounts, read_pairs
+from capo.pairing.training_pairs import PairCounts, read_pairs
 from capo.store import Artifact, Run, WorkspaceError
 from capo.training.sample_files import Samples
 

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from capo.pairing.calibration_report import CalibrationReport, RewardCalibration
+from capo.pairing.calibration_statistics import CalibrationReport, RewardCalibration
 
 COLUMNS = ("reward", "comparison", "mean", "std", "std within prompts", "spread", "ties", "share")
 

@@ -93,13 +93,13 @@ def calibration(
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
-    """Show how much each reward counts in the pairs of a scored run, and which is drowned.
+    """Show how much each reward counts in the pairs of a scored run, and which is underweighted.
 
     Works as soon as the scores are there; tries what --set says without making anything.
     """
     from capo.cli import tables as terminal
     from capo.cli.calibration_table import print_report
-    from capo.pairing.calibration_inputs import calibration_report
+    from capo.pairing.calibration_report import calibration_report
     from capo.store import Run
 
     loaded, path = load(recipe, overrides, directory)

@@ -1,8 +1,9 @@
-"""What samples are paired by: the scores of the training rewards, or the labels that came with them.
+"""The scores that samples are paired by: those of the training rewards, or the labels of existing images.
 
-Notation: P prompts, S samples in all, L rewards. Samples that lack a score are NaN.
+Notation: P prompts, S samples in total, L rewards. Samples that lack a score are NaN.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 from capo.images.shard_files import read_samples
 from capo.method import Comparison, PowerRatio
 from capo.prompts.table import read_prompts
-from capo.recipe import Recipe
+from capo.recipe import Recipe, RewardSection
 from capo.rewards import build_comparison, reject_negative
 from capo.scoring.score_table import check_missing, count_samples, read_scores, score_vector
 from capo.store import Artifact, Run
@@ -20,76 +21,93 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LABELS = "labels"
-"""How messages and tables call what people said of the samples, in the place of a reward's name."""
+"""The name of people's labels in messages and tables, where rewards have theirs."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What the samples of a run are paired by: L rewards, or one column of people's labels.
+    """The scores of a run's samples, one column per training reward, or one column of labels.
 
-    P prompts with `counts` samples each, S in all; sorted by prompt, then sample.
+    Rows are sorted by prompt, then by sample.
     """
 
     names: list[str]
     comparisons: list[Comparison]
     prompt_ids: list[str]
     counts: np.ndarray
-    """int [P]"""
+    """int [P], the number of samples of every prompt; they add up to S"""
     scores: np.ndarray
-    """float64 [S, L]: raw ones, NaN where missing"""
+    """float64 [S, L]: raw scores"""
     pool: np.ndarray | None = None
-    """float64 [P, M, L]: the base's, which a further round's are calibrated against; NaN where missing"""
+    """float64 [P, M, L]: the base model's scores, against which those of a further round are calibrated"""
 
 
 def read_columns(recipe: Recipe, run: Run) -> Columns:
-    """The scores of all training rewards, or the labels that came with the images.
+    """Read the scores of all training rewards, or the labels that came with the images.
 
-    Raises as `pair`.
+    Raises `RewardError` for a reward with too many missing scores, without a comparison, or with scores that
+    its comparison cannot take.
     """
     prompt_ids = [prompt.prompt_id for prompt in read_prompts(run)]
-    by_people = recipe.pairs.selection == "labels"
-    if by_people:
-        # A label is how often people prefer the sample: the power ratio of two is again that share.
-        comparisons: list[Comparison] = [PowerRatio()]
-        tables = {LABELS: _read_labels(run.artifact("samples"))}
-    else:
-        comparisons = [build_comparison(section) for section in recipe.training_rewards]
-        tables = {s.name: read_scores(run.artifact(f"scores/{s.name}")) for s in recipe.training_rewards}
-    if recipe.samples_vary:
+    samples = None if recipe.samples_vary else recipe.generate.samples_per_prompt
+    if recipe.pairs.selection == "labels":
+        # A label is how often people prefer the sample; the power ratio of two labels is that share again.
+        labels = {LABELS: _read_labels(run.artifact("samples"))}
+        return _columns(labels, [PowerRatio()], prompt_ids, samples)
+    rewards = recipe.training_rewards
+    tables = {reward.name: read_scores(run.artifact(f"scores/{reward.name}")) for reward in rewards}
+    pool = None if recipe.start is None else _read_pool(run.artifact("pool"), rewards, prompt_ids)
+    columns = _columns(tables, [build_comparison(reward) for reward in rewards], prompt_ids, samples, pool)
+    for name, table in tables.items():
+        check_missing(name, [table], len(columns.scores), recipe.pairs.max_skipped)
+    return columns
+
+
+def _columns(
+    tables: "Mapping[str, pa.Table]",
+    comparisons: Sequence[Comparison],
+    prompt_ids: list[str],
+    samples: int | None,
+    pool: np.ndarray | None = None,
+) -> Columns:
+    """Arrange tables of scores as columns; `samples` is the number per prompt, None if it varies."""
+    if samples is None:
         counts = count_samples(next(iter(tables.values())), prompt_ids)
     else:
-        counts = np.full(len(prompt_ids), recipe.generate.samples_per_prompt)
-    ids, samples = np.repeat(prompt_ids, counts), _arange(counts)
-    scores = np.empty((len(ids), len(tables)))
-    for column, (comparison, (name, table)) in enumerate(zip(comparisons, tables.items(), strict=True)):
-        if not by_people:
-            check_missing(name, [table], len(ids), recipe.pairs.max_skipped)
-        scores[:, column] = score_vector(table, prompt_ids, counts)
-        reject_negative(name, comparison, scores[:, column], ids, samples)
-    pool = None if recipe.start is None or by_people else _read_pool(recipe, run, prompt_ids)
-    return Columns(list(tables), comparisons, prompt_ids, counts, scores, pool)
+        counts = np.full(len(prompt_ids), samples)
+    scores = np.stack([score_vector(table, prompt_ids, counts) for table in tables.values()], axis=-1)
+    ids, numbers = np.repeat(prompt_ids, counts), _sample_numbers(counts)
+    for name, comparison, column in zip(tables, comparisons, scores.T, strict=True):
+        reject_negative(name, comparison, column, ids, numbers)
+    return Columns(
+        names=list(tables),
+        comparisons=list(comparisons),
+        prompt_ids=prompt_ids,
+        counts=counts,
+        scores=scores,
+        pool=pool,
+    )
 
 
-def _read_pool(recipe: Recipe, run: Run, prompt_ids: list[str]) -> np.ndarray:
-    """The base's scores of each prompt by the training rewards, filled up with NaN."""
-    artifact = run.artifact("pool")
-    tables = [artifact.read_table(f"{reward.name}.parquet") for reward in recipe.training_rewards]
+def _read_pool(artifact: Artifact, rewards: Sequence[RewardSection], prompt_ids: list[str]) -> np.ndarray:
+    """The base model's scores of every prompt, float64 [P, M, L]; NaN beyond a prompt's last sample."""
+    tables = [artifact.read_table(f"{reward.name}.parquet") for reward in rewards]
     counts = count_samples(tables[0], prompt_ids)
-    there = np.arange(counts.max()) < counts[:, None]
-    pool = np.full((*there.shape, len(tables)), np.nan)
+    present = np.arange(counts.max()) < counts[:, None]
+    pool = np.full((*present.shape, len(tables)), np.nan)
     for column, table in enumerate(tables):
-        pool[there, column] = score_vector(table, prompt_ids, counts)
+        pool[present, column] = score_vector(table, prompt_ids, counts)
     return pool
 
 
 def _read_labels(samples: Artifact) -> "pa.Table":
-    """prompt_id, sample and, as `score`, the label of every sample."""
+    """prompt_id, sample, and as `score` the label of every sample."""
     import pyarrow as pa
 
     names = ["prompt_id", "sample", "label"]
     return pa.concat_tables(read_samples(samples, columns=names)).rename_columns([*names[:2], "score"])
 
 
-def _arange(counts: np.ndarray) -> np.ndarray:
-    """0, 1, ... anew for every prompt."""
+def _sample_numbers(counts: np.ndarray) -> np.ndarray:
+    """0, 1, ..., counted anew for every prompt, int [S]."""
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -10,7 +10,7 @@ from capo.engine.progress import progress
 from capo.engine.seeds import stable_seed
 from capo.images import PAIR_WRITERS, Pair
 from capo.images.shard_files import read_samples
-from capo.pairing.pairs_file import PromptPairs, read_pairs
+from capo.pairing.training_pairs import PromptPairs, read_pairs
 from capo.prompts.table import read_prompts
 from capo.recipe import Recipe
 from capo.store import Run, atomic

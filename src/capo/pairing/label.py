@@ -5,7 +5,6 @@ that was compared is a pair that training may draw. Samples that were not compar
 each other.
 """
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -18,12 +17,11 @@ from capo.engine.seeds import stable_seed
 from capo.images.shard_files import read_samples
 from capo.method import PowerRatio
 from capo.pairing.columns import LABELS, Columns
-from capo.pairing.selecting import Pairs, pairs_table
+from capo.pairing.selecting import Pairs, pairs_metadata, pairs_table
 from capo.pairing.simulated_people import FIELD, Answer, People, load_people
 from capo.prompts import Prompt
 from capo.prompts.table import read_prompts
 from capo.recipe import Recipe
-from capo.rewards import describe_comparison
 from capo.scoring.score_table import decode_rows
 from capo.store import Artifact, Run
 
@@ -54,8 +52,7 @@ def label_samples(recipe: Recipe, run: Run) -> "tuple[pa.Table, list[Pairs]]":
             lists = pa.array(compared, pa.list_(pa.list_(pa.int32())))
             tables.append(pairs_table([prompt_id], labeled[-1]).append_column("compared", lists))
             bar.advance()
-    comparisons = {LABELS: describe_comparison(PowerRatio())}
-    metadata = {"rewards": json.dumps([LABELS]), "comparisons": json.dumps(comparisons)}
+    metadata = pairs_metadata([LABELS], [PowerRatio()])
     return pa.concat_tables(tables).replace_schema_metadata(metadata), labeled
 
 
@@ -63,7 +60,13 @@ def label_columns(table: "pa.Table", pairs: Sequence[Pairs]) -> Columns:
     """Return the labels in the form in which the calibration report reads the scores of rewards."""
     labels = np.concatenate([of_prompt.combined.ravel() for of_prompt in pairs])
     counts = np.array([of_prompt.combined.size for of_prompt in pairs])
-    return Columns([LABELS], [PowerRatio()], table["prompt_id"].to_pylist(), counts, labels[:, None])
+    return Columns(
+        names=[LABELS],
+        comparisons=[PowerRatio()],
+        prompt_ids=table["prompt_id"].to_pylist(),
+        counts=counts,
+        scores=labels[:, None],
+    )
 
 
 def _images_by_prompt(samples: Artifact) -> "Iterator[tuple[str, list[Image.Image]]]":
@@ -79,7 +82,13 @@ def _pairs(answers: Sequence[Answer], samples: int) -> Pairs:
     labels = np.full((1, samples), np.nan)
     for first, second, preferred in answers:
         labels[0, [first, second]] = preferred, 1 - preferred
-    return Pairs(labels[..., None], labels, labels == 1, labels == 0, np.zeros(labels.shape, dtype=bool))
+    return Pairs(
+        calibrated=labels[..., None],
+        combined=labels,
+        chosen=labels == 1,
+        rejected=labels == 0,
+        set_aside=np.zeros(labels.shape, dtype=bool),
+    )
 
 
 def _check_prompts(recipe: Recipe, people: People, prompts: Sequence[Prompt]) -> None:

@@ -1,4 +1,4 @@
-"""Stage `pair`: the chosen and rejected samples of every prompt."""
+"""Stage `pair`: select the chosen and rejected samples of every prompt."""
 
 from typing import Any
 
@@ -28,28 +28,28 @@ def pair_inputs(recipe: Recipe) -> dict[str, Any]:
 
 
 def pair(job: Job) -> None:
-    """Write `pairs.parquet`, a row a prompt, from scores, from labels, or from simulated people.
+    """Write `pairs.parquet`, one row per prompt, from scores, from labels, or from simulated people.
 
     Raises `RewardError` for a reward with too many missing scores, with scores that its comparison cannot
     take, or without a comparison, and when no prompt has a pair.
     """
     from capo.pairing.columns import LABELS, read_columns
     from capo.pairing.label import label_samples
-    from capo.pairing.selecting import choice, pair_samples, pairs_summary
+    from capo.pairing.selecting import pair_samples, pairs_summary, selection_rule
     from capo.rewards import RewardError
 
     recipe, run, artifact = job.recipe, job.run, job.artifact
     if recipe.pairs.people is not None:
-        table, labelled = label_samples(recipe, run)
+        table, labeled = label_samples(recipe, run)
         artifact.write_table("pairs.parquet", table)
-        artifact.commit(pairs_summary(labelled, [LABELS]))
+        artifact.commit(pairs_summary(labeled, [LABELS]))
         return
     columns = read_columns(recipe, run)
-    table, groups = pair_samples(columns, *choice(recipe))
-    if not any(pairs.chosen.any() for pairs in groups):
+    table, groups = pair_samples(columns, selection_rule(recipe.pairs, recipe.training_rewards))
+    if not any(group.chosen.any() for group in groups):
         raise RewardError(
-            f"no prompt has a pair: for all {len(table)} prompts, no sample is better than another by "
-            f"pairs.selection = {recipe.pairs.selection} of {', '.join(columns.names)}"
+            f"no prompt has a pair: for all {len(table)} prompts, pairs.selection {recipe.pairs.selection} "
+            f"finds no sample better than another by {', '.join(columns.names)}"
         )
     artifact.write_table("pairs.parquet", table)
     artifact.commit(pairs_summary(groups, columns.names))

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from capo.pairing.pair_table import PairTable
 from capo.recipe import Recipe
-from capo.reporting.pair_table import PairTable
 from capo.reporting.pictures import Gallery, Picture
 from capo.reporting.results_schema import Results
 from capo.store import Artifact, Run

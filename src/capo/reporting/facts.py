@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 
 from capo.diffusion import is_plugin_checkpoint
+from capo.pairing.underweighted import underweighted_rewards, underweighted_warning
 from capo.recipe import Recipe
 from capo.reporting import wording
 from capo.reporting.gather import Material
-
-DROWNED = 3.0
-"""A reward whose calibrated values spread this many times less than another's hardly counts."""
 
 
 def warnings(material: Material) -> list[str]:
@@ -37,15 +35,14 @@ def warnings(material: Material) -> list[str]:
             "the ends were cut off."
         )
     pairs = material.pairs
-    if len(pairs.rewards) > 1:
-        strongest, weakest = int(np.argmax(pairs.spread)), int(np.argmin(pairs.spread))
-        if pairs.spread[strongest] > DROWNED * pairs.spread[weakest]:
-            found.append(
-                f"{pairs.rewards[weakest]} hardly counts in the pairs: its calibrated rewards spread "
-                f"{wording.number(pairs.spread[weakest], 2)}, those of {pairs.rewards[strongest]} "
-                f"{wording.number(pairs.spread[strongest], 2)}. A lower temperature, a higher exponent "
-                "or a larger weight gives it more say."
-            )
+    strongest, weak = underweighted_rewards(pairs.spread)
+    for i in weak:
+        observed = underweighted_warning(
+            pairs.rewards[i], pairs.spread[i], pairs.rewards[strongest], pairs.spread[strongest]
+        )
+        found.append(
+            f"{observed}. A lower temperature, a higher exponent, or a larger weight makes it count more."
+        )
     return found
 
 

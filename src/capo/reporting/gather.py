@@ -3,13 +3,13 @@
 Nothing here needs a model: a report is made from what the stages left.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from capo.pairing.pair_table import PairTable
 from capo.recipe import Recipe
 from capo.reporting.examples import (
     Contrast,
@@ -19,7 +19,6 @@ from capo.reporting.examples import (
     pair_examples,
     read_prompts,
 )
-from capo.reporting.pair_table import PairTable
 from capo.reporting.results_schema import Results
 from capo.store import Run
 
@@ -72,9 +71,7 @@ def gather(recipe: Recipe, run: Run) -> Material:
     """
     results = Results.model_validate(run.artifact("evaluate").read_json("results.json"))
     prompts = read_prompts(run.artifact("prompts"))
-    table = run.artifact("pairs").read_table("pairs.parquet")
-    metadata = {key.decode(): value for key, value in (table.schema.metadata or {}).items()}
-    pairs = PairTable.from_arrow(table, tuple(json.loads(metadata["rewards"])))
+    pairs = PairTable.read(run.artifact("pairs"))
     scores = [f"scores/{reward.name}" for reward in recipe.rewards]
     return Material(
         recipe=recipe,
@@ -83,7 +80,7 @@ def gather(recipe: Recipe, run: Run) -> Material:
         examples=pair_examples(recipe, run, pairs, prompts),
         raw_scores={reward.name: raw_scores(run, reward.name) for reward in recipe.rewards},
         pairs=pairs,
-        comparisons=json.loads(metadata["comparisons"]),
+        comparisons=pairs.comparisons,
         training=_training(run),
         summaries={name: run.artifact(name).summary for name in ("samples", *scores, "train")},
         versions=_versions(run),

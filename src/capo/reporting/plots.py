@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
+from capo.pairing.pair_table import PairTable
 from capo.reporting import wording
 from capo.reporting.axes import Chart, Key, Scale, scale_over
-from capo.reporting.pair_table import PairTable
 
 BINS = 30
 CURVE_POINTS = 64

@@ -15,7 +15,7 @@ from capo.images.sample_table import sample_table
 from capo.images.shard_builder import ShardBuilder
 from capo.images.shard_files import read_samples
 from capo.method.clear_pairs import has_clear_pairs
-from capo.pairing.selecting import choice, make_pairs
+from capo.pairing.selecting import make_pairs, selection_rule
 from capo.recipe import Recipe
 from capo.rewards import Scored, build_comparison, reject_negative
 from capo.sampling.generate import sample_prompts
@@ -48,7 +48,7 @@ class _Waves:
         device = select_device(recipe.engine)
         self._raters = {s.name: Rater(s, device) for s in recipe.training_rewards}
         self._comparisons = [build_comparison(s) for s in recipe.training_rewards]
-        self._choice = choice(recipe)
+        self._rule = selection_rule(recipe.pairs, recipe.training_rewards)
 
     def __call__(self, shard: ShardBuilder) -> Iterator[list[tuple[int, int]]]:
         shard.scores = {name: [] for name in self._raters}
@@ -81,7 +81,7 @@ class _Waves:
 
     def _settled(self, scores: np.ndarray) -> np.ndarray:
         """Which prompts [P], of scores [P, n, L], have pairs that are clear."""
-        pairs = make_pairs(scores, self._comparisons, *self._choice)
+        pairs = make_pairs(scores, self._comparisons, self._rule)
         chosen, rejected = torch.from_numpy(pairs.chosen), torch.from_numpy(pairs.rejected)
         combined = torch.from_numpy(pairs.combined)
         return has_clear_pairs(chosen, rejected, combined, self._settings.margin).numpy()

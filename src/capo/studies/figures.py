@@ -1,7 +1,6 @@
 """The figures of a study's page: which data go on which axes."""
 
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,9 +8,9 @@ import numpy as np
 import torch
 
 from capo.method.weighting import flow_sigmoid_weight, sigmoid_weight
+from capo.pairing.pair_table import PairTable
 from capo.reporting.axes import Chart, Key, Scale, scale_over
 from capo.reporting.gather import raw_scores
-from capo.reporting.pair_table import PairTable
 from capo.reporting.plots import SERIES, Plot, calibrated_histogram, raw_histogram
 from capo.store import Run
 from capo.studies.runs import StudyRun
@@ -74,10 +73,8 @@ def weightings(runs: Sequence[StudyRun]) -> list[Plot]:
 def histograms(run: StudyRun) -> list[tuple[str, Plot, Plot | None]]:
     """Of the training samples: each reward's raw and, if it trains, calibrated scores (Fig. 6)."""
     opened = Run(run.directory)
-    arrow = opened.artifact("pairs").read_table("pairs.parquet")
-    names = tuple(json.loads((arrow.schema.metadata or {}).get(b"rewards", b"[]")))
-    pairs = PairTable.from_arrow(arrow, names)
-    columns = {name: pairs.calibrated[:, i] for i, name in enumerate(names)}
+    pairs = PairTable.read(opened.artifact("pairs"))
+    columns = {name: pairs.calibrated[:, i] for i, name in enumerate(pairs.rewards)}
     return [
         (
             reward.name,

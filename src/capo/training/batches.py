@@ -13,7 +13,7 @@ from torch import Tensor
 from capo.diffusion.process import Process
 from capo.engine.seeds import initial_noise, sample_seed, stable_seed
 from capo.method.selection import draw_pair
-from capo.pairing.pairs_file import PromptPairs
+from capo.pairing.training_pairs import PromptPairs
 from capo.recipe import TrainSection
 from capo.training.sample_files import Samples
 

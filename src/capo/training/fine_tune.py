@@ -18,7 +18,7 @@ from capo.engine.progress import say
 from capo.engine.ranks import Group
 from capo.images.disk_space import format_bytes
 from capo.method.objective_table import OBJECTIVES
-from capo.pairing.pairs_file import PromptPairs, read_pairs
+from capo.pairing.training_pairs import PromptPairs, read_pairs
 from capo.recipe import Recipe
 from capo.scoring.previous_round import PreviousRound, find_previous_round
 from capo.store import Artifact, Run

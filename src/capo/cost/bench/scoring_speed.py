@@ -11,7 +11,7 @@ from capo.cost.bench.measure import Row, Work, measure
 from capo.cost.bench.subject import Subject, changed, prompts
 from capo.diffusion import load_family
 from capo.diffusion.random_weights import RandomWeights
-from capo.pairing.selecting import choice, make_pairs
+from capo.pairing.selecting import make_pairs, selection_rule
 from capo.recipe import RewardSection
 from capo.rewards import build_comparison, load_reward, score_images
 
@@ -57,7 +57,8 @@ def _pairing(subject: Subject, selection: str) -> Iterator[Work]:
     # In (0, 1), where every comparison is defined.
     shape = (PROMPTS, recipe.generate.samples_per_prompt, len(rewards))
     scores = np.random.default_rng(0).random(shape)
-    yield lambda: make_pairs(scores, comparisons, *choice(recipe))
+    rule = selection_rule(recipe.pairs, recipe.training_rewards)
+    yield lambda: make_pairs(scores, comparisons, rule)
 
 
 def _picture(seed: int, size: tuple[int, int]) -> Image.Image:

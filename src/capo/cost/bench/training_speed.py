@@ -17,7 +17,7 @@ from capo.diffusion.policy import Policy
 from capo.diffusion.random_weights import RandomWeights
 from capo.engine.prefetch import prefetched
 from capo.images.shard_files import read_samples
-from capo.pairing.pairs_file import PromptPairs
+from capo.pairing.training_pairs import PromptPairs
 from capo.prompts import Prompt
 from capo.recipe import Recipe
 from capo.sampling.sampler import ImageRequest, sample_images

@@ -1,10 +1,12 @@
 """The flat form of the pairs, and their statistics worked by hand."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from capo.reporting.pair_table import PairTable
+from capo.pairing.pair_table import PairTable, delta_rewards
 
 ROWS = [
     {
@@ -42,7 +44,11 @@ def pairs() -> PairTable:
             "combined": pa.list_(pa.float64()),
         }
     )
-    return PairTable.from_arrow(pa.Table.from_pylist(ROWS, schema=schema), ("x", "y"))
+    return PairTable.from_arrow(pa.Table.from_pylist(ROWS, schema=described(schema, "x", "y")))
+
+
+def described(schema: pa.Schema, *rewards: str) -> pa.Schema:
+    return schema.with_metadata({"rewards": json.dumps(rewards), "comparisons": "{}"})
 
 
 def test_flattened(pairs: PairTable) -> None:
@@ -75,6 +81,22 @@ def test_correlation() -> None:
             "combined": [[0.7, 0.3]],
         }
     )
-    correlation = PairTable.from_arrow(table, ("x", "y", "z")).correlation
+    table = table.cast(described(table.schema, "x", "y", "z"))
+    correlation = PairTable.from_arrow(table).correlation
     np.testing.assert_allclose(correlation[:2, :2], 1.0)
     assert np.isnan(correlation[2]).all()
+
+
+def test_delta_rewards_pair_within_prompts_only() -> None:
+    """Against plain loops, with prompts of any number of samples, empty sets among them."""
+    rng = np.random.default_rng(0)
+    prompt = np.repeat(np.arange(12), rng.integers(0, 6, 12))
+    combined, sets = rng.random(len(prompt)), rng.integers(0, 3, len(prompt))
+    expected = [
+        combined[a] - combined[b]
+        for a in np.flatnonzero(sets == 1)
+        for b in np.flatnonzero(sets == 2)
+        if prompt[a] == prompt[b]
+    ]
+    assert len(expected) > 5
+    assert delta_rewards(prompt, combined, sets == 1, sets == 2).tolist() == expected
