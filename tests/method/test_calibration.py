@@ -271,9 +271,9 @@ def test_refuses_parameters_that_are_not_positive(value: float) -> None:
 
 
 def test_refuses_parameters_beyond_the_precision() -> None:
-    with pytest.raises(ValueError, match=r"temperature 1e-300 is beyond torch.float32"):
+    with pytest.raises(ValueError, match=r"temperature 1e-300 is out of range for torch.float32"):
         calibrate(torch.rand(3), BradleyTerry(1e-300))
-    with pytest.raises(ValueError, match=r"exponent 1e\+300 is beyond torch.float32"):
+    with pytest.raises(ValueError, match=r"exponent 1e\+300 is out of range for torch.float32"):
         calibrate(torch.rand(3), PowerRatio(1e300))
 
 
@@ -302,6 +302,7 @@ def test_power_ratio_refuses_negative_scores() -> None:
         calibrate(torch.ones(3, 4), PowerRatio(), scores)
 
 
+@pytest.mark.usefixtures("no_shape_checks")
 def test_refuses_shapes() -> None:
     with pytest.raises(ValueError, match=r"scores must hold at least 2 .* got shape \[5, 1\]"):
         calibrate(torch.ones(5, 1), BradleyTerry())
@@ -315,6 +316,7 @@ def test_refuses_shapes() -> None:
         Threshold()(torch.ones(3), torch.ones(4))
 
 
+@pytest.mark.usefixtures("no_shape_checks")
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float16, torch.bfloat16])
 def test_refuses_other_dtypes(dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match=f"scores must be float32 or float64, got {dtype}"):

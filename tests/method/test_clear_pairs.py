@@ -32,6 +32,7 @@ def test_the_mean_over_all_pairs_is_compared(values, margin):
             assert settled == (mean > margin)
 
 
+@pytest.mark.usefixtures("no_shape_checks")
 def test_by_hand():
     chosen = torch.tensor([[True, False, False, True], [False] * 4])
     rejected = torch.tensor([[False, True, False, False], [False] * 4])

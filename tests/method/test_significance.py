@@ -20,6 +20,7 @@ def noisy(count: int, mean: float, seed: int) -> torch.Tensor:
     return mean + torch.randn(count, generator=generator, dtype=torch.float64)
 
 
+@pytest.mark.usefixtures("no_shape_checks")
 def test_same_seed_win_rate_by_hand() -> None:
     """3>2, 1=1, 0<5: (1 + 1/2 + 0) / 3; and images that never meet do not matter."""
     candidate = torch.tensor([[3.0, 1.0, 0.0], [9.0, 0.0, 9.0]])
@@ -66,6 +67,7 @@ def test_paired_bootstrap_agrees_with_the_normal_test() -> None:
     assert found.p == pytest.approx(math.erfc(2 / math.sqrt(2)), abs=0.01)
 
 
+@pytest.mark.usefixtures("no_shape_checks")
 def test_paired_bootstrap_at_the_ends() -> None:
     zero, one = torch.zeros(5), torch.ones(5)
     assert paired_bootstrap(zero, zero, seed=0).p == 1.0

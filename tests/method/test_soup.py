@@ -228,6 +228,7 @@ class Lazy(Mapping[str, Tensor]):
         return len(self.state)
 
 
+@pytest.mark.usefixtures("no_shape_checks")
 def test_tensors_are_loaded_when_their_turn_comes() -> None:
     base, *policies = [Lazy(state) for state in states(3)]
     stream = soup_tensors(base, policies)
@@ -266,6 +267,7 @@ def test_refuses_to_overflow() -> None:
         soup(base, [first, second])
 
 
+@pytest.mark.usefixtures("no_shape_checks")
 def test_refuses_settings() -> None:
     base, first, second = states(3)
     with pytest.raises(ValueError, match="at least two policies, got 1"):
@@ -281,6 +283,7 @@ def test_refuses_settings() -> None:
         soup(base, [first, second], angle="layer")  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("no_shape_checks")
 def test_slerp_refuses() -> None:
     one = torch.ones(2)
     with pytest.raises(ValueError, match=r"amount must be in \[0, 1\], got 1.5"):

@@ -92,6 +92,7 @@ def test_extremes(dtype: torch.dtype) -> None:
     assert flow_log_snr(torch.tensor([0.0, 1.0], dtype=dtype)).tolist() == [math.inf, -math.inf]
 
 
+@pytest.mark.usefixtures("no_shape_checks")
 def test_dtypes() -> None:
     for function in (flow_time, flow_log_snr, ddpm_log_snr):
         assert function(torch.full((2, 3), 0.5, dtype=torch.bfloat16)).dtype == torch.float32

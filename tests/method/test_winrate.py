@@ -89,6 +89,7 @@ def test_standard_error_by_hand() -> None:
     assert standard_error(torch.tensor([0.0, 1.0, 2.0, 1.0])) == pytest.approx(math.sqrt(2 / 3) / 2)
 
 
+@pytest.mark.usefixtures("no_shape_checks")
 def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"candidate\[0, 1\] is nan"):
         win_rate(torch.tensor([[1.0, math.nan]]), torch.ones(1, 2))

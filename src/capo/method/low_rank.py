@@ -1,11 +1,12 @@
-"""Soups of LoRA policies: the updates ΔW = B A are merged, without ever being multiplied out.
+"""Soups of LoRA policies: merges the updates ΔW = B A without multiplying them out.
 
 Notation (name here -> LoRA, Hu et al. 2021):
     up, down        -> B [out, r] and A [r, in], with alpha / r folded into B
     update          -> ΔW = B A, the task vector of one module's weight
 
-A soup is linear in the updates, so it is exact at the sum of their ranks; merging the B and the A
-apart would be another thing, and wrong. Convolutions count as matrices, their window with the input.
+A soup is linear in the updates, so a rank equal to the sum of theirs represents it exactly. Merging the
+B and the A separately would not give the same update. A convolution counts as a matrix with its window
+in the input dimension.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .checks import check_everywhere, naming
@@ -21,13 +23,14 @@ from .soup import check_settings, checked_weights, linear_shares, slerp_shares
 
 @dataclass(frozen=True)
 class LowRank:
-    """The update of one module: `up` [out, r, ...] and `down` [r, in, ...], floating point."""
+    """The update of one module."""
 
-    up: Tensor
-    down: Tensor
+    up: Float[Tensor, "out rank_up *up_window"]
+    down: Float[Tensor, "r in *window"]
 
     @property
     def rank(self) -> int:
+        """r, the rank of the update."""
         return self.down.shape[0]
 
 
@@ -38,11 +41,11 @@ def low_rank_soup(
     angle: Literal["tensor", "global"] = "tensor",
     weights: Sequence[float] | None = None,
 ) -> dict[str, LowRank]:
-    """Module by module, the exact soup of several LoRA policies; its rank is the sum of theirs.
+    """Merge LoRA policies module by module into an exact soup, whose rank is the sum of theirs.
 
-    Multiplied out and added to any base, it is what `capo.method.soup.soup` makes of the full weights;
-    settings and their errors are as there. `policies` are updates by module name, with the same
-    modules. Raises `ValueError` naming the module for updates of unlike shapes, or not finite.
+    Multiplied out and added to a base, it equals what `capo.method.soup.soup` makes of the full weights.
+    Settings and their errors are the same. `policies` hold updates by module name and must have the same
+    modules. Raises `ValueError` naming the module if updates differ in shape or are not finite.
     """
     weights = checked_weights(len(policies), weights)
     check_settings(interpolation, angle)
@@ -63,10 +66,10 @@ def low_rank_soup(
 
 
 def refactored(update: LowRank, rank: int) -> tuple[LowRank, float, float]:
-    """The closest update of a smaller rank, by singular values (Eckart and Young).
+    """Compute the closest update of a lower rank from the singular values (Eckart and Young).
 
     Returns:
-        That update, with the squared Frobenius norms of what is lost and of the whole.
+        The update, and the squared Frobenius norms of what is lost and of the whole.
     """
     up, down = _matrices(update)
     left, left_core = torch.linalg.qr(up)
@@ -82,7 +85,7 @@ def refactored(update: LowRank, rank: int) -> tuple[LowRank, float, float]:
 
 
 def _gram(updates: Sequence[LowRank]) -> list[list[float]]:
-    """Inner products <B_i A_i, B_j A_j>, as the sum over (B_iᵀ B_j) * (A_i A_jᵀ): no larger than r x r."""
+    """The inner products <B_i A_i, B_j A_j>, as sums over (B_iᵀ B_j) * (A_i A_jᵀ), which are only r x r."""
     factors = [_matrices(update) for update in updates]
     return [
         [((up.T @ other_up) * (down @ other_down.T)).sum().item() for other_up, other_down in factors]
@@ -91,17 +94,20 @@ def _gram(updates: Sequence[LowRank]) -> list[list[float]]:
 
 
 def _weighted_sum(updates: Sequence[LowRank], shares: Sequence[float]) -> LowRank:
+    """The sum of share * update, by stacking the factors."""
     up = torch.cat([share * update.up for share, update in zip(shares, updates, strict=True)], dim=1)
     return LowRank(up, torch.cat([update.down for update in updates], dim=0))
 
 
-def _matrices(update: LowRank) -> tuple[Tensor, Tensor]:
-    """B [out, r] and A [r, in] in float64: a small angle needs it."""
+def _matrices(update: LowRank) -> tuple[Float[Tensor, "out r"], Float[Tensor, "r in"]]:
+    """B and A as float64 matrices; a small angle needs the precision."""
     return update.up.flatten(1).double(), update.down.flatten(1).double()
 
 
-def _shaped(factor: Tensor, like: Tensor, rank: int, dim: int) -> Tensor:
-    """A factor in the shape and dtype of `like` but of `rank`, filled up with zeros."""
+def _shaped(
+    factor: Float[Tensor, "rows columns"], like: Float[Tensor, "..."], rank: int, dim: int
+) -> Float[Tensor, "..."]:
+    """Pad a factor with zeros to `rank` along `dim`, in the shape and dtype of `like` otherwise."""
     shape = [*like.shape]
     shape[dim] = rank
     padding = (0, 0, 0, rank - len(factor)) if dim == 0 else (0, rank - factor.shape[1])

@@ -6,34 +6,23 @@ name, training uses the loss, and the report and the documentation describe it f
 This module does not import torch, so that reading a recipe stays fast.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pkgutil import resolve_name
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss on the margin of a pair, and what the other parts need to know about it."""
+    """A loss on the margin of a pair, and what other parts need to know about it."""
 
     path: str
-    """The loss as `module:function`, imported on first use: one value per pair, from the margin `[B]`
-    and, with `uses_delta_reward`, ΔR `[B]`."""
+    """The loss as `module:function`, imported on first use. It takes the margins `[B]` and, with
+    `uses_delta_reward`, ΔR `[B]`, and returns one value per pair."""
     formula: str
     """The loss of one pair in u, the margin, and ΔR."""
     source: str
     """The equation of the paper."""
     uses_delta_reward: bool
-    """True when the loss reads ΔR and therefore learns correctly from pairs with ΔR <= 0. Other
+    """True when the loss reads ΔR, so that it also learns correctly from pairs with ΔR <= 0. Other
     objectives would learn these pairs in reverse, so training drops them by default."""
-
-    def loss(self, margin: "Tensor", delta_reward: "Tensor") -> "Tensor":
-        """The loss `[B]` of pairs with these margins `[B]` and ΔR `[B]`."""
-        function: Callable[..., Tensor] = resolve_name(self.path)
-        return function(margin, delta_reward) if self.uses_delta_reward else function(margin)
 
 
 OBJECTIVES = {

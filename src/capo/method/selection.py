@@ -1,52 +1,55 @@
-"""Which samples of a prompt are chosen and which rejected (Sec. 4.3).
+"""Select the chosen and the rejected samples of a prompt (Sec. 4.3).
 
 Notation (name here -> paper):
     rewards             -> (R_ca^(1), ..., R_ca^(L))    calibrated rewards [..., N, L]
     combined            -> R̄_ca                         their mean [..., N], Eq. 8's reward
     chosen, rejected    -> X+, X-                       boolean masks over the N samples
-    N, L                -> samples of a prompt, rewards
+    P, N, L             -> prompts, samples of a prompt, rewards
 
-Masks say *sets*: a training step draws one pair from them. A prompt that yields no pair has
-both masks empty.
+The masks are sets, from which a training step draws one pair. Both masks are empty for a prompt that
+yields no pair.
 """
 
 import math
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .checks import check_everywhere, check_finite, check_same_shape, check_samples
 
-_PROMPTS_AT_ONCE = 4096  # bounds the memory, and what fits the processor's caches is faster
+_PROMPTS_AT_ONCE = 4096  # bounds the memory; chunks that fit the processor's caches are faster
 
 
 class Selection(NamedTuple):
-    """The chosen and the rejected samples of each prompt, two disjoint masks `[..., N]`."""
+    """The chosen and the rejected samples of every prompt, as two disjoint masks."""
 
-    chosen: Tensor
-    rejected: Tensor
+    chosen: Bool[Tensor, "*P N"]
+    rejected: Bool[Tensor, "*P N"]
 
 
-def combine(rewards: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The weighted mean over the rewards, the ensemble that CaPO's target compares (Sec. 4.3).
+def combine(
+    rewards: Float[Tensor, "*P N L"], weights: Float[Tensor, " L"] | None = None
+) -> Float[Tensor, "*P N"]:
+    """Compute the weighted mean over the rewards, whose difference is CaPO's target (Sec. 4.3).
 
     Args:
-        rewards: `[..., N, L]`, float32 or float64.
-        weights: `[L]`, at least 0 and not all 0; only their ratios matter. Uniform when None.
+        rewards: float32 or float64.
+        weights: at least 0 and not all 0; only their ratios matter. Uniform if None.
 
     Returns:
-        `[..., N]`; samples with equal rewards get equal values to the last bit.
+        The combined reward; samples with equal rewards get exactly equal values.
 
     Raises:
-        ValueError: for non-finite rewards (with the index) or unfit weights.
+        ValueError: if rewards are not finite (names the index) or the weights are invalid.
     """
     _check_rewards(rewards, at_least=1)
     count = rewards.shape[-1]
     if weights is None:
         weights = torch.ones(count)
     if weights.shape != (count,):
-        raise ValueError(f"weights {list(weights.shape)} must be one number a reward, [{count}]")
+        raise ValueError(f"weights {list(weights.shape)} must be one number per reward, [{count}]")
     check_everywhere("weights", weights, torch.isfinite(weights) & (weights >= 0), "finite and >= 0")
     shares = weights.tolist()
     if math.fsum(shares) <= 0:
@@ -57,27 +60,27 @@ def combine(rewards: Tensor, weights: Tensor | None = None) -> Tensor:
     return combined
 
 
-def upper_frontier(rewards: Tensor) -> Tensor:
-    """Sec. 4.3: the samples that no other sample of their prompt dominates.
+def upper_frontier(rewards: Float[Tensor, "*P N L"]) -> Bool[Tensor, "*P N"]:
+    """Return the samples that no other sample of their prompt dominates (Sec. 4.3).
 
-    One sample dominates another when it is at least as good by every reward and better by at
-    least one. (The paper prints only the first half, by which twins dominate each other.)
+    One sample dominates another if it is at least as good by every reward and better by at least one.
+    (The paper prints only the first half, by which identical samples dominate each other.)
 
     Args:
-        rewards: `[..., N, L]`, float32 or float64; raw scores give the same frontier.
+        rewards: float32 or float64; raw scores give the same frontier.
 
     Returns:
-        bool `[..., N]`; at least one sample of every prompt is on it.
+        A mask with at least one sample of every prompt.
 
     Raises:
-        ValueError: for non-finite rewards (with the index) or a missing dimension.
+        ValueError: if rewards are not finite (names the index) or lack a dimension.
     """
     _check_rewards(rewards, at_least=1)
     return _undominated(rewards)
 
 
-def lower_frontier(rewards: Tensor) -> Tensor:
-    """Sec. 4.3: the samples that dominate no other sample; `upper_frontier` upside down.
+def lower_frontier(rewards: Float[Tensor, "*P N L"]) -> Bool[Tensor, "*P N"]:
+    """Return the samples that dominate no other sample of their prompt (Sec. 4.3).
 
     Arguments, result and errors as in `upper_frontier`.
     """
@@ -85,18 +88,18 @@ def lower_frontier(rewards: Tensor) -> Tensor:
     return _undominated(-rewards)
 
 
-def select_frontier(rewards: Tensor) -> Selection:
-    """Frontier-based rejection sampling (FRS, Sec. 4.3): X+ = U \\ D and X- = D.
+def select_frontier(rewards: Float[Tensor, "*P N L"]) -> Selection:
+    """Select by frontier-based rejection sampling (FRS, Sec. 4.3): X+ = U \\ D and X- = D.
 
-    U and D are the upper and the lower frontier; a sample on both stays in D alone. Where
-    nothing is left to choose (no sample dominates another, identical samples included) the
-    prompt yields no pair. For L = 1 this is best-worst with all ties included.
+    U and D are the upper and the lower frontier; a sample on both stays in D only. A prompt in which
+    no sample dominates another, for example because all are identical, yields no pair. For L = 1 this
+    is best-worst with all ties included.
 
     Args:
-        rewards: `[..., N, L]`, N >= 2, float32 or float64.
+        rewards: float32 or float64, N >= 2.
 
     Raises:
-        ValueError: for non-finite rewards (with the index), N < 2 or a missing dimension.
+        ValueError: if rewards are not finite (names the index), N < 2, or a dimension is missing.
     """
     _check_rewards(rewards, at_least=2)
     lower = _undominated(-rewards)
@@ -104,12 +107,12 @@ def select_frontier(rewards: Tensor) -> Selection:
     return Selection(chosen, lower & chosen.any(dim=-1, keepdim=True))
 
 
-def select_sum(rewards: Tensor, weights: Tensor | None = None) -> Selection:
-    """The baseline SUM (Sec. 5.2): best and worst by the (weighted) mean of the rewards.
+def select_sum(rewards: Float[Tensor, "*P N L"], weights: Float[Tensor, " L"] | None = None) -> Selection:
+    """Select the best and the worst sample by the (weighted) mean of the rewards: SUM (Sec. 5.2).
 
     Args:
-        rewards: `[..., N, L]`, N >= 2, float32 or float64.
-        weights: `[L]`, as in `combine`.
+        rewards: float32 or float64, N >= 2.
+        weights: as in `combine`.
 
     Raises:
         ValueError: as `combine` and `select_best_worst`.
@@ -117,16 +120,16 @@ def select_sum(rewards: Tensor, weights: Tensor | None = None) -> Selection:
     return select_best_worst(combine(rewards, weights))
 
 
-def select_best_worst(reward: Tensor) -> Selection:
-    """Best-of-N against worst-of-N (Fig. 2c): one sample each, the first on a tie.
+def select_best_worst(reward: Float[Tensor, "*P N"]) -> Selection:
+    """Select the best and the worst of N samples (Fig. 2c), the first of tied ones.
 
-    A prompt whose samples all tie yields no pair: any labels would be arbitrary.
+    A prompt whose samples all tie yields no pair, because any labels would be arbitrary.
 
     Args:
-        reward: `[..., N]`, N >= 2, float32 or float64.
+        reward: float32 or float64, N >= 2.
 
     Raises:
-        ValueError: for non-finite rewards (with the index) or N < 2.
+        ValueError: if rewards are not finite (names the index) or N < 2.
     """
     check_finite("reward", reward)
     check_samples("reward", reward, at_least=2)
@@ -136,26 +139,31 @@ def select_best_worst(reward: Tensor) -> Selection:
     return Selection(_first(reward == best) & distinct, _first(reward == worst) & distinct)
 
 
-def allowed_pairs(chosen: Tensor, rejected: Tensor, combined: Tensor, min_margin: float | None) -> Tensor:
-    """Every (chosen, rejected) pair of one prompt that training may draw.
+def allowed_pairs(
+    chosen: Bool[Tensor, " N"],
+    rejected: Bool[Tensor, " N"],
+    combined: Float[Tensor, " N"],
+    min_margin: float | None,
+) -> Int[Tensor, "pairs 2"]:
+    """Return every (chosen, rejected) pair of one prompt that training may draw.
 
     Args:
-        chosen: bool `[N]`, X+.
-        rejected: bool `[N]`, X-, disjoint from `chosen`.
-        combined: `[N]`, the combined reward; NaN is fine for samples in neither set.
-        min_margin: keep only pairs whose `combined` differs by more than this (DPO and IPO
-            need 0, or they learn some pairs the wrong way round). None keeps every pair.
+        chosen: X+.
+        rejected: X-, disjoint from `chosen`.
+        combined: the combined reward; may be NaN for samples in neither set.
+        min_margin: keep only pairs whose ΔR exceeds this; None keeps every pair. Objectives that
+            ignore ΔR need 0, because they learn pairs with ΔR < 0 in reverse.
 
     Returns:
-        int64 `[n, 2]`, sample indices in lexicographic order; n may be 0.
+        int64 sample indices in lexicographic order; possibly no pair.
 
     Raises:
-        ValueError: for masks that overlap or shapes that differ, or a selected sample without
-            a finite combined reward.
+        ValueError: if the masks overlap, shapes differ, or a selected sample has no finite combined
+            reward.
     """
     check_same_shape(chosen=chosen, rejected=rejected, combined=combined)
     if chosen.ndim != 1:
-        raise ValueError(f"one prompt at a time: chosen must be [N], got {list(chosen.shape)}")
+        raise ValueError(f"chosen must be [N], the samples of one prompt, got {list(chosen.shape)}")
     if chosen.dtype != torch.bool or rejected.dtype != torch.bool:
         raise ValueError(f"chosen and rejected must be bool, got {chosen.dtype}, {rejected.dtype}")
     check_everywhere("chosen", chosen, ~(chosen & rejected), "False where rejected is True")
@@ -167,11 +175,11 @@ def allowed_pairs(chosen: Tensor, rejected: Tensor, combined: Tensor, min_margin
     return allowed.nonzero()
 
 
-def draw_pair(allowed: Tensor, generator: torch.Generator) -> tuple[int, int]:
-    """One of the `allowed` pairs `[n, 2]`, uniformly: (chosen, rejected) sample indices.
+def draw_pair(allowed: Int[Tensor, "pairs 2"], generator: torch.Generator) -> tuple[int, int]:
+    """Draw one of the allowed pairs uniformly, as (chosen, rejected) sample indices.
 
     Raises:
-        ValueError: when there is no pair to draw.
+        ValueError: if there is no pair to draw.
     """
     if allowed.ndim != 2 or allowed.shape[-1] != 2 or len(allowed) == 0:
         raise ValueError(f"allowed must be [n, 2] with at least one pair, got {list(allowed.shape)}")
@@ -180,23 +188,23 @@ def draw_pair(allowed: Tensor, generator: torch.Generator) -> tuple[int, int]:
     return chosen, rejected
 
 
-def _undominated(rewards: Tensor) -> Tensor:
-    """`upper_frontier` without its checks."""
+def _undominated(rewards: Float[Tensor, "*P N L"]) -> Bool[Tensor, "*P N"]:
+    """Return the upper frontier without checking the rewards."""
     prompts = torch.split(rewards.reshape(-1, *rewards.shape[-2:]), _PROMPTS_AT_ONCE)
     masks = [_undominated_rows(prompt.movedim(-1, 0).contiguous()) for prompt in prompts]
     return torch.cat(masks).reshape(rewards.shape[:-1])
 
 
-def _undominated_rows(columns: Tensor) -> Tensor:
-    """The undominated samples, bool `[P, N]`, of the rewards `[L, P, N]`."""
+def _undominated_rows(columns: Float[Tensor, "L P N"]) -> Bool[Tensor, "P N"]:
+    """Return the samples that no other sample dominates, from one matrix per reward."""
     dominated = torch.zeros_like(columns[0], dtype=torch.bool)
     for k in range(columns.shape[-1]):
         dominated |= _dominates(columns[..., k : k + 1], columns)
     return ~dominated
 
 
-def _dominates(first: Tensor, second: Tensor) -> Tensor:
-    """Whether `first[L, ...]` dominates `second[L, ...]`: nowhere worse and somewhere better."""
+def _dominates(first: Float[Tensor, "L P 1"], second: Float[Tensor, "L P N"]) -> Bool[Tensor, "P N"]:
+    """Return whether `first` dominates `second`: worse by no reward, and better by at least one."""
     better = worse = torch.zeros((), dtype=torch.bool, device=first.device)
     for a, b in zip(first, second, strict=True):
         better = better | (a > b)
@@ -204,8 +212,8 @@ def _dominates(first: Tensor, second: Tensor) -> Tensor:
     return better & ~worse
 
 
-def _first(mask: Tensor) -> Tensor:
-    """`mask` with only its first True of the last dimension left."""
+def _first(mask: Bool[Tensor, "*P N"]) -> Bool[Tensor, "*P N"]:
+    """Keep only the first True of every row."""
     return mask & (mask.cumsum(dim=-1) == 1)
 
 

@@ -1,4 +1,4 @@
-"""Several policies into one: spherical and linear model soups (Eq. 29, App. B).
+"""Merge several policies into one: spherical and linear model soups (Eq. 29, App. B).
 
 Notation (name here -> paper):
     base, first, second     -> theta_0, theta_1, theta_2
@@ -7,12 +7,12 @@ Notation (name here -> paper):
     amount                  -> lambda of Eq. 29 (not a log-SNR), in [0, 1]
     gram[i][j]              -> inner products of the task vectors i and j
 
-    weights                 -> how much each policy counts; equal in the paper
+    weights                 -> relative weights of the policies; equal in the paper
     shares                  -> the coefficients c_i below
 
-A soup of k policies is `base + sum of c_i * task_vector_i`. Merging them one after another
-only needs their inner products, so the same few lines serve one tensor, a whole model taken
-as one vector, and any number of policies, and no more than one tensor a model is in memory.
+A soup of k policies is `base + sum of c_i * task_vector_i`. The coefficients depend only on the inner
+products of the task vectors. So the same code merges one tensor or a whole model taken as one vector,
+for any number of policies, with one tensor per model in memory.
 """
 
 import math
@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from .checks import check_everywhere, check_same_dtype, check_same_shape, full_precision, naming
@@ -28,24 +29,29 @@ _OPPOSITE = 1e-3  # radians from pi within which two task vectors count as oppos
 _CANCELLED = 1e-12  # share of its terms' squared lengths below which a sum counts as zero
 
 
-def slerp(base: Tensor, first: Tensor, second: Tensor, amount: float) -> Tensor:
-    """Eq. 29: from `first` (amount 0) to `second` (amount 1) along the arc around `base`.
+def slerp(
+    base: Float[Tensor, "*shape"],
+    first: Float[Tensor, "*shape"],
+    second: Float[Tensor, "*shape"],
+    amount: float,
+) -> Float[Tensor, "*shape"]:
+    """Interpolate from `first` (amount 0) to `second` (amount 1) along the arc around `base` (Eq. 29).
 
-    Linear interpolation where there is no arc: task vectors that are parallel, opposite (no
-    arc is shortest, and Eq. 29 divides by 0) or zero.
+    Interpolates linearly if no arc is defined: for task vectors that are parallel, opposite (no arc is
+    shortest, and Eq. 29 divides by 0) or zero.
 
     Args:
-        base: one tensor of the model both were tuned from, any floating dtype.
-        first: the tensor in one policy, of the same shape and dtype.
-        second: the tensor in the other.
+        base: one tensor of the model that both policies were tuned from, any floating dtype.
+        first: the tensor in one policy, of the same dtype.
+        second: the tensor in the other policy, of the same dtype.
         amount: in [0, 1].
 
     Returns:
-        A tensor of that dtype, computed in float32 (float64 stays so).
+        A tensor of the same dtype, computed in float32 (float64 stays float64).
 
     Raises:
-        ValueError: for shapes or dtypes that differ, integers, weights that are not finite
-            (with the index), or an amount outside [0, 1].
+        ValueError: if shapes or dtypes differ, values are integers or not finite (names the index), or
+            the amount is outside [0, 1].
     """
     if not 0 <= amount <= 1:
         raise ValueError(f"amount must be in [0, 1], got {amount}")
@@ -63,27 +69,26 @@ def soup(
     angle: Literal["tensor", "global"] = "tensor",
     weights: Sequence[float] | None = None,
 ) -> dict[str, Tensor]:
-    """One state dict out of several policies tuned from `base`.
+    """Merge the state dicts of several policies tuned from `base` into one.
 
-    `slerp` merges the policies one after another, the k-th with amount 1/k (App. B) or, with
-    weights, with its weight's share of those so far; the order matters a little. `linear` takes
-    the weighted mean. Integer tensors must agree and are kept.
+    `slerp` merges the policies one after another, the k-th with amount 1/k (App. B). With weights, the
+    amount is the share of its weight in the sum so far. The order has a small effect. `linear` takes
+    the weighted mean. Integer tensors must be equal in all models and are kept.
 
     Args:
-        base: the state dict all policies started from; any mapping, also one that loads lazily.
+        base: the state dict that all policies started from; any mapping, including lazily loading ones.
         policies: two or more, with the keys, shapes and dtypes of `base`.
         interpolation: `slerp` (Eq. 29) or `linear`.
-        angle: for `slerp`, one angle for each tensor or one for all of them as a single vector
+        angle: for `slerp`, one angle per tensor, or one global angle of all tensors as a single vector
             (which reads every tensor twice).
-        weights: one for each policy, at least 0; only their ratios matter. Equal when None.
+        weights: one per policy, at least 0; only their ratios matter. Equal if None.
 
     Returns:
-        name -> tensor in the order, dtypes and devices of `base`.
+        name -> tensor, in the order, dtypes and devices of `base`.
 
     Raises:
-        ValueError: naming the key for tensors that are missing, unexpected, unlike in shape or
-            dtype, not finite, or unequal integers; for fewer than two policies or contradictory
-            settings.
+        ValueError: naming the key, if a tensor is missing, unexpected, not finite, differs in shape or
+            dtype, or holds different integers; if there are fewer than two policies or invalid settings.
     """
     return dict(soup_tensors(base, policies, interpolation=interpolation, angle=angle, weights=weights))
 
@@ -96,16 +101,16 @@ def soup_tensors(
     angle: Literal["tensor", "global"] = "tensor",
     weights: Sequence[float] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """`soup`, tensor by tensor: with lazily loading mappings only one name is in memory.
+    """Yield the tensors of `soup` one by one, so that lazily loading mappings keep one name in memory.
 
-    Arguments and errors as in `soup`; tensors are checked when their turn comes.
+    Arguments and errors as in `soup`; a tensor is checked just before it is merged.
     """
     weights = checked_weights(len(policies), weights)
     check_settings(interpolation, angle)
     for k, policy in enumerate(policies):
-        if unlike := sorted(set(base) ^ set(policy)):
-            kind = "has an unexpected" if unlike[0] in set(policy) else "lacks"
-            raise ValueError(f"policy {k} {kind} tensor {unlike[0]!r} ({len(unlike)} differ from the base)")
+        if names := sorted(set(base) ^ set(policy)):
+            kind = "has an unexpected" if names[0] in set(policy) else "lacks"
+            raise ValueError(f"policy {k} {kind} tensor {names[0]!r} ({len(names)} differ from the base)")
     shares = None
     if interpolation == "linear":
         shares = linear_shares(weights)
@@ -115,16 +120,16 @@ def soup_tensors(
 
 
 def linear_shares(weights: Sequence[float]) -> list[float]:
-    """The shares of the task vectors in a weighted mean."""
+    """Return the shares of the task vectors in a weighted mean."""
     return [weight / math.fsum(weights) for weight in weights]
 
 
 def slerp_shares(gram: Sequence[Sequence[float]], weights: Sequence[float]) -> list[float]:
-    """The shares of the task vectors after merging them one by one along arcs (Eq. 29, App. B).
+    """Return the shares of the task vectors after merging them one by one along arcs (Eq. 29, App. B).
 
     Args:
         gram: the inner products [k][k] of the task vectors.
-        weights: as of `soup`; the k-th policy is merged with amount w_k / (w_1 + ... + w_k).
+        weights: as in `soup`; the k-th policy is merged with amount w_k / (w_1 + ... + w_k).
     """
     shares, total = [1.0], weights[0]
     for k in range(1, len(gram)):
@@ -132,7 +137,7 @@ def slerp_shares(gram: Sequence[Sequence[float]], weights: Sequence[float]) -> l
         product = math.fsum(shares[i] * gram[i][k] for i in indices)
         square = math.fsum(shares[i] * shares[j] * gram[i][j] for i in indices for j in indices)
         if square <= _CANCELLED * math.fsum(shares[i] ** 2 * gram[i][i] for i in indices):
-            square = 0.0  # opposite vectors cancelled; what is left is rounding, without direction
+            square = 0.0  # opposite vectors canceled, and the rest is rounding error
         total += weights[k]
         amount = weights[k] / total if total > 0 else 0.0
         keep, add = _arc_shares(_angle(product, square, gram[k][k]), amount)
@@ -146,7 +151,7 @@ def _merge(
     shares: list[float] | None,
     weights: Sequence[float],
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor with the given shares of the policies, or with its own angle's when None."""
+    """Yield the merged tensors; if `shares` is None, every tensor uses its own angle."""
     for name in base:
         with naming(f"tensor {name!r}"):
             merged, tuned = _load(name, base, policies)
@@ -156,20 +161,20 @@ def _merge(
 
 
 def _arc_shares(angle: float, amount: float) -> list[float]:
-    """The two coefficients of Eq. 29; (1 - amount, amount) where there is no arc."""
+    """The two coefficients of Eq. 29, or (1 - amount, amount) if no arc is defined."""
     if angle == 0 or math.pi - angle < _OPPOSITE:
         return [1 - amount, amount]
     return [math.sin((1 - amount) * angle) / math.sin(angle), math.sin(amount * angle) / math.sin(angle)]
 
 
 def _angle(product: float, first_square: float, second_square: float) -> float:
-    """Omega from inner products; 0 when a vector is zero and has no direction."""
+    """Omega from inner products; 0 if a vector is zero and has no direction."""
     length = math.sqrt(first_square) * math.sqrt(second_square)
     return math.acos(max(-1.0, min(1.0, product / length))) if length > 0 else 0.0
 
 
-def _gram(base: Tensor, policies: Sequence[Tensor]) -> list[list[float]]:
-    """The inner products of the task vectors, in float64: an angle near 0 or pi needs it."""
+def _gram(base: Float[Tensor, "*shape"], policies: Sequence[Float[Tensor, "*shape"]]) -> list[list[float]]:
+    """The inner products of the task vectors in float64; angles near 0 or pi need the precision."""
     start = full_precision("base", base)
     vectors = torch.stack([(full_precision("policy", p) - start).flatten().double() for p in policies])
     gram: list[list[float]] = (vectors @ vectors.T).tolist()
@@ -179,9 +184,9 @@ def _gram(base: Tensor, policies: Sequence[Tensor]) -> list[list[float]]:
 def task_vector_gram(
     base: Mapping[str, Tensor], policies: Sequence[Mapping[str, Tensor]]
 ) -> list[list[float]]:
-    """The inner products [k][k] of the policies' task vectors over all tensors, in float64.
+    """Compute the inner products [k][k] of the task vectors over all tensors, in float64.
 
-    Raises `ValueError` naming a tensor that `soup` would refuse.
+    Raises `ValueError` naming a tensor that `soup` would reject.
     """
     total = [[0.0] * len(policies) for _ in policies]
     for name in base:
@@ -193,7 +198,9 @@ def task_vector_gram(
     return total
 
 
-def _add(base: Tensor, policies: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+def _add(
+    base: Float[Tensor, "*shape"], policies: Sequence[Float[Tensor, "*shape"]], shares: Sequence[float]
+) -> Float[Tensor, "*shape"]:
     """The base plus the sum of share * task vector, accumulated in float32, in the dtype of `base`."""
     start = full_precision("base", base)
     merged = start.clone()
@@ -206,7 +213,7 @@ def _add(base: Tensor, policies: Sequence[Tensor], shares: Sequence[float]) -> T
 
 def _load(
     name: str, base: Mapping[str, Tensor], policies: Sequence[Mapping[str, Tensor]]
-) -> tuple[Tensor, list[Tensor]]:
+) -> tuple[Shaped[Tensor, "*shape"], list[Shaped[Tensor, "*shape"]]]:
     """The tensors called `name`, checked and detached."""
     start = base[name].detach()
     tuned = [policy[name].detach() for policy in policies]
@@ -215,7 +222,7 @@ def _load(
 
 
 def _check_like(base: Tensor, others: dict[str, Tensor]) -> None:
-    """Refuse tensors unlike `base` in shape or dtype, not finite, or unequal integers."""
+    """Raise `ValueError` unless all are finite and match `base` in shape, dtype and integer values."""
     check_same_shape(base=base, **others)
     check_same_dtype(base=base, **others)
     for name, tensor in {"base": base, **others}.items():
@@ -226,6 +233,7 @@ def _check_like(base: Tensor, others: dict[str, Tensor]) -> None:
 
 
 def check_settings(interpolation: str, angle: str) -> None:
+    """Raise `ValueError` for unknown settings of a soup."""
     if interpolation not in ("slerp", "linear"):
         raise ValueError(f"interpolation must be 'slerp' or 'linear', got {interpolation!r}")
     if angle not in ("tensor", "global"):
@@ -233,7 +241,10 @@ def check_settings(interpolation: str, angle: str) -> None:
 
 
 def checked_weights(count: int, weights: Sequence[float] | None) -> Sequence[float]:
-    """The weights, equal ones when None; refuses what is no weighting of `count` policies."""
+    """Return the weights, equal ones if None.
+
+    Raises `ValueError` unless they are valid weights for `count` policies.
+    """
     if count < 2:
         raise ValueError(f"a soup needs at least two policies, got {count}")
     if weights is None:

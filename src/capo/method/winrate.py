@@ -1,64 +1,65 @@
-"""How often a tuned model beats the base model, and how sure that is (App. B.2).
+"""How often a tuned model beats the base model, and the uncertainty of that number (App. B.2).
 
 Notation:
     candidate, base     raw scores of the images of two models by one reward
-    values              one number a prompt, as the win-rates of `win_rate`
-    P, K, K'            prompts; images of a prompt from either model
+    values              one number per prompt, such as the win-rates from `win_rate`
+    P, K, J             prompts; images of a prompt from the candidate and from the base
 """
 
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .calibration import Threshold
 from .checks import check_finite, check_same_dtype, check_same_shape, check_samples
 
-_DRAWS_AT_ONCE = 4_000_000  # bounds the memory of the bootstrap: 8 bytes each, twice
+_DRAWS_AT_ONCE = 4_000_000  # bounds the memory of the bootstrap: two arrays of 8 bytes per draw
 
 
-def win_rate(candidate: Tensor, base: Tensor) -> Tensor:
-    """App. B.2: the share of the K x K' comparisons of a prompt that the candidate wins.
+def win_rate(candidate: Float[Tensor, "*P K"], base: Float[Tensor, "*P J"]) -> Float[Tensor, "*P"]:
+    """Compute the share of the K x J comparisons of a prompt that the candidate wins (App. B.2).
 
     Ties count half. Swapping the models gives one minus the win-rate.
 
     Args:
-        candidate: `[P, K]`, K >= 1, float32 or float64.
-        base: `[P, K']`, K' >= 1, of the same dtype.
+        candidate: float32 or float64, K >= 1.
+        base: of the same dtype, J >= 1.
 
     Returns:
-        `[P]` in [0, 1], of the dtype of the scores.
+        In [0, 1], with the dtype of the scores.
 
     Raises:
-        ValueError: for non-finite scores (with the index) or shapes or dtypes that differ.
+        ValueError: if scores are not finite (names the index), or shapes or dtypes differ.
     """
     _check_scores(candidate, base)
     if candidate.shape[:-1] != base.shape[:-1]:
         raise ValueError(
             f"candidate {list(candidate.shape)} and base {list(base.shape)} must be [P, K] and "
-            "[P, K'] with the same P"
+            "[P, J] with the same P"
         )
     wins = candidate.new_zeros(candidate.shape[:-1])
-    for k in range(base.shape[-1]):  # counts of halves: exact
+    for k in range(base.shape[-1]):  # sums of halves are exact
         wins += Threshold()(candidate, base[..., k : k + 1]).sum(dim=-1)
     return wins / (candidate.shape[-1] * base.shape[-1])
 
 
-def same_seed_win_rate(candidate: Tensor, base: Tensor) -> Tensor:
-    """The share of a prompt's K images that beat the other model's image from the same noise.
+def same_seed_win_rate(candidate: Float[Tensor, "*P K"], base: Float[Tensor, "*P K"]) -> Float[Tensor, "*P"]:
+    """Compute the share of a prompt's images that beat the other model's image from the same noise.
 
-    Ties count half. Only images that share their noise meet, so that what the noise decides is the
-    same on both sides; `win_rate` lets every image meet every other.
+    Ties count half. Images are compared only if they share their noise, so that its influence is the
+    same on both sides. `win_rate` compares all images with each other.
 
     Args:
-        candidate: `[P, K]`, K >= 1, float32 or float64.
-        base: `[P, K]`, of the same dtype.
+        candidate: float32 or float64, K >= 1.
+        base: of the same dtype.
 
     Returns:
-        `[P]` in [0, 1], of the dtype of the scores.
+        In [0, 1], with the dtype of the scores.
 
     Raises:
-        ValueError: for non-finite scores (with the index) or shapes or dtypes that differ.
+        ValueError: if scores are not finite (names the index), or shapes or dtypes differ.
     """
     _check_scores(candidate, base)
     check_same_shape(candidate=candidate, base=base)
@@ -66,21 +67,21 @@ def same_seed_win_rate(candidate: Tensor, base: Tensor) -> Tensor:
 
 
 def bootstrap_interval(
-    values: Tensor, seed: int, confidence: float = 0.95, resamples: int = 10_000
+    values: Float[Tensor, " P"], seed: int, confidence: float = 0.95, resamples: int = 10_000
 ) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean, drawn over prompts.
+    """Compute the percentile bootstrap interval of the mean, resampling prompts.
 
     Args:
-        values: `[P]`, float32 or float64, P >= 1.
-        seed: decides the resamples; the same seed and values give the same interval.
-        confidence: in (0, 1), the share of resampled means inside the interval.
-        resamples: how many; at least 1.
+        values: float32 or float64, P >= 1.
+        seed: determines the resamples; the same seed and values give the same interval.
+        confidence: the share of resampled means inside the interval, in (0, 1).
+        resamples: number of bootstrap samples, at least 1.
 
     Returns:
         (low, high), in the units of `values`.
 
     Raises:
-        ValueError: for values that are not finite or not `[P]`, or settings out of range.
+        ValueError: if values are not finite or not one-dimensional, or a setting is out of range.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
@@ -90,27 +91,27 @@ def bootstrap_interval(
     return low, high
 
 
-def standard_error(values: Tensor) -> float:
-    """The standard error of the mean over prompts, `std / sqrt(P)` with P - 1 in the variance.
+def standard_error(values: Float[Tensor, " P"]) -> float:
+    """Compute the standard error of the mean over prompts: `std / sqrt(P)`, with P - 1 in the variance.
 
     Args:
-        values: `[P]`, float32 or float64, P >= 2.
+        values: float32 or float64, P >= 2.
 
     Raises:
-        ValueError: for values that are not finite, not `[P]`, or fewer than two.
+        ValueError: if values are not finite, not one-dimensional, or fewer than two.
     """
     check_values(values, at_least=2)
     return values.detach().double().std().item() / math.sqrt(len(values))
 
 
-def resampled_means(values: Tensor, seed: int, resamples: int) -> Tensor:
-    """The means of bootstrap samples: P of the `values` [P], drawn with replacement.
+def resampled_means(values: Float[Tensor, " P"], seed: int, resamples: int) -> Float[Tensor, " resamples"]:
+    """Compute the means of bootstrap samples: P of the values, drawn with replacement.
 
     Returns:
-        `[resamples]`, float64, on the CPU; equal for equal values and seed.
+        float64, on the CPU; equal for equal values and seed.
 
     Raises:
-        ValueError: for values that are not finite or not `[P]`, or no resample.
+        ValueError: if values are not finite or not one-dimensional, or `resamples` is below 1.
     """
     check_values(values, at_least=1)
     if resamples < 1:
@@ -126,7 +127,7 @@ def resampled_means(values: Tensor, seed: int, resamples: int) -> Tensor:
 
 
 def check_values(values: Tensor, at_least: int) -> None:
-    """Refuse anything but `at_least` finite values, one a prompt."""
+    """Raise `ValueError` unless there are `at_least` finite values, one per prompt."""
     check_finite("values", values)
     if values.ndim != 1 or len(values) < at_least:
         raise ValueError(f"values must be [P] with P >= {at_least}, got {list(values.shape)}")

@@ -18,7 +18,7 @@ from capo.diffusion.family import Family
 from capo.diffusion.policy import Policy
 from capo.engine.memory import explain_out_of_memory
 from capo.engine.ranks import Group
-from capo.method.objective import denoising_error, implicit_accuracy, implicit_reward
+from capo.method.objective import denoising_error, implicit_accuracy, implicit_reward, preference_loss
 from capo.method.objective_table import OBJECTIVES
 from capo.recipe import TrainSection
 from capo.training.average import Average
@@ -120,7 +120,7 @@ class Trainer:
         margin = chosen - rejected
         relative = (policy_error / reference_error - 1).chunk(2)
         return {
-            "loss": OBJECTIVES[section.objective].loss(margin, batch.delta_reward),
+            "loss": preference_loss(OBJECTIVES[section.objective], margin, batch.delta_reward),
             "rewards/margins": margin,
             "rewards/accuracies": implicit_accuracy(margin),
             "rewards/chosen": chosen,
