@@ -1,4 +1,4 @@
-"""A page taken apart by an HTML parser, for tests of what is and is not in it."""
+"""An HTML page as a list of elements and text, for tests."""
 
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -8,7 +8,7 @@ VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 @dataclass
 class Element:
-    """A tag as it stands in the page."""
+    """An opening tag with its attributes."""
 
     tag: str
     attributes: dict[str, str]
@@ -16,7 +16,7 @@ class Element:
 
 @dataclass
 class ParsedPage(HTMLParser):
-    """`elements` in order; `text` of the visible part; both without what is marked `data-wall-clock`."""
+    """`elements` in order, and `text` of the visible part. Both omit elements marked `data-wall-clock`."""
 
     source: str
     elements: list[Element] = field(default_factory=list)
@@ -27,7 +27,7 @@ class ParsedPage(HTMLParser):
         self._open: list[tuple[str, bool]] = []
         self.feed(self.source)
         self.close()
-        assert not self._open, f"left open: {self._open}"
+        assert not self._open, f"not closed: {self._open}"
 
     @property
     def text(self) -> str:
@@ -35,9 +35,9 @@ class ParsedPage(HTMLParser):
 
     @property
     def vocabulary(self) -> set[tuple[str, str]]:
-        """Every (tag, attribute) there is; ("p", "") for the tag itself."""
-        found = {(e.tag, "") for e in self.elements}
-        return found | {(e.tag, name) for e in self.elements for name in e.attributes}
+        """All pairs (tag, attribute), with ("p", "") for the tag itself."""
+        tags = {(e.tag, "") for e in self.elements}
+        return tags | {(e.tag, name) for e in self.elements for name in e.attributes}
 
     def all(self, tag: str) -> list[Element]:
         return [e for e in self.elements if e.tag == tag]

@@ -1,4 +1,4 @@
-"""Calibration, selection and win-rates the plain way, for made-up runs."""
+"""Calibration, selection and win-rates for synthetic runs, implemented independently of capo."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from capo.recipe import RewardSection
 
 
 def pair_row(raw: list[list[float | None]], names: Sequence[str], selection: str) -> dict[str, Any]:
-    """Calibrate and select one prompt's samples the plain way."""
+    """Calibrate the samples of one prompt and select the pair sets."""
     kept = [k for k, row in enumerate(raw) if None not in row]
     values = np.array([raw[k] for k in kept], dtype=float)
     ratio = np.array([name == "vqa" for name in names])
@@ -40,7 +40,7 @@ def results(
     scores: Mapping[tuple[str, str], np.ndarray],
     correct: Mapping[str, np.ndarray] | None,
 ) -> dict[str, Any]:
-    """The content of `results.json`, from scores [P, K] by model and reward and verdicts by model."""
+    """Return the content of `results.json` from scores [P, K] by model and reward, and verdicts by model."""
     names = sorted({p.category for p in prompts})
     categories = {c: [i for i, p in enumerate(prompts) if p.category == c] for c in names}
     models = sorted({model for model, _ in scores})
@@ -127,7 +127,7 @@ def _judge(categories: Mapping[str, list[int]], correct: Mapping[str, np.ndarray
 
 
 def _means(scores: Mapping[tuple[str, str], np.ndarray], reward: str) -> np.ndarray:
-    """Tuned less base, of each prompt."""
+    """Tuned minus base, per prompt."""
     return np.asarray((scores["tuned", reward] - scores["base", reward]).mean(axis=1))
 
 

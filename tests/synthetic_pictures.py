@@ -1,4 +1,4 @@
-"""Pictures for made-up runs: shapes on plain grounds, worse the lower their quality."""
+"""Pictures for synthetic runs: shapes on plain backgrounds, with more errors at lower quality."""
 
 import io
 
@@ -12,7 +12,7 @@ PLACES = ((0.3, 0.3), (0.7, 0.7), (0.7, 0.28), (0.28, 0.72), (0.5, 0.5))
 
 
 def draw_png(count: int, color: str, shape: str, quality: float, pixels: int, seed: int) -> bytes:
-    """`count` shapes of a colour; a low quality (about -3 to 3) draws one too many, or the wrong colour."""
+    """Draw `count` shapes of a color. Low quality (about -3 to 3) adds a shape or uses the wrong color."""
     rng = np.random.default_rng(seed)
     side = pixels * 4 if pixels < 128 else pixels
     ground = tuple(int(v) for v in rng.integers(214, 244) + rng.integers(-6, 6, 3))

@@ -1,8 +1,8 @@
-"""A whole run directory with made-up but plausible contents, in the documented formats.
+"""A complete run directory with synthetic but plausible contents, in the documented formats.
 
     make_run(path, Options(prompts=24, judge=False))
 
-No model is loaded: pictures are drawn, scores are drawn around what the pictures show.
+No model is loaded: pictures are drawn, and scores are random values that follow the drawn quality.
 """
 
 import json
@@ -27,7 +27,7 @@ NUMBERS = ("", "a", "two", "three", "four")
 
 @dataclass(frozen=True)
 class Options:
-    """What the run is like; texts replace the made-up prompts one after the other."""
+    """Properties of the run. `texts` replace the first prompts."""
 
     prompts: int = 24
     samples: int = 16
@@ -89,7 +89,7 @@ def make_recipe(options: Options) -> Recipe:
 
 
 def make_run(path: Path, options: Options = Options()) -> tuple[Recipe, Run]:
-    """Write every artifact but the report; the run is closed again."""
+    """Write all artifacts except the report, and close the run."""
     recipe = make_recipe(options)
     with Run.open(path, recipe) as run:
         _Maker(options, recipe, run).make()
@@ -113,7 +113,7 @@ class _Maker:
     def make(self) -> None:
         for number, (name, fill) in enumerate(self._stages()):
             artifact = self.run.artifact(name)
-            artifact.begin({"made-up": True})
+            artifact.begin({"synthetic": True})
             artifact.commit(fill(artifact))
             self.run.record_timing(
                 name,
@@ -183,7 +183,7 @@ class _Maker:
         return draw_png(prompt.count, prompt.color, prompt.shape, quality, self.options.pixels, seed)
 
     def _quality(self, model: str, prompt: _Prompt, sample: int) -> float:
-        """How well an image does, about 0 with standard deviation 1; the tuned model does better."""
+        """The quality of an image: mean 0, standard deviation 1, higher for the tuned model."""
         seed_of = "base" if model == "tuned" else model
         rng = np.random.default_rng(stable_seed("quality", seed_of, prompt.prompt_id, sample))
         return float(rng.normal() + (self.options.gain if model == "tuned" else 0.0))
@@ -330,7 +330,7 @@ class _Maker:
         return self._quality(model, prompt, sample) > -0.4
 
     def _array(self, prompts: Sequence[_Prompt], of: Callable[..., Any], *key: str) -> np.ndarray:
-        """`of(*key, prompt, sample)` for every evaluation image [P, K]."""
+        """Return `of(*key, prompt, sample)` for all evaluation images [P, K]."""
         return np.array([[of(*key, p, k) for k in range(self.options.evaluation_samples)] for p in prompts])
 
 

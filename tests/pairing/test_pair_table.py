@@ -1,4 +1,4 @@
-"""The flat form of the pairs, and their statistics worked by hand."""
+"""The pairs as flat arrays, and statistics checked by hand."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""One made-up run and its page, shared by the tests of this folder."""
+"""A synthetic run, its page, and a browser, shared by the tests of this folder."""
 
 import shutil
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from capo.reporting.gather import Material, gather
-from capo.reporting.page import render
+from capo.reporting.report_page import render
 from synthetic_run import Options, make_run
 
 
@@ -32,7 +32,7 @@ def page(page_file: Path) -> str:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """A Chromium of the system, through playwright; skips where either is missing."""
+    """The system's Chromium, driven by playwright; skips if either is missing."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     executable = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
     if executable is None:

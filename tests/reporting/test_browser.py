@@ -1,4 +1,4 @@
-"""The page in a real browser: desktop and phone, light and dark."""
+"""The report in a real browser: desktop and phone, light and dark."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from capo.reporting.gather import gather
-from capo.reporting.page import render
+from capo.reporting.report_page import render
 from synthetic_run import Options, make_run
 
 SCREENS = [(1280, 900), (390, 844)]
@@ -16,14 +16,14 @@ SCREENS = [(1280, 900), (390, 844)]
 @pytest.mark.parametrize("size", SCREENS, ids=["desktop", "phone"])
 def test_loads_clean(browser: Any, page_file: Path, size: tuple[int, int], scheme: str) -> None:
     tab = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
-    said: list[str] = []
-    asked: list[str] = []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("request", lambda request: asked.append(request.url))
+    messages: list[str] = []
+    requests: list[str] = []
+    tab.on("console", lambda message: messages.append(message.text))
+    tab.on("pageerror", lambda error: messages.append(str(error)))
+    tab.on("request", lambda request: requests.append(request.url))
     tab.goto(page_file.as_uri())
-    assert said == []
-    assert [url for url in asked if not url.startswith("data:")] == [page_file.as_uri()]
+    assert messages == []
+    assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()]
     tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert tab.evaluate("document.documentElement.scrollWidth") <= size[0]
     images = tab.evaluate(
@@ -38,19 +38,19 @@ def test_loads_clean(browser: Any, page_file: Path, size: tuple[int, int], schem
 def test_chart_labels_stay_apart_and_inside(browser: Any, page_file: Path, size: tuple[int, int]) -> None:
     tab = browser.new_page(viewport={"width": size[0], "height": size[1]})
     tab.goto(page_file.as_uri())
-    troubles = tab.evaluate(
+    problems = tab.evaluate(
         """() => [...document.querySelectorAll('svg.chart, svg.forest')].flatMap(svg => {
             const frame = svg.getBoundingClientRect();
             const texts = [...svg.querySelectorAll('text')];
             const labels = texts.map(t => [t.textContent, t.getBoundingClientRect()]);
-            const out = labels.filter(([, r]) => r.left < frame.left - 1 || r.right > frame.right + 1);
-            const over = labels.flatMap(([a, r], i) => labels.slice(i + 1).filter(([, q]) =>
+            const outside = labels.filter(([, r]) => r.left < frame.left - 1 || r.right > frame.right + 1);
+            const overlaps = labels.flatMap(([a, r], i) => labels.slice(i + 1).filter(([, q]) =>
                 r.left < q.right && q.left < r.right && r.top < q.bottom - 2 && q.top < r.bottom - 2
             ).map(([b]) => `${a} over ${b}`));
-            return [...out.map(([a]) => `${a} outside`), ...over];
+            return [...outside.map(([a]) => `${a} outside`), ...overlaps];
         })"""
     )
-    assert troubles == []
+    assert problems == []
     tab.close()
 
 
@@ -80,7 +80,7 @@ def test_long_names_and_prompts_fit(browser: Any, tmp_path: Path, size: tuple[in
 
 
 def test_text_is_readable(browser: Any, page_file: Path) -> None:
-    """Contrast of at least 4.5 (WCAG AA) of all text against the page, in both schemes."""
+    """All text has a contrast of at least 4.5 (WCAG AA) with the page, in both schemes."""
     for scheme in ("light", "dark"):
         tab = browser.new_page(color_scheme=scheme)
         tab.goto(page_file.as_uri())

@@ -1,4 +1,4 @@
-"""Which prompts and images are shown."""
+"""The selection and the encoding of the images on the page."""
 
 import io
 from pathlib import Path
@@ -8,15 +8,15 @@ import pytest
 from PIL import Image
 
 from capo.recipe import ReportSection
-from capo.reporting.examples import LARGEST_SET, PAIR_PIXELS, SIDE_BY_SIDE_PIXELS, Shown, spread
+from capo.reporting.examples import LARGEST_SET, PAIR_PIXELS, SIDE_BY_SIDE_PIXELS, ShownPrompt, spread
 from capo.reporting.gather import gather
 from capo.reporting.pictures import Gallery, embed
 from capo.store import WorkspaceError
 from synthetic_run import Options, make_run
 
 
-def prompts(*categories: str | None) -> list[Shown]:
-    return [Shown(str(i), f"prompt {i}", category) for i, category in enumerate(categories)]
+def prompts(*categories: str | None) -> list[ShownPrompt]:
+    return [ShownPrompt(str(i), f"prompt {i}", category) for i, category in enumerate(categories)]
 
 
 def test_spread_takes_turns_among_categories() -> None:
@@ -24,7 +24,7 @@ def test_spread_takes_turns_among_categories() -> None:
     assert [p.prompt_id for p in found] == ["4", "0", "5", "2"]
 
 
-def test_spread_of_few_or_uncategorised_prompts() -> None:
+def test_spread_of_few_or_uncategorized_prompts() -> None:
     assert [p.prompt_id for p in spread(prompts(None, None, None, None), 2)] == ["0", "2"]
     assert len(spread(prompts("a", "b", "a"), 10)) == 3
     assert spread([], 3) == []
@@ -58,7 +58,7 @@ def test_embedded(side: int, shown: int, kind: str) -> None:
 
 
 def test_a_page_of_photographs_stays_below_three_megabytes() -> None:
-    """Every set full, and pictures as grainy as a sharp photograph."""
+    """All sets are full, and the pictures are as grainy as a sharp photograph."""
     rng = np.random.default_rng(0)
     soft = Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).resize(
         (512, 512), Image.Resampling.BICUBIC

@@ -1,4 +1,4 @@
-"""Whatever texts the data hold, the page has only the template's elements and attributes."""
+"""Text from data never adds elements or attributes to the page."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from capo.reporting.gather import Material, gather
-from capo.reporting.page import render
+from capo.reporting.report_page import render
 from parsed_page import ParsedPage
 from synthetic_run import Options, make_run
 
@@ -24,7 +24,7 @@ HOSTILE = (
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Material:
-    """A run whose every free text is hostile."""
+    """A run in which all free text is hostile."""
     options = Options(
         prompts=len(HOSTILE),
         samples=6,
@@ -45,7 +45,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Material:
 
 
 def _with_names(material: Material, names: dict[str, str]) -> Material:
-    """The material with its rewards renamed, past the recipe's rules for names."""
+    """The material with its rewards renamed, bypassing the recipe's rules for names."""
     results = material.results
     judge = results.judge and results.judge.model_copy(update={"name": HOSTILE[0]})
     rewards = tuple(r.model_copy(update={"name": names[r.name]}) for r in results.rewards)
@@ -62,9 +62,9 @@ def _with_names(material: Material, names: dict[str, str]) -> Material:
         | {f"scores/{name}": {"missing": 1} for name in names.values()},
         versions={HOSTILE[0]: HOSTILE[1]},
         timings=tuple(replace(t, artifact=HOSTILE[0], device=HOSTILE[1]) for t in material.timings),
-        contrasts=tuple(
+        side_by_side=tuple(
             replace(c, scores=tuple((names[n], base, tuned) for n, base, tuned in c.scores))
-            for c in material.contrasts
+            for c in material.side_by_side
         ),
     )
 
@@ -84,7 +84,7 @@ def test_addresses_are_anchors_and_data(hostile: Material) -> None:
                 assert address.startswith(("#", "data:image/png;", "data:image/jpeg;")) or address == "data:,"
 
 
-def test_hostile_texts_are_shown_as_they_are(hostile: Material) -> None:
+def test_hostile_text_appears_verbatim(hostile: Material) -> None:
     text = ParsedPage(render(hostile)).text
     for words in HOSTILE[:7]:
         assert words in text
@@ -107,14 +107,14 @@ def test_hostile_page_in_a_browser(hostile: Material, tmp_path: Path, browser: o
     path = tmp_path / "index.html"
     path.write_text(render(hostile), encoding="utf-8")
     tab = browser.new_page()
-    alarms: list[str] = []
-    tab.on("dialog", lambda dialog: alarms.append(dialog.message))
-    tab.on("console", lambda message: alarms.append(message.text))
+    alerts: list[str] = []
+    tab.on("dialog", lambda dialog: alerts.append(dialog.message))
+    tab.on("console", lambda message: alerts.append(message.text))
     tab.goto(path.as_uri())
     assert tab.evaluate("document.querySelectorAll('script, iframe, object, embed, form, base').length") == 0
     handlers = (
         "[...document.querySelectorAll('*')].flatMap(e => e.getAttributeNames()).filter(n => /^on/.test(n))"
     )
     assert tab.evaluate(handlers) == []
-    assert alarms == []
+    assert alerts == []
     tab.close()

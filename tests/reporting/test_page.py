@@ -1,4 +1,4 @@
-"""What the page shows, and what it leaves out."""
+"""The content of the report."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from capo.reporting.gather import Material, gather
-from capo.reporting.page import render
 from capo.reporting.report import write_report
+from capo.reporting.report_page import render
 from capo.store import Run, WorkspaceError
 from capo.store.step import Job
 from parsed_page import ParsedPage
@@ -17,7 +17,7 @@ SECTIONS = ["results", "judge", "images", "pairs", "rewards", "training", "use",
 
 
 def small(**changes: object) -> Options:
-    """A run that is quick to make."""
+    """Options of a small run."""
     usual = Options(prompts=6, samples=6, evaluation_prompts=8, evaluation_samples=2, steps=20)
     return replace(usual, **changes)  # type: ignore[arg-type]
 
@@ -50,11 +50,11 @@ def test_headline_numbers(page: str, material: Material) -> None:
         assert f"{100 * category.tuned:.1f}%" in text
 
 
-def test_images_are_those_asked_for(page: str, material: Material) -> None:
+def test_number_of_images_follows_the_recipe(page: str, material: Material) -> None:
     alternatives = [e.attributes["alt"] for e in ParsedPage(page).all("img")]
-    contrasts = material.recipe.report.side_by_side
-    assert sum(a.startswith("base model: ") for a in alternatives) == contrasts
-    assert sum(a.startswith("tuned model: ") for a in alternatives) == contrasts
+    count = material.recipe.report.side_by_side
+    assert sum(a.startswith("base model: ") for a in alternatives) == count
+    assert sum(a.startswith("tuned model: ") for a in alternatives) == count
     assert len(material.examples) == material.recipe.report.pair_examples
     assert sum(a.startswith("chosen sample") for a in alternatives) == sum(
         len(e.chosen) for e in material.examples
@@ -73,7 +73,7 @@ def test_accessible_tables_and_figures(page: str) -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_what_was_not_measured_is_absent(tmp_path: Path) -> None:
+def test_sections_without_data_are_absent(tmp_path: Path) -> None:
     bare = small(
         training_rewards=("preference",),
         held_out=(),
@@ -85,25 +85,26 @@ def test_what_was_not_measured_is_absent(tmp_path: Path) -> None:
     )
     parsed = page_of(tmp_path / "run", bare)
     assert headings(parsed) == ["results", "rewards", "training", "use", "settings"]
-    shown = parsed.text[: parsed.text.index("The recipe, every default written out")]
+    recipe_heading = "The complete recipe"
+    visible = parsed.text[: parsed.text.index(recipe_heading)]
     for word in ("judge", "chance", "held out", "Validation", "frontiers"):
-        assert word not in shown
+        assert word not in visible
     assert not parsed.all("img")
 
 
-def test_the_judge_is_drawn_along_training(material: Material) -> None:
+def test_judge_is_plotted_over_training_steps(material: Material) -> None:
     drawn = [svg.attributes.get("aria-label", "") for svg in ParsedPage(render(material)).all("svg")]
-    (found,) = [label for label in drawn if label.startswith("Images found right over training steps")]
-    assert "policy ends at" in found
-    assert "base ends at 0.6" in found
+    (label,) = [label for label in drawn if label.startswith("Correct images")]
+    assert "policy ends at" in label
+    assert "base ends at 0.6" in label
 
 
 def test_warnings_come_before_the_results(tmp_path: Path) -> None:
     parsed = page_of(tmp_path / "run", small(warnings=("The held-out reward fell.",), missing=3, unread=2))
-    assert parsed.text.index("The held-out reward fell.") < parsed.text.index("Win-rates over the base")
-    assert "preference gave no score for 3 of 36 images" in parsed.text
-    assert "2 prompts are longer than preference reads; it judged by the beginning." in parsed.text
-    assert "Samples set aside without a score3" in parsed.text
+    assert parsed.text.index("The held-out reward fell.") < parsed.text.index("Win-rate by reward")
+    assert "no score for 3 of 36 images" in parsed.text
+    assert "2 prompts are longer than preference" in parsed.text
+    assert "Samples without a score3" in parsed.text
 
 
 def test_an_underweighted_reward_is_named(material: Material) -> None:
@@ -171,7 +172,7 @@ def test_needs_the_evaluation(tmp_path: Path) -> None:
 )
 def test_loading_code(tmp_path: Path, changes: dict[str, object], lines: list[str]) -> None:
     recipe, run = make_run(tmp_path / "run", small(**changes))
-    from capo.reporting.facts import loading_code
+    from capo.reporting.loading_code import loading_code
 
     code = loading_code(gather(recipe, run))
     compile(code, "loading", "exec")

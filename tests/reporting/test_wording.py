@@ -1,4 +1,4 @@
-"""Numbers and verdicts in words."""
+"""Formatted numbers and verdicts."""
 
 import pytest
 
@@ -59,7 +59,7 @@ def results(
     held_out: tuple[float, float] | None = None,
     judge: tuple[float, float] | None = None,
 ) -> Results:
-    """Results whose middle values lie between the bounds given."""
+    """Results with these bounds; values lie in the middle."""
 
     def reward(name: str, use: str, bounds: tuple[float, float]) -> dict[str, object]:
         rate = {"win_rate": sum(bounds) / 2, "low": bounds[0], "high": bounds[1]}
@@ -93,20 +93,20 @@ def results(
 
 
 @pytest.mark.parametrize(
-    ("found", "tone", "words"),
+    ("outcome", "tone", "words"),
     [
-        (results(0.55, 0.65), "better", "beats its base"),
-        (results(0.45, 0.65), "unclear", "cannot be told from its base"),
-        (results(0.35, 0.45), "worse", "loses to its base"),
-        (results(0.55, 0.65, held_out=(0.52, 0.6)), "better", "the held-out reward other agrees at 56.0%"),
-        (results(0.55, 0.65, held_out=(0.48, 0.6)), "better", "is undecided"),
-        (results(0.55, 0.65, held_out=(0.4, 0.48)), "mixed", "reward hacking is likely"),
-        (results(0.55, 0.65, judge=(-0.1, -0.02)), "mixed", "reward hacking is likely"),
-        (results(0.55, 0.65, judge=(0.02, 0.1)), "better", "accepts 66.0% of its images and 60.0%"),
-        (results(0.35, 0.45, judge=(-0.1, -0.02)), "worse", "loses to its base"),
+        (results(0.55, 0.65), "better", "beats"),
+        (results(0.45, 0.65), "unclear", "no clear difference"),
+        (results(0.35, 0.45), "worse", "loses"),
+        (results(0.55, 0.65, held_out=(0.52, 0.6)), "better", "other agrees (56.0%)"),
+        (results(0.55, 0.65, held_out=(0.48, 0.6)), "better", "undecided"),
+        (results(0.55, 0.65, held_out=(0.4, 0.48)), "mixed", "reward hacking"),
+        (results(0.55, 0.65, judge=(-0.1, -0.02)), "mixed", "reward hacking"),
+        (results(0.55, 0.65, judge=(0.02, 0.1)), "better", "66.0% of its images, compared with 60.0%"),
+        (results(0.35, 0.45, judge=(-0.1, -0.02)), "worse", "loses"),
     ],
 )
-def test_verdict(found: Results, tone: str, words: str) -> None:
-    verdict = wording.verdict(found)
+def test_verdict(outcome: Results, tone: str, words: str) -> None:
+    verdict = wording.verdict(outcome)
     assert verdict.tone == tone
     assert words in verdict.sentence

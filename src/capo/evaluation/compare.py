@@ -64,12 +64,12 @@ def _page(
     found: Mapping[str, object],
 ) -> str:
     from capo.reporting.evaluation_page import render_evaluation
-    from capo.reporting.examples import Shown
+    from capo.reporting.examples import ShownPrompt
     from capo.reporting.extremes import Scores, extremes
     from capo.reporting.pictures import Gallery
     from capo.reporting.results_schema import Results
 
-    shown = [Shown(prompt.prompt_id, prompt.text, prompt.category) for prompt in prompts]
+    shown = [ShownPrompt(prompt.prompt_id, prompt.text, prompt.category) for prompt in prompts]
     rewards = [
         Scores(reward.name, reward.use, scores[reward.name]["base"], scores[reward.name]["tuned"])
         for reward in recipe.rewards

@@ -1,1 +1,1 @@
-"""The report of a run: its artifacts gathered, drawn and written as one inert page."""
+"""HTML pages of runs, evaluations and studies, with their charts. Pages run no scripts and load nothing."""

@@ -1,8 +1,7 @@
-"""A small SVG chart: scales, ticks and marks, styled only by the page's classes.
+"""SVG charts: scales, ticks and marks, styled by the classes of the page.
 
-Charts are drawn here rather than by a plotting library so that they follow the page's colours
-in light, dark and print, keep their text as text, weigh a few kilobytes and are equal byte for
-byte whenever their data are.
+A plotting library could not give what these charts need: the page's colors in light, dark and print,
+text as text, a size of a few kilobytes, and equal bytes for equal data.
 """
 
 import math
@@ -22,7 +21,7 @@ Values = Sequence[float] | np.ndarray
 
 @dataclass(frozen=True)
 class Key:
-    """An entry of a legend: the class and kind (line, circle, square, star) of its mark."""
+    """An entry of a legend: its label, and the class and kind (line, circle, square, star) of its mark."""
 
     label: str
     css: str
@@ -33,7 +32,7 @@ class Key:
 class Scale:
     """A linear axis from `low` to `high` with its ticks, in data units.
 
-    `power` is the power of ten taken out of the tick labels: it belongs into the axis' label.
+    `power` is the power of ten that the tick labels leave out; the label of the axis states it.
     """
 
     low: float
@@ -43,7 +42,7 @@ class Scale:
     percent: bool = False
 
     def fraction(self, value: float) -> float:
-        """Where `value` lies between the ends, 0 to 1."""
+        """Return the position of `value` between the ends, 0 to 1."""
         return (value - self.low) / (self.high - self.low)
 
     def label(self, tick: float) -> str:
@@ -54,7 +53,7 @@ class Scale:
         return text.replace("-", "\N{MINUS SIGN}") + ("%" if self.percent else "")
 
     def unit(self, label: str) -> str:
-        """The axis' label, with the power of ten the ticks are in."""
+        """Return the label of the axis with the power of ten of its ticks."""
         if not self.power:
             return label
         return f"{label} (\N{MULTIPLICATION SIGN}{power_of_ten(self.power)})"
@@ -68,9 +67,9 @@ def scale_over(
     percent: bool = False,
     snug: bool = False,
 ) -> Scale:
-    """An axis of round ticks that covers the finite `values` and `include`.
+    """Return an axis with round ticks that covers the finite `values` and `include`.
 
-    `wanted` is about how many ticks there are; `snug` ends the axis at the data instead of at a tick.
+    `wanted` is the approximate number of ticks. `snug` ends the axis at the data instead of at a tick.
     """
     finite = [float(v) for v in (*values, *include) if math.isfinite(v)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
@@ -90,7 +89,7 @@ def scale_over(
 
 
 class Chart:
-    """Marks on two axes, in the order they are added; coordinates are in data units."""
+    """Marks on two axes, drawn in the order they are added; coordinates are in data units."""
 
     def __init__(self, x: Scale, y: Scale, x_label: str, y_label: str) -> None:
         self.x, self.y = x, y
@@ -100,14 +99,14 @@ class Chart:
         self._marks.append(Markup('<path class="line {}" d="{}"/>').format(css, self._path(xs, ys)))
 
     def band(self, xs: Values, low: Values, high: Values, css: str) -> None:
-        """The area between `low` and `high`."""
-        there, back = self._path(xs, high), self._path(xs[::-1], low[::-1])
+        """Shade the area between `low` and `high`."""
+        upper, lower = self._path(xs, high), self._path(xs[::-1], low[::-1])
         self._marks.append(
-            Markup('<path class="band {}" d="{}L{}Z"/>').format(css, there, back.removeprefix("M"))
+            Markup('<path class="band {}" d="{}L{}Z"/>').format(css, upper, lower.removeprefix("M"))
         )
 
     def bars(self, edges: Values, heights: Values, css: str) -> None:
-        """Bars between neighbouring `edges`, from zero, as one path."""
+        """Draw bars between neighboring `edges`, from zero, as one path."""
         parts = []
         zero = _n(self.y_at(0.0))
         for left, right, top in zip(edges[:-1], edges[1:], heights, strict=True):
@@ -125,7 +124,7 @@ class Chart:
         self._rule(css, str(LEFT), str(WIDTH - RIGHT), at, at)
 
     def points(self, xs: Values, ys: Values, css: str, shape: str = "circle") -> None:
-        """Marks of one `shape`: circle, square or star."""
+        """Draw marks of one `shape`: circle, square or star."""
         draw = {"circle": _circle, "square": _square, "star": _star}[shape]
         path = "".join(draw(self.x_at(x), self.y_at(y)) for x, y in zip(xs, ys, strict=True))
         self._marks.append(Markup('<path class="point {}" d="{}"/>').format(css, path))
@@ -137,7 +136,7 @@ class Chart:
         return HEIGHT - BOTTOM - self.y.fraction(value) * (HEIGHT - BOTTOM - TOP)
 
     def svg(self, description: str) -> Markup:
-        """The chart as an element; `description` is what a reader who cannot see it is told."""
+        """Return the chart as an element; screen readers read the `description`."""
         return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
             WIDTH, HEIGHT, description, Markup("").join(self._marks)
         )
@@ -171,13 +170,13 @@ class Chart:
 
 
 def _round_step(rough: float) -> float:
-    """The nearest of 1, 2, 5 times a power of ten that is not below `rough`."""
+    """Return the smallest of 1, 2, 5 times a power of ten that is at least `rough`."""
     base = 10.0 ** math.floor(math.log10(rough))
     return next(m * base for m in (1, 2, 5, 10) if m * base >= rough * (1 - 1e-9))
 
 
 def _n(value: float) -> str:
-    """A coordinate to a tenth of a unit: far below a pixel, and short."""
+    """Format a coordinate to a tenth of a unit, which is below a pixel."""
     return f"{value:.1f}".removesuffix(".0")
 
 

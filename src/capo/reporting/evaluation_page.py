@@ -1,4 +1,4 @@
-"""The page of an evaluation: win-rates of one model over another, and images side by side."""
+"""Render the page of an evaluation: win-rates of one model over another, and the most extreme prompts."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from capo.reporting.templating import environment, outcome
 
 
 def render_evaluation(results: Results, extremes: tuple[Extremes, ...], versions: Mapping[str, str]) -> str:
-    """The whole page; equal material gives equal text."""
+    """Return the page. Equal material gives equal text."""
     return (
         environment()
         .get_template("evaluation.html.j2")

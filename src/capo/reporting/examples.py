@@ -1,4 +1,4 @@
-"""What the page shows in pictures: prompts by both models, and the sets that training drew from."""
+"""The images on the page: both models side by side, and the chosen and rejected samples of some prompts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from capo.store import Artifact, Run
 SIDE_BY_SIDE_PIXELS = 320
 PAIR_PIXELS = 160
 LARGEST_SET = 8
-"""Images shown of a chosen or rejected set; the page says how many more there are."""
+"""Images shown of a chosen or rejected set; the page gives the number of the others."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A prompt that the page shows."""
+class ShownPrompt:
+    """A prompt on the page."""
 
     prompt_id: str
     text: str
@@ -28,21 +28,21 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """One prompt's image by the base and by the tuned model, from the same noise."""
+class SideBySide:
+    """An image of the base and one of the tuned model, for the same prompt and noise."""
 
-    prompt: Shown
+    prompt: ShownPrompt
     base: Picture
     tuned: Picture
     base_correct: bool | None
     tuned_correct: bool | None
     scores: tuple[tuple[str, float | None, float | None], ...]
-    """reward, score of the base's image, score of the tuned model's"""
+    """reward, score of the base image, score of the tuned image"""
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A sample of a pair set with its calibrated rewards, in the order of the table's rewards."""
+class PairSample:
+    """A chosen or rejected sample with its calibrated rewards, in the order of the pair table."""
 
     sample: int
     picture: Picture
@@ -52,28 +52,27 @@ class Candidate:
 
 @dataclass(frozen=True)
 class PairExample:
-    """The chosen and the rejected samples of one prompt, best first."""
+    """The chosen and rejected samples of one prompt, best first, and the number of samples not shown."""
 
-    prompt: Shown
-    chosen: tuple[Candidate, ...]
-    rejected: tuple[Candidate, ...]
+    prompt: ShownPrompt
+    chosen: tuple[PairSample, ...]
+    rejected: tuple[PairSample, ...]
     chosen_more: int
     rejected_more: int
 
 
-def read_prompts(artifact: Artifact) -> dict[str, Shown]:
-    """The prompts of a run or of its evaluation by id, in the order of the samples' shards."""
+def read_prompts(artifact: Artifact) -> dict[str, ShownPrompt]:
+    """Return the prompts of a run or of its evaluation by id, in the order of the shards."""
     table = artifact.read_table("prompts.parquet", columns=["prompt_id", "text", "category"])
-    return {row["prompt_id"]: Shown(**row) for row in table.to_pylist()}
+    return {row["prompt_id"]: ShownPrompt(**row) for row in table.to_pylist()}
 
 
-def spread(prompts: Sequence[Shown], count: int) -> list[Shown]:
-    """`count` prompts, as evenly over the categories and along the list as it goes.
+def spread(prompts: Sequence[ShownPrompt], count: int) -> list[ShownPrompt]:
+    """Return `count` prompts, spread evenly over the categories and over the list.
 
-    The categories take turns. Nothing but the order of the prompts decides, so no image is picked
-    for its looks.
+    The selection depends only on the order of the prompts, never on their images.
     """
-    groups: dict[str, list[Shown]] = {}
+    groups: dict[str, list[ShownPrompt]] = {}
     for prompt in prompts:
         groups.setdefault(prompt.category or "", []).append(prompt)
     shares = dict.fromkeys(sorted(groups), 0)
@@ -88,26 +87,26 @@ def spread(prompts: Sequence[Shown], count: int) -> list[Shown]:
         for name, share in shares.items()
         for i in range(share)
     ]
-    return [prompt for _, _, prompt in sorted(picked, key=lambda each: each[:2])]
+    return [prompt for _, _, prompt in sorted(picked, key=lambda entry: entry[:2])]
 
 
-def contrasts(recipe: Recipe, run: Run, results: Results) -> tuple[Contrast, ...]:
-    """The first sample of some evaluation prompts from both models."""
-    homes = {"base": run.artifact("baseline"), "tuned": run.artifact("evaluate")}
-    prompts = read_prompts(homes["base"])
+def side_by_side(recipe: Recipe, run: Run, results: Results) -> tuple[SideBySide, ...]:
+    """Return the first sample of some evaluation prompts from both models."""
+    artifacts = {"base": run.artifact("baseline"), "tuned": run.artifact("evaluate")}
+    prompts = read_prompts(artifacts["base"])
     shown = spread(list(prompts.values()), recipe.report.side_by_side)
     wanted = {prompt.prompt_id: (0,) for prompt in shown}
     pictures, scores = {}, {}
-    for model, home in homes.items():
-        gallery = Gallery(home, f"images/{model}", list(prompts), recipe.generate.shard_prompts)
+    for model, artifact in artifacts.items():
+        gallery = Gallery(artifact, f"images/{model}", list(prompts), recipe.generate.shard_prompts)
         pictures[model] = gallery.pictures(wanted, SIDE_BY_SIDE_PIXELS)
         scores[model] = {
-            reward.name: _first_samples(home, f"scores/{model}/{reward.name}.parquet", "score")
+            reward.name: _first_samples(artifact, f"scores/{model}/{reward.name}.parquet", "score")
             for reward in results.rewards
         }
-    correct = _judgements(homes.values()) if results.judge is not None else {}
+    correct = _judgments(artifacts.values()) if results.judge is not None else {}
     return tuple(
-        Contrast(
+        SideBySide(
             prompt=prompt,
             base=pictures["base"][prompt.prompt_id, 0],
             tuned=pictures["tuned"][prompt.prompt_id, 0],
@@ -127,35 +126,35 @@ def contrasts(recipe: Recipe, run: Run, results: Results) -> tuple[Contrast, ...
 
 
 def _first_samples(artifact: Artifact, relative: str, column: str) -> dict[str, Any]:
-    """What `column` says of each prompt's sample 0."""
+    """Return `column` of sample 0 of every prompt."""
     table = artifact.read_table(relative, columns=["prompt_id", "sample", column])
     return {row["prompt_id"]: row[column] for row in table.to_pylist() if row["sample"] == 0}
 
 
-def _judgements(homes: Iterable[Artifact]) -> dict[tuple[str, str], bool]:
-    """By model and prompt, of sample 0."""
-    tables = [home.read_table("judgements.parquet").to_pylist() for home in homes]
+def _judgments(artifacts: Iterable[Artifact]) -> dict[tuple[str, str], bool]:
+    """Return the verdict on sample 0 by model and prompt."""
+    tables = [artifact.read_table("judgements.parquet").to_pylist() for artifact in artifacts]
     rows = (row for table in tables for row in table if row["sample"] == 0)
     return {(row["model"], row["prompt_id"]): row["correct"] for row in rows}
 
 
 def pair_examples(
-    recipe: Recipe, run: Run, pairs: PairTable, prompts: Mapping[str, Shown]
+    recipe: Recipe, run: Run, pairs: PairTable, prompts: Mapping[str, ShownPrompt]
 ) -> tuple[PairExample, ...]:
-    """The sets of some training prompts that have a pair."""
+    """Return the chosen and rejected samples of some training prompts that have a pair."""
     shown = spread([prompts[p] for p in pairs.paired], recipe.report.pair_examples)
-    both = (pairs.chosen, pairs.rejected)
-    sets = {p.prompt_id: [_best_first(pairs, p.prompt_id, members) for members in both] for p in shown}
+    masks = (pairs.chosen, pairs.rejected)
+    sets = {p.prompt_id: [_best_first(pairs, p.prompt_id, mask) for mask in masks] for p in shown}
     wanted = {
-        prompt: [int(pairs.sample[row]) for rows in found for row in rows[:LARGEST_SET]]
-        for prompt, found in sets.items()
+        prompt: [int(pairs.sample[row]) for rows in both for row in rows[:LARGEST_SET]]
+        for prompt, both in sets.items()
     }
     gallery = Gallery(run.artifact("samples"), "", list(prompts), recipe.generate.shard_prompts)
     pictures = gallery.pictures(wanted, PAIR_PIXELS)
 
-    def candidates(prompt: Shown, rows: Sequence[int]) -> tuple[Candidate, ...]:
+    def samples(prompt: ShownPrompt, rows: Sequence[int]) -> tuple[PairSample, ...]:
         return tuple(
-            Candidate(
+            PairSample(
                 sample=int(pairs.sample[row]),
                 picture=pictures[prompt.prompt_id, int(pairs.sample[row])],
                 calibrated=tuple(float(v) for v in pairs.calibrated[row]),
@@ -167,8 +166,8 @@ def pair_examples(
     return tuple(
         PairExample(
             prompt=prompt,
-            chosen=candidates(prompt, chosen),
-            rejected=candidates(prompt, rejected),
+            chosen=samples(prompt, chosen),
+            rejected=samples(prompt, rejected),
             chosen_more=max(0, len(chosen) - LARGEST_SET),
             rejected_more=max(0, len(rejected) - LARGEST_SET),
         )
@@ -177,6 +176,6 @@ def pair_examples(
     )
 
 
-def _best_first(pairs: PairTable, prompt_id: str, members: np.ndarray) -> list[int]:
-    rows = [int(row) for row in pairs.rows(prompt_id) if members[row]]
+def _best_first(pairs: PairTable, prompt_id: str, mask: np.ndarray) -> list[int]:
+    rows = [int(row) for row in pairs.rows(prompt_id) if mask[row]]
     return sorted(rows, key=lambda row: -pairs.combined[row])

@@ -1,25 +1,26 @@
-"""The prompts on which a reward sees the tuned model win and lose most, with images of both models."""
+"""The prompts with the largest gains and losses by each reward, with images of both models."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from capo.reporting.examples import Shown
+from capo.reporting.examples import ShownPrompt
 from capo.reporting.pictures import Gallery, Picture
 
 PROMPTS = 6
-"""Shown at most of a reward's wins, and of its losses."""
+"""Maximum number of wins, and of losses, per reward."""
 
 IMAGES = 3
-"""Of each model and prompt."""
+"""Images per model and prompt."""
 
 PIXELS = 160
+"""Longest side of an image."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One reward's scores of both models, float64 [P, K], NaN where one is missing."""
+    """One reward's scores of both models, float64 [P, K], NaN for missing scores."""
 
     reward: str
     use: str
@@ -28,7 +29,7 @@ class Scores:
 
     @property
     def differences(self) -> np.ndarray:
-        """Mean score of the tuned model's images of each prompt less that of the base's [P]."""
+        """Mean score of the tuned images minus that of the base images, per prompt [P]."""
         means = []
         for scores in (self.tuned, self.base):
             known = np.isfinite(scores)
@@ -38,8 +39,8 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Scored:
-    """An image and its raw score, None where it has none."""
+class ScoredPicture:
+    """An image and its raw score, None if it has no score."""
 
     picture: Picture
     score: float | None
@@ -47,17 +48,17 @@ class Scored:
 
 @dataclass(frozen=True)
 class Extreme:
-    """One prompt, by how much its mean score changed, and the first images of either model."""
+    """One prompt, the change of its mean score, and the first images of both models."""
 
-    prompt: Shown
+    prompt: ShownPrompt
     difference: float
-    base: tuple[Scored, ...]
-    tuned: tuple[Scored, ...]
+    base: tuple[ScoredPicture, ...]
+    tuned: tuple[ScoredPicture, ...]
 
 
 @dataclass(frozen=True)
 class Extremes:
-    """A reward's biggest wins, largest first, and its biggest losses, worst first."""
+    """One reward's largest gains and largest losses, most extreme first."""
 
     reward: str
     use: str
@@ -66,22 +67,25 @@ class Extremes:
 
 
 def extremes(
-    prompts: Sequence[Shown], rewards: Sequence[Scores], galleries: Mapping[str, Gallery]
+    prompts: Sequence[ShownPrompt], rewards: Sequence[Scores], galleries: Mapping[str, Gallery]
 ) -> tuple[Extremes, ...]:
-    """By each reward; `galleries` has the images of `base` and `tuned`, of prompts in their order."""
+    """Return the extremes by every reward.
+
+    `galleries` has the images of the models `base` and `tuned`; all scores are in the order of `prompts`.
+    """
     ranked = [biggest(scores.differences, PROMPTS) for scores in rewards]
     samples = range(min(IMAGES, rewards[0].base.shape[1]))
     wanted = {prompts[p].prompt_id: samples for places in ranked for side in places for p in side}
     pictures = {model: gallery.pictures(wanted, PIXELS) for model, gallery in galleries.items()}
 
-    def side(model: str, p: int, scores: np.ndarray) -> tuple[Scored, ...]:
+    def side(model: str, p: int, scores: np.ndarray) -> tuple[ScoredPicture, ...]:
         prompt_id = prompts[p].prompt_id
         known = [float(score) if np.isfinite(score) else None for score in scores[p]]
-        return tuple(Scored(pictures[model][prompt_id, k], known[k]) for k in samples)
+        return tuple(ScoredPicture(pictures[model][prompt_id, k], known[k]) for k in samples)
 
-    def extreme(of: Scores, p: int) -> Extreme:
-        difference = float(of.differences[p])
-        return Extreme(prompts[p], difference, side("base", p, of.base), side("tuned", p, of.tuned))
+    def extreme(scores: Scores, p: int) -> Extreme:
+        difference = float(scores.differences[p])
+        return Extreme(prompts[p], difference, side("base", p, scores.base), side("tuned", p, scores.tuned))
 
     return tuple(
         Extremes(
@@ -95,10 +99,7 @@ def extremes(
 
 
 def biggest(differences: np.ndarray, count: int) -> tuple[list[int], list[int]]:
-    """The places of the `count` largest positive and of the most negative differences, NaN left out.
-
-    Equal ones keep their order.
-    """
+    """Return the indices of the `count` largest gains and losses. NaN is ignored; ties keep their order."""
     rising, falling = np.argsort(-differences, kind="stable"), np.argsort(differences, kind="stable")
     wins = [int(p) for p in rising if differences[p] > 0]
     losses = [int(p) for p in falling if differences[p] < 0]

@@ -1,7 +1,6 @@
-"""Intervals on a common axis, drawn row by row inside a table.
+"""Forest plots: intervals on a common axis, drawn row by row inside a table.
 
-Positions are per cents of the cell's width, so that rows fit any screen while text and marks
-keep their size.
+Positions are percentages of the cell width, so that rows fit any screen while text and marks keep their size.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,8 +18,8 @@ MEAN = "Mean of training rewards"
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row: its drawing and the numbers the drawing shows, all in [0, 1] but for the raw means."""
+class ForestRow:
+    """A row: its plot and the plotted numbers, in [0, 1] except for the raw means."""
 
     name: str
     kind: str
@@ -33,7 +32,7 @@ class Row:
 
 @dataclass(frozen=True)
 class JudgeRow:
-    """A category (or all) of the judge's table: shares of images accepted, bounds of their difference."""
+    """A category, or all prompts: the share of accepted images per model, and bounds of the difference."""
 
     name: str
     plot: Markup
@@ -47,9 +46,9 @@ class JudgeRow:
 
 @dataclass(frozen=True)
 class Forest:
-    """The rows and, below them, the axis with its ticks."""
+    """The rows and the axis below them."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ForestRow, ...]
     axis: Markup
 
 
@@ -62,7 +61,7 @@ class Dumbbells:
 
 
 def win_rates(results: Results) -> Forest:
-    """The mean over several training rewards, then every reward: training ones, then the held-out."""
+    """Return the mean over training rewards if they are several, then training and held-out rewards."""
     entries: list[tuple[str, str, Rate, Rate | None, float | None, float | None]] = []
     if len(results.training) > 1:
         mean = results.training_win_rate
@@ -77,7 +76,7 @@ def win_rates(results: Results) -> Forest:
     scale = scale_over(values, include=[0.4, 0.6], percent=True, wanted=6)
     return Forest(
         tuple(
-            Row(name, kind, _intervals(scale, rate, null, kind), rate, null and null[0], base, tuned)
+            ForestRow(name, kind, _intervals(scale, rate, null, kind), rate, null and null[0], base, tuned)
             for name, kind, rate, null, base, tuned in entries
         ),
         _axis(scale),
@@ -85,15 +84,15 @@ def win_rates(results: Results) -> Forest:
 
 
 def compared(entries: Sequence[tuple[str, str, Rate]], neutral: float, wanted: int = 6) -> Forest:
-    """Rows of a name, a kind and one interval each; `neutral` is where nothing has changed.
+    """Return a row per entry (name, kind, interval); `neutral` marks no change.
 
-    `wanted` is about how many ticks the axis has.
+    `wanted` is the approximate number of ticks.
     """
     values = [value for _, _, rate in entries for value in rate]
     scale = scale_over(values, include=[neutral - 0.02, neutral + 0.02], percent=True, wanted=wanted)
     return Forest(
         tuple(
-            Row(name, kind, _intervals(scale, rate, None, kind, neutral), rate, None)
+            ForestRow(name, kind, _intervals(scale, rate, None, kind, neutral), rate, None)
             for name, kind, rate in entries
         ),
         _axis(scale),
@@ -101,7 +100,7 @@ def compared(entries: Sequence[tuple[str, str, Rate]], neutral: float, wanted: i
 
 
 def judged(judge: JudgeResult, prompts: int) -> Dumbbells:
-    """All prompts, then each category: from the base's share to the tuned model's."""
+    """Return a row for all prompts, then one per category."""
     entries: list[tuple[str, JudgeResult | JudgeCategory, int]] = [("All", judge, prompts)]
     entries += [(name, category, category.prompts) for name, category in sorted(judge.categories.items())]
     scale = scale_over([0.0, 1.0], percent=True)
@@ -115,15 +114,15 @@ def judged(judge: JudgeResult, prompts: int) -> Dumbbells:
 
 
 def keys(results: Results) -> list[Key]:
-    """The legend: what the marks of the win-rates are."""
-    found = [Key("training reward", "training", "circle")]
+    """Return the legend of the win-rates."""
+    entries = [Key("training reward", "training", "circle")]
     if len(results.training) > 1:
-        found.insert(0, Key("mean of training rewards", "mean", "circle"))
+        entries.insert(0, Key("mean of training rewards", "mean", "circle"))
     if results.held_out:
-        found.append(Key("held out: never trained on", "held-out", "circle"))
+        entries.append(Key("held out: never trained on", "held-out", "circle"))
     if results.training_win_rate.null is not None:
-        found.append(Key("chance: the base against itself, other seeds", "null", "circle"))
-    return found
+        entries.append(Key("chance: base against base, different seeds", "null", "circle"))
+    return entries
 
 
 def _rate(value: float | None, low: float | None, high: float | None) -> Rate | None:
@@ -145,7 +144,7 @@ def _interval(scale: Scale, rate: Rate, css: str, y: int, radius: int) -> Iterab
 
 
 def _dumbbell(scale: Scale, base: float, tuned: float) -> Markup:
-    """An open mark for the base, a full one for the tuned model, and the way between."""
+    """Draw an open mark for the base, a filled one for the tuned model, and a line between them."""
     a, b = _at(scale, base), _at(scale, tuned)
     css = "gain" if tuned >= base else "loss"
     marks = [
@@ -177,5 +176,5 @@ def _svg(marks: Sequence[Markup], height: int) -> Markup:
 
 
 def _at(scale: Scale, value: float) -> str:
-    # Set in from the edges, so that end marks and labels are not cut.
+    # Inset from the edges, so that marks and labels at the ends are not cut.
     return f"{5 + 90 * scale.fraction(value):.2f}%"

@@ -1,7 +1,4 @@
-"""Reads the artifacts of a run into the typed material of its report.
-
-Nothing here needs a model: a report is made from what the stages left.
-"""
+"""Read the artifacts of a run into the typed material of its report. No model is loaded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,20 +9,20 @@ import numpy as np
 from capo.pairing.pair_table import PairTable
 from capo.recipe import Recipe
 from capo.reporting.examples import (
-    Contrast,
     PairExample,
-    Shown,
-    contrasts,
+    ShownPrompt,
+    SideBySide,
     pair_examples,
     read_prompts,
+    side_by_side,
 )
 from capo.reporting.results_schema import Results
 from capo.store import Run
 
 
 @dataclass(frozen=True)
-class Training:
-    """What training logged, one mapping a line, and the checkpoint it kept."""
+class TrainingLog:
+    """The logs of training, one mapping per line, and the record of the best checkpoint."""
 
     metrics: tuple[Mapping[str, Any], ...]
     validation: tuple[Mapping[str, Any], ...]
@@ -34,7 +31,7 @@ class Training:
 
 @dataclass(frozen=True)
 class StageTime:
-    """What making an artifact took, the last time it was made; memory in bytes."""
+    """The cost of an artifact when it was last made; memory in bytes."""
 
     artifact: str
     seconds: float
@@ -45,29 +42,29 @@ class StageTime:
 
 @dataclass(frozen=True)
 class Material:
-    """Everything the page shows, before it is worded and drawn."""
+    """Everything the page shows, as data."""
 
     recipe: Recipe
     results: Results
-    contrasts: tuple[Contrast, ...]
+    side_by_side: tuple[SideBySide, ...]
     examples: tuple[PairExample, ...]
     raw_scores: Mapping[str, np.ndarray]
     pairs: PairTable
     comparisons: Mapping[str, Mapping[str, Any]]
-    """by reward: the comparison model's name and parameter"""
-    training: Training
+    """by reward: name and parameter of the comparison model"""
+    training: TrainingLog
     summaries: Mapping[str, Mapping[str, Any]]
-    """by artifact, as each was committed"""
+    """by artifact, as committed"""
     versions: Mapping[str, str]
-    prompts: Mapping[str, Shown]
+    prompts: Mapping[str, ShownPrompt]
     timings: tuple[StageTime, ...]
 
 
 def gather(recipe: Recipe, run: Run) -> Material:
     """Read everything the page needs from the committed artifacts of `run`.
 
-    Raises `WorkspaceError` for an artifact that is damaged or not finished, `ValueError` for an
-    evaluation whose results have another form.
+    Raises `WorkspaceError` if an artifact is damaged or not committed, and `ValueError` if the results of
+    the evaluation do not match the schema.
     """
     results = Results.model_validate(run.artifact("evaluate").read_json("results.json"))
     prompts = read_prompts(run.artifact("prompts"))
@@ -76,7 +73,7 @@ def gather(recipe: Recipe, run: Run) -> Material:
     return Material(
         recipe=recipe,
         results=results,
-        contrasts=contrasts(recipe, run, results),
+        side_by_side=side_by_side(recipe, run, results),
         examples=pair_examples(recipe, run, pairs, prompts),
         raw_scores={reward.name: raw_scores(run, reward.name) for reward in recipe.rewards},
         pairs=pairs,
@@ -90,16 +87,16 @@ def gather(recipe: Recipe, run: Run) -> Material:
 
 
 def raw_scores(run: Run, reward: str) -> np.ndarray:
-    """A reward's scores of all samples, NaN where one is missing."""
+    """Return a reward's scores of all samples, with NaN for missing ones."""
     artifact = run.artifact(f"scores/{reward}")
     shards = [name for name in artifact.files() if name.endswith(".parquet")]
     columns = [artifact.read_table(shard, columns=["score"])["score"] for shard in shards]
     return np.concatenate([np.empty(0), *(column.to_numpy() for column in columns)])
 
 
-def _training(run: Run) -> Training:
+def _training(run: Run) -> TrainingLog:
     train = run.artifact("train")
-    return Training(
+    return TrainingLog(
         metrics=tuple(train.read_json_lines("metrics.jsonl")),
         validation=tuple(train.read_json_lines("validation.jsonl")) if train.has("validation.jsonl") else (),
         best=train.read_json("best/capo.json") if train.has("best/capo.json") else None,

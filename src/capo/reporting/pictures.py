@@ -1,4 +1,4 @@
-"""Images for the page: found in their shards, made small, and written into the page itself."""
+"""Images for the page: read from their shards, shrunk, and embedded as `data:` addresses."""
 
 import base64
 import io
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from capo.store import Artifact, WorkspaceError
 
 TINY = 128
-"""Images up to this many pixels a side are shown enlarged, pixel by pixel."""
+"""Images with sides up to this many pixels are enlarged without smoothing."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of `width`×`height` pixels as a `data:` address."""
+    """An image as a `data:` address, with its size in pixels."""
 
     uri: str
     width: int
@@ -25,9 +25,9 @@ class Picture:
 
 
 class Gallery:
-    """The images of one folder of samples: `samples`, or a model's of the evaluation.
+    """The images in one folder of an artifact, such as `samples` or `images/tuned` of an evaluation.
 
-    `order` has all prompt ids as the shards have them, `shard_prompts` a shard.
+    `order` has the ids of all prompts in the order of the shards, with `shard_prompts` prompts per shard.
     """
 
     def __init__(self, artifact: Artifact, folder: str, order: Sequence[str], shard_prompts: int) -> None:
@@ -35,21 +35,21 @@ class Gallery:
         self._shard = {prompt: i // shard_prompts for i, prompt in enumerate(order)}
 
     def pictures(self, wanted: Mapping[str, Sequence[int]], longest: int) -> dict[tuple[str, int], Picture]:
-        """The samples wanted of each prompt, at most `longest` pixels a side.
+        """Return the wanted samples by (prompt, sample), with sides of at most `longest` pixels.
 
-        Reads only the shards they are in; raises `WorkspaceError` for one that is not there.
+        Reads only the shards that hold them. Raises `WorkspaceError` if an image is missing.
         """
-        found: dict[tuple[str, int], Picture] = {}
+        pictures: dict[tuple[str, int], Picture] = {}
         for shard in sorted({self._shard[prompt] for prompt in wanted}):
-            found |= self._pictures_in(shard, wanted, longest)
+            pictures |= self._pictures_in(shard, wanted, longest)
         for prompt, samples in wanted.items():
             for sample in samples:
-                if (prompt, sample) not in found:
+                if (prompt, sample) not in pictures:
                     raise WorkspaceError(
                         f"{self._artifact.folder / self._folder}: no image of sample {sample} of prompt "
-                        f"{prompt} in {_shard_name(self._shard[prompt])}; run {self._artifact.name} again"
+                        f"{prompt} in {_shard_name(self._shard[prompt])}; make {self._artifact.name} again"
                     )
-        return found
+        return pictures
 
     def _pictures_in(
         self, shard: int, wanted: Mapping[str, Sequence[int]], longest: int
@@ -65,9 +65,9 @@ class Gallery:
 
 
 def embed(data: bytes, longest: int) -> Picture:
-    """An encoded image, shrunk to at most `longest` pixels a side, encoded anew.
+    """Decode an image, shrink it to sides of at most `longest` pixels, and encode it again.
 
-    Tiny ones stay lossless (PNG); photographs become JPEG. Nothing but the pixels is kept.
+    Small images stay lossless (PNG); larger ones become JPEG. Metadata is dropped.
     """
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""The figures of the report: which data go on which axes."""
+"""The plots of the report: histograms, scatter plots, and curves over training steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from capo.reporting.axes import Chart, Key, Scale, scale_over
 BINS = 30
 CURVE_POINTS = 64
 LABEL = 40
-"""Characters that an axis has room for."""
+"""Maximum characters of an axis label."""
 
 SERIES = ("s1", "s2", "s3", "s4", "s5", "s6")
 
@@ -22,7 +22,7 @@ Steps = Sequence[float]
 
 @dataclass(frozen=True)
 class Plot:
-    """A chart with what the page says around it."""
+    """A chart with its title, legend and note."""
 
     title: str
     svg: Markup
@@ -41,7 +41,7 @@ class Curve:
 
 
 def raw_histogram(name: str, scores: np.ndarray) -> Plot:
-    """Of one reward's raw scores over all samples (Fig. 6, top row)."""
+    """Draw a reward's raw scores over all samples (Fig. 6, top row)."""
     finite = scores[np.isfinite(scores)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if low == high:
@@ -53,7 +53,7 @@ def raw_histogram(name: str, scores: np.ndarray) -> Plot:
 
 
 def calibrated_histogram(name: str, calibrated: np.ndarray) -> Plot:
-    """Of one reward's calibrated values, centred on one half (Fig. 6, bottom row)."""
+    """Draw a reward's calibrated values, centered on one half (Fig. 6, bottom row)."""
     finite = calibrated[np.isfinite(calibrated)]
     chart = _histogram(finite, np.linspace(0, 1, BINS + 1), "calibrated reward", "calibrated")
     chart.vertical(0.5, "half")
@@ -62,7 +62,7 @@ def calibrated_histogram(name: str, calibrated: np.ndarray) -> Plot:
 
 
 def delta_histogram(deltas: np.ndarray) -> Plot:
-    """Of the targets ΔR over all chosen × rejected pairs."""
+    """Draw the targets ΔR over all chosen × rejected pairs."""
     low, high = (min(0.0, float(deltas.min())), max(0.05, float(deltas.max()))) if deltas.size else (0.0, 1.0)
     width = (high - low) / BINS
     edges = np.arange(np.floor(low / width), np.ceil(high / width) + 1) * width  # zero is an edge
@@ -74,7 +74,7 @@ def delta_histogram(deltas: np.ndarray) -> Plot:
 
 
 def reward_scatter(pairs: PairTable, prompt_id: str, first: int, second: int) -> Plot:
-    """One prompt's samples by two of the calibrated rewards, the chosen and rejected marked."""
+    """Draw the samples of one prompt by two calibrated rewards, with chosen and rejected ones marked."""
     rows = pairs.rows(prompt_id)
     xs, ys = pairs.calibrated[rows, first], pairs.calibrated[rows, second]
     here = np.isfinite(xs) & np.isfinite(ys)
@@ -113,14 +113,14 @@ def curves(
     percent: bool = False,
     note: str = "",
 ) -> Plot | None:
-    """Quantities over training steps; long ones averaged over equal stretches, their range shaded.
+    """Draw quantities over training steps, or return None if there is no data.
 
-    None when there is nothing to draw.
+    Long curves are averaged over intervals of equal length, with the range shaded.
     """
-    drawn = [(line, _stretches(line.steps, line.values)) for line in lines if line.values.size]
+    drawn = [(line, _intervals(line.steps, line.values)) for line in lines if line.values.size]
     if not drawn:
         return None
-    steps = np.concatenate([stretch[0] for _, stretch in drawn])
+    steps = np.concatenate([interval[0] for _, interval in drawn])
     extent = [v for _, (_, mean, low, high) in drawn for v in (*_inner(low, high), *mean)]
     y = scale_over(extent, include=include, percent=percent)
     chart = Chart(scale_over(steps, include=[0], snug=True), y, "step", y_label)
@@ -139,7 +139,7 @@ def curves(
 
 
 def validation(mean: Curve, rewards: Sequence[Curve], best_step: int | None) -> Plot | None:
-    """Win-rates on the validation prompts, the checkpoint that was kept marked."""
+    """Draw win-rates on the validation prompts, with the best checkpoint marked; None without data."""
     lines = [line for line in (*rewards, mean) if line.values.size]
     if not lines:
         return None
@@ -163,7 +163,7 @@ def validation(mean: Curve, rewards: Sequence[Curve], best_step: int | None) -> 
 
 
 def line_of(rows: Sequence[Mapping[str, object]], key: str, label: str, css: str) -> Curve:
-    """The finite values of `key` in metric rows."""
+    """Return the finite values of `key` in rows of metrics."""
     pairs = [
         (float(row["step"]), float(row[key]))  # type: ignore[arg-type]
         for row in rows
@@ -183,14 +183,14 @@ def _histogram(values: np.ndarray, edges: np.ndarray, x_label: str, css: str) ->
 
 
 def _spread_scale(values: np.ndarray) -> Scale:
-    """An axis for calibrated rewards, as tight as they are, always with one half on it."""
+    """Return an axis that fits calibrated rewards tightly and always includes one half."""
     return scale_over(values, include=[0.45, 0.55], wanted=4)
 
 
-def _stretches(
+def _intervals(
     steps: np.ndarray, values: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Step, mean, least and greatest of at most `CURVE_POINTS` stretches, equal but for the last."""
+    """Return step, mean, minimum and maximum of at most `CURVE_POINTS` intervals of equal length."""
     cuts = np.arange(0, len(values), -(-len(values) // CURVE_POINTS))[1:]
     groups = list(zip(np.split(steps, cuts), np.split(values, cuts), strict=True))
     return (
@@ -202,7 +202,7 @@ def _stretches(
 
 
 def _inner(low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
-    """Where most of a band lies, so that one outlier does not flatten the curve."""
+    """Return bounds that hold most of a band, so that one outlier does not flatten the curve."""
     return float(np.quantile(low, 0.03)), float(np.quantile(high, 0.97))
 
 

@@ -1,7 +1,7 @@
-"""The typed form of `evaluate/results.json`: what the tuned model achieved against its base.
+"""The schema of `evaluate/results.json`.
 
-Win-rates and shares are in [0, 1]; means are on a reward's raw scale. What was not measured
-(no null row, no judge) is None.
+Win-rates and shares are in [0, 1]; means are on the raw scale of a reward. Values that were not measured
+(no null row, no judge) are None.
 """
 
 from pydantic import BaseModel, ConfigDict
@@ -26,7 +26,7 @@ class CategoryRate(Rate):
 
 
 class Difference(_Record):
-    """A mean difference, tuned less base, paired by prompt, with its 95% interval and p-value."""
+    """A mean difference (tuned minus base), paired by prompt, with its 95% interval and p-value."""
 
     value: float
     low: float
@@ -34,8 +34,8 @@ class Difference(_Record):
     p: float
 
 
-class SignTest(_Record):
-    """Prompts won, lost and tied, and how often a fair coin is so uneven."""
+class SignTestResult(_Record):
+    """Prompts won, lost and tied, and the p-value of this split under equal models."""
 
     won: int
     lost: int
@@ -44,14 +44,14 @@ class SignTest(_Record):
 
 
 class PromptsNeeded(_Record):
-    """How many prompts show a win-rate that is `points` percentage points off one half."""
+    """The number of prompts that detects a win-rate `points` percentage points away from 50%."""
 
     points: int
     prompts: int
 
 
 class Power(_Record):
-    """What these prompts can show, at a power of 80% and a level of 5%."""
+    """The difference these prompts can detect, with 80% power at the 5% level."""
 
     detectable: float
     prompts_needed: tuple[PromptsNeeded, ...]
@@ -68,7 +68,7 @@ class RewardResult(_Record):
     win_rate: float
     low: float
     high: float
-    sign_test: SignTest
+    sign_test: SignTestResult
     power: Power | None = None
     same_seed: Rate | None = None
     null_win_rate: float | None = None
@@ -89,7 +89,7 @@ class TrainingRate(_Record):
 
 
 class JudgeCategory(_Record):
-    """Shares of images the judge accepts in one category; `low` and `high` bound their difference."""
+    """Shares of accepted images in one category; `low` and `high` bound their difference."""
 
     base: float
     tuned: float
@@ -100,7 +100,7 @@ class JudgeCategory(_Record):
 
 
 class JudgeResult(_Record):
-    """Shares of images the judge accepts; `low` and `high` bound `difference` (tuned less base)."""
+    """Shares of accepted images; `low` and `high` bound `difference` (tuned minus base)."""
 
     name: str
     base: float
@@ -113,7 +113,7 @@ class JudgeResult(_Record):
 
 
 class DiversityResult(_Record):
-    """The mean distance between images of a prompt, by the features of `embedder`."""
+    """The mean distance between images of the same prompt, in the features of `embedder`."""
 
     embedder: str
     base: float
@@ -123,14 +123,14 @@ class DiversityResult(_Record):
 
 
 class ModelNames(_Record):
-    """What the two models are."""
+    """The names of the two models."""
 
     base: str
     tuned: str
 
 
 class Results(_Record):
-    """Everything the evaluation found."""
+    """All results of an evaluation."""
 
     models: ModelNames
     prompts: int
@@ -151,21 +151,21 @@ class Results(_Record):
 
     @property
     def same_noise(self) -> bool:
-        """Whether images that share their noise were compared by themselves."""
+        """True if images with the same noise were also compared on their own."""
         return any(reward.same_seed is not None for reward in self.rewards)
 
     @property
     def planned_points(self) -> tuple[int, ...]:
-        """The differences of win-rates whose prompts needed are told."""
+        """The differences, in points, for which the number of prompts needed is known."""
         known = [reward.power for reward in self.rewards if reward.power is not None]
-        return tuple(each.points for each in known[0].prompts_needed) if known else ()
+        return tuple(needed.points for needed in known[0].prompts_needed) if known else ()
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """Every category any reward was split by, sorted."""
+        """All categories, sorted."""
         return tuple(sorted({name for reward in self.rewards for name in reward.by_category}))
 
     def prompts_in(self, category: str) -> int:
-        """How many prompts a category has."""
+        """Return the number of prompts in a category."""
         counts = [r.by_category[category].prompts for r in self.rewards if category in r.by_category]
         return max(counts, default=0)

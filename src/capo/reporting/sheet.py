@@ -1,4 +1,4 @@
-"""Several charts as one picture: an SVG file of its own, for papers and documents."""
+"""Several charts in one standalone SVG file, for papers and documents."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,16 +10,16 @@ from capo.reporting.templating import environment
 
 MARGIN, GUTTER = 16, 34
 TITLE, LINE = 24, 19
-"""Heights of a plot's title and of a line of its legend."""
+"""Heights of a plot title and of a line of a legend."""
 MARK = 29
-"""Width of a legend's mark and of the room after it."""
+"""Width of a legend mark with the space after it."""
 CHARACTER = 6.4
-"""About the width of one in a legend: there is no browser here to ask."""
+"""Approximate width of a character in a legend."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A legend's key and where it is, from the corner of its legend."""
+class PlacedKey:
+    """An entry of a legend and its position within the legend."""
 
     key: Key
     x: float
@@ -27,20 +27,20 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A plot and where it is."""
+class PlacedPlot:
+    """A plot, its position, and its legend."""
 
     plot: Plot
     x: int
     y: int
-    legend: tuple[Entry, ...]
+    legend: tuple[PlacedKey, ...]
 
 
 def sheet(plots: Sequence[Plot], keys: Sequence[Key] = (), columns: int = 3) -> str:
-    """An SVG document with the `plots` row by row, and below them the `keys` that all of them share.
+    """Return an SVG document with the `plots` in rows and, below them, the shared legend `keys`.
 
-    It needs no page around it: its colours are the page's in light, on white, and written out, as not
-    every program that reads SVG knows variables.
+    The document stands alone: it has the light colors of the page on white, without CSS variables, which
+    some programs that read SVG do not support.
     """
     across = min(columns, len(plots))
     width = 2 * MARGIN + across * WIDTH + (across - 1) * GUTTER
@@ -55,35 +55,35 @@ def sheet(plots: Sequence[Plot], keys: Sequence[Key] = (), columns: int = 3) -> 
     return written_out(drawn)
 
 
-def _placed(plots: Sequence[Plot], across: int) -> tuple[list[Cell], int]:
-    """The plots in their places, and where the last row ends."""
+def _placed(plots: Sequence[Plot], across: int) -> tuple[list[PlacedPlot], int]:
+    """Return the plots with their positions, and the bottom of the last row."""
     cells, top = [], MARGIN
     for first in range(0, len(plots), across):
         legends = [tuple(_flowed(plot.keys, WIDTH)) for plot in plots[first : first + across]]
         for column, legend in enumerate(legends):
-            cells.append(Cell(plots[first + column], MARGIN + column * (WIDTH + GUTTER), top, legend))
+            cells.append(PlacedPlot(plots[first + column], MARGIN + column * (WIDTH + GUTTER), top, legend))
         notes = LINE * any(plot.note for plot in plots[first : first + across])
         top += TITLE + HEIGHT + notes + max(map(_height, legends)) + GUTTER
     return cells, top
 
 
-def _flowed(keys: Iterable[Key], width: int) -> Iterator[Entry]:
-    """Keys one after the other, in as many lines as they need."""
+def _flowed(keys: Iterable[Key], width: int) -> Iterator[PlacedKey]:
+    """Yield the keys with their positions, wrapped into lines of `width`."""
     x, y = 0.0, 0
     for key in keys:
-        wide = MARK + CHARACTER * len(key.label)
-        if x and x + wide > width:
+        key_width = MARK + CHARACTER * len(key.label)
+        if x and x + key_width > width:
             x, y = 0.0, y + LINE
-        yield Entry(key, round(x, 1), y)
-        x += wide + 14
+        yield PlacedKey(key, round(x, 1), y)
+        x += key_width + 14
 
 
-def _height(legend: Sequence[Entry]) -> int:
+def _height(legend: Sequence[PlacedKey]) -> int:
     return legend[-1].y + LINE + 8 if legend else 0
 
 
 def written_out(drawn: str) -> str:
-    """With the values of variables in their places, and the paper white."""
+    """Return the drawing with CSS variables replaced by their values, on white paper."""
     values = dict(re.findall(r"(--[\w-]+): (#\w+);", drawn)) | {"--paper": "#ffffff"}
     without = re.sub(r":root \{.*?\}\n", "", drawn, count=1, flags=re.DOTALL)
-    return re.sub(r"var\((--[\w-]+)\)", lambda found: values[found[1]], without)
+    return re.sub(r"var\((--[\w-]+)\)", lambda match: values[match[1]], without)

@@ -1,4 +1,4 @@
-"""The templates of all pages: strict, and escaping whatever is put into them."""
+"""The templates of all pages. They escape every value and fail on undefined names."""
 
 from typing import Any
 
@@ -9,8 +9,11 @@ from capo.reporting.results_schema import Results
 
 
 def environment() -> jinja2.Environment:
-    """Templates of this package; a page extends `frame.html.j2`, which lets it run and load nothing."""
-    found = jinja2.Environment(
+    """Return the environment of the templates.
+
+    All pages extend `frame.html.j2`, whose policy forbids scripts and remote resources.
+    """
+    templates = jinja2.Environment(
         loader=jinja2.PackageLoader("capo.reporting"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -21,12 +24,12 @@ def environment() -> jinja2.Environment:
         wording.percent, wording.interval, wording.points, wording.number, wording.duration, wording.size,
         wording.count, wording.excerpt, wording.signed, wording.p_value,
     )  # fmt: skip
-    found.filters |= {f.__name__: f for f in filters}
-    return found
+    templates.filters |= {f.__name__: f for f in filters}
+    return templates
 
 
 def outcome(results: Results) -> dict[str, Any]:
-    """What `results.html.j2` and `judge.html.j2` draw, and the verdict above them."""
+    """Return the variables of `results.html.j2` and `judge.html.j2`, and the verdict."""
     return {
         "results": results,
         "verdict": wording.verdict(results),
