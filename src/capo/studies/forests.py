@@ -44,7 +44,7 @@ def _forest(results: Mapping[str, Any], measure: Mapping[str, str], wanted: int)
     return forest.compared(known, 0.0 if kind == "judge" else 0.5, wanted)
 
 
-def _by_name(drawn: Forest) -> dict[str, forest.Row]:
+def _by_name(drawn: Forest) -> dict[str, forest.ForestRow]:
     return {row.name: row for row in drawn.rows}
 
 
