@@ -2,14 +2,13 @@
 
 import json
 import sys
-import threading
 
 import pytest
 
 from capo.pipeline import run
 from capo.recipe import RewardSection, dump_recipe, load_recipe, parse_recipe
 from capo.rewards import load_reward, reward_identity
-from capo.rewards.transports.server import RewardServer
+from served_reward import serving
 
 FUNCTION = """
 import numpy as np
@@ -45,14 +44,9 @@ SMALL = {
 @pytest.fixture
 def server():
     """A shipped reward behind HTTP on this machine."""
-    here = RewardSection(name="shapes-vqa")
-    served = RewardServer(("127.0.0.1", 0), load_reward(here, "cpu"), reward_identity(here))
-    thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield served.url
-    served.shutdown()
-    thread.join()
-    served.server_close()
+    section = RewardSection(name="shapes-vqa")
+    with serving(load_reward(section, "cpu"), reward_identity(section)) as service:
+        yield service.url
 
 
 def merged(values, changes):

@@ -112,31 +112,47 @@ def serve(
     recipe: FromRecipe = None,
     overrides: Overrides = None,
     host: Annotated[
-        str, typer.Option(help="0.0.0.0 for other machines: anyone who reaches it may use it.")
+        str, typer.Option(help="Address to listen on. 0.0.0.0: all networks; anyone on them may use it.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8800,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8800,
     device: Device = "auto",
     waiting: Annotated[
-        int, typer.Option(min=0, help="Batches that may wait for their turn; more are asked to come later.")
+        int, typer.Option(min=0, help="Batches that may wait for their turn; others are told to retry.")
     ] = 16,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="A name by which clients address this machine, if not its own. Repeatable."
+        ),
+    ] = None,
 ) -> None:
-    """Score for other machines over HTTP; a recipe there says `url: http://HOST:PORT`.
+    """Score for other machines over HTTP. Recipes there set `url: http://HOST:PORT`.
 
-    The images of a batch are scored `batch_size` of the reward at once.
+    The reward scores the images of a request in batches of its `batch_size`. Needs the extra `serve`.
     """
     from capo.engine.device import select_device
     from capo.engine.progress import say
     from capo.recipe import EngineSection
     from capo.rewards import load_reward, reward_identity
-    from capo.rewards.transports.server import RewardServer
+
+    try:
+        from capo.rewards.transports import server
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
+        stop(
+            "Error: `capo rewards serve` needs the packages of an extra: pip install 'capo-diffusion[serve]'",
+            1,
+        )
 
     section = _section(name, recipe, overrides)
     identity = reward_identity(section)
     reward = load_reward(section, select_device(EngineSection(device=device)))
-    with RewardServer((host, port), reward, identity, section.batch_size, waiting) as server:
-        say(f"Serving {section.name} at {server.url}; stop with Ctrl-C")
+    service = server.RewardService(reward, identity, section.batch_size, waiting, tuple(allow_host or ()))
+    with server.listen(host, port) as listening:  # not before it can answer: clients retry until then
+        say(f"Serving {section.name} at {server.url_of(listening)}; stop with Ctrl-C")
         try:
-            server.serve_forever()
+            server.build_server(service).run(sockets=[listening])
         except KeyboardInterrupt:
             stop("Stopped.", 130)
 

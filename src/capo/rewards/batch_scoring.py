@@ -1,5 +1,6 @@
 """Scoring in batches: every image ends up with a finite score or the reason why it has none."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -7,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from capo.rewards.protocol import (
+    ProtocolError,
     Reward,
     RewardError,
     RewardMemoryError,
+    RewardTimeoutError,
     Scored,
+    TimeLimited,
     TransientError,
     Truncating,
 )
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 2
 """Calls with the same batch before its images are scored one by one."""
+TIMEOUTS_PER_BATCH = 4
+"""A batch that fails is retried for at most this many timeouts of its reward, over all its images."""
 LONGEST_REASON = 500
 """Characters of an exception's message that are stored with the image."""
 
@@ -38,7 +44,8 @@ def score_images(
         RewardError: every image of two or more prompts failed (the first error is the cause), or
             the reward returned anything but n numbers.
         RewardMemoryError: memory ran out.
-        TransientError: the reward is temporarily unavailable.
+        TransientError: the reward is temporarily unavailable, or the retries of a batch take too long.
+        ProtocolError: the reward broke the protocol.
     """
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images with {len(prompts)} prompts")
@@ -109,11 +116,31 @@ def is_out_of_memory(error: Exception) -> bool:
 def _score_batch(
     reward: Reward, images: "Sequence[Image.Image]", prompts: Sequence[str]
 ) -> list[Scored | Exception]:
-    for attempt in range(ATTEMPTS):
+    started = time.monotonic()
+    batch = _attempt(reward, images, prompts, started)
+    if not isinstance(batch, Exception):
+        return [*batch]
+    if len(images) == 1:
+        return [batch]
+    outcomes: list[Scored | Exception] = []
+    for image, prompt in zip(images, prompts, strict=True):
+        single = _attempt(reward, [image], [prompt], started)
+        outcomes += [single] if isinstance(single, Exception) else single
+    return outcomes
+
+
+def _attempt(
+    reward: Reward, images: "Sequence[Image.Image]", prompts: Sequence[str], started: float
+) -> list[Scored] | Exception:
+    """Return the scores, or the error of the last attempt; a timeout is not attempted again.
+
+    `started` is when the first attempt with these images began, alone or in a batch.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
         try:
             raw = reward.score([image.copy() for image in images], list(prompts))
             break
-        except (TransientError, RewardMemoryError):
+        except (TransientError, RewardMemoryError, ProtocolError):
             raise
         except Exception as error:
             if is_out_of_memory(error):
@@ -121,11 +148,23 @@ def _score_batch(
                     f"reward {reward.name!r}: out of memory with {len(images)} images at once; "
                     "lower batch_size of this reward in the recipe"
                 ) from error
-            if attempt == ATTEMPTS - 1:
-                if len(images) == 1:
-                    return [error]
-                return [_score_batch(reward, [i], [p])[0] for i, p in zip(images, prompts, strict=True)]
+            _check_time(reward, started, error)
+            if attempt == ATTEMPTS or isinstance(error, RewardTimeoutError):
+                return error
     return [_scored(score) for score in validate_scores(reward.name, raw, len(images))]
+
+
+def _check_time(reward: Reward, started: float, error: Exception) -> None:
+    """Raise `TransientError` if the retries of a batch have taken too long."""
+    if not isinstance(reward, TimeLimited):
+        return
+    seconds = time.monotonic() - started
+    if seconds > TIMEOUTS_PER_BATCH * reward.timeout:
+        raise TransientError(
+            f"reward {reward.name!r}: a batch still fails after {seconds:.0f} s, more than "
+            f"{TIMEOUTS_PER_BATCH} times its timeout; the last error: {_reason(error)}; fix the reward, "
+            "raise its timeout or lower its batch_size, then rerun the same command to resume"
+        ) from error
 
 
 def _scored(score: "np.float64") -> Scored:

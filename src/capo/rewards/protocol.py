@@ -26,6 +26,14 @@ class RewardMemoryError(RewardError):
     """A reward ran out of memory while it was loaded or while it scored."""
 
 
+class ProtocolError(RewardError):
+    """A reward answered with something that the protocol does not allow. Such a reward is not retried."""
+
+
+class RewardTimeoutError(RewardError):
+    """A reward gave no answer within its timeout."""
+
+
 class Reward(Protocol):
     """A loaded reward model."""
 
@@ -50,6 +58,15 @@ class Truncating(Protocol):
 
     def truncated(self, prompts: list[str]) -> Sequence[bool | None]:
         """Return for each scored prompt whether the model read only its beginning; None if unknown."""
+
+
+@runtime_checkable
+class TimeLimited(Protocol):
+    """A reward that must score a batch within a time limit."""
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for one batch."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ are pickles, of which torch reads the tensors only.
 from typing import TYPE_CHECKING, Any
 
 from capo.method.calibration import BradleyTerry
-from capo.rewards.transports.program import PROGRAMS, ProgramReward
+from capo.rewards.transports.child_program import PROGRAMS
+from capo.rewards.transports.program import ProgramReward
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +38,7 @@ class PyiqaRating:
 
         `timeout`: seconds that it may take to start, and for a batch.
         """
-        self.name = name
+        self.name, self.timeout = name, timeout
         command = ("python", str(PROGRAMS / "pyiqa_rating.py"), metric, str(device))
         self._program = ProgramReward(name, command, REQUIREMENTS, timeout)
 

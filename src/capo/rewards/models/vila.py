@@ -10,7 +10,8 @@ in [0, 1]; the score is ten times that, the scale of the paper's tables.
 from typing import TYPE_CHECKING, Any
 
 from capo.method.calibration import BradleyTerry
-from capo.rewards.transports.program import PROGRAMS, ProgramReward
+from capo.rewards.transports.child_program import PROGRAMS
+from capo.rewards.transports.program import ProgramReward
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +38,7 @@ class VilaRating:
 
         `timeout`: seconds that it may take to start, and for a batch.
         """
-        self.name = name
+        self.name, self.timeout = name, timeout
         command = ("python", str(PROGRAMS / "vila_rating.py"), checkpoint)
         self._program = ProgramReward(name, command, REQUIREMENTS, timeout)
 

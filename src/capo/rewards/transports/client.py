@@ -1,33 +1,36 @@
 """A reward on another machine: the client of `capo rewards serve`.
 
-A server that is restarted, busy or away for a while is asked again, later and later; one batch is
-under way at a time, so a busy server slows its clients down rather than pile up their images.
+It sends one batch at a time, so that a busy server slows its clients down instead of piling up their images.
+A server that is restarted, busy or away is tried again, at growing intervals.
 """
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 from capo.recipe import RewardSection
 from capo.rewards.comparison import parse_comparison
-from capo.rewards.protocol import RewardError, RewardMemoryError, RewardSource, TransientError
+from capo.rewards.protocol import ProtocolError, RewardError, RewardMemoryError, RewardSource, TransientError
 from capo.store.manifest import alike
 
 if TYPE_CHECKING:
     import numpy as np
-    import urllib3
     from PIL import Image
 
     from capo.method.calibration import Comparison
+    from capo.rewards.transports.http_exchange import HttpReply
 
 BUSY = (429, 500, 502, 503, 504)
-"""Answers that mean: later."""
-TRIES, FIRST_WAIT, LONGEST_WAIT = 10, 0.2, 20.0
-"""A question is repeated so often; the waits double, from and to so many seconds: about 80 in all."""
+"""Statuses that mean: try again later."""
 TOO_LARGE, OUT_OF_MEMORY = 413, 507
+WAITS = tuple(min(0.2 * 2**n, 20.0) for n in range(10))
+"""Seconds before each retry, about 85 in all."""
+SHOWN = 200
+"""Characters of a reply in an error message."""
 
 
 class ServerSource:
-    """A section with a `url`; `known` is the reward it must serve, where that is known here."""
+    """A section with a `url`; `known` is the reward it must serve, if this machine knows it."""
 
     def __init__(self, section: RewardSection, known: RewardSource | None) -> None:
         self._name, self._timeout, self._known = section.name, section.timeout, known
@@ -35,20 +38,20 @@ class ServerSource:
         self._url = section.url.rstrip("/")
 
     def identity(self) -> str:
-        """That of the reward it serves: it does not matter where it runs. Unknown here: the address."""
+        """Return the identity of the known reward, wherever it runs; of an unknown one the address."""
         return self._known.identity() if self._known else self._url
 
     def comparison(self) -> "Comparison | None":
-        """That of the reward it serves; a reward that is not known here is asked for."""
+        """Return the comparison of the known reward; ask the server about an unknown one."""
         return self._known.comparison() if self._known else self.load(None).comparison
 
     def load(self, device: Any) -> "ServerReward":
-        """The reward behind its server; raises `RewardError` when it serves another one."""
+        """Connect to the server; raises `RewardError` if it serves another reward than the recipe names."""
         reward = ServerReward(self._name, self._url, self._timeout)
         if self._known and not alike(reward.identity, self._known.identity()):
             raise RewardError(
-                f"reward {self._name!r}: {self._url} serves {reward.identity}, not "
-                f"{self._known.identity()}, as the recipe says; leave out `source` for whatever it serves"
+                f"reward {self._name!r}: {self._url} serves {reward.identity}, but the recipe names "
+                f"{self._known.identity()}; remove `source` to use whatever it serves"
             )
         return reward
 
@@ -57,92 +60,89 @@ class ServerReward:
     """A server behind the reward protocol."""
 
     def __init__(self, name: str, url: str, timeout: float = 600.0) -> None:
-        import urllib3
+        from capo.rewards.transports.wire import TruncationRecord, check_hello, plain_text
 
-        from capo.rewards.transports.retries import Patience
-        from capo.rewards.transports.wire import Memory, check_protocol
-
-        self.name = name
-        self._said = Memory()
-        self._url, self._timeout = url, timeout
-        self._pool = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=10.0, read=timeout),
-            retries=Patience(
-                TRIES,
-                backoff_factor=FIRST_WAIT,
-                backoff_max=LONGEST_WAIT,
-                backoff_jitter=FIRST_WAIT,
-                status_forcelist=BUSY,
-                respect_retry_after_header=False,  # capo's server says 1 s each time: 10 in all
-                allowed_methods=None,  # to score twice changes nothing
-                raise_on_status=False,
-            ),
-        )
-        told = check_protocol(name, self._told(self._request("GET", "/health")))
-        self.identity: str = told.get("identity", "")
-        self.comparison = parse_comparison(told.get("comparison"))
+        self.name, self.timeout = name, timeout
+        self._url = url
+        self._record = TruncationRecord()
+        hello = check_hello(name, self._json(self._request("GET", "/health")))
+        self.identity = plain_text(str(hello.get("identity", "")))
+        self.comparison = parse_comparison(hello.get("comparison"))
 
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> "np.ndarray":
-        """float64 [n]; a batch that is too large for the server is sent in halves.
+        """Return float64 [n]; a batch that is too large for the server is sent in halves.
 
-        Raises `TransientError` when the server stays away or keeps silent, `RewardMemoryError` when it
-        has too little memory for so many, `RuntimeError` when it cannot score them.
+        Raises `TransientError` if the server stays unreachable or silent, `RewardMemoryError` if it has too
+        little memory for the batch, `RuntimeError` if it cannot score the images.
         """
         import numpy as np
 
         from capo.rewards.transports import wire
 
-        response = self._request("POST", "/score", wire.question(images, prompts))
-        if response.status == TOO_LARGE and len(images) > 1:
+        reply = self._request("POST", "/score", json.dumps(wire.encode_request(images, prompts)).encode())
+        if reply.status == TOO_LARGE and len(images) > 1:
             half = len(images) // 2
             parts = (slice(half), slice(half, None))
             return np.concatenate([self.score(images[part], prompts[part]) for part in parts])
-        if response.status == OUT_OF_MEMORY:
+        if reply.status == OUT_OF_MEMORY:
             raise RewardMemoryError(
                 f"reward {self.name!r}: {self._url} ran out of memory with {len(images)} images at once; "
-                f"lower batch_size of this reward in the recipe: {_words(response)}"
+                f"lower batch_size of this reward in the recipe: {_excerpt(reply)}"
             )
-        told = self._told(response)
-        scores = wire.read_answer(self.name, told, len(images))
-        self._said.keep(self.name, told, prompts)
+        content = self._json(reply)
+        scores = wire.decode_reply(self.name, content, len(images))
+        self._record.add(self.name, content, prompts)
         return scores
 
     def truncated(self, prompts: list[str]) -> "list[bool | None]":
-        """Whether the server's reward read only the beginning of each prompt, if it said so."""
-        return self._said.truncated(prompts)
+        """Return for each prompt whether the server's reward read only its beginning; None if unknown."""
+        return self._record.truncated(prompts)
 
-    def _request(self, method: str, path: str, asked: Any = None) -> "urllib3.BaseHTTPResponse":
-        import urllib3
+    def _request(self, method: str, path: str, body: bytes | None = None) -> "HttpReply":
+        """Return a reply that is not BUSY, after retries.
+
+        A timeout is not retried: the server goes on with the batch, and the same one would wait behind it.
+        """
+        for wait in (*WAITS, None):
+            problem = self._try(method, path, body)
+            if not isinstance(problem, str):
+                return problem
+            if wait is not None:
+                time.sleep(wait)
+        raise TransientError(
+            f"reward {self.name!r}: {self._url} {problem}, even after {len(WAITS)} retries; start its server "
+            "again, then rerun the same command to resume"
+        )
+
+    def _try(self, method: str, path: str, body: bytes | None) -> "HttpReply | str":
+        """Return the reply, or the reason to try again."""
+        from capo.rewards.transports import http_exchange as http
+        from capo.rewards.transports import wire
 
         try:
-            response = self._pool.request(method, self._url + path, json=asked)
-        except urllib3.exceptions.ReadTimeoutError as error:
+            reply = http.exchange(method, self._url + path, body, self.timeout, wire.LONGEST_REPLY)
+        except http.SilenceError:
             raise TransientError(
-                f"reward {self.name!r}: {self._url} gave no answer in {self._timeout:g} s; raise timeout or "
-                "lower batch_size of this reward in the recipe, and give the same command again"
-            ) from error
-        except urllib3.exceptions.HTTPError as error:
-            reason = getattr(error, "reason", None) or error
-            raise TransientError(
-                f"reward {self.name!r}: {self._url} does not answer: {reason}; start its server again, "
-                "and give the same command again"
-            ) from error
-        if response.status in BUSY:
-            raise TransientError(
-                f"reward {self.name!r}: {self._url} was asked {TRIES + 1} times and still answers "
-                f"{response.status}: {_words(response)}"
-            )
-        return response
+                f"reward {self.name!r}: {self._url} gave no answer in {self.timeout:g} s; raise timeout or "
+                "lower batch_size of this reward in the recipe, then rerun the same command to resume"
+            ) from None
+        except http.UnreachableError as error:
+            return f"cannot be reached ({wire.plain_text(str(error))})"
+        except http.RefusedReplyError as error:
+            raise ProtocolError(f"reward {self.name!r}: {self._url}: {error}") from None
+        return f"answers {reply.status} ({_excerpt(reply)})" if reply.status in BUSY else reply
 
-    def _told(self, response: "urllib3.BaseHTTPResponse") -> Any:
+    def _json(self, reply: "HttpReply") -> Any:
         try:
-            return json.loads(response.data)
-        except ValueError:
-            raise RewardError(
-                f"reward {self.name!r}: {self._url} answers {response.status} with no JSON; is it a "
-                "server of `capo rewards serve`?"
+            return json.loads(reply.body)
+        except (ValueError, RecursionError):
+            raise ProtocolError(
+                f"reward {self.name!r}: {self._url} answers {reply.status} without JSON; is it a server of "
+                "`capo rewards serve`?"
             ) from None
 
 
-def _words(response: "urllib3.BaseHTTPResponse") -> str:
-    return response.data[:200].decode(errors="replace")
+def _excerpt(reply: "HttpReply") -> str:
+    from capo.rewards.transports.wire import plain_text
+
+    return plain_text(reply.body[:SHOWN].decode(errors="replace"))

@@ -1,15 +1,16 @@
 """A reward of the user's own: a function `score(images, prompts) -> list[float]`.
 
-It is imported by the path a recipe gives, `package.module:function`, from what is installed or
-from the current directory; or an installed package names it, as an entry point of the group
-`capo.rewards`. Its scores may be of any scale; its attribute `comparison` says how they compare
-(the recipe may say so instead), its attribute `range` within which two numbers they lie, and its
-attribute `truncated`, a function of the prompts, of which it reads the beginning only.
+A recipe names it as `package.module:function`, to be imported from what is installed or from the current
+directory; or an installed package names it, as an entry point of the group `capo.rewards`.
+
+Its scores may have any scale. Optional attributes: `comparison` says how two scores compare (the recipe can
+override it), `range` gives the lowest and highest score, and `truncated`, a function of the prompts, reports
+which prompts are longer than what the function reads.
 """
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from capo.recipe import RewardSection
 from capo.rewards.comparison import NAMES, parse_comparison
-from capo.rewards.protocol import RewardError
+from capo.rewards.protocol import ProtocolError, RewardError
 from capo.rewards.weights.location import file_identity
 
 if TYPE_CHECKING:
@@ -31,56 +32,65 @@ GROUP = "capo.rewards"
 
 
 class FunctionReward:
-    """The function behind the reward protocol; what it returns is checked by `score_images`."""
+    """A function behind the reward protocol; `score_images` checks what it returns."""
 
     def __init__(self, name: str, source: str) -> None:
         self.name = name
-        self._function = _load(source)
+        self._source, self._function = source, _load(source)
         self.comparison = _declared_comparison(source)
         self.range: tuple[float, float] | None = getattr(self._function, "range", None)
 
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> "np.ndarray":
-        """Whatever the function returns for the n images and their prompts."""
-        return self._function(images, prompts)
+        """Return whatever the function returns for n images and their n prompts."""
+        return self._call(self._function, images, prompts)
 
     def truncated(self, prompts: list[str]) -> "Sequence[bool | None]":
-        """What the function's attribute of that name says of each prompt; None without one."""
-        told = getattr(self._function, "truncated", None)
-        return [None] * len(prompts) if told is None else told(prompts)
+        """Return what the function's attribute `truncated` returns; None for every prompt without one."""
+        declared = getattr(self._function, "truncated", None)
+        return [None] * len(prompts) if declared is None else self._call(declared, prompts)
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except SystemExit as error:
+            raise ProtocolError(
+                f"reward {self.name!r}: {self._source} called sys.exit({error.code!r}); raise an "
+                "exception for an image that cannot be scored"
+            ) from error
 
 
 class FunctionSource:
-    """A section that names a function; `package` tells which installed one it came with, if any."""
+    """A section that names a function; `package` is the installed package that brought it, if any."""
 
     def __init__(self, section: RewardSection, source: str, package: str = "") -> None:
         self._name, self.source, self._package = section.name, source, package
 
     def identity(self) -> str:
-        """The function's path, a digest of its file, and the package it came with."""
-        told = [self.source, file_identity(source_file(self.source))]
-        return " ".join([*told, *([self._package] if self._package else [])])
+        """Return the function's path, a digest of its file, and its package."""
+        parts = [self.source, file_identity(source_file(self.source))]
+        return " ".join([*parts, *([self._package] if self._package else [])])
 
     def comparison(self) -> "Comparison | None":
-        """The function's attribute; None without one."""
+        """Return the function's attribute `comparison`, or None."""
         return _declared_comparison(self.source)
 
     def load(self, device: Any) -> FunctionReward:
-        """The function, imported."""
+        """Import the function."""
         return FunctionReward(self._name, self.source)
 
 
 def is_path(source: str) -> bool:
-    """Whether `source` is written as `package.module:function`."""
+    """Return whether `source` is written as `package.module:function`."""
     return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", source) is not None
 
 
 def installed_functions() -> dict[str, EntryPoint]:
-    """Name → entry point of the rewards that installed packages bring."""
+    """Return the entry points of rewards in installed packages, by name."""
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
 def installed_source(section: RewardSection, entry: EntryPoint) -> FunctionSource:
-    """The function an installed package names; the package's version counts, its files being many."""
+    """Return the function an installed package names; the package's version is part of its identity."""
     package = f"{entry.dist.name}=={entry.dist.version}" if entry.dist else ""
     if not is_path(entry.value):
         raise RewardError(
@@ -91,20 +101,20 @@ def installed_source(section: RewardSection, entry: EntryPoint) -> FunctionSourc
 
 
 def source_file(source: str) -> Path:
-    """The file of the function's module, found without running it."""
+    """Return the file of the function's module, without running it."""
     module = source.partition(":")[0]
-    _see_current_directory()
+    _add_current_directory()
     try:
         spec = find_spec(module)
     except (ImportError, ValueError):
         spec = None
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        raise _not_found(source)
+        raise _no_module(source)
     return Path(spec.origin)
 
 
 def _declared_comparison(source: str) -> "Comparison | None":
-    """The function's attribute `comparison`: itself, by name, or as a table of name and parameter."""
+    """Return the attribute `comparison`, which may be one, its name, or a table of name and parameter."""
     declared: Any = getattr(_load(source), "comparison", None)
     if callable(declared) and not isinstance(declared, type):
         return declared
@@ -113,33 +123,35 @@ def _declared_comparison(source: str) -> "Comparison | None":
     except RewardError:
         raise RewardError(
             f"{source}: its comparison is {declared!r}; it must be one of {', '.join(NAMES)}, "
-            "or one made as capo.BradleyTerry(temperature=1.0)"
+            "or an object such as capo.BradleyTerry(temperature=1.0)"
         ) from None
 
 
 def _load(source: str) -> Any:
     module, _, name = source.partition(":")
-    _see_current_directory()
+    _add_current_directory()
     try:
         loaded = import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
-            raise _not_found(source) from None
+            raise _no_module(source) from None
         raise
-    found = getattr(loaded, name, None)
-    if not callable(found):
+    except SystemExit as error:
+        raise RewardError(f"{source}: importing {module} called sys.exit({error.code!r})") from error
+    function = getattr(loaded, name, None)
+    if not callable(function):
         raise RewardError(f"{source}: {loaded.__file__} has no function {name!r}")
-    return found
+    return function
 
 
-def _not_found(source: str) -> RewardError:
+def _no_module(source: str) -> RewardError:
     return RewardError(
         f"{source}: no module {source.partition(':')[0]!r}, neither installed nor in {Path.cwd()}"
     )
 
 
-def _see_current_directory() -> None:
-    # Last, so that a stray file there takes the place of no installed module.
+def _add_current_directory() -> None:
+    # Last, so that a file there never shadows an installed module.
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)

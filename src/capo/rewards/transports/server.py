@@ -1,153 +1,198 @@
-"""A reward for other machines: `capo rewards serve`.
+"""A reward for other machines: the ASGI application behind `capo rewards serve`.
 
     GET  /health   {"protocol": 1, "name": …, "identity": …, "comparison": …, "waiting": 0}
     POST /score    {"images": [{"png": base64}, …], "prompts": […]} → {"scores": [0.5, null, …]}
 
-The answer may have `truncated` besides: for each prompt whether only its beginning was read. One
-batch is scored at a time. Others wait in a line of bounded length; when it is full, or the reward
-cannot answer for now, the answer is 503, and the client asks again later. 413: the question is too
-large; 400: it is no question; 422: the reward cannot score these images; 507: there is not memory
-enough for so many at once. There is no encryption and there are no passwords: it is for the own
-machine or a network of trust.
+The reply to /score may also have `truncated`: for each prompt whether only its beginning was read. Statuses:
+
+    400, 411, 415   not a request, without a length, or not JSON
+    403, 421        from a web page, or addressed to an unknown host
+    408, 413        sent too slowly, or too large: bytes of the request, or pixels of its images
+    422             the reward cannot score these images
+    503             too many requests are waiting, or the reward is unavailable: try again later
+    507             not enough memory for so many images at once
+
+The reward scores one batch at a time. Requests are read in parallel, so that a slow client delays no other.
+The connection is neither encrypted nor authenticated: it is for one machine or a trusted network.
 """
 
+import asyncio
+import io
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+import socket
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import uvicorn
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from capo.rewards.batch_scoring import is_out_of_memory, truncated, validate_scores
 from capo.rewards.comparison import describe_comparison
 from capo.rewards.protocol import Reward, TransientError
+from capo.rewards.rgb_images import FORMATS, decode_image
 from capo.rewards.transports import wire
+from capo.rewards.transports.request_checks import check_headers, content_length
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-LARGEST_QUESTION = 256 * 2**20
+LARGEST_REQUEST = 256 * 2**20
 """Bytes: some 64 images of 1024 by 1024 pixels."""
-PART = 2**20
-PATIENCE = 60
-"""Seconds that a client may take between two parts of its question."""
+LARGEST_BATCH = 2**27
+"""Pixels of the images of a request: 128 images of 1024 by 1024 pixels."""
+BUFFER = 4 * LARGEST_REQUEST
+"""Bytes of all requests in memory, whether they are still being read or wait for their turn."""
+READ_SECONDS, READ_RATE = 30.0, 2**20
+"""Time to send a request: so many seconds, and one more for every so many bytes."""
 
 
-class RewardServer(ThreadingHTTPServer):
-    """Serves one reward at `address` (host, port; any free port for 0) until `shutdown`.
+class RewardService:
+    """Serves one reward.
 
     Args:
-        identity: as `reward_identity` tells it; clients compare it with what their recipe names.
-        batch_size: images that the reward is given at once.
-        waiting: questions that may wait for their turn.
+        identity: `reward_identity` of the reward; clients compare it with what their recipe names.
+        batch_size: images that the reward receives at once.
+        waiting: requests that may wait for their turn.
+        hosts: names by which clients may address this machine, besides its own name and IP addresses.
     """
 
-    daemon_threads = True
-
     def __init__(
-        self, address: tuple[str, int], reward: Reward, identity: str, batch_size: int = 64, waiting: int = 16
+        self,
+        reward: Reward,
+        identity: str,
+        batch_size: int = 64,
+        waiting: int = 16,
+        hosts: Sequence[str] = (),
     ) -> None:
-        super().__init__(address, _Handler)
         self.reward, self.identity, self.batch_size = reward, identity, batch_size
-        self._turn, self._door = threading.Lock(), threading.Lock()
-        self._most = waiting + 1  # with the one that is scored
-        self.waiting = 0
+        self.in_line = 0
+        """Requests that have been read: the one being scored, and those that wait."""
+        self.buffered = 0
+        """Bytes of requests in memory."""
+        self._longest_line, self._hosts = waiting + 1, tuple(hosts)
+        self._turn = asyncio.Lock()
+        self.app = Starlette(
+            routes=[
+                Route("/health", self._health, methods=["GET"]),
+                Route("/score", self._score, methods=["POST"]),
+            ],
+            exception_handlers={HTTPException: _report},
+        )
 
-    @property
-    def url(self) -> str:
-        host, port = self.server_address[:2]
-        return f"http://{host!s}:{port}"
-
-    def about(self) -> dict[str, Any]:
-        """What /health answers."""
+    async def _health(self, request: Request) -> JSONResponse:
+        check_headers(request, self._hosts)
+        about = {"name": self.reward.name, "identity": self.identity, "waiting": self.in_line}
         comparison = describe_comparison(self.reward.comparison)
-        about = {"name": self.reward.name, "identity": self.identity, "waiting": self.waiting}
-        return {"protocol": wire.PROTOCOL, "comparison": comparison, **about}
+        return JSONResponse({"protocol": wire.PROTOCOL, "comparison": comparison, **about})
 
-    def stand_in_line(self) -> bool:
-        """Take a place among those who wait; False when there is none. `leave_line` gives it back."""
-        with self._door:
-            free = self.waiting < self._most
-            self.waiting += free
-        return free
-
-    def leave_line(self) -> None:
-        with self._door:
-            self.waiting -= 1
-
-    def answer(self, body: bytes) -> tuple[int, dict[str, Any]]:
-        """Status and answer to the body of a question."""
+    async def _score(self, request: Request) -> JSONResponse:
+        check_headers(request, self._hosts)
+        body = bytearray()
         try:
-            images, prompts = wire.read_question(json.loads(body))
-        except (ValueError, RecursionError) as error:
-            return 400, {"error": str(error)}
-        return self._score(images, prompts)
-
-    def _score(self, images: "list[Image.Image]", prompts: list[str]) -> tuple[int, dict[str, Any]]:
-        scores = [np.empty(0)]
-        cut: list[bool | None] = []
-        try:
-            for start in range(0, len(images), self.batch_size):
-                part = slice(start, start + self.batch_size)
-                with self._turn:
-                    raw = self.reward.score(images[part], prompts[part])
-                    cut += truncated(self.reward, prompts[part])
-                scores.append(validate_scores(self.reward.name, raw, len(images[part])))
-        except TransientError as error:  # no fault of the images
-            return 503, {"error": str(error)}
-        except Exception as error:  # the reward's own, whatever it is
-            return 507 if is_out_of_memory(error) else 422, {"error": f"{type(error).__name__}: {error}"}
-        return 200, wire.answer(np.concatenate(scores), cut)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: RewardServer
-    protocol_version = "HTTP/1.1"
-    timeout = PATIENCE
-
-    def do_GET(self) -> None:
-        if self.path == "/health":
-            self._send(200, self.server.about())
-        else:
-            self._send(404, {"error": "there are /health and /score"})
-
-    def do_POST(self) -> None:
-        length = self.headers.get("Content-Length", "")
-        if self.path != "/score":
-            self._refuse(404, "there are /health and /score", length)
-        elif not length.isdecimal():
-            self._refuse(411, "Content-Length is missing", length)
-        elif int(length) > LARGEST_QUESTION:
-            self._refuse(413, f"at most {LARGEST_QUESTION} bytes at once", length)
-        elif not self.server.stand_in_line():
-            self._refuse(503, "as many as allowed are waiting; ask again later", length)
-        else:
-            # In line before the images are read: those who wait are what memory must hold.
+            await self._read(request, body)
+            if self.in_line >= self._longest_line:
+                raise HTTPException(503, "too many requests are waiting; try again later")
+            self.in_line += 1
             try:
-                status, told = self.server.answer(self.rfile.read(int(length)))
+                return JSONResponse(await self._answer(bytes(body)))
             finally:
-                self.server.leave_line()
-            self._send(status, told)
+                self.in_line -= 1
+        finally:
+            self.buffered -= len(body)
 
-    def _refuse(self, status: int, reason: str, length: str) -> None:
-        """Answer without keeping the question, which is read all the same: its sender listens only then."""
-        self.close_connection = True
-        left = int(length) if length.isdecimal() else 0
-        while left > 0 and (part := self.rfile.read(min(left, PART))):
-            left -= len(part)
-        self._send(status, {"error": reason})
+    async def _read(self, request: Request, body: bytearray) -> None:
+        """Read the request into `body`, counting its bytes as buffered."""
+        length = content_length(request)
+        if length > LARGEST_REQUEST:
+            raise HTTPException(413, f"at most {LARGEST_REQUEST} bytes at once")
+        try:
+            async with asyncio.timeout(READ_SECONDS + length / READ_RATE):
+                async for part in request.stream():
+                    if self.buffered + len(part) > BUFFER:
+                        raise HTTPException(503, "the requests in memory are too large; try again later")
+                    body += part
+                    self.buffered += len(part)
+        except TimeoutError:
+            raise HTTPException(408, "the request was sent too slowly") from None
+        except ClientDisconnect:
+            raise HTTPException(400, "the client is gone") from None
 
-    def _send(self, status: int, told: dict[str, Any]) -> None:
-        body = json.dumps(told).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        if status == 503:
-            self.send_header("Retry-After", "1")
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(body)
+    async def _answer(self, body: bytes) -> dict[str, Any]:
+        try:
+            images, prompts = await run_in_threadpool(_parse, body)
+        except (ValueError, RecursionError) as error:
+            raise HTTPException(400, str(error)) from error
+        scores: list[np.ndarray] = [np.empty(0)]
+        cut: list[bool | None] = []
+        for start in range(0, len(images), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            async with self._turn:
+                some, some_cut = await run_in_threadpool(self._score_batch, images[part], prompts[part])
+            scores.append(some)
+            cut += some_cut
+        return wire.encode_reply(np.concatenate(scores), cut)
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a line a batch would drown what matters."""
+    def _score_batch(self, files: list[bytes], prompts: list[str]) -> tuple[np.ndarray, list[bool | None]]:
+        """Decode and score; only here are decoded images in memory."""
+        try:
+            images = [decode_image(file) for file in files]
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from error
+        try:
+            scores = validate_scores(self.reward.name, self.reward.score(images, prompts), len(images))
+            return scores, truncated(self.reward, prompts)
+        except TransientError as error:  # not the fault of the images
+            raise HTTPException(503, str(error)) from error
+        except Exception as error:  # of any kind, as the reward is the user's
+            status = 507 if is_out_of_memory(error) else 422
+            raise HTTPException(status, f"{type(error).__name__}: {error}") from error
+
+
+def _parse(body: bytes) -> tuple[list[bytes], list[str]]:
+    """Return image files and prompts; too many pixels are rejected before any image is decoded."""
+    files, prompts = wire.decode_request(json.loads(body))
+    pixels = sum(map(_pixels, files))
+    if pixels > LARGEST_BATCH:
+        raise HTTPException(413, f"{pixels} pixels; at most {LARGEST_BATCH} at once")
+    return files, prompts
+
+
+def _pixels(file: bytes) -> int:
+    try:
+        with Image.open(io.BytesIO(file), formats=FORMATS) as image:
+            return image.width * image.height
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise HTTPException(413, str(error)) from error
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"not a readable image: {error}") from error
+
+
+async def _report(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    headers = {"Retry-After": "1"} if error.status_code == 503 else None
+    return JSONResponse({"error": error.detail}, error.status_code, headers)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; any free port for 0. Raises `OSError` if the address is not available."""
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+def url_of(listening: socket.socket) -> str:
+    """Return the address of a listening socket."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def build_server(service: RewardService) -> uvicorn.Server:
+    """Return the server, to be run on a listening socket."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            service.app, http="h11", ws="none", lifespan="off", log_level="warning", access_log=False,
+            server_header=False,
+        )
+    )  # fmt: skip

@@ -1,45 +1,103 @@
-"""Images, prompts and scores as JSON: what is spoken with programs and servers."""
+"""Images, prompts and scores as JSON, in the format that programs and servers use."""
 
 import base64
 import io
+import re
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from capo.rewards.protocol import RewardError
-from capo.rewards.rgb_images import as_rgb, decode_image
+from capo.rewards.protocol import ProtocolError
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
 PROTOCOL = 1
 
+LONGEST_REPLY = 16 * 2**20
+"""Bytes of a reply: a hundred thousand scores, with room to spare."""
 
-def question(images: "list[Image.Image]", prompts: list[str]) -> dict[str, Any]:
-    """N images, as lossless PNG, and their n prompts."""
+ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)", re.DOTALL)
+"""Terminal commands: to move the cursor, to set colors or the window's title, and others."""
+
+SHOWN = 200
+"""Characters of an unexpected reply in an error message."""
+
+
+def encode_request(images: "list[Image.Image]", prompts: list[str]) -> dict[str, Any]:
+    """Return n images, as lossless PNG, and their n prompts."""
     return {"images": [{"png": _png(image)} for image in images], "prompts": prompts}
 
 
-def read_question(asked: Any) -> "tuple[list[Image.Image], list[str]]":
-    """The images and prompts of a `question`; raises `ValueError` for anything else."""
-    match asked:
+def decode_request(request: Any) -> tuple[list[bytes], list[str]]:
+    """Return the image files and prompts of a request; raises `ValueError` for anything else."""
+    match request:
         case {"images": list(images), "prompts": list(prompts)} if len(images) == len(prompts):
             if not all(isinstance(prompt, str) for prompt in prompts):
                 raise ValueError("prompts must be texts")
-            return [_image(each) for each in images], prompts
+            return [_image_file(image) for image in images], prompts
     raise ValueError("expected images and as many prompts")
 
 
-class Memory:
-    """What a reward that is elsewhere said of the prompts it scored."""
+def encode_reply(scores: "np.ndarray", truncated: "Sequence[bool | None]") -> dict[str, Any]:
+    """Return scores [n], null where one is missing, and `truncated` if the reward reports it."""
+    import numpy as np
+
+    reply: dict[str, Any] = {"scores": [float(score) if np.isfinite(score) else None for score in scores]}
+    return reply if all(cut is None for cut in truncated) else reply | {"truncated": list(truncated)}
+
+
+def decode_reply(reward: str, reply: Any, count: int) -> "np.ndarray":
+    """Return float64 [count], NaN where a score is missing.
+
+    Raises `RuntimeError` with the reason if the images could not be scored, which may succeed in a smaller
+    batch, and `ProtocolError` for anything else but `count` scores.
+    """
+    import numpy as np
+
+    match reply:
+        case {"error": str(reason)}:
+            raise RuntimeError(plain_text(reason))
+        case {"scores": list(scores)} if len(scores) == count and all(map(_is_score, scores)):
+            errors = reply.get("errors") or [None] * count
+            if isinstance(errors, list) and len(errors) == count:
+                for number, reason in enumerate(errors, start=1):
+                    if reason is not None:
+                        text = plain_text(str(reason))
+                        raise RuntimeError(text if count == 1 else f"image {number}: {text}")
+                return np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
+    raise ProtocolError(f"reward {reward!r} must answer with {count} scores, got {_excerpt(reply)}")
+
+
+def check_hello(reward: str, reply: Any) -> dict[str, Any]:
+    """Return the first reply of a program or server if it uses this protocol."""
+    if isinstance(reply, dict) and reply.get("protocol") == PROTOCOL:
+        return reply
+    raise ProtocolError(
+        f"reward {reward!r}: expected a reply with protocol {PROTOCOL}, got {_excerpt(reply)}; use the "
+        "capo or capo_reward.py of the same version there"
+    )
+
+
+def plain_text(text: str) -> str:
+    """Return text from outside without terminal commands and control characters; keeps line ends and tabs."""
+    lines = ESCAPE_SEQUENCE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n" else c
+        for c in lines
+    )
+
+
+class TruncationRecord:
+    """Remembers which prompts a program or server reported as truncated."""
 
     def __init__(self) -> None:
         self._truncated: dict[str, bool] = {}
 
-    def keep(self, reward: str, told: dict[str, Any], prompts: list[str]) -> None:
-        """Note `truncated` of an answer, if it has that; raises `RewardError` unless it is one a prompt."""
-        cut = told.get("truncated")
+    def add(self, reward: str, reply: dict[str, Any], prompts: list[str]) -> None:
+        """Take `truncated` of a reply, if it has one; raises `ProtocolError` unless it fits the prompts."""
+        cut = reply.get("truncated")
         if cut is None:
             return
         if (
@@ -47,49 +105,19 @@ class Memory:
             or len(cut) != len(prompts)
             or not all(c in (True, False, None) for c in cut)
         ):
-            raise RewardError(
-                f"reward {reward!r}: `truncated` of an answer must be true, false or null for each of "
-                f"{len(prompts)} prompts, got {str(cut)[:200]}"
+            raise ProtocolError(
+                f"reward {reward!r}: `truncated` of a reply must be true, false or null for each of "
+                f"{len(prompts)} prompts, got {_excerpt(cut)}"
             )
         self._truncated |= {p: bool(c) for p, c in zip(prompts, cut, strict=True) if c is not None}
 
     def truncated(self, prompts: list[str]) -> list[bool | None]:
-        """Whether each prompt was longer than what the reward reads; None where it did not say."""
+        """Return for each prompt whether it is longer than what the reward reads; None if unknown."""
         return [self._truncated.get(prompt) for prompt in prompts]
 
 
-def answer(scores: np.ndarray, truncated: "Sequence[bool | None]") -> dict[str, Any]:
-    """Scores [n], null where there is none; `truncated` where the reward tells it."""
-    told = {} if all(cut is None for cut in truncated) else {"truncated": list(truncated)}
-    return {"scores": [float(score) if np.isfinite(score) else None for score in scores], **told}
-
-
-def read_answer(reward: str, told: Any, count: int) -> np.ndarray:
-    """float64 [count], NaN where there is no score.
-
-    Raises `RuntimeError` with the reason when the images could not be scored, which a smaller
-    batch may yet be, and `RewardError` for what is no answer at all.
-    """
-    match told:
-        case {"error": str(reason)}:
-            raise RuntimeError(reason)
-        case {"scores": list(scores)}:
-            for place, reason in enumerate(told.get("errors") or ()):
-                if reason is not None:
-                    raise RuntimeError(str(reason) if count == 1 else f"image {place + 1}: {reason}")
-            if len(scores) == count and all(_is_score(score) for score in scores):
-                return np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
-    raise RewardError(f"reward {reward!r} must answer with {count} scores, got {str(told)[:200]}")
-
-
-def check_protocol(reward: str, told: Any) -> Any:
-    """The first answer of a program or server, if it speaks this protocol."""
-    if isinstance(told, dict) and told.get("protocol") == PROTOCOL:
-        return told
-    raise RewardError(
-        f"reward {reward!r}: expected an answer of protocol {PROTOCOL}, got {str(told)[:200]}; "
-        "is its capo, or its capo_reward.py, of another version?"
-    )
+def _excerpt(reply: Any) -> str:
+    return plain_text(str(reply)[:SHOWN])
 
 
 def _is_score(score: Any) -> bool:
@@ -97,14 +125,16 @@ def _is_score(score: Any) -> bool:
 
 
 def _png(image: "Image.Image") -> str:
+    from capo.rewards.rgb_images import as_rgb
+
     buffer = io.BytesIO()
-    # Level 1: the line is faster than the compressor.
+    # Level 1: the connection is faster than the compressor.
     as_rgb(image).save(buffer, "PNG", compress_level=1)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _image(told: Any) -> "Image.Image":
-    match told:
+def _image_file(image: Any) -> bytes:
+    match image:
         case {"png": str(data)}:
-            return decode_image(base64.b64decode(data, validate=True))
+            return base64.b64decode(data, validate=True)
     raise ValueError('an image is written as {"png": base64}')
