@@ -1,6 +1,7 @@
-"""Rewards that are programs: in this Python, and in an environment of their own."""
+"""Rewards that are programs, in this Python or in an environment of their own."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -8,14 +9,28 @@ import zipfile
 from importlib.metadata import distribution, version
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from capo import BradleyTerry
+from capo.cli import app
 from capo.recipe import RecipeError, RewardSection
-from capo.rewards import RewardError, Scored, build_comparison, load_reward, reward_identity, score_images
-from capo.rewards.transports.environment import environment, environment_is_there
-from capo.rewards.transports.program import PROGRAMS
+from capo.rewards import (
+    RewardError,
+    Scored,
+    TransientError,
+    build_comparison,
+    load_reward,
+    reward_identity,
+    score_images,
+)
+from capo.rewards.protocol import ProtocolError
+from capo.rewards.transports import environment as environments
+from capo.rewards.transports.child_program import PROGRAMS
+from capo.rewards.transports.environment import environment
+from served_reward import wait_until
 
 IMAGES = [Image.new("RGB", (3, 2), (10 * n, 0, 255)) for n in range(4)]
 PROMPTS = ["a", "bb", "ccc", "\N{BICYCLE}"]
@@ -38,7 +53,7 @@ EXPECTED = [0.1, 10.2, 20.3, 30.1]
 
 @pytest.fixture
 def program(tmp_path):
-    """Writes a program with `body` in its function; gives its section."""
+    """Write a program with `body` in its function and return its section."""
 
     def write(body="pass", **fields):
         path = tmp_path / "reds.py"
@@ -56,7 +71,7 @@ def test_a_program_scores(program):
     assert reward.comparison == build_comparison(section) == BradleyTerry(5.0)
 
 
-def test_a_program_that_was_killed_is_started_again(program, tmp_path):
+def test_a_killed_program_is_restarted(program, tmp_path):
     mark = tmp_path / "mark"
     body = f"mark = {str(mark)!r}\n    if not os.path.exists(mark): open(mark, 'w'); os.kill(os.getpid(), 9)"
     reward = load_reward(program(body), "cpu")
@@ -66,52 +81,72 @@ def test_a_program_that_was_killed_is_started_again(program, tmp_path):
     np.testing.assert_allclose(reward.score(IMAGES, PROMPTS), EXPECTED)
 
 
-def test_one_image_that_kills_the_program_costs_no_other_its_score(program):
-    body = "images[0].getpixel((0, 0))[0] == 20 and sys.exit('cannot bear it')"
-    found = score_images(load_reward(program(body), "cpu"), IMAGES, PROMPTS, 1)
-    assert [each.score for each in found] == [
+def test_an_image_that_ends_the_program_costs_no_other_its_score(program):
+    body = "images[0].getpixel((0, 0))[0] == 20 and sys.exit('cannot score')"
+    scored = score_images(load_reward(program(body), "cpu"), IMAGES, PROMPTS, 1)
+    assert [s.score for s in scored] == [
         pytest.approx(0.1),
         pytest.approx(10.2),
         None,
         pytest.approx(30.1),
     ]
-    assert "ended with exit status 1" in found[2].error
-    assert "cannot bear it" in found[2].error
+    assert "ended with exit status 1" in scored[2].error
+    assert "cannot score" in scored[2].error
 
 
-def test_an_exception_and_a_missing_score_are_of_their_image_alone(program):
+def test_an_exception_and_a_missing_score_affect_only_their_image(program):
     body = (
         "reds = [i.getpixel((0, 0))[0] for i in images]\n"
         "    if 10 in reds: raise KeyError('ten')\n"
         "    if 30 in reds: return [None if r == 30 else float('nan') if r == 20 else 7 for r in reds]"
     )
-    found = score_images(load_reward(program(body), "cpu"), IMAGES, PROMPTS, 4)
-    assert found[:2] == [Scored(pytest.approx(0.1)), Scored(None, "RuntimeError: KeyError: 'ten'")]
-    assert [each.score for each in found[2:]] == [pytest.approx(20.3), None]
+    scored = score_images(load_reward(program(body), "cpu"), IMAGES, PROMPTS, 4)
+    assert scored[:2] == [Scored(pytest.approx(0.1)), Scored(None, "RuntimeError: KeyError: 'ten'")]
+    assert [s.score for s in scored[2:]] == [pytest.approx(20.3), None]
 
 
-def test_silence_is_ended_after_the_timeout(program):
-    reward = load_reward(program("import time; time.sleep(60)", timeout=5.0), "cpu")
-    reward._timeout = 0.3  # the start, with its imports, had the longer one
-    with pytest.raises(RuntimeError, match=r"gave no answer in 0\.3 s"):
+def silent(section, seconds=0.3):
+    """Load a reward and then shorten its timeout, which is also the time for its start."""
+    reward = load_reward(section, "cpu")
+    reward.timeout = seconds
+    return reward
+
+
+def test_a_silent_program_is_killed_after_the_timeout(program):
+    reward = silent(program("import time; time.sleep(60)"))
+    with pytest.raises(RewardError, match=r"gave no answer in 0\.3 s"):
         reward.score(IMAGES, PROMPTS)
 
 
+def test_a_program_that_is_always_silent_is_retried_for_a_few_timeouts_only(program):
+    """Not once for the batch and once for each of its images, twice."""
+    reward = silent(program("import time; time.sleep(60)"), 1.0)
+    started = time.monotonic()
+    with pytest.raises(TransientError, match=r"more than 4 times its timeout.*gave no answer"):
+        score_images(reward, IMAGES * 16, PROMPTS * 16, 64)
+    assert time.monotonic() - started < 10
+
+
+def test_an_image_that_silences_the_program_costs_no_other_its_score(program):
+    body = "import time; any(i.getpixel((0, 0))[0] == 20 for i in images) and time.sleep(60)"
+    scored = score_images(silent(program(body), 2.0), IMAGES, PROMPTS, 4)
+    assert [s.score for s in scored] == [pytest.approx(0.1), pytest.approx(10.2), None, pytest.approx(30.1)]
+    assert "gave no answer in 2 s" in scored[2].error
+
+
 @pytest.mark.parametrize("name", ["topiq-iaa", "vila"])
-def test_a_shipped_program_has_the_timeout_of_its_section(name, monkeypatch):
+def test_shipped_programs_use_the_timeout_of_their_section(name, monkeypatch):
     module = "pyiqa" if name == "topiq-iaa" else name
-    monkeypatch.setattr(f"capo.rewards.{module}.ProgramReward", lambda *given: given[-1])
+    monkeypatch.setattr(f"capo.rewards.models.{module}.ProgramReward", lambda *arguments: arguments[-1])
     assert load_reward(RewardSection(name=name, timeout=7.0), "cpu")._program == 7.0
 
 
-def test_what_a_shell_started_is_ended_with_it(program):
-    """As of `conda run`: the program that keeps silent is a child, which holds the pipes open."""
+def test_children_of_a_silent_program_are_killed_with_it(program):
+    """The silent program is a child that holds the pipes open, as under `conda run`."""
     (python, path) = program("import time; time.sleep(60)").command
-    section = RewardSection(name="reds", command=["sh", "-c", f"{python} {path}; true"])
-    reward = load_reward(section, "cpu")
-    reward._timeout = 0.3
+    reward = silent(RewardSection(name="reds", command=["sh", "-c", f"{python} {path}; true"]))
     started = time.monotonic()
-    with pytest.raises(RuntimeError, match=r"gave no answer in 0\.3 s"):
+    with pytest.raises(RewardError, match=r"gave no answer in 0\.3 s"):
         reward.score(IMAGES, PROMPTS)
     assert time.monotonic() - started < 30
 
@@ -123,42 +158,165 @@ def test_the_process_ends_with_the_reward(program):
     assert process.poll() == 0
 
 
+def alive(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+LEAVING = """
+import os, subprocess, sys
+child = subprocess.Popen(["sleep", "600"])
+open({pids!r}, "w").write(f"{{os.getpid()}} {{child.pid}}")
+from capo_reward import serve_stdio
+serve_stdio(lambda images, prompts: [float({body}) for _ in images], comparison="bradley-terry")
+"""
+
+OWNER = """
+import sys
+from PIL import Image
+from capo.recipe import RewardSection
+from capo.rewards import load_reward
+reward = load_reward(RewardSection(name="r", command=[sys.executable, sys.argv[1]]), "cpu")
+reward.score([Image.new("RGB", (2, 2))], ["a"])
+"""
+
+
+def leaving(folder, body):
+    """Write a program that leaves a process behind; return its path and the file of both ids."""
+    pids, path = folder / "pids", folder / "leaving.py"
+    path.write_text(LEAVING.format(pids=str(pids), body=body))
+    return path, pids
+
+
+def test_what_a_program_leaves_behind_ends_with_it(tmp_path):
+    path, pids = leaving(tmp_path, "0")
+    reward = load_reward(RewardSection(name="r", command=[sys.executable, str(path)]), "cpu")
+    started = [int(pid) for pid in pids.read_text().split()]
+    assert all(map(alive, started))
+    del reward
+    wait_until(lambda: not any(map(alive, started)))
+
+
+def test_no_process_outlives_capo(tmp_path):
+    """Not even if capo is killed while the program, which then cannot notice it, is silent."""
+    path, pids = leaving(tmp_path, "__import__('time').sleep(600)")
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(path)])
+    wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2, 60)
+    started = [int(pid) for pid in pids.read_text().split()]
+    time.sleep(1)
+    assert owner.poll() is None
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    wait_until(lambda: not any(map(alive, started)))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("raise ImportError('no such model')", "ended with exit status 1.*no such model"),
         ("input(); print('hello')", "ended with exit status 0: hello"),
-        ("input(); print('{\"protocol\": 2}')", "expected an answer of protocol 1"),
+        ("input(); print('{\"protocol\": 2}')", "expected a reply with protocol 1"),
     ],
 )
-def test_what_does_not_speak_the_protocol_is_refused(tmp_path, text, message):
+def test_other_programs_are_refused(tmp_path, text, message):
     (tmp_path / "wrong.py").write_text(text)
     section = RewardSection(name="r", command=[sys.executable, str(tmp_path / "wrong.py")])
     with pytest.raises(RewardError, match=f"(?s){message}"):
         load_reward(section, "cpu")
 
 
-def test_a_program_that_is_not_there_is_refused():
+def test_a_missing_program_is_refused():
     with pytest.raises(RewardError, match="no_such_program does not start"):
         load_reward(RewardSection(name="r", command=["no_such_program"]), "cpu")
 
 
-def test_answers_of_another_length_are_refused(tmp_path):
-    """Written without capo_reward: any language will do."""
-    (tmp_path / "plain.py").write_text(
-        "import sys, json\n"
-        "for line in sys.stdin:\n"
-        "    asked = json.loads(line)\n"
-        "    told = {'protocol': 1} if 'protocol' in asked else {'scores': [1, '2']}\n"
-        "    print(json.dumps(told), flush=True)\n"
-    )
-    reward = load_reward(RewardSection(name="r", command=[sys.executable, str(tmp_path / "plain.py")]), "cpu")
-    with pytest.raises(RewardError, match=r"must answer with 2 scores, got .*'2'"):
-        reward.score(IMAGES[:2], PROMPTS[:2])
-    assert reward.comparison is None
+PLAIN = """
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "protocol" in asked:
+        print(json.dumps({{"protocol": 1}}), flush=True)
+    else:
+        number, count = asked["id"], len(asked["images"])
+        {body}
+"""
+"""A program without capo_reward, as in any language."""
 
 
-def test_identity_is_of_the_files_in_the_command_and_of_the_requirements(program):
+def plain(folder, body):
+    path = folder / "plain.py"
+    path.write_text(PLAIN.format(body=body))
+    return load_reward(RewardSection(name="r", command=[sys.executable, str(path)]), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("scores", "count"),
+    [("[1] * (count + 1 - (count == 1))", 4), ("[1] * max(count - 1, 1)", 4), ("[1, '2']", 2), ("[]", 1)],
+)
+def test_a_wrong_number_of_scores_stops_at_once(tmp_path, scores, count):
+    """Even if the answers for single images would fit."""
+    reward = plain(tmp_path, f'print(json.dumps({{"id": number, "scores": {scores}}}), flush=True)')
+    with pytest.raises(ProtocolError, match=f"must answer with {count} scores"):
+        score_images(reward, IMAGES[:count], PROMPTS[:count], 4)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'print(json.dumps({"id": number, "scores": [number] * count}), flush=True); '
+        'print(json.dumps({"id": number, "scores": [number] * count}), flush=True)',
+        'print(json.dumps({"id": number - (number > 2), "scores": [number] * count}), flush=True)',
+    ],
+    ids=["answers twice", "repeats an id"],
+)
+def test_answers_are_matched_by_id(tmp_path, body):
+    reward = plain(tmp_path, body)
+    np.testing.assert_array_equal(reward.score(IMAGES[:1], PROMPTS[:1]), [2])
+    with pytest.raises(ProtocolError, match="answered request 3 with id 2"):
+        reward.score(IMAGES[:1], PROMPTS[:1])
+
+
+def test_an_answer_without_an_id_is_refused(tmp_path):
+    reward = plain(tmp_path, 'print(json.dumps({"scores": [1] * count}), flush=True)')
+    with pytest.raises(ProtocolError, match="with id None"):
+        reward.score(IMAGES[:1], PROMPTS[:1])
+
+
+def test_an_endless_line_is_refused(tmp_path):
+    reward = plain(tmp_path, 'while True: sys.stdout.write("x" * 2**20)')
+    with pytest.raises(ProtocolError, match="wrote a line of"):
+        reward.score(IMAGES[:1], PROMPTS[:1])
+
+
+def test_output_of_a_failed_program_holds_no_terminal_commands(program):
+    reward = load_reward(program("os.write(2, b'\\x1b[2Jred\\x1b[31m 10%\\r20%\\n'); os._exit(3)"), "cpu")
+    with pytest.raises(RuntimeError, match=r"(?s)ended with exit status 3: .*\nred 10%\n20%$"):
+        reward.score(IMAGES[:1], PROMPTS[:1])
+
+
+EXITING = """
+import sys
+if {at_import}: sys.exit(0)
+def score(images, prompts):
+    sys.exit(0)
+score.comparison = "bradley-terry"
+"""
+
+
+@pytest.mark.parametrize("at_import", [True, False])
+def test_sys_exit_in_a_function_is_an_error(tmp_path, monkeypatch, at_import):
+    monkeypatch.chdir(tmp_path)
+    module = f"exiting_{at_import}"
+    (tmp_path / f"{module}.py").write_text(EXITING.format(at_import=at_import))
+    result = CliRunner().invoke(app, ["rewards", "check", f"{module}:score", "--device", "cpu"])
+    assert result.exit_code == 1
+    assert f"{module}:score" in result.output
+    assert "sys.exit(0)" in result.output
+
+
+def test_identity_covers_the_files_in_the_command_and_the_requirements(program):
     before = reward_identity(program())
     assert before == reward_identity(program())
     assert reward_identity(program("return [0] * len(images)")) != before
@@ -174,7 +332,7 @@ def test_identity_is_of_the_files_in_the_command_and_of_the_requirements(program
         ({"url": "gpu:8800"}, "rewards.0.url: String should match pattern"),
     ],
 )
-def test_origins_that_contradict_are_refused(fields, message):
+def test_contradictory_sources_are_refused(fields, message):
     import tiny_run
 
     with pytest.raises(RecipeError, match=message):
@@ -190,8 +348,8 @@ def test_a_shipped_reward_has_no_requirements():
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory):
-    """A folder of wheels: this Pillow, and a `rich` that is none, so old that capo could not use it."""
+def wheels(tmp_path_factory):
+    """A folder of wheels: the installed Pillow, and a fake `rich` that capo could not use."""
     folder = tmp_path_factory.mktemp("wheels")
     pillow = distribution("pillow")
     tag = next(line for line in pillow.read_text("WHEEL").splitlines() if line.startswith("Tag: "))[5:]
@@ -210,18 +368,18 @@ def shelf(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def own_cache(shelf, tmp_path_factory):
-    """A cache folder for environments, which are made from the shelf alone."""
+def own_cache(wheels, tmp_path_factory):
+    """A cache folder for environments, which are made from the wheels alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CAPO_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("PIP_NO_INDEX", "1")
-        patch.setenv("PIP_FIND_LINKS", str(shelf))
+        patch.setenv("PIP_FIND_LINKS", str(wheels))
         patch.setenv("PIP_CONFIG_FILE", os.devnull)
         patch.delenv("PIP_CONSTRAINT", raising=False)
         yield
 
 
-def test_a_function_runs_in_an_environment_with_what_capo_could_not_bear(own_cache, tmp_path, monkeypatch):
+def test_a_function_runs_with_requirements_that_conflict_with_capo(own_cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "antique.py").write_text(
         "import importlib.util, rich\n"
@@ -238,27 +396,43 @@ def test_a_function_runs_in_an_environment_with_what_capo_could_not_bear(own_cac
     assert "antique" not in sys.modules
 
 
-def test_an_environment_is_made_once_and_again_after_a_crash(own_cache):
-    requirements = ["pillow", "rich==0.0.1"]  # those of the test before
+def test_an_environment_is_made_once_and_again_if_incomplete(own_cache):
+    requirements = ["pillow", "rich==0.0.1"]  # those of the previous test
     folder = environment(requirements)
     mark = folder / "mark"
     mark.touch()
     assert environment(requirements) == folder
     assert mark.exists()
-    (folder / "requirements.txt").unlink()  # what is written last was not
-    assert not environment_is_there(requirements)
+    (folder / "requirements.txt").unlink()  # written last
     assert environment(requirements) == folder
     assert not mark.exists()
 
 
-def test_what_cannot_be_installed_is_told(own_cache):
-    with pytest.raises(RewardError, match=r"(?s)no environment with rich==7 can be made: .*rich==7"):
-        environment(["rich==7"])
-    assert not environment_is_there(["rich==7"])
+def test_pip_errors_are_shown(own_cache):
+    for _ in range(2):  # a failed environment does not count as made
+        with pytest.raises(RewardError, match=r"(?s)no environment with rich==7 can be made: .*rich==7"):
+            environment(["rich==7"])
 
 
-def test_the_module_for_programs_needs_no_capo():
-    """Its own Python has the standard library only."""
+def test_a_hanging_installation_is_ended(own_cache, tmp_path, monkeypatch):
+    """With everything it started, such as the build of a package."""
+    package, pids = tmp_path / "package", tmp_path / "pids"
+    package.mkdir()
+    (package / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "hang"\nbackend-path = ["."]\n'
+    )
+    (package / "hang.py").write_text(
+        f"import os, time\nopen({str(pids)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
+    )
+    monkeypatch.setattr(environments, "LONGEST_INSTALLATION", 8.0)
+    with pytest.raises(RewardError, match="pip did not finish in 8 s"):
+        environment([str(package)])
+    assert pids.exists()
+    wait_until(lambda: not alive(int(pids.read_text())))
+
+
+def test_capo_reward_needs_no_capo():
+    """Nor anything else than the standard library."""
     code = "import capo_reward, sys; print('numpy' in sys.modules, 'PIL' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-S", "-c", code], env={"PYTHONPATH": str(PROGRAMS)}, capture_output=True, text=True,
@@ -284,22 +458,22 @@ for line in sys.stdin:
     ("truncated", "expected"),
     [("[True, False, None, True]", [True, False, None, True]), ("None", [None] * 4)],
 )
-def test_a_program_may_tell_which_prompts_it_cut(tmp_path, truncated, expected):
+def test_a_program_can_report_truncated_prompts(tmp_path, truncated, expected):
     path = tmp_path / "cutting.py"
     path.write_text(CUTTING.format(truncated=truncated))
     reward = load_reward(RewardSection(name="cutting", command=[sys.executable, str(path)]), "cpu")
-    assert [each.truncated for each in score_images(reward, IMAGES, PROMPTS, 4)] == expected
+    assert [s.truncated for s in score_images(reward, IMAGES, PROMPTS, 4)] == expected
 
 
-def test_what_a_program_tells_of_cut_prompts_must_be_one_a_prompt(tmp_path):
+def test_truncated_must_have_one_value_a_prompt(tmp_path):
     path = tmp_path / "cutting.py"
     path.write_text(CUTTING.format(truncated="[True]"))
     reward = load_reward(RewardSection(name="cutting", command=[sys.executable, str(path)]), "cpu")
-    with pytest.raises(RewardError, match=r"`truncated` of an answer must be .* of 4 prompts, got \[True\]"):
+    with pytest.raises(RewardError, match=r"`truncated` of a reply must be .* of 4 prompts, got \[True\]"):
         reward.score(IMAGES, PROMPTS)
 
 
-def test_a_functions_attribute_tells_which_prompts_it_cuts(tmp_path, monkeypatch):
+def test_a_function_reports_truncated_prompts_by_its_attribute(tmp_path, monkeypatch):
     """In this process, and in one of its own."""
     module = tmp_path / "cutting_function.py"
     module.write_text(
@@ -310,5 +484,5 @@ def test_a_functions_attribute_tells_which_prompts_it_cuts(tmp_path, monkeypatch
     own = RewardSection(name="mine", source="cutting_function:score")
     program = [sys.executable, str(PROGRAMS / "capo_reward.py"), "cutting_function:score"]
     for section in (own, RewardSection(name="mine", command=program)):
-        found = score_images(load_reward(section, "cpu"), IMAGES, PROMPTS, 4)
-        assert [each.truncated for each in found] == [False, False, True, False]
+        scored = score_images(load_reward(section, "cpu"), IMAGES, PROMPTS, 4)
+        assert [s.truncated for s in scored] == [False, False, True, False]
