@@ -338,8 +338,9 @@ score.comparison = "bradley-terry"
 """
 
 
-def test_a_server_killed_and_restarted_loses_nothing(tmp_path):
+def test_a_server_killed_and_restarted_loses_nothing(tmp_path, monkeypatch):
     """The scores are those of an undisturbed run, and only the interrupted batch is scored again."""
+    monkeypatch.setattr(client, "WAITS", (0.2,) * 500)
     (tmp_path / "counting.py").write_text(COUNTING)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
