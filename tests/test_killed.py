@@ -14,9 +14,8 @@ import torch
 import tiny_training
 from capo import diffusion, pipeline
 from capo.recipe import ModelSection
-from capo.sampling import generate
 from capo.store import Run, atomic
-from capo.training import train, validation
+from capo.training import fine_tune, validation
 
 LANES = os.cpu_count() or 1
 """Runs at a time."""
@@ -205,7 +204,7 @@ def _make_forks_cheap(patch, sdxl):
     # Loading would take most of the time; each child has its own memory, so this one stays as it is.
     family = diffusion.load_family(ModelSection(checkpoint=str(sdxl)), torch.device("cpu"))
     family.encode(["a cat"])
-    for module in (diffusion, generate, train, validation):
+    for module in (diffusion, fine_tune, validation):
         patch.setattr(module, "load_family", lambda *_: family)
     gc.collect()
     gc.freeze()  # or each child would go through all that the tests before have left

@@ -42,7 +42,7 @@ def test_an_attention_backend_is_used(predictions, own_backend):
     [
         ("flux-dev", "flsh", r"model.attention: 'flsh' cannot be used here: .* must be one of"),
         ("flux-dev", "xformers", r"model.attention: 'xformers' cannot be used here: "),
-        ("sdxl", "native", r"model.attention: the attention of UNet2DConditionModel knows no backends"),
+        ("sdxl", "native", r"model.attention: .*has no effect on a UNet2DConditionModel"),
     ],
 )
 def test_an_attention_backend_without_effect_is_refused(checkpoint, name, backend, message):
@@ -57,7 +57,7 @@ def test_a_unet_may_have_its_channels_last(predictions):
 
 
 def test_a_transformer_has_no_channels_to_put_last(checkpoint):
-    with pytest.raises(ValueError, match=r"model.channels_last: .* FluxTransformer2DModel has no such"):
+    with pytest.raises(ValueError, match=r"model.channels_last: .* FluxTransformer2DModel"):
         family_of(checkpoint("flux-dev"), channels_last=True)
 
 

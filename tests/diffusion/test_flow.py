@@ -32,13 +32,6 @@ def test_the_target_is_what_takes_the_scheduler_from_noise_to_the_image():
     torch.testing.assert_close(image, X)
 
 
-def test_log_snr_is_the_papers():
-    """2 log((1 - t)/t): at t = 1/4 it is 2 log 3, at 1/2 zero."""
-    found = FLOW.log_snr(torch.tensor([0.25, 0.5, 0.75, 0.0, 1.0]))
-    expected = [2 * math.log(3), 0, -2 * math.log(3), math.inf, -math.inf]
-    assert found.tolist() == pytest.approx(expected, abs=1e-6)
-
-
 def test_weights_at_bias_minus_one():
     """1/(e^((λ+1)/2) + e^(-(λ+1)/2)): 1/2 at λ = -1, and 1/(e^(1/2) + e^(-1/2)) = 0.4434 at λ = 0."""
     t = torch.tensor([1 / (1 + math.exp(-0.5)), 0.5, 0.0, 1.0])
@@ -108,5 +101,5 @@ def test_the_shift_of_a_solver_that_a_checkpoint_comes_with_is_kept():
 
 @pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler", "FlowMatchLCMScheduler"])
 def test_a_scheduler_that_cannot_follow_a_flow_is_refused(name):
-    with pytest.raises(ValueError, match=f"generate.scheduler: '{name}' is no scheduler for this model"):
+    with pytest.raises(ValueError, match=f"generate.scheduler: '{name}' is not a scheduler for this model"):
         FLOW.sampler(GenerateSection(scheduler=name))

@@ -33,21 +33,13 @@ def test_the_target_is_the_noise_or_the_velocity():
     assert torch.equal(velocity.target(X, NOISE, T), scheduler().get_velocity(X, NOISE, T))
 
 
-def test_another_prediction_type_is_refused():
-    with pytest.raises(ValueError, match="predicts 'sample'; training knows epsilon or v_prediction"):
+def test_another_prediction_type_is_rejected():
+    with pytest.raises(ValueError, match=r"predicts 'sample'.*epsilon or v_prediction"):
         process(prediction_type="sample")
 
 
-def test_log_snr_is_that_of_the_schedule():
-    """Method §4: λ_0 = 7.069, λ_250 = 0.725, λ_500 = -0.963, λ_999 = -5.364."""
-    alphas = scheduler().alphas_cumprod.double()[T]
-    found = process().log_snr(T)
-    torch.testing.assert_close(found.double(), (alphas / (1 - alphas)).log(), rtol=1e-4, atol=1e-5)
-    assert [round(v, 3) for v in found[[0, 2, 3, 4]].tolist()] == [7.069, 0.725, -0.963, -5.364]
-
-
 def test_weights_at_bias_one_and_a_half():
-    """Method §4: 0.0038, 0.6845, 0.9215, 0.9990."""
+    """The values of Sec. 4.4 at timesteps 0, 250, 500 and 999 of SDXL's schedule."""
     weights = process().loss_weight(T, "sigmoid", 1.5)
     assert [round(v, 4) for v in weights[[0, 2, 3, 4]].tolist()] == [0.0038, 0.6845, 0.9215, 0.9990]
     assert process().loss_weight(T, "constant", 1.5).tolist() == [1] * 5
@@ -74,8 +66,9 @@ def test_the_weight_of_v_is_that_of_epsilon_on_its_own_error(weighting):
 
 def test_a_schedule_that_ends_in_pure_noise_has_finite_weights():
     ending = process(prediction_type="v_prediction", rescale_betas_zero_snr=True)
-    assert ending.log_snr(T)[-1] < -15
-    assert ending.loss_weight(T, "sigmoid", 1.5).isfinite().all()
+    weights = ending.loss_weight(T, "sigmoid", 1.5)
+    assert weights.isfinite().all()
+    assert weights[-1] < 1e-6
 
 
 def test_times_are_uniform_over_the_schedule():
@@ -98,7 +91,7 @@ def test_times_may_be_those_of_a_distilled_model():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"timesteps": (0, 1000)}, r"train.timesteps: 1000 is not in this schedule's 0 to 999"),
+        ({"timesteps": (0, 1000)}, r"train.timesteps: 1000 is outside .* 0 to 999"),
         ({"time_sampling": "uniform-logsnr"}, "train.time_sampling: uniform-logsnr is for flow models"),
         ({"time_sampling": "logit-normal"}, "train.time_sampling: logit-normal is for flow models"),
     ],

@@ -105,9 +105,9 @@ def test_prompts_that_are_too_long_are_told(family):
 
 
 def test_an_unknown_scheduler_is_refused_with_the_nearest_name(family, noise):
-    with pytest.raises(ValueError, match=r"'DDIMSheduler' is no scheduler .* 'DDIMScheduler'"):
+    with pytest.raises(ValueError, match=r"'DDIMSheduler' is not a scheduler .* 'DDIMScheduler'"):
         sample(family, GenerateSection(scheduler="DDIMSheduler"), noise)
-    with pytest.raises(ValueError, match="no scheduler for this model; there are DDIMScheduler, DDPM"):
+    with pytest.raises(ValueError, match="supported: DDIMScheduler, DDPM"):
         sample(family, GenerateSection(scheduler="FlowMatch"), noise)
 
 

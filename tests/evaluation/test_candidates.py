@@ -201,7 +201,7 @@ def test_other_contents_make_the_half_they_belong_to_stale(recipe, policy, tmp_p
         return {step.artifact: step.inputs for step in steps_of(settings)}
 
     before = inputs()
-    (copy / "capo.json").write_text("{}")
+    (copy / "capo.json").write_text((policy / "capo.json").read_text() + "\n")
     after = inputs()
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"baseline", "report"}

@@ -1,4 +1,4 @@
-"""Soups of real policies, as plain diffusers loads them, against soups of the weights in memory."""
+"""Soups of real policies, loaded by plain diffusers, against soups of the weights in memory."""
 
 import json
 import shutil
@@ -20,8 +20,8 @@ from capo.diffusion.policy import Policy
 from capo.engine.model_loading import quiet
 from capo.method.soup import soup as soup_of_weights
 from capo.recipe import ModelSection, TrainSection
+from capo.soups.full_models import StoredWeights, weight_files
 from capo.soups.merge import SoupSettings, soup, soup_front, weightings
-from capo.soups.pipelines import StoredWeights, weight_files
 from capo.store import StaleArtifact
 
 METHODS = [
@@ -40,7 +40,7 @@ OTHER_PARTS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_
 
 
 def put_policy(folder, checkpoint, train, seed, **model):
-    """A policy whose weights are moved at random, saved as the train stage does."""
+    """A policy with randomly changed weights, saved as the train stage does."""
     section = ModelSection(checkpoint=str(checkpoint), **model)
     family = load_family(section, torch.device("cpu"))
     policy = Policy(family, TrainSection(beta=1.0, **train), seed)
@@ -56,7 +56,7 @@ def put_policy(folder, checkpoint, train, seed, **model):
 
 @pytest.fixture(scope="module")
 def loras(tmp_path_factory, sdxl):
-    """Policies of unlike ranks, alphas and targets; the last one in a run directory."""
+    """Policies of different ranks, alphas and targets; the last one in a run directory."""
     root = tmp_path_factory.mktemp("loras")
     places = [root / "first", root / "second", root / "run" / "train" / "best"]
     for seed, (place, train) in enumerate(zip(places, LORAS, strict=True)):
@@ -102,8 +102,8 @@ def assert_close(state, expected):
 
 @pytest.mark.parametrize(("settings", "weights"), METHODS)
 def test_a_lora_soup_is_the_soup_of_the_tuned_weights(tmp_path, sdxl, loras, settings, weights):
-    told = soup(loras, tmp_path / "soup", settings, weights)
-    assert (told["rank"], told["relative_error"]) == (6, 0.0)
+    made = soup(loras, tmp_path / "soup", settings, weights)
+    assert (made["rank"], made["relative_error"]) == (6, 0.0)
     expected = soup_of_weights(
         tuned_weights(sdxl),
         [tuned_weights(sdxl, best(policy)) for policy in loras],
@@ -114,26 +114,26 @@ def test_a_lora_soup_is_the_soup_of_the_tuned_weights(tmp_path, sdxl, loras, set
     assert_close(tuned_weights(sdxl, tmp_path / "soup"), expected)
 
 
-def test_a_smaller_rank_loses_what_is_said(tmp_path, sdxl, loras):
-    """The error against the exact soup, over all weights; none at a rank that the weights allow."""
+def test_a_smaller_rank_loses_as_much_as_reported(tmp_path, sdxl, loras):
+    """The error is the distance to the exact soup over all weights."""
     base = tuned_weights(sdxl)
     soup(loras, tmp_path / "exact", EXACT)
     exact = tuned_weights(sdxl, tmp_path / "exact")
     for rank in (1, 3):
-        told = soup(loras, tmp_path / str(rank), SoupSettings(rank=rank))
+        made = soup(loras, tmp_path / str(rank), SoupSettings(rank=rank))
         state = tuned_weights(sdxl, tmp_path / str(rank))
         lost = sum((state[n] - exact[n]).square().sum() for n in base)
         whole = sum((exact[n] - base[n]).square().sum() for n in base)
-        assert told["relative_error"] == pytest.approx((lost / whole).sqrt().item(), rel=1e-3)
-        assert 0.05 < told["relative_error"] < 1
+        assert made["relative_error"] == pytest.approx((lost / whole).sqrt().item(), rel=1e-3)
+        assert 0.05 < made["relative_error"] < 1
         with safe_open(tmp_path / str(rank) / "pytorch_lora_weights.safetensors", "pt") as file:
             ranks = {file.get_slice(n).get_shape()[0] for n in file.offset_keys() if ".lora_A." in n}
         assert ranks == {rank}
 
 
 @pytest.mark.parametrize(("settings", "weights"), METHODS)
-def test_a_full_soup_departs_from_the_base_as_it_was_loaded(tmp_path, narrow, settings, weights):
-    """The policies started from bfloat16 weights, which lie between the float32 ones of the checkpoint."""
+def test_a_full_soup_starts_from_the_base_as_training_loaded_it(tmp_path, narrow, settings, weights):
+    """The policies started from bfloat16 roundings of the checkpoint's float32 weights."""
     checkpoint, policies = narrow
     soup(policies, tmp_path / "soup", settings, weights)
     started = {name: tensor.bfloat16().float() for name, tensor in tuned_weights(checkpoint).items()}
@@ -147,7 +147,7 @@ def test_a_full_soup_departs_from_the_base_as_it_was_loaded(tmp_path, narrow, se
     assert_close(tuned_weights(tmp_path / "soup"), expected)
 
 
-def test_weights_are_found_whatever_their_files(tmp_path, sdxl):
+def test_weights_are_read_from_one_file_or_shards_and_any_variant(tmp_path, sdxl):
     unet = load_family(ModelSection(checkpoint=str(sdxl)), torch.device("cpu")).denoiser
     whole = unet.state_dict()
     for variant in (None, "fp16"):
@@ -171,17 +171,17 @@ def test_weightings():
         list(weightings(2, 1))
 
 
-def test_a_sweep_goes_from_one_policy_to_the_other(tmp_path, sdxl, loras):
+def test_a_sweep_runs_from_one_policy_to_the_other(tmp_path, sdxl, loras):
     listed = soup_front(loras[:2], tmp_path / "front", EXACT, 3)
     assert json.loads((tmp_path / "front" / "sweep.json").read_text()) == listed
-    assert [each["folder"] for each in listed] == ["1-0", "0.5-0.5", "0-1"]
+    assert [point["folder"] for point in listed] == ["1-0", "0.5-0.5", "0-1"]
     soup(loras[:2], tmp_path / "half", EXACT)
     expected = (loras[0], tmp_path / "half", loras[1])
-    for each, same in zip(listed, expected, strict=True):
-        assert_close(tuned_weights(sdxl, tmp_path / "front" / each["folder"]), tuned_weights(sdxl, same))
+    for point, same in zip(listed, expected, strict=True):
+        assert_close(tuned_weights(sdxl, tmp_path / "front" / point["folder"]), tuned_weights(sdxl, same))
 
 
-def test_the_record_says_what_was_merged(tmp_path, sdxl, loras):
+def test_the_record_describes_the_merge(tmp_path, sdxl, loras):
     soup(loras, tmp_path / "soup", EXACT, [1, 2, 3])
     record = json.loads((tmp_path / "soup" / "capo.json").read_text())
     assert record["base"] == checkpoint_identity(str(sdxl), None)
@@ -194,14 +194,14 @@ def test_the_record_says_what_was_merged(tmp_path, sdxl, loras):
     assert again["rank"] == 8  # a soup is a policy like any other
 
 
-def test_the_model_card_says_what_was_merged_and_how_to_load_it(tmp_path, sdxl, loras):
+def test_the_model_card_describes_the_merge_and_how_to_load_it(tmp_path, sdxl, loras):
     places = [
         shutil.copytree(best(policy), tmp_path / name) for name, policy in zip("ab", loras[:2], strict=True)
     ]
     run = shutil.copytree(loras[2], tmp_path / "run")
-    for place in (*places, best(run)):  # as of a base on the Hub without a part
-        told = {"left_out": ["text_encoder_3"], "base": "owner/base@main"}
-        record = json.loads((place / "capo.json").read_text()) | told
+    for place in (*places, best(run)):  # as if the base were on the Hub and lacked a part
+        changed = {"left_out": ["text_encoder_3"], "base": "owner/base@main"}
+        record = json.loads((place / "capo.json").read_text()) | changed
         record["model"] |= {"checkpoint": "owner/base"}
         (place / "capo.json").write_text(json.dumps(record))
     soup([*places, run], tmp_path / "soup", SoupSettings(rank=3), [1, 2, 1])
@@ -224,18 +224,18 @@ def test_the_command(tmp_path, sdxl, loras):
         assert result.exit_code == 0, result.output
         return result.stdout
 
-    given = ("--weights", "2,1", "--rank", "3", "--angle", "global")
-    told = json.loads(capo("--to", f"{tmp_path}/one", "--json", *given))
-    assert [each["weights"] for each in told["soups"]] == [[2, 1]]
+    options = ("--weights", "2,1", "--rank", "3", "--angle", "global")
+    printed = json.loads(capo("--to", f"{tmp_path}/one", "--json", *options))
+    assert [one["weights"] for one in printed["soups"]] == [[2, 1]]
     soup(loras[:2], tmp_path / "same", SoupSettings(angle="global", rank=3), [2, 1])
     assert_close(tuned_weights(sdxl, tmp_path / "one"), tuned_weights(sdxl, tmp_path / "same"))
-    shown = capo("--to", f"{tmp_path}/front", "--sweep", "2", "--interpolation", "linear")
-    assert "1-0" in shown
-    assert "0-1" in shown
+    table = capo("--to", f"{tmp_path}/front", "--sweep", "2", "--interpolation", "linear")
+    assert "1-0" in table
+    assert "0-1" in table
 
 
-def test_policies_that_do_not_go_together_are_refused(tmp_path, sdxl, loras, narrow):
-    def refused(message, policies, settings=EXACT, weights=None):
+def test_policies_that_cannot_be_merged_are_rejected(tmp_path, sdxl, loras, narrow):
+    def rejected(message, policies, settings=EXACT, weights=None):
         with pytest.raises(ValueError, match=message):
             soup(policies, tmp_path / "soup", settings, weights)
         assert list(tmp_path.glob("*soup*")) == []
@@ -244,24 +244,24 @@ def test_policies_that_do_not_go_together_are_refused(tmp_path, sdxl, loras, nar
     dora = put_policy(tmp_path / "dora", sdxl, {"lora_dora": True}, 0)
     other = put_policy(tmp_path / "other", sdxl, FULL, 1, dtype="bfloat16")
     moved = shutil.copytree(narrow[0], tmp_path / "moved")
-    refused("at least two policies, got 1", loras[:1])
-    refused(f"{tmp_path} is not a policy", [loras[0], tmp_path])
-    refused("tuned from different models .*blake2b", [full, narrow[1][0]])
-    refused("adapted differently", [full, loras[0]])
-    refused("different precisions .*float32.*bfloat16", [full, other])
-    refused("not plain LoRA .use_dora.*lora_dora: false", [loras[0], dora])
-    refused("--rank: only LoRA", [full, full], SoupSettings(rank=2))
-    refused("--rank: 6 is more than the 5", loras[:2], SoupSettings(rank=6))
-    refused("--angle: there are no angles", loras, SoupSettings("linear", "global"))
-    refused("3 policies need 3 weights, got 2", loras, weights=[1, 2])
-    refused("tuned from another model", narrow[1], SoupSettings(base=str(sdxl)))
+    rejected("at least two policies, got 1", loras[:1])
+    rejected(f"{tmp_path} is not a policy", [loras[0], tmp_path])
+    rejected("tuned from different models .*blake2b", [full, narrow[1][0]])
+    rejected("adapted differently", [full, loras[0]])
+    rejected("different precisions .*float32.*bfloat16", [full, other])
+    rejected("not plain LoRA .use_dora.*lora_dora: false", [loras[0], dora])
+    rejected("--rank: only LoRA", [full, full], SoupSettings(rank=2))
+    rejected("--rank: 6 is more than 5", loras[:2], SoupSettings(rank=6))
+    rejected("--angle: linear", loras, SoupSettings("linear", "global"))
+    rejected("3 policies need 3 weights, got 2", loras, weights=[1, 2])
+    rejected("tuned from another model", narrow[1], SoupSettings(base=str(sdxl)))
     soup(narrow[1], tmp_path / "whole", SoupSettings(base=str(moved)))  # the same weights elsewhere
-    with pytest.raises(ValueError, match="whole is there already"):
+    with pytest.raises(ValueError, match="whole"):
         soup(loras, tmp_path / "whole", EXACT)
 
 
 def test_a_soup_is_evaluated_like_a_trained_policy(tmp_path, sdxl, loras):
-    """In a run directory of its own, that has nothing before the evaluation."""
+    """In a run directory of its own, without any stage before the evaluation."""
     soup(loras, tmp_path / "soup", EXACT)
 
     def recipe(policy):

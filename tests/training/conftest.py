@@ -16,7 +16,7 @@ from capo.training.trainer import Trainer
 
 @dataclass
 class Setup:
-    """A trainer on the prepared run, and what it is made of."""
+    """A trainer on the prepared run, and its parts."""
 
     section: TrainSection
     policy: Policy
@@ -37,7 +37,7 @@ class Setup:
 
 @pytest.fixture
 def artifact(tmp_path):
-    """The begun `train` artifact of an empty run."""
+    """The artifact `train` of an empty run, begun."""
     with Run.open(tmp_path / "run") as run:
         artifact = run.artifact("train")
         artifact.begin({})
@@ -46,7 +46,7 @@ def artifact(tmp_path):
 
 @pytest.fixture
 def setup(prepared, sdxl, tmp_path):
-    """Builds a `Setup`; its arguments are fields of the train section."""
+    """Builds a `Setup` from fields of the train section."""
 
     def build(**train):
         recipe = tiny_training.recipe(tmp_path, sdxl, train)

@@ -2,7 +2,7 @@ import torch
 
 
 def test_the_average_follows_the_weights(setup):
-    """a ← d a + (1 - d) w with d = 0, 2/11, 3/12, …, and never above the decay asked for."""
+    """a ← d a + (1 - d) w with d = 0, 2/11, 3/12, …, and never above `ema_decay`."""
     prepared = setup(ema_decay=0.22)
     name, parameter = next(iter(prepared.policy.parameters().items()))
     expected = parameter.detach().double()
@@ -13,7 +13,7 @@ def test_the_average_follows_the_weights(setup):
         torch.testing.assert_close(prepared.policy.state()[name].double(), expected, rtol=0, atol=1e-7)
 
 
-def test_the_weights_are_back_afterwards(setup):
+def test_the_weights_return_afterwards(setup):
     prepared = setup(ema_decay=0.9)
     prepared.steps(1, 2, 3)
     before = prepared.everything()

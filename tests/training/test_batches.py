@@ -1,4 +1,4 @@
-"""What a step sees is a pure function of (seed, step)."""
+"""The batch of a step is a pure function of (seed, step)."""
 
 from collections import Counter
 
@@ -15,7 +15,7 @@ COMBINED = torch.tensor([0.9, 0.6, 0.3, 0.2], dtype=torch.float64)
 
 
 class FakeSamples:
-    """Latents that say whose they are."""
+    """Latents that encode their prompt and sample."""
 
     def latent(self, prompt_id, sample):
         return torch.full((1, 2, 2), float(int(prompt_id) * 10 + sample))
@@ -42,40 +42,40 @@ def equal(a, b):
     ) and (a.prompt_ids == b.prompt_ids)
 
 
-def test_a_step_is_the_same_whatever_came_before_it():
+def test_a_step_does_not_depend_on_the_steps_before_it():
     fresh, used = batches(), batches()
     for step in (1, 2, 3, 9, 4):
         used.batch(step)
     assert equal(fresh.batch(3), used.batch(3))
 
 
-def test_the_seed_and_the_step_decide():
+def test_seed_and_step_determine_the_batch():
     assert not equal(batches(seed=0).batch(1), batches(seed=1).batch(1))
     assert not equal(batches().batch(1), batches().batch(2))
 
 
-def test_every_epoch_visits_every_prompt_once_in_an_order_of_its_own():
-    found = batches()
-    ids = [d.prompt_id for step in range(1, 11) for d in found.draw(step)]
+def test_every_epoch_visits_every_prompt_once_in_its_own_order():
+    made = batches()
+    ids = [d.prompt_id for step in range(1, 11) for d in made.draw(step)]
     epochs = [ids[i : i + 5] for i in range(0, 40, 5)]
     assert all(sorted(epoch) == list("01234") for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 5
 
 
-def test_pairs_are_drawn_afresh_and_uniformly_every_epoch():
-    found = batches(prompts=1, size=1)
-    drawn = Counter((d.chosen, d.rejected) for step in range(1, 3001) for d in found.draw(step))
+def test_pairs_are_redrawn_uniformly_every_epoch():
+    made = batches(prompts=1, size=1)
+    drawn = Counter((d.chosen, d.rejected) for step in range(1, 3001) for d in made.draw(step))
     assert set(drawn) == {tuple(pair) for pair in PAIRS.tolist()}
     assert all(abs(count - 1000) < 100 for count in drawn.values())  # standard deviation 26
 
 
 def test_a_pair_of_an_epoch_does_not_depend_on_the_batch_size():
-    """The prompt at a place of an epoch and its pair: only the noise belongs to the step."""
+    """The place in the epoch determines the prompt and its pair; only the noise depends on the step."""
     small, large = batches(size=2), batches(size=10)
     assert [d for step in range(1, 6) for d in small.draw(step)] == large.draw(1)
 
 
-def test_rows_belong_together():
+def test_the_tensors_of_a_row_belong_to_one_prompt():
     batch = batches().batch(2)
     for row, prompt_id in enumerate(batch.prompt_ids):
         chosen, rejected = (int(batch.chosen[row].mean()), int(batch.rejected[row].mean()))
@@ -93,7 +93,7 @@ def test_noise_is_independent_or_shared():
     assert len(independent.noise_chosen.flatten(1).unique(dim=0)) == 4
 
 
-def test_prior_noise_is_what_each_sample_was_made_from():
+def test_prior_noise_is_the_noise_that_the_sample_was_made_from():
     batch = batches(noise="prior", seed=7).batch(1)
     for row, prompt_id in enumerate(batch.prompt_ids):
         for latents, noise in ((batch.chosen, batch.noise_chosen), (batch.rejected, batch.noise_rejected)):

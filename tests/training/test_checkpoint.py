@@ -1,4 +1,4 @@
-"""Checkpoints hold all of the state, and nothing but a whole one is ever taken over."""
+"""Checkpoints hold the whole state, and only intact ones are loaded."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def checkpoints(artifact, setup, **other):
 
 
 @pytest.mark.parametrize("kind", [{}, {"ema_decay": 0.5, "lora_dora": True}])
-def test_a_restored_run_goes_on_bit_for_bit(artifact, setup, kind):
+def test_a_restored_run_continues_bit_for_bit(artifact, setup, kind):
     first, second = setup(**kind), setup(**kind)
     first.steps(1, 2)
     checkpoints(artifact, first).save(2)
@@ -24,9 +24,9 @@ def test_a_restored_run_goes_on_bit_for_bit(artifact, setup, kind):
     assert checkpoints(artifact, second).restore() == 2
     assert second.steps(3, 4) == expected
     states = []
-    for each in (first, second):
-        with each.trainer.averaged():
-            states.append(each.everything())
+    for one in (first, second):
+        with one.trainer.averaged():
+            states.append(one.everything())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
@@ -38,7 +38,7 @@ def test_step_0_is_the_base_model(artifact, setup, kind):
     assert used.steps(1, 2) == fresh.steps(1, 2)
 
 
-def test_a_reference_that_has_moved_is_not_written_down(artifact, setup):
+def test_a_changed_reference_is_never_saved(artifact, setup):
     prepared = setup()
     store = checkpoints(artifact, prepared)
     prepared.steps(1)
@@ -64,7 +64,7 @@ def test_without_a_checkpoint_training_starts_at_the_beginning(artifact, setup):
         ("state.json", "lose"),
     ],
 )
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_loaded(
     artifact, setup, file, damage, monkeypatch
 ):
     said = []
@@ -87,8 +87,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     assert store.steps() == [1]
 
 
-def test_a_damaged_checkpoint_that_nothing_can_take_the_place_of_is_an_error(artifact, setup):
-    """As that of the best step is, once training has gone on from it."""
+def test_a_damaged_checkpoint_without_an_alternative_is_an_error(artifact, setup):
+    """The checkpoint of the best step has none once training has moved past it."""
     prepared = setup()
     prepared.steps(1)
     store = checkpoints(artifact, prepared)
@@ -99,7 +99,7 @@ def test_a_damaged_checkpoint_that_nothing_can_take_the_place_of_is_an_error(art
 
 
 @pytest.mark.parametrize("field", ["checkpoint", "weights"])
-def test_another_reference_is_refused(artifact, setup, field):
+def test_another_reference_is_rejected(artifact, setup, field):
     prepared = setup()
     prepared.steps(1)
     checkpoints(artifact, prepared).save(1)
@@ -107,7 +107,7 @@ def test_another_reference_is_refused(artifact, setup, field):
         checkpoints(artifact, prepared, **{field: "2"}).restore()
 
 
-def test_weights_of_another_adapter_are_refused(artifact, setup):
+def test_weights_of_another_adapter_are_rejected(artifact, setup):
     prepared = setup()
     prepared.steps(1)
     checkpoints(artifact, prepared).save(1)
@@ -115,7 +115,7 @@ def test_weights_of_another_adapter_are_refused(artifact, setup):
         checkpoints(artifact, setup(lora_targets=("to_q",))).restore()
 
 
-def test_weights_that_are_not_finite_are_refused_even_with_the_right_digest(artifact, setup):
+def test_weights_that_are_not_finite_are_rejected_even_with_the_right_digest(artifact, setup):
     prepared = setup()
     prepared.steps(1)
     store = checkpoints(artifact, prepared)
@@ -146,8 +146,8 @@ def test_the_newest_and_the_best_are_kept(artifact, setup):
     assert store.steps() == [4, 5]
 
 
-def test_a_process_that_does_not_lead_looks_for_nothing_to_remove(artifact, setup, monkeypatch):
-    """The leading one removes at that moment, and a folder that vanishes while it is listed is an error."""
+def test_only_the_main_process_lists_checkpoints_to_remove(artifact, setup, monkeypatch):
+    """It may be removing them at that moment, and a folder that vanishes while it is listed is an error."""
     store = checkpoints(artifact, setup())
     monkeypatch.setattr(Group, "is_main", False)
     monkeypatch.setattr(Checkpoints, "steps", lambda self: pytest.fail("listed"))

@@ -5,7 +5,7 @@ import pytest
 from capo.training.log import Board, Log, best_row
 
 
-def test_rows_are_on_disk_after_a_flush_and_rewound_on_resume(artifact):
+def test_rows_are_on_disk_after_a_flush_and_dropped_on_rewind(artifact):
     log = Log(artifact, "metrics.jsonl", None)
     for step in (1, 2, 3):
         log.add({"step": step, "loss": step / 3})
@@ -20,19 +20,19 @@ def test_rows_are_on_disk_after_a_flush_and_rewound_on_resume(artifact):
     assert [row["step"] for row in artifact.read_json_lines("metrics.jsonl")] == [1, 2]
 
 
-def test_the_best_is_the_highest_and_the_first_of_equals():
+def test_the_best_row_has_the_highest_win_rate_and_is_the_first_of_equals():
     rows = [{"step": 0, "win_rate": 0.9}] + [
         {"step": step, "win_rate": rate} for step, rate in ((2, 0.4), (4, 0.6), (6, 0.6))
     ]
     assert best_row(rows)["step"] == 4
 
 
-def test_the_base_model_is_no_candidate():
+def test_the_base_model_is_never_the_best():
     assert best_row([{"step": 0, "win_rate": 0.5}]) is None
     assert best_row([]) is None
 
 
-def test_tensorboard_shows_the_numbers(tmp_path, artifact):
+def test_tensorboard_gets_the_numbers(tmp_path, artifact):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     board = Board(tmp_path / "board", 1)
     Log(artifact, "metrics.jsonl", board).add({"step": 3, "loss": 0.25})
@@ -43,7 +43,7 @@ def test_tensorboard_shows_the_numbers(tmp_path, artifact):
     assert (event.step, event.value) == (3, 0.25)
 
 
-def test_without_tensorboard_there_is_a_clear_error(tmp_path, monkeypatch):
+def test_missing_tensorboard_is_an_error_that_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ImportError, match=r"train.tensorboard: .* pip install 'capo-diffusion\[tensor"):
         Board(tmp_path / "board", 1)

@@ -1,11 +1,11 @@
-"""The model card is what the Hub can read, and says what made the policy."""
+"""The model card has the Hub's front matter and describes the policy's origin."""
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 
 from capo.recipe import parse_recipe
-from capo.training.policy_card import model_card
+from capo.training.policy_card import Origin, policy_card
 
 ROW = {"step": 3, "win_rate/red": 0.625, "mean_reward/red": 1.5, "win_rate": 0.625}
 
@@ -21,7 +21,8 @@ def card(checkpoint="org/model", validation=ROW, identity="org/model@main", **tr
             "evaluate": {"prompts": {"source": "other.txt"}},
         }
     )
-    return model_card(recipe, 3, validation, {"checkpoint": identity, "weights": "abc"}, {"pairs": "def"})
+    reference = {"checkpoint": identity, "weights": "abc"}
+    return policy_card(recipe, Origin(3, validation, reference, {"pairs": "def"}))
 
 
 @pytest.mark.parametrize(("adaptation", "relation"), [("lora", "adapter"), ("full", "finetune")])
@@ -32,17 +33,17 @@ def test_the_front_matter_is_the_hubs(adaptation, relation):
     assert ("lora" in data.tags) == (adaptation == "lora")
 
 
-def test_it_says_recipe_data_and_metrics():
+def test_the_card_lists_recipe_data_and_metrics():
     text = card()
     assert "| red | 62.5% | 1.5 |" in text
     made, recipe = (yaml.safe_load(part.partition("```")[0]) for part in text.split("```yaml\n")[1:])
     assert made == {"reference": {"checkpoint": "org/model@main", "weights": "abc"}, "data": {"pairs": "def"}}
     assert recipe["train"]["beta"] == 7
     assert [reward["name"] for reward in recipe["rewards"]] == ["red", "blue"]
-    assert "None was asked for" in card(validation=None)
+    assert "no validation" in card(validation=None)
 
 
-def test_where_files_lie_is_nobodys_business(tmp_path):
+def test_local_paths_do_not_appear(tmp_path):
     (tmp_path / "base").mkdir()
     text = card(str(tmp_path / "base"), identity="blake2b:abc")
     assert str(tmp_path) not in text
@@ -50,11 +51,11 @@ def test_where_files_lie_is_nobodys_business(tmp_path):
     assert ModelCard(text).data.base_model is None
 
 
-def test_a_folder_that_was_moved_away_is_no_hub_id():
+def test_the_path_of_a_missing_folder_is_not_a_hub_id():
     text = card("models/base", identity="blake2b:abc")
     assert ModelCard(text).data.base_model is None
     assert "from_pretrained('base')" in text
 
 
-def test_how_fast_it_was_made_is_left_out():
+def test_settings_of_speed_alone_do_not_appear():
     assert "per_device_batch_size" not in card()

@@ -3,6 +3,7 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from capo.pairing.training_pairs import PairCounts, read_pairs
 from capo.store import Artifact, Run, WorkspaceError
@@ -34,7 +35,7 @@ def test_all_pairs_of_both_sets_are_allowed(pairs):
     assert counts == PairCounts(used=1, no_pair=0, dropped=0)
 
 
-def test_pairs_below_the_margin_are_left_out_and_counted(pairs):
+def test_pairs_below_the_margin_are_excluded_and_counted(pairs):
     artifact = pairs(
         ("a", [0, 2], [1, 3], [0.9, 0.2, 0.6, 0.7]),
         ("tied", [0], [1], [0.5, 0.5, 0.5, 0.5]),
@@ -45,7 +46,7 @@ def test_pairs_below_the_margin_are_left_out_and_counted(pairs):
     assert counts == PairCounts(used=1, no_pair=1, dropped=1)
 
 
-def test_samples_set_aside_take_no_part(pairs):
+def test_samples_without_a_reward_are_excluded(pairs):
     artifact = pairs(("a", [3], [1], [None, 0.2, None, 0.7]))
     (prompt,), _ = read_pairs(artifact, 0.0)
     assert prompt.allowed.tolist() == [[3, 1]]
@@ -62,19 +63,19 @@ def test_latents_and_conditioning_are_those_of_the_sample(prepared):
     samples = Samples(artifact)
     for shard in ("shard-00000", "shard-00001"):
         table = artifact.read_table(f"{shard}.parquet")
-        conditioning = artifact.read_tensors(f"{shard}.conditioning.safetensors")
-        latents = artifact.read_tensors(f"{shard}.latents.safetensors")["latents"]
+        conditioning = load_file(artifact.path(f"{shard}.conditioning.safetensors"))
+        latents = load_file(artifact.path(f"{shard}.latents.safetensors"))["latents"]
         assert len(latents) == len(table)
         ids = list(dict.fromkeys(table["prompt_id"].to_pylist()))
         for latent, row in zip(latents, table.select(["prompt_id", "sample"]).to_pylist(), strict=True):
             assert torch.equal(samples.latent(row["prompt_id"], row["sample"]), latent)
-            found = samples.conditioning(row["prompt_id"])
+            one = samples.conditioning(row["prompt_id"])
             place = ids.index(row["prompt_id"])
-            assert all(torch.equal(found[name], conditioning[name][place]) for name in conditioning)
+            assert all(torch.equal(one[name], conditioning[name][place]) for name in conditioning)
 
 
-def test_finding_the_samples_reads_neither_images_nor_latents(prepared, monkeypatch):
-    """They may be terabytes: a training that begins, or goes on, is not to wait for all their digests."""
+def test_locating_the_samples_reads_neither_images_nor_latents(prepared, monkeypatch):
+    """They may be terabytes, and training must not wait for all of their digests."""
     verified = []
     monkeypatch.setattr(Artifact, "_verify", lambda self, relative: verified.append(relative))
     artifact = Run(prepared).artifact("samples")
@@ -86,7 +87,7 @@ def test_finding_the_samples_reads_neither_images_nor_latents(prepared, monkeypa
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
-def test_damage_where_a_shard_names_its_prompts_is_found(prepared, tmp_path, damage):
+def test_damage_to_the_prompt_ids_of_a_shard_is_detected(prepared, tmp_path, damage):
     folder = shutil.copytree(prepared, tmp_path / "run")
     path = folder / "samples" / "shard-00001.parquet"
     data = bytearray(path.read_bytes())
@@ -101,7 +102,7 @@ def test_damage_where_a_shard_names_its_prompts_is_found(prepared, tmp_path, dam
         Samples(Run(folder).artifact("samples"))
 
 
-def test_a_prompt_or_sample_that_is_not_there_is_an_error(prepared):
+def test_a_missing_prompt_or_sample_is_an_error(prepared):
     artifact = Run(prepared).artifact("samples")
     with pytest.raises(WorkspaceError, match="no samples of prompt other"):
         Samples(artifact).latent("other", 0)
@@ -110,7 +111,7 @@ def test_a_prompt_or_sample_that_is_not_there_is_an_error(prepared):
         Samples(artifact).latent(prompt, 4)
 
 
-def test_a_flipped_bit_in_the_samples_is_found(prepared, tmp_path):
+def test_a_flipped_bit_in_the_samples_is_detected(prepared, tmp_path):
     folder = shutil.copytree(prepared, tmp_path / "run")
     path = folder / "samples" / "shard-00000.conditioning.safetensors"
     data = bytearray(path.read_bytes())

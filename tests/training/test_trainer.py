@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
 from capo.training.guards import TrainingDiverged
 
@@ -20,7 +21,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_before_the_first_step_policy_and_reference_are_one(setup, kind):
+def test_before_the_first_step_policy_and_reference_are_equal(setup, kind):
     measures = setup(beta=5000.0, **KINDS[kind]).first_measures()
     assert not measures["rewards/margins"].any()
     assert not measures["drift"].any()
@@ -28,7 +29,7 @@ def test_before_the_first_step_policy_and_reference_are_one(setup, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_moves_the_policy_alone(setup, kind):
+def test_training_changes_the_policy_alone(setup, kind):
     prepared = setup(**KINDS[kind])
     digest = prepared.policy.reference_digest()
     prepared.steps(1, 2)
@@ -50,20 +51,20 @@ def test_the_first_loss_is_that_of_margin_zero(setup, objective):
 
 @pytest.mark.parametrize("kind", [{}, {"lora_dora": True}, FULL])
 def test_gradient_checkpointing_changes_no_bit(setup, kind):
-    """Activations are computed again in the backward pass, when the reference's pass is long over."""
+    """Activations are recomputed in the backward pass, after the reference's pass has ended."""
     plain, recomputed = setup(**kind), setup(gradient_checkpointing=True, **kind)
     assert plain.steps(1, 2) == recomputed.steps(1, 2)
     weights = plain.policy.state(), recomputed.policy.state()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_step_waits_for_nothing_on_the_device(setup, monkeypatch):
-    """Reading a number back would let a GPU idle; only `row` does."""
+def test_a_step_never_waits_for_the_device(setup, monkeypatch):
+    """Reading a number back would make a GPU idle; only `row` reads."""
     prepared = setup(ema_decay=0.9)
     prepared.steps(1)
     batch, read = prepared.batches.batch(2), []
     process = prepared.trainer.family.process
-    weights = process.loss_weight(batch.t, "sigmoid", 1.5)  # of times that never leave the CPU
+    weights = process.loss_weight(batch.t, "sigmoid", 1.5)  # its times never leave the CPU
     with monkeypatch.context() as patch:
         patch.setattr(process, "loss_weight", lambda *_: weights)
         for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__"):
@@ -77,12 +78,13 @@ def test_a_step_waits_for_nothing_on_the_device(setup, monkeypatch):
         assert read
 
 
-def test_the_margin_is_that_of_the_paper(setup, sdxl):
+def test_the_margin_is_the_papers(setup, sdxl):
     """-β w (e_θ - e_ref), chosen minus rejected, from two forward passes by hand."""
     prepared = setup(beta=300.0)
     prepared.steps(1, 2)
     batch = prepared.batches.batch(3)
     family = prepared.trainer.family
+    alphas_cumprod = DDPMScheduler.from_pretrained(sdxl, subfolder="scheduler").alphas_cumprod
     rewards = []
     for latents, noise in ((batch.chosen, batch.noise_chosen), (batch.rejected, batch.noise_rejected)):
         x_t = family.process.noise_to(latents, noise, batch.t)
@@ -91,13 +93,14 @@ def test_the_margin_is_that_of_the_paper(setup, sdxl):
             with prepared.policy.reference():
                 reference = family.predict(x_t, batch.t, batch.conditioning).double()
         errors = [(answer - noise).square().mean((1, 2, 3)) for answer in (policy, reference)]
-        weight = torch.sigmoid(1.5 - family.process.log_snr(batch.t))
+        alpha_squared = alphas_cumprod[batch.t].double()
+        weight = torch.sigmoid(1.5 - (alpha_squared / (1 - alpha_squared)).log())
         rewards.append(-300.0 * weight * (errors[0] - errors[1]))
     measures = prepared.trainer.measure(batch)
-    found = measures["rewards/margins"].detach().double()
-    assert found.abs().max() > 1e-2
-    torch.testing.assert_close(found, rewards[0] - rewards[1], rtol=0, atol=3e-4)
-    loss = (batch.delta_reward.double() - found).square()
+    margins = measures["rewards/margins"].detach().double()
+    assert margins.abs().max() > 1e-2
+    torch.testing.assert_close(margins, rewards[0] - rewards[1], rtol=0, atol=3e-4)
+    loss = (batch.delta_reward.double() - margins).square()
     torch.testing.assert_close(measures["loss"].detach().double(), loss, rtol=1e-5, atol=1e-7)
 
 
@@ -114,7 +117,7 @@ def test_accumulated_micro_batches_are_the_whole_batch(setup, size, kind):
 
 
 def test_training_learns_its_pairs(setup):
-    """On one batch over and over, the margins come near their targets (of IPO: all 1)."""
+    """Repeating one batch brings the margins near their targets (all 1 for IPO)."""
     prepared = setup(objective="ipo", learning_rate=3e-4, beta=1000.0, lora_rank=8)
     batch = prepared.batches.batch(1)
     rows = [prepared.trainer.step(step, batch).row() for step in range(1, 19)]
@@ -175,7 +178,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(setup, size, monkeypatch)
 
 
 def assert_stops(prepared, batch, message, error=TrainingDiverged):
-    """The step is an error, and neither weights nor moments have moved."""
+    """Assert that the step raises and changes neither weights nor moments."""
     before = prepared.everything()
     with pytest.raises(error, match=message):
         prepared.trainer.step(2, batch).row()

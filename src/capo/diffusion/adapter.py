@@ -1,4 +1,4 @@
-"""The low-rank adapter of a denoiser (LoRA, DoRA), as peft builds it."""
+"""The low-rank adapter of a denoiser (LoRA or DoRA), built by peft."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from capo.recipe import TrainSection
 from capo.recipe.hints import nearest
 
 ADAPTER = "default"
-"""The name peft and diffusers give to an adapter that has none."""
+"""The name that peft and diffusers give an unnamed adapter."""
 
 
 def add_adapter(denoiser: Any, section: TrainSection, seed: int) -> list[LoraLayer]:
-    """Give `denoiser` a trainable float32 adapter that changes nothing yet; returns its layers.
+    """Add a trainable float32 adapter to `denoiser` that changes no output yet; return its layers.
 
     Raises `ValueError` for targets that the denoiser does not have.
     """
@@ -34,7 +34,7 @@ def add_adapter(denoiser: Any, section: TrainSection, seed: int) -> list[LoraLay
             continue
         parameter.data = parameter.data.float()
         if ".lora_A." in name:
-            # peft's own initialisation, but a function of the seed and the name alone.
+            # peft's own initialization, but as a function of the seed and the name alone.
             generator = torch.Generator().manual_seed(stable_seed("lora", seed, name))
             start = torch.empty(parameter.shape)
             nn.init.kaiming_uniform_(start, a=5**0.5, generator=generator)
@@ -47,9 +47,9 @@ def add_adapter(denoiser: Any, section: TrainSection, seed: int) -> list[LoraLay
 
 
 def _measure_magnitude(layer: Any) -> None:
-    """Take DoRA's magnitudes again, in float32: of a narrow base, peft took them in its precision.
+    """Recompute DoRA's magnitudes in float32; peft computes them in the precision of the base.
 
-    The forward pass divides them by norms in float32; only equal ones leave the base unchanged.
+    The forward pass divides them by norms in float32, and only equal ones leave the base unchanged.
     """
     layer.lora_magnitude_vector[ADAPTER].update_layer(
         base_layer=layer.get_base_layer(),
@@ -60,7 +60,7 @@ def _measure_magnitude(layer: Any) -> None:
 
 
 def _check_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> None:
-    """A check that peft leaves out: it passes over a name without a match as long as another one has some."""
+    """Raise `ValueError` for a target without a match; peft skips it as long as another target matches."""
     names = [name for name, module in denoiser.named_modules() if not list(module.children())]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):

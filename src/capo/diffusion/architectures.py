@@ -1,8 +1,8 @@
-"""The published networks by name: every dimension of their configurations, and no weights.
+"""Configurations of published networks by name, without weights.
 
-What a model costs follows from these alone, so nothing has to be downloaded to know it. The values
-are those of the `config.json` files on the Hub; fields that equal the library's defaults are left
-out. `tests/diffusion/test_architectures.py` holds their parameter counts against the published ones.
+They determine what a model costs, so nothing has to be downloaded to know it. The values are those of the
+`config.json` files on the Hub, without fields that equal the library's defaults.
+`tests/diffusion/test_architectures.py` compares parameter counts with the published ones.
 """
 
 from typing import Any
@@ -159,7 +159,7 @@ PIPELINES = {
     "sd35-large": "StableDiffusion3Pipeline",
     "flux": "FluxPipeline",
 }
-"""The diffusers pipeline of each architecture; sd35 is the medium one, flux is dev."""
+"""Architecture → diffusers pipeline; sd35 is SD3.5-medium, flux is FLUX.1-dev."""
 
 PARTS: dict[str, dict[str, tuple[str, Config]]] = {
     "sd15": {
@@ -186,4 +186,4 @@ PARTS: dict[str, dict[str, tuple[str, Config]]] = {
         "scheduler": ("FlowMatchEulerDiscreteScheduler", _FLUX_FLOW),
     },
 }
-"""Architecture → folder of its checkpoint → class and configuration of what is in it."""
+"""Architecture → folder of the checkpoint → class and configuration of its network."""

@@ -5,7 +5,6 @@ Notation (name here -> paper):
     t               -> t in [0, 1]        0 is clean, 1 is noise
     x_t             -> (1 - t) x + t ε
     target          -> ε - x              the velocity dx_t/dt
-    log_snr         -> λ_t = 2 log((1 - t)/t)
 """
 
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from capo.method.weighting import flow_log_snr, flow_sigmoid_weight, flow_time
 from capo.recipe import GenerateSection, TrainSection
 
 LOG_SNR_RANGE = (-10.0, 10.0)
-"""Of `uniform-logsnr` time sampling (App. A.3)."""
+"""The range of λ in `uniform-logsnr` time sampling (App. A.3)."""
 
 SAMPLERS = (
     "FlowMatchEulerDiscreteScheduler",
@@ -34,24 +33,25 @@ SAMPLERS = (
 """The schedulers of diffusers that follow a flow without drawing noise."""
 
 BY_SIZE = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
-"""Fields of a shift by image size, which a pipeline looks up in whatever scheduler it has."""
+"""Fields of a shift by image size, which a pipeline reads from whatever scheduler it has."""
 
 
 class RectifiedFlow:
-    """The straight path between an image and noise; the same for every checkpoint.
+    """The straight path between an image and noise; the same for all checkpoints.
 
-    Times are float32 in [0, 1]. The checkpoint's own scheduler says with which shift to sample;
-    training times know no shift (Sec. 4.4, App. A.3).
+    Times are float32 in [0, 1]. The checkpoint's own scheduler sets the shift for sampling; training times
+    have no shift (Sec. 4.4, App. A.3).
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
 
     def draw_times(self, n: int, generator: torch.Generator, section: TrainSection) -> Tensor:
-        """λ uniform in [-10, 10] as the paper has it, t uniform, or t logit-normal as SD3's own training."""
+        """Draw λ uniformly from [-10, 10] (the paper), t uniformly, or t logit-normally (SD3's training)."""
         if section.timesteps is not None:
             raise ValueError(
-                "train.timesteps: only DDPM schedules have timesteps; a flow's time is continuous"
+                "train.timesteps: only DDPM schedules have timesteps; the time of this flow model is "
+                "continuous; remove this field"
             )
         if section.time_sampling == "uniform":
             return torch.rand(n, generator=generator)
@@ -60,26 +60,22 @@ class RectifiedFlow:
         return flow_time(torch.empty(n).uniform_(*LOG_SNR_RANGE, generator=generator))
 
     def noise_to(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t [B, C, H, W] of `latents` at the times `t` [B]."""
+        """Return x_t [B, C, H, W]: `latents` noised to the times `t` [B]."""
         t = t.view(-1, 1, 1, 1)
         return t * noise + (1 - t) * latents
 
     def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """The velocity ε - x, at any time."""
+        """Return the velocity ε - x."""
         return noise - latents
 
-    def log_snr(self, t: Tensor) -> Tensor:
-        """λ_t [B], float32; +infinity at t = 0 and -infinity at t = 1."""
-        return flow_log_snr(t)
-
     def loss_weight(self, t: Tensor, weighting: str, bias: float) -> Tensor:
-        """w_t [B] of the velocity's error: `sigmoid` (Eq. 26, with `bias`) or `constant`."""
+        """Return w_t [B] for the velocity's error: `sigmoid` (Eq. 26, with `bias`) or `constant`."""
         if weighting == "constant":
             return torch.ones_like(t)
         return flow_sigmoid_weight(flow_log_snr(t), bias)
 
     def sampler_changes(self, settings: GenerateSection) -> dict[str, Any]:
-        """The shift, in the words of the scheduler, and for a general solver that it follows a flow."""
+        """Return the shift under the scheduler's own name; a general solver must also follow a flow."""
         known = signature(_kind(settings.scheduler).__init__).parameters
         shift = settings.shift or self._config.get("shift") or self._config.get("flow_shift") or 1.0
         if "use_flow_sigmas" in known:
@@ -90,18 +86,18 @@ class RectifiedFlow:
         return changes | ({"use_dynamic_shifting": False} if by_size else {})
 
     def sampler(self, settings: GenerateSection) -> Any:
-        """One of `SAMPLERS`, with `generate.shift` or else the checkpoint's own shift.
+        """Return one of `SAMPLERS` with `generate.shift`, by default the checkpoint's own shift.
 
-        With a shift by image size (FLUX.1-dev) the pipeline works that out, unless one is given.
+        The pipeline computes a shift by image size (FLUX.1-dev) itself, unless `generate.shift` is set.
         """
         kind = _kind(settings.scheduler)
         known = signature(kind.__init__).parameters
         own = {**self._config, **self.sampler_changes(settings)}
-        with quiet():  # some say which of their defaults they change
+        with quiet():  # some log which of their defaults they change
             scheduler = kind(**{name: value for name, value in own.items() if name in known})
         scheduler.register_to_config(**{n: v for n, v in self._config.items() if n in BY_SIZE})
         return scheduler
 
 
 def _kind(name: str) -> Any:
-    return choose_sampler({each: getattr(diffusers, each) for each in SAMPLERS}, name)
+    return choose_sampler({kind: getattr(diffusers, kind) for kind in SAMPLERS}, name)

@@ -14,19 +14,18 @@ from capo.diffusion.flow import RectifiedFlow
 from capo.recipe import GenerateSection
 
 TRAINING_GUIDANCE = 1.0
-"""What FLUX.1-dev is told as guidance in training.
+"""FLUX.1-dev's guidance input in training.
 
-At 1 it answers as the conditional model that guidance was distilled from, whose error is the one
-that the objective is about; larger values answer as two models combined, as guidance does elsewhere
-and only in sampling.
+At 1 it answers as the conditional model that guidance was distilled from, and the objective is about the
+error of that model. Larger values answer as a guided combination, which belongs in sampling only.
 """
 
 
 class Flux(Family):
     """A `FluxPipeline`: -dev, with guidance as an input of the network, or -schnell, without guidance.
 
-    Conditioning is `prompt_embeds` [P, tokens, D] of T5 and `pooled_prompt_embeds` [P, E] of CLIP.
-    Latents are those of the VAE; the pipeline's packing of 2 × 2 of them into a token stays inside.
+    Conditioning is T5's `prompt_embeds` [P, tokens, D] and CLIP's `pooled_prompt_embeds` [P, E]. Latents are
+    the VAE's; packing 2 × 2 of them into a token is internal.
     """
 
     pipeline_class = FluxPipeline
@@ -54,7 +53,7 @@ class Flux(Family):
         guidance = torch.full((rows,), TRAINING_GUIDANCE, device=x_t.device) if self._guided() else None
         prediction: Tensor = self.denoiser(
             hidden_states=FluxPipeline._pack_latents(x_t, rows, channels, height, width),
-            timestep=t,  # in [0, 1]: the transformer itself counts in thousandths
+            timestep=t,  # in [0, 1]: the transformer itself converts to thousandths
             guidance=guidance,
             pooled_projections=conditioning["pooled_prompt_embeds"],
             encoder_hidden_states=embeds,
@@ -68,21 +67,21 @@ class Flux(Family):
 
     def _grid(self) -> tuple[int, int, int]:
         config: Any = self.denoiser.config
-        # The network has no size of its own; the pipeline's is 128, as 1024 pixels.
+        # The network has no size of its own; the pipeline's default is 128, or 1024 pixels.
         return config.in_channels // 4, 128, 2
 
     def _sampler(self, settings: GenerateSection) -> Any:
         if settings.guidance_scale > 1 and not self._guided():
             raise ValueError(
-                "generate.guidance_scale: this model (as FLUX.1-schnell) was distilled to work without "
+                "generate.guidance_scale: this model (like FLUX.1-schnell) was distilled to work without "
                 "guidance; set it to 0"
             )
         scheduler = super()._sampler(settings)
-        # The pipeline hands its scheduler the logarithm of a shift, "mu", whether it asks for one or not.
+        # The pipeline always passes its scheduler "mu", the logarithm of a shift.
         if "mu" not in signature(scheduler.set_timesteps).parameters:
             raise ValueError(
                 f"generate.scheduler: {settings.scheduler} does not work with FLUX, whose pipeline sets the "
-                "shift itself; take FlowMatchEulerDiscreteScheduler or DPMSolverMultistepScheduler"
+                "shift itself; choose FlowMatchEulerDiscreteScheduler or DPMSolverMultistepScheduler"
             )
         if "flow_shift" in scheduler.config and not scheduler.config.use_dynamic_shifting:
             mu = math.log(scheduler.config.flow_shift)
@@ -93,7 +92,7 @@ class Flux(Family):
         return FluxPipeline._pack_latents(super()._packed(noise), *noise.shape)
 
     def _unpacked(self, latents: Tensor, noise: Tensor) -> Tensor:
-        # The pipeline counts in pixels of a VAE; in latents that is a factor of 1.
+        # The pipeline converts from pixels; sizes are already in latents, so the factor is 1.
         return FluxPipeline._unpack_latents(latents, *noise.shape[-2:], vae_scale_factor=1)
 
     def _guided(self) -> bool:
@@ -101,5 +100,5 @@ class Flux(Family):
         return bool(config.guidance_embeds)
 
     def _tokens(self) -> int:
-        """-schnell was trained with half of -dev's."""
+        """Return the tokens per prompt; -schnell was trained with half of -dev's."""
         return super()._tokens() if self._guided() or self._section.max_sequence_length else 256

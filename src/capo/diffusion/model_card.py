@@ -1,4 +1,4 @@
-"""What the model card of every policy has: the Hub's front matter, and how plain diffusers loads it."""
+"""The common parts of all model cards: the Hub's front matter, and code to load the policy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,44 +19,41 @@ KINDS = {"lora": "A LoRA adapter for", "full": "A full fine-tune of"}
 
 @dataclass(frozen=True)
 class Base:
-    """What a policy was tuned from: the recipe's `checkpoint`, and the identity that was recorded of it."""
+    """The model a policy was tuned from: the recipe's `checkpoint` and its recorded identity."""
 
     checkpoint: str
     identity: str
 
     @property
     def on_hub(self) -> bool:
-        """Whether it is a Hub id: only those may be named in the front matter.
-
-        A directory has a digest, wherever it is by now.
-        """
+        """True for a Hub id, the only kind that may appear in the front matter; a directory has a digest."""
         return self.identity.startswith(f"{self.checkpoint}@")
 
     @property
     def name(self) -> str:
-        """Where a directory lies says nothing elsewhere."""
+        """The Hub id, or the name of a directory without its path."""
         return self.checkpoint if self.on_hub else Path(self.checkpoint).name
 
 
 def card(title: str, base: Base, adaptation: str, tags: Sequence[str], text: str) -> str:
-    """Markdown of a policy tuned from `base`, with the Hub's front matter; `text` follows the title."""
+    """Return the Markdown of a policy's card, with the Hub's front matter; `text` follows the title."""
     return f"---\n{plain(_front_matter(base, adaptation, tags))}---\n\n# {title}\n\n{text}"
 
 
 def loading(base: Base, adaptation: str, left_out: Sequence[str]) -> str:
-    """Python that loads the policy; `left_out` are the parts that the pipeline does without."""
+    """Return Python code that loads the policy; `left_out` are the parts that the pipeline does without."""
     parts = "".join(f", {name}=None" for name in left_out)
     code = LOADING[adaptation].format(base=base.name, parts=parts)
     return f"```python\nfrom diffusers import DiffusionPipeline\n\n{code}\n```"
 
 
 def kind(base: Base, adaptation: str) -> str:
-    """`A LoRA adapter for` the base, by name."""
+    """Return "A LoRA adapter for" or "A full fine-tune of" with the name of the base."""
     return f"{KINDS[adaptation]} `{base.name}`"
 
 
 def plain(values: Mapping[str, Any]) -> str:
-    """As YAML, in the order given."""
+    """Return the values as YAML, in their order."""
     return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
 
 
@@ -72,5 +69,5 @@ def _front_matter(base: Base, adaptation: str, tags: Sequence[str]) -> dict[str,
         relation = "adapter" if lora else "finetune"
         values |= {"base_model": base.checkpoint, "base_model_relation": relation}
     if lora:
-        values["instance_prompt"] = None  # no word brings it out: it works on every prompt
+        values["instance_prompt"] = None  # no trigger word: it works on every prompt
     return values

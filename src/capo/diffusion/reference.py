@@ -1,4 +1,4 @@
-"""The frozen model that a policy is compared with: its copy in full fine-tuning, and its identity."""
+"""The frozen reference of a policy: its copy in full fine-tuning, and its digest."""
 
 import copy
 import hashlib
@@ -17,11 +17,10 @@ from capo.recipe import TrainSection
 
 
 class FrozenCopy:
-    """A copy of a float32 denoiser that never learns; it may be kept narrower, or elsewhere.
+    """A frozen copy of a float32 denoiser, optionally stored in bfloat16 or in main memory.
 
-    It computes with the very numerics of the original. Weights kept in bfloat16 are widened again
-    layer by layer; where the forward passes are in bfloat16, these round them alike, so that not a
-    bit of the answer changes.
+    It computes with the numerics of the original. Weights stored in bfloat16 are widened layer by layer; a
+    forward pass in bfloat16 rounds the original weights the same way, so the answers are equal bit for bit.
     """
 
     def __init__(self, denoiser: Any, section: TrainSection) -> None:
@@ -29,7 +28,7 @@ class FrozenCopy:
         if denoiser._compiled_call_impl is not None:  # lost in the copy
             self.module.compile()
         if section.reference_dtype == "bfloat16":
-            # Embeddings are left out: a bfloat16 pass does not round them.
+            # Not embeddings: a bfloat16 pass does not round them.
             kinds = {"skip_modules_pattern": None, "skip_modules_classes": (nn.Embedding,)}
             apply_layerwise_casting(self.module, torch.bfloat16, torch.float32, **kinds)
         self._kept: dict[str, Tensor] = {}
@@ -40,7 +39,7 @@ class FrozenCopy:
 
     @contextmanager
     def ready(self) -> Iterator[Any]:
-        """The module, on the device of the original; an offloaded one only within."""
+        """Give the module, on the device of the original; an offloaded one stays there only in this context."""
         if self._kept:
             self._place({n: t.to(self._device, non_blocking=True) for n, t in self._kept.items()})
         try:
@@ -55,11 +54,11 @@ class FrozenCopy:
 
 
 def digest(parameters: Mapping[str, Tensor]) -> str:
-    """A hash of names, types, shapes and bits; about a second for 8 GB on 8 cores."""
+    """Return a hash of names, dtypes, shapes and bits; 8 GB take about a second on 8 cores."""
     total = hashlib.blake2b(digest_size=16)
-    # Each tensor by itself, so that several can be hashed at once.
+    # Tensor by tensor, so several can be hashed at once.
     with ThreadPoolExecutor() as pool:
-        # Those that are spread are made whole by all processes, which must come to them in one order.
+        # All processes together make spread tensors whole, so they must do it in the same order.
         spread = any(isinstance(parameter, DTensor) for parameter in parameters.values())
         hashed = (map if spread else pool.map)(_bits_digest, parameters.values())
         for (name, parameter), bits in zip(parameters.items(), hashed, strict=True):
@@ -73,6 +72,6 @@ def _bits_digest(parameter: Tensor) -> bytes:
 
 
 def _host(tensor: Tensor) -> Tensor:
-    """A copy in main memory, page-locked where a GPU will fetch it."""
+    """Return a copy in main memory, page-locked if a GPU will fetch it."""
     copied = tensor.cpu()
     return copied.pin_memory() if tensor.is_cuda else copied

@@ -11,13 +11,13 @@ from capo.diffusion.family import Family
 from capo.diffusion.flow import RectifiedFlow
 
 INSTRUCTION = signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
-"""The pipeline's own words before every prompt, which Sana was trained with."""
+"""The instruction that the pipeline puts before every prompt, as in Sana's training."""
 
 
 class Sana(Family):
     """A `SanaPipeline`: a linear transformer on the latents of a VAE that compresses 32-fold.
 
-    Conditioning is `prompt_embeds` [P, tokens, D] of Gemma and `prompt_attention_mask` [P, tokens].
+    Conditioning is Gemma's `prompt_embeds` [P, tokens, D] and `prompt_attention_mask` [P, tokens].
     """
 
     pipeline_class = SanaPipeline
@@ -29,8 +29,8 @@ class Sana(Family):
     pixel_multiple = 32
     sequence_length = 300
     sampling: ClassVar = {
-        "negative_prompt": None,  # encoded already
-        "use_resolution_binning": False,  # images of the size asked for, not of one near it
+        "negative_prompt": None,  # already encoded
+        "use_resolution_binning": False,  # images of exactly the requested size
     }
 
     def _encode(self, prompts: list[str]) -> dict[str, Tensor]:
@@ -50,7 +50,7 @@ class Sana(Family):
         return {"prompt_embeds": embeds, "prompt_attention_mask": mask}
 
     def _reach(self) -> tuple[Any, int]:
-        return self._pipeline.tokenizer, self._tokens() - 1  # one goes to the end of the instruction
+        return self._pipeline.tokenizer, self._tokens() - 1  # the end of the instruction takes one
 
     def _predict(self, x_t: Tensor, t: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
         config: Any = self.denoiser.config
@@ -64,4 +64,4 @@ class Sana(Family):
         return prediction
 
     def _packed(self, noise: Tensor) -> Tensor:
-        return noise.to(self.device)  # this pipeline keeps its latents in float32
+        return noise.to(self.device)  # this pipeline keeps latents in float32

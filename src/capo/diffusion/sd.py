@@ -13,8 +13,8 @@ from capo.diffusion.process import DDPM
 class StableDiffusion(Family):
     """A `StableDiffusionPipeline`, with ε (1.x, 2.x base) or v prediction (2.x at 768 pixels).
 
-    Conditioning is `prompt_embeds` [P, tokens, D]. A safety checker is left out: a black image has
-    no place among samples that are to be compared.
+    Conditioning is `prompt_embeds` [P, tokens, D]. The safety checker is disabled: black images cannot be
+    compared with others.
     """
 
     pipeline_class = StableDiffusionPipeline

@@ -11,9 +11,9 @@ from capo.diffusion.flow import RectifiedFlow
 
 
 class SD3(Family):
-    """A `StableDiffusion3Pipeline`, with T5 or, as diffusers allows, without.
+    """A `StableDiffusion3Pipeline`, with or without T5.
 
-    Conditioning is `prompt_embeds` [P, CLIP's tokens + T5's, D] (zeros for a T5 that is left out) and
+    Conditioning is `prompt_embeds` [P, CLIP's tokens + T5's, D] (zeros for an absent T5) and
     `pooled_prompt_embeds` [P, E].
     """
 
@@ -48,7 +48,7 @@ class SD3(Family):
     def _predict(self, x_t: Tensor, t: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
         prediction: Tensor = self.denoiser(
             hidden_states=x_t,
-            timestep=t * 1000,  # the transformer counts time in thousandths
+            timestep=t * 1000,  # the transformer measures time in thousandths
             encoder_hidden_states=conditioning["prompt_embeds"],
             pooled_projections=conditioning["pooled_prompt_embeds"],
             return_dict=False,

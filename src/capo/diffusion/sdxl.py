@@ -14,8 +14,8 @@ from capo.diffusion.process import DDPM
 class SDXL(Family):
     """A `StableDiffusionXLPipeline`.
 
-    Conditioning is `prompt_embeds` [P, tokens, D] and `pooled_prompt_embeds` [P, E]. The size and
-    crop that SDXL is conditioned on besides are those of the images themselves.
+    Conditioning is `prompt_embeds` [P, tokens, D] and `pooled_prompt_embeds` [P, E]. SDXL is also conditioned
+    on size and crop, which are those of the images themselves.
     """
 
     pipeline_class = StableDiffusionXLPipeline
@@ -31,7 +31,7 @@ class SDXL(Family):
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
     def _unconditional(self) -> dict[str, Tensor]:
-        # Zeros, or the empty prompt: the checkpoint's index says which.
+        # Zeros or the empty prompt, as the checkpoint's index says.
         _, embeds, _, pooled = self._pipeline.encode_prompt(
             [""], device=self.device, do_classifier_free_guidance=True
         )
@@ -43,7 +43,7 @@ class SDXL(Family):
 
     def _predict(self, x_t: Tensor, t: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
         height, width = self._pixels(x_t)
-        # Original size, crop, target size: what the pipeline gives for images of this size.
+        # Original size, crop, target size: the pipeline's values for images of this size.
         time_ids = torch.tensor([height, width, 0, 0, height, width], device=x_t.device, dtype=x_t.dtype)
         prediction: Tensor = self.denoiser(
             x_t,

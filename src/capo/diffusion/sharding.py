@@ -1,4 +1,4 @@
-"""A network whose weights are spread over processes (FSDP2), and its tensors as wholes and parts."""
+"""Networks whose weights are spread over processes (FSDP2): whole tensors and parts."""
 
 from typing import Any
 
@@ -12,43 +12,43 @@ from capo.recipe import TrainSection
 
 
 def together() -> bool:
-    """Whether this process trains with others."""
+    """Report whether this process trains together with others."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def check_shardable(network: Any, section: TrainSection) -> None:
-    """Raise `ValueError` for settings that do not go with weights spread over processes."""
+    """Raise `ValueError` for settings that are incompatible with weights spread over processes."""
     unfit = {
         "train.optimizer adamw-8bit": section.optimizer == "adamw-8bit",
         "train.reference_offload": section.reference_offload,
         "train.reference_dtype bfloat16": section.reference_dtype != "float32",
         "model.compile": network._compiled_call_impl is not None,
     }
-    if wrong := [name for name, given in unfit.items() if given]:
-        raise ValueError(f"{wrong[0]} does not go with train.sharding fsdp; leave out one of them")
+    if wrong := [name for name, active in unfit.items() if active]:
+        raise ValueError(f"{wrong[0]} is incompatible with train.sharding fsdp; remove one of them")
 
 
 def shard(network: Any) -> None:
-    """Leave this process its part of every weight; the others come when a block needs them.
+    """Keep only this process's part of every weight; the rest is gathered when a block runs.
 
-    All processes call this, and run the network together from then on. The parameters are new ones.
+    All processes call this and run the network together from then on. It replaces all parameters.
     """
     blocks = set(network._no_split_modules or ())
     for module in reversed(list(network.modules())):  # inner blocks first
         if type(module).__name__ in blocks:
             fully_shard(module)
-    # Not kept after a forward pass, as is the default for the outermost: the average of the weights may
-    # take their place, and the copies would not know.
+    # Reshard after every forward pass, unlike the default for the outermost module: the average may replace
+    # the weights in between, and gathered copies would be outdated.
     fully_shard(network, reshard_after_forward=True)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that is spread over processes, which all call this; any other as it is."""
+    """Return a spread tensor as a whole (all processes call this), or any other tensor unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def part_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """`tensor` on the device of `like`, and spread over the processes as that is."""
+    """Return `tensor` on the device of `like`, spread over the processes in the same way."""
     tensor = tensor.to(like.device)
     if not isinstance(like, DTensor):
         return tensor
@@ -58,9 +58,9 @@ def part_like(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def gathered(network: Any, kind: Any, keep: bool) -> Any:
-    """A network of class `kind` with the whole weights of one that is spread, in main memory.
+    """Return a network of class `kind` with the whole weights of a spread network, in main memory.
 
-    All processes call this; those that do not `keep` it get the `network` back.
+    All processes call this; those without `keep` get `network` itself back.
     """
     weights = {}
     for name, tensor in network.state_dict().items():

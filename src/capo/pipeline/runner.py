@@ -21,7 +21,6 @@ from capo.pipeline.reuse import reuse
 from capo.pipeline.states import check_upstream, fingerprint, reject_stale, statuses
 from capo.recipe import Recipe
 from capo.store import Artifact, Run, WorkspaceError
-from capo.store.artifact import WatchedArtifact
 from capo.store.manifest import differences
 from capo.store.step import Job, Step
 
@@ -118,11 +117,11 @@ def _run(
 
 
 def _follow(recipe: Recipe, directory: Path, meet: Callable[[], None]) -> RunResult:
-    """Take part in the training that the main process records."""
+    """Take part in the training; only the main process writes, so this one never opens the run to write."""
     from capo.training.train import train
 
     followed = Run(directory)
-    train(Job(recipe, followed, (WatchedArtifact(followed, "train"),)))
+    train(Job(recipe, followed, (followed.artifact("train"),)))
     meet()
     return _result(followed, [_skipped(followed.artifact("train"))])
 

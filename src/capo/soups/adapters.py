@@ -1,4 +1,4 @@
-"""LoRA files as diffusers writes them, as updates that can be merged, and back."""
+"""LoRA policies: their files as updates that can be merged, and merged updates as a file."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from capo.diffusion.saved import LORA
 from capo.method.low_rank import LowRank
 
 SIDES = ((".lora_A.weight", ".lora_B.weight"), (".lora.down.weight", ".lora.up.weight"))
-"""How the names of A and B end, in peft's way and in the older one of diffusers."""
+"""Endings of the names of A and B: peft's and the older ones of diffusers."""
 
 NOT_PLAIN = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern")
 """Settings of peft under which an update is not alpha / r times B A."""
@@ -24,34 +24,37 @@ NOT_PLAIN = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern")
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA policy: the update of every module, and what its file says besides."""
+    """A LoRA policy: the update of every module, and the settings in its file."""
 
     updates: dict[str, LowRank]
     sides: tuple[str, str]
     config: dict[str, Any]
-    """peft's configuration, each field after the name of the network, as `unet.lora_alpha`."""
+    """peft's settings, with the network's name before the field: `unet.lora_alpha`."""
 
     @property
     def network(self) -> str:
+        """The name of the adapted network."""
         return next(iter(self.updates)).partition(".")[0]
 
     @property
     def rank(self) -> int:
+        """The rank of every update."""
         return int(self.config[f"{self.network}.r"])
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """The adapter of a LoRA policy, alpha / r folded into its updates.
+    """Read a LoRA policy, with alpha / r multiplied into its updates.
 
-    Raises `ValueError` for one that is not plain LoRA, as a DoRA, or whose file does not say its alpha.
+    Raises `ValueError` if the file is not a whole adapter, is not plain LoRA (as a DoRA), or does not record
+    its alpha.
     """
     file = read_lora(folder)
     path, config, tensors = file.path, file.config, file.tensors
-    down, up = next((each for each in SIDES if any(name.endswith(each[0]) for name in tensors)), SIDES[0])
+    down, up = next((pair for pair in SIDES if any(name.endswith(pair[0]) for name in tensors)), SIDES[0])
     modules = [name.removesuffix(down) for name in tensors if name.endswith(down)]
     network = modules[0].partition(".")[0] if modules else ""
     if not config.get(f"{network}.lora_alpha"):
-        raise ValueError(f"{path} does not say its alpha: not a LoRA that capo saved")
+        raise ValueError(f"{path} does not record its alpha; only LoRA files that capo saved can be merged")
     unusual = [name for name in NOT_PLAIN if config.get(f"{network}.{name}")]
     if unusual or len(tensors) != 2 * len(modules):
         raise ValueError(
@@ -64,16 +67,16 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def aligned(adapters: Sequence[Adapter]) -> list[dict[str, LowRank]]:
-    """The updates of all adapters over the modules of any: zero where one has none."""
+    """Return the updates of all adapters over the union of their modules, with zeros where one has none."""
     like = {name: update for adapter in adapters for name, update in adapter.updates.items()}
     return [
-        {name: adapter.updates.get(name) or _nothing(like[name], adapter.rank) for name in like}
+        {name: adapter.updates.get(name) or _zero(like[name], adapter.rank) for name in like}
         for adapter in adapters
     ]
 
 
 def write_adapter(folder: Path, updates: dict[str, LowRank], adapters: Sequence[Adapter]) -> None:
-    """Write updates of one rank as a LoRA file, whose alpha is its rank, so that B A is the update."""
+    """Write updates of one rank, merged from `adapters`, as a LoRA file whose alpha is its rank."""
     first = adapters[0]
     down, up = first.sides
     tensors: dict[str, Tensor] = {}
@@ -87,7 +90,7 @@ def write_adapter(folder: Path, updates: dict[str, LowRank], adapters: Sequence[
     save_file(tensors, folder / LORA, metadata=metadata)
 
 
-def _nothing(like: LowRank, rank: int) -> LowRank:
+def _zero(like: LowRank, rank: int) -> LowRank:
     up, down = like.up, like.down
     return LowRank(
         torch.zeros(up.shape[0], rank, *up.shape[2:], dtype=up.dtype),

@@ -1,7 +1,7 @@
-"""Soups: several policies of one base merged into one, or into a front of policies (Eq. 29).
+"""Soups: several policies of one base merged into one policy or into a front of policies (Eq. 29).
 
-TO/                 a policy folder, as plain diffusers and `capo evaluate --policy` read it
-TO/0.25-0.75/ …     with a sweep: one for every weighting, and sweep.json, which lists them
+TO/                 a policy folder that plain diffusers and `capo evaluate --policy` read
+TO/0.25-0.75/ …     with a sweep: one folder per weighting, and sweep.json, which lists them
 """
 
 import itertools
@@ -18,7 +18,7 @@ from capo.store import atomic
 from capo.store.manifest import pretty
 
 KEPT = ("base", "model", "adaptation")
-"""What a soup's record takes over from its policies."""
+"""Fields that a soup's record copies from its policies."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,18 @@ class SoupSettings:
     interpolation: Literal["slerp", "linear"] = "slerp"
     angle: Literal["tensor", "global"] = "tensor"
     rank: int | None = None
-    """Of a LoRA soup; the sum of the policies' ranks, which is exact, when None."""
+    """The rank of a LoRA soup; None for the sum of the policies' ranks, which is exact."""
     base: str | None = None
-    """Where the checkpoint that full policies were tuned from is now, if not where it was."""
+    """The present location of the checkpoint that full policies were tuned from, if it has moved."""
 
 
 def soup(
     policies: Sequence[Path], to: Path, settings: SoupSettings, weights: Sequence[float] | None = None
 ) -> dict[str, Any]:
-    """Write the soup of `policies` (policy folders or run directories) as the new folder `to`.
+    """Write the soup of `policies` (policy folders or run directories) to the new folder `to`.
 
-    Returns what its `capo.json` says of it. Raises `ValueError` for policies that do not go together,
-    or when `to` is there already.
+    Returns the description of the soup in its `capo.json`. Raises `ValueError` for policies that cannot be
+    merged, or if `to` exists.
     """
     merge = _Merge(policies, settings)
     with atomic.create_folder(to) as folder:
@@ -49,10 +49,9 @@ def soup(
 def soup_front(
     policies: Sequence[Path], to: Path, settings: SoupSettings, points: int
 ) -> list[dict[str, Any]]:
-    """Write soups of all weightings with `points` on the way from each policy to each other.
+    """Write soups of all weightings, with `points` between any two policies, ends included.
 
-    The ends, the policies themselves, are among them: k policies give C(points + k - 2, k - 1) soups.
-    Returns what `sweep.json` lists.
+    k policies give C(points + k - 2, k - 1) soups. Returns the contents of `sweep.json`.
     """
     merge = _Merge(policies, settings)
     listed = []
@@ -66,11 +65,11 @@ def soup_front(
 
 
 def weightings(policies: int, points: int) -> Iterator[list[float]]:
-    """All weights that are multiples of 1 / (points - 1) and add up to 1, the first policy's falling."""
+    """Yield all weights that are multiples of 1 / (points - 1) and add up to 1, in falling order."""
     if points < 2:
         raise ValueError(f"a sweep needs at least 2 points, got {points}")
     steps = points - 1
-    # Where the bars stand among the steps says how many of them each policy has.
+    # Stars and bars: the gaps between the bars are the policies' shares of the steps.
     for bars in itertools.combinations(range(steps + policies - 1), policies - 1):
         edges = (-1, *bars, steps + policies - 1)
         counts = [after - before - 1 for before, after in itertools.pairwise(edges)]
@@ -78,7 +77,7 @@ def weightings(policies: int, points: int) -> Iterator[list[float]]:
 
 
 class _Merge:
-    """Policies that go together, ready to be merged with any weights."""
+    """Compatible policies, ready to be merged with any weights."""
 
     def __init__(self, policies: Sequence[Path], settings: SoupSettings) -> None:
         self._policies = [find_policy(path) for path in policies]
@@ -87,17 +86,18 @@ class _Merge:
         self._first = self._policies[0].record
 
     def write(self, folder: Path, weights: Sequence[float]) -> dict[str, Any]:
+        """Write the soup with these weights to `folder`; return its description."""
         chosen = self._settings
         method = {"interpolation": chosen.interpolation, "angle": chosen.angle, "weights": weights}
         if self._first["adaptation"] == "lora":
-            told = self._write_adapter(folder, method)
+            outcome = self._write_adapter(folder, method)
         else:
-            told = self._write_pipeline(folder, method)
+            outcome = self._write_pipeline(folder, method)
         if chosen.interpolation == "linear":
             del method["angle"]
-        described = {**method, **told}
-        self._write_record(folder, described)
-        return described
+        description = {**method, **outcome}
+        self._write_record(folder, description)
+        return description
 
     def _write_adapter(self, folder: Path, method: dict[str, Any]) -> dict[str, Any]:
         from capo.method.low_rank import low_rank_soup, refactored
@@ -109,21 +109,23 @@ class _Merge:
         error = 0.0
         if rank is not None and rank != exact:
             if rank > exact:
-                raise ValueError(f"--rank: {rank} is more than the {exact} of all policies together")
-            smaller, lost, total = zip(*(refactored(each, rank) for each in updates.values()), strict=True)
+                raise ValueError(f"--rank: {rank} is more than {exact}, the sum of the policies' ranks")
+            smaller, lost, total = zip(
+                *(refactored(update, rank) for update in updates.values()), strict=True
+            )
             updates = dict(zip(updates, smaller, strict=True))
             error = math.sqrt(math.fsum(lost) / math.fsum(total)) if math.fsum(total) > 0 else 0.0
         write_adapter(folder, updates, adapters)
         return {"rank": rank or exact, "relative_error": error}
 
     def _write_pipeline(self, folder: Path, method: dict[str, Any]) -> dict[str, Any]:
-        from capo.soups.pipelines import merge_pipelines
+        from capo.soups.full_models import merge_pipelines
 
         merge_pipelines([p.folder for p in self._policies], self._base(), folder, method)
         return {}
 
     def _base(self) -> ModelSection:
-        """The model that full policies were tuned from, where it is now."""
+        """The model that full policies were tuned from, at its present location."""
         model = dict(self._first["model"])
         if self._settings.base is not None:
             model["checkpoint"] = self._settings.base
@@ -131,10 +133,10 @@ class _Merge:
         self._policies[0].check_base(base)
         return base
 
-    def _write_record(self, folder: Path, described: dict[str, Any]) -> None:
+    def _write_record(self, folder: Path, description: dict[str, Any]) -> None:
         sources = [{"folder": str(p.folder), "identity": p.identity} for p in self._policies]
         kept = {name: self._first[name] for name in (*KEPT, "left_out") if name in self._first}
-        record = {**kept, "soup": {**described, "policies": sources}}
+        record = {**kept, "soup": {**description, "policies": sources}}
         (folder / RECORD).write_text(pretty(record), encoding="utf-8")
         (folder / "README.md").write_text(soup_card(record), encoding="utf-8")
 
@@ -144,20 +146,18 @@ def _check(policies: Sequence[SavedPolicy], settings: SoupSettings) -> None:
         raise ValueError(f"a soup needs at least two policies, got {len(policies)}")
     for policy in policies:
         if lacking := [name for name in KEPT if name not in policy.record]:
-            raise ValueError(
-                f"{policy.folder / RECORD} does not say its {lacking[0]}; train that policy again"
-            )
+            raise ValueError(f"{policy.folder / RECORD} has no field {lacking[0]}; train that policy again")
     _check_equal(policies, "tuned from different models", lambda record: record["base"])
     _check_equal(policies, "tuned in different precisions", lambda record: record["model"]["dtype"])
     _check_equal(policies, "adapted differently", lambda record: record["adaptation"])
     if settings.rank is not None and policies[0].record["adaptation"] != "lora":
-        raise ValueError("--rank: only LoRA policies have a rank, and these are full models")
+        raise ValueError("--rank: only LoRA policies have a rank; these are full models")
     if settings.interpolation == "linear" and settings.angle == "global":
-        raise ValueError("--angle: there are no angles in linear interpolation")
+        raise ValueError("--angle: linear interpolation uses no angles; remove this option")
 
 
 def _check_equal(policies: Sequence[SavedPolicy], what: str, value: Callable[[dict[str, Any]], str]) -> None:
     values = {value(policy.record): policy.folder for policy in policies}
     if len(values) > 1:
-        differ = "; ".join(f"{folder}: {each}" for each, folder in values.items())
+        differ = "; ".join(f"{folder}: {value}" for value, folder in values.items())
         raise ValueError(f"the policies were {what} ({differ})")

@@ -8,7 +8,7 @@ from capo.diffusion.model_card import Base, card, kind, loading, plain
 
 
 def soup_card(record: Mapping[str, Any]) -> str:
-    """Markdown with the Hub's front matter, of what the soup's `capo.json` says."""
+    """Return the model card of a soup with this `capo.json`: Markdown with the Hub's front matter."""
     base, adaptation = Base(record["model"]["checkpoint"], record["base"]), record["adaptation"]
     merged = record["soup"]
     how = {name: value for name, value in merged.items() if name not in ("policies", "weights")}
@@ -29,7 +29,7 @@ Multi-Preference Optimization, merged without further training.
 
 
 def _table(policies: Sequence[Mapping[str, str]], weights: Sequence[float]) -> str:
-    """A row a policy: its name, its share of the weights, and the digest of its folder."""
+    """A table with one row per policy: its name, its share of the weights, and the digest of its folder."""
     rows = [
         f"| {_name(Path(policy['folder']))} | {weight / sum(weights):.1%} | `{policy['identity']}` |"
         for policy, weight in zip(policies, weights, strict=True)
@@ -38,5 +38,5 @@ def _table(policies: Sequence[Mapping[str, str]], weights: Sequence[float]) -> s
 
 
 def _name(folder: Path) -> str:
-    """Of a run's `train/best` the run's; where folders lie says nothing elsewhere."""
+    """The name of a policy's folder, or of its run; paths mean nothing elsewhere."""
     return folder.parent.parent.name if folder.parts[-2:] == ("train", "best") else folder.name

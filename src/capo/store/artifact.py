@@ -291,16 +291,3 @@ class Artifact:
     def _write_record(self, path: Path, record: Mapping[str, Any]) -> None:
         with self.run.replacing(path) as temporary:
             temporary.write_text(pretty(record), encoding="utf-8")
-
-
-class WatchedArtifact(Artifact):
-    """One that another process makes: it is read here too, and whatever would change it does nothing."""
-
-    def commit(self, summary: Mapping[str, Any] | None = None) -> None:
-        pass
-
-    def remove(self, relative: str) -> None:
-        pass
-
-    def write_bytes(self, relative: str, data: bytes) -> None:
-        pass

@@ -1,1 +1,1 @@
-"""Fine-tuning the denoiser on pairs: what a step sees, the step, checkpoints and validation."""
+"""Fine-tuning of the denoiser on pairs: batches, the step, the loop, checkpoints, and validation."""

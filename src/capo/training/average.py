@@ -1,4 +1,4 @@
-"""An exponential moving average of the trained weights, by diffusers' `EMAModel`."""
+"""An exponential moving average of the trained weights, computed by diffusers' `EMAModel`."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,10 +11,10 @@ from capo.diffusion.sharding import part_like
 
 
 class Average:
-    """Follows the policy's weights, `decay` of the way behind once it is warm.
+    """The moving average of a policy's weights.
 
-    At update n > 1 the decay is the smaller of `decay` and n / (n + 9), so that the start is soon
-    forgotten; the first update takes the weights as they are.
+    At update n > 1 the decay is the smaller of `decay` and n / (n + 9), so the first weights fade quickly;
+    the first update copies the weights.
     """
 
     def __init__(self, policy: Policy, decay: float) -> None:
@@ -27,12 +27,12 @@ class Average:
         self._model = EMAModel(weights, decay=self._decay, foreach=foreach)
 
     def update(self) -> None:
-        """Follow the weights of one more step."""
+        """Include the weights of one more step."""
         self._model.step(self._policy.parameters().values())
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within, the average takes the place of the policy's weights."""
+        """Put the average in place of the policy's weights."""
         weights = list(self._policy.parameters().values())
         self._model.store(weights)
         try:
@@ -42,11 +42,11 @@ class Average:
             self._model.restore(weights)
 
     def state(self) -> dict[str, Tensor]:
-        """The averaged weights, by name."""
+        """Return the averaged weights by name."""
         return dict(zip(self._policy.parameters(), self._model.shadow_params, strict=True))
 
     def load_state(self, tensors: Mapping[str, Tensor], step: int) -> None:
-        """Take over `state()` as it was after `step` updates."""
+        """Copy a `state()` taken after `step` updates."""
         own = self.state()
         check_fit(tensors, own)
         for name, tensor in own.items():

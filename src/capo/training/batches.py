@@ -1,7 +1,7 @@
-"""Which prompts, pairs, times and noise a step sees: a pure function of (seed, step).
+"""The prompts, pairs, times and noise of a step, as a pure function of (seed, step).
 
-So nothing of the order or of any random state has to be saved: training that is resumed, split
-into other micro-batches, or run on other hardware sees the very same data.
+No order and no random state has to be saved: training that is resumed, split into other micro-batches,
+or run on other hardware sees the same data.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ from capo.training.sample_files import Samples
 
 @dataclass(frozen=True)
 class Batch:
-    """B pairs of a step. Chosen and rejected share the prompt and the time."""
+    """B pairs of a step; chosen and rejected share the prompt and the time."""
 
     prompt_ids: list[str]
     chosen: Tensor
@@ -29,14 +29,14 @@ class Batch:
     noise_chosen: Tensor
     noise_rejected: Tensor
     t: Tensor
-    """[B]"""
+    """Times [B]."""
     delta_reward: Tensor
     """ΔR float32 [B], in [-1, 1]."""
     conditioning: dict[str, Tensor]
-    """First dimension B."""
+    """Tensors [B, ...]."""
 
     def split(self, size: int) -> Iterator["Batch"]:
-        """The same pairs in batches of at most `size`."""
+        """Yield the same pairs in batches of at most `size`."""
         for start in range(0, len(self.prompt_ids), size):
             part = slice(start, start + size)
             values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "conditioning"}
@@ -44,13 +44,14 @@ class Batch:
             yield Batch(**{n: v[part] for n, v in values.items()}, conditioning=conditioning)
 
     def to(self, device: torch.device) -> "Batch":
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        """Return the batch on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> "Batch":
-        """In page-locked memory, from which a GPU copies while it computes."""
-        return self._each(Tensor.pin_memory)
+        """Return the batch in page-locked memory, from which a GPU copies while it computes."""
+        return self._map(Tensor.pin_memory)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         changed = {n: change(v) for n, v in values.items() if isinstance(v, Tensor)}
         conditioning = {name: change(tensor) for name, tensor in self.conditioning.items()}
@@ -59,7 +60,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Draw:
-    """The pair at one position of a step."""
+    """The pair at one position of a batch."""
 
     prompt_id: str
     chosen: int
@@ -68,7 +69,7 @@ class Draw:
 
 
 class Batches:
-    """The batches of a training run; steps count from 1."""
+    """The batches of a training run, by step; steps count from 1."""
 
     def __init__(
         self,
@@ -79,10 +80,13 @@ class Batches:
         seed: int,
         share: slice = slice(None),
     ) -> None:
-        """`share` is which pairs of each batch are made, all of them unless others make the rest."""
+        """Make only the pairs of `share` in every batch; other processes make the rest.
+
+        Raises `ValueError` for time settings that do not fit the model's process.
+        """
         self._prompts = prompts
         self._samples = samples
-        process.draw_times(1, torch.Generator(), section)  # settings that do not fit are refused at once
+        process.draw_times(1, torch.Generator(), section)  # raises now, not at the first step
         self._process = process
         self._section = section
         self._size = section.global_batch_size
@@ -91,7 +95,7 @@ class Batches:
         self._order: tuple[int, list[int]] = (-1, [])
 
     def draw(self, step: int) -> list[Draw]:
-        """The pairs of a step: prompts in the order of their epoch, each with a pair of its own."""
+        """Return the pairs of a step: prompts in the order of their epoch, with one pair per prompt."""
         draws = []
         for place in range((step - 1) * self._size, step * self._size):
             epoch, position = divmod(place, len(self._prompts))
@@ -103,7 +107,7 @@ class Batches:
         return draws
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, or the share of it, on the CPU."""
+        """Return the batch of a step, or this process's share of it, on the CPU."""
         draws = self.draw(step)[self._share]
         chosen = torch.stack([self._samples.latent(d.prompt_id, d.chosen) for d in draws])
         rejected = torch.stack([self._samples.latent(d.prompt_id, d.rejected) for d in draws])
@@ -125,7 +129,7 @@ class Batches:
         )
 
     def _noise(self, draw: Draw, shape: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """For chosen and rejected: fresh, fresh and the same, or what each was once sampled from."""
+        """Return noise for chosen and rejected: independent, shared, or the noise they were sampled from."""
         if self._section.noise == "prior":
             chosen, rejected = (
                 initial_noise(sample_seed(self._seed, draw.prompt_id, sample), shape)

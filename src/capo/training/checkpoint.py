@@ -1,11 +1,11 @@
-"""Checkpoints: all that a resumed run needs to go on bit for bit.
+"""Checkpoints: everything a resumed run needs to continue bit for bit.
 
     checkpoints/step-000100/policy.safetensors      the trained weights
-    checkpoints/step-000100/optimizer.safetensors   the optimizer's moments of each
-    checkpoints/step-000100/average.safetensors     their moving average, if there is one
-    checkpoints/step-000100/state.json              step, reference and the digests of these files
+    checkpoints/step-000100/optimizer.safetensors   the optimizer's moments
+    checkpoints/step-000100/average.safetensors     the moving average of the weights, if it is on
+    checkpoints/step-000100/state.json              step, reference, and the digests of these files
 
-No random state is in them: data and noise are functions of the seed and the step.
+They hold no random state: data and noise are functions of the seed and the step.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ FOLDER = "checkpoints"
 class Checkpoints:
     """The checkpoints of a training run.
 
-    `reference` says what the policy is compared with, its `weights` being the policy's own
-    `reference_digest()`; a run never goes on with another one.
+    `reference` identifies the model that the policy is compared with; its `weights` are the policy's
+    `reference_digest()`. A run never continues with another reference.
     """
 
     def __init__(self, artifact: Artifact, trainer: Trainer, reference: dict[str, str]) -> None:
@@ -39,49 +39,48 @@ class Checkpoints:
         self._reference = reference
 
     def steps(self) -> list[int]:
-        """The steps that there is a checkpoint of, in order."""
+        """Return the steps that have a checkpoint, in order."""
         states = (f for f in self._artifact.files() if f.startswith(f"{FOLDER}/step-"))
         return sorted({int(f.split("/")[1].removeprefix("step-")) for f in states})
 
     def save(self, step: int) -> None:
-        """Write a checkpoint of the present state, whole or not at all.
+        """Write a checkpoint of the present state, atomically.
 
-        Raises `RuntimeError` when the reference is no longer the one that training began with.
+        Raises `RuntimeError` if the reference is no longer the one that training began with.
         """
-        if (found := self._trainer.policy.reference_digest()) != self._reference["weights"]:
+        if (digest := self._trainer.policy.reference_digest()) != self._reference["weights"]:
             raise RuntimeError(
-                f"step {step}: the frozen reference has changed ({self._reference['weights']}, now {found}); "
-                "no checkpoint is written, and the one before is intact"
+                f"step {step}: the frozen reference has changed ({self._reference['weights']}, now "
+                f"{digest}); no checkpoint is written, and the previous one is intact"
             )
         if not Group().is_main:
             for content in self._contents().values():
                 for tensor in content.values():
-                    whole(tensor)  # the leading process needs the part of this one
+                    whole(tensor)  # the main process needs this process's part
             return
         with self._artifact.write_directory(_place(step)) as folder:
             digests = {}
             for name, content in self._contents().items():
-                # Copies: a file may not hold one tensor twice, as the 8-bit optimizer does.
+                # Copies: a file may not hold one tensor twice, as the state of the 8-bit optimizer does.
                 save_file({n: whole(t).cpu().contiguous().clone() for n, t in content.items()}, folder / name)
                 digests[name] = _digest(folder / name)
             state = {"step": step, "reference": self._reference, "files": digests}
             (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
     def restore(self) -> int:
-        """Take over the newest checkpoint; its step, or 0 when there is none.
+        """Load the newest intact checkpoint; return its step, or 0 if there is none.
 
-        A damaged one is named, removed, and the one before it taken. Raises `WorkspaceError` when it
-        was trained against another reference.
+        Reports and removes damaged ones. Raises `WorkspaceError` if it was trained against another reference.
         """
-        step = Group().broadcast(self._newest_whole)
+        step = Group().broadcast(self._newest_intact)
         if step:
             self.load(step)
         return step
 
     def load(self, step: int) -> None:
-        """Take over the state of a step; 0 is the base model.
+        """Load the state of a step; 0 is the base model.
 
-        Raises `WorkspaceError` for a damaged one, or one of another reference.
+        Raises `WorkspaceError` if the checkpoint is damaged or was trained against another reference.
         """
         if step == 0:
             self._trainer.reset()
@@ -89,7 +88,7 @@ class Checkpoints:
         folder = self._folder(step)
         try:
             state = _read_state(folder)
-            found = {name: _read_tensors(folder / name, digest) for name, digest in state["files"].items()}
+            tensors = {name: _read_tensors(folder / name, digest) for name, digest in state["files"].items()}
         except _Damaged as error:
             raise WorkspaceError(f"{error}; put a copy of it back, or train again with --force") from error
         if state["reference"] != self._reference:
@@ -98,13 +97,16 @@ class Checkpoints:
                 f"({state['reference']}, now {self._reference}); train again with --force"
             )
         trainer = self._trainer
-        trainer.policy.load_state(found["policy.safetensors"])
-        trainer.optimizer.load_moments(found["optimizer.safetensors"])
+        trainer.policy.load_state(tensors["policy.safetensors"])
+        trainer.optimizer.load_moments(tensors["optimizer.safetensors"])
         if trainer.average is not None:
-            trainer.average.load_state(found["average.safetensors"], step)
+            trainer.average.load_state(tensors["average.safetensors"], step)
 
     def prune(self, keep: int, best: Callable[[int], int | None]) -> None:
-        """Remove all but the `keep` newest, and what was `best` by the step of each of them."""
+        """Remove all checkpoints but the `keep` newest, and for each of those the best one up to its step.
+
+        `best` maps a step to the best step up to it.
+        """
         steps = self._removable()
         bests = {best(step) for step in steps[:keep]}
         for step in steps[keep:]:
@@ -118,19 +120,19 @@ class Checkpoints:
                 self._artifact.remove(_place(later))
 
     def _removable(self) -> list[int]:
-        """The steps, the last one first; none but in the leading process, which alone removes any."""
-        # Nor do the others look: a folder may vanish while they list it.
+        """The steps, the last one first; none except in the main process, which alone removes any."""
+        # The other processes must not even look: a folder may vanish while they list it.
         return self.steps()[::-1] if Group().is_main else []
 
-    def _newest_whole(self) -> int:
-        """The last step whose files are what was written, or 0; damaged ones after it are removed."""
+    def _newest_intact(self) -> int:
+        """Return the last step whose files have their recorded digests, or 0; remove damaged later ones."""
         for step in reversed(self.steps()):
             try:
                 folder = self._folder(step)
                 for name, digest in _read_state(folder)["files"].items():
                     _check(folder / name, digest)
             except _Damaged as error:
-                say(f"{error}; going on from the checkpoint before it")
+                say(f"{error}; resuming from the checkpoint before it")
                 self._artifact.remove(_place(step))
             else:
                 return step
@@ -151,7 +153,7 @@ class Checkpoints:
 
 
 class _Damaged(WorkspaceError):
-    """A checkpoint whose files are not what was written."""
+    """A checkpoint that is not as it was written."""
 
 
 def _place(step: int) -> str:
@@ -167,7 +169,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         state["step"], state["reference"], state["files"].keys()
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise _Damaged(f"{folder} is damaged ({type(error).__name__}: {error})") from error
     return state
 

@@ -1,94 +1,83 @@
-"""Fine-tune the denoiser on the pairs, and keep the best policy.
+"""Fine-tune the denoiser on the pairs and save the best policy.
 
-A run that is interrupted goes on from its newest checkpoint and ends with the same bytes as one
-that was not.
+An interrupted run resumes from its newest checkpoint and ends with the same bytes as an uninterrupted one.
+With several processes, all run this; only the main process writes.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from capo.diffusion import checkpoint_identity, load_family
 from capo.diffusion.family import Family
 from capo.diffusion.policy import Policy
+from capo.diffusion.saved import BEST
 from capo.engine.device import select_device
 from capo.engine.progress import say
 from capo.engine.ranks import Group
 from capo.images.disk_space import format_bytes
 from capo.method.objective_table import OBJECTIVES
 from capo.pairing.training_pairs import PromptPairs, read_pairs
-from capo.recipe import Recipe
+from capo.recipe import ModelSection, Recipe, TrainSection
 from capo.scoring.previous_round import PreviousRound, find_previous_round
 from capo.store import Artifact, Run
 from capo.training.batches import Batch, Batches
 from capo.training.checkpoint import Checkpoints
-from capo.training.log import Board, Log, best_row
-from capo.training.loop import Loop
-from capo.training.policy_card import model_card
-from capo.training.rollback import RollBacks
+from capo.training.log import Board, Records
+from capo.training.loop import Loop, Validate
+from capo.training.policy_card import Origin, policy_card
 from capo.training.sample_files import Samples
 from capo.training.trainer import Trainer
 from capo.training.validation import Validation
 
 
 def fine_tune(recipe: Recipe, run: Run, artifact: Artifact) -> None:
-    """Fill `train/`: checkpoints, metrics, validations, and `best/` in diffusers' own format.
+    """Fill `train/`: checkpoints, metrics, validations, and `best/` in the layout of diffusers.
 
-    Raises `TrainingDiverged` for a loss or gradient that is not finite, and when errors or margins
-    run away.
+    Raises `TrainingDiverged` if the loss or gradient is not finite, and if errors or margins grow out of
+    bounds.
     """
     section, group = recipe.train, Group()
-    group.barrier()  # for the leading process to have begun the artifact
+    group.barrier()  # the main process has begun the artifact
+    previous = _previous_round(recipe)
     family = load_family(recipe.model, select_device(recipe.engine))
-    prompts, counts = read_pairs(run.artifact("pairs"), least_margin(recipe))
+    margin = least_margin(recipe.pairs.min_margin, section.objective)
+    prompts, counts = read_pairs(run.artifact("pairs"), margin)
     if counts.dropped:
-        say(f"train: {counts.dropped} prompts dropped, whose pairs all have too small a margin")
-    before = _previous_round(recipe)
-    make_batch = _batches(recipe, run, family, prompts, before)
-    policy = _policy(recipe, family, before)
-    trainer = Trainer(family, policy, section)
-    reference = {
-        "checkpoint": checkpoint_identity(recipe.model.checkpoint, recipe.model.revision),
-        "weights": policy.reference_digest(),
-        **({} if before is None else {"start": before.policy.identity}),
-    }
+        say(f"train: dropped {counts.dropped} prompts whose pairs all have too small a margin")
+    seed = recipe.seed if previous is None else previous.seed(recipe.seed)
+    make_batch = _batches(prompts, run, family, section, seed)
+    trainer = Trainer(family, _policy(family, section, recipe.seed, previous), section)
+    reference = _reference(recipe.model, trainer.policy, previous)
     checkpoints = Checkpoints(artifact, trainer, reference)
-    start = checkpoints.restore()
-    board = Board(run.path / "tensorboard", start + 1) if section.tensorboard and group.is_main else None
-    loop = Loop(
-        section=section,
-        trainer=trainer,
-        make_batch=make_batch,
-        checkpoints=checkpoints,
-        metrics=Log(artifact, "metrics.jsonl", board),
-        validations=Log(artifact, "validation.jsonl", board),
-        roll_backs=RollBacks(artifact),
-        validate=None
-        if section.validation_prompts is None
-        else Validation(recipe, run, family, artifact).run,
-    )
-    group.barrier()  # until all have read what the leading process will now change
-    with nullcontext() if board is None else closing(board):
-        last = loop.run(start)
-    told = {} if before is None else {"round": before.next_round}
-    best = _export(recipe, run, artifact, loop, last, reference, family.left_out, told)
+    first = checkpoints.restore()
+    with _board(run, section, first + 1) as board:
+        records = Records(artifact, board)
+        loop = Loop(section, trainer, make_batch, checkpoints, records, _validation(recipe, run, family))
+        group.barrier()  # every process has read what the main process will change from now on
+        last = loop.run(first)
+    step, validation = loop.load_best(last)
+    digests = {name: run.artifact(name).digest for name in ("samples", "pairs")}
+    number = None if previous is None else previous.next_round
+    origin = Origin(step, validation, reference, digests, tuple(family.left_out), number)
+    _save_best(artifact, trainer, recipe, origin)
     loop.prune(over=True)
-    ended = {} if loop.ended is None else {"ended": loop.ended}
-    summary = {"steps": last, **best, **told, "roll_backs": len(loop.roll_backs), **ended}
-    plain = {"left_out": family.left_out, "sampler": family.process.sampler_changes(recipe.generate)}
-    artifact.commit({**summary, "prompts": asdict(counts), "plain_diffusers": plain})
+    if group.is_main:
+        ended = {} if loop.ended is None else {"ended": loop.ended}
+        summary = {"steps": last, **origin.summary(), "roll_backs": len(records.roll_backs), **ended}
+        plain = {"left_out": family.left_out, "sampler": family.process.sampler_changes(recipe.generate)}
+        artifact.commit({**summary, "prompts": asdict(counts), "plain_diffusers": plain})
 
 
-def least_margin(recipe: Recipe) -> float | None:
-    """The ΔR that a pair must exceed; None for no limit.
+def least_margin(chosen: float | None, objective: str) -> float | None:
+    """Return the ΔR that a pair must exceed: `pairs.min_margin` if chosen, else the objective's; None: any.
 
-    Objectives that ignore ΔR would learn pairs with ΔR <= 0 in reverse, so their default limit is 0.
+    Objectives that ignore ΔR would learn pairs with ΔR <= 0 in reverse, so their limit is 0.
     """
-    if recipe.pairs.min_margin is not None:
-        return recipe.pairs.min_margin
-    return None if OBJECTIVES[recipe.train.objective].uses_delta_reward else 0.0
+    if chosen is not None:
+        return chosen
+    return None if OBJECTIVES[objective].uses_delta_reward else 0.0
 
 
 def _previous_round(recipe: Recipe) -> PreviousRound | None:
@@ -97,58 +86,59 @@ def _previous_round(recipe: Recipe) -> PreviousRound | None:
     return find_previous_round(recipe.start, recipe.model, recipe.train)
 
 
-def _policy(recipe: Recipe, family: Family, before: PreviousRound | None) -> Policy:
-    if before is None:
-        return Policy(family, recipe.train, recipe.seed)
-    return Policy(family, recipe.train, recipe.seed, before.policy.folder, before.reference)
-
-
 def _batches(
-    recipe: Recipe, run: Run, family: Family, prompts: list[PromptPairs], before: PreviousRound | None
+    prompts: list[PromptPairs], run: Run, family: Family, section: TrainSection, seed: int
 ) -> Callable[[int], Batch]:
-    """From a step to its batch; says what that reads."""
+    """Return the function from a step to its batch; report how much it reads from disk."""
     samples = Samples(run.artifact("samples"))
     latents, conditioning = map(format_bytes, samples.forecast(prompt.prompt_id for prompt in prompts))
     say(f"train: reads {latents} of latents and {conditioning} of conditioning from disk")
-    share = Group().share(recipe.train.global_batch_size)
-    seed = recipe.seed if before is None else before.seed(recipe.seed)
-    batches = Batches(prompts, samples, family.process, recipe.train, seed, share)
+    share = Group().share(section.global_batch_size)
+    batches = Batches(prompts, samples, family.process, section, seed, share)
     if family.device.type == "cuda":
         return lambda step: batches.batch(step).pinned()
     return batches.batch
 
 
-def _export(
-    recipe: Recipe,
-    run: Run,
-    artifact: Artifact,
-    loop: Loop,
-    last: int,
-    reference: dict[str, str],
-    left_out: list[str],
-    told: dict[str, int],
-) -> dict[str, Any]:
-    """Write the best policy to `best/`; returns its step and win-rate (None without validation)."""
-    step = loop.best_step(last)
-    if step != last:
-        loop.checkpoints.load(step)
-    best = best_row(loop.validations.rows)
-    record = {
-        "step": step,
-        "win_rate": None if best is None else best["win_rate"],
-        "base": reference["checkpoint"],
-        "model": recipe.model.results(),
-        **({"left_out": left_out} if left_out else {}),
-        **told,
+def _policy(family: Family, section: TrainSection, seed: int, previous: PreviousRound | None) -> Policy:
+    if previous is None:
+        return Policy(family, section, seed)
+    return Policy(family, section, seed, previous.policy.folder, previous.reference)
+
+
+def _reference(model: ModelSection, policy: Policy, previous: PreviousRound | None) -> dict[str, str]:
+    """What identifies the model that the policy is compared with."""
+    return {
+        "checkpoint": checkpoint_identity(model.checkpoint, model.revision),
+        "weights": policy.reference_digest(),
+        **({} if previous is None else {"start": previous.policy.identity}),
     }
-    data = {name: run.artifact(name).digest for name in ("samples", "pairs")}
-    # All take part where the policy is spread over them; one writes.
-    leads = Group().is_main
-    place: AbstractContextManager[Path | None] = artifact.write_directory("best") if leads else nullcontext()
+
+
+@contextmanager
+def _board(run: Run, section: TrainSection, from_step: int) -> Iterator[Board | None]:
+    if not section.tensorboard or not Group().is_main:
+        yield None
+        return
+    with closing(Board(run.path / "tensorboard", from_step)) as board:
+        yield board
+
+
+def _validation(recipe: Recipe, run: Run, family: Family) -> Validate | None:
+    if recipe.train.validation_prompts is None:
+        return None
+    return Validation(recipe, run, family, run.artifact("train")).run
+
+
+def _save_best(artifact: Artifact, trainer: Trainer, recipe: Recipe, origin: Origin) -> None:
+    """Write the policy to `best/`: its weights, its record, and its model card.
+
+    All processes call this, since the policy may be spread over them; the main process writes.
+    """
+    main = Group().is_main
+    place: AbstractContextManager[Path | None] = artifact.write_directory(BEST) if main else nullcontext()
     with place as folder:
-        with loop.trainer.averaged():
-            loop.trainer.policy.save(folder, record)
+        with trainer.averaged():
+            trainer.policy.save(folder, origin.record(recipe.model))
         if folder is not None:
-            card = model_card(recipe, step, best, reference, data, left_out)
-            (folder / "README.md").write_text(card, encoding="utf-8")
-    return {"best_step": record["step"], "best_win_rate": record["win_rate"]}
+            (folder / "README.md").write_text(policy_card(recipe, origin), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The optimizer: its learning rate, its update, and the moments it keeps."""
+"""The optimizer: learning rate, update, and moments."""
 
 import math
 from collections.abc import Mapping
@@ -13,9 +13,10 @@ from capo.recipe import TrainSection
 
 
 def learning_rate(step: int, section: TrainSection, halvings: int = 0) -> float:
-    """Of step 1, 2, ...: linear over the warm-up, then as `train.schedule` says (App. B.1: constant).
+    """Return the learning rate of a step, counted from 1.
 
-    `linear` and `cosine` fall to 0 over the steps that remain. Every roll-back halves it.
+    It rises linearly over the warm-up and then follows `train.schedule` (App. B.1: constant); `linear` and
+    `cosine` fall to 0 over the remaining steps. Every roll-back halves it.
     """
     rate = section.learning_rate * 0.5**halvings
     if step <= section.warmup_steps:
@@ -30,34 +31,35 @@ class Optimizer:
     """AdamW on a policy's parameters."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], section: TrainSection) -> None:
-        """Raises `ImportError` saying what to install when the 8-bit one is not there."""
+        """Raise `ImportError` with the command to install bitsandbytes if `adamw-8bit` needs it."""
         self._parameters = dict(parameters)
         self._max_grad_norm = section.max_grad_norm
         self.adamw = build_adamw(self._parameters, section)
 
     def zero_grad(self) -> None:
+        """Drop all gradients."""
         self.adamw.zero_grad(set_to_none=True)
 
     def update(self, rate: float, losses: Tensor) -> Tensor:
-        """Clip the gradients and take a step; returns their norm before clipping.
+        """Clip the gradients and take a step; return their norm before clipping.
 
-        With a loss [B] or a gradient that is not finite nothing moves. Whether that was so is known
-        on the device alone: nobody waits here to find out.
+        If a loss [B] or the gradient is not finite, nothing changes. That is decided on the device, without
+        waiting for it.
         """
         norm = whole(nn.utils.clip_grad_norm_(list(self._parameters.values()), self._max_grad_norm))
         finite = norm.isfinite() & losses.isfinite().all()
         for group in self.adamw.param_groups:
             group["lr"] = rate
         if isinstance(self.adamw, torch.optim.AdamW):
-            # The way in which torch's gradient scaler tells a fused optimizer to leave out a step.
+            # This is how torch's gradient scaler makes a fused optimizer skip a step.
             self.adamw.grad_scale, self.adamw.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
             self.adamw.step()
-        elif finite:  # the 8-bit one has no such way, so that this waits for the device
+        elif finite:  # the 8-bit optimizer cannot skip, so this waits for the device
             self.adamw.step()
         return norm
 
     def moments(self) -> dict[str, Tensor]:
-        """What it remembers of each parameter, as `parameter/moment`; nothing before the first step."""
+        """Return the moments of all parameters as `parameter/moment`; empty before the first step."""
         return {
             f"{name}/{moment}": torch.as_tensor(value)
             for name, parameter in self._parameters.items()
@@ -65,25 +67,26 @@ class Optimizer:
         }
 
     def load_moments(self, moments: Mapping[str, Tensor]) -> None:
-        """Take over `moments()`; raises `ValueError` naming the first that do not fit."""
-        found: dict[str, dict[str, Tensor]] = {}
+        """Copy `moments()`; raises `ValueError` naming the first that do not fit."""
+        by_parameter: dict[str, dict[str, Tensor]] = {}
         for key, tensor in moments.items():
             name, _, moment = key.rpartition("/")
-            found.setdefault(name, {})[moment] = tensor
+            by_parameter.setdefault(name, {})[moment] = tensor
         for moment in ("exp_avg", "exp_avg_sq") if isinstance(self.adamw, torch.optim.AdamW) else ():
-            given = {name: each[moment] for name, each in found.items() if moment in each}
-            check_fit(given, self._parameters)
-        if found.keys() != self._parameters.keys():
-            raise ValueError("moments of another model: their parameters are not those trained here")
+            present = {name: own[moment] for name, own in by_parameter.items() if moment in own}
+            check_fit(present, self._parameters)
+        if by_parameter.keys() != self._parameters.keys():
+            raise ValueError("moments of another model: their parameters are not the trained ones")
         for name, parameter in self._parameters.items():
-            self.adamw.state[parameter] = {m: _placed(t, parameter) for m, t in found[name].items()}
+            self.adamw.state[parameter] = {m: _placed(t, parameter) for m, t in by_parameter[name].items()}
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Return to the state before the first step."""
         self.adamw.state.clear()
 
 
 def build_adamw(parameters: Mapping[str, nn.Parameter], section: TrainSection) -> Any:
+    """Return the optimizer that `train.optimizer` names; raises `ImportError` if it is not installed."""
     settings: dict[str, Any] = {
         "lr": section.learning_rate,
         "betas": section.adam_betas,
@@ -91,7 +94,7 @@ def build_adamw(parameters: Mapping[str, nn.Parameter], section: TrainSection) -
         "weight_decay": section.weight_decay,
     }
     if section.optimizer == "adamw":
-        # Fused: with hundreds of small adapters the loop over them would cost most.
+        # Fused: with hundreds of small adapters, looping over them would take most of the time.
         return torch.optim.AdamW(parameters.values(), **settings, fused=True)
     try:
         from bitsandbytes.optim import AdamW8bit
@@ -104,7 +107,7 @@ def build_adamw(parameters: Mapping[str, nn.Parameter], section: TrainSection) -
 
 
 def _placed(moment: Tensor, parameter: nn.Parameter) -> Tensor | int:
-    """On the parameter's device; the 8-bit optimizer counts its steps in a plain number."""
+    """Return a moment on the parameter's device, or the plain step count of the 8-bit optimizer."""
     if moment.ndim == 0:
         return int(moment) if moment.dtype == torch.int64 else moment.to(parameter.device)
     return part_like(moment, parameter) if moment.shape == parameter.shape else moment.to(parameter.device)

@@ -1,44 +1,69 @@
-"""The model card of a trained policy: what the Hub shows of it, and all that made it."""
+"""The origin of a trained policy: its record in `capo.json`, and its model card."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from capo.diffusion.model_card import Base, card, kind, loading, plain
-from capo.recipe import Recipe
+from capo.recipe import ModelSection, Recipe
 from capo.training.log import Row
 
 
-def model_card(
-    recipe: Recipe,
-    step: int,
-    validation: Row | None,
-    reference: Mapping[str, str],
-    data: Mapping[str, str],
-    left_out: Sequence[str] = (),
-) -> str:
-    """Markdown with the Hub's front matter.
+@dataclass(frozen=True)
+class Origin:
+    """What a policy was made from."""
 
-    `validation` is the row of `step`, `reference` what the policy was compared with, its `checkpoint` the
-    identity of the base, `data` the digests of the artifacts it was trained on, and `left_out` the parts
-    that the pipeline does without.
-    """
-    base, train = Base(recipe.model.checkpoint, reference["checkpoint"]), recipe.train
+    step: int
+    validation: Row | None
+    """The step's row of `validation.jsonl`; None without validation."""
+    reference: Mapping[str, str]
+    """The model that the policy was compared with; its `checkpoint` is the identity of the base."""
+    data: Mapping[str, str]
+    """Digests of the artifacts that the policy was trained on."""
+    left_out: tuple[str, ...] = ()
+    """Parts that the pipeline does without."""
+    round: int | None = None
+    """The round, from 2 on; None in the first."""
+
+    def summary(self) -> dict[str, Any]:
+        """Return the fields about the best policy in the summary of `train`."""
+        win_rate = None if self.validation is None else self.validation["win_rate"]
+        return {"best_step": self.step, "best_win_rate": win_rate, **self._rounds()}
+
+    def record(self, model: ModelSection) -> dict[str, Any]:
+        """Return the contents of `capo.json`, except for the adaptation."""
+        return {
+            "step": self.step,
+            "win_rate": None if self.validation is None else self.validation["win_rate"],
+            "base": self.reference["checkpoint"],
+            "model": model.results(),
+            **({"left_out": list(self.left_out)} if self.left_out else {}),
+            **self._rounds(),
+        }
+
+    def _rounds(self) -> dict[str, int]:
+        return {} if self.round is None else {"round": self.round}
+
+
+def policy_card(recipe: Recipe, origin: Origin) -> str:
+    """Return the model card of a trained policy: Markdown with the Hub's front matter."""
+    base, train = Base(recipe.model.checkpoint, origin.reference["checkpoint"]), recipe.train
     text = f"""\
 {kind(base, train.adaptation)}, aligned with {_listed([r.name for r in recipe.training_rewards])} by
 the `{train.objective}` objective of Calibrated Multi-Preference Optimization. These are the weights
-of step {step}.
+of step {origin.step}.
 
-{loading(base, train.adaptation, left_out)}
+{loading(base, train.adaptation, origin.left_out)}
 
 ## Validation
 
-{_table(validation) if validation else "None was asked for; these are the last weights."}
+{_table(origin.validation) if origin.validation else "There was no validation; these are the last weights."}
 
-## Made from
+## Origin
 
 ```yaml
-{plain({"reference": dict(reference), "data": dict(data)})}```
+{plain({"reference": dict(origin.reference), "data": dict(origin.data)})}```
 
 ## Recipe
 
@@ -49,18 +74,18 @@ of step {step}.
 
 
 def _table(validation: Row) -> str:
-    """Win-rates over the base and mean scores, reward by reward."""
+    """A table of win-rates over the base and mean scores, one row per reward."""
     names = [key.partition("/")[2] for key in validation if key.startswith("win_rate/")]
     rows = [
         f"| {name} | {validation[f'win_rate/{name}']:.1%} | {validation[f'mean_reward/{name}']:.4g} |"
         for name in names
     ]
     head = ["| reward | win-rate over the base | mean score |", "|---|---|---|"]
-    return "\n".join(["On validation prompts, with equal seeds:", "", *head, *rows])
+    return "\n".join(["On the validation prompts, with equal seeds:", "", *head, *rows])
 
 
 def _results(recipe: Recipe, base: Base) -> dict[str, Any]:
-    """The fields that decide results, section by section."""
+    """The recipe fields that decide results, by section, without local paths."""
     sections = ("model", "generate", "pairs", "train")
     values: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
     values |= {name: getattr(recipe, name).results() for name in sections}
@@ -73,7 +98,7 @@ def _results(recipe: Recipe, base: Base) -> dict[str, Any]:
 
 
 def _portable(reward: dict[str, Any]) -> dict[str, Any]:
-    """With weights that are a file or a folder by name: where they lie says nothing elsewhere."""
+    """The fields of a reward, with local weights by name only: their path means nothing elsewhere."""
     weights = reward["checkpoint"]
     if weights is not None and Path(weights).exists():
         return reward | {"checkpoint": Path(weights).name}

@@ -1,4 +1,4 @@
-"""What training reads of samples: latents and conditioning."""
+"""The latents and conditioning that training reads from the samples."""
 
 import itertools
 from collections import Counter
@@ -14,8 +14,8 @@ from capo.store import Artifact, WorkspaceError
 class Samples:
     """The latents and conditioning of `samples/`.
 
-    Both stay on disk: a row is read from the mapped file when it is needed, so that hundreds of
-    gigabytes of samples train on a machine of any memory.
+    Both stay on disk: a row is read from the memory-mapped file when it is needed, so hundreds of gigabytes
+    of samples train on a machine with little memory.
     """
 
     def __init__(self, artifact: Artifact) -> None:
@@ -30,19 +30,19 @@ class Samples:
                     self._places[prompt_id] = _Place(shard, row, end - counts[prompt_id], counts[prompt_id])
 
     def latent(self, prompt_id: str, sample: int) -> Tensor:
-        """float32 [C, H, W]; `IndexError` for a sample that the prompt does not have."""
+        """Return a latent [C, H, W] in float32; raises `IndexError` if the prompt has no such sample."""
         place = self._find(prompt_id)
         if not 0 <= sample < place.samples:
             raise IndexError(f"prompt {prompt_id} has {place.samples} samples, not a sample {sample}")
         return self._rows(place.shard, "latents", place.first + sample)["latents"].float()
 
     def conditioning(self, prompt_id: str) -> dict[str, Tensor]:
-        """The family's conditioning of one prompt, without the prompt dimension."""
+        """Return the family's conditioning of one prompt, without the prompt dimension."""
         place = self._find(prompt_id)
         return self._rows(place.shard, "conditioning", place.row)
 
     def forecast(self, prompt_ids: Iterable[str]) -> tuple[int, int]:
-        """Bytes on disk of the latents and of the conditioning of the shards with these prompts."""
+        """Return the bytes of latents and of conditioning on disk, over the shards with these prompts."""
         shards = {self._find(prompt_id).shard for prompt_id in prompt_ids}
         latents, conditioning = (
             sum((self._artifact.folder / _file(shard, kind)).stat().st_size for shard in shards)
@@ -59,7 +59,7 @@ class Samples:
             ) from None
 
     def _rows(self, shard: str, kind: str, row: int) -> dict[str, Tensor]:
-        """One row of each tensor in a shard's file."""
+        """Read one row of every tensor in a shard's file."""
         from safetensors import safe_open
 
         with safe_open(self._artifact.path(_file(shard, kind)), "pt") as file:
@@ -68,20 +68,20 @@ class Samples:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a prompt's samples are."""
+    """The location of a prompt's samples."""
 
     shard: str
     row: int
-    """Of the prompt in the shard."""
+    """The prompt's row in the shard."""
     first: int
-    """Row of its first sample."""
+    """The row of its first sample."""
     samples: int
 
 
 def _prompt_ids(path: Path) -> list[str]:
-    """That column of a shard, by the checksums of its own pages.
+    """Read the column `prompt_id` of a shard, verified by the checksums of its pages.
 
-    The digest of the file would have all of its images read, which training has no use for.
+    Verifying the digest of the whole file would read all of its images, which training does not need.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -90,7 +90,7 @@ def _prompt_ids(path: Path) -> list[str]:
         file = pq.ParquetFile(path, page_checksum_verification=True)
         ids: list[str] = file.read(columns=["prompt_id"])["prompt_id"].to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise WorkspaceError(f"{path} is damaged ({error}); remove it and give the command again") from error
+        raise WorkspaceError(f"{path} is damaged ({error}); remove it and rerun the command") from error
     return ids
 
 

@@ -1,6 +1,6 @@
-"""Stage `train`: fine-tune the model on the pairs, watching it on validation prompts.
+"""Stage `train`: fine-tune the model on the pairs, with validation on prompts of its own.
 
-validation   images of the base on the validation prompts, and their scores
+validation   images of the base model for the validation prompts, and their scores
 train        checkpoints, metrics, validations of the policy, and the best policy
 """
 
@@ -12,7 +12,7 @@ from capo.store.step import Job, Step, flatten
 
 
 def steps(recipe: Recipe) -> list[Step]:
-    """The artifacts `validation`, where the recipe has validation prompts, and `train`."""
+    """Return the steps of `train` and, if the recipe has validation prompts, of `validation`."""
     from capo.diffusion import model_inputs
     from capo.scoring.previous_round import start_inputs
 
@@ -43,13 +43,13 @@ def _validation_steps(recipe: Recipe, sampling: dict[str, Any]) -> list[Step]:
         return []
     inputs = flatten("train.validation_prompts", section.validation_prompts.results()) | _validated_by(recipe)
     inputs["train.validation_samples"] = section.validation_samples
-    if recipe.model.dtype != "float32":  # training may widen the weights that it samples from
+    if recipe.model.dtype != "float32":  # training may widen the weights it samples with
         inputs |= {"train.adaptation": section.adaptation, "train.dtype": section.dtype}
     return [Step("validation", "train", sampling | inputs, (), make_validation, needed_by="train")]
 
 
 def _validated_by(recipe: Recipe) -> dict[str, Any]:
-    """The validation prompts and all rewards: held-out ones are watched too."""
+    """The validation prompts and all rewards; the held-out ones are measured too."""
     from capo.prompts import prompts_inputs
     from capo.rewards import reward_inputs
 
@@ -61,7 +61,7 @@ def _validated_by(recipe: Recipe) -> dict[str, Any]:
 
 
 def make_validation(job: Job) -> None:
-    """Fill `validation/`: the half of validation that does not depend on training."""
+    """Fill `validation/`: the images and scores of the base, which do not depend on training."""
     from capo.training.validation import validate_base
 
     validate_base(job.recipe, job.artifact)
@@ -70,7 +70,8 @@ def make_validation(job: Job) -> None:
 def train(job: Job) -> None:
     """Fill `train/`: checkpoints, metrics, validations, and `best/` in the layout of diffusers.
 
-    Raises `TrainingDiverged` for a loss or gradient that is not finite, and when errors or margins run away.
+    In processes other than the main one, take part and write nothing. Raises `TrainingDiverged` if the loss
+    or gradient is not finite, and if errors or margins grow out of bounds.
     """
     from capo.training.fine_tune import fine_tune
 

@@ -1,6 +1,6 @@
 """One optimizer step on a batch of pairs (Sec. 4.2).
 
-Notation (name here -> paper), one value a pair [B] unless said otherwise:
+Notation (name here -> paper), one value per pair [B] unless noted:
     policy_error, reference_error   -> e_θ, e_ref      [2B], chosen first
     implicit_reward                 -> R_θ             [2B]
     margin                          -> u = β (R_θ(x⁺) - R_θ(x⁻))
@@ -30,22 +30,21 @@ from capo.training.optimizer import Optimizer, learning_rate
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step measured, still on the device: nobody waits for it before `row()`."""
+    """The measures of a step, still on the device until `row()` waits for them."""
 
     step: int
     prompt_ids: list[str]
-    """Of this process's share."""
+    """The prompts of this process's share."""
     measures: dict[str, Tensor]
-    """One value a pair [B] of all processes, by name."""
+    """Measures by name, with one value per pair [B] of all processes."""
     grad_norm: Tensor
     """Before clipping."""
     learning_rate: float
 
     def row(self) -> Row:
-        """Means over the batch, to log.
+        """Return the means over the batch, for the log.
 
-        Raises `TrainingDiverged` for a loss or gradient that is not finite; the step then changed
-        nothing.
+        Raises `TrainingDiverged` if the loss or gradient is not finite; the step then changed nothing.
         """
         names = list(self.measures)
         table = torch.stack([self.measures[name] for name in names]).cpu().double()
@@ -60,7 +59,7 @@ class Outcome:
 
 
 class Trainer:
-    """The policy, its optimizer and average, and the step they take together."""
+    """The policy with its optimizer and average, and the training step."""
 
     def __init__(self, family: Family, policy: Policy, section: TrainSection) -> None:
         self.policy = policy
@@ -74,8 +73,8 @@ class Trainer:
     def step(self, number: int, batch: Batch, halvings: int = 0) -> Outcome:
         """Update the policy from the mean loss of `batch`, unless loss or gradient are not finite.
 
-        With several processes `batch` is the share of this one. It goes through in micro-batches of
-        `train.per_device_batch_size` pairs; `halvings` of the learning rate come from roll-backs.
+        With several processes, `batch` is this process's share. It is computed in micro-batches of
+        `train.per_device_batch_size` pairs. `halvings` halves the learning rate that often.
         """
         section, pairs = self._section, len(batch.prompt_ids)
         self.optimizer.zero_grad()
@@ -96,9 +95,9 @@ class Trainer:
         return Outcome(number, batch.prompt_ids, whole, norm.detach(), rate)
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss [B] of a batch, with its gradient, and what else there is to log."""
+        """Return the loss [B] of a batch, with its gradient, and the other measures [B] to log."""
         family, section = self.family, self._section
-        # From the times on the CPU: the weights' own checks would make a GPU wait.
+        # Computed from times on the CPU: its checks would make a GPU wait.
         weight = family.process.loss_weight(batch.t, section.weighting, section.weighting_bias)
         weight = torch.cat([weight, weight]).to(family.device, non_blocking=True)
         batch = batch.to(family.device)
@@ -108,8 +107,8 @@ class Trainer:
         conditioning = {name: torch.cat([value, value]) for name, value in batch.conditioning.items()}
         x_t = family.process.noise_to(latents, noise, t)
         target = family.process.target(latents, noise, t)
-        # Both see the same rows in one forward each: other shapes could mean other kernels, whose
-        # rounding would drown the small difference of the two errors.
+        # Both compute the same rows in one forward pass: other shapes could select other kernels, whose
+        # rounding would hide the small difference of the two errors.
         with torch.no_grad(), self.policy.reference():
             reference = family.predict(x_t, t, conditioning, self._dtype)
         prediction = family.predict(x_t, t, conditioning, self._dtype)
@@ -133,7 +132,7 @@ class Trainer:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within, the policy has the weights that are validated and kept: the average, if there is one."""
+        """Give the policy the weights that are validated and saved: the average, if it is on."""
         if self.average is None:
             yield
         else:
@@ -141,7 +140,7 @@ class Trainer:
                 yield
 
     def reset(self) -> None:
-        """Go back to before the first step."""
+        """Return to the state before the first step."""
         self.policy.reset()
         self.optimizer.reset()
         if self.average is not None:

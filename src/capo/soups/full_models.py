@@ -1,7 +1,7 @@
 """Full policies: pipeline directories whose denoisers are merged from file to file.
 
-Weights are read when their turn comes and written at once, so that neither a model nor a soup is ever
-in memory as a whole.
+Tensors are read one at a time and written at once, so neither a model nor a soup is ever in memory as a
+whole.
 """
 
 import json
@@ -25,7 +25,7 @@ STEM = "diffusion_pytorch_model"
 
 
 class StoredWeights(Mapping[str, Tensor]):
-    """The tensors of safetensors files, by name and in the order of the files; read when asked for."""
+    """The tensors of safetensors files by name, in the order of the files; each is read on access."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = [safe_open(file, "pt") for file in files]
@@ -45,12 +45,12 @@ class StoredWeights(Mapping[str, Tensor]):
 class BaseWeights(Mapping[str, Tensor]):
     """The weights that full fine-tuning started from, in the order and dtypes of a policy's.
 
-    Training loads the base in the model's dtype and widens it: without that rounding the difference
-    to the policy would be mostly rounding.
+    Training loads the base in the model's dtype and widens it; without the same rounding here, the difference
+    to the policy would be mostly rounding error.
     """
 
     def __init__(self, stored: StoredWeights, loaded_as: torch.dtype, policy: StoredWeights) -> None:
-        """Raises `ValueError` for other names than the policy's."""
+        """Raise `ValueError` unless the names are the policy's."""
         if unlike := sorted(set(stored) ^ set(policy)):
             whose = "policy" if unlike[0] in policy else "base"
             raise ValueError(f"only the {whose} has a tensor {unlike[0]!r} ({len(unlike)} differ)")
@@ -72,10 +72,10 @@ class BaseWeights(Mapping[str, Tensor]):
 def merge_pipelines(
     policies: Sequence[Path], model: ModelSection, target: Path, settings: Mapping[str, Any]
 ) -> None:
-    """Fill the folder `target` with a pipeline like the first policy's, its denoiser a soup of all.
+    """Fill the folder `target` with a pipeline like the first policy's, with a soup of all as its denoiser.
 
-    `model` is the base of all policies, `settings` are those of `soup_tensors`. Raises `ValueError`
-    naming a tensor that cannot be merged.
+    `model` is the base of all policies; `settings` are those of `soup_tensors`. Raises `ValueError` naming
+    a tensor that cannot be merged.
     """
     part = _denoiser(policies[0])
     base_files = weight_files(base_folder(model) / part, model.variant)
@@ -91,7 +91,7 @@ def merge_pipelines(
 
 
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
-    """The safetensors files of a model that diffusers saved, one or several; `ValueError` without."""
+    """Return the safetensors files of a model that diffusers saved; raises `ValueError` if there are none."""
     suffix = f".{variant}" if variant else ""
     whole = folder / f"{STEM}{suffix}.safetensors"
     if whole.is_file():
@@ -108,7 +108,7 @@ def _denoiser(folder: Path) -> str:
 
 
 def base_folder(model: ModelSection) -> Path:
-    """The directory of the model that policies were tuned from, fetched if it is on the Hub."""
+    """Return the directory of the base model, downloaded if it is on the Hub."""
     path = resolve_checkpoint(model.checkpoint)
     if Path(path).is_dir():
         return Path(path)
@@ -120,7 +120,7 @@ def base_folder(model: ModelSection) -> Path:
 
 
 def _copy_the_rest(source: Path, target: Path, weights: Sequence[Path]) -> None:
-    """Everything but the weights to be merged and what is said about the one policy."""
+    """Copy a policy without the weights to be merged, its record, and its model card."""
     left_out = {*weights, source / RECORD, source / "README.md"}
 
     def ignored(folder: str, names: list[str]) -> list[str]:
@@ -130,7 +130,7 @@ def _copy_the_rest(source: Path, target: Path, weights: Sequence[Path]) -> None:
 
 
 def _fill(target: Path, like: Path, tensors: Iterator[tuple[str, Tensor]]) -> Iterator[str]:
-    """Write a file laid out as `like`, with the next of the `tensors`, which come in its order."""
+    """Write a file in the layout of `like` with the next of the `tensors`, which have its order."""
     with like.open("rb") as file:
         size = file.read(8)
         header = file.read(int.from_bytes(size, "little"))
@@ -138,6 +138,6 @@ def _fill(target: Path, like: Path, tensors: Iterator[tuple[str, Tensor]]) -> It
         file.write(size + header)
         for expected in layout.offset_keys():
             name, tensor = next(tensors)
-            assert name == expected, f"{name} comes where {like} has {expected}"
+            assert name == expected, f"{name} is next where {like} has {expected}"
             file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
             yield name
