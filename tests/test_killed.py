@@ -7,6 +7,7 @@ import shutil
 import signal
 import traceback
 import warnings
+from typing import get_args
 
 import pytest
 import torch
@@ -15,10 +16,14 @@ import tiny_training
 from capo import diffusion, pipeline
 from capo.recipe import ModelSection
 from capo.store import Run, atomic
+from capo.store.step import StageName
 from capo.training import fine_tune, validation
 
+STAGES = get_args(StageName)
 LANES = os.cpu_count() or 1
 """Runs at a time."""
+LOAD_FAMILY = diffusion.load_family
+"""The real one, which most tests here replace."""
 
 
 def contents(run):
@@ -111,8 +116,8 @@ def test_killed_at_every_failpoint_of_writing(tmp_path, monkeypatch, before):
 # A whole recipe.
 
 
-def recipe(folder, sdxl):
-    """Every stage has something to do, and as little as can be."""
+def recipe(folder, sdxl, **train):
+    """Every stage has something to do, but as little as possible; `train` is merged in."""
     return tiny_training.recipe(
         folder,
         sdxl,
@@ -124,6 +129,7 @@ def recipe(folder, sdxl):
             "validation_prompts": {"source": "shapes:validation", "count": 1},
             "validation_samples": 1,
             "global_batch_size": 2,
+            **train,
         },
         prompts={"source": "shapes:train", "count": 2},
         generate={
@@ -157,6 +163,7 @@ class Stage:
         self.expected = contents(self.after)
 
     def run(self, directory):
+        """Run the stage."""
         pipeline.run(self.settings, directory, stage=self.name)
 
     def kill_and_resume(self, k):
@@ -166,16 +173,16 @@ class Stage:
         self.run(directory)
         assert contents(directory) == self.expected
 
-    def wrong(self):
-        """The failpoints where a kill changed something."""
+    def wrong(self, points):
+        """Those of the failpoints where a kill changed something."""
         running, codes = {}, {}
-        for k in self.points:
+        for k in points:
             if len(running) == LANES:
                 child, status = os.wait()
                 codes[running.pop(child)] = status
             running[fork(lambda k=k: self.kill_and_resume(k))] = k
         codes |= {k: ended(child) for child, k in running.items()}
-        return [k for k in self.points if codes[k]]
+        return [k for k in points if codes[k]]
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +195,7 @@ def stages(tmp_path_factory, sdxl):
         _make_forks_cheap(patch, sdxl)
         found, before = {}, folder / "nothing"
         before.mkdir()
-        for name in pipeline.STAGES:
+        for name in STAGES:
             found[name] = Stage(settings, name, before, folder / name)
             before = found[name].after
         # A stage cannot know of a kill that an earlier one left no trace of.
@@ -210,10 +217,24 @@ def _make_forks_cheap(patch, sdxl):
     gc.freeze()  # or each child would go through all that the tests before have left
 
 
-@pytest.mark.parametrize("name", pipeline.STAGES)
+@pytest.mark.parametrize("name", STAGES)
 def test_killed_at_every_failpoint_it_resumes_to_the_same_bytes(stages, name, capsys):
-    wrong = stages[name].wrong()
+    wrong = stages[name].wrong(stages[name].points)
     with capsys.disabled():
         count = len(stages[name].points)
         print(f"\n{name}: killed at {count} failpoints and resumed, {len(wrong)} mismatches", end=" ")
     assert not wrong
+
+
+def test_full_fine_tuning_killed_late_resumes_to_the_same_bytes(stages, sdxl, tmp_path, monkeypatch):
+    """With validation, an average, and a model that every process loads for itself.
+
+    A process that resumes after the last validation encodes no prompt before it saves the policy.
+    """
+    for module in (diffusion, fine_tune, validation):
+        monkeypatch.setattr(module, "load_family", LOAD_FAMILY)
+    validated = {"validation_prompts": {"source": "shapes:validation", "count": 2}}
+    settings = recipe(tmp_path, sdxl, adaptation="full", learning_rate=1e-4, ema_decay=0.5, **validated)
+    stage = Stage(settings, "train", stages["train"].before, tmp_path / "full")
+    points = [k for k in stage.points if k > len(stage.points) - 24][::4]
+    assert stage.wrong(points) == []

@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from capo.diffusion import load_family
-from capo.diffusion.saved import find_policy
 from capo.engine.model_loading import quiet
 from capo.recipe import ModelSection
 
@@ -123,13 +122,6 @@ def test_a_malformed_index_is_named(checkpoint, index):
     (checkpoint / "model_index.json").write_text(index)
     with pytest.raises(ValueError, match=r"model_index.json of .* is malformed"):
         load(checkpoint)
-
-
-@pytest.mark.parametrize("record", ["[]", "{", "{}", '{"adaptation": ["lora"]}'])
-def test_a_malformed_record_is_named(tmp_path, record):
-    (tmp_path / "capo.json").write_text(record)
-    with pytest.raises(ValueError, match=r"capo.json (is not JSON|must be an object)"):
-        find_policy(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["/nowhere", "no such id!", "."])

@@ -88,5 +88,10 @@ def _folders(path: Path) -> tuple[Path, Path]:
 def _verify(folder: Path) -> None:
     """Compare the files of RUN/train/best with the digests in the run's manifest, if it has one."""
     place = folder.resolve()
-    if place.parts[-2:] == ("train", BEST):
-        Run(place.parent.parent).artifact("train").path(BEST)
+    if place.parts[-2:] != ("train", BEST):
+        return
+    artifact = Run(place.parent.parent).artifact("train")
+    manifest = artifact.manifest()
+    for file in manifest.files if manifest is not None else ():
+        if file.startswith(f"{BEST}/"):
+            artifact.path(file)
