@@ -15,10 +15,9 @@ from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
 from capo.engine.device import select_device
 from capo.engine.seeds import stable_seed
-from capo.evaluation import compare as stage
+from capo.evaluation import win_rates
 from capo.evaluation.baseline import make_baseline
 from capo.evaluation.evaluate import evaluate
-from capo.evaluation.win_rates import results
 from capo.method import bootstrap_interval
 from capo.prompts import make_prompt
 from capo.rewards.rgb_images import decode_image
@@ -242,7 +241,7 @@ def test_results_say_what_was_evaluated(evaluated, found):
 def test_a_stopped_evaluation_goes_on(tmp_path, sdxl, evaluated, monkeypatch):
     """Interrupted while scoring and while judging, it ends in the same files, byte for byte."""
     recipe = evaluated[0]
-    calls = []
+    calls, results = [], win_rates.evaluation_results
 
     def interrupted(images, prompts):
         calls.append(len(images))
@@ -265,13 +264,13 @@ def test_a_stopped_evaluation_goes_on(tmp_path, sdxl, evaluated, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(diffusion, "load_family", None)  # all its images are there
             make_baseline(Job(recipe, run, (base,)))
-        monkeypatch.setattr(stage, "results", None)
+        monkeypatch.setattr(win_rates, "evaluation_results", None)
         with pytest.raises(TypeError):
             run_stage(run, recipe)
         assert calls == [12, 6, 12, 6, 6, 12, 6]  # only the shard that was interrupted comes twice
         monkeypatch.setattr(diffusion, "load_family", None)
         monkeypatch.setattr(rater, "load_reward", None)  # all scores are there
-        monkeypatch.setattr(stage, "results", results)
+        monkeypatch.setattr(win_rates, "evaluation_results", results)
         run_stage(run, recipe)
         assert contents(run) == contents(evaluated[1])
 

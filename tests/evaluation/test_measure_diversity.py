@@ -10,7 +10,7 @@ from transformers.models.bit import BitImageProcessorPil
 
 import tiny_rewards
 import tiny_run
-from capo.evaluation.measure_diversity import EncoderPlace, ImageEncoder, find_encoder, prompt_distances
+from capo.evaluation.measure_diversity import EncoderWeights, ImageEncoder, find_encoder, prompt_distances
 from capo.images.sample_table import sample_table
 from capo.images.shard_files import shard_path
 from capo.rewards import RewardError
@@ -36,7 +36,7 @@ def shards(tmp_path):
 
 
 def encoder(place):
-    return ImageEncoder(EncoderPlace("it", str(place), str(place)), torch.device("cpu"))
+    return ImageEncoder(EncoderWeights("it", str(place), str(place)), torch.device("cpu"))
 
 
 def test_distances_are_those_of_clips_image_features(tmp_path, shards):
@@ -68,7 +68,8 @@ def test_dino_is_read_too(tmp_path):
 
 def test_which_encoder():
     def found(rewards, **evaluate):
-        return find_encoder(tiny_run.recipe(rewards, evaluate=evaluate))
+        recipe = tiny_run.recipe(rewards, evaluate=evaluate)
+        return find_encoder(recipe.evaluate.embedder, recipe.rewards)
 
     pick, vqa = {"name": "pickscore"}, {"name": "vqascore"}
     held = {"name": "other", "source": "pickscore", "checkpoint": "a/b", "use": "evaluate"}
@@ -78,7 +79,7 @@ def test_which_encoder():
     assert chosen.name == "the image encoder of pickscore"
     assert chosen.checkpoint.startswith("yuvalkirstain/PickScore_v1@")
     assert chosen.processor.startswith("laion/CLIP-ViT-H-14-laion2B-s32B-b79K@")
-    assert found([pick, held]) == EncoderPlace("the image encoder of other", "a/b", "a/b")
+    assert found([pick, held]) == EncoderWeights("the image encoder of other", "a/b", "a/b")
     assert found([pick], embedder="facebook/dinov2-base").checkpoint == "facebook/dinov2-base"
 
 

@@ -6,7 +6,7 @@ import torch
 
 import tiny_run
 from capo.engine.seeds import stable_seed
-from capo.evaluation.win_rates import Diversity, results, warnings
+from capo.evaluation.win_rates import Diversity, Measurements, evaluation_results, result_warnings
 from capo.method import bootstrap_interval
 from capo.rewards import RewardError
 from capo.scoring.prompt_win_rates import prompt_win_rates, same_seed_win_rates
@@ -23,7 +23,9 @@ def numbers(scores, correct=None, diversity=None, same_noise=True, **recipe):
     count = len(next(iter(scores.values()))["base"])
     rewards = [r for r in REWARDS if r["name"] in scores]
     settings = tiny_run.recipe(rewards, evaluate={"null_row": False} | recipe)
-    return results(settings, tiny_run.prompts(count), scores, correct, diversity, same_noise)
+    measured = Measurements(scores=scores, correct=correct, diversity=diversity, same_noise=same_noise)
+    prompts = tiny_run.prompts(count)
+    return evaluation_results(settings.evaluate, settings.rewards, prompts, measured, settings.seed)
 
 
 def test_missing_scores_leave_their_image_out():
@@ -36,7 +38,8 @@ def test_missing_scores_leave_their_image_out():
     assert found["rewards"][0]["missing"] == {"base": 4, "tuned": 1}
     assert found["rewards"][0]["mean_base"] == pytest.approx(7 / 8)
     assert found["rewards"][0]["by_category"]["one"]["prompts"] == 1
-    assert found["warnings"] == ["5 images without a score by red are left out of its numbers."]
+    (warning,) = found["warnings"]
+    assert warning.startswith("5 images")
 
 
 def test_the_training_mean_is_of_prompts_with_all_rewards():
@@ -76,14 +79,11 @@ def hacking(held, correct_tuned):
 def test_reward_hacking_is_reported():
     assert hacking(held=1, correct_tuned=True) == []
     (held,) = hacking(held=-1, correct_tuned=True)
-    assert held == (
-        "The held-out reward held prefers the base (win-rate 0.0% [0.0, 0.0]) while the training "
-        "rewards prefer it (100.0% [100.0, 100.0]): reward hacking."
-    )
+    for words in ("held-out reward held", "0.0% [0.0, 0.0]", "100.0% [100.0, 100.0]", "reward hacking"):
+        assert words in held
     (judged,) = hacking(held=1, correct_tuned=False)
-    assert judged.startswith(
-        "The shapes judge finds 100.0 points fewer images correct than of the base while"
-    )
+    assert "shapes judge" in judged
+    assert "100.0 percentage points fewer" in judged
     assert len(hacking(held=-1, correct_tuned=False)) == 2
 
 
@@ -94,7 +94,7 @@ def test_no_hacking_without_a_gain():
         "rewards": [{"name": "h", "use": "evaluate", "win_rate": 0.1, "low": 0, "high": 0.2, "missing": {}}],
         "judge": {"name": "shapes", "difference": -0.5, "low": -0.6, "high": -0.4},
     }
-    assert warnings(found) == []
+    assert result_warnings(found) == []
 
 
 def test_judge_difference_is_paired_by_prompt():
@@ -186,7 +186,7 @@ def test_sameness_is_measured_and_warned_of():
         "difference": pytest.approx({"value": -0.1, "low": -0.1, "high": -0.1, "p": 1 / 10_001}),
     }
     (warning,) = found["warnings"]
-    assert "more alike than the base's: their mean distance by dino is 0.3, and 0.4" in warning
+    assert "by dino is 0.3, compared with 0.4" in warning
     slightly = Diversity("dino", {"base": base, "tuned": base - 0.01})
     unsure = Diversity("dino", {"base": base, "tuned": base - [0.4, -0.2, 0.1, -0.1]})
     for harmless in (slightly, unsure, Diversity("dino", {"base": base, "tuned": base + 0.1})):

@@ -1,23 +1,23 @@
-"""Stage `evaluate`, the half that does not depend on training: what the tuned model is compared with.
+"""Stage `evaluate`, first half: the baseline, which does not depend on training.
 
-baseline   images, scores and judgments of the base, and of the base with other seeds (the null row),
-           which shows the size of chance
+The artifact `baseline` holds the evaluation prompts, and images, scores, and judgments of the base model. The
+null row is the base model again with other seeds: its win-rates show the size of chance.
 """
 
 from typing import Any
 
-from capo.recipe import ImagesSection, Recipe
+from capo.recipe import Recipe
 from capo.sampling.generate import sampling_inputs
 from capo.store.step import Job, Step, flatten
 
 
 def steps(recipe: Recipe) -> list[Step]:
     """The artifact `baseline`."""
-    inputs = evaluated_model(recipe) | _baseline_inputs(recipe)
+    inputs = evaluated_model_inputs(recipe) | _baseline_inputs(recipe)
     return [Step("baseline", "evaluate", inputs, (), make_baseline)]
 
 
-def evaluated_model(recipe: Recipe) -> dict[str, Any]:
+def evaluated_model_inputs(recipe: Recipe) -> dict[str, Any]:
     """The part of a fingerprint that says how both sides of an evaluation make images."""
     from capo.diffusion import model_inputs
 
@@ -41,22 +41,20 @@ def _baseline_inputs(recipe: Recipe) -> dict[str, Any]:
 
 
 def make_baseline(job: Job) -> None:
-    """Write the evaluation prompts, and images, scores and judgments of the base model."""
+    """Write the evaluation prompts, and images, scores, and judgments of the base model."""
     from capo.evaluation.candidates import against, check_candidates
-    from capo.evaluation.model_images import EvaluatedModel, measure
+    from capo.evaluation.model_images import BASE, NULL, measure
     from capo.prompts import load_prompts
     from capo.prompts.table import prompt_table
     from capo.scoring.judging import check_judgeable
 
-    recipe, artifact = job.recipe, job.artifact
-    check_candidates(recipe)
-    base, null = EvaluatedModel("base", "evaluate"), EvaluatedModel("null", "evaluate-null")
-    prompts = load_prompts(recipe.evaluate.prompts, recipe.seed, "evaluate.prompts")
-    check_judgeable(recipe.evaluate, prompts)
+    recipe, section, artifact = job.recipe, job.recipe.evaluate, job.artifact
+    check_candidates(section, recipe.model)
+    prompts = load_prompts(section.prompts, recipe.seed, "evaluate.prompts")
+    check_judgeable(section, prompts)
     artifact.write_table("prompts.parquet", prompt_table(prompts))
-    candidate = against(recipe)
-    # Existing images cannot be made again with other seeds.
-    existing = isinstance(candidate.source, ImagesSection)
-    models = (base, null) if recipe.evaluate.null_row and not existing else (base,)
-    measure(recipe, artifact, prompts, models, candidate)
-    artifact.commit({"prompts": len(prompts), "samples_per_prompt": recipe.evaluate.samples_per_prompt})
+    candidate = against(section, recipe.model)
+    # Existing images have no other seeds to compare with.
+    models = (BASE, NULL) if section.null_row and candidate.existing is None else (BASE,)
+    measure(job, prompts, models, candidate)
+    artifact.commit({"prompts": len(prompts), "samples_per_prompt": section.samples_per_prompt})

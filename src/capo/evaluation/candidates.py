@@ -1,4 +1,4 @@
-"""The two sides of an evaluation: a policy, a LoRA, a whole model, or images that are there already.
+"""The two sides of an evaluation: a policy, a LoRA, a whole model, or existing images.
 
 runs/first, soups/all                    a run's policy, or any folder with a capo.json
 style.safetensors, a folder with one     a LoRA of the recipe's model, as diffusers writes it
@@ -14,135 +14,134 @@ from typing import TYPE_CHECKING, Any
 
 from capo import diffusion
 from capo.diffusion.saved import LORA, PEFT_CONFIG, PEFT_HINT, SavedPolicy, find_policy, is_policy
-from capo.engine.device import select_device
 from capo.images import images_identity
-from capo.recipe import ImagesSection, Recipe
+from capo.recipe import EvaluateSection, ImagesSection, ModelSection
 from capo.recipe.hub_id import HUB_ID
-from capo.store import Run
+from capo.store import Artifact
 
 if TYPE_CHECKING:
+    import torch
+
     from capo.diffusion.family import Family
 
 
-@dataclass(frozen=True)
+def _fits(model: ModelSection) -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One side of an evaluation."""
+    """One side of an evaluation. Its images either come from a model that it loads, or exist already."""
 
     name: str
-    """How the results call it."""
+    """Its name in the results."""
     identity: str
-    """What tells its images from any other's, given the recipe."""
-    source: "Callable[[Recipe], Family] | ImagesSection"
-    """What makes its images, or where they are."""
+    """What its images depend on besides the recipe's settings."""
+    load: "Callable[[ModelSection, torch.device], Family] | None" = None
+    """Loads the model that makes its images, given the recipe's model; None if they exist already."""
+    existing: ImagesSection | None = None
+    """Where the existing images are."""
     record: dict[str, Any] = field(default_factory=dict)
     """The `capo.json` of a policy."""
-    check: "Callable[[Recipe], None]" = lambda recipe: None
-    """Raises `ValueError` if the candidate does not fit the recipe's model; loads no weights of the model."""
+    check: Callable[[ModelSection], None] = _fits
+    """Raises `ValueError` if it does not fit the recipe's model; loads none of the model's weights."""
 
 
-def tuned(recipe: Recipe, run: Run) -> Candidate:
-    """What is evaluated: `evaluate.policy`, else the policy that `run` trained."""
-    given = recipe.evaluate.policy
-    if given is None:
-        return _policy(find_policy(run.artifact("train").path("best")), "train/best")
-    return find_candidate("evaluate.policy", given)
+def tuned(section: EvaluateSection, train: Artifact) -> Candidate:
+    """The candidate to evaluate: `evaluate.policy`, or else the policy in `train`."""
+    if section.policy is None:
+        return _policy(find_policy(train.path("best")), "train/best")
+    return find_candidate("evaluate.policy", section.policy)
 
 
-def against(recipe: Recipe) -> Candidate:
-    """What that is compared with: `evaluate.against`, else the recipe's own model."""
-    if (given := recipe.evaluate.against) is not None:
-        return find_candidate("evaluate.against", given)
-    model = recipe.model
-    return Candidate(model.checkpoint, diffusion.checkpoint_identity(model.checkpoint, model.revision), _base)
+def against(section: EvaluateSection, model: ModelSection) -> Candidate:
+    """The candidate to compare it with: `evaluate.against`, or else the recipe's own model."""
+    if section.against is not None:
+        return find_candidate("evaluate.against", section.against)
+    identity = diffusion.checkpoint_identity(model.checkpoint, model.revision)
+    return Candidate(name=model.checkpoint, identity=identity, load=diffusion.load_family)
 
 
-def check_candidates(recipe: Recipe) -> None:
+def check_candidates(section: EvaluateSection, model: ModelSection) -> None:
     """Raise `ValueError` if a policy or LoRA does not fit the recipe's model; to fail before sampling."""
-    section = recipe.evaluate
-    for name, value in (("evaluate.policy", section.policy), ("evaluate.against", section.against)):
+    for field_name, value in (("evaluate.policy", section.policy), ("evaluate.against", section.against)):
         if value is not None:
-            find_candidate(name, value).check(recipe)
+            find_candidate(field_name, value).check(model)
 
 
-def find_candidate(where: str, given: str) -> Candidate:
-    """What `given` names; `where` is the field of the recipe that says so.
+def find_candidate(field_name: str, value: str) -> Candidate:
+    """The candidate that `value`, from a field of the recipe, names.
 
-    Raises `ValueError` for anything else, or something that is not there.
+    Raises `ValueError` if it names nothing that exists and can be evaluated.
     """
-    path = Path(diffusion.resolve_checkpoint(given))
-    if given.startswith("hub:"):
-        return _images(given)
+    path = Path(diffusion.resolve_checkpoint(value))
+    if value.startswith("hub:"):
+        return _images(value)
     if is_policy(path):
-        return _policy(find_policy(path), given)
+        return _policy(find_policy(path), value)
     lora = path if path.suffix == ".safetensors" else path / LORA
     if lora.is_file():
-        return _lora(where, given, lora)
+        return _lora(field_name, value, lora)
     if (path / PEFT_CONFIG).is_file():
-        raise ValueError(f"{where}: {given}: {PEFT_HINT}")
-    if (path / "model_index.json").is_file() or (not path.exists() and HUB_ID.fullmatch(given)):
-        return _model(where, given)
+        raise ValueError(f"{field_name}: {value}: {PEFT_HINT}")
+    if (path / "model_index.json").is_file() or (not path.exists() and HUB_ID.fullmatch(value)):
+        return _model(field_name, value)
     if path.is_dir() or path.suffix == ".parquet":
-        return _images(given)
+        return _images(value)
     raise ValueError(
-        f"{where}: {given} is none of these: a run or a folder with a policy, a LoRA (.safetensors, or a "
-        f"folder with {LORA}), a diffusers directory, a Hub id as owner/name, or a folder of images"
+        f"{field_name}: {value} is none of these: a run or a folder with a policy, a LoRA (.safetensors, or "
+        f"a folder with {LORA}), a diffusers directory, a Hub id as owner/name, or a folder of images"
     )
 
 
 def _policy(saved: SavedPolicy, name: str) -> Candidate:
-    """A policy of the recipe's model."""
-
-    def load(recipe: Recipe) -> "Family":
+    def load(model: ModelSection, device: "torch.device") -> "Family":
         from capo.diffusion.policy import load_policy
 
-        saved.check_base(recipe.model)
-        family = _base(recipe)
+        saved.check_base(model)
+        family = diffusion.load_family(model, device)
         load_policy(family, saved.folder)
         return family
 
-    def check(recipe: Recipe) -> None:
-        saved.check_base(recipe.model)
+    def check(model: ModelSection) -> None:
+        saved.check_base(model)
         if saved.record["adaptation"] == "lora":
-            diffusion.check_lora(recipe.model, saved.folder)
+            diffusion.check_lora(model, saved.folder)
 
-    return Candidate(name, saved.identity, load, saved.record, check)
+    return Candidate(name=name, identity=saved.identity, load=load, record=saved.record, check=check)
 
 
-def _lora(where: str, given: str, file: Path) -> Candidate:
-    def load(recipe: Recipe) -> "Family":
-        family = _base(recipe)
+def _lora(field_name: str, value: str, file: Path) -> Candidate:
+    def load(model: ModelSection, device: "torch.device") -> "Family":
+        family = diffusion.load_family(model, device)
         family.load_lora(file)
         return family
 
-    def check(recipe: Recipe) -> None:
+    def check(model: ModelSection) -> None:
         try:
-            diffusion.check_lora(recipe.model, file)
+            diffusion.check_lora(model, file)
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+            raise ValueError(f"{field_name}: {error}") from error
 
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "blake2b").hexdigest()
-    return Candidate(given, f"blake2b:{digest}", load, check=check)
+    return Candidate(name=value, identity=f"blake2b:{digest}", load=load, check=check)
 
 
-def _model(where: str, given: str) -> Candidate:
-    name, _, revision = given.partition("@") if not Path(given).exists() else (given, "", "")
+def _model(field_name: str, value: str) -> Candidate:
+    checkpoint, _, revision = value.partition("@") if not Path(value).exists() else (value, "", "")
 
-    def load(recipe: Recipe) -> "Family":
-        other = {"checkpoint": name, "revision": revision or None, "variant": None}
-        section = recipe.model.model_copy(update=other)
+    def load(model: ModelSection, device: "torch.device") -> "Family":
+        other = {"checkpoint": checkpoint, "revision": revision or None, "variant": None}
         try:
-            return diffusion.load_family(section, select_device(recipe.engine))
+            return diffusion.load_family(model.model_copy(update=other), device)
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+            raise ValueError(f"{field_name}: {error}") from error
 
-    return Candidate(given, diffusion.checkpoint_identity(name, revision or None), load)
-
-
-def _images(given: str) -> Candidate:
-    section = ImagesSection(source=given)
-    return Candidate(given, images_identity(section), section)
+    identity = diffusion.checkpoint_identity(checkpoint, revision or None)
+    return Candidate(name=value, identity=identity, load=load)
 
 
-def _base(recipe: Recipe) -> "Family":
-    return diffusion.load_family(recipe.model, select_device(recipe.engine))
+def _images(value: str) -> Candidate:
+    section = ImagesSection(source=value)
+    return Candidate(name=value, identity=images_identity(section), existing=section)

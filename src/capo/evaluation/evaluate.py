@@ -1,16 +1,24 @@
-"""Stage `evaluate`: the tuned model against its base on prompts of their own (App. B.2)."""
+"""Stage `evaluate`, second half: the tuned model against the baseline (App. B.2).
+
+Base and tuned model share their prompts and seeds, so their images can be shown side by side.
+"""
 
 from typing import Any
 
-from capo.evaluation.baseline import evaluated_model
+from capo.evaluation.baseline import evaluated_model_inputs
 from capo.recipe import Recipe
 from capo.store.step import Job, Step, flatten
+
+PAGE = "index.html"
+
+POLICY_FIELDS = ("step", "adaptation", "soup")
+"""What the results repeat of the policy's `capo.json`."""
 
 
 def steps(recipe: Recipe) -> list[Step]:
     """The artifact `evaluate`."""
     trained = ("train",) if recipe.evaluate.policy is None else ()
-    inputs = evaluated_model(recipe) | _evaluate_inputs(recipe)
+    inputs = evaluated_model_inputs(recipe) | _evaluate_inputs(recipe)
     return [Step("evaluate", "evaluate", inputs, (*trained, "baseline"), evaluate)]
 
 
@@ -34,7 +42,51 @@ def _evaluate_inputs(recipe: Recipe) -> dict[str, Any]:
 
 
 def evaluate(job: Job) -> None:
-    """Write images of the tuned model, scores, judgments, `results.json`, and a page of both models."""
-    from capo.evaluation.compare import compare_models
+    """Write images of the tuned model, scores, judgments, `results.json`, and a page with both models.
 
-    compare_models(job.recipe, job.run, job.artifact)
+    Images without a score are left out of the win-rates and counted.
+    """
+    from capo.evaluation.candidates import against, tuned
+    from capo.evaluation.measure_diversity import find_encoder, measure_diversity
+    from capo.evaluation.model_images import TUNED, image_sets, measure, read_judgments
+    from capo.evaluation.results_page import results_page
+    from capo.evaluation.win_rates import Measurements, evaluation_results
+    from capo.prompts import load_prompts
+
+    recipe, section, artifact = job.recipe, job.recipe.evaluate, job.artifact
+    baseline = job.run.artifact("baseline")
+    prompts = load_prompts(section.prompts, recipe.seed, "evaluate.prompts")
+    candidate, base = tuned(section, job.run.artifact("train")), against(section, recipe.model)
+    measure(job, prompts, [TUNED], candidate)
+    sets = image_sets(baseline, artifact)
+    ids, samples = [prompt.prompt_id for prompt in prompts], section.samples_per_prompt
+    encoder = find_encoder(section.embedder, recipe.rewards) if samples > 1 else None
+    measured = Measurements(
+        scores={
+            reward.name: {m: images.read_scores(reward.name, ids, samples) for m, images in sets.items()}
+            for reward in recipe.rewards
+        },
+        correct={**read_judgments(baseline, samples), **read_judgments(artifact, samples)},
+        diversity=None
+        if encoder is None
+        else measure_diversity(encoder, artifact, ids, sets, samples, recipe.engine),
+        same_noise=candidate.existing is None and base.existing is None,
+    )
+    results = {
+        "models": {"base": base.name, "tuned": candidate.name},
+        **evaluation_results(section, recipe.rewards, prompts, measured, recipe.seed),
+        "policy": {name: candidate.record[name] for name in POLICY_FIELDS if name in candidate.record},
+    }
+    artifact.write_json("results.json", results)
+    page = results_page(prompts, recipe.rewards, measured.scores, sets, recipe.generate, results)
+    artifact.write_bytes(PAGE, page.encode())
+    artifact.commit(_summary(results))
+
+
+def _summary(results: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "prompts": results["prompts"],
+        "win_rate": {reward["name"]: reward["win_rate"] for reward in results["rewards"]},
+        "training_win_rate": results["training_win_rate"]["value"],
+        "warnings": results["warnings"],
+    }

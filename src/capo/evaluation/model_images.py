@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from capo.engine.device import select_device
 from capo.engine.progress import progress
 from capo.evaluation.candidates import Candidate
 from capo.images.evaluation_import import EvaluationImages, import_evaluation_images
 from capo.images.shard_files import shard_path
 from capo.prompts import Prompt
-from capo.recipe import ImagesSection, Recipe
 from capo.sampling.sampler import ImageRequest, sample_images
 from capo.scoring.image_sets import ImageSet, score_image_sets
 from capo.scoring.judging import Judge, check_size, load_judge, verdicts
 from capo.store import Artifact
+from capo.store.step import Job
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,24 +43,25 @@ class EvaluatedModel:
     """What the seeds of its images are derived from; models with the same key share their noise."""
 
 
+BASE = EvaluatedModel("base", "evaluate")
+NULL = EvaluatedModel("null", "evaluate-null")
+TUNED = EvaluatedModel("tuned", "evaluate")
+
+
 def measure(
-    recipe: Recipe,
-    artifact: Artifact,
-    prompts: Sequence[Prompt],
-    models: Sequence[EvaluatedModel],
-    candidate: Candidate,
+    job: Job, prompts: Sequence[Prompt], models: Sequence[EvaluatedModel], candidate: Candidate
 ) -> None:
-    """Fill `artifact` with images of `models`, all made by `candidate`, with scores and with judgments.
+    """Fill the job's artifact with images of `models`, all made by `candidate`, their scores and judgments.
 
     Images and scores that exist are kept, so interrupted work resumes shard by shard.
     """
-    _make_images(recipe, artifact, prompts, models, candidate)
-    gc.collect()  # the rewards may need the device's memory
+    recipe, artifact = job.recipe, job.artifact
     sets = {model.name: image_set(artifact, model.name) for model in models}
+    _make_images(job, prompts, models, candidate)
+    gc.collect()  # the rewards may need the device's memory
     score_image_sets(list(sets.values()), recipe.rewards, prompts, recipe.engine, "evaluate")
     if recipe.evaluate.judge is not None and not artifact.has(JUDGMENTS):
-        judge = load_judge(recipe.evaluate.judge)
-        artifact.write_table(JUDGMENTS, _judgments(judge, prompts, sets))
+        artifact.write_table(JUDGMENTS, _judgments(load_judge(recipe.evaluate.judge), prompts, sets))
 
 
 def image_set(artifact: Artifact, model: str) -> ImageSet:
@@ -91,33 +93,32 @@ def read_judgments(artifact: Artifact, samples: int) -> Mapping[str, np.ndarray]
 
 
 def _make_images(
-    recipe: Recipe,
-    artifact: Artifact,
-    prompts: Sequence[Prompt],
-    models: Sequence[EvaluatedModel],
-    candidate: Candidate,
+    job: Job, prompts: Sequence[Prompt], models: Sequence[EvaluatedModel], candidate: Candidate
 ) -> None:
+    recipe, artifact, settings = job.recipe, job.artifact, job.recipe.generate
     folders = {model: image_set(artifact, model.name).images for model in models}
-    shards = range(math.ceil(len(prompts) / recipe.generate.shard_prompts))
+    shards = range(math.ceil(len(prompts) / settings.shard_prompts))
     if all(artifact.has(shard_path(folder, shard)) for folder in folders.values() for shard in shards):
         return
-    samples = recipe.evaluate.samples_per_prompt
-    if isinstance(candidate.source, ImagesSection):
-        given = EvaluationImages(
-            candidate.source,
-            samples,
-            recipe.generate.shard_prompts,
-            partial(check_size, recipe.evaluate.judge),
-        )
+    samples, judge = recipe.evaluate.samples_per_prompt, recipe.evaluate.judge
+    if candidate.existing is not None:
+        check = partial(check_size, judge)
+        request = EvaluationImages(candidate.existing, samples, settings.shard_prompts, check)
         for folder in folders.values():
-            import_evaluation_images(artifact, folder, prompts, given)
+            import_evaluation_images(artifact, folder, prompts, request)
         return
-    family = candidate.source(recipe)
-    check_size(recipe.evaluate.judge, family.image_size(recipe.generate), "this model makes")
+    assert candidate.load is not None
+    family = candidate.load(recipe.model, select_device(recipe.engine))
+    check_size(judge, family.image_size(settings), "this model makes")
     for model, folder in folders.items():
-        key, description = (model.seed_key, recipe.seed), f"evaluate: {model.name} images"
-        request = ImageRequest(prompts, samples, recipe.generate, key, description)
-        sample_images(family, request, artifact, folder)
+        sampled = ImageRequest(
+            prompts=prompts,
+            samples=samples,
+            settings=settings,
+            seed_key=(model.seed_key, recipe.seed),
+            description=f"evaluate: {model.name} images",
+        )
+        sample_images(family, sampled, artifact, folder)
 
 
 def _judgments(judge: Judge, prompts: Sequence[Prompt], sets: Mapping[str, ImageSet]) -> "pa.Table":

@@ -1,7 +1,7 @@
-"""What an evaluation found: win-rates with their intervals, judgements, and warnings.
+"""The results of an evaluation: win-rates with their intervals, judgments, diversity, and warnings.
 
-Notation: P prompts, K images of each from every model. Scores are float64 [P, K], NaN where one
-is missing. Intervals are 95% bootstrap intervals over prompts.
+Notation: P prompts, K images of each from every model. Scores are float64 [P, K], NaN where one is missing.
+Intervals are 95% bootstrap intervals over prompts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 
 from capo.engine.seeds import stable_seed
 from capo.prompts import Prompt
-from capo.recipe import Recipe
+from capo.recipe import EvaluateSection, RewardSection
 from capo.rewards import RewardError
 from capo.scoring.prompt_win_rates import (
     bounds,
@@ -27,101 +27,123 @@ from capo.scoring.prompt_win_rates import (
     signs,
 )
 
-Scores = Mapping[str, np.ndarray]
-"""By model: base, tuned and maybe null."""
+ByModel = Mapping[str, np.ndarray]
+"""An array for every model: base, tuned, and null if the recipe asks for it."""
 
-SAMENESS = 0.9
-"""Images this many times as unlike each other as the base's, or less, are worth a warning."""
+LOWEST_DIVERSITY = 0.9
+"""The tuned model's diversity, relative to the base's, below which the results carry a warning."""
 
 
 @dataclass(frozen=True)
 class Diversity:
-    """How unlike each other the images of each prompt are."""
+    """How far apart the images of every prompt are."""
 
     embedder: str
-    """whose features they are compared by"""
-    distances: Scores
-    """mean cosine distances [P]"""
+    """The encoder whose features are compared."""
+    distances: ByModel
+    """Mean cosine distances [P]."""
 
 
-def results(
-    recipe: Recipe,
+@dataclass(frozen=True, kw_only=True)
+class Measurements:
+    """What an evaluation measured on the images of all models."""
+
+    scores: Mapping[str, ByModel]
+    """By reward, then by model [P, K]."""
+    correct: ByModel | None = None
+    """The judge's verdicts [P, K]; None or empty without a judge."""
+    diversity: Diversity | None = None
+    same_noise: bool = True
+    """Whether the images of base and tuned model with the same number start from the same noise."""
+
+
+def evaluation_results(
+    section: EvaluateSection,
+    rewards: Sequence[RewardSection],
     prompts: Sequence[Prompt],
-    scores: Mapping[str, Scores],
-    correct: Mapping[str, np.ndarray] | None,
-    diversity: Diversity | None = None,
-    same_noise: bool = True,
+    measured: Measurements,
+    run_seed: int,
 ) -> dict[str, Any]:
-    """The content of `results.json` from each reward's scores and the judge's verdicts [P, K].
+    """The content of `results.json`.
 
-    `same_noise` says whether base and tuned images of one number start from the same noise.
+    Raises `RewardError` when a reward has scored both models on none of the prompts.
     """
-    seed = stable_seed("bootstrap", recipe.seed)
-    groups = _groups(prompts)
-    models = [model for model in next(iter(scores.values())) if model != "base"]
+    seed = stable_seed("bootstrap", run_seed)
+    groups = _categories(prompts)
+    models = [model for model in next(iter(measured.scores.values())) if model != "base"]
     rates = {
         name: {model: prompt_win_rates(name, by_model[model], by_model["base"]) for model in models}
-        for name, by_model in scores.items()
+        for name, by_model in measured.scores.items()
     }
-    training = [section.name for section in recipe.training_rewards]
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "prompts": len(prompts),
-        "samples_per_prompt": recipe.evaluate.samples_per_prompt,
+        "samples_per_prompt": section.samples_per_prompt,
         "rewards": [
-            {"name": section.name, "use": section.use}
-            | _reward(scores[section.name], rates[section.name], groups, seed, same_noise)
-            for section in recipe.rewards
+            {"name": reward.name, "use": reward.use}
+            | _reward(measured.scores[reward.name], rates[reward.name], groups, seed, measured.same_noise)
+            for reward in rewards
         ],
-        "training_win_rate": _training([rates[name] for name in training], seed),
+        "training_win_rate": _training([rates[r.name] for r in rewards if r.use == "train"], seed),
     }
-    if correct is not None:
-        found["judge"] = {"name": recipe.evaluate.judge} | _judge(correct, groups, seed)
-    if diversity is not None:
-        found["diversity"] = {"embedder": diversity.embedder} | _diversity(diversity.distances, seed)
-    found["warnings"] = warnings(found)
-    return found
+    if measured.correct:
+        results["judge"] = {"name": section.judge} | _judge(measured.correct, groups, seed)
+    if measured.diversity is not None:
+        results["diversity"] = _diversity(measured.diversity, seed)
+    results["warnings"] = result_warnings(results)
+    return results
 
 
-def warnings(found: Mapping[str, Any]) -> list[str]:
-    """What a reader of the results must know before trusting them."""
-    texts = []
-    training = found["training_win_rate"]
-    if training["low"] > 0.5:
-        gain = f"while the training rewards prefer it ({_percent(training, 'value')}): reward hacking"
-        for reward in found["rewards"]:
-            if reward["use"] == "evaluate" and reward["high"] < 0.5:
-                rate = f"{reward['name']} prefers the base (win-rate {_percent(reward, 'win_rate')})"
-                texts.append(f"The held-out reward {rate} {gain}.")
-        judge = found.get("judge")
-        if judge and judge["high"] < 0:
-            fewer = f"{-100 * judge['difference']:.1f} points fewer images correct"
-            texts.append(f"The {judge['name']} judge finds {fewer} than of the base {gain}.")
-    if text := _sameness(found.get("diversity")):
+def result_warnings(results: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before trusting the results: reward hacking, low diversity, missing scores."""
+    texts = _reward_hacking(results)
+    if text := _low_diversity(results.get("diversity")):
         texts.append(text)
-    for reward in found["rewards"]:
+    for reward in results["rewards"]:
         if missing := sum(reward["missing"].values()):
-            texts.append(f"{missing} images without a score by {reward['name']} are left out of its numbers.")
+            texts.append(
+                f"{missing} images have no score by {reward['name']} and are left out of its numbers."
+            )
     return texts
 
 
-def _sameness(diversity: Mapping[str, Any] | None) -> str | None:
+def _reward_hacking(results: Mapping[str, Any]) -> list[str]:
+    training = results["training_win_rate"]
+    if training["low"] <= 0.5:
+        return []
+    gain = (
+        f"while the training rewards prefer the tuned model ({_percent(training, 'value')}): reward hacking"
+    )
+    texts = []
+    for reward in results["rewards"]:
+        if reward["use"] == "evaluate" and reward["high"] < 0.5:
+            rate = f"{reward['name']} prefers the base (win-rate {_percent(reward, 'win_rate')})"
+            texts.append(f"The held-out reward {rate} {gain}.")
+    judge = results.get("judge")
+    if judge and judge["high"] < 0:
+        loss = f"accepts {-100 * judge['difference']:.1f} percentage points fewer images than of the base"
+        texts.append(f"The {judge['name']} judge {loss} {gain}.")
+    return texts
+
+
+def _low_diversity(diversity: Mapping[str, Any] | None) -> str | None:
     if diversity is None or diversity["difference"]["high"] >= 0:
         return None
     base, tuned = diversity["base"], diversity["tuned"]
-    if tuned > SAMENESS * base:
+    if tuned > LOWEST_DIVERSITY * base:
         return None
     return (
-        f"The tuned model's images of a prompt are more alike than the base's: their mean distance by "
-        f"{diversity['embedder']} is {tuned:.3g}, and {base:.3g} among the base's. A part of the gain may be "
-        "bought with sameness."
+        "The tuned model's images of a prompt are more alike than the base's: their mean distance by "
+        f"{diversity['embedder']} is {tuned:.3g}, compared with {base:.3g} for the base. Part of the gain "
+        "may come from less diverse images."
     )
 
 
 def _reward(
-    scores: Scores, rates: Scores, groups: Mapping[str, np.ndarray], seed: int, same_noise: bool
+    scores: ByModel, rates: ByModel, groups: Mapping[str, np.ndarray], seed: int, same_noise: bool
 ) -> dict[str, Any]:
+    """One reward's numbers, from its scores [P, K] and win-rates [P]."""
     tuned, base = scores["tuned"], scores["base"]
-    found: dict[str, Any] = {
+    numbers: dict[str, Any] = {
         "mean_base": float(np.nanmean(base)),
         "mean_tuned": float(np.nanmean(tuned)),
         "mean_difference": difference(prompt_means(tuned), prompt_means(base), seed),
@@ -130,59 +152,62 @@ def _reward(
         "sign_test": signs(rates["tuned"]),
         "power": power(rates["tuned"]),
     }
-    if same_noise and len(present(same := same_seed_win_rates(tuned, base))):
-        found["same_seed"] = estimate("win_rate", same, seed)
+    if same_noise and len(present(same_seed := same_seed_win_rates(tuned, base))):
+        numbers["same_seed"] = estimate("win_rate", same_seed, seed)
     if "null" in rates:
-        found |= estimate("null_win_rate", rates["null"], seed, "null_")
-    found["by_category"] = {
-        category: estimate("win_rate", of_group, seed) | {"prompts": len(present(of_group))}
-        for category, places in groups.items()
-        if len(present(of_group := rates["tuned"][places]))
+        numbers |= estimate("null_win_rate", rates["null"], seed, "null_")
+    by_category = {name: rates["tuned"][indices] for name, indices in groups.items()}
+    numbers["by_category"] = {
+        name: estimate("win_rate", values, seed) | {"prompts": count}
+        for name, values in by_category.items()
+        if (count := len(present(values)))
     }
-    found["missing"] = {model: int(np.isnan(each).sum()) for model, each in scores.items()}
-    return found
+    numbers["missing"] = {model: int(np.isnan(values).sum()) for model, values in scores.items()}
+    return numbers
 
 
-def _training(rates: Sequence[Scores], seed: int) -> dict[str, Any]:
-    """The mean over the training rewards, prompt by prompt where all of them have a win-rate."""
-    means = {model: np.mean([each[model] for each in rates], axis=0) for model in rates[0]}
+def _training(rates: Sequence[ByModel], seed: int) -> dict[str, Any]:
+    """The mean win-rate over the training rewards, on the prompts where all of them have one."""
+    means = {model: np.mean([by_model[model] for by_model in rates], axis=0) for model in rates[0]}
     if np.isnan(means["tuned"]).all():
         raise RewardError("no evaluation prompt has scores by all training rewards")
-    found: dict[str, Any] = estimate("value", means["tuned"], seed)
-    found["standard_error"] = prompt_error(means["tuned"])
+    numbers: dict[str, Any] = estimate("value", means["tuned"], seed)
+    numbers["standard_error"] = prompt_error(means["tuned"])
     if "null" in means:
-        found |= estimate("null", means["null"], seed, "null_")
-    return found
+        numbers |= estimate("null", means["null"], seed, "null_")
+    return numbers
 
 
-def _judge(correct: Scores, groups: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
-    """Shares of correct images; the difference is paired, prompt by prompt."""
+def _judge(correct: ByModel, groups: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
+    """Shares of correct images; the difference is paired by prompt."""
     shares = {model: verdicts.mean(axis=1) for model, verdicts in correct.items()}
-    found: dict[str, Any] = {model: float(share.mean()) for model, share in shares.items()}
-    found |= estimate("difference", shares["tuned"] - shares["base"], seed)
-    found["categories"] = {
-        category: {model: float(share[places].mean()) for model, share in shares.items()}
-        | bounds(shares["tuned"][places] - shares["base"][places], seed)
-        | {"prompts": len(places)}
-        for category, places in groups.items()
+    numbers: dict[str, Any] = {model: float(share.mean()) for model, share in shares.items()}
+    numbers |= estimate("difference", shares["tuned"] - shares["base"], seed)
+    numbers["categories"] = {
+        category: {model: float(share[indices].mean()) for model, share in shares.items()}
+        | bounds(shares["tuned"][indices] - shares["base"][indices], seed)
+        | {"prompts": len(indices)}
+        for category, indices in groups.items()
     }
-    return found
+    return numbers
 
 
-def _diversity(distances: Scores, seed: int) -> dict[str, Any]:
-    """Mean distances; the difference is paired, prompt by prompt."""
-    found: dict[str, Any] = {model: float(each.mean()) for model, each in distances.items()}
-    return found | {"difference": difference(distances["tuned"], distances["base"], seed)}
+def _diversity(diversity: Diversity, seed: int) -> dict[str, Any]:
+    """Mean distances; the difference is paired by prompt."""
+    distances = diversity.distances
+    means = {model: float(values.mean()) for model, values in distances.items()}
+    paired = difference(distances["tuned"], distances["base"], seed)
+    return {"embedder": diversity.embedder, **means, "difference": paired}
 
 
-def _groups(prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
-    """The places of each category's prompts, categories in order of appearance."""
-    places: dict[str, list[int]] = {}
-    for place, prompt in enumerate(prompts):
+def _categories(prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
+    """The indices of every category's prompts; categories in order of appearance."""
+    indices: dict[str, list[int]] = {}
+    for index, prompt in enumerate(prompts):
         if prompt.category is not None:
-            places.setdefault(prompt.category, []).append(place)
-    return {category: np.array(each) for category, each in places.items()}
+            indices.setdefault(prompt.category, []).append(index)
+    return {category: np.array(members) for category, members in indices.items()}
 
 
-def _percent(found: Mapping[str, Any], key: str) -> str:
-    return f"{100 * found[key]:.1f}% [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+def _percent(numbers: Mapping[str, Any], key: str) -> str:
+    return f"{100 * numbers[key]:.1f}% [{100 * numbers['low']:.1f}, {100 * numbers['high']:.1f}]"

@@ -79,7 +79,14 @@ def sample_prompts(job: Job, waves: "Waves | None" = None) -> dict[str, Any]:
         load_policy(family, start.policy.folder)
         seed = start.seed(seed)
     samples = recipe.generate.samples_per_prompt
-    request = ImageRequest(prompts, samples, recipe.generate, ("sample", seed), "generate", keep_latents=True)
+    request = ImageRequest(
+        prompts=prompts,
+        samples=samples,
+        settings=recipe.generate,
+        seed_key=("sample", seed),
+        description="generate",
+        keep_latents=True,
+    )
     sample_images(family, request, job.artifact, waves=waves)
     return {
         "prompts": len(prompts),

@@ -140,8 +140,13 @@ class ValidationImages:
             check_size(
                 self.recipe.evaluate.judge, family.image_size(self.recipe.generate), "this model makes"
             )
-        samples, key = self.recipe.train.validation_samples, ("validation", self.recipe.seed)
-        request = ImageRequest(self.prompts, samples, self.recipe.generate, key, description)
+        request = ImageRequest(
+            prompts=self.prompts,
+            samples=self.recipe.train.validation_samples,
+            settings=self.recipe.generate,
+            seed_key=("validation", self.recipe.seed),
+            description=description,
+        )
         sample_images(family, request, self.artifact, self.folder)
 
 
