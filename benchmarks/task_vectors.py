@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 
 import torch
-from capo.soups.pipelines import DENOISERS, BaseWeights, StoredWeights, base_folder, weight_files
 
 from capo.diffusion.saved import find_policy
 from capo.method.soup import task_vector_gram
 from capo.recipe import ModelSection
+from capo.soups.full_models import DENOISERS, BaseWeights, StoredWeights, base_folder, weight_files
 
 
 def main(names: list[str]) -> None:
