@@ -1,10 +1,10 @@
-"""When a prompt has samples enough: rules that stop early, tried on runs with N samples of every prompt.
+"""Compare rules for adaptive sampling on runs with N samples per prompt.
 
     python benchmarks/adaptive_budget.py RUN...
 
-prints the table of docs/guides/adaptive.md, over the prompts of all RUNs, which have scores and equal
-settings. Nothing is sampled or written. A rule sees the first samples of a prompt; what it ends with is
-measured with the win-rates among all N.
+Prints the table of docs/guides/adaptive.md over the prompts of all RUNs, which must be scored and have equal
+settings. Generates and writes nothing. A rule sees the first samples of a prompt; its result is measured
+with the win-rates among all N.
 """
 
 import sys
@@ -24,9 +24,9 @@ from capo.store import Run
 FIRST, STEP = 4, 4
 
 Rule = Callable[[int], np.ndarray]
-"""Whether each prompt [P] is settled with its first n samples."""
+"""Returns which prompts [P] have enough samples after the first n."""
 PairsOfFirst = dict[int, Pairs]
-"""What is paired of the first n samples of every prompt."""
+"""n → the pairs among the first n samples of every prompt."""
 
 
 def main(runs: Sequence[Path]) -> None:
@@ -51,7 +51,7 @@ def main(runs: Sequence[Path]) -> None:
 
 
 class Trial:
-    """The scores of P prompts with N samples each, and their pairs when only the first n are there."""
+    """Scores of P prompts with N samples each, and the pairs among their first n samples."""
 
     def __init__(self, columns: Sequence[Columns], selection: SelectionRule) -> None:
         parts = [c.scores.reshape(len(c.prompt_ids), -1, len(c.names)) for c in columns]
@@ -61,7 +61,7 @@ class Trial:
         comparisons = columns[0].comparisons
         self.pairs = {int(n): make_pairs(scores[:, :n], comparisons, selection) for n in self.counts}
         self.measures = [np.zeros((self.prompts, self.most + 1)) for _ in range(2)]
-        """Of each prompt and n: ΔR among all N averaged over the pairs (0 without); overlap of the sets."""
+        """Per prompt and n: mean ΔR of the pairs among all N samples (0 without), and overlap of sets."""
         whole = self.pairs[self.most]
         for n, pairs in self.pairs.items():
             self.measures[0][:, n] = np.nan_to_num(difference(pairs, whole.combined[:, :n]))
@@ -70,7 +70,7 @@ class Trial:
             ) / 2
 
     def used(self, rule: Rule) -> np.ndarray:
-        """How many samples [P] each prompt gets."""
+        """Return the number of samples per prompt [P]."""
         used, made = np.full(self.prompts, FIRST), FIRST
         unsettled = np.ones(self.prompts, dtype=bool)
         while made < self.most:
@@ -116,7 +116,7 @@ def unchanged(pairs: PairsOfFirst, made: int) -> np.ndarray:
 
 
 def grown(pairs: PairsOfFirst, most: float, made: int) -> np.ndarray:
-    """Whether the samples made last widened best less worst by `most` at most."""
+    """Stop when the last samples widened the gap between best and worst by at most `most`."""
     combined, before = pairs[made].combined, made - STEP
     if before < 2:
         return np.zeros(len(combined), dtype=bool)
@@ -124,20 +124,20 @@ def grown(pairs: PairsOfFirst, most: float, made: int) -> np.ndarray:
 
 
 def wide(pairs: PairsOfFirst, gain: float, made: int) -> np.ndarray:
-    """By what the last of n samples added to best less worst, averaged over which of them came last."""
+    """Return how much the last of n samples widens the gap of best and worst, averaged over orders."""
     ordered = np.sort(pairs[made].combined, axis=1)
     return (ordered[:, -1] - ordered[:, -2] + ordered[:, 1] - ordered[:, 0]) / made < gain
 
 
 def difference(pairs: Pairs, combined: np.ndarray) -> np.ndarray:
-    """ΔR averaged over every chosen with every rejected sample; NaN without a pair."""
+    """Return the mean ΔR over all chosen × rejected pairs; NaN without a pair."""
     with np.errstate(invalid="ignore"):
         means = [(combined * side).sum(axis=1) / side.sum(axis=1) for side in (pairs.chosen, pairs.rejected)]
     return means[0] - means[1]
 
 
 def overlap(some: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Samples in both sets over those in either."""
+    """Return the size of the intersection over the size of the union."""
     both = (some & whole[:, : some.shape[1]]).sum(axis=1)
     return both / np.maximum(some.sum(axis=1) + whole.sum(axis=1) - both, 1)
 

@@ -1,6 +1,6 @@
-"""What the conventional loop computes beside the denoiser: FLOPs a pair, from the networks' configurations.
+"""Count the FLOPs per pair that the conventional training loop spends outside the denoiser.
 
-Needs neither weights nor a GPU. Prints the table of docs/evidence/performance.md.
+Reads only configurations, no weights, and needs no GPU. Prints the table of docs/evidence/performance.md.
 """
 
 import torch
@@ -14,7 +14,7 @@ LORA = ("train.adaptation=lora", "train.reference_dtype=float32", "model.dtype=b
 
 
 def beside(recipe: Recipe) -> tuple[int, int]:
-    """FLOPs of the VAE on two images and of the text encoders on a prompt, and bytes of their weights."""
+    """Return FLOPs of the VAE on two images and the text encoders on a prompt, and their bytes."""
     with weightless(recipe.model) as family, torch.no_grad():
         height, width = family.image_size(recipe.generate)
         images = torch.empty(2, 3, height, width, device=META, dtype=family.vae.dtype)

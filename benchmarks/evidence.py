@@ -2,12 +2,11 @@
 
     python benchmarks/evidence.py [STUDIES]
 
-Reads `STUDIES/*/results.json` as `capo compare` writes them, `studies` unless told. For every block
-`<!-- study: NAME -->` of the page it makes the table anew, docs/evidence/NAME.md is the study's own
-`table.md`, and docs/evidence/NAME-FIGURE.svg, where the page shows that, the study's `figures/FIGURE.svg`.
-What the study keeps of each run, `ROW/seed-S.json`, goes to docs/evidence/NAME, unless another study of
-the page has the same there.
-A study that is not whole is named and left as it was.
+Reads `STUDIES/*/results.json` as `capo compare` writes them; STUDIES is `studies` by default. Rewrites the
+table in every block `<!-- study: NAME -->` of the page. Copies the study's `table.md` to
+docs/evidence/NAME.md, every figure that the page uses to docs/evidence/NAME-FIGURE.svg, and the records of
+its runs, `ROW/seed-S.json`, to docs/evidence/NAME, unless another study has the same record there.
+Reports unfinished studies and leaves their blocks unchanged.
 """
 
 import json
@@ -94,7 +93,7 @@ PAPER = {
 
 
 def main(studies: Path) -> None:
-    """Fill in every block of the page whose study is whole."""
+    """Fill in the blocks of all finished studies."""
     page = PAGE.read_text(encoding="utf-8")
     images = {image["file"] for image in IMAGE.finditer(page)}
     for name in [block["name"] for block in BLOCK.finditer(page)]:
@@ -112,24 +111,24 @@ def main(studies: Path) -> None:
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_bytes(record.read_bytes())
         for figure in sorted((studies / name / "figures").iterdir()):
-            if (shown := f"{name}-{figure.name}") in images:
-                (EVIDENCE / shown).write_bytes(figure.read_bytes())
+            if (copy := f"{name}-{figure.name}") in images:
+                (EVIDENCE / copy).write_bytes(figure.read_bytes())
     PAGE.write_text(page, encoding="utf-8")
 
 
 def filled(page: str, name: str, table: str) -> str:
-    """The page with `table` in the block of study `name`."""
+    """Return the page with `table` in the block of study `name`."""
 
-    def block(found: re.Match[str]) -> str:
-        return f"{found[1]}{table}\n{found[3]}" if found["name"] == name else found[0]
+    def block(match: re.Match[str]) -> str:
+        return f"{match[1]}{table}\n{match[3]}" if match["name"] == name else match[0]
 
     return BLOCK.sub(block, page)
 
 
 def short_table(results: Mapping[str, Any], paper: Mapping[str, str]) -> Iterator[str]:
-    """Lines of a Markdown table: a row each, `66.4 ±0.6` with the standard error over prompts.
+    """Yield the lines of a Markdown table, with values such as `66.4 ±0.6` (standard error over prompts).
 
-    Bold is what differs from the row that others are compared with by more than chance.
+    Values that differ from the reference row by more than chance are bold.
     """
     measures = results["measures"]
     head = ["row", *(["the paper: MPS, VQA, VILA"] if paper else []), *map(_title, measures)]
@@ -137,8 +136,8 @@ def short_table(results: Mapping[str, Any], paper: Mapping[str, str]) -> Iterato
     yield _line(["---", *(["---"] if paper else []), *["--:"] * len(measures)])
     compared = contrasts(results)
     for row in results["rows"]:
-        found = compared.get(row["name"], {})
-        cells = [_cell(row["measures"].get(m["name"]), m, found.get(m["name"])) for m in measures]
+        differences = compared.get(row["name"], {})
+        cells = [_cell(row["measures"].get(m["name"]), m, differences.get(m["name"])) for m in measures]
         mark = f"`{row['name']}`" + (" (the others' measure)" if row["name"] == results["against"] else "")
         yield _line([mark, *([paper.get(row["name"], NONE)] if paper else []), *cells])
     chance = [_cell(results["null"][m["name"]], m, None) for m in measures]
@@ -148,11 +147,11 @@ def short_table(results: Mapping[str, Any], paper: Mapping[str, str]) -> Iterato
 def _whole(folder: Path) -> dict[str, Any] | None:
     path = folder / "results.json"
     if not path.is_file():
-        print(f"{folder.name}: there is no {path}", file=sys.stderr)
+        print(f"{folder.name}: {path} does not exist", file=sys.stderr)
         return None
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if results["unfinished"] or results["failed"]:
-        print(f"{folder.name}: not whole, left out", file=sys.stderr)
+        print(f"{folder.name}: not finished, skipped", file=sys.stderr)
         return None
     return results
 

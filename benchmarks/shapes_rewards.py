@@ -1,9 +1,9 @@
-"""How good the embedded rewards and the judge are, on prompts that no checkpoint was trained on.
+"""Measure the accuracy of the embedded rewards and the judge, on prompts that no checkpoint was trained on.
 
     python benchmarks/shapes_rewards.py [EXAMPLES]
 
-prints the tables of docs/concepts/embedded-world.md as Markdown. EXAMPLES (1000) are the opinions, questions,
-ratings and renders measured on; the base model makes a quarter as many images. Nothing is written.
+Prints the tables of docs/concepts/embedded-world.md as Markdown and writes no files. EXAMPLES (1000) is the
+number of preferences, questions, ratings and renders; the base model generates a quarter as many images.
 """
 
 import random
@@ -33,7 +33,7 @@ REWARDS = ("shapes-preference", "shapes-vqa", "shapes-aesthetic", "shapes-heldou
 SEED = 1000  # far from the seeds of training
 SPLIT = "test"
 PEOPLE = 100
-"""Simulated people asked about each pair, to know the most that any reward can agree with one."""
+"""Simulated people who compare a pair. Their agreement is the ceiling for any reward."""
 SAMPLES = 8
 CATEGORY = {spec.text: spec.category for specs in grammar(SPLIT).values() for spec in specs}
 
@@ -49,7 +49,7 @@ def main(examples: int) -> None:
 
 
 def print_accuracy(rewards: dict[str, Reward], examples: int) -> None:
-    """Each reward at each of the three tasks; only one or two of them are its own."""
+    """Print the accuracy of every reward on all three tasks; it was trained on one or two of them."""
     opinions = data.preferences(examples, SEED, "cpu", SPLIT)
     questions = data.questions(examples, SEED, "cpu", SPLIT)
     rated = data.ratings(examples, SEED, "cpu", SPLIT)
@@ -70,14 +70,14 @@ def print_accuracy(rewards: dict[str, Reward], examples: int) -> None:
 
 
 def print_alignment(reward: Reward, examples: int) -> None:
-    """Yes or no at 1/2, by category; half of the images show their prompt."""
+    """Print the accuracy of yes (above 1/2) or no by category; half of the images match their prompts."""
     questions = data.questions(examples, SEED, "cpu", SPLIT)
     right = (scores(reward, questions.images, questions.texts) > 0.5) == questions.answers.numpy()
     print_by_category(f"`{reward.name}` is right", [CATEGORY[text] for text in questions.texts], right)
 
 
 def print_correlations(rewards: dict[str, Reward], images: int) -> None:
-    """Between the rewards, and with the judge, among the base model's samples of one prompt."""
+    """Print correlations between rewards, and with the judge, within the base samples of a prompt."""
     recipe = load_recipe("shapes")
     specs = draw_specs(SPLIT, max(1, images // SAMPLES), SEED)
     family = load_family(recipe.model, torch.device("cpu"))
@@ -99,7 +99,7 @@ def print_correlations(rewards: dict[str, Reward], images: int) -> None:
 
 
 def print_judge(examples: int) -> None:
-    """On clean renders, of the prompt and of a near miss in turns, against what was drawn."""
+    """Print the judge's accuracy on clean renders, alternating between a match and a near miss."""
     rng = random.Random(f"judge/{SEED}")
     specs = [data.random_spec(rng, SPLIT) for _ in range(examples)]
     drawn = [corrupt(spec, rng) if index % 2 else spec for index, spec in enumerate(specs)]
@@ -113,7 +113,7 @@ def print_judge(examples: int) -> None:
 
 
 def agreement(examples: int) -> float:
-    """How often one person agrees with the majority of others, ties aside: the ceiling."""
+    """Return how often one person agrees with the majority of the others, ignoring ties."""
     rng = random.Random(f"people/{SEED}")
     agreed: list[bool] = []
     for _ in range(examples):
@@ -127,21 +127,21 @@ def agreement(examples: int) -> float:
 
 
 def scores(reward: Reward, images: Tensor, texts: Sequence[str]) -> np.ndarray:
-    """Scores [n] of uint8 images [n, 3, H, W], as the score stage asks for them."""
+    """Return scores [n] of uint8 images [n, 3, H, W], in batches as in the stage `score`."""
     pictures = [Image.fromarray(pixels) for pixels in images.permute(0, 2, 3, 1).numpy()]
     parts = range(0, len(pictures), 64)
     return np.concatenate([reward.score(pictures[i : i + 64], list(texts[i : i + 64])) for i in parts])
 
 
 def ranked(values: np.ndarray, positive: np.ndarray) -> float:
-    """How often a positive has the higher value of a positive and a negative, ties half (AUC)."""
+    """Return the area under the ROC curve: how often a positive outranks a negative; ties count half."""
     yes = positive.astype(bool)
     above = rankdata(values)[yes].sum() - yes.sum() * (yes.sum() + 1) / 2
     return float(above / (yes.sum() * (~yes).sum()))
 
 
 def within_prompt(values: np.ndarray) -> np.ndarray:
-    """Differences from the mean of the same prompt: what pairs are made of."""
+    """Return differences from the mean of the prompt, which is what pairs are based on."""
     grouped = values.reshape(-1, SAMPLES)
     return (grouped - grouped.mean(axis=1, keepdims=True)).ravel()
 

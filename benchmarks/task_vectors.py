@@ -1,9 +1,9 @@
-"""How far full policies have gone from their base in the space of weights, and in how different directions.
+"""Measure how far full policies are from their base in weight space, and the angles between them.
 
     python benchmarks/task_vectors.py POLICY POLICY...
 
-A policy is a run directory or a policy folder, all of one base. Prints the length of each task vector (all
-weights of the denoiser, less the base's) and the cosine between every two.
+A policy is a run directory or a policy folder; all must have the same base. Prints the length of every task
+vector (the weights of the denoiser minus the base's) and the cosine between any two.
 """
 
 import itertools

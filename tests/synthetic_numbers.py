@@ -50,7 +50,7 @@ def results(
         for r in rewards
     }
     training = [r.name for r in rewards if r.use == "train"]
-    found: dict[str, Any] = {
+    record: dict[str, Any] = {
         "models": {"base": "the base model", "tuned": "train/best"},
         "prompts": len(prompts),
         "samples_per_prompt": int(next(iter(scores.values())).shape[1]),
@@ -59,17 +59,17 @@ def results(
     }
     if "null" in models:
         chance = np.mean([rates["null", n] for n in training], axis=0)
-        found["training_win_rate"] |= _interval("null_", "null", chance)
+        record["training_win_rate"] |= _interval("null_", "null", chance)
     if correct is not None:
-        found["judge"] = _judge(categories, correct)
-    found["diversity"] = {
+        record["judge"] = _judge(categories, correct)
+    record["diversity"] = {
         "embedder": "the image encoder of heldout",
         "base": 0.412,
         "tuned": 0.371,
         "null": 0.415,
         "difference": {"value": -0.041, "low": -0.052, "high": -0.03, "p": 0.0001},
     }
-    return found
+    return record
 
 
 def _reward(
@@ -79,7 +79,7 @@ def _reward(
     categories: Mapping[str, list[int]],
 ) -> dict[str, Any]:
     rate = rates["tuned", reward.name]
-    found = {
+    record = {
         "name": reward.name,
         "use": reward.use,
         "mean_base": float(scores["base", reward.name].mean()),
@@ -107,8 +107,8 @@ def _reward(
         },
     }
     if ("null", reward.name) in rates:
-        found |= _interval("null_", "null_win_rate", rates["null", reward.name])
-    return found
+        record |= _interval("null_", "null_win_rate", rates["null", reward.name])
+    return record
 
 
 def _judge(categories: Mapping[str, list[int]], correct: Mapping[str, np.ndarray]) -> dict[str, Any]:

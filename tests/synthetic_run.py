@@ -303,10 +303,10 @@ class _Maker:
             for reward in self.recipe.rewards
         }
         correct = {model: self._array(prompts, self._correct, model) for model in models}
-        found = results(prompts, self.recipe.rewards, scores, correct if self.options.judge else None)
-        found["policy"] = {"step": 200, "adaptation": self.recipe.train.adaptation}
-        found["warnings"] = list(self.options.warnings)
-        artifact.write_json("results.json", found)
+        record = results(prompts, self.recipe.rewards, scores, correct if self.options.judge else None)
+        record["policy"] = {"step": 200, "adaptation": self.recipe.train.adaptation}
+        record["warnings"] = list(self.options.warnings)
+        artifact.write_json("results.json", record)
         return {"prompts": len(prompts)}
 
     def _measure(self, artifact: Artifact, models: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""The pages agree with the code, with the files, and with each other."""
+"""The pages agree with the code, the files and each other: links, commands, tables, numbers."""
 
 import inspect
 import json
@@ -23,7 +23,7 @@ PAGES_BY_NAME = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf
 
 
 def rows(text):
-    """The cells of every table row in a text, header and rule left out."""
+    """Return the cells of all table rows in a text, without the header rules."""
     lines = [line.strip("| ") for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.split(" | ")] for line in lines if not line.startswith("---")]
 
@@ -34,7 +34,7 @@ def anchors(text):
 
 
 @pytest.mark.parametrize("name", PAGES_BY_NAME)
-def test_links_lead_somewhere(name):
+def test_links_have_targets(name):
     for target in re.findall(r"\]\(([^)\s]+)\)", PAGES_BY_NAME[name]):
         if target.startswith("https://"):
             continue
@@ -46,11 +46,11 @@ def test_links_lead_somewhere(name):
 
 
 @pytest.mark.parametrize("name", PAGES_BY_NAME)
-def test_commands_and_tests_that_are_named_are_there(name):
+def test_named_commands_and_tests_exist(name):
     text = PAGES_BY_NAME[name]
     known = set(get_command(app).commands)
-    shown = "".join(re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
-    for command in re.findall(r"`capo ([a-z]+)", text) + re.findall(r"^capo ([a-z]+)", shown, re.MULTILINE):
+    scripts = "".join(re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    for command in re.findall(r"`capo ([a-z]+)", text) + re.findall(r"^capo ([a-z]+)", scripts, re.MULTILINE):
         assert command in known
     for file, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
         assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), test
@@ -58,49 +58,49 @@ def test_commands_and_tests_that_are_named_are_there(name):
 
 def sections():
     """Section → its fields; the recipe's own fields are under the empty name."""
-    found = {"": {}}
+    by_name = {"": {}}
     for name, field in Recipe.model_fields.items():
         kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
         section = next((k for k in kinds if inspect.isclass(k) and issubclass(k, BaseModel)), None)
         if section is None:
-            found[""][name] = field
+            by_name[""][name] = field
         else:
-            found[name] = section.model_fields
-    return found
+            by_name[name] = section.model_fields
+    return by_name
 
 
 @pytest.mark.parametrize("section", sections())
-def test_every_field_of_the_recipe_is_told_with_its_default(section):
+def test_every_field_of_the_recipe_is_documented_with_its_default(section):
     parts = re.split(r"^## (\w+)$", PAGES_BY_NAME["docs/reference/recipe.md"], flags=re.MULTILINE)
     texts = {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
-    told = {row[0].strip("`"): row[1:] for row in rows(texts[section]) if row[0].startswith("`")}
+    documented = {row[0].strip("`"): row[1:] for row in rows(texts[section]) if row[0].startswith("`")}
     fields = sections()[section]
-    assert list(told) == list(fields)
+    assert list(documented) == list(fields)
     for name, field in fields.items():
-        default, text = told[name][0], " ".join(told[name][1:])
+        default, text = documented[name][0], " ".join(documented[name][1:])
         if field.default is PydanticUndefined:
             assert default == "required", name
         else:
-            given = list(field.default) if isinstance(field.default, tuple) else field.default
-            assert yaml.safe_load(default.strip("`")) == given, name
+            expected = list(field.default) if isinstance(field.default, tuple) else field.default
+            assert yaml.safe_load(default.strip("`")) == expected, name
         assert text.endswith("Speed only.") == (RUNTIME in field.metadata), name
 
 
-def test_what_makes_what_stale_is_as_told():
+def test_inputs_of_artifacts_are_as_documented():
     _, text = PAGES_BY_NAME["docs/reference/run-directory.md"].split("## What makes what stale")
     table = {row[0].strip("`"): row[1:] for row in rows(text.partition("\n## ")[0])[1:]}
     for step in steps_of(load_recipe("shapes")):
         fields, upstream = (table[re.sub("/.*", "/REWARD", step.artifact)] + [""])[:2]
-        told = set(re.findall(r"`([\w/]+)`", fields))
+        documented = set(re.findall(r"`([\w/]+)`", fields))
         if step.artifact == "report":
-            assert told == {"name", "report"}
+            assert documented == {"name", "report"}
             continue
-        assert told == {field.partition(".")[0] for field in step.inputs}, step.artifact
-        above = {re.sub("/.*", "/REWARD", name) for name in step.upstream}
-        assert set(re.findall(r"`([\w/]+)`", upstream)) == above, step.artifact
+        assert documented == {field.partition(".")[0] for field in step.inputs}, step.artifact
+        upstream_artifacts = {re.sub("/.*", "/REWARD", name) for name in step.upstream}
+        assert set(re.findall(r"`([\w/]+)`", upstream)) == upstream_artifacts, step.artifact
 
 
-def test_parts_of_the_embedded_world_are_as_told():
+def test_parts_of_the_embedded_world_are_as_documented():
     origin = json.loads((CHECKPOINTS / "origin.json").read_text(encoding="utf-8"))
     folders = {part: CHECKPOINTS / part for part in origin} | {"vae": CHECKPOINTS / "base" / "vae"}
     sizes = {
@@ -108,9 +108,11 @@ def test_parts_of_the_embedded_world_are_as_told():
         for part, folder in folders.items()
     }
     sizes["base"] -= sizes["vae"]
-    told = rows(PAGES_BY_NAME["docs/concepts/embedded-world.md"].partition("## How they were made")[2])[1:]
+    documented = rows(PAGES_BY_NAME["docs/concepts/embedded-world.md"].partition("## How they were made")[2])[
+        1:
+    ]
     expected = {(f"`{p}`", str(origin[p]["seconds"]), f"{sizes[p] / 1e6:.1f} MB") for p in origin}
-    assert set(map(tuple, told)) == expected
+    assert set(map(tuple, documented)) == expected
 
 
 def test_the_version_is_the_same_everywhere():
@@ -123,7 +125,7 @@ EVIDENCE = PAGES_BY_NAME["docs/evidence/index.md"]
 
 
 @pytest.mark.parametrize("study", re.findall(r"<!-- study: (\S+) -->", EVIDENCE))
-def test_the_evidence_has_the_numbers_of_the_studies_own_tables(study):
+def test_evidence_has_the_numbers_of_the_study_tables(study):
     block = re.search(rf"<!-- study: {study} -->\n(.*?)<!-- end -->", EVIDENCE, re.DOTALL)[1]
     verbatim = (ROOT / "docs" / "evidence" / f"{study}.md").read_text(encoding="utf-8")
     wins = rows(verbatim.partition("\n## ")[0])

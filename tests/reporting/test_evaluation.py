@@ -69,9 +69,9 @@ def test_difference_of_means_leaves_missing_scores_out() -> None:
 
 
 def test_wins_and_losses_are_in_order(evaluated: tuple[Results, tuple[Extremes, ...]]) -> None:
-    results, found = evaluated
-    assert [e.reward for e in found] == [r.name for r in results.rewards]
-    for extreme_prompts in found:
+    results, by_reward = evaluated
+    assert [e.reward for e in by_reward] == [r.name for r in results.rewards]
+    for extreme_prompts in by_reward:
         up, down = ([e.difference for e in side] for side in (extreme_prompts.wins, extreme_prompts.losses))
         assert len(up) == 6
         assert up == sorted(up, reverse=True)
@@ -82,10 +82,10 @@ def test_wins_and_losses_are_in_order(evaluated: tuple[Results, tuple[Extremes, 
 
 
 def test_page_shows_both_models_and_the_certainty_of_the_numbers(evaluated: Any, page_of_two: Path) -> None:
-    results, found = evaluated
+    results, by_reward = evaluated
     parsed = ParsedPage(page_of_two.read_text(encoding="utf-8"))
     alternatives = [e.attributes["alt"] for e in parsed.all("img")]
-    cards = sum(len(e.wins) + len(e.losses) for e in found)
+    cards = sum(len(e.wins) + len(e.losses) for e in by_reward)
     assert sum(a.startswith("base model, image ") for a in alternatives) == 3 * cards
     assert sum(a.startswith("tuned model, image ") for a in alternatives) == 3 * cards
     assert "tuned is train/best and base is the base model" in parsed.text
@@ -103,10 +103,10 @@ def test_hostile_texts_stay_texts(tmp_path: Path, page_of_two: Path) -> None:
         prompts=2, samples=4, evaluation_prompts=3, evaluation_samples=2, steps=5, texts=HOSTILE,
         categories=HOSTILE[:2],
     )  # fmt: skip
-    results, found = gathered(tmp_path / "run", options)
+    results, by_reward = gathered(tmp_path / "run", options)
     names = results.models.model_copy(update={"base": HOSTILE[0], "tuned": HOSTILE[1]})
     results = results.model_copy(update={"models": names, "warnings": HOSTILE})
-    parsed = ParsedPage(render_evaluation(results, found, {}))
+    parsed = ParsedPage(render_evaluation(results, by_reward, {}))
     usual = ParsedPage(page_of_two.read_text(encoding="utf-8")).vocabulary
     assert parsed.vocabulary <= usual | {("section", "class"), ("li", ""), ("ul", "")}
     assert f"{HOSTILE[1]} compared with {HOSTILE[0]}" in parsed.text

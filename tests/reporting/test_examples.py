@@ -20,8 +20,8 @@ def prompts(*categories: str | None) -> list[ShownPrompt]:
 
 
 def test_spread_takes_turns_among_categories() -> None:
-    found = spread(prompts("b", "b", "b", "b", "a", "a"), 4)
-    assert [p.prompt_id for p in found] == ["4", "0", "5", "2"]
+    selected = spread(prompts("b", "b", "b", "b", "a", "a"), 4)
+    assert [p.prompt_id for p in selected] == ["4", "0", "5", "2"]
 
 
 def test_spread_of_few_or_uncategorized_prompts() -> None:
@@ -33,10 +33,13 @@ def test_spread_of_few_or_uncategorized_prompts() -> None:
 def test_sets_are_shown_best_first_and_cut(tmp_path: Path) -> None:
     recipe, run = make_run(tmp_path / "run", Options(prompts=4, samples=40, evaluation_prompts=4, steps=5))
     for example in gather(recipe, run).examples:
-        for shown, more in ((example.chosen, example.chosen_more), (example.rejected, example.rejected_more)):
-            assert len(shown) <= 8
-            assert more == 0 or len(shown) == 8
-            assert [c.combined for c in shown] == sorted((c.combined for c in shown), reverse=True)
+        for samples, more in (
+            (example.chosen, example.chosen_more),
+            (example.rejected, example.rejected_more),
+        ):
+            assert len(samples) <= 8
+            assert more == 0 or len(samples) == 8
+            assert [c.combined for c in samples] == sorted((c.combined for c in samples), reverse=True)
 
 
 def test_a_missing_image_is_named(tmp_path: Path) -> None:
@@ -47,12 +50,14 @@ def test_a_missing_image_is_named(tmp_path: Path) -> None:
         gallery.pictures({order[0]: [9]}, 100)
 
 
-@pytest.mark.parametrize(("side", "shown", "kind"), [(32, 32, "png"), (128, 128, "png"), (700, 160, "jpeg")])
-def test_embedded(side: int, shown: int, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("side", "embedded_side", "kind"), [(32, 32, "png"), (128, 128, "png"), (700, 160, "jpeg")]
+)
+def test_embedded(side: int, embedded_side: int, kind: str) -> None:
     buffer = io.BytesIO()
     Image.new("RGBA", (side, side // 2), "teal").save(buffer, "PNG")
     picture = embed(buffer.getvalue(), 160)
-    assert (picture.width, picture.height) == (shown, shown // 2)
+    assert (picture.width, picture.height) == (embedded_side, embedded_side // 2)
     assert picture.tiny == (kind == "png")
     assert picture.uri.startswith(f"data:image/{kind};base64,")
 

@@ -94,8 +94,8 @@ def side_by_side(recipe: Recipe, run: Run, results: Results) -> tuple[SideBySide
     """Return the first sample of some evaluation prompts from both models."""
     artifacts = {"base": run.artifact("baseline"), "tuned": run.artifact("evaluate")}
     prompts = read_prompts(artifacts["base"])
-    shown = spread(list(prompts.values()), recipe.report.side_by_side)
-    wanted = {prompt.prompt_id: (0,) for prompt in shown}
+    selected = spread(list(prompts.values()), recipe.report.side_by_side)
+    wanted = {prompt.prompt_id: (0,) for prompt in selected}
     pictures, scores = {}, {}
     for model, artifact in artifacts.items():
         gallery = Gallery(artifact, f"images/{model}", list(prompts), recipe.generate.shard_prompts)
@@ -121,7 +121,7 @@ def side_by_side(recipe: Recipe, run: Run, results: Results) -> tuple[SideBySide
                 for reward in results.rewards
             ),
         )
-        for prompt in shown
+        for prompt in selected
     )
 
 
@@ -142,9 +142,9 @@ def pair_examples(
     recipe: Recipe, run: Run, pairs: PairTable, prompts: Mapping[str, ShownPrompt]
 ) -> tuple[PairExample, ...]:
     """Return the chosen and rejected samples of some training prompts that have a pair."""
-    shown = spread([prompts[p] for p in pairs.paired], recipe.report.pair_examples)
+    selected = spread([prompts[p] for p in pairs.paired], recipe.report.pair_examples)
     masks = (pairs.chosen, pairs.rejected)
-    sets = {p.prompt_id: [_best_first(pairs, p.prompt_id, mask) for mask in masks] for p in shown}
+    sets = {p.prompt_id: [_best_first(pairs, p.prompt_id, mask) for mask in masks] for p in selected}
     wanted = {
         prompt: [int(pairs.sample[row]) for rows in both for row in rows[:LARGEST_SET]]
         for prompt, both in sets.items()
@@ -171,7 +171,7 @@ def pair_examples(
             chosen_more=max(0, len(chosen) - LARGEST_SET),
             rejected_more=max(0, len(rejected) - LARGEST_SET),
         )
-        for prompt in shown
+        for prompt in selected
         for chosen, rejected in [sets[prompt.prompt_id]]
     )
 

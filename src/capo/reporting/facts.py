@@ -13,22 +13,22 @@ from capo.reporting.gather import Material
 
 def warnings(material: Material) -> list[str]:
     """Return what a reader must know before trusting the numbers, warnings of the evaluation first."""
-    found = list(material.results.warnings)
+    messages = list(material.results.warnings)
     for reward in material.recipe.rewards:
         summary = material.summaries[f"scores/{reward.name}"]
         missing, scored = summary.get("missing", 0), summary.get("scored", 0)
         if missing:
-            found.append(
+            messages.append(
                 f"{reward.name} returned no score for {missing:,} of {missing + scored:,} images. "
                 "These images were excluded, not counted as bad."
             )
         if unread := summary.get("truncated_prompts", 0):
-            found.append(
+            messages.append(
                 f"{wording.count(unread, 'prompt is', 'prompts are')} longer than {reward.name} can read. "
                 "It scored images by the beginning of these prompts."
             )
     if truncated := material.summaries["samples"].get("truncated_prompts", 0):
-        found.append(
+        messages.append(
             f"{wording.count(truncated, 'prompt is', 'prompts are')} longer than the text encoders can read. "
             "The ends of these prompts had no effect."
         )
@@ -38,10 +38,10 @@ def warnings(material: Material) -> list[str]:
         observed = underweighted_warning(
             pairs.rewards[i], pairs.spread[i], pairs.rewards[strongest], pairs.spread[strongest]
         )
-        found.append(
+        messages.append(
             f"{observed}. A lower temperature, a higher exponent, or a larger weight makes it count more."
         )
-    return found
+    return messages
 
 
 def pair_statistics(material: Material) -> list[tuple[str, str]]:

@@ -72,17 +72,17 @@ def embed(data: bytes, longest: int) -> Picture:
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
-        shown = image.convert("RGB")
-    shown.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    tiny = max(shown.size) <= TINY and max(shown.size) < longest
+        small = image.convert("RGB")
+    small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    tiny = max(small.size) <= TINY and max(small.size) < longest
     buffer = io.BytesIO()
     if tiny:
-        shown.save(buffer, "PNG", optimize=True)
+        small.save(buffer, "PNG", optimize=True)
     else:
-        shown.save(buffer, "JPEG", quality=84, optimize=True)
+        small.save(buffer, "JPEG", quality=84, optimize=True)
     kind = "png" if tiny else "jpeg"
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(f"data:image/{kind};base64,{encoded}", *shown.size)
+    return Picture(f"data:image/{kind};base64,{encoded}", *small.size)
 
 
 def _shard_name(index: int) -> str:

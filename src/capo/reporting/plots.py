@@ -103,16 +103,17 @@ SCATTER_KEYS = (
 )
 
 
-def curves(
-    title: str,
-    lines: Sequence[Curve],
-    y_label: str,
-    *,
-    include: Sequence[float] = (),
-    reference: float | None = None,
-    percent: bool = False,
-    note: str = "",
-) -> Plot | None:
+@dataclass(frozen=True)
+class ValueAxis:
+    """The vertical axis of curves: its label, values that it must include, and a reference line."""
+
+    label: str
+    include: tuple[float, ...] = ()
+    reference: float | None = None
+    percent: bool = False
+
+
+def curves(title: str, lines: Sequence[Curve], axis: ValueAxis, note: str = "") -> Plot | None:
     """Draw quantities over training steps, or return None if there is no data.
 
     Long curves are averaged over intervals of equal length, with the range shaded.
@@ -122,10 +123,10 @@ def curves(
         return None
     steps = np.concatenate([interval[0] for _, interval in drawn])
     extent = [v for _, (_, mean, low, high) in drawn for v in (*_inner(low, high), *mean)]
-    y = scale_over(extent, include=include, percent=percent)
-    chart = Chart(scale_over(steps, include=[0], snug=True), y, "step", y_label)
-    if reference is not None:
-        chart.horizontal(reference, "half")
+    y = scale_over(extent, include=axis.include, percent=axis.percent)
+    chart = Chart(scale_over(steps, include=[0], snug=True), y, "step", axis.label)
+    if axis.reference is not None:
+        chart.horizontal(axis.reference, "half")
     for line, (at, _, low, high) in drawn:
         if (high > low).any():
             chart.band(at, np.clip(low, y.low, y.high), np.clip(high, y.low, y.high), line.css)

@@ -5,7 +5,7 @@ import itertools
 from capo.method.objective_table import OBJECTIVES
 from capo.reporting import plots
 from capo.reporting.gather import Material, TrainingLog
-from capo.reporting.plots import Curve, Plot
+from capo.reporting.plots import Curve, Plot, ValueAxis
 
 
 def training_plots(material: Material) -> list[Plot]:
@@ -39,8 +39,7 @@ def _judge(training: TrainingLog) -> Plot | None:
     return plots.curves(
         "Correct images",
         [plots.line_of(rows, "judge", "policy", "judge"), plots.line_of(rows, "judge_base", "base", "null")],
-        "share of validation images",
-        percent=True,
+        ValueAxis("share of validation images", percent=True),
         note="The judge only observes: it selects neither the best step nor the last one.",
     )
 
@@ -49,12 +48,11 @@ def _margins(training: TrainingLog, uses_target: bool) -> list[Plot | None]:
     """The loss and the implicit rewards that it acts on."""
     targets = [_line(training, "delta_reward", "target ΔR", "s2")] if uses_target else []
     return [
-        plots.curves("Loss", [_line(training, "loss")], "loss", include=[0]),
+        plots.curves("Loss", [_line(training, "loss")], ValueAxis("loss", include=(0,))),
         plots.curves(
             "Margin of the implicit rewards",
             [_line(training, "rewards/margins", "margin u"), *targets],
-            "margin",
-            reference=0.0,
+            ValueAxis("margin", reference=0.0),
             note="The loss pulls the margin toward its target ΔR." if targets else "",
         ),
         plots.curves(
@@ -63,16 +61,12 @@ def _margins(training: TrainingLog, uses_target: bool) -> list[Plot | None]:
                 _line(training, "rewards/chosen", "chosen", "chosen"),
                 _line(training, "rewards/rejected", "rejected", "rejected"),
             ],
-            "implicit reward, times β",
-            reference=0.0,
+            ValueAxis("implicit reward, times β", reference=0.0),
         ),
         plots.curves(
             "Implicit accuracy",
             [_line(training, "rewards/accuracies", "accuracy")],
-            "pairs in the right order",
-            include=[0.4, 0.6],
-            reference=0.5,
-            percent=True,
+            ValueAxis("pairs in the right order", include=(0.4, 0.6), reference=0.5, percent=True),
         ),
     ]
 
@@ -86,15 +80,17 @@ def _errors(training: TrainingLog) -> list[Plot | None]:
                 _line(training, "error/chosen", "chosen", "chosen"),
                 _line(training, "error/rejected", "rejected", "rejected"),
             ],
-            "change relative to the reference",
-            reference=0.0,
-            percent=True,
+            ValueAxis("change relative to the reference", reference=0.0, percent=True),
             note="The margin can grow while both errors grow. Watch the error on chosen images.",
         ),
         plots.curves(
-            "Drift from the reference", [_line(training, "drift")], "mean squared difference", include=[0]
+            "Drift from the reference",
+            [_line(training, "drift")],
+            ValueAxis("mean squared difference", include=(0,)),
         ),
-        plots.curves("Gradient norm", [_line(training, "grad_norm")], "norm before clipping", include=[0]),
+        plots.curves(
+            "Gradient norm", [_line(training, "grad_norm")], ValueAxis("norm before clipping", include=(0,))
+        ),
     ]
 
 
