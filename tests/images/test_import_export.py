@@ -369,9 +369,11 @@ def test_contradictions_between_images_and_prompts(tmp_path, sdxl):
     images, captioned = {"source": "x"}, {"source": "images"}
     assert "prompts.source" in problem(images=images)
     assert "images: missing" in problem(prompts=captioned)
-    assert "labels come with images" in problem(pairs={"selection": "labels"})
+    assert "labels need the section images" in problem(pairs={"selection": "labels"})
     both = {"images": images, "prompts": captioned}
-    assert "prompts.where: the captions" in problem(
+    assert "prompts.where: does not apply to the captions" in problem(
         **both | {"prompts": captioned | {"where": [["a", "==", 1]]}}
     )
-    assert "evaluate.prompts.source: images are what" in problem(**both, evaluate={"prompts": captioned})
+    assert "evaluate.prompts.source: the model is trained on the images" in problem(
+        **both, evaluate={"prompts": captioned}
+    )

@@ -328,5 +328,5 @@ def test_images_from_elsewhere_have_no_rounds(first):
     recipe, before = first("lora")
     values = further(recipe, before).model_dump() | {"images": {"source": "folder"}}
     values["prompts"]["source"] = "images"
-    with pytest.raises(ValueError, match="start: a further round makes its samples from a policy"):
+    with pytest.raises(ValueError, match="start: a further round samples from a policy"):
         type(recipe).model_validate(values)

@@ -190,10 +190,10 @@ def test_what_samples_depend_on():
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        (["generate.samples_per_prompt=3"], "first: 4 is more than samples_per_prompt 3"),
-        (["pairs.selection=labels"], "labels come later"),
-        (["prompts={source: images}", "images={source: folder}"], "images are there already"),
-        (["start={run: before}"], "a further round takes as many"),
+        (["generate.samples_per_prompt=3"], "adaptive.first: 4 .*samples_per_prompt.* 3"),
+        (["pairs.selection=labels"], "adaptive: .*selection is labels"),
+        (["prompts={source: images}", "images={source: folder}"], "adaptive: .*existing images"),
+        (["start={run: before}"], "adaptive: .*further round"),
         (["generate.adaptive.margin=0"], "greater than 0"),
     ],
 )

@@ -77,7 +77,7 @@ def test_a_key_that_is_there_twice_is_an_error(tmp_path):
     """YAML would drop the first without a word."""
     rows = "rows:\n  - {name: a, set: {train.beta: 1, train.beta: 2}}\n"
     (tmp_path / "study.yaml").write_text(f"name: x\ntitle: X\nrecipe: shapes\n{rows}")
-    with pytest.raises(StudyError, match=r"not readable as YAML: train\.beta is there twice"):
+    with pytest.raises(StudyError, match=r"not readable as YAML: train\.beta is repeated"):
         load_study(tmp_path / "study.yaml")
 
 

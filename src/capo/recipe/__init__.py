@@ -1,28 +1,24 @@
-"""The recipe: the one configuration object of a run, strict and typed.
+"""The recipe: the configuration of a run, strict and typed.
 
-A recipe is YAML with the sections `model, prompts, generate, rewards, pairs, train, evaluate,
-report, engine` and a `seed`. Unknown keys, wrong types and contradictions are errors, all
-reported at once and with the nearest valid name.
+A recipe is YAML with the sections `model, prompts, images, start, generate, rewards, pairs, train,
+evaluate, report, engine`, a `name` and a `seed`. Unknown keys, wrong types and contradictions are
+errors, reported together and with the nearest valid name.
 
     recipe = load_recipe("sdxl", ["seed=1", "train.beta=300"])
 """
 
+from capo.recipe.fields import RUNTIME
 from capo.recipe.reading import RecipeError, dump_recipe, load_recipe, parse_recipe, shipped_recipes
-from capo.recipe.sections import (
-    RUNTIME,
-    EngineSection,
-    EvaluateSection,
+from capo.recipe.reward_sections import PairsSection, RewardSection
+from capo.recipe.sample_sections import (
     GenerateSection,
     ImagesSection,
     ModelSection,
-    PairsSection,
     PromptsSection,
-    Recipe,
-    ReportSection,
-    RewardSection,
     StartSection,
-    TrainSection,
 )
+from capo.recipe.sections import EngineSection, EvaluateSection, Recipe, ReportSection
+from capo.recipe.train_section import TrainSection
 
 __all__ = [
     "RUNTIME",

@@ -1,4 +1,4 @@
-"""Where the sections of a recipe contradict each other."""
+"""Contradictions between the fields and sections of a recipe."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -6,108 +6,114 @@ from typing import TYPE_CHECKING
 from capo.recipe.plugins import PROMPT_SOURCES, plugins
 
 if TYPE_CHECKING:
-    from capo.recipe.sections import PromptsSection, Recipe
+    from capo.recipe.sample_sections import PromptsSection
+    from capo.recipe.sections import Recipe
 
 
 BEGUN = ".inputs"
-"""Ends the names of manifests of what is begun."""
+"""Suffix of the manifests of artifacts in progress, which no reward name may have."""
 
 
 def contradictions(recipe: "Recipe") -> Iterator[str]:
-    """Every one, each with its field and what is wrong."""
-    yield from _of_images(recipe)
-    yield from _of_adaptive(recipe)
-    yield from _of_rewards(recipe)
-    yield from _of_training(recipe)
-    yield from _of_adaptation(recipe)
+    """Yield every contradiction as `field: what is wrong`."""
+    yield from _images(recipe)
+    yield from _adaptive_samples(recipe)
+    yield from _rewards(recipe)
+    yield from _pairs(recipe)
+    yield from _training(recipe)
+    yield from _adaptation(recipe)
 
 
-def _of_images(recipe: "Recipe") -> Iterator[str]:
-    captions = recipe.prompts.source == "images"
-    if recipe.images is None:
-        if captions:
-            yield "images: missing, though prompts.source is images"
-        if recipe.pairs.selection == "labels" and recipe.pairs.people is None:
-            yield "pairs.selection: labels come with images; a model's own samples need pairs.people"
-    else:
-        if recipe.start is not None:
-            yield "start: a further round makes its samples from a policy; it takes no images"
-        if not captions:
-            yield f"prompts.source: with images, the prompts are their captions; not {recipe.prompts.source}"
-        if recipe.train.noise == "prior":
-            yield "train.noise: prior is what a model made its samples from; images come without it"
-        if recipe.pairs.people is not None:
-            yield "pairs.people: they compare a model's own samples; images come with labels"
-        for field in ("column", "where", "split", "revision"):
-            if getattr(recipe.prompts, field) is not None:
-                yield f"prompts.{field}: the captions of images are what the section images says"
+def _images(recipe: "Recipe") -> Iterator[str]:
+    """Existing images bring their own prompts, labels and samples."""
+    source = recipe.prompts.source
     for field, section in _measured_on(recipe).items():
         if section.source == "images":
-            yield f"{field}.source: images are what the model is trained on; name other prompts"
+            yield f"{field}.source: the model is trained on the images; choose other prompts to measure it"
+    if recipe.images is None:
+        if source == "images":
+            yield "images: missing, but prompts.source is images"
+        if recipe.pairs.selection == "labels" and recipe.pairs.people is None:
+            yield "pairs.selection: labels need the section images, or pairs.people for a model's own samples"
+        return
+    if source != "images":
+        yield f"prompts.source: must be images, whose captions are the prompts, not {source}"
+    if recipe.start is not None:
+        yield "start: a further round samples from a policy and cannot use the section images"
+    if recipe.train.noise == "prior":
+        yield "train.noise: prior is the noise that samples were generated from; existing images have none"
+    if recipe.pairs.people is not None:
+        yield "pairs.people: simulated people compare a model's own samples; images come with labels"
+    for field in ("column", "where", "split", "revision"):
+        if getattr(recipe.prompts, field) is not None:
+            yield f"prompts.{field}: does not apply to the captions of images; use the section images"
 
 
-def _of_adaptive(recipe: "Recipe") -> Iterator[str]:
+def _adaptive_samples(recipe: "Recipe") -> Iterator[str]:
     adaptive, most = recipe.generate.adaptive, recipe.generate.samples_per_prompt
     if adaptive is None:
         return
     if adaptive.first > most:
-        yield f"generate.adaptive.first: {adaptive.first} is more than samples_per_prompt {most}, the most"
+        yield f"generate.adaptive.first: {adaptive.first} exceeds samples_per_prompt, which is {most}"
     if recipe.images is not None:
-        yield "generate.adaptive: images are there already; there are none to spare"
+        yield "generate.adaptive: does not apply to existing images"
     if recipe.start is not None:
-        yield "generate.adaptive: a further round takes as many samples of every prompt"
+        yield "generate.adaptive: a further round takes the same number of samples for every prompt"
     if recipe.pairs.selection == "labels":
-        yield "generate.adaptive: rewards say when samples are enough, labels come later"
+        yield "generate.adaptive: needs the scores of rewards, but pairs.selection is labels"
 
 
-def _of_rewards(recipe: "Recipe") -> Iterator[str]:
-    names = [r.name for r in recipe.rewards]
-    for name in sorted({n for n in names if names.count(n) > 1}):
-        yield f"rewards: {name!r} is there more than once"
+def _rewards(recipe: "Recipe") -> Iterator[str]:
+    names = [reward.name for reward in recipe.rewards]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"rewards: the name {name!r} is repeated"
     for name in names:
         if name.endswith(BEGUN):
-            yield f"rewards: {name!r} ends in {BEGUN}, as a run calls what scores are made from; rename it"
-    training = [r.name for r in recipe.training_rewards]
-    if not training:
+            yield f"rewards: {name!r} must not end in {BEGUN}, which the run directory reserves; rename it"
+    if not recipe.training_rewards:
         yield "rewards: at least one needs use: train"
-    pairs = recipe.pairs
+
+
+def _pairs(recipe: "Recipe") -> Iterator[str]:
+    pairs, training = recipe.pairs, [reward.name for reward in recipe.training_rewards]
     if pairs.selection == "best-worst":
         if pairs.reward is None and len(training) > 1:
             yield "pairs.reward: best-worst needs the name of one reward"
         elif pairs.reward not in (None, *training):
-            yield f"pairs.reward: {pairs.reward!r} is no training reward ({', '.join(training)})"
+            yield f"pairs.reward: {pairs.reward!r} is not a training reward ({', '.join(training)})"
     elif pairs.reward is not None:
-        yield f"pairs.reward: only best-worst reads it, not {pairs.selection}"
+        yield f"pairs.reward: applies only to best-worst, not to {pairs.selection}"
     if pairs.people is not None and pairs.selection != "labels":
-        yield f"pairs.people: only labels reads it, not {pairs.selection}"
+        yield f"pairs.people: applies only to labels, not to {pairs.selection}"
 
 
-def _of_training(recipe: "Recipe") -> Iterator[str]:
+def _training(recipe: "Recipe") -> Iterator[str]:
     if (recipe.train.dtype or recipe.model.dtype) == "float16":
-        yield "train.dtype: gradients vanish in float16; take bfloat16 or float32"
+        yield "train.dtype: gradients vanish in float16; set it to bfloat16 or float32"
     size, step = recipe.train.global_batch_size, recipe.train.per_device_batch_size
     if step is not None and size % step:
         yield f"train.per_device_batch_size: {step} does not divide global_batch_size {size}"
     trained_on = recipe.prompts.source
     for field, section in _measured_on(recipe).items():
         if section.source == trained_on and trained_on.partition(":")[0] in plugins(PROMPT_SOURCES):
-            yield f"{field}.source: {trained_on} is what the model is trained on; take another split"
+            yield f"{field}.source: the model is trained on {trained_on}; choose another set"
 
 
-def _of_adaptation(recipe: "Recipe") -> Iterator[str]:
+def _adaptation(recipe: "Recipe") -> Iterator[str]:
     train = recipe.train
     if train.adaptation == "full" and train.lora_dora:
-        yield "train.lora_dora: only adaptation lora has it"
+        yield "train.lora_dora: applies only to adaptation lora"
     if train.adaptation == "lora":
         for field in ("reference_dtype", "reference_offload"):
             if getattr(train, field) != type(train).model_fields[field].default:
-                yield f"train.{field}: only full fine-tuning has a copy; LoRA's reference is its base"
+                yield f"train.{field}: applies only to adaptation full, which copies the reference"
     elif train.reference_dtype == "bfloat16" and (train.dtype or recipe.model.dtype) != "bfloat16":
-        yield "train.reference_dtype: bfloat16 differs from the policy unless train.dtype is bfloat16"
+        yield "train.reference_dtype: bfloat16 needs train.dtype bfloat16, or policy and reference differ"
 
 
 def _measured_on(recipe: "Recipe") -> "dict[str, PromptsSection]":
-    """The prompts that the tuned model is measured on."""
-    validation = recipe.train.validation_prompts
-    found = {} if validation is None else {"train.validation_prompts": validation}
-    return found | {"evaluate.prompts": recipe.evaluate.prompts}
+    """The prompts on which the tuned model is measured, by field."""
+    sections = {"evaluate.prompts": recipe.evaluate.prompts}
+    if recipe.train.validation_prompts is not None:
+        sections["train.validation_prompts"] = recipe.train.validation_prompts
+    return sections

@@ -1,10 +1,10 @@
-"""What an error says to somebody who has misspelt a name."""
+"""Suggestions for misspelled names in error messages."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'steps'?` of the name most like `word`, nothing when none is."""
+    """Return `; did you mean 'steps'?` for the known name closest to `word`, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,4 +1,4 @@
-"""Recipes as files: finding, overriding, validating and writing them."""
+"""Find, override, validate and write recipes."""
 
 from collections.abc import Sequence
 from importlib import resources
@@ -10,42 +10,26 @@ from pydantic import BaseModel, ValidationError
 
 from capo.recipe.hints import nearest
 from capo.recipe.sections import Recipe, Section
+from capo.recipe.yaml_files import read_yaml
 
 
 class RecipeError(ValueError):
-    """A recipe that cannot be used; the message lists every problem found, one a line."""
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain values; a key that is there twice is an error, where YAML would drop the first without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key.value} is there twice", problem_mark=key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(text: str) -> Any:
-    """Plain values; raises `yaml.YAMLError` for what is no YAML, and for a key that is there twice."""
-    return yaml.load(text, _Loader)
+    """A recipe that cannot be used; the message lists every problem on its own line."""
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Load a shipped recipe by name, or one from a YAML file, with `a.b=c` overrides.
+    """Load a shipped recipe by name, or a recipe from a YAML file, and apply overrides `a.b=c`.
 
     The value of an override is YAML (`train.steps=100`, `rewards.0.weight=2`,
-    `train.lora_targets=[to_q]`). Raises `RecipeError` naming every field that is wrong.
+    `train.lora_targets=[to_q]`). Raises `RecipeError` naming every invalid field.
     """
     path = _find(name_or_path)
     try:
         values = read_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not readable as YAML: {error}") from error
+        raise RecipeError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of sections")
+        raise RecipeError(f"{path}: a recipe must be a mapping of sections")
     for override in overrides:
         _override(values, override)
     changed = "".join(f" --set {override}" for override in overrides)
@@ -53,7 +37,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 
 def parse_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
-    """Validate plain values; `where` (a file name) heads the errors."""
+    """Validate plain values; `where` is their file, for errors."""
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -62,13 +46,13 @@ def parse_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Name and path of every recipe that comes with the package."""
+    """Return the name and path of every recipe that comes with capo."""
     folder = Path(str(resources.files("capo") / "recipes"))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """YAML with every default written out; loading it gives the same recipe."""
+    """Return YAML with every default written out; loading it gives the same recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -81,18 +65,18 @@ def _find(name_or_path: str | Path) -> Path:
         return shipped[str(name_or_path)]
     near = nearest(str(name_or_path), shipped)
     raise RecipeError(
-        f"no recipe {str(name_or_path)!r}: neither a file nor one of {', '.join(shipped)}{near}"
+        f"no recipe {str(name_or_path)!r}: it is neither a file nor one of {', '.join(shipped)}{near}"
     )
 
 
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise RecipeError(f"--set {override}: expected KEY=VALUE, as train.steps=100")
+        raise RecipeError(f"--set {override}: expected KEY=VALUE, such as train.steps=100")
     try:
         value = read_yaml(text)
     except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: the value is not readable as YAML: {error}") from error
+        raise RecipeError(f"--set {override}: the value is not valid YAML: {error}") from error
     *parents, last = key.strip().split(".")
     place: Any = values
     try:
@@ -105,10 +89,11 @@ def _override(values: dict[str, Any], override: str) -> None:
                 place = place[part]
         place[int(last) if isinstance(place, list) else last] = value
     except (IndexError, ValueError, TypeError, AttributeError):
-        raise RecipeError(f"--set {override}: the recipe has no place {key!r}") from None
+        raise RecipeError(f"--set {override}: the recipe has no field {key!r}") from None
 
 
 def _explain(problem: Any) -> str:
+    """Turn an error of pydantic into `field: what is wrong`."""
     location = [str(part) for part in problem["loc"]]
     field = ".".join(location) or "recipe"
     if problem["type"] == "extra_forbidden":
@@ -117,13 +102,13 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{field}: missing"
     message = problem["msg"].removeprefix("Value error, ")
-    given = problem["input"]
-    shown = "" if isinstance(given, dict | list | BaseModel) else f", got {given!r}"
-    return message if field == "recipe" else f"{field}: {message}{shown}"
+    value = problem["input"]
+    got = "" if isinstance(value, dict | list | BaseModel) else f", got {value!r}"
+    return message if field == "recipe" else f"{field}: {message}{got}"
 
 
 def _fields_at(location: Sequence[str]) -> list[str]:
-    """The keys that the section at `location` has."""
+    """The keys of the section at `location`."""
     section: Any = Recipe
     for part in location:
         if part.isdigit():

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from capo.recipe.sections import Name
+from capo.recipe.fields import Name
 
 Weights = tuple[float, ...]
 

@@ -22,9 +22,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from capo.recipe import Recipe, RecipeError, load_recipe
+from capo.recipe.fields import Name
 from capo.recipe.hints import nearest
-from capo.recipe.reading import read_yaml
-from capo.recipe.sections import Name
+from capo.recipe.yaml_files import read_yaml
 from capo.studies.fronts import Front, FrontSection, expanded, front_problems
 
 QUICK: Mapping[str, Any] = {
