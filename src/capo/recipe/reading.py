@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from capo.recipe.fields import Section
 from capo.recipe.hints import nearest
-from capo.recipe.sections import Recipe, Section
+from capo.recipe.sections import Recipe
 from capo.recipe.yaml_files import read_yaml
 
 
