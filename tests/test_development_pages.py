@@ -19,7 +19,7 @@ from capo.prompts.benchmarks import BENCHMARKS, read_benchmark
 from capo.recipe import ModelSection, RewardSection, load_recipe
 from capo.rewards import load_reward, reward_identity
 from capo.rewards.catalog import CATALOG
-from capo.store.run_directory import Run
+from capo.store import Run
 from capo.store.step import Job
 from synthetic_run import Options, make_run
 

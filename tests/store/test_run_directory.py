@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,7 +34,7 @@ def samples(run):
 # Life of an artifact.
 
 
-def test_begun_then_filled_then_committed(run, samples):
+def test_an_artifact_is_begun_then_filled_then_committed(run, samples):
     assert samples.manifest() is None
     assert samples.begun() == INPUTS
     samples.write_bytes("shard-00000.bin", b"data")
@@ -48,21 +49,23 @@ def test_begun_then_filled_then_committed(run, samples):
     assert record["versions"]["torch"] == torch.__version__
 
 
-def test_begin_again_with_the_same_inputs_keeps_what_is_there(samples):
+def test_beginning_again_with_the_same_inputs_keeps_the_files(samples):
     samples.write_bytes("shard-00000.bin", b"data")
     samples.begin(dict(reversed(INPUTS.items())))
     assert samples.files() == ["shard-00000.bin"]
 
 
-def test_other_inputs_are_refused_field_by_field(samples):
+def test_other_inputs_are_refused_with_every_changed_field(samples):
     samples.write_bytes("shard-00000.bin", b"data")
     changed = {"seed": 0, "generate.guidance_scale": 5.0, "@prompts": "def", "generate.height": 64}
     with pytest.raises(StaleArtifact) as refused:
         samples.begin(changed)
     assert refused.value.changes == {
-        "generate.guidance_scale": (7.5, 5.0),
-        "@prompts": ("abc", "def"),
-        "generate.height": (None, 64),
+        "samples": {
+            "generate.guidance_scale": (7.5, 5.0),
+            "@prompts": ("abc", "def"),
+            "generate.height": (None, 64),
+        }
     }
     message = str(refused.value)
     assert "generate.guidance_scale: 7.5 → 5.0" in message
@@ -72,7 +75,7 @@ def test_other_inputs_are_refused_field_by_field(samples):
     assert samples.files() == ["shard-00000.bin"]
 
 
-def test_force_starts_anew_from_other_inputs_only(samples):
+def test_force_restarts_only_if_the_inputs_changed(samples):
     samples.write_bytes("folder/shard-00000.bin", b"data")
     samples.begin(INPUTS, force=True)
     assert samples.has("folder/shard-00000.bin")
@@ -83,29 +86,20 @@ def test_force_starts_anew_from_other_inputs_only(samples):
     assert samples.begun() == INPUTS | {"seed": 1}
 
 
-def test_files_that_nothing_vouches_for_are_removed_at_begin(run):
-    (run.path / "samples").mkdir()
-    (run.path / "samples/foreign.bin").write_bytes(b"?")
-    (run.path / "pairs.parquet").write_bytes(b"?")
-    for name in ("samples", "pairs"):
-        run.artifact(name).begin(INPUTS)
-        assert run.artifact(name).files() == []
-
-
-def test_prompts_and_pairs_lie_in_the_run_directory_itself(run):
+def test_prompts_and_pairs_are_files_of_the_run_directory_itself(run):
     table = pa.table({"a": [1]})
     for name in ("prompts", "pairs"):
         artifact = run.artifact(name)
         artifact.begin({})
         artifact.write_table(f"{name}.parquet", table)
-        with pytest.raises(ValueError, match="no place inside"):
+        with pytest.raises(ValueError, match="not a path inside"):
             artifact.write_table("other.parquet", table)
         artifact.commit()
         assert list(artifact.manifest().files) == [f"{name}.parquet"]
     assert run.artifact("pairs").done
 
 
-def test_digest_depends_on_contents_and_names_alone(tmp_path):
+def test_the_digest_depends_only_on_contents_and_names(tmp_path):
     def digest(name, files, inputs, summary):
         with Run.open(tmp_path / name) as run:
             artifact = run.artifact("samples")
@@ -121,7 +115,7 @@ def test_digest_depends_on_contents_and_names_alone(tmp_path):
     assert digest("d", {"x": b"1", "z": b"2"}, {"seed": 0}, {}) != first
 
 
-def test_nothing_is_written_before_begin_or_after_commit(run, samples):
+def test_writing_before_begin_or_after_commit_is_an_error(run, samples):
     samples.write_bytes("a", b"")
     samples.commit()
     for artifact in (samples, run.artifact("train")):
@@ -133,29 +127,29 @@ def test_nothing_is_written_before_begin_or_after_commit(run, samples):
     assert samples.done
 
 
-def test_digest_of_an_unfinished_artifact_is_an_error(samples):
+def test_an_unfinished_artifact_has_no_digest(samples):
     with pytest.raises(WorkspaceError, match="samples is not finished"):
         _ = samples.digest
 
 
-def test_going_on_with_another_version_of_a_library_is_said(samples, monkeypatch, capsys):
+def test_resuming_with_another_library_version_is_reported(samples, monkeypatch, capsys):
     monkeypatch.setenv("CAPO_QUIET", "0")
     monkeypatch.setattr("capo.store.artifact.versions", lambda: {"torch": "99"})
     samples.begin(INPUTS)
-    assert f"begun with torch {torch.__version__}, goes on with 99" in capsys.readouterr().err
+    assert f"begun with torch {torch.__version__}, resumed with 99" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("relative", ["../x", "/etc/passwd", "a/../../x", "", ".."])
-def test_no_path_leads_out(samples, relative):
+def test_paths_outside_the_artifact_are_rejected(samples, relative):
     for use in (samples.has, samples.remove, lambda r: samples.write_bytes(r, b"")):
-        with pytest.raises(ValueError, match="no place inside samples"):
+        with pytest.raises(ValueError, match="not a path inside samples"):
             use(relative)
 
 
 # Reading and damage.
 
 
-def test_what_is_written_is_read(samples):
+def test_every_format_round_trips(samples):
     table = pa.table({"a": [1, 2], "b": ["x", None]}).replace_schema_metadata({"k": "v"})
     samples.write_table("t.parquet", table)
     assert samples.read_table("t.parquet").equals(table, check_metadata=True)
@@ -172,21 +166,21 @@ def test_what_is_written_is_read(samples):
     assert samples.read_json_lines("l.jsonl") == rows
 
 
-def test_nan_is_not_json(samples):
+def test_nan_is_rejected_in_json(samples):
     with pytest.raises(ValueError, match="JSON"):
         samples.write_json("j.json", {"loss": float("nan")})
     assert not samples.has("j.json")
 
 
 def test_equal_tensors_make_equal_files(samples):
-    """The safetensors library leaves several metadata entries in an order of its own each time."""
+    """The safetensors library writes several metadata entries in a different order every time."""
     metadata = {key: key for key in "zyxwvu"}
     for name in "abcd":
         samples.write_tensors(f"{name}.safetensors", {"w": torch.ones(2)}, metadata)
     assert len({samples.read_bytes(f"{name}.safetensors") for name in "abcd"}) == 1
 
 
-def test_tensors_can_be_read_by_whoever_can_read_the_folder(samples):
+def test_tensor_files_get_the_access_rights_of_their_folder(samples):
     samples.folder.mkdir()
     samples.folder.chmod(0o750)
     samples.write_tensors("w.safetensors", {"w": torch.zeros(1)})
@@ -195,7 +189,7 @@ def test_tensors_can_be_read_by_whoever_can_read_the_folder(samples):
 
 @pytest.fixture
 def damaged(samples):
-    """Write one file of each kind, commit or not, then flip a bit of one; give how to read it."""
+    """Write a file of each format and flip a bit in one; return a new artifact and a call that reads it."""
 
     def damage(name, committed):
         samples.write_table("t.parquet", pa.table({"a": list(range(1000))}))
@@ -214,22 +208,22 @@ def damaged(samples):
 
 
 @pytest.mark.parametrize("name", ["t.parquet", "w.safetensors", "j.json"])
-def test_one_flipped_bit_in_a_committed_file_is_never_used(damaged, name):
+def test_a_flipped_bit_in_a_committed_file_is_never_used(damaged, name):
     artifact, read = damaged(name, committed=True)
     for use in (read, artifact.verify, lambda: artifact.path(name), artifact.path):
         with pytest.raises(WorkspaceError, match=rf"{name} is damaged .* remove it"):
             use()
 
 
-@pytest.mark.parametrize("name", ["t.parquet", "j.json"])
-def test_one_flipped_bit_shows_in_tables_even_before_the_commit(damaged, name):
+@pytest.mark.parametrize("name", ["t.parquet", "w.safetensors", "j.json"])
+def test_a_flipped_bit_is_detected_before_the_commit_too(damaged, name):
     _, read = damaged(name, committed=False)
     with pytest.raises(WorkspaceError, match=rf"{name} is damaged .* remove it"):
         read()
 
 
 def test_the_manifest_is_read_once_for_all_files(run, samples, monkeypatch):
-    """It is as long as they are many."""
+    """It has a line for every file."""
     for name in "abc":
         samples.write_bytes(name, b"data")
     samples.commit()
@@ -241,7 +235,7 @@ def test_the_manifest_is_read_once_for_all_files(run, samples, monkeypatch):
     assert len(read) == 1
 
 
-def test_a_lost_file_makes_it_unfinished_and_the_rest_is_kept(samples):
+def test_a_missing_file_makes_the_artifact_partial_and_the_rest_is_kept(samples):
     samples.write_bytes("a.bin", b"a")
     samples.write_bytes("b.bin", b"b")
     samples.commit()
@@ -252,8 +246,8 @@ def test_a_lost_file_makes_it_unfinished_and_the_rest_is_kept(samples):
     assert samples.files() == ["b.bin"]
 
 
-def test_reading_what_is_not_there_names_the_stage(samples):
-    with pytest.raises(WorkspaceError, match=r"x\.json: not there; run the samples stage"):
+def test_reading_a_missing_file_names_the_stage_to_rerun(samples):
+    with pytest.raises(WorkspaceError, match=r"x\.json does not exist; rerun the samples stage"):
         samples.read_json("x.json")
 
 
@@ -261,17 +255,75 @@ def test_manifests_of_another_layout_are_refused(samples):
     samples.commit()
     path = samples.run.path / "manifests/samples.json"
     path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
-    with pytest.raises(WorkspaceError, match="layout 2, this version reads 1"):
+    with pytest.raises(WorkspaceError, match="layout 2"):
         samples.manifest()
-    path.write_text("{")
+
+
+@pytest.mark.parametrize("record", ["samples.json", "samples.inputs.json"])
+@pytest.mark.parametrize("change", ["{", "[]", "7", "inputs", "versions", "files", "summary", b"\xff"])
+def test_malformed_manifests_are_named(samples, record, change):
+    """`change` is the whole text of the file, or the field that is missing."""
+    samples.write_bytes("a", b"data")
+    samples.commit()
+    path = samples.run.path / "manifests" / record
+    values = json.loads(path.read_text())
+    if change in ("files", "summary") and record == "samples.inputs.json":
+        pytest.skip("only of committed artifacts")
+    if change in values:
+        del values[change]
+        path.write_text(json.dumps(values))
+    else:
+        path.write_bytes(change if isinstance(change, bytes) else change.encode())
+    reader = Run(samples.run.path).artifact("samples")
+    with pytest.raises(WorkspaceError, match=rf"{record} is damaged"):
+        _ = reader.begun() if "inputs" in record else reader.done
+
+
+@pytest.mark.parametrize("files", [[], {"a": 4}, {"a": {"bytes": "4", "blake2b": "0"}}, {"a": {"bytes": 4}}])
+def test_malformed_lists_of_files_are_named(samples, files):
+    samples.commit()
+    path = samples.run.path / "manifests/samples.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"files": files}))
     with pytest.raises(WorkspaceError, match=r"samples\.json is damaged"):
-        samples.manifest()
+        _ = samples.done
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "7", "{}"])
+def test_a_malformed_line_of_the_timings_is_named(run, line):
+    run.record_timing("train", seconds=1.0)
+    timings = run.path / "timings.jsonl"
+    timings.write_text(timings.read_text() + line + "\n")
+    with pytest.raises(WorkspaceError, match=r"timings\.jsonl, line 2"):
+        run.timings()
+
+
+@pytest.mark.parametrize("position", range(0, 480, 16))
+def test_a_flipped_bit_in_the_footer_of_a_table_is_an_error_or_harmless(samples, position):
+    """The column that training reads without the digest of the whole file."""
+    ids = ["a dog", "ein Häuschen"]
+    samples.write_table("t.parquet", pa.table({"prompt_id": ids, "n": [1, 2]}))
+    path = samples.folder / "t.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) - 1 - position % len(data)] ^= 0x81
+    path.write_bytes(data)
+    with suppress(WorkspaceError):
+        assert samples.read_column("t.parquet", "prompt_id") == ids
+
+
+def test_a_missing_file_of_a_folder_is_an_error(samples):
+    with samples.write_directory("best") as folder:
+        (folder / "a").write_bytes(b"a")
+        (folder / "b").write_bytes(b"b")
+    samples.commit()
+    (samples.folder / "best/b").unlink()
+    with pytest.raises(WorkspaceError, match=r"best/b is missing"):
+        Run(samples.run.path).artifact("samples").path("best")
 
 
 # Folders.
 
 
-def test_a_folder_appears_whole_and_replaces(samples):
+def test_a_folder_appears_whole_and_replaces_the_old_one(samples):
     for text in ("first", "second"):
         with samples.write_directory("best") as folder:
             (folder / "inner").mkdir()
@@ -283,7 +335,7 @@ def test_a_folder_appears_whole_and_replaces(samples):
     assert not samples.has("best")
 
 
-def test_a_folder_that_fails_leaves_the_old_one(samples):
+def test_an_error_while_writing_a_folder_keeps_the_old_one(samples):
     with samples.write_directory("best") as folder:
         (folder / "a.txt").write_text("old")
 
@@ -301,7 +353,7 @@ def test_a_folder_that_fails_leaves_the_old_one(samples):
 # Faults of the machine.
 
 
-def test_a_full_disk_leaves_nothing_half_written(samples, monkeypatch):
+def test_a_full_disk_leaves_no_half_written_file(samples, monkeypatch):
     def full(self, data):
         with self.open("wb") as file:
             file.write(data[: len(data) // 2])
@@ -313,7 +365,7 @@ def test_a_full_disk_leaves_nothing_half_written(samples, monkeypatch):
     assert list(samples.folder.iterdir()) == []
 
 
-def test_a_full_disk_below_safetensors_is_told_the_same(samples, monkeypatch):
+def test_a_full_disk_inside_safetensors_is_reported_too(samples, monkeypatch):
     def full(tensors, path, metadata):
         path.write_bytes(b"half")
         raise SafetensorError("I/O error: No space left on device (os error 28)")
@@ -324,18 +376,18 @@ def test_a_full_disk_below_safetensors_is_told_the_same(samples, monkeypatch):
     assert list(samples.folder.iterdir()) == []
 
 
-def test_names_that_the_system_refuses_are_explained(samples):
+def test_file_names_that_the_system_rejects_are_explained(samples):
     with pytest.raises(WorkspaceError, match="name too long"):
         samples.write_bytes("x" * 300, b"")
 
 
-def test_a_run_directory_that_cannot_be_made_is_explained(tmp_path):
+def test_a_run_directory_that_cannot_be_created_is_explained(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkspaceError, match="file/run"), Run.open(tmp_path / "file/run"):
         pass
 
 
-def test_a_run_directory_removed_meanwhile_is_not_silently_made_again(tmp_path):
+def test_a_run_directory_removed_while_in_use_is_not_recreated(tmp_path):
     with Run.open(tmp_path / "run") as run:
         run.path.rename(tmp_path / "elsewhere")
         with pytest.raises(WorkspaceError, match="was removed or replaced"):
@@ -343,7 +395,7 @@ def test_a_run_directory_removed_meanwhile_is_not_silently_made_again(tmp_path):
         assert not run.path.exists()
 
 
-def test_errors_of_the_work_inside_stay_what_they_are(tmp_path):
+def test_errors_inside_an_open_run_keep_their_type(tmp_path):
     with pytest.raises(FileNotFoundError), Run.open(tmp_path):
         (tmp_path / "nothing").read_text()
 
@@ -368,7 +420,7 @@ with Run.open(sys.argv[1]):
 """
 
 
-def test_a_second_writer_is_refused_and_a_dead_ones_lock_taken_over(tmp_path):
+def test_a_second_writer_is_refused_and_the_lock_of_a_dead_one_released(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"open\n"
         with (
@@ -382,21 +434,24 @@ def test_a_second_writer_is_refused_and_a_dead_ones_lock_taken_over(tmp_path):
     assert (tmp_path / ".lock").read_text() == ""
 
 
-def test_remains_of_a_crash_are_cleared_at_open(tmp_path):
+def test_interrupted_writes_are_undone_at_open(tmp_path):
+    with Run.open(tmp_path):
+        pass
     (tmp_path / "samples/.tmp-best").mkdir(parents=True)
     (tmp_path / "samples/.tmp-best/a").write_text("")
     (tmp_path / "samples/.tmp-x.parquet").write_text("")
     (tmp_path / "train/.old-best").mkdir(parents=True)
-    (tmp_path / "train/.old-best/a").write_text("kept: nothing had taken its place yet")
+    (tmp_path / "train/.old-best/a").write_text("kept: not replaced yet")
     (tmp_path / "evaluate/.old-best").mkdir(parents=True)
     (tmp_path / "evaluate/best").mkdir()
     with Run.open(tmp_path):
         pass
     left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")}
-    assert left == {"samples", "train", "train/best", "train/best/a", "evaluate", "evaluate/best", ".lock"}
+    kept = {"samples", "train", "train/best", "train/best/a", "evaluate", "evaluate/best"}
+    assert left == kept | {".lock", ".capo"}
 
 
-def test_failpoints_are_free_when_nobody_asks():
+def test_unused_failpoints_are_cheap():
     started = time.perf_counter()
     for _ in range(1000):
         failpoint()

@@ -100,7 +100,7 @@ def test_what_is_damaged_there_is_made_here(tmp_path, capsys, monkeypatch):
 
 
 def test_killed_at_every_failpoint_of_taking_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(atomic, "_flush", lambda path: None)
+    monkeypatch.setattr(atomic, "flush", lambda path: None)
     run(tmp_path / "first")
     run(tmp_path / "whole", tmp_path / "first", steps=5)
     expected, count = contents(tmp_path / "whole"), tmp_path / "count"

@@ -89,8 +89,9 @@ def _run(
         check_launch(recipe.train.sharding)
     if recipe.start is not None and Path(recipe.start.run).resolve() == directory.resolve():
         raise WorkspaceError(f"start.run: {directory} is this run's own directory; choose another --run")
-    steps = graph.steps_of(recipe)
-    found = statuses(steps, Run(directory))
+    steps, run = graph.steps_of(recipe), Run(directory)
+    run.check_claimable()
+    found = statuses(steps, run)
     if stage is not None:
         check_upstream(stage, steps, found)
     steps = [step for step in steps if step.artifact in found and stage in (None, step.stage)]
@@ -98,8 +99,9 @@ def _run(
         reject_stale([found[step.artifact] for step in steps])
     waiting = [step for step in steps if found[step.artifact].state != "done"]
     if not waiting:
-        done = Run(directory)
-        return _result(done, [_skipped(done.artifact(step.artifact)) for step in steps])
+        return _result(run, [_skipped(run.artifact(step.artifact)) for step in steps])
+    for step in waiting:
+        run.artifact(step.artifact).check_no_foreign_files(resume=found[step.artifact].state == "partial")
     meet()
     if not processes().is_main:
         return _follow(recipe, directory, meet)

@@ -50,9 +50,9 @@ def fingerprint(step: Step, run: Run) -> dict[str, Any]:
 
 def reject_stale(wanted: Sequence[ArtifactStatus]) -> None:
     """Raise `StaleArtifact` if any artifact was made from other inputs."""
-    stale = [each for each in wanted if each.state == "stale"]
+    stale = [status for status in wanted if status.state == "stale"]
     if stale:
-        raise StaleArtifact(stale[0].name, stale[0].changes, [each.name for each in stale[1:]])
+        raise StaleArtifact({status.name: status.changes for status in stale})
 
 
 def check_upstream(stage: str, steps: Sequence[Step], found: Mapping[str, ArtifactStatus]) -> None:

@@ -1,14 +1,14 @@
 """Writing that survives a crash: files and folders appear whole or not at all.
 
-Everything is written under a temporary name beside its place, flushed, and renamed. `failpoint`
-marks every instant where a crash would matter, so that a test can die at each of them.
+Everything is written under a temporary name in the same folder, flushed to disk, and renamed. `failpoint`
+marks every instant where a crash would matter, so that a test can kill the process at each of them.
 """
 
 import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,14 +17,16 @@ from capo.store.errors import explain_os_errors
 TEMPORARY = ".tmp-"
 REPLACED = ".old-"
 
+BeforeRename = Callable[[Path], None]
+
 _passed = 0
 
 
 def failpoint() -> None:
-    """A place where a crash matters, numbered by the order of the calls, from 1.
+    """Mark an instant where a crash matters; the calls of a process are numbered from 1.
 
-    `CAPO_FAILPOINT=k` kills the process at the k-th; `CAPO_FAILPOINT_COUNT=path` keeps the number
-    of those passed in a file.
+    `CAPO_FAILPOINT=k` kills the process at the k-th call. `CAPO_FAILPOINT_COUNT=path` writes the number of
+    calls so far to a file.
     """
     global _passed
     _passed += 1
@@ -35,8 +37,11 @@ def failpoint() -> None:
 
 
 @contextmanager
-def write_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what is written there takes the place of `path` at the end."""
+def write_file(path: Path, before_rename: BeforeRename = lambda temporary: None) -> Iterator[Path]:
+    """Yield a temporary path; the file written there replaces `path` when the context ends without error.
+
+    `before_rename` is called with the temporary path once the file is complete.
+    """
     temporary = path.with_name(TEMPORARY + path.name)
     with explain_os_errors(path):
         try:
@@ -45,18 +50,22 @@ def write_file(path: Path) -> Iterator[Path]:
             yield temporary
             _canonical_safetensors(temporary)
             failpoint()
-            _flush(temporary)
+            flush(temporary)
+            before_rename(temporary)
             failpoint()
             os.replace(temporary, path)
             failpoint()
-            _flush(path.parent)
+            flush(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def write_folder(path: Path) -> Iterator[Path]:
-    """An empty temporary folder beside `path` that takes its place, whole, at the end."""
+def write_folder(path: Path, before_rename: BeforeRename = lambda temporary: None) -> Iterator[Path]:
+    """Yield an empty temporary folder that replaces `path`, whole, when the context ends without error.
+
+    `before_rename` is called with the temporary path once the folder is complete.
+    """
     temporary, replaced = path.with_name(TEMPORARY + path.name), path.with_name(REPLACED + path.name)
     with explain_os_errors(path):
         try:
@@ -65,15 +74,16 @@ def write_folder(path: Path) -> Iterator[Path]:
             yield temporary
             for content in sorted(temporary.rglob("*")):
                 _canonical_safetensors(content)
-                _flush(content)
-            _flush(temporary)
+                flush(content)
+            flush(temporary)
+            before_rename(temporary)
             failpoint()
             if path.exists():
                 os.replace(path, replaced)
                 failpoint()
             os.replace(temporary, path)
             failpoint()
-            _flush(path.parent)
+            flush(path.parent)
             shutil.rmtree(replaced, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -81,17 +91,17 @@ def write_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def create_folder(path: Path) -> Iterator[Path]:
-    """As `write_folder`, for what somebody asked for by name: nothing that is there is replaced."""
+    """Write a folder as `write_folder` does, but raise `ValueError` rather than replace an existing one."""
     if path.exists():
-        raise ValueError(f"{path} is there already; name another folder with --to, or remove it")
-    # What a killed command left; a folder in the making has no other use.
+        raise ValueError(f"{path} exists already; name another folder with --to, or remove it")
+    # Left by a killed command; an unfinished folder has no other use.
     shutil.rmtree(path.with_name(TEMPORARY + path.name), ignore_errors=True)
     with write_folder(path) as temporary:
         yield temporary
 
 
 def link(source: Path, path: Path) -> None:
-    """Put the file `source` at `path` too: one file under two names where that can be, else a copy."""
+    """Make the file `source` available at `path` too: as a hard link where possible, else as a copy."""
     temporary = path.with_name(TEMPORARY + path.name)
     with explain_os_errors(path):
         try:
@@ -101,17 +111,17 @@ def link(source: Path, path: Path) -> None:
                 os.link(source, temporary)
             except OSError:  # another file system, or one without links
                 shutil.copyfile(source, temporary)
-            _flush(temporary)
+            flush(temporary)
             failpoint()
             os.replace(temporary, path)
             failpoint()
-            _flush(path.parent)
+            flush(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder; a folder disappears at once, then its contents."""
+    """Remove a file or a folder; a folder first disappears as a whole, by a rename."""
     failpoint()
     with explain_os_errors(path):
         if path.is_dir():
@@ -122,8 +132,17 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def remove_files(paths: Sequence[Path]) -> None:
+    """Remove files one by one, where a crash half-way is as good as one before."""
+    for index, path in enumerate(paths):
+        if index < 2:  # before all, and half-way
+            failpoint()
+        with explain_os_errors(path):
+            path.unlink(missing_ok=True)
+
+
 def remove_leftovers(root: Path) -> None:
-    """Undo what a crash left half-done under `root`."""
+    """Undo every write under `root` that a crash interrupted."""
     with explain_os_errors(root):
         for folder, folders, files in os.walk(root):
             for name in [n for n in (*folders, *files) if n.startswith((TEMPORARY, REPLACED))]:
@@ -139,11 +158,12 @@ def remove_leftovers(root: Path) -> None:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether `path` is, or is inside, something that a crash left half-done."""
+    """Report whether a relative `path` belongs to a write in progress, or to one that a crash interrupted."""
     return any(part.startswith((TEMPORARY, REPLACED)) for part in path.parts)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until a file or folder is on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -152,7 +172,10 @@ def _flush(path: Path) -> None:
 
 
 def _canonical_safetensors(path: Path) -> None:
-    """Undo two habits of the writer of safetensors: metadata in any order, and no access for others."""
+    """Make equal tensors equal files: sort the metadata, which safetensors writes in an arbitrary order.
+
+    Also give the file the access rights of its folder, since safetensors makes it private.
+    """
     if path.suffix != ".safetensors":
         return
     path.chmod(path.parent.stat().st_mode & 0o666)

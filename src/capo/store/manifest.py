@@ -1,4 +1,4 @@
-"""Manifests: what an artifact was made from, what it consists of, and when that has changed."""
+"""Manifests: what an artifact was made from, what it consists of, and which inputs have changed."""
 
 import hashlib
 import json
@@ -14,33 +14,39 @@ from typing import Any
 from capo.store.errors import WorkspaceError
 
 SCHEMA = 1
-"""Version of the manifests and of the layout of artifacts."""
+"""The version of the manifests and of the layout of artifacts."""
 
 LONGEST = 60
-"""Characters of a value that are shown."""
+"""Characters of a value in a message."""
+
+REMAKE = "remove it and rerun the same command to remake the artifact"
 
 LIBRARIES = ("capo-diffusion", "torch", "diffusers", "transformers", "peft", "numpy", "pyarrow")
 
 
+Description = dict[str, Any]
+"""A file's length in `bytes` and its digest `blake2b`."""
+
+
 @dataclass(frozen=True)
 class Manifest:
-    """What a committed artifact is: its inputs, files (with bytes and blake2b) and summary."""
+    """What a committed artifact was made from and consists of."""
 
     artifact: str
     schema: int
     inputs: dict[str, Any]
-    files: dict[str, dict[str, Any]]
+    files: dict[str, Description]
     summary: dict[str, Any]
     versions: dict[str, str]
 
     @property
     def digest(self) -> str:
-        """Of the contents of all files; what artifacts made from this one refer to."""
+        """The digest of the contents of all files, by which other artifacts refer to this one."""
         return hashlib.blake2b(canonical(self.files).encode(), digest_size=16).hexdigest()
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """Length and digest of a file."""
+def describe(path: Path) -> Description:
+    """Return the length and the digest of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     return {"bytes": path.stat().st_size, "blake2b": digest}
@@ -48,32 +54,55 @@ def describe(path: Path) -> dict[str, Any]:
 
 @cache
 def versions() -> dict[str, str]:
-    """Of the libraries that have a part in the results."""
+    """Return the versions of the libraries that affect results."""
     return {library: version(library) for library in LIBRARIES}
 
 
+def read_manifest(path: Path) -> Manifest | None:
+    """Read a manifest; None if the file does not exist, `WorkspaceError` if it is malformed."""
+    record = read_record(path)
+    if record is None:
+        return None
+    files, summary = record.get("files"), record.get("summary")
+    if (
+        not isinstance(summary, dict)
+        or not isinstance(files, dict)
+        or not all(map(_is_description, files.values()))
+    ):
+        raise WorkspaceError(f"{path} is damaged (its files or summary are malformed); {REMAKE}")
+    return Manifest(record["artifact"], SCHEMA, record["inputs"], files, summary, record["versions"])
+
+
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The JSON object of a manifest file, None where there is none."""
+    """Read the JSON object that a manifest, or the record of a begun artifact, consists of.
+
+    Returns None if the file does not exist. Raises `WorkspaceError` if it is malformed or of another layout.
+    """
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise WorkspaceError(f"{path} is damaged ({error}); remove it") from error
+        raise WorkspaceError(f"{path} is damaged ({error}); {REMAKE}") from error
+    if not isinstance(record, dict):
+        raise WorkspaceError(f"{path} is damaged (not a JSON object); {REMAKE}")
     if record.get("schema") != SCHEMA:
         raise WorkspaceError(
-            f"{path}: layout {record.get('schema')}, this version reads {SCHEMA}; "
+            f"{path} has layout {record.get('schema')}, but this version of capo reads layout {SCHEMA}; "
             "choose another run directory"
         )
-    if "artefact" in record:  # how version 0.1 spelled the field
+    if "artefact" in record:  # the spelling of version 0.1
         record["artifact"] = record.pop("artefact")
+    kinds = {"artifact": str, "inputs": dict, "versions": dict}
+    if wrong := [field for field, kind in kinds.items() if not isinstance(record.get(field), kind)]:
+        raise WorkspaceError(f"{path} is damaged ({', '.join(wrong)} missing or malformed); {REMAKE}")
     return record
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The fields whose values differ, with both values; one that is not there counts as None.
+    """Return the fields whose values differ, with both values; a missing field counts as None.
 
-    Where one names a branch of the Hub and the other a commit, nothing is known to differ.
+    A branch of the Hub does not differ from a commit, since which commit the branch was at is unknown.
     """
     fields = [*new, *(field for field in old if field not in new)]
     values = {field: (old.get(field), new.get(field)) for field in fields}
@@ -81,10 +110,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Whether two values are equal, `owner/name@main` and `owner/name@COMMIT` being so, word by word.
-
-    A branch that was never fetched where it was written down does not say which commit it was at.
-    """
+    """Compare two values; `owner/name@main` and `owner/name@COMMIT` count as equal, word by word."""
     if one == other or not (isinstance(one, str) and isinstance(other, str)):
         return one == other
     pairs = zip_longest(one.split(), other.split(), fillvalue="")
@@ -92,41 +118,49 @@ def alike(one: Any, other: Any) -> bool:
 
 
 def explain_change(field: str, old: Any, new: Any) -> str:
-    """One line: `train.beta: 300 → 500`; digests of what came before are not spelt out.
+    """Describe a change in one line, such as `train.beta: 300 → 500`, without spelling out digests.
 
-    Of long texts with as many words, those that differ.
+    Long texts with the same number of words are reduced to the words that differ.
     """
     if field.startswith("@"):
         return f"{field[1:]} changed"
     if isinstance(old, str) and isinstance(new, str) and max(len(old), len(new)) > LONGEST:
-        old, new = _apart(old, new)
-    return f"{field}: {_short(old)} → {_short(new)}"
+        old, new = _differing_words(old, new)
+    return f"{field}: {_shorten(old)} → {_shorten(new)}"
 
 
 def canonical(value: Any) -> str:
-    """JSON with one spelling a value; NaN is refused."""
+    """Write a value as JSON, equal values as equal text; NaN is an error."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def pretty(value: Any) -> str:
-    """JSON for files that people read too; NaN is refused."""
+    """Write a value as indented JSON, for files that people read too; NaN is an error."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     if value is None:
         return "none"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
-def _apart(old: str, new: str) -> tuple[str, str]:
-    """The words that differ, of texts with as many words."""
+def _differing_words(old: str, new: str) -> tuple[str, str]:
+    """Reduce two texts with the same number of words to the words that differ."""
     pairs = list(zip_longest(old.split(), new.split()))
-    apart = [(a, b) for a, b in pairs if a != b]
-    if any(None in pair for pair in pairs) or not apart:
+    differing = [(a, b) for a, b in pairs if a != b]
+    if any(None in pair for pair in pairs) or not differing:
         return old, new
-    return " ".join(a for a, _ in apart), " ".join(b for _, b in apart)
+    return " ".join(a for a, _ in differing), " ".join(b for _, b in differing)
+
+
+def _is_description(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("bytes"), int)
+        and isinstance(value.get("blake2b"), str)
+    )
 
 
 def _branch_of(vague: str, exact: str) -> bool:

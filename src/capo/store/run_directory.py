@@ -1,9 +1,9 @@
 """The run directory, and the only way to write into it.
 
-A run holds one artifact a stage (and one a reward for the scores). An artifact is begun with
-the inputs it depends on, filled file by file, and committed: its manifest, with the digest of
-every file, is written last. So an artifact is absent, begun and resumable, or complete and
-verified. Two sets of inputs never mix in one artifact: `StaleArtifact` says what changed.
+A run has one artifact for each stage, and one for the scores of each reward. An artifact is begun from its
+inputs, filled file by file, and committed: its manifest, with the digest of every file, is written last.
+So an artifact is absent, begun and resumable, or complete and verified. Files made from different inputs
+never mix in one artifact: `StaleArtifact` says which inputs changed.
 
     with Run.open("runs/shapes", recipe) as run:
         prompts = run.artifact("prompts")
@@ -21,12 +21,15 @@ from typing import Any
 from capo.recipe import Recipe, dump_recipe
 from capo.store import atomic
 from capo.store.artifact import Artifact
+from capo.store.claim import LOCK, check_claimable, claim
 from capo.store.errors import WorkspaceError, explain_os_errors
 from capo.store.lock import Lock, hold_lock
 
+TIMINGS = "timings.jsonl"
+
 
 class Run:
-    """A run directory: read with `Run(path)`, written within `Run.open(path)`."""
+    """A run directory: `Run(path)` reads it, `Run.open(path)` also writes to it."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -36,14 +39,18 @@ class Run:
     @classmethod
     @contextmanager
     def open(cls, path: str | Path, recipe: Recipe | None = None) -> "Iterator[Run]":
-        """Create or reopen for writing, alone: clears what a crash left; saves `recipe` resolved.
+        """Create the directory or open it for writing, as its only writer; save the resolved `recipe` in it.
 
-        Raises `WorkspaceError` when another process has it open or it cannot be written.
+        Undoes writes that a crash interrupted. Raises `WorkspaceError` if the directory is not capo's, is in
+        use by another process, or cannot be written.
         """
         run = cls(path)
+        run.check_claimable()
         with explain_os_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
-        with hold_lock(run.path / ".lock") as lock:
+        with hold_lock(run.path / LOCK) as lock:
+            run.check_claimable()
+            claim(run.path, "run")
             atomic.remove_leftovers(run.path)
             run._lock = lock
             if recipe is not None and run._read("recipe.yaml") != (text := dump_recipe(recipe)):
@@ -54,10 +61,14 @@ class Run:
                 run._lock = None
 
     def artifact(self, name: str) -> "Artifact":
-        """By name: `prompts`, `samples`, `scores/REWARD`, `pairs`, `validation`, `train`, `baseline`, ..."""
+        """Return an artifact by name, such as `samples` or `scores/REWARD`; it need not exist yet."""
         if name not in self._artifacts:
             self._artifacts[name] = Artifact(self, name)
         return self._artifacts[name]
+
+    def check_claimable(self) -> None:
+        """Raise `WorkspaceError` if the directory has contents but is not a run directory of capo."""
+        check_claimable(self.path, "run", instead="Choose an empty or new directory with --run")
 
     def write_text(self, relative: str, text: str) -> None:
         self.write_bytes(relative, text.encode())
@@ -67,26 +78,39 @@ class Run:
             temporary.write_bytes(data)
 
     @contextmanager
-    def replacing(self, path: Path) -> Iterator[Path]:
-        """A temporary path whose file takes the place of `path`, once whole and flushed."""
+    def replacing(
+        self, path: Path, before_rename: atomic.BeforeRename = lambda temporary: None
+    ) -> Iterator[Path]:
+        """Yield a temporary path whose file replaces `path`, as `atomic.write_file` does."""
         self.check_writable()
-        with atomic.write_file(path) as temporary:
+        with atomic.write_file(path, before_rename) as temporary:
             yield temporary
+            self.check_writable()
 
     def record_timing(self, stage: str, **fields: Any) -> None:
-        """Add a line to `timings.jsonl`, the only file with clocks and hosts in it."""
+        """Add a line to `timings.jsonl`, the only file that records times and hosts."""
         line = json.dumps({"stage": stage, **fields})
-        self.write_text("timings.jsonl", (self._read("timings.jsonl") or "") + line + "\n")
+        self.write_text(TIMINGS, (self._read(TIMINGS) or "") + line + "\n")
 
     def timings(self) -> dict[str, dict[str, Any]]:
-        """By artifact, what `timings.jsonl` says of the last time it was made."""
-        lines = (self._read("timings.jsonl") or "").splitlines()
-        return {row["stage"]: row for row in map(json.loads, lines)}
+        """Return the last line of `timings.jsonl` for each artifact; raises `WorkspaceError` if malformed."""
+        rows: dict[str, dict[str, Any]] = {}
+        for number, line in enumerate((self._read(TIMINGS) or "").split("\n"), start=1):
+            try:
+                if line:
+                    row = json.loads(line)
+                    rows[row["stage"]] = row
+            except (ValueError, TypeError, KeyError) as error:
+                place = f"{self.path / TIMINGS}, line {number}"
+                raise WorkspaceError(
+                    f"{place}: not a record of a stage ({error}); remove that line"
+                ) from error
+        return rows
 
     def check_writable(self) -> None:
-        """Raises unless this is inside `Run.open` and the directory is still there."""
+        """Raise `WorkspaceError` unless inside `Run.open`, in the directory that was locked then."""
         if self._lock is None:
-            raise WorkspaceError(f"{self.path} is open for reading only; write within Run.open")
+            raise WorkspaceError(f"{self.path} is open for reading only; use Run.open to write to it")
         self._lock.check()
 
     def _read(self, relative: str) -> str | None:
@@ -94,3 +118,5 @@ class Run:
             return (self.path / relative).read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise WorkspaceError(f"{self.path / relative} is damaged ({error}); remove it") from error

@@ -15,6 +15,8 @@ from capo.engine.launch import LaunchError, processes
 from capo.engine.progress import say
 from capo.soups.merge import SoupSettings, soup
 from capo.store import atomic
+from capo.store.claim import LOCK, check_claimable, claim
+from capo.store.errors import explain_os_errors
 from capo.store.lock import hold_lock, wait_for_lock
 from capo.store.manifest import pretty
 from capo.studies.drawings import drawings, sheets
@@ -59,12 +61,12 @@ def run_study(
             "share it, each with seeds of its own"
         )
     chosen = study.only(seeds)
-    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder)
     with ExitStack() as held:
         for seed in chosen.seeds:
             instead = f"give --seeds without {seed}"
             held.enter_context(hold_lock(folder / f".lock-seed-{seed}", instead=instead))
-        with wait_for_lock(folder / ".lock"):
+        with wait_for_lock(folder / LOCK):
             _write(folder / "study.yaml", _description(study))
         failed: dict[str, str] = {}
         try:
@@ -79,9 +81,18 @@ def run_study(
     return outcome
 
 
+def _claim(folder: Path) -> None:
+    """Make the study's folder; raise `WorkspaceError` for one that has contents and is not a study's."""
+    check_claimable(folder, "study", instead="Choose an empty or new directory with --to")
+    with explain_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with wait_for_lock(folder / LOCK):
+        claim(folder, "study")
+
+
 def _conclude(study: Study, folder: Path, failed: Mapping[str, str]) -> Outcome | None:
     """Write what the runs that are done say together; None when there is none."""
-    with wait_for_lock(folder / ".lock"):  # the last to write has seen what all have done
+    with wait_for_lock(folder / LOCK):  # the last to write has seen what all have done
         states = [(run, "failed" if _name(run) in failed else _state(run)) for run in runs_of(study, folder)]
         whole = [run for run, state in states if state == "done"]
         if not whole:

@@ -1,0 +1,297 @@
+"""The files of an artifact: written atomically, recorded with their digests, and verified when read."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from capo.store import atomic
+from capo.store.errors import WorkspaceError
+from capo.store.manifest import Description, Manifest, describe, pretty, read_manifest
+from capo.store.written_files import Versions, WrittenFiles, add_versions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor
+
+    from capo.store.run_directory import Run
+
+LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")
+"""Files that desktops leave in every folder they show. They are ignored, and go when their folder goes."""
+
+
+class ArtifactFiles:
+    """The files of one artifact; `relative` paths are relative to its `folder`.
+
+    Only files that capo wrote belong to it. They are on record, in the manifest or, before the commit, in
+    `WrittenFiles`, with digests that every reader checks. Any other file is never overwritten or removed.
+    """
+
+    def __init__(self, run: "Run", name: str) -> None:
+        self.run, self.name = run, name
+        self._single = f"{name}.parquet" if name in ("prompts", "pairs") else None
+        """The only file, in the run directory itself, of an artifact that has no folder."""
+        self.folder = run.path if self._single else run.path / name
+        records = run.path / "manifests"
+        self._begun_path = records / f"{name}.inputs.json"
+        self._manifest_path = records / f"{name}.json"
+        self._written = WrittenFiles(records / f"{name}.written.jsonl")
+        self._known: Versions | None = None
+        """The files on record. Kept, since an artifact may have thousands; None until they are read."""
+        self._verified: set[str] = set()
+
+    # What is there.
+
+    def files(self) -> list[str]:
+        """List the artifact's files, sorted."""
+        known = self._read_known()
+        return [name for name in self._on_disk() if known is None or name in known]
+
+    def has(self, relative: str) -> bool:
+        """Report whether a file or a folder exists."""
+        return self._place(relative).exists()
+
+    def path(self, relative: str = "") -> Path:
+        """Return the verified path of a file or folder, for libraries that read paths.
+
+        Raises `WorkspaceError` naming a file that is missing, damaged, or not the artifact's.
+        """
+        place = self._place(relative) if relative else self.folder
+        if not place.exists():
+            raise WorkspaceError(f"{place} does not exist; rerun the {self.name} stage")
+        if place.is_file():
+            self._verify(relative)
+        else:
+            for name in self._on_disk(place):
+                self._verify(name)
+            self._check_complete(place)
+        return place
+
+    # Writing.
+
+    def write_bytes(self, relative: str, data: bytes) -> None:
+        """Write a file."""
+        with self._writing(relative) as temporary:
+            temporary.write_bytes(data)
+
+    def write_json(self, relative: str, value: Any) -> None:
+        """Write a value as indented JSON; NaN is an error."""
+        self.write_bytes(relative, pretty(value).encode())
+
+    def write_json_lines(self, relative: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write a whole file of one JSON object per line; NaN is an error."""
+        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+        self.write_bytes(relative, "".join(lines).encode())
+
+    def write_table(self, relative: str, table: "pa.Table") -> None:
+        """Write a Parquet file with a checksum for every page."""
+        import pyarrow.parquet as pq
+
+        with self._writing(relative) as temporary:
+            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+
+    def write_tensors(
+        self, relative: str, tensors: Mapping[str, "Tensor"], metadata: dict[str, str] | None = None
+    ) -> None:
+        """Write a safetensors file; equal tensors and metadata make equal bytes."""
+        from safetensors.torch import save_file
+
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        with self._writing(relative) as temporary:
+            save_file(plain, temporary, metadata=metadata)
+
+    @contextmanager
+    def write_directory(self, relative: str) -> Iterator[Path]:
+        """Yield a temporary folder to fill; it replaces the folder `relative` as a whole."""
+        self.run.check_writable()
+        place = self._open_place(relative)
+        self._check_own(place)
+
+        def record(temporary: Path) -> None:
+            files = sorted(path for path in temporary.rglob("*") if path.is_file())
+            self._record({f"{relative}/{p.relative_to(temporary).as_posix()}": describe(p) for p in files})
+
+        with atomic.write_folder(place, before_rename=record) as temporary:
+            yield temporary
+
+    def remove(self, relative: str) -> None:
+        """Remove a file or folder if it exists; raises `WorkspaceError` if a file in it is not capo's."""
+        self.run.check_writable()
+        if self.has(relative):
+            place = self._open_place(relative)
+            self._check_own(place)
+            atomic.remove(place)
+
+    # Reading.
+
+    def read_bytes(self, relative: str) -> bytes:
+        """Read a file."""
+        return self.path(relative).read_bytes()
+
+    def read_json(self, relative: str) -> Any:
+        """Read a JSON file."""
+        with self._reading(relative) as path:
+            return json.loads(path.read_text(encoding="utf-8"))
+
+    def read_json_lines(self, relative: str) -> list[dict[str, Any]]:
+        """Read a file of one JSON object per line."""
+        with self._reading(relative) as path:
+            # Not splitlines(): it would also cut at separators inside the strings.
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+    def read_table(self, relative: str, columns: list[str] | None = None) -> "pa.Table":
+        """Read a Parquet file, or some of its columns."""
+        with self._reading(relative) as path:
+            return _read_parquet(path, columns)
+
+    def read_column(self, relative: str, column: str) -> list[Any]:
+        """Read one column of a Parquet file without the others, checked by the checksums of its pages.
+
+        A digest covers the whole file, so this is for columns that are small beside the rest.
+        """
+        with self._explained(relative):
+            return _read_parquet(self._place(relative), [column])[column].to_pylist()
+
+    def read_tensors(self, relative: str) -> "dict[str, Tensor]":
+        """Read a safetensors file."""
+        from safetensors.torch import load_file
+
+        with self._reading(relative) as path:
+            return load_file(path)
+
+    # Records.
+
+    def manifest(self) -> Manifest | None:
+        """Return the manifest, or None before the commit; raises `WorkspaceError` for a malformed one."""
+        return read_manifest(self._manifest_path)
+
+    def check_no_foreign_files(self, *, resume: bool) -> None:
+        """Raise `WorkspaceError` if the artifact's folder contains files that capo did not write.
+
+        An artifact that version 0.1 began has no record. Its files are accepted to `resume` it, but not to
+        remove them.
+        """
+        known = self._read_known()
+        if known is None and resume:
+            return
+        if foreign := [name for name in self._on_disk() if name not in (known or {})]:
+            raise self._foreign(foreign)
+
+    def _read_known(self) -> Versions | None:
+        """Read the files on record; None if the artifact has no record, as before version 0.2."""
+        manifest, written = self.manifest(), self._written.read()
+        if manifest is None and written is None:
+            self._known = None
+        else:
+            self._known = add_versions(written or {}, manifest.files if manifest else {})
+        return self._known
+
+    def _record(self, files: Mapping[str, Description]) -> None:
+        """Put files on record that are complete and about to be renamed into place."""
+        self.run.check_writable()
+        self._written.add(files)
+        self._known = add_versions(self._known or {}, files)
+        self._verified -= files.keys()
+
+    def _on_disk(self, folder: Path | None = None) -> list[str]:
+        """List all files in the artifact's folder or one inside it, capo's and others, sorted."""
+        if self._single:
+            return [self._single] if (self.folder / self._single).is_file() else []
+        paths = (folder or self.folder).rglob("*")
+        inside = [path.relative_to(self.folder) for path in paths if path.is_file()]
+        return sorted(p.as_posix() for p in inside if p.name not in LITTER and not atomic.is_temporary(p))
+
+    # Checks.
+
+    def _place(self, relative: str) -> Path:
+        parts = PurePosixPath(relative).parts
+        outside = not parts or relative.startswith("/") or ".." in parts
+        if outside or (self._single and relative != self._single):
+            raise ValueError(f"{relative!r} is not a path inside {self.name}")
+        return self.folder.joinpath(*parts)
+
+    def _open_place(self, relative: str) -> Path:
+        if self._manifest_path.exists() or not self._begun_path.exists():
+            raise WorkspaceError(f"{self.name} can be written only after `begin` and before `commit`")
+        return self._place(relative)
+
+    def _check_own(self, place: Path) -> None:
+        """Raise `WorkspaceError` if `place` is, or contains, a file that capo did not write."""
+        if not place.exists():
+            return
+        known = (self._read_known() if self._known is None else self._known) or {}
+        names = [place.relative_to(self.folder).as_posix()] if place.is_file() else self._on_disk(place)
+        if foreign := [name for name in names if name not in known]:
+            raise self._foreign(foreign)
+
+    def _foreign(self, names: list[str]) -> WorkspaceError:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        listed = ", ".join(str(self.folder / name) for name in names[:3])
+        return WorkspaceError(
+            f"{listed}{more}: capo has no record of writing this, and neither uses nor removes it; "
+            "move it out of the run directory, and rerun the same command"
+        )
+
+    def _verify(self, relative: str) -> None:
+        if relative in self._verified:
+            return
+        if self._known is None and self._read_known() is None:
+            return
+        described = describe(self._place(relative))
+        # Another process may have written the file after this one read the record.
+        if described not in (self._known or {}).get(relative, []):
+            contents = (self._read_known() or {}).get(relative)
+            if contents is None:
+                raise self._foreign([relative])
+            if described not in contents:
+                raise self._damaged(relative, "its digest is not the recorded one")
+        self._verified.add(relative)
+
+    def _check_complete(self, folder: Path) -> None:
+        """Raise `WorkspaceError` for a file of `folder` that the manifest has and the disk has not."""
+        manifest = self.manifest()
+        prefix = "" if folder == self.folder else f"{folder.relative_to(self.folder).as_posix()}/"
+        for name in manifest.files if manifest else ():
+            if name.startswith(prefix) and not self._place(name).is_file():
+                raise WorkspaceError(f"{self._place(name)} is missing; rerun the {self.name} stage")
+
+    @contextmanager
+    def _writing(self, relative: str) -> Iterator[Path]:
+        place = self._open_place(relative)
+        self._check_own(place)
+
+        def record(temporary: Path) -> None:
+            self._record({relative: describe(temporary)})
+
+        with self.run.replacing(place, record) as temporary:
+            yield temporary
+
+    @contextmanager
+    def _reading(self, relative: str) -> Iterator[Path]:
+        path = self.path(relative)
+        with self._explained(relative):
+            yield path
+
+    @contextmanager
+    def _explained(self, relative: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            # Each library raises errors of its own for a file that it cannot parse.
+            raise self._damaged(relative, str(error)) from error
+
+    def _damaged(self, relative: str, why: str) -> WorkspaceError:
+        return WorkspaceError(
+            f"{self._place(relative)} is damaged ({why}); remove it and rerun the same command to remake it"
+        )
+
+
+def _read_parquet(path: Path, columns: list[str] | None) -> "pa.Table":
+    """Read a table and decode its names and metadata, so that damage shows here and not at a later use."""
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(path, page_checksum_verification=True).read(columns=columns)
+    str(table.schema)
+    table.validate(full=True)
+    return table
