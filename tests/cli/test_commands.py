@@ -110,8 +110,8 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(tmp_path):
 def test_stale_runs_are_refused_and_forced():
     capo("run", "tiny.yaml")
     refused = capo("run", "tiny.yaml", "--set", "train.beta=500", code=1)
-    assert "train was made from something else:\n  train.beta: 300.0 → 500.0" in refused.stderr
-    assert "--force to make it and evaluate, report again" in refused.stderr
+    assert "train.beta: 300.0 → 500.0" in refused.stderr
+    assert "--force to remake train, evaluate, report" in refused.stderr
     fake_stages.calls.clear()
     capo("run", "tiny.yaml", "--set", "train.beta=500", "--force")
     assert fake_stages.calls == ["train", "evaluate", "report"]

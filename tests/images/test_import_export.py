@@ -290,7 +290,7 @@ def test_exported_pairs_are_imported_unchanged(layout, prepared, tmp_path, sdxl)
     after = all_pairs(opened)
     assert [each[:3] for each in after] == [each[:3] for each in before]
     assert [each[3] for each in after] == pytest.approx([each[3] for each in before], abs=1e-12)
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="exists already"):
         export(settings, Run(prepared), tmp_path / "out", layout)
 
 

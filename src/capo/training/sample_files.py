@@ -4,7 +4,6 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
@@ -23,7 +22,7 @@ class Samples:
         self._places: dict[str, _Place] = {}
         for name in artifact.files():
             if name.endswith(".parquet"):
-                counts = Counter(_prompt_ids(artifact.folder / name))
+                counts = Counter(artifact.read_column(name, "prompt_id"))
                 ends = itertools.accumulate(counts.values())
                 for row, (prompt_id, end) in enumerate(zip(counts, ends, strict=True)):
                     shard = name.removesuffix(".parquet")
@@ -76,22 +75,6 @@ class _Place:
     first: int
     """The row of its first sample."""
     samples: int
-
-
-def _prompt_ids(path: Path) -> list[str]:
-    """Read the column `prompt_id` of a shard, verified by the checksums of its pages.
-
-    Verifying the digest of the whole file would read all of its images, which training does not need.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
-        ids: list[str] = file.read(columns=["prompt_id"])["prompt_id"].to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise WorkspaceError(f"{path} is damaged ({error}); remove it and rerun the command") from error
-    return ids
 
 
 def _file(shard: str, kind: str) -> str:
