@@ -1,4 +1,4 @@
-"""A Hub of one data set or model, served over HTTP from a folder here, as its own client reads it."""
+"""A Hub with one data set or model, served from a local folder to the Hub's own client."""
 
 import hashlib
 import json
@@ -19,9 +19,9 @@ def serving(
     revisions: tuple[str, ...] = ("main", SHA),
     kind: str = "datasets",
 ):
-    """Within, the set is at the server's `url`; its `read` lists the ranges of files that were asked for.
+    """Yield a server; `url` is its address, and `read` lists the ranges of files that were requested.
 
-    `kind` is `datasets` or `models`. `commit(server, folder, sha)` moves all revisions to another state.
+    `kind` is `datasets` or `models`. `commit(server, folder, sha)` moves all revisions to another commit.
     """
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(name, revisions, kind))
     commit(server, folder, SHA)
@@ -37,13 +37,13 @@ def serving(
 
 
 def commit(server, folder: Path, sha: str):
-    """What there is from now on, and at which commit."""
+    """Serve the files of `folder` as commit `sha` from now on."""
     server.sha = sha
     server.files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def aim(monkeypatch, url):
-    """What HF_ENDPOINT does when the library is imported; reached even where the tests run offline."""
+    """Make the Hub's client use `url`, even if the tests run offline; HF_ENDPOINT is read only on import."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -63,8 +63,8 @@ def _handler(name, revisions, kind):
                 return self.answer(
                     {"id": name, "sha": self.server.sha, "siblings": siblings, "private": False}
                 )
-            if found := re.fullmatch(f"{api}/tree/(?:{'|'.join(revisions)})/?(.*)", path):
-                return self.tree(found.group(1))
+            if tree := re.fullmatch(f"{api}/tree/(?:{'|'.join(revisions)})/?(.*)", path):
+                return self.tree(tree.group(1))
             if path.startswith(resolve):
                 return self.file(path.removeprefix(resolve).partition("/")[2])
             return self.refuse("RepoNotFound")
@@ -74,9 +74,9 @@ def _handler(name, revisions, kind):
         def do_POST(self):
             body = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
             files = self.server.files
-            found = [_entry(path, files[path]) for path in body.get("paths", []) if path in files]
+            entries = [_entry(path, files[path]) for path in body.get("paths", []) if path in files]
             folders = [p for p in body.get("paths", []) if any(f.startswith(p + "/") for f in files)]
-            self.answer(found + [{"type": "directory", "path": path, "oid": SHA} for path in folders])
+            self.answer(entries + [{"type": "directory", "path": path, "oid": SHA} for path in folders])
 
         def tree(self, folder):
             inside = {f: p for f, p in self.server.files.items() if not folder or f.startswith(folder + "/")}

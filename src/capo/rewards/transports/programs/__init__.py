@@ -1,4 +1,4 @@
-"""Programs that score in environments of their own, without capo: nothing here imports it.
+"""Programs that score in environments of their own, where capo is not installed: nothing here imports it.
 
-Their folder is on the Python path of every program that capo starts.
+The folder is on the Python path of every program that capo starts.
 """

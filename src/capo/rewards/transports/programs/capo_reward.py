@@ -2,19 +2,19 @@
 
     from capo_reward import serve_stdio
 
-    def score(images, prompts):            # RGB Pillow images, and their prompts
+    def score(images, prompts):            # RGB Pillow images and their prompts
         return [model(image, prompt) for image, prompt in zip(images, prompts)]
 
     serve_stdio(score, comparison={"comparison": "bradley-terry", "temperature": 1.0})
 
-capo starts the program and speaks with it in lines of JSON, one question and one answer at a time:
+capo starts the program and exchanges lines of JSON with it, one request and one answer at a time:
 
-    {"protocol": 1}                                             {"protocol": 1, "comparison": …}
-    {"id": 1, "images": [{"png": base64}, …], "prompts": […]}   {"id": 1, "scores": [0.5, null, …]}
+    {"id": 1, "protocol": 1}                                    {"protocol": 1, "comparison": …}
+    {"id": 2, "images": [{"png": base64}, …], "prompts": […]}   {"id": 2, "scores": [0.5, null, …]}
 
-An answer may have `errors`, null or the reason for each image, or `error`, when there are no
-scores at all; and `truncated`, whether only the beginning of each prompt was read. The program ends
-when its input does.
+An answer has the id of its request. It may have `errors`, null or the reason for each image; `truncated`,
+whether only the beginning of each prompt was read; or `error` instead of scores. The program ends when its
+input does.
 """
 
 import base64
@@ -37,38 +37,38 @@ Truncated = Callable[[list[str]], Iterable[bool]]
 def serve_stdio(
     score: Score, comparison: "str | dict[str, Any] | None" = None, truncated: "Truncated | None" = None
 ) -> None:
-    """Answer on stdout what is asked on stdin, until it ends.
+    """Answer the requests on stdin, until it ends.
 
     Args:
-        score: takes a list of RGB Pillow images and the list of their prompts; returns a number
-            for each, higher is better, or None where there is none.
-        comparison: how two scores compare: `bradley-terry`, `power-ratio`, `threshold`, a table as
-            `{"comparison": "bradley-terry", "temperature": 0.1}`, or None when the recipe says it.
-        truncated: takes the list of prompts; returns for each whether it is longer than what `score`
-            reads of it. None when that is not known.
+        score: takes a list of RGB Pillow images and the list of their prompts; returns one number for every
+            image, higher is better, or None for an image without a score.
+        comparison: how two scores compare: `bradley-terry`, `power-ratio`, `threshold`, a table such as
+            `{"comparison": "bradley-terry", "temperature": 0.1}`, or None if the recipe says it.
+        truncated: takes the list of prompts; returns for every prompt whether it is longer than what `score`
+            reads. None if that is unknown.
     """
-    # What the function and its libraries print must not get among the answers.
+    # Output of the function and its libraries must not mix with the answers: stdout becomes stderr.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     for line in sys.stdin.buffer:
-        question = json.loads(line)
-        if "protocol" in question:
+        request = json.loads(line)
+        if "protocol" in request:
             answer = {"protocol": PROTOCOL, "comparison": comparison}
         else:
-            answer = _answer(score, truncated, question)
+            answer = _answer(score, truncated, request)
         answers.write(json.dumps(answer, allow_nan=False) + "\n")
         answers.flush()
 
 
-def _answer(score: Score, truncated: "Truncated | None", question: dict[str, Any]) -> dict[str, Any]:
+def _answer(score: Score, truncated: "Truncated | None", request: dict[str, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = {"id": request["id"]}
     try:
-        images = [_decode(image) for image in question["images"]]
-        told: dict[str, Any] = {"scores": [_number(each) for each in score(images, question["prompts"])]}
-        if truncated is not None:
-            told["truncated"] = [bool(each) for each in truncated(question["prompts"])]
-    except Exception as error:  # whatever it is, capo must be told
-        return {"id": question["id"], "error": f"{type(error).__name__}: {error}"}
-    return {"id": question["id"], **told}
+        images = [_decode(image) for image in request["images"]]
+        scores = [_number(value) for value in score(images, request["prompts"])]
+        cut = None if truncated is None else [bool(value) for value in truncated(request["prompts"])]
+    except Exception as error:  # of any kind: capo reports it
+        return answer | {"error": f"{type(error).__name__}: {error}"}
+    return answer | {"scores": scores} | ({} if cut is None else {"truncated": cut})
 
 
 def _decode(image: dict[str, str]) -> Any:
@@ -82,13 +82,13 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _named(path: str) -> Any:
-    """The function that `package.module:function` names, from the current directory or installed."""
+def _import(path: str) -> Any:
+    """Return the function that `package.module:function` names, installed or in the current directory."""
     sys.path.append(str(Path.cwd()))
     module, _, name = path.partition(":")
     return getattr(import_module(module), name)
 
 
 if __name__ == "__main__":
-    function = _named(sys.argv[1])
+    function = _import(sys.argv[1])
     serve_stdio(function, getattr(function, "comparison", None), getattr(function, "truncated", None))

@@ -4,7 +4,7 @@ import os
 import sys
 from typing import Any
 
-os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # before torch: no code out of a pickle
+os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # before importing torch: reads tensors only from a pickle
 
 import numpy as np
 import pyiqa
@@ -13,7 +13,7 @@ from capo_reward import serve_stdio
 
 metric = pyiqa.create_metric(sys.argv[1], device=torch.device(sys.argv[2]))
 if metric.metric_mode != "NR" or metric.lower_better:
-    sys.exit(f"{sys.argv[1]} is no rating of an image by itself of which higher is better")
+    sys.exit(f"{sys.argv[1]} does not rate single images with higher scores for better ones")
 
 
 def score(images: list[Any], prompts: list[str]) -> list[float]:

@@ -1,6 +1,6 @@
-"""VILA's ratings for capo: `python vila_rating.py PLACE`, a SavedModel's folder or its address.
+"""VILA's ratings for capo: `python vila_rating.py MODEL`, the folder or address of a SavedModel.
 
-The released model takes one image as the bytes of its file, and gives a mean opinion in [0, 1].
+The released model takes the bytes of one image file and returns a mean opinion score in [0, 1].
 """
 
 import io
@@ -11,15 +11,15 @@ import tensorflow as tf
 import tensorflow_hub as hub
 from capo_reward import serve_stdio
 
-TIMES = 10.0
-"""From the release's scale to that of the paper."""
+SCALE = 10.0
+"""From the release's scale to the paper's."""
 
 model = hub.load(sys.argv[1])
 rate = model.signatures["serving_default"]
 
 
 def score(images: list[Any], prompts: list[str]) -> list[float]:
-    return [TIMES * float(rate(tf.constant(png(image)))["predictions"].numpy().item()) for image in images]
+    return [SCALE * float(rate(tf.constant(png(image)))["predictions"].numpy().item()) for image in images]
 
 
 def png(image: Any) -> bytes:
