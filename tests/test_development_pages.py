@@ -1,8 +1,9 @@
-"""The worked examples of the development pages run as they stand."""
+"""The development pages: worked examples run as they stand, and the architecture page matches the code."""
 
 import re
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 from types import ModuleType
 
 import numpy as np
@@ -22,6 +23,7 @@ from capo.rewards.catalog import CATALOG
 from capo.store import Run
 from capo.store.step import Job
 from synthetic_run import Options, make_run
+from test_imports import LAYERS
 
 PAGES = Path(__file__).parents[1] / "docs" / "development"
 
@@ -64,7 +66,8 @@ def test_objective(restore, monkeypatch):
     monkeypatch.setattr(objective, "hinge_loss", run_block(function).hinge_loss, raising=False)
     run_block(entry)
     recipe = load_recipe("shapes", ["train.objective=hinge"])
-    loss = OBJECTIVES[recipe.train.objective].loss(torch.tensor([0.25, 2.0]), torch.zeros(2))
+    chosen = OBJECTIVES[recipe.train.objective]
+    loss = objective.preference_loss(chosen, torch.tensor([0.25, 2.0]), torch.zeros(2))
     assert loss.tolist() == [0.75, 0.0]
 
 
@@ -117,3 +120,19 @@ def test_benchmark(restore, tmp_path):
         ("two cats", "counting", 1),
         ("a red car", "color", 2),
     ]
+
+
+ARCHITECTURE = (PAGES / "architecture.md").read_text("utf-8")
+
+
+def test_paths_of_the_architecture_page_name_functions():
+    names = re.findall(r"`(capo\.[\w.]+:[\w.]+)`", ARCHITECTURE)
+    assert len(names) > 20
+    for name in names:
+        assert callable(resolve_name(name)), name
+
+
+def test_rooms_of_the_architecture_page_are_the_layers():
+    table = ARCHITECTURE.partition("## Rooms")[2].partition("\n## ")[0]
+    rows = [set(re.findall(r"`(\w+)`", row)) for row in re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)]
+    assert rows == [layer for layer in LAYERS if layer != {"__main__"}]
