@@ -11,13 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from capo.cli import app
-from capo.cli.bench_table import ratios
-from capo.cost.bench import bench
+from capo.cost.bench import Part
 from capo.cost.bench import scoring_speed as score_bench
+from capo.cost.bench.benchmark import MEASUREMENTS, Benchmark, bench
 from capo.cost.bench.conventional import Conventional
-from capo.cost.bench.measure import Row, measure, peak_of
+from capo.cost.bench.measure import Case, Row, measure
 from capo.cost.bench.subject import Subject, changed
 from capo.cost.bench.training_speed import effort, training_data
+from capo.cost.gpus import peak_of
 from capo.diffusion import load_family
 from capo.recipe import dump_recipe
 from tiny_training import recipe as tiny_recipe
@@ -52,8 +53,8 @@ def test_training_is_measured_against_the_conventional_loop(file):
     assert rows["conventional"]["speed"] == rows["conventional"]["memory"] == 1
     for row in rows.values():
         assert row["per_second"] == pytest.approx(2 / row["seconds"])  # a micro-batch of two pairs
-        assert row["share_of_peak"] is None  # of a CPU it is not known
-    # It neither holds nor runs the VAE and the text encoders.
+        assert row["share_of_peak"] is None  # unknown for a CPU
+    # capo's trainer neither holds nor runs the VAE and the text encoders.
     assert rows["LoRA"]["peak_bytes"] < rows["conventional"]["peak_bytes"]
     assert rows["LoRA, checkpointing"]["peak_bytes"] < rows["LoRA"]["peak_bytes"]
     assert rows["full"]["peak_bytes"] > rows["LoRA"]["peak_bytes"]
@@ -61,19 +62,19 @@ def test_training_is_measured_against_the_conventional_loop(file):
 
 
 @pytest.mark.parametrize("adaptation", ["lora", "full"])
-def test_the_effort_is_that_of_the_denoisers_passes(adaptation, recipe, data):
+def test_effort_counts_the_denoisers_passes(adaptation, recipe, data):
     recipe = changed(recipe, train={"adaptation": adaptation, "global_batch_size": 2})
     family = load_family(recipe.model, CPU)
     one, conditioning = torch.zeros(1, 4, 8, 8), family.encode(["a"])
-    # Of the fused kernels on a CPU the counter knows nothing.
+    # The counter does not know the CPU's fused kernels.
     plain = sdpa_kernel(SDPBackend.MATH)
     with plain, FlopCounterMode(display=False) as counter, torch.no_grad():
         family.predict(one, torch.tensor([5]), conditioning)
     forward = counter.get_total_flops()
     flops, parameters = effort(recipe, data)
-    # Four rows through reference and policy, and back: once as much for the activations, and in full
-    # training once more for the weights. The first layers have no activations to go back to, and the
-    # adapter comes on top.
+    # Four rows pass through reference and policy. The backward pass costs one forward for the activations
+    # and, in full training, one more for the weights. The first layers need no gradient of their inputs, and
+    # the adapter adds some work.
     passes = flops / (4 * forward)
     if adaptation == "full":
         assert 3.9 < passes < 4
@@ -83,7 +84,7 @@ def test_the_effort_is_that_of_the_denoisers_passes(adaptation, recipe, data):
         assert parameters < sum(p.numel() for p in family.denoiser.parameters())
 
 
-def test_two_forwards_and_four_learn_the_same(recipe, data):
+def test_two_and_four_forward_passes_learn_the_same(recipe, data):
     losses = {}
     for together in (True, False):
         loop = Conventional(load_family(recipe.model, CPU), recipe.train, together)
@@ -106,7 +107,7 @@ def test_the_conventional_loop_trains_on_the_latents_of_the_images(recipe, data)
     assert [image.size for image in again] == [(32, 32)] * 2
 
 
-@pytest.mark.parametrize("part", ["generate", "decode", "score"])
+@pytest.mark.parametrize("part", [Part.GENERATE, Part.DECODE, Part.SCORE])
 def test_other_parts_are_measured(part, file):
     found = bench(part, None, file, [], repeats=1)
     assert found.unit == "images"
@@ -115,17 +116,21 @@ def test_other_parts_are_measured(part, file):
 
 def test_pairs_are_measured(file, monkeypatch):
     monkeypatch.setattr(score_bench, "PROMPTS", 50)
-    rows = bench("pairs", None, file, [], repeats=1).rows
+    rows = bench(Part.PAIRS, None, file, [], repeats=1).rows
     assert [row.name for row in rows] == ["frontier", "sum", "best-worst"]
 
 
-def test_too_little_memory_gives_an_empty_row():
+def test_out_of_memory_gives_a_row_without_measurements():
     def too_large():
         raise RuntimeError("lower it") from torch.OutOfMemoryError("no memory")
 
-    row = measure("full", nullcontext(too_large), CPU, units=1, repeats=1, flops=5)
+    row = measure(Case("full", nullcontext(too_large), units=1, flops=5), CPU, repeats=1)
     assert row == Row("full", flops=5)
-    assert ratios(row, [Row("conventional", per_second=2.0), row]) == {"speed": None, "memory": None}
+    rows = [Row("conventional", per_second=2.0), row]
+    assert Benchmark("train", "", "pairs", "cpu", 1, {}, {}, rows).ratios(row) == {
+        "speed": None,
+        "memory": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -134,12 +139,12 @@ def test_too_little_memory_gives_an_empty_row():
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA H100 PCIe", 756e12),
         ("NVIDIA A100-SXM4-40GB", 312e12),
-        ("NVIDIA H100 NVL", None),  # slower than the one it would pass for
+        ("NVIDIA H100 NVL", None),  # slower than the H100 in the table
         ("NVIDIA GeForce RTX 3090 Ti", None),
         ("Tesla T4", None),
     ],
 )
-def test_the_peak_is_known_of_a_devices_own_name(device, peak):
+def test_peak_of_a_device_name(device, peak):
     assert peak_of(device) == peak
 
 
@@ -148,10 +153,15 @@ def test_any_other_failure_stops_the_benchmark():
         raise RuntimeError("shapes differ")
 
     with pytest.raises(RuntimeError, match="shapes differ"):
-        measure("full", nullcontext(broken), CPU, units=1, repeats=1)
+        measure(Case("full", nullcontext(broken), units=1), CPU, repeats=1)
 
 
-def test_an_unknown_part_is_named():
-    found = CliRunner().invoke(app, ["bench", "trian"])
-    assert found.exit_code == 1
-    assert "no part 'trian' to measure; there are train, generate" in found.stderr
+def test_every_part_has_a_measurement():
+    assert set(MEASUREMENTS) == set(Part)
+
+
+def test_an_unknown_part_is_wrong_usage():
+    called = CliRunner().invoke(app, ["bench", "trian"])
+    assert called.exit_code == 2
+    assert "trian" in called.stderr
+    assert "generate" in called.stderr

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from capo.cost.bench.checkpoints import write_checkpoint
 from capo.cost.bench.subject import subject
+from capo.cost.checkpoints import write_checkpoint
 from capo.diffusion import load_family
 from capo.diffusion.random_weights import RandomWeights
 from capo.recipe import GenerateSection, ModelSection
@@ -11,7 +11,7 @@ META = torch.device("meta")
 
 
 @pytest.mark.parametrize("name", ["tiny-sd15", "tiny-sd35", "tiny-flux"])
-def test_a_tiny_architecture_answers_prompts(name, tmp_path):
+def test_a_tiny_architecture_runs(name, tmp_path):
     with subject(name, None, []) as what, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         family = what.family(what.recipe.model)
@@ -38,10 +38,10 @@ def test_a_real_architecture_takes_no_memory_on_the_meta_device(name, shape, tmp
 
 def test_missing_weights_are_rejected_unless_random_ones_are_requested(tmp_path):
     write_checkpoint("tiny-sd15", tmp_path)
-    with pytest.raises(ValueError, match="cannot be loaded"):
+    with pytest.raises(ValueError, match=r"cannot be loaded"):
         load_family(ModelSection(checkpoint=str(tmp_path)), torch.device("cpu"))
 
 
 def test_an_unknown_architecture_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no architecture 'sdxxl'; there are sd15, sdxl"):
+    with pytest.raises(ValueError, match=r"'sdxxl'.*sd15, sdxl"):
         write_checkpoint("sdxxl", tmp_path)

@@ -1,17 +1,17 @@
 import torch
 
-from capo.cost.bench.peak_memory import made_bytes, peak_bytes
+from capo.cost.peak_memory import made_bytes, peak_bytes
 
 CPU = torch.device("cpu")
 MEGA = 1_000_000
 
 
 def peak_above(work):
-    """The peak of `work` over what is there anyway."""
+    """The peak of `work` above the tensors that exist already."""
     return peak_bytes(work, CPU) - peak_bytes(lambda: None, CPU)
 
 
-def test_what_is_freed_before_the_peak_does_not_count():
+def test_memory_freed_before_the_peak_does_not_count():
     def work():
         first = torch.zeros(MEGA)
         second = first + 1
@@ -21,7 +21,7 @@ def test_what_is_freed_before_the_peak_does_not_count():
     assert peak_above(work) == 2 * 4 * MEGA
 
 
-def test_a_view_takes_nothing():
+def test_a_view_takes_no_memory():
     def work():
         whole = torch.zeros(MEGA)
         return whole.view(1000, 1000)[1:], whole.t()
@@ -29,7 +29,7 @@ def test_a_view_takes_nothing():
     assert peak_above(work) == 4 * MEGA
 
 
-def test_what_was_there_before_counts():
+def test_existing_tensors_count():
     before = peak_bytes(lambda: None, CPU)
     kept = torch.zeros(MEGA)
     assert peak_bytes(lambda: None, CPU) - before == kept.nbytes
@@ -52,7 +52,7 @@ def test_activations_kept_for_the_backward_pass_count():
     assert peak_above(without) == 2 * 4 * MEGA
 
 
-def test_what_was_there_before_is_not_what_the_work_makes():
+def test_made_bytes_excludes_existing_tensors():
     kept = torch.zeros(MEGA)
 
     def work():

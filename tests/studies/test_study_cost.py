@@ -61,7 +61,7 @@ def test_what_is_shared_counts_once(file):
 
 
 def test_the_command_counts_the_seeds_that_are_asked_for(file):
-    words = ["compare", str(file), "--plan", "--gpu", "l40s", "--utilisation", "0.5", "--seeds", "0"]
+    words = ["compare", str(file), "--plan", "--gpu", "l40s", "--utilization", "0.5", "--seeds", "0"]
     called = CliRunner().invoke(app, [*words, "--json"])
     samples, *_ = json.loads(called.stdout)["kinds"]
     assert (samples["kind"], samples["different"], samples["runs"]) == ("samples", 3, 4)

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from capo.cli.app import app, group, load
-from capo.cli.options import Directory, Gpu, Json, Overrides, RecipeName, Utilisation
+from capo.cli.options import Directory, Gpu, Json, Overrides, RecipeName, Utilization
+from capo.cost.bench import Part
 
 SOUP_EPILOG = """\b
 Examples:
@@ -20,7 +21,7 @@ PLAN_EPILOG = """\b
 Examples:
   capo plan sdxl                                  the paper's run, on an H100
   capo plan flux --gpu l40s --set train.per_device_batch_size=2
-  capo plan sdxl --gpu a100-80gb --utilisation 0.3 --json"""
+  capo plan sdxl --gpu a100-80gb --utilization 0.3 --json"""
 
 BENCH_EPILOG = """\b
 Examples:
@@ -90,7 +91,7 @@ def plan(
     overrides: Overrides = None,
     directory: Directory = None,
     gpu: Gpu = "h100",
-    utilisation: Utilisation = 0.4,
+    utilization: Utilization = 0.4,
     as_json: Json = False,
 ) -> None:
     """Count what a recipe will cost before it runs: GPU hours by stage, memory by part, disk.
@@ -102,7 +103,7 @@ def plan(
     from capo.cost.plan import plan_run
 
     loaded, _ = load(recipe, overrides, directory)
-    found = plan_run(loaded, gpu, utilisation)
+    found = plan_run(loaded, gpu, utilization)
     if as_json:
         terminal.print_json(values(found))
     else:
@@ -111,7 +112,7 @@ def plan(
 
 @app.command(epilog=BENCH_EPILOG)
 def bench(
-    part: Annotated[str, typer.Argument(metavar="PART", help="train, generate, decode, score or pairs.")],
+    part: Annotated[Part, typer.Argument(metavar="PART", help="train, generate, decode, score or pairs.")],
     architecture: Annotated[
         str | None,
         typer.Option("--arch", metavar="NAME", help="As sdxl or tiny-sd3; else the model of --recipe."),
@@ -129,7 +130,7 @@ def bench(
         os.environ["CAPO_QUIET"] = "1"
     from capo.cli import tables as terminal
     from capo.cli.bench_table import print_table, values
-    from capo.cost.bench import bench as run_bench
+    from capo.cost.bench.benchmark import bench as run_bench
 
     found = run_bench(part, architecture, recipe, overrides or (), repeats)
     if as_json:

@@ -7,25 +7,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from capo.cost.bench import Benchmark
+from capo.cost.bench.benchmark import Benchmark
 from capo.cost.bench.measure import Row
-
-BASELINE = "conventional"
 
 
 def values(found: Benchmark) -> dict[str, Any]:
     """Plain JSON values; `speed` and `memory` of a row are ratios to the conventional one."""
-    rows = [{**asdict(row), **ratios(row, found.rows)} for row in found.rows]
+    rows = [{**asdict(row), **found.ratios(row)} for row in found.rows]
     return {**asdict(found), "rows": rows}
-
-
-def ratios(row: Row, rows: list[Row]) -> dict[str, float | None]:
-    """How many times as fast as the conventional row, and with what share of its memory."""
-    base = rows[0] if rows[0].name == BASELINE else Row("none")
-    return {
-        "speed": _over(row.per_second, base.per_second),
-        "memory": _over(row.peak_bytes, base.peak_bytes),
-    }
 
 
 def print_table(found: Benchmark) -> None:
@@ -41,7 +30,7 @@ def print_table(found: Benchmark) -> None:
 
 
 def _cells(row: Row, found: Benchmark) -> dict[str, str]:
-    compared = ratios(row, found.rows)
+    compared = found.ratios(row)
     missing = "out of memory" if row.seconds is None else ""
     return {
         found.part: row.name,
@@ -62,7 +51,3 @@ def _figure(value: float | None) -> str:
 
 def _text(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
-
-
-def _over(value: float | None, base: float | None) -> float | None:
-    return None if value is None or base is None else value / base

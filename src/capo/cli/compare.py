@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from capo.cli.app import app, stop
-from capo.cli.options import Force, Gpu, Json, Utilisation
+from capo.cli.options import Force, Gpu, Json, Utilization
 
 HELP = """Run a study: several settings, several seeds, one table.
 
@@ -58,7 +58,7 @@ def compare(
         bool, typer.Option("--plan", help="Count the GPU hours of all runs; run nothing.")
     ] = False,
     gpu: Gpu = "h100",
-    utilisation: Utilisation = 0.4,
+    utilization: Utilization = 0.4,
     against: Annotated[
         str | None,
         typer.Option(metavar="ROW", help="The row that others are compared with.", show_default=False),
@@ -86,7 +86,7 @@ def compare(
         from capo.studies.study_cost import study_cost
 
         some = loaded.only(chosen)
-        printing.print_cost(some, study_cost(runs_of(some, folder), gpu, utilisation), as_json)
+        printing.print_cost(some, study_cost(runs_of(some, folder), gpu, utilization), as_json)
         return
     outcome = run_study(loaded, folder, seeds=chosen, force=force)
     printing.print_outcome(outcome, as_json)

@@ -40,8 +40,13 @@ Force = Annotated[
 Gpu = Annotated[
     str, typer.Option("--gpu", metavar="NAME", help="h100, a100-80gb, rtx4090, …; a wrong name lists them.")
 ]
-Utilisation = Annotated[
+Utilization = Annotated[
     float,
-    typer.Option("--utilisation", metavar="SHARE", help="Of the GPU's peak, assumed to be reached."),
+    typer.Option(
+        "--utilization",
+        "--utilisation",
+        metavar="SHARE",
+        help="Share of the GPU's peak speed to assume, above 0 and at most 1.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")]

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from capo.cost.gpus import GIB
 from capo.cost.plan import Plan
-from capo.cost.plan.gpus import GIB
 from capo.images.disk_space import format_bytes
 
 
@@ -28,7 +28,7 @@ def print_plan(plan: Plan) -> None:
     )
     for what, flops in _single(plan).items():
         print(f"  {what}: {_flops(flops)}")
-    title = f"Hours of one {plan.gpu.name}, if it reaches {plan.utilisation:.0%} of its peak"
+    title = f"Hours of one {plan.gpu.name}, if it reaches {plan.utilization:.0%} of its peak"
     tables = {title: _hours(plan)}
     for stage, parts in plan.memory.items():
         tables[f"Memory of the GPU, {stage} (estimate)"] = _table(("part", "GiB"), _gibibytes(parts))

@@ -74,7 +74,7 @@ def print_cost(study: Study, cost: StudyCost, as_json: bool) -> None:
     ]
     together = [sum(each.hours for each in cost.kinds), sum(each.alone for each in cost.kinds)]
     whole = f"{len(study.rows)} rows, {len(study.seeds)} seeds"
-    print(f"{study.title}: hours of one {cost.gpu}, if it reaches {cost.utilisation:.0%} of its peak")
+    print(f"{study.title}: hours of one {cost.gpu}, if it reaches {cost.utilization:.0%} of its peak")
     head = ["artifact", "how many", "GPU hours", "by themselves"]
     _print(head, [*lines, ("all", whole, *map(hours, together))])
     for note in cost.notes:

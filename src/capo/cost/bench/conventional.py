@@ -1,8 +1,8 @@
-"""The loop of the widely used preference scripts, written plainly, to compare with.
+"""The training loop of widely used preference scripts, as the baseline of the training benchmark.
 
 Every step decodes the two images of a pair from their files, encodes them with the VAE, encodes the
-prompts with the text encoders, and reads its loss back to log it. The networks, their precision and
-the adapter are those of capo, and so are the calls of the denoiser.
+prompts with the text encoders, and reads the loss back to log it. The networks, their precision, the
+adapter and the calls of the denoiser are capo's.
 """
 
 import io
@@ -22,7 +22,7 @@ from capo.recipe import TrainSection
 
 @dataclass(frozen=True)
 class ImagePair:
-    """Two image files of one prompt."""
+    """Encoded image files of one prompt."""
 
     prompt: str
     chosen: bytes
@@ -32,8 +32,8 @@ class ImagePair:
 class Conventional:
     """Diffusion-DPO with LoRA on images (Wallace et al. 2024).
 
-    With `together` chosen and rejected are one batch, as in diffusers' own script; without, the
-    policy and the reference see each by itself, four forwards a step, as other trainers do.
+    With `together`, chosen and rejected samples form one batch, as in diffusers' own script. Without it,
+    the policy and the reference process them separately: four forward passes per step, as in other trainers.
     """
 
     def __init__(self, family: Family, section: TrainSection, together: bool) -> None:
@@ -46,7 +46,7 @@ class Conventional:
         self._generator = torch.Generator()
 
     def step(self, pairs: Sequence[ImagePair]) -> float:
-        """One update from all the pairs; returns the loss."""
+        """Update the policy on all pairs and return the loss."""
         family, rows = self._family, len(pairs)
         files = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
         latents = self.encode_images(files)
@@ -68,7 +68,7 @@ class Conventional:
 
     @torch.no_grad()
     def encode_images(self, files: list[bytes]) -> Tensor:
-        """Normalised latents [B, C, H, W] float32."""
+        """Normalized latents [B, C, H, W] float32."""
         vae = self._family.vae
         images = [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -76,7 +76,7 @@ class Conventional:
         return (latents - (vae.config.shift_factor or 0.0)) * float(vae.config.scaling_factor)
 
     def _errors(self, x_t: Tensor, times: Tensor, conditioning: dict[str, Tensor], target: Tensor) -> Tensor:
-        """Mean squared error of each row [B]."""
+        """Mean squared error per row [B]."""
         if self._together:
             both = {name: torch.cat([value, value]) for name, value in conditioning.items()}
             prediction = self._family.predict(x_t, times, both)

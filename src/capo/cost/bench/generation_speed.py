@@ -1,4 +1,4 @@
-"""Images a second: sampling in batches as the stage does it, against one image a call; and decoding."""
+"""Images per second: sampling in batches, as the stage does, against one image per call; and decoding."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from itertools import count
 
 import torch
 
-from capo.cost.bench.measure import Row, Work, measure
+from capo.cost.bench.measure import Case, Row, Work, measure
 from capo.cost.bench.subject import Subject, changed, prompts
 from capo.diffusion.family import Family
 from capo.engine.seeds import initial_noise
@@ -17,30 +17,29 @@ from capo.store import Run
 
 
 def bench_generate(subject: Subject, repeats: int) -> Iterator[Row]:
-    """The conventional way first: an image a call, its prompt encoded and its file made in turn."""
-    yield measure("conventional", _one_image(subject), subject.device, units=1, repeats=repeats, threads=True)
+    """One image per call first, with its prompt encoded and its file written in turn; then batches."""
+    one = Case("conventional", _one_image(subject), units=1, threads=True)
+    yield measure(one, subject.device, repeats)
     samples = subject.recipe.generate.samples_per_prompt
     for size in sorted({min(size, samples) for size in (1, 4, samples)}):
         recipe = changed(subject.recipe, generate={"batch_size": size})
-        yield measure(
-            f"batches of {size}", _stage(subject, recipe), subject.device,
-            units=samples, repeats=repeats, threads=True,
-        )  # fmt: skip
+        case = Case(f"batches of {size}", _stage(subject, recipe), units=samples, threads=True)
+        yield measure(case, subject.device, repeats)
 
 
 def bench_decode(subject: Subject, repeats: int) -> Iterator[Row]:
-    """Latents to pixels, and to files of each format."""
+    """Latents to pixels, and to image files of every format."""
     family = subject.family(subject.recipe.model)
     images = min(4, subject.recipe.generate.samples_per_prompt)
     latents = _noise(family, subject.recipe.generate, images)
     for name in ("pixels", *ENCODINGS):
         work = _decode(family, latents, None if name == "pixels" else name)
-        yield measure(name, work, subject.device, units=images, repeats=repeats)
+        yield measure(Case(name, work, units=images), subject.device, repeats)
 
 
 @contextmanager
 def _stage(subject: Subject, recipe: Recipe) -> Iterator[Work]:
-    """All samples of one prompt, down to the shard on the disk."""
+    """All samples of one prompt, up to the shard on disk."""
     family, prompt, folders = subject.family(recipe.model), prompts(1), count()
     with Run.open(subject.folder / "run", recipe) as run:
         artifact = run.artifact("samples")

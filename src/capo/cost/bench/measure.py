@@ -1,4 +1,4 @@
-"""Timing, and what a row of a benchmark holds."""
+"""Time a piece of work and find its peak memory."""
 
 import gc
 import statistics
@@ -9,95 +9,91 @@ from dataclasses import dataclass
 
 import torch
 
-from capo.cost.bench.peak_memory import peak_bytes
-from capo.cost.plan.gpus import GPUS
-
-DEVICES = {
-    "H200": "h200",
-    "H100 PCIe": "h100-pcie",
-    "H100": "h100",
-    "A100": "a100-80gb",
-    "L40S": "l40s",
-    "RTX A6000": "a6000",
-    "RTX 4090": "rtx4090",
-    "RTX 3090": "rtx3090",
-}
-"""What is in a device's own name → its name in `capo.cost.plan.gpus`; the first that fits counts."""
-
-VARIANTS = {"NVL", "Ti", "D", "Laptop"}
-"""Words in the names of devices that are slower or faster than those: their peak is not known here."""
+from capo.cost.gpus import peak_of
+from capo.cost.peak_memory import peak_bytes
 
 Work = Callable[[], object]
 
 
 @dataclass(frozen=True)
+class Case:
+    """One way of doing the work."""
+
+    name: str
+    work: AbstractContextManager[Work]
+    """Sets up and yields the function to time."""
+    units: int
+    """Pairs, images or prompts that one call processes."""
+    flops: int | None = None
+    parameters: int | None = None
+    threads: bool = False
+    """True if the work runs in several threads, whose memory is known only on CUDA."""
+
+
+@dataclass(frozen=True)
 class Row:
-    """One way of doing the work. What was measured is None when it did not fit into memory."""
+    """Results of one case. Measured values are None if the work ran out of memory."""
 
     name: str
     seconds: float | None = None
     """Median of the repetitions."""
     slowest: float | None = None
     host_seconds: float | None = None
-    """Processor time of all threads, by the median: what the host has to do while a GPU computes; on a
-    CPU the work itself, however busy the machine is otherwise."""
+    """Processor time of all threads, median. With a GPU it is the cost of keeping the GPU busy; on a CPU
+    it is the work itself, regardless of other load."""
     per_second: float | None = None
-    """Units of the benchmark (pairs, images, prompts) a second, by the median."""
+    """Units of the benchmark (pairs, images, prompts) per second, from the median."""
     peak_bytes: int | None = None
-    """Of all tensors on the device at once, weights included; None where it is not known."""
+    """Peak of all tensors on the device, weights included; None if unknown."""
     flops: int | None = None
-    """Of the denoiser in a repetition; neither recomputed activations nor work beside it count."""
+    """FLOPs of the denoiser per repetition, without recomputed activations and other work."""
     share_of_peak: float | None = None
-    """`flops` a second over the chip's dense bf16 peak; None where that is not known."""
+    """`flops` per second over the chip's dense bf16 peak; None if the peak is unknown."""
     parameters: int | None = None
-    """Trained."""
+    """Trained parameters."""
 
 
-def measure(
-    name: str,
-    work: AbstractContextManager[Work],
-    device: torch.device,
-    *,
-    units: int,
-    repeats: int,
-    flops: int | None = None,
-    parameters: int | None = None,
-    threads: bool = False,
-) -> Row:
-    """A row of `work`, done once to warm up, once to find its memory, then `repeats` times on the clock.
+def measure(case: Case, device: torch.device, repeats: int) -> Row:
+    """Call the work once to warm up, once to find its memory, then `repeats` times to time it.
 
-    An empty row when the device runs out of memory. The memory of work in several `threads` is known
-    on CUDA only.
+    Returns a row without measurements if the device runs out of memory.
     """
     try:
-        with work as do:
+        with case.work as do:
             do()
-            memory = peak_bytes(do, device) if device.type == "cuda" or not threads else None
+            memory = peak_bytes(do, device) if device.type == "cuda" or not case.threads else None
             times = [_timed(do, device) for _ in range(repeats)]
     except RuntimeError as error:
-        if not any(isinstance(each, torch.OutOfMemoryError) for each in (error, error.__cause__)):
+        if not any(isinstance(raised, torch.OutOfMemoryError) for raised in (error, error.__cause__)):
             raise
-        return Row(name, flops=flops, parameters=parameters)
+        return Row(case.name, flops=case.flops, parameters=case.parameters)
     finally:
         _free(device)
-    seconds, host = ([time[place] for time in times] for place in range(2))
-    middle, peak = statistics.median(seconds), _peak_flops(device)
-    share = None if flops is None or peak is None else flops / middle / peak
+    seconds, host_seconds = zip(*times, strict=True)
+    median, peak = statistics.median(seconds), _peak_flops(device)
     return Row(
-        name, middle, max(seconds), statistics.median(host), units / middle, memory, flops, share, parameters
+        name=case.name,
+        seconds=median,
+        slowest=max(seconds),
+        host_seconds=statistics.median(host_seconds),
+        per_second=case.units / median,
+        peak_bytes=memory,
+        flops=case.flops,
+        share_of_peak=None if case.flops is None or peak is None else case.flops / median / peak,
+        parameters=case.parameters,
     )
 
 
 def _timed(do: Work, device: torch.device) -> tuple[float, float]:
-    """Seconds on the wall, and of the processor."""
-    _wait(device)
+    """Wall-clock seconds and processor seconds of one call."""
+    _synchronize(device)
     start, host = time.perf_counter(), time.process_time()
     do()
-    _wait(device)
+    _synchronize(device)
     return time.perf_counter() - start, time.process_time() - host
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
@@ -109,13 +105,4 @@ def _free(device: torch.device) -> None:
 
 
 def _peak_flops(device: torch.device) -> float | None:
-    if device.type != "cuda":
-        return None
-    return peak_of(torch.cuda.get_device_name(device))
-
-
-def peak_of(name: str) -> float | None:
-    """Dense bf16 FLOP/s of a device by its own name, as `NVIDIA H100 80GB HBM3`; None if not known."""
-    if VARIANTS & set(name.split()):
-        return None
-    return next((GPUS[key].half for part, key in DEVICES.items() if part in name), None)
+    return peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None

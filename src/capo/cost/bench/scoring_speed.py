@@ -1,4 +1,4 @@
-"""Images a second by each reward of the recipe, and prompts a second of calibrating and pairing."""
+"""Images per second of every reward in the recipe, and prompts per second of calibration and pairing."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from capo.cost.bench.measure import Row, Work, measure
+from capo.cost.bench.measure import Case, Row, Work, measure
 from capo.cost.bench.subject import Subject, changed, prompts
 from capo.diffusion import load_family
 from capo.diffusion.random_weights import RandomWeights
@@ -17,11 +17,11 @@ from capo.rewards import build_comparison, load_reward, score_images
 
 IMAGES = 64
 PROMPTS = 100_000
-"""Of the paper."""
+"""As many as in the paper."""
 
 
 def bench_score(subject: Subject, repeats: int) -> Iterator[Row]:
-    """Each reward on pictures in memory: one at a time, and in batches of the recipe's size."""
+    """Every reward on images in memory: one at a time, and in batches of the recipe's size."""
     meta = torch.device("meta")
     family = load_family(subject.recipe.model, meta, RandomWeights(meta))
     height, width = family.image_size(subject.recipe.generate)
@@ -29,15 +29,14 @@ def bench_score(subject: Subject, repeats: int) -> Iterator[Row]:
     for reward in subject.recipe.rewards:
         for name, batch in ((f"{reward.name}, one at a time", 1), (reward.name, reward.batch_size)):
             work = _scoring(reward, images, subject.device, batch)
-            yield measure(name, work, subject.device, units=IMAGES, repeats=repeats)
+            yield measure(Case(name, work, units=IMAGES), subject.device, repeats)
 
 
 def bench_pairs(subject: Subject, repeats: int) -> Iterator[Row]:
-    """Each selection on random scores of the paper's number of prompts."""
+    """Every selection on random scores for as many prompts as in the paper."""
     for selection in ("frontier", "sum", "best-worst"):
-        yield measure(
-            selection, _pairing(subject, selection), torch.device("cpu"), units=PROMPTS, repeats=repeats
-        )
+        case = Case(selection, _pairing(subject, selection), units=PROMPTS)
+        yield measure(case, torch.device("cpu"), repeats)
 
 
 @contextmanager
@@ -54,7 +53,7 @@ def _pairing(subject: Subject, selection: str) -> Iterator[Work]:
     rewards = subject.recipe.training_rewards
     comparisons = [build_comparison(reward) for reward in rewards]
     recipe = changed(subject.recipe, pairs={"selection": selection, "reward": rewards[0].name})
-    # In (0, 1), where every comparison is defined.
+    # Scores in (0, 1), where every comparison is defined.
     shape = (PROMPTS, recipe.generate.samples_per_prompt, len(rewards))
     scores = np.random.default_rng(0).random(shape)
     rule = selection_rule(recipe.pairs, recipe.training_rewards)
@@ -62,6 +61,6 @@ def _pairing(subject: Subject, selection: str) -> Iterator[Work]:
 
 
 def _picture(seed: int, size: tuple[int, int]) -> Image.Image:
-    """Smooth random colours: as hard to resize as any picture."""
-    colours = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    return Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC)
+    """Smooth random colors, which cost as much to resize as any picture."""
+    colors = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return Image.fromarray(colors).resize(size, Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""What is measured: an architecture with random weights, or a recipe with the weights it names."""
+"""The subject of a benchmark: an architecture with random weights, or a recipe with its own weights."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from capo.cost.bench.checkpoints import SHRINK, TINY, write_checkpoint
+from capo.cost.checkpoints import SHRINK, TINY, write_checkpoint
 from capo.diffusion import load_family
 from capo.diffusion.architectures import PARTS
 from capo.diffusion.components import PartLoader, load_part
@@ -20,13 +20,13 @@ from capo.prompts import Prompt, make_prompt
 from capo.recipe import ModelSection, Recipe, load_recipe
 
 SIDES = {"sd15": 512}
-"""Of its images, in pixels; `SIDE` for the others."""
+"""Image side in pixels of architectures that differ from `SIDE`."""
 SIDE = 1024
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A recipe to measure on `device`, and a folder that is gone afterwards."""
+    """A recipe to measure on `device`, and a temporary folder."""
 
     name: str
     recipe: Recipe
@@ -41,9 +41,9 @@ class Subject:
 
 @contextmanager
 def subject(architecture: str | None, recipe: str | None, overrides: Sequence[str]) -> Iterator[Subject]:
-    """The subject that `--arch` or `--recipe` name; with both, the recipe's settings on random weights.
+    """Yield what `--arch` or `--recipe` selects; with both, the recipe's settings on random weights.
 
-    Raises `RecipeError` for a recipe that cannot be used, `ValueError` for an unknown architecture.
+    Raises `RecipeError` for an invalid recipe and `ValueError` for an unknown architecture.
     """
     with tempfile.TemporaryDirectory(prefix="capo-bench-") as temporary:
         folder = Path(temporary)
@@ -62,13 +62,13 @@ def subject(architecture: str | None, recipe: str | None, overrides: Sequence[st
 
 
 def changed(recipe: Recipe, **sections: dict[str, Any]) -> Recipe:
-    """The recipe with some fields of its sections replaced: `changed(recipe, train={"steps": 3})`."""
+    """Return the recipe with some fields of its sections replaced: `changed(recipe, train={"steps": 3})`."""
     update = {name: getattr(recipe, name).model_copy(update=values) for name, values in sections.items()}
     return recipe.model_copy(update=update)
 
 
 def prompts(count: int) -> list[Prompt]:
-    """Different prompts of about the same length."""
+    """Return `count` different prompts of about the same length."""
     return [make_prompt(f"a red circle above {number} blue squares") for number in range(count)]
 
 

@@ -1,4 +1,4 @@
-"""Training steps a second, against the conventional loop in the same process."""
+"""Pairs per second in training, against the conventional loop in the same process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from capo.cost.bench.conventional import Conventional, ImagePair
-from capo.cost.bench.measure import Row, Work, measure
+from capo.cost.bench.measure import Case, Row, Work, measure
 from capo.cost.bench.subject import Subject, changed, prompts
 from capo.diffusion import load_family
 from capo.diffusion.adapter import add_adapter
@@ -30,9 +30,10 @@ Changes = dict[str, dict[str, Any]]
 
 CHECKPOINTING = {"gradient_checkpointing": True}
 LORA: Changes = {"train": {"adaptation": "lora"}}
+FOUR_FORWARDS = "conventional, 4 forwards"
 CONVENTIONAL: dict[str, Changes] = {
     "conventional": LORA,
-    "conventional, 4 forwards": LORA,
+    FOUR_FORWARDS: LORA,
     "conventional, checkpointing": {"train": LORA["train"] | CHECKPOINTING},
 }
 OURS: dict[str, Changes] = {
@@ -42,35 +43,35 @@ OURS: dict[str, Changes] = {
     "full": {"train": {"adaptation": "full"}},
     "full, checkpointing": {"train": {"adaptation": "full"} | CHECKPOINTING},
 }
-"""Name of a row → what is changed in the recipe."""
+"""Row name → changes to the recipe."""
 ENDLESS = range(1, 1_000_000)
 
 
 @dataclass(frozen=True)
 class Data:
-    """Two samples of each prompt, as the stage that generates writes them."""
+    """Two samples per prompt, as the generate stage writes them."""
 
     prompts: list[Prompt]
     artifact: Artifact
 
     def batches(self, recipe: Recipe, family: Any) -> Batches:
-        """What capo trains on: the first sample is chosen, the second rejected."""
+        """Batches for capo's trainer: the first sample is chosen, the second rejected."""
         allowed, combined = torch.tensor([[0, 1]]), torch.tensor([0.75, 0.25], dtype=torch.float64)
         pairs = [PromptPairs(prompt.prompt_id, allowed, combined) for prompt in self.prompts]
         return Batches(pairs, Samples(self.artifact), family.process, recipe.train, recipe.seed)
 
     def image_pairs(self) -> list[ImagePair]:
-        """The same for the conventional loop."""
+        """The same pairs for the conventional loop."""
         (table,) = read_samples(self.artifact, columns=["image"])
         files = iter([row["bytes"] for row in table["image"].to_pylist()])
         return [ImagePair(prompt.text, next(files), next(files)) for prompt in self.prompts]
 
 
 def bench_train(subject: Subject, repeats: int) -> Iterator[Row]:
-    """A row a way of training; the conventional loop first.
+    """One row per way of training; the conventional loop comes first.
 
-    A step is the forward and backward of one micro-batch, and the update. Compiled networks are
-    measured on accelerators only.
+    A step is the forward and backward pass of one micro-batch, plus the update. Compiled networks are
+    measured only on accelerators.
     """
     pairs = subject.recipe.train.per_device_batch_size or subject.recipe.train.global_batch_size
     plain = changed(
@@ -91,20 +92,19 @@ def bench_train(subject: Subject, repeats: int) -> Iterator[Row]:
             recipe = changed(plain, **changes)
             if recipe.model.compile and subject.device.type == "cpu":
                 continue
-            work = _conventional_step if name in CONVENTIONAL else _step
             adaptation = recipe.train.adaptation
             if adaptation not in efforts:
                 efforts[adaptation] = effort(recipe, data)
-            flops, parameters = efforts[adaptation]
-            yield measure(
-                name, work(name, recipe, subject, data), subject.device,
-                units=pairs, repeats=repeats, flops=flops, parameters=parameters,
-            )  # fmt: skip
+            if name in CONVENTIONAL:
+                work = _conventional_step(recipe, subject, data, together=name != FOUR_FORWARDS)
+            else:
+                work = _step(recipe, subject, data)
+            yield measure(Case(name, work, pairs, *efforts[adaptation]), subject.device, repeats)
 
 
 @contextmanager
 def training_data(subject: Subject, recipe: Recipe, count: int) -> Iterator[Data]:
-    """Samples of `count` prompts, in a run in the subject's folder."""
+    """Yield samples of `count` prompts, in a run directory inside the subject's folder."""
     with Run.open(subject.folder / "run", recipe) as run:
         data = Data(prompts(count), run.artifact("samples"))
         data.artifact.begin({})
@@ -117,7 +117,7 @@ def training_data(subject: Subject, recipe: Recipe, count: int) -> Iterator[Data
 
 
 @contextmanager
-def _step(name: str, recipe: Recipe, subject: Subject, data: Data) -> Iterator[Work]:
+def _step(recipe: Recipe, subject: Subject, data: Data) -> Iterator[Work]:
     family = subject.family(recipe.model)
     trainer = Trainer(family, Policy(family, recipe.train, recipe.seed), recipe.train)
     numbers = iter(ENDLESS)
@@ -126,29 +126,28 @@ def _step(name: str, recipe: Recipe, subject: Subject, data: Data) -> Iterator[W
 
 
 @contextmanager
-def _conventional_step(name: str, recipe: Recipe, subject: Subject, data: Data) -> Iterator[Work]:
-    together = name != "conventional, 4 forwards"
+def _conventional_step(recipe: Recipe, subject: Subject, data: Data, *, together: bool) -> Iterator[Work]:
     loop = Conventional(subject.family(recipe.model), recipe.train, together)
     pairs = data.image_pairs()
     yield lambda: loop.step(pairs)
 
 
 def effort(recipe: Recipe, data: Data) -> tuple[int, int]:
-    """FLOPs of the denoiser's passes in a step, and the number of trained parameters.
+    """FLOPs of the denoiser's passes in one step, and the number of trained parameters.
 
-    Counted on the meta device, neither compiled nor with recomputation.
+    Counted on the meta device, without compilation and without recomputation.
     """
     recipe, meta = changed(recipe, model={"compile": False, "attention": None}), torch.device("meta")
     family = load_family(recipe.model, meta, RandomWeights(meta))
     batch = data.batches(recipe, family).batch(1).to(meta)
     latents, times = torch.cat([batch.chosen, batch.rejected]), torch.cat([batch.t, batch.t])
-    given = {name: torch.cat([value, value]) for name, value in batch.conditioning.items()}
+    conditioning = {name: torch.cat([value, value]) for name, value in batch.conditioning.items()}
     with FlopCounterMode(display=False) as counter:
         with torch.no_grad():
-            family.predict(latents, times, given)
+            family.predict(latents, times, conditioning)
         if recipe.train.adaptation == "lora":
             family.denoiser.requires_grad_(False)
             add_adapter(family.denoiser, recipe.train, recipe.seed)
-        torch.autograd.backward(family.predict(latents, times, given).sum())
+        torch.autograd.backward(family.predict(latents, times, conditioning).sum())
     trained = sum(p.numel() for p in family.denoiser.parameters() if p.requires_grad)
     return counter.get_total_flops(), trained

@@ -1,4 +1,4 @@
-"""What one prompt, one image and one pair cost: counted on the model itself, without its weights."""
+"""Count the cost of one prompt, one image and one pair on the model itself, without its weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,55 +16,55 @@ from capo.recipe import Recipe
 
 @dataclass(frozen=True)
 class Sampling:
-    """What a recipe's sampling takes, in the precision of `model.dtype`."""
+    """Cost of sampling, in the precision of `model.dtype`."""
 
     encode: int
-    """FLOPs of the text encoders, for a prompt."""
+    """FLOPs of the text encoders per prompt."""
     step: int
-    """FLOPs of the denoiser for an image and a step, both passes where there is guidance."""
+    """FLOPs of the denoiser per image and step; two passes with guidance."""
     steps: int
-    """More than `generate.num_inference_steps` with a sampler of second order."""
+    """Calls of the denoiser; more than `generate.num_inference_steps` with a second-order sampler."""
     decode: int
-    """FLOPs of the VAE, for an image."""
+    """FLOPs of the VAE per image."""
     decode_dtype: str
     parameters: dict[str, int]
-    """Of every network, by its part of the pipeline."""
+    """Parameters of every network, by pipeline component."""
     weights: dict[str, int]
-    """Bytes of every network."""
+    """Bytes of every network, by pipeline component."""
     denoiser: str
-    """Which of them the denoiser is."""
+    """Name of the denoiser among them."""
     conditioning: int
-    """Bytes for a prompt."""
+    """Bytes of the conditioning of a prompt."""
     latent: int
     """Bytes of a latent."""
     pixels: int
     activations: int
-    """Bytes that sampling takes for each image of a batch."""
+    """Bytes per image of a batch while sampling."""
     decoding: int
-    """Bytes that decoding an image takes."""
+    """Bytes while decoding one image."""
 
     @property
     def image(self) -> int:
-        """FLOPs of the denoiser for an image."""
+        """FLOPs of the denoiser per image."""
         return self.step * self.steps
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a pair takes in training, chosen and rejected together, in the precision it computes in."""
+    """Cost of a pair in training, chosen and rejected together, in the precision training computes in."""
 
     reference: Count
-    """The forward pass of the reference."""
+    """Forward pass of the reference."""
     policy: Count
-    """The forward and backward pass of the policy; its bytes are the activations kept in between."""
+    """Forward and backward pass of the policy; `bytes` are the activations kept in between."""
     checkpointed: Count
-    """The same with gradient checkpointing."""
+    """`policy` with gradient checkpointing."""
     trained: int
-    """Parameters."""
+    """Number of trained parameters."""
 
 
 def count_sampling(recipe: Recipe) -> Sampling:
-    """Raises `ValueError` for a model or settings that do not fit, naming the field."""
+    """Count sampling; raises `ValueError` naming the field if the model and the settings do not fit."""
     settings = recipe.generate
     with weightless(recipe.model) as family, torch.no_grad():
         height, width = family.image_size(settings)
@@ -92,9 +92,9 @@ def count_sampling(recipe: Recipe) -> Sampling:
 
 
 def count_training(recipe: Recipe) -> Training:
-    """Raises `ValueError` for LoRA targets that the denoiser does not have."""
+    """Count training; raises `ValueError` for LoRA targets that the denoiser does not have."""
     section = recipe.train
-    # Its own precision throughout: what autocast would add are copies of the weights.
+    # Built in the computing precision: autocast would add copies of the weights.
     model = recipe.model.model_copy(update={"dtype": computing_dtype(recipe)})
     with weightless(model) as family:
         denoiser: Any = family.denoiser
@@ -115,7 +115,7 @@ def count_training(recipe: Recipe) -> Training:
 
 
 def computing_dtype(recipe: Recipe) -> str:
-    """The precision of the forward passes in training."""
+    """Dtype of the forward passes in training."""
     return recipe.train.dtype or recipe.model.dtype
 
 
@@ -123,8 +123,8 @@ def _forward(
     family: Family, latent: Tensor, conditioning: dict[str, Tensor], rows: int
 ) -> Callable[[], Tensor]:
     x_t, t = latent.expand(rows, -1, -1, -1), torch.empty(rows, device=META)
-    given = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in conditioning.items()}
-    return lambda: family.predict(x_t, t, given)
+    expanded = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in conditioning.items()}
+    return lambda: family.predict(x_t, t, expanded)
 
 
 def _backward(forward: Callable[[], Tensor]) -> None:
@@ -132,12 +132,12 @@ def _backward(forward: Callable[[], Tensor]) -> None:
 
 
 def _drop_gradient(parameter: Tensor) -> None:
-    """Gradients are counted by themselves: there is one a trained parameter."""
+    """Free the gradient: gradients are counted separately, one per trained parameter."""
     parameter.grad = None
 
 
 def _evaluations(family: Family, recipe: Recipe) -> int:
-    """How often the sampler asks the denoiser for an image."""
+    """How often the sampler calls the denoiser per image."""
     sampler = family.process.sampler(recipe.generate)
     shift = {"mu": 1.0} if sampler.config.get("use_dynamic_shifting") else {}
     sampler.set_timesteps(recipe.generate.num_inference_steps, **shift)

@@ -1,41 +1,39 @@
-"""The most that a GPU has to hold, by what it is: an estimate.
+"""Estimate the peak memory of a GPU, by part.
 
-Not in it: torch's own context (about half a gigabyte) and memory lost between allocations.
+Excludes torch's own context (about half a gigabyte) and fragmentation.
 """
 
 from capo.cost.plan.counts import Sampling, Training, computing_dtype
 from capo.recipe import Recipe
 
 SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Bytes of a number."""
+"""Bytes per number."""
 
 SPARE = 0.1
-"""Of a GPU's memory, left for what is not in the estimate."""
+"""Share of a GPU's memory that is kept free for what the estimate excludes."""
 
 
 def generate_memory(recipe: Recipe, sampling: Sampling) -> dict[str, int]:
-    """Bytes by part, for a batch of `generate.batch_size`, or of one image where it is to be found."""
+    """Bytes by part for a batch of `generate.batch_size`, or of one image if it is not set."""
     images = recipe.generate.batch_size or 1
     batch = f"sampling {images} image{'s' if images > 1 else ''}"
     return {**sampling.weights, batch: images * sampling.activations, "decoding 1 image": sampling.decoding}
 
 
 def train_memory(recipe: Recipe, sampling: Sampling, training: Training) -> dict[str, int]:
-    """Bytes by part, for the pairs of a forward pass; the last part is what grows with them."""
+    """Bytes by part for the pairs of one forward pass; only the last part depends on their number."""
     parts, section = train_weights(recipe, sampling, training), recipe.train
     pairs = section.per_device_batch_size or section.global_batch_size
     kept = (training.checkpointed if section.gradient_checkpointing else training.policy).bytes * pairs
-    asked = training.reference.bytes * pairs
-    what = "reference's pass"
-    if section.reference_offload and section.adaptation == "full":  # on the GPU in its pass only
-        asked += _reference(recipe, sampling)
-        what = "reference and its pass"
-    most = f"activations, {_count(pairs)}" if kept >= asked else f"{what}, {_count(pairs)}"
-    return {**parts, most: max(kept, asked)}
+    reference, name = training.reference.bytes * pairs, "reference's pass"
+    if section.reference_offload and section.adaptation == "full":  # on the GPU only during its pass
+        reference, name = reference + _reference(recipe, sampling), "reference and its pass"
+    largest = "activations" if kept >= reference else name
+    return {**parts, f"{largest}, {_count(pairs)}": max(kept, reference)}
 
 
 def train_weights(recipe: Recipe, sampling: Sampling, training: Training) -> dict[str, int]:
-    """Bytes by part that training holds whatever the batch."""
+    """Bytes by part that do not depend on the batch."""
     section, numbers, trained = recipe.train, sampling.parameters[sampling.denoiser], training.trained
     computing = computing_dtype(recipe)
     full = section.adaptation == "full"
@@ -58,12 +56,12 @@ def train_weights(recipe: Recipe, sampling: Sampling, training: Training) -> dic
 
 
 def moment_bytes(recipe: Recipe) -> int:
-    """Of what the optimizer remembers of a parameter."""
+    """Bytes of optimizer state per parameter."""
     return 8 if recipe.train.optimizer == "adamw" else 2
 
 
 def fitting_pairs(recipe: Recipe, sampling: Sampling, training: Training, memory: int) -> int:
-    """The largest `train.per_device_batch_size` that divides the batch and should fit; 0 when none does."""
+    """The largest `train.per_device_batch_size` that divides the batch and should fit; 0 if none does."""
     size = recipe.train.global_batch_size
     for pairs in sorted((n for n in range(1, size + 1) if size % n == 0), reverse=True):
         changed = recipe.model_copy(

@@ -1,68 +1,61 @@
-"""What a plan has to say besides its numbers: what is not in them, and what will not fit."""
+"""Remarks on a plan: what its numbers exclude, and what does not fit on the GPU."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
+from capo.cost.gpus import GIB, Gpu
 from capo.cost.plan.counts import Sampling, Training
-from capo.cost.plan.gpus import GIB, Gpu
 from capo.cost.plan.memory_needs import SPARE, fitting_pairs
-from capo.cost.plan.work import Prompts, not_counted
+from capo.cost.plan.work import PromptCounts, uncounted_rewards
 from capo.recipe import Recipe
+
+Memory = Mapping[str, Mapping[str, int]]
+"""Bytes by stage and part."""
 
 
 def notes(
-    recipe: Recipe,
-    prompts: Prompts,
-    sampling: Sampling,
-    training: Training,
-    gpu: Gpu,
-    memory: Mapping[str, Mapping[str, int]],
+    recipe: Recipe, prompts: PromptCounts, sampling: Sampling, training: Training, gpu: Gpu, memory: Memory
 ) -> list[str]:
-    """A sentence each."""
-    found = [*_unknown_prompts(recipe, prompts)]
-    if recipe.images is not None:
-        found.append(
-            f"Not in it: taking over the images of {recipe.images.source}, which the VAE encodes and the "
-            "rewards score."
-        )
-    if recipe.generate.adaptive is not None:
-        first, most = recipe.generate.adaptive.first, recipe.generate.samples_per_prompt
-        found.append(
-            f"A prompt gets {first} to {most} samples; the hours and sizes of samples and scores are those "
-            f"of {most}. The training rewards score while samples are made, beside the model."
-        )
-    if unknown := not_counted(recipe.rewards):
-        found.append(
-            f"Not in it: the work of the rewards {', '.join(unknown)}, whose size is not known here."
-        )
-    room, whole = gpu.memory * (1 - SPARE), f"the {gpu.memory / GIB:.0f} GiB of the {gpu.name}"
-    if sum(memory["generate"].values()) > room:
-        found.append(f"Generating may not fit into {whole}.")
-    pairs = recipe.train.per_device_batch_size or recipe.train.global_batch_size
+    """Return the remarks, one sentence or two each."""
     fitting = fitting_pairs(recipe, sampling, training, gpu.memory)
-    if fitting == 0:
-        found.append(f"Training does not fit into {whole}: {_smaller(recipe)}.")
-    elif fitting < pairs:
-        found.append(f"Training does not fit into {whole}; train.per_device_batch_size={fitting} should.")
-    return found
+    return [*_excluded(recipe, prompts), *_overflows(recipe, gpu, memory, fitting)]
 
 
-def _unknown_prompts(recipe: Recipe, prompts: Prompts) -> list[str]:
+def _excluded(recipe: Recipe, prompts: PromptCounts) -> Iterator[str]:
     sections = {
         "prompts": (recipe.prompts, prompts.train),
         "train.validation_prompts": (recipe.train.validation_prompts, prompts.validation),
         "evaluate.prompts": (recipe.evaluate.prompts, prompts.evaluate),
     }
     if recipe.images is not None:
-        del sections["prompts"]  # they come with the images
-    return [
-        f"Not in it: what is made for {field}, as {section.source} is not there; set {field}.count."
-        for field, (section, number) in sections.items()
-        if section is not None and number is None
-    ]
+        del sections["prompts"]  # the prompts come with the images
+    for field, (section, number) in sections.items():
+        if section is not None and number is None:
+            yield f"Excludes all work on {field}: {section.source} does not exist. Set {field}.count."
+    if recipe.images is not None:
+        yield f"Excludes encoding and scoring the images of {recipe.images.source}."
+    if recipe.generate.adaptive is not None:
+        first, most = recipe.generate.adaptive.first, recipe.generate.samples_per_prompt
+        yield (
+            f"Adaptive sampling makes {first} to {most} samples per prompt. Hours and sizes of samples and "
+            f"scores assume {most}. The training rewards are loaded beside the model while sampling."
+        )
+    if unknown := uncounted_rewards(recipe.rewards):
+        yield f"Excludes rewards of unknown size: {', '.join(unknown)}."
 
 
-def _smaller(recipe: Recipe) -> str:
-    """What makes training take less, of that which is not set yet."""
+def _overflows(recipe: Recipe, gpu: Gpu, memory: Memory, fitting: int) -> Iterator[str]:
+    capacity = f"{gpu.memory / GIB:.0f} GiB of the {gpu.name}"
+    if sum(memory["generate"].values()) > gpu.memory * (1 - SPARE):
+        yield f"Generating may not fit in the {capacity}."
+    pairs = recipe.train.per_device_batch_size or recipe.train.global_batch_size
+    if fitting == 0:
+        yield f"Training does not fit in the {capacity}. Set {_ways_to_save(recipe)}."
+    elif fitting < pairs:
+        yield f"Training does not fit in the {capacity}. Set train.per_device_batch_size={fitting}."
+
+
+def _ways_to_save(recipe: Recipe) -> str:
+    """Settings that reduce the memory of training and are not in use yet."""
     section = recipe.train
     ways = {
         "train.gradient_checkpointing=true": not section.gradient_checkpointing,
@@ -71,4 +64,4 @@ def _smaller(recipe: Recipe) -> str:
         "train.adaptation=lora": section.adaptation == "full",
         "train.sharding=fsdp on several GPUs": section.sharding != "fsdp",
     }
-    return "set " + ", or ".join(way for way, open_yet in ways.items() if open_yet)
+    return ", or ".join(way for way, available in ways.items() if available)

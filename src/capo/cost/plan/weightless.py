@@ -1,4 +1,4 @@
-"""A recipe's model at its real size without its weights: on torch's `meta` device, in no memory."""
+"""Build a recipe's model at its real size without weights, on torch's `meta` device, using no memory."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,8 +13,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from capo.cost.bench.checkpoints import write_checkpoint
-from capo.cost.bench.peak_memory import made_bytes
+from capo.cost.checkpoints import write_checkpoint
+from capo.cost.peak_memory import made_bytes
 from capo.diffusion import load_family, resolve_checkpoint
 from capo.diffusion.family import Family
 from capo.diffusion.random_weights import RandomWeights
@@ -31,39 +31,39 @@ PUBLISHED = {
     "stabilityai/stable-diffusion-3.5-large": "sd35-large",
     "black-forest-labs/FLUX.1-dev": "flux",
 }
-"""Hub ids whose configurations are in `capo.diffusion.architectures`: these are never asked for."""
+"""Hub ids whose configurations are in `capo.diffusion.architectures`; these need no network."""
 
 SMALL_FILES = ("*.json", "*.txt", "*.model")
-"""Configurations and tokenizers: all that is fetched of other Hub ids."""
+"""Configurations and tokenizers, the only files downloaded for other Hub ids."""
 
 
 @contextmanager
 def weightless(section: ModelSection) -> Iterator[Family]:
-    """The family of `section`, every part on the `meta` device; answers have shapes and no values.
+    """Yield the family of `section` with all parts on the `meta` device; results have shapes but no values.
 
-    Raises `ValueError` for a checkpoint whose configuration cannot be read from here.
+    Raises `ValueError` if the configuration of the checkpoint cannot be read.
     """
     temporary = tempfile.TemporaryDirectory(prefix="capo-plan-")
     with temporary as folder, _NoCopies(), _attention_of_gpus():
         path = _configuration(section, Path(folder))
-        # How it is computed changes nothing that is counted, and wants a device.
+        # Settings of how to compute are left out: they need a device and change no count.
         yield load_family(ModelSection(checkpoint=path, dtype=section.dtype), META, RandomWeights(META))
 
 
 @dataclass(frozen=True)
 class Count:
-    """What some work on the `meta` device takes."""
+    """Cost of some work on the `meta` device."""
 
     flops: int
-    """Of its matrix products, convolutions and attention; a multiplication and its addition are two."""
+    """Matrix products, convolutions and attention; a multiply-add counts as two."""
     bytes: int
-    """The most that tensors made by it hold at once."""
+    """Peak of the tensors that the work creates."""
 
 
 def count(work: Callable[[], object]) -> Count:
-    """Do the work, which costs next to nothing on `meta`, and count.
+    """Count the FLOPs and bytes of `work`.
 
-    Twice, since the counter of FLOPs keeps tensors that would be freed.
+    Runs it twice, since the FLOP counter keeps tensors alive that would be freed.
     """
     with FlopCounterMode(display=False) as counter:
         work()
@@ -71,7 +71,7 @@ def count(work: Callable[[], object]) -> Count:
 
 
 def _configuration(section: ModelSection, folder: Path) -> str:
-    """A directory with the configurations of the checkpoint."""
+    """Return a directory with the configurations of the checkpoint."""
     path = resolve_checkpoint(section.checkpoint)
     if Path(path).is_dir():
         return path
@@ -84,13 +84,13 @@ def _configuration(section: ModelSection, folder: Path) -> str:
     except (OSError, ValueError) as error:
         known = ", ".join(PUBLISHED)
         raise ValueError(
-            f"model.checkpoint: the configuration of {path!r} cannot be read from here ({error}); give a "
-            f"diffusers directory, or one of those known without asking: {known}"
+            f"model.checkpoint: cannot read the configuration of {path!r} ({error}). Name a diffusers "
+            f"directory, or a checkpoint that needs no download: {known}"
         ) from error
 
 
 class _NoCopies(TorchFunctionMode):
-    """Leaves what is on `meta` there, as there is nothing to copy to main memory."""
+    """Keeps tensors on `meta`, which have no data to copy to main memory."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -102,10 +102,10 @@ class _NoCopies(TorchFunctionMode):
 
 @contextmanager
 def _attention_of_gpus() -> Iterator[None]:
-    """Within, attention on `meta` is the kernel of GPUs, which never holds the matrix of all scores.
+    """Use the flash-attention kernel on `meta`, as a GPU would; it never holds the full score matrix.
 
-    torch would take it apart there. Its function is replaced, since a mode does not reach into the
-    forward passes that are done again during a backward one.
+    By default torch decomposes attention there. The function is replaced because a torch function mode does
+    not reach forward passes that are recomputed during the backward pass.
     """
     plain: Any = functional.scaled_dot_product_attention
 
@@ -121,7 +121,7 @@ def _attention_of_gpus() -> Iterator[None]:
         if not query.is_meta or settings.get("enable_gqa"):
             return plain(query, key, value, attn_mask, dropout_p, is_causal, **settings)
         flash: Any = torch.ops.aten._scaled_dot_product_flash_attention
-        # A mask makes no work less.
+        # A mask does not reduce the work.
         return flash(query, key, value, dropout_p, is_causal, scale=settings.get("scale"))[0]
 
     functional.scaled_dot_product_attention = attention  # type: ignore[assignment]

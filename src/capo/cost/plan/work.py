@@ -1,22 +1,22 @@
-"""How much each stage computes, and how long a GPU takes for it."""
+"""How much every stage computes, and how long a GPU takes for it."""
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from capo.cost.gpus import Gpu
 from capo.cost.plan.counts import Sampling, Training, computing_dtype
-from capo.cost.plan.gpus import Gpu
 from capo.cost.plan.scoring_work import score_flops, score_precision
 from capo.recipe import Recipe, RewardSection
 
 Work = Counter[str]
-"""FLOPs by the precision they are done in."""
+"""FLOPs by the precision they are computed in."""
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """How many prompts there are; None where that is not known before the file is there."""
+class PromptCounts:
+    """Number of prompts by use; None if it is unknown because the prompt file does not exist yet."""
 
     train: int | None
     validation: int | None
@@ -25,7 +25,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage computes; `hours` of one GPU."""
+    """The work of one stage; `hours` on one GPU."""
 
     name: str
     what: str
@@ -34,50 +34,28 @@ class Stage:
 
 
 def stages(
-    recipe: Recipe, prompts: Prompts, sampling: Sampling, training: Training, gpu: Gpu, utilisation: float
+    recipe: Recipe,
+    prompts: PromptCounts,
+    sampling: Sampling,
+    training: Training,
+    gpu: Gpu,
+    utilization: float,
 ) -> list[Stage]:
-    """The stages that a GPU works for, in order; those whose prompts are not known are left out."""
-    found = []
-
-    def add(name: str, what: str, work: Work) -> None:
-        seconds = sum(flops / (gpu.peak(dtype) * utilisation) for dtype, flops in work.items())
-        found.append(Stage(name, what, sum(work.values()), seconds / 3600))
-
-    if prompts.train is not None:
-        images = prompts.train * recipe.generate.samples_per_prompt
-        made = f"{images:,} images"
-        if recipe.generate.adaptive is not None:
-            made = f"{prompts.train * recipe.generate.adaptive.first:,} to {made}"
-        add("generate", f"{made}, {sampling.steps} steps", _sampling(recipe, sampling, prompts.train, images))
-        add("score", f"{made}, {len(recipe.rewards)} rewards", _scoring(recipe.rewards, images))
-    section = recipe.train
-    pairs = section.steps * section.global_batch_size
-    policy = training.checkpointed if section.gradient_checkpointing else training.policy
-    each = training.reference.flops + policy.flops
-    add(
-        "train",
-        f"{section.steps:,} steps of {section.global_batch_size} pairs",
-        Work({computing_dtype(recipe): pairs * each}),
+    """The stages that need a GPU, in order, without those whose number of prompts is unknown."""
+    amounts = (
+        *_making_samples(recipe, prompts.train, sampling),
+        _training(recipe, training),
+        *_validating(recipe, prompts.validation, sampling),
+        *_evaluating(recipe, prompts.evaluate, sampling),
     )
-    if prompts.validation is not None:
-        times = validations(recipe)
-        images = times * prompts.validation * section.validation_samples
-        work = _sampling(recipe, sampling, times * prompts.validation, images) + _scoring(
-            recipe.rewards, images
-        )
-        add("validation", f"{times} × {images // times:,} images", work)
-    if prompts.evaluate is not None:
-        models = models_compared(recipe)
-        images = models * prompts.evaluate * recipe.evaluate.samples_per_prompt
-        work = _sampling(recipe, sampling, models * prompts.evaluate, images) + _scoring(
-            recipe.rewards, images
-        )
-        add("evaluate", f"{models} × {images // models:,} images", work)
-    return found
+    return [
+        Stage(name, what, sum(work.values()), _seconds(work, gpu, utilization) / 3600)
+        for name, what, work in amounts
+    ]
 
 
-def shares(recipe: Recipe) -> dict[str, dict[str, float]]:
-    """The artifacts that each stage's work goes into, and what share of it."""
+def artifact_shares(recipe: Recipe) -> dict[str, dict[str, float]]:
+    """By stage, the artifacts that its work produces, with the share of the work for each."""
     times, models = validations(recipe), models_compared(recipe)
     return {
         "generate": {"samples": 1.0},
@@ -88,31 +66,76 @@ def shares(recipe: Recipe) -> dict[str, dict[str, float]]:
     }
 
 
-def not_counted(rewards: Sequence[RewardSection]) -> list[str]:
-    """The rewards whose work is not known here."""
+def uncounted_rewards(rewards: Sequence[RewardSection]) -> list[str]:
+    """Names of the rewards whose work is unknown."""
     return [reward.name for reward in rewards if score_flops(reward) is None]
 
 
 def validations(recipe: Recipe) -> int:
-    """How often validation makes images: once of the base, and every so many steps."""
+    """How often validation makes images: once for the base, then every `train.validate_every` steps."""
     return 1 + math.ceil(recipe.train.steps / recipe.train.validate_every)
 
 
 def models_compared(recipe: Recipe) -> int:
-    """How many models evaluation makes images of."""
+    """How many sets of images evaluation makes per prompt: base, tuned, and the null row."""
     return 3 if recipe.evaluate.null_row else 2
 
 
-def _sampling(recipe: Recipe, sampling: Sampling, prompts: int, images: int) -> Work:
-    work = Work({recipe.model.dtype: images * sampling.image + prompts * sampling.encode})
-    # A VAE is made of convolutions, but for one layer.
+NamedWork = tuple[str, str, Work]
+"""Stage, description, FLOPs."""
+
+
+def _making_samples(recipe: Recipe, prompts: int | None, sampling: Sampling) -> Iterator[NamedWork]:
+    if prompts is None:
+        return
+    images = prompts * recipe.generate.samples_per_prompt
+    amount = f"{images:,} images"
+    if recipe.generate.adaptive is not None:
+        amount = f"{prompts * recipe.generate.adaptive.first:,} to {amount}"
+    work = _sampling(recipe.model.dtype, sampling, prompts, images)
+    yield "generate", f"{amount}, {sampling.steps} steps", work
+    yield "score", f"{amount}, {len(recipe.rewards)} rewards", _scoring(recipe.rewards, images)
+
+
+def _training(recipe: Recipe, training: Training) -> NamedWork:
+    section = recipe.train
+    policy = training.checkpointed if section.gradient_checkpointing else training.policy
+    pairs = section.steps * section.global_batch_size
+    work = Work({computing_dtype(recipe): pairs * (training.reference.flops + policy.flops)})
+    return "train", f"{section.steps:,} steps of {section.global_batch_size} pairs", work
+
+
+def _validating(recipe: Recipe, prompts: int | None, sampling: Sampling) -> Iterator[NamedWork]:
+    if prompts is None:
+        return
+    times, images = validations(recipe), prompts * recipe.train.validation_samples
+    work = _sampling(recipe.model.dtype, sampling, times * prompts, times * images)
+    work += _scoring(recipe.rewards, times * images)
+    yield "validation", f"{times} × {images:,} images", work
+
+
+def _evaluating(recipe: Recipe, prompts: int | None, sampling: Sampling) -> Iterator[NamedWork]:
+    if prompts is None:
+        return
+    models, images = models_compared(recipe), prompts * recipe.evaluate.samples_per_prompt
+    work = _sampling(recipe.model.dtype, sampling, models * prompts, models * images)
+    work += _scoring(recipe.rewards, models * images)
+    yield "evaluate", f"{models} × {images:,} images", work
+
+
+def _seconds(work: Work, gpu: Gpu, utilization: float) -> float:
+    return sum(flops / (gpu.peak(dtype) * utilization) for dtype, flops in work.items())
+
+
+def _sampling(dtype: str, sampling: Sampling, prompts: int, images: int) -> Work:
+    work = Work({dtype: images * sampling.image + prompts * sampling.encode})
+    # A VAE consists of convolutions except for one layer.
     precision = "tf32" if sampling.decode_dtype == "float32" else sampling.decode_dtype
     return work + Work({precision: images * sampling.decode})
 
 
 def _scoring(rewards: Sequence[RewardSection], images: int) -> Work:
-    return sum((Work({dtype: images * flops}) for dtype, flops in map(_scored, rewards)), Work())
-
-
-def _scored(reward: RewardSection) -> tuple[str, int]:
-    return score_precision(reward), score_flops(reward) or 0
+    work = Work()
+    for reward in rewards:
+        work += Work({score_precision(reward): images * (score_flops(reward) or 0)})
+    return work

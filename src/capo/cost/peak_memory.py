@@ -1,4 +1,4 @@
-"""The most memory that tensors take at once."""
+"""Measure the peak memory of tensors."""
 
 import gc
 import weakref
@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_leaves
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """The peak of the bytes held by tensors on `device` while `work` runs, with what was there before.
+    """Peak bytes of all tensors on `device` while `work` runs, including those that existed before.
 
-    On CUDA the allocator keeps count. Elsewhere every operation is watched, which is slow: time
-    another call.
+    CUDA's allocator keeps count. On other devices every operation is watched, which is slow: do not time
+    the same call.
     """
     gc.collect()
     if device.type == "cuda":
@@ -30,16 +30,16 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
 
 
 def made_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """The peak of the bytes held by tensors that `work` itself makes, every operation being watched."""
+    """Peak bytes of the tensors that `work` itself creates; every operation is watched."""
     with _Watch(device) as watch:
         work()
     return watch.peak
 
 
 class _Watch(TorchDispatchMode):
-    """Adds up the storages of tensors from the operation that makes them until they are freed.
+    """Adds up tensor storages from the operation that creates them until they are freed.
 
-    What a kernel takes and gives back within one operation is not seen.
+    Memory that a kernel allocates and frees within one operation is not seen.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -50,18 +50,19 @@ class _Watch(TorchDispatchMode):
         self.peak = 0
 
     def add_present(self) -> None:
-        """Count the tensors that are there already."""
-        for each in gc.get_objects():
-            if issubclass(type(each), Tensor):  # isinstance would ask objects that warn when asked
-                self._add(each)
+        """Count the tensors that exist already."""
+        for candidate in gc.get_objects():
+            # isinstance would read __class__, which makes some objects emit warnings.
+            if issubclass(type(candidate), Tensor):
+                self._add(candidate)
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = operation(*args, **(kwargs or {}))
-        given = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        inputs = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and _storage(leaf) not in given:  # no view, no change in place
+            if isinstance(leaf, Tensor) and _storage(leaf) not in inputs:  # not a view, not in place
                 self._add(leaf)
         return result
 

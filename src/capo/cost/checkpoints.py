@@ -1,4 +1,4 @@
-"""A checkpoint directory in the Hub's layout that has everything but weights."""
+"""Write a checkpoint directory in the Hub's layout with everything but the weights."""
 
 import json
 import string
@@ -10,9 +10,9 @@ from capo.diffusion.architectures import PARTS, PIPELINES, Config
 TINY = "tiny-"
 ARCHITECTURES = (*PARTS, *(f"{TINY}{name}" for name in PARTS))
 SHRINK = 8
-"""In the tiny ones widths and sides are divided by it, and depths too where the denoiser is a
-transformer (its text tokens stay as many), so that the ratio of the denoiser to the VAE and to the
-text encoders stays about what it is."""
+"""Tiny architectures divide widths and image sides by this, and depths too if the denoiser is a
+transformer (whose number of text tokens stays the same). The ratio of the denoiser to the VAE and to the
+text encoders stays about the same."""
 
 _DEPTHS = {"num_layers", "num_single_layers", "num_hidden_layers"}
 _WIDTHS = {
@@ -34,18 +34,18 @@ _WIDTHS = {
     "d_kv",
     "d_ff",
 }
-_WIDTH_OF_A_HEAD = ("SD3Transformer2DModel", "FluxTransformer2DModel")
-"""Where `attention_head_dim` is one; in a UNet it is the number of heads."""
+_HEAD_WIDTH_CLASSES = ("SD3Transformer2DModel", "FluxTransformer2DModel")
+"""Classes whose `attention_head_dim` is a width; in a UNet it is the number of heads."""
 
 
 def write_checkpoint(architecture: str, folder: Path) -> Path:
-    """Fill `folder` with the configurations and tokenizers of an architecture; returns it.
+    """Fill `folder` with the configurations and tokenizers of an architecture and return it.
 
-    The tokenizers know single characters only: what a text encoder costs depends on how many tokens
-    it is given, and prompts are padded to a fixed number. Raises `ValueError` for an unknown name.
+    The tokenizers know only single characters. That suffices: the cost of a text encoder depends on the
+    number of tokens, and prompts are padded to a fixed number. Raises `ValueError` for an unknown name.
     """
     if architecture not in ARCHITECTURES:
-        raise ValueError(f"--arch: no architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"--arch: unknown architecture {architecture!r}; known: {', '.join(ARCHITECTURES)}")
     name = architecture.removeprefix(TINY)
     index: dict[str, Any] = {"_class_name": PIPELINES[name]}
     divided = _WIDTHS | _DEPTHS if "transformer" in PARTS[name] else _WIDTHS
@@ -62,23 +62,23 @@ def write_checkpoint(architecture: str, folder: Path) -> Path:
 
 def _shrunk(kind: str, config: Config, divided: set[str]) -> Config:
     small = {name: _divided(value) if name in divided else value for name, value in config.items()}
-    if kind in _WIDTH_OF_A_HEAD:
+    if kind in _HEAD_WIDTH_CLASSES:
         small["attention_head_dim"] = config["attention_head_dim"] // SHRINK
     if "block_out_channels" in config:
         small["norm_num_groups"] = 32 // SHRINK
     if "axes_dims_rope" in config:
-        small["axes_dims_rope"] = [4, 6, 6]  # even, and together the width of a head
+        small["axes_dims_rope"] = [4, 6, 6]  # even numbers whose sum is the width of a head
     if "dual_attention_layers" in config:
         small["dual_attention_layers"] = list(range(len(config["dual_attention_layers"]) // SHRINK))
     return small
 
 
 def _divided(value: Any) -> Any:
-    return [_divided(each) for each in value] if isinstance(value, list) else max(1, value // SHRINK)
+    return [_divided(item) for item in value] if isinstance(value, list) else max(1, value // SHRINK)
 
 
 def _write_part(folder: Path, part: str, kind: str, config: Config) -> list[str]:
-    """Its configuration file; returns the library and class that the index names."""
+    """Write the configuration file of a part; return the library and class for the index."""
     file = "scheduler_config.json" if part == "scheduler" else "config.json"
     if not part.startswith("text_encoder"):
         _write_json(folder / part / file, {"_class_name": kind, **config})
@@ -100,7 +100,7 @@ def _clip_tokenizer() -> Any:
     from transformers import CLIPTokenizer
 
     letters = string.ascii_letters + string.digits + string.punctuation
-    # The end token comes last: encoders of CLIP's old configuration look for the highest id.
+    # The end token comes last: encoders with CLIP's old configuration look for the highest id.
     tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)

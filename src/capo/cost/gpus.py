@@ -1,4 +1,4 @@
-"""What GPUs can do at most, from the vendor's data sheets."""
+"""Peak speed and memory of GPUs, from the vendor's data sheets."""
 
 from dataclasses import dataclass
 
@@ -14,11 +14,11 @@ class Gpu:
 
     name: str
     half: float
-    """bfloat16 and float16 matrix products, accumulated in float32."""
+    """Matrix products in bfloat16 or float16, accumulated in float32."""
     tf32: float
-    """What torch does float32 convolutions in."""
+    """Convolutions in float32, which torch computes in TF32."""
     single: float
-    """What it does other float32 work in, outside the tensor cores."""
+    """Other float32 work, outside the tensor cores."""
     memory: int
 
     def peak(self, dtype: str) -> float:
@@ -38,9 +38,31 @@ GPUS = {
     "rtx3090": Gpu("RTX 3090", 71 * TERA, 35.6 * TERA, 35.6 * TERA, 24 * GIB),
 }
 
+DEVICE_NAMES = {
+    "H200": "h200",
+    "H100 PCIe": "h100-pcie",
+    "H100": "h100",
+    "A100": "a100-80gb",
+    "L40S": "l40s",
+    "RTX A6000": "a6000",
+    "RTX 4090": "rtx4090",
+    "RTX 3090": "rtx3090",
+}
+"""Part of the name that a device reports → its key in `GPUS`; the first match counts."""
+
+VARIANTS = {"NVL", "Ti", "D", "Laptop"}
+"""Words in the names of faster or slower variants, whose peak is not in the table."""
+
 
 def find_gpu(name: str) -> Gpu:
-    """The GPU of `--gpu`; raises `ValueError` naming those that are known."""
+    """Return the GPU that `--gpu` names; raise `ValueError` listing the known ones."""
     if name.lower() in GPUS:
         return GPUS[name.lower()]
-    raise ValueError(f"--gpu: no GPU {name!r} is known ({', '.join(GPUS)}){nearest(name.lower(), GPUS)}")
+    raise ValueError(f"--gpu: unknown GPU {name!r}; known: {', '.join(GPUS)}{nearest(name.lower(), GPUS)}")
+
+
+def peak_of(name: str) -> float | None:
+    """Dense bf16 FLOP/s of a device by its own name, as `NVIDIA H100 80GB HBM3`; None if unknown."""
+    if VARIANTS & set(name.split()):
+        return None
+    return next((GPUS[key].half for part, key in DEVICE_NAMES.items() if part in name), None)
