@@ -18,8 +18,8 @@ from typing import Any
 
 from capo.reporting.wording import NONE
 from capo.studies.contrasts import contrasts
-from capo.studies.records import kept_elsewhere
-from capo.studies.runs import read_record
+from capo.studies.record_file import read_record
+from capo.studies.run_records import records_elsewhere
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
 PAGE = EVIDENCE / "index.md"
@@ -103,7 +103,7 @@ def main(studies: Path) -> None:
         table = "\n".join(short_table(results, PAPER.get(name, {})))
         page = filled(page, name, table)
         (EVIDENCE / f"{name}.md").write_bytes((studies / name / "table.md").read_bytes())
-        elsewhere = kept_elsewhere(EVIDENCE / name)
+        elsewhere = records_elsewhere(EVIDENCE / name)
         for record in sorted((studies / name).glob("*/seed-*.json")):
             kept = EVIDENCE / record.relative_to(studies)
             if read_record(record)["made_from"] in elsewhere and not kept.exists():

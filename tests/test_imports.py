@@ -174,7 +174,7 @@ def test_a_completed_run_imports_no_model_library(tmp_path):
     subprocess.run([*fake, "run", recipe, "--run", tmp_path / "run"], check=True, capture_output=True)
     code = (
         "import fake_stages, sys\nfake_stages.install()\nfrom capo import load_recipe, run\n"
-        "from capo.cli.tables import print_result\n"
+        "from capo.cli.run_tables import print_result\n"
         "print_result(run(load_recipe(sys.argv[1]), sys.argv[2]), whole=True)\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules and m != 'numpy'])"
     )

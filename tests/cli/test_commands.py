@@ -6,6 +6,7 @@ import time
 from importlib.metadata import version
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import fake_stages
@@ -30,25 +31,25 @@ def capo(*arguments, code=0):
     return result
 
 
-def test_there_is_a_command_for_every_stage():
+def test_every_stage_has_a_command():
     assert tuple(STAGES) == fake_stages.COMMANDS
 
 
-def test_run_ends_with_the_results_and_the_page():
+def test_run_prints_results_and_the_report():
     output = capo("run", "tiny.yaml").stdout
     assert "held-out" in output
-    assert "55.1 %" in output
-    assert "52.0 % to 58.0 %" in output
-    assert "base 40.0 %, tuned 50.0 %; difference +10.0 (+2.0 to +18.0)" in output
+    assert "55.1%" in output
+    assert "52.0% to 58.0%" in output
+    assert "base 40.0%, tuned 50.0%, difference +10.0 points (+2.0 to +18.0)" in output
     assert "Warning: few prompts" in output
     assert output.rstrip().endswith("Report: runs/tiny/report/index.html")
 
 
-def test_run_again_says_that_all_is_done():
+def test_a_second_run_has_nothing_to_do():
     capo("run", "tiny.yaml")
     fake_stages.calls.clear()
     output = capo("run", "tiny.yaml").stdout
-    assert output.startswith("Everything is done already in runs/tiny; nothing to do.")
+    assert "runs/tiny is up to date" in output
     assert "Report: runs/tiny/report/index.html" in output
     assert fake_stages.calls == []
 
@@ -83,19 +84,19 @@ def test_status_shows_what_is_stale_and_why():
     assert train["changes"] == {"train.beta": [300.0, 500.0]}
 
 
-def test_status_of_nothing_in_particular_lists_the_runs():
+def test_status_without_arguments_lists_the_runs():
     assert "No run" in capo("status").stdout
     capo("run", "tiny.yaml")
     capo("prompts", "tiny.yaml", "--run", "runs/second")
-    begun, whole = json.loads(capo("status", "--json").stdout)["runs"]
-    assert {each["state"] for each in whole["artifacts"]} == {"done"}
-    assert begun["directory"] == "runs/second"
+    partial, whole = json.loads(capo("status", "--json").stdout)["runs"]
+    assert {artifact["state"] for artifact in whole["artifacts"]} == {"done"}
+    assert partial["directory"] == "runs/second"
     output = capo("status").stdout
     assert f"{len(whole['artifacts'])} of {len(whole['artifacts'])}" in output
     assert f"1 of {len(whole['artifacts'])}" in output
 
 
-def test_a_run_that_cannot_be_read_does_not_hide_the_others(tmp_path):
+def test_an_unreadable_run_does_not_hide_the_others(tmp_path):
     capo("prompts", "tiny.yaml", "--run", "runs/good")
     (tmp_path / "runs" / "bad").mkdir()
     (tmp_path / "runs" / "bad" / "recipe.yaml").write_text("name: bad\nof_another_version: 1\n")
@@ -107,7 +108,7 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(tmp_path):
     assert "runs/good" in output
 
 
-def test_stale_runs_are_refused_and_forced():
+def test_stale_runs_are_rejected_unless_forced():
     capo("run", "tiny.yaml")
     refused = capo("run", "tiny.yaml", "--set", "train.beta=500", code=1)
     assert "train.beta: 300.0 → 500.0" in refused.stderr
@@ -124,7 +125,7 @@ def test_stages_one_by_one_as_commands():
     for stage in STAGES:
         output = capo(stage, "tiny.yaml").stdout
     assert "Report:" in output
-    assert "prompts is done already" in capo("prompts", "tiny.yaml").stdout
+    assert "nothing to do" in capo("prompts", "tiny.yaml").stdout
 
 
 def test_errors_of_a_stage_are_one_message(monkeypatch):
@@ -135,11 +136,33 @@ def test_errors_of_a_stage_are_one_message(monkeypatch):
     assert isinstance(raised.exception, ValueError)
 
 
+HELP = [
+    [],
+    *([name] for name in get_command(app).commands),
+    ["recipes", "show"],
+    ["shapes", "build"],
+    ["rewards", "show"],
+    ["rewards", "check"],
+    ["rewards", "serve"],
+    ["data", "export"],
+    ["data", "show"],
+]
+
+
+@pytest.mark.parametrize("command", HELP, ids=" ".join)
+def test_help_fits_80_columns(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    lines = capo(*command, "--help").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any(line.endswith("...") for line in lines if not line.startswith("Usage")), "cut off"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["run", "tniy"], "no recipe 'tniy'"),
-        (["run"], "which recipe? Name one (see `capo recipes`), or a run directory with --run"),
+        (["run"], "name a recipe"),
         (["run", "--run", "nowhere"], "nowhere has no recipe.yaml yet"),
         (["run", "tiny.yaml", "--set", "train.stepz=3"], "did you mean 'steps'?"),
         (["run", "tiny.yaml", "--stes"], "No such option: --stes"),
@@ -148,7 +171,7 @@ def test_errors_of_a_stage_are_one_message(monkeypatch):
         (["status", "a", "b"], "unexpected extra argument"),
         (["shapes", "build"], "Missing option '--to'"),
         (["soup", "a", "b"], "Missing option '--to'"),
-        (["soup", "a", "b", "--to", "c", "--weights", "2;1"], "expected numbers with commas, as 2,1"),
+        (["soup", "a", "b", "--to", "c", "--weights", "2;1"], "expected numbers separated by commas"),
         (["soup", "a", "b", "--to", "c", "--weights", "2,1", "--sweep", "3"], "leave out --weights"),
     ],
 )
@@ -161,9 +184,9 @@ def test_a_policy_from_elsewhere_is_evaluated(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "capo.json").write_text("{}")
     assert "nothing to do" not in capo("evaluate", "tiny.yaml", "--policy", "one's 🙂").stdout
-    assert fake_stages.calls == ["baseline", "evaluate"]  # needs nothing that comes before
+    assert fake_stages.calls == ["baseline", "evaluate"]  # needs no earlier stage
     assert load_recipe(tmp_path / "runs" / "tiny" / "recipe.yaml").evaluate.policy == "one's 🙂"
-    assert "evaluate is done already" in capo("evaluate", "--run", "runs/tiny").stdout
+    assert "nothing to do" in capo("evaluate", "--run", "runs/tiny").stdout
     refused = capo("evaluate", "tiny.yaml", "--policy", "other", code=1).stderr
     assert "evaluate.policy: one's 🙂 → other" in refused
     unknown = capo("evaluate", "tiny.yaml", "--policy", "nowhere", code=1).stderr
@@ -191,19 +214,19 @@ def test_only_training_runs_in_several_processes(monkeypatch):
         assert f"only `capo train` runs in several processes, not `capo {command}`" in refused
 
 
-@pytest.mark.parametrize(("rank", "told"), [("0", "Resume with: torchrun --nproc-per-node 2 "), ("1", "")])
-def test_one_of_several_processes_says_how_to_go_on(monkeypatch, rank, told):
+@pytest.mark.parametrize(("rank", "message"), [("0", "To resume: torchrun --nproc-per-node 2 "), ("1", "")])
+def test_only_the_main_process_prints_how_to_resume(monkeypatch, rank, message):
     def interrupted(*arguments, **named):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("capo.pipeline.run", interrupted)
     for name, value in {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}.items():
         monkeypatch.setenv(name, value)
-    said = capo("train", "tiny.yaml", code=130).stderr
-    assert told in said if told else said == ""
+    output = capo("train", "tiny.yaml", code=130).stderr
+    assert message in output if message else output == ""
 
 
-def test_a_launch_that_would_train_alone_is_refused(monkeypatch):
+def test_a_launch_that_would_train_alone_is_rejected(monkeypatch):
     """As after `accelerate launch --cpu --num_processes 2`, which starts one process."""
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     refused = capo("train", "tiny.yaml", code=1).stderr
@@ -213,7 +236,6 @@ def test_a_launch_that_would_train_alone_is_refused(monkeypatch):
 
 def test_recipes_are_listed_and_shown(monkeypatch, tmp_path):
     (tmp_path / "small.yaml").write_text("# Small [and quick].\n#\nname: small\n")
-    monkeypatch.setattr("capo.cli.tables.shipped_recipes", lambda: {"small": tmp_path / "small.yaml"})
     monkeypatch.setattr("capo.recipe.shipped_recipes", lambda: {"small": tmp_path / "small.yaml"})
     assert "Small [and quick]." in capo("recipes").stdout
     assert capo("recipes", "show", "small").stdout == "# Small [and quick].\n#\nname: small\n"
@@ -229,28 +251,28 @@ def test_rewards_are_listed():
     assert all(row["measures"] and row["comparison"] for row in rows)
 
 
-def test_shapes_build_passes_on_what_it_is_told(monkeypatch, tmp_path):
-    told = []
-    monkeypatch.setattr("capo.shapes.build.build", lambda *arguments: told.append(arguments))
+def test_shapes_build_passes_its_options_on(monkeypatch, tmp_path):
+    builds = []
+    monkeypatch.setattr("capo.shapes.build.build", lambda *arguments: builds.append(arguments))
     from capo.shapes.build import PARTS
 
     capo("shapes", "build", "--to", "out")
     capo("shapes", "build", "--to", "out", "--device", "cuda", "--parts", "vae,base")
-    assert [(str(d), device, parts) for d, device, parts in told] == [
+    assert [(str(d), device, parts) for d, device, parts in builds] == [
         ("out", "cpu", PARTS),
         ("out", "cuda", ("vae", "base")),
     ]
 
 
-def test_markup_in_names_is_text(tmp_path):
+def test_markup_in_names_is_printed_as_text(tmp_path):
     capo("run", "tiny.yaml", "--run", "runs/[red]x[/red]", "--json")
     assert "[red]x[/red]" in capo("status", "--run", "runs/[red]x[/red]").stdout
 
 
-def test_help_teaches():
+def test_help_has_examples():
     output = capo("--help").stdout
     assert "capo run shapes --set train.steps=100" in output
-    assert "capo run shapes" in capo(code=2).output, "no command at all is wrong usage, and explained"
+    assert "capo run shapes" in capo(code=2).output, "no command is wrong usage and prints the help"
     assert "default: None" not in capo("run", "--help").stdout
 
 
@@ -259,8 +281,8 @@ def test_version():
 
 
 @pytest.mark.parametrize("arguments", [("recipes",), ("recipes", "show", "sdxl"), ("--help",)])
-def test_when_nobody_reads_on_it_ends_without_a_word(arguments):
-    """As in `capo recipes | head -1`: a table, plain text, help."""
+def test_a_closed_output_pipe_ends_it_silently(arguments):
+    """As in `capo recipes | head -1`, for a table, plain text and help."""
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "capo", *arguments]
@@ -269,9 +291,9 @@ def test_when_nobody_reads_on_it_ends_without_a_word(arguments):
     assert (ended.returncode, ended.stderr) == (141, b"")
 
 
-def test_help_is_quick():
+def test_help_is_fast():
     best = min(_seconds([sys.executable, "-m", "capo", "--help"]) for _ in range(3))
-    assert best < 1.0, "half a second is the aim; twice that is a fault even on a busy machine"
+    assert best < 1.0, "the goal is 0.3 s; more than a second is a fault even on a busy machine"
 
 
 def _seconds(command):

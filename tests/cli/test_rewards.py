@@ -20,7 +20,7 @@ def forgetful(images, prompts):
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
-    """A folder with rewards of a user's own, and a package that brings two."""
+    """A folder with a user's own rewards, and an installed package with three."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.setenv("CAPO_QUIET", "1")
@@ -41,7 +41,7 @@ def capo(*arguments, code=0):
     return result
 
 
-def test_the_list_has_all_that_are_shipped_and_installed():
+def test_the_list_has_shipped_and_installed_rewards():
     listed = {row["name"]: row for row in json.loads(capo("--json").stdout)["rewards"]}
     assert list(listed) == [*entry_names(), "bright", "lost", "broken"]
     assert listed["shapes-vqa"]["weights_here"] is True
@@ -52,13 +52,13 @@ def test_the_list_has_all_that_are_shipped_and_installed():
     assert listed["broken"]["problem"] == "needs a GPU"
     table = capo().stdout
     assert all(name in table for name in listed)
-    assert "3.9 GB" in table
+    assert "3.7 GiB" in table
 
 
-def test_one_is_shown_with_its_options():
+def test_show_lists_the_options():
     shown = capo("show", "ocr").stdout
     assert json.loads(capo("--json", "show", "bright").stdout)["source"] == "own_for_cli:brightness"
-    assert "`capo rewards serve` has no JSON" in capo("--json", "serve", "bright", code=2).output
+    assert "no JSON output" in capo("--json", "serve", "bright", code=2).output
     assert 'options: unit="characters"' in shown
     assert "reading order" in shown
     assert json.loads(capo("show", "bright", "--json").stdout)["source"] == "own_for_cli:brightness"
@@ -68,7 +68,7 @@ def test_one_is_shown_with_its_options():
     )
 
 
-def test_a_check_tells_scores_speed_and_conformance():
+def test_check_prints_scores_speed_and_conformance():
     output = capo("check", "own_for_cli:brightness", "--device", "cpu").stdout
     assert "a sign with the word" in output
     assert "images/s" in output
@@ -78,15 +78,15 @@ def test_a_check_tells_scores_speed_and_conformance():
     assert all(row["score"] > 0 for row in found["scores"])
 
 
-def test_what_does_not_conform_exits_with_1():
+def test_a_failed_check_exits_with_1():
     failed = capo("check", "own_for_cli:forgetful", "--device", "cpu", code=1)
     assert "must return 8 numbers for 8 images, got shape (1,)" in failed.stdout
 
 
-def test_a_reward_is_checked_as_a_recipe_has_it():
+def test_check_uses_the_settings_of_a_recipe():
     arguments = ["--recipe", "shapes", "--device", "cpu", "--json"]
     name = "aesthetic"
     assert json.loads(capo("check", name, *arguments).stdout)["name"] == name
-    assert "shapes has no reward 'pickscore', but" in capo("check", "pickscore", *arguments, code=2).output
-    assert "'./own.py' names no reward: give a shipped one" in capo("check", "./own.py", code=2).output
-    assert "name one with --recipe" in capo("check", name, "--set", "a=1", code=2).output
+    assert "shapes has no reward 'pickscore'" in capo("check", "pickscore", *arguments, code=2).output
+    assert "'./own.py' is not a reward" in capo("check", "./own.py", code=2).output
+    assert "with --recipe" in capo("check", name, "--set", "a=1", code=2).output

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import permutation_test
 
-from capo.reporting.forest import MEAN
-from capo.studies.drift import equal_drift
+from capo.studies.equal_drift import equal_drift
 from capo.studies.estimates import holm, paired, row_estimate, sentence, sign_flip_p
-from capo.studies.measures import JUDGED, Curve, RunMeasures
+from capo.studies.measure_names import JUDGED, MEAN
+from capo.studies.run_measures import Curve, RunMeasures
 
 
 def test_holm_by_hand():
@@ -70,14 +70,14 @@ def test_rows_are_compared_on_what_they_share():
     assert paired(row, {5: {"a": 0.1}}, seed=0) is None
 
 
-def test_sentences_say_what_is_known():
+def test_sentences():
     found = {"value": -0.023, "low": -0.031, "high": -0.015, "seeds": [-0.03, -0.02, 0.01]}
     assert sentence("dpo", "capo", "heldout", found | {"p_corrected": 0.004}) == (
         "dpo is below capo by heldout: −2.3 points (95% interval −3.1 to −1.5; p = 0.004), "
         "with this sign in 2 of 3 seeds."
     )
     assert sentence("dpo", "capo", MEAN, found | {"p_corrected": 0.05}) == (
-        "dpo cannot be told from capo by the mean of the training rewards: −2.3 points "
+        "dpo and capo do not differ significantly by the mean of the training rewards: −2.3 points "
         "(95% interval −3.1 to −1.5; p = 0.05)."
     )
 

@@ -10,16 +10,17 @@ import pytest
 import yaml
 
 from capo.studies import StudyError, load_study
-from capo.studies.drawings import drawings, sheets
 from capo.studies.fronts import Front
 from capo.studies.hypervolume import front_results, hypervolume
-from capo.studies.measures import measure_run
-from capo.studies.outcome import study_results
-from capo.studies.running import _description
-from capo.studies.runs import StudyRun
+from capo.studies.run_measures import measure_run
 from capo.studies.study import Row, Study
+from capo.studies.study_figures import figure_files, study_figures
+from capo.studies.study_file import dump_study
 from capo.studies.study_page import render_study
-from capo.studies.study_table import settings, table
+from capo.studies.study_results import study_results
+from capo.studies.study_run import StudyRun
+from capo.studies.study_table import study_table
+from capo.studies.table_cells import row_settings
 from parsed_page import ParsedPage
 from synthetic_run import Options, make_run
 
@@ -38,10 +39,10 @@ def front_of(*names, step=0.5, weights=((1.0, 0.0), (0.5, 0.5), (0.0, 1.0))):
     return Front("f", (names[0], names[-1]), step, dict(zip(names, weights, strict=True)))
 
 
-def test_the_file_in_a_studys_folder_makes_the_same_study(tmp_path):
-    """It once had the soups of a front and not the front, and nothing of the quick form."""
+def test_a_dumped_study_loads_as_the_same_study(tmp_path):
+    """Including its fronts and its quick form."""
     study = load(tmp_path, fronts=[FRONT], quick={"train.steps": 3})
-    (tmp_path / "again.yaml").write_text(_description(study))
+    (tmp_path / "again.yaml").write_text(dump_study(study))
     assert load_study(tmp_path / "again.yaml") == study
     assert load_study(tmp_path / "again.yaml", quick=True).shared["train.steps"] == 3
 
@@ -64,9 +65,9 @@ def test_a_front_is_all_mixtures_on_a_grid(tmp_path):
     assert {name: front.rows[name] for name in "abc"} == {"a": (1, 0, 0), "b": (0, 1, 0), "c": (0, 0, 1)}
     assert len(front.rows) == 10
     assert front.soups == mixed
-    told = {"set": {}, "soup": ["a", "b", "c"], "weights": [two, third, 0]}
-    assert settings(told) == "soup of 0.667 a, 0.333 b"
-    assert settings(told | {"interpolation": "linear"}) == "linear soup of 0.667 a, 0.333 b"
+    row = {"set": {}, "soup": ["a", "b", "c"], "weights": [two, third, 0]}
+    assert row_settings(row) == "soup of 0.667 a, 0.333 b"
+    assert row_settings(row | {"interpolation": "linear"}) == "linear soup of 0.667 a, 0.333 b"
 
 
 def test_a_soup_of_a_study_may_be_weighted(tmp_path):
@@ -78,14 +79,14 @@ def test_a_soup_of_a_study_may_be_weighted(tmp_path):
     ("fronts", "message"),
     [
         ([FRONT | {"of": ["a", "x"]}], r"fronts.f.of: no trained row 'x' \(a, b, c, many\)"),
-        ([FRONT | {"of": ["a", "a"]}], r"fronts.f.of: a row is there more than once"),
+        ([FRONT | {"of": ["a", "a"]}], r"fronts.f.of: a row occurs more than once"),
         ([FRONT | {"of": ["a"]}], r"fronts.0.of: "),
         ([FRONT | {"points": 2}], r"fronts.0.points: "),
-        ([FRONT, FRONT], r"fronts: 'f' is there more than once"),
+        ([FRONT, FRONT], r"fronts: 'f' occurs more than once"),
         ([FRONT | {"point": 3}], r"fronts.0.point: unknown key; did you mean 'points'\?"),
     ],
 )
-def test_what_is_wrong_with_a_front_is_named(tmp_path, fronts, message):
+def test_problems_with_fronts_are_named(tmp_path, fronts, message):
     with pytest.raises(StudyError, match=message):
         load(tmp_path, fronts=fronts)
 
@@ -99,21 +100,21 @@ def test_what_is_wrong_with_a_front_is_named(tmp_path, fronts, message):
         ({"soup": ["a", "b"], "weights": [1, -1]}, "rows.4.weights.1: "),
     ],
 )
-def test_what_is_wrong_with_weights_is_named(tmp_path, row, message):
+def test_problems_with_weights_are_named(tmp_path, row, message):
     with pytest.raises(StudyError, match=re.escape(message)):
         load(tmp_path, rows=[*ROWS, {"name": "s"} | row])
 
 
 def test_one_reward_has_no_front(tmp_path):
     reward = {"name": "aesthetic", "source": "shapes-aesthetic"}
-    with pytest.raises(StudyError, match="a front is of two training rewards or more"):
+    with pytest.raises(StudyError, match="two training rewards"):
         load(tmp_path, fronts=[FRONT], set={"rewards": [reward]})
 
 
 def test_without_moocore_a_front_fails_at_once(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        "capo.studies.fronts.find_spec", lambda name: None if name == "moocore" else find(name)
+        "capo.studies.study_checks.find_spec", lambda name: None if name == "moocore" else find(name)
     )
     with pytest.raises(StudyError, match=re.escape("pip install 'capo-diffusion[front]'")):
         load_study("front")
@@ -137,7 +138,7 @@ def test_the_hypervolume_by_hand():
     assert hypervolume(np.array([[1.0, 1.0, 1.0]])) == pytest.approx(1)
 
 
-def test_the_hypervolume_by_throwing_darts():
+def test_the_hypervolume_by_monte_carlo():
     rng = np.random.default_rng(0)
     points = rng.uniform(0.3, 1.0, (12, 3))
     darts = rng.uniform(0.5, 1.0, (100_000, 3))
@@ -156,7 +157,7 @@ def values(**means):
     }
 
 
-def test_a_front_is_told_with_its_dominated_points_and_how_others_stand():
+def test_dominance_between_a_front_and_other_rows():
     rows = values(a=(0.7, 0.5), mix=(0.55, 0.5), b=(0.5, 0.7), over=(0.72, 0.6), under=(0.45, 0.5))
     found = front_results(front_of("a", "mix", "b"), rows, ["x", "y"], seed=0)
     assert {p["row"]: p["dominated_by"] for p in found["points"]} == {"a": [], "mix": ["a"], "b": []}
@@ -173,14 +174,14 @@ def test_a_front_is_told_with_its_dominated_points_and_how_others_stand():
     assert found == front_results(front_of("a", "mix", "b"), rows, ["x", "y"], seed=0)
 
 
-def test_a_point_that_is_not_there_is_left_out():
+def test_an_unfinished_point_is_left_out():
     rows = values(a=(0.7, 0.6), b=(0.6, 0.7)) | {"mix": []}
     found = front_results(front_of("a", "mix", "b"), rows, ["x", "y"], seed=0)
     assert [point["row"] for point in found["points"]] == ["a", "b"]
     assert front_results(front_of("c", "mix", "d"), rows, ["x", "y"], seed=0) is None
 
 
-def test_prompts_that_a_row_lacks_count_in_the_others():
+def test_a_row_may_lack_prompts_that_others_have():
     rows = values(a=(0.7, 0.6), b=(0.6, 0.7))
     del rows["a"][0]["x"]["0"]
     mean = np.mean(list(rows["a"][0]["x"].values()))
@@ -212,7 +213,7 @@ def test_the_page_has_a_panel_for_every_two_rewards(made):
     results, runs = made
     (front,) = results["fronts"]
     assert front["rewards"] == ["preference", "vqa", "aesthetic"]
-    figures = drawings(results, runs)
+    figures = study_figures(results, runs)
     source = render_study(results, runs, figures)
     page = ParsedPage(source)
     drawn = [e.attributes["aria-label"] for e in page.all("svg") if "aria-label" in e.attributes]
@@ -229,7 +230,7 @@ def test_the_page_has_a_panel_for_every_two_rewards(made):
     assert "dominates nothing" in page.text
     labels = [
         text.text
-        for text in ElementTree.fromstring(sheets(results, figures)["front-f.svg"]).iter()
+        for text in ElementTree.fromstring(figure_files(results, figures)["front-f.svg"]).iter()
         if text.text
     ]
     assert labels.count("soups") == 1, "one legend for all panels"
@@ -237,7 +238,7 @@ def test_the_page_has_a_panel_for_every_two_rewards(made):
 
 
 def test_the_table_has_the_front(made):
-    text = table(made[0], [])
+    text = study_table(made[0], [])
     assert "## Front `f`" in text
     part = text.partition("## Front `f`")[2].partition("\n## ")[0]
     assert [line.split(" | ")[0] for line in part.splitlines() if line.startswith("| ")][2:] == [

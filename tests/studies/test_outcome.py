@@ -1,4 +1,4 @@
-"""A study's numbers, table and page, of made-up runs, against plain loops over what those wrote."""
+"""Numbers, table and page of a study of synthetic runs, against plain loops over their files."""
 
 import itertools
 import json
@@ -9,19 +9,20 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from capo.reporting.forest import MEAN
 from capo.reporting.wording import NONE, points
 from capo.store import Run
 from capo.studies import load_study
 from capo.studies.commands import study_command
-from capo.studies.drawings import drawings, sheets
-from capo.studies.measures import JUDGED, measure_run
-from capo.studies.outcome import study_results
-from capo.studies.runs import StudyRun
+from capo.studies.measure_names import JUDGED, MEAN
+from capo.studies.run_measures import measure_run
 from capo.studies.study import Row, Study
+from capo.studies.study_figures import figure_files, study_figures
 from capo.studies.study_page import render_study
-from capo.studies.study_table import NULL, table
-from capo.studies.warnings import warnings
+from capo.studies.study_results import study_results
+from capo.studies.study_run import StudyRun
+from capo.studies.study_table import study_table
+from capo.studies.study_warnings import study_warnings
+from capo.studies.table_cells import NULL_ROW
 from parsed_page import ParsedPage
 from synthetic_run import Options, make_run
 
@@ -57,7 +58,7 @@ def made(tmp_path_factory):
 
 
 def page_of(results, runs):
-    return render_study(results, runs, drawings(results, runs))
+    return render_study(results, runs, study_figures(results, runs))
 
 
 def scores(run, model, reward):
@@ -114,7 +115,7 @@ def test_rows_are_compared_prompt_by_prompt(made):
     assert "with this sign in 2 of 2 seeds" in clear["sentence"]
 
 
-def test_training_and_cost_are_told(made):
+def test_drift_cost_and_judgments(made):
     results, runs = made
     metrics = Run(runs[0].directory).artifact("train").read_json_lines("metrics.jsonl")
     step = 200  # what the made-up evaluation says; after the last step, so the last ones count
@@ -133,20 +134,20 @@ def test_training_and_cost_are_told(made):
 
 
 def test_the_table_has_every_row_and_the_null_row(made):
-    text = table(made[0], warnings(*made))
+    text = study_table(made[0], study_warnings(*made))
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert lines[0].startswith(f"| row | {MEAN} | preference | vqa | aesthetic | heldout (held out) |")
     value = made[0]["rows"][0]["measures"][MEAN]["value"]
     assert lines[2].startswith(f"| good | {100 * value:.1f}% (")
-    assert lines[4].startswith(f"| *{NULL}* |")
+    assert lines[4].startswith(f"| *{NULL_ROW}* |")
     columns = {line.replace("\\|", "").count("|") for line in lines[:5]}
     assert columns == {len(made[0]["measures"]) + 6}, "names cannot break the table"
     assert "- other, seed 1 failed: it <diverged>" in text
 
 
-def test_the_table_says_what_is_more_than_chance_and_by_which_commands(made):
+def test_the_table_marks_significant_differences_and_has_the_commands(made):
     results, runs = made
-    text = table(results, warnings(results, runs))
+    text = study_table(results, study_warnings(results, runs))
     part = text.partition("## Compared with good")[2].partition("\n## ")[0]
     (line,) = [each for each in part.splitlines() if each.startswith("| <b>same")]
     found = results["comparisons"][MEAN][0]
@@ -172,7 +173,7 @@ def test_the_command_of_a_shipped_study_is_known():
 
 
 def test_a_row_of_other_rewards_and_fewer_seeds(made, tmp_path):
-    """Once the table was lost to its missing reward, and on the page its scores stood under others' names."""
+    """Its missing reward leaves a gap in the table and shifts no column of the page."""
     _, runs = made
     options = Options(
         prompts=4, samples=4, evaluation_prompts=20, evaluation_samples=3, steps=8, pixels=16,
@@ -184,24 +185,24 @@ def test_a_row_of_other_rewards_and_fewer_seeds(made, tmp_path):
     rows = (good[0].row, few.row)
     study = Study("x", "X", "shapes", {}, rows, SEEDS, "good")
     results = study_results(study, [measure_run(run) for run in (*good, few)], {})
-    told = warnings(results, [*good, few])
-    assert len(told) == 1
-    assert "The rows train on different rewards." in told[0]
-    text, page = table(results, told), ParsedPage(page_of(results, [*good, few])).text
+    messages = study_warnings(results, [*good, few])
+    assert len(messages) == 1
+    assert "different rewards" in messages[0]
+    text, page = study_table(results, messages), ParsedPage(page_of(results, [*good, few])).text
     scores = text.partition("## Mean scores")[2].partition("\n## ")[0].splitlines()
     assert [line.split(" | ")[1] for line in scores if line.startswith("| few")] == [NONE]
     assert "few (1 of 2 seeds)" in text
     assert "few 1 of 2 seeds" in page
-    assert "The rows train on different rewards." in page
+    assert "different rewards" in page
 
 
 def test_no_comparison_is_explained(made):
     results, runs = made
     nothing = results | {"comparisons": {m["name"]: [] for m in results["measures"]}}
     gone = nothing | {"against": "gone"}
-    for shown in (table(gone, []), page_of(gone, runs)):
+    for shown in (study_table(gone, []), page_of(gone, runs)):
         assert "gone has no finished run" in shown
-    assert "There is one row" in table(nothing | {"rows": results["rows"][:1]}, [])
+    assert "the study has one row" in study_table(nothing | {"rows": results["rows"][:1]}, [])
 
 
 class Tags(HTMLParser):
@@ -214,7 +215,7 @@ class Tags(HTMLParser):
         self.addresses += [v for k, v in attributes if k in ("href", "src", "action")]
 
 
-def test_the_page_runs_and_loads_nothing_and_escapes_names(made):
+def test_the_page_is_static_and_escapes_names(made):
     page = page_of(*made)
     found = Tags()
     found.feed(page)
@@ -242,8 +243,8 @@ def labels(svg):
     return [text.text for text in ElementTree.fromstring(svg).iter(f"{SVG}text")]
 
 
-def test_figures_are_files_that_need_no_page(made):
-    found = sheets(made[0], drawings(*made))
+def test_figures_are_standalone_files(made):
+    found = figure_files(made[0], study_figures(*made))
     kinds = ("win-rates", "curves", "over-optimization", "loss-weights", "scores")
     assert set(found) == {f"{kind}.svg" for kind in kinds}
     for svg in found.values():
@@ -264,16 +265,16 @@ def test_figures_are_files_that_need_no_page(made):
     assert {"vqa, raw", "vqa, calibrated", "heldout, raw"} <= set(labels(found["scores.svg"]))
 
 
-def test_one_picture_has_every_row_by_every_measure(made):
+def test_the_forest_picture_has_every_row_and_measure(made):
     results = made[0]
-    drawn = sheets(results, drawings(*made))["win-rates.svg"]
-    names = [row["name"] for row in results["rows"]] + [NULL]
+    drawn = figure_files(results, study_figures(*made))["win-rates.svg"]
+    names = [row["name"] for row in results["rows"]] + [NULL_ROW]
     assert labels(drawn)[: len(names)] == names
     estimates = [row["measures"] for row in results["rows"]] + [results["null"]]
     assert drawn.count('class="interval ') == sum(map(len, estimates))
 
 
-def test_a_quick_study_says_that_it_means_nothing(made):
+def test_a_quick_study_warns_about_its_numbers(made):
     results = made[0] | {"quick": True}
-    assert "its numbers mean nothing" in page_of(results, made[1])
-    assert "its numbers mean nothing" in table(results, warnings(results, made[1]))
+    assert "numbers mean nothing" in page_of(results, made[1])
+    assert "numbers mean nothing" in study_table(results, study_warnings(results, made[1]))

@@ -1,9 +1,10 @@
-"""Gains along the steps of a row: over seeds, in the table and on the page, of old runs and new ones."""
+"""Gains along training: averaged over seeds, in tables and plots, for old and new runs."""
 
 import pytest
 
-from capo.reporting.forest import MEAN
-from capo.studies.overoptimization import HELD_OUT, RIGHT, best_and_last, gains, over_seeds, panels
+from capo.studies.gain_plots import gain_plots
+from capo.studies.gains import best_and_last, gains_of, mean_gains
+from capo.studies.measure_names import CORRECT, HELD_OUT, MEAN, source_title
 
 
 def rows(rates, held_out=None, judge=None, error=0.02):
@@ -22,7 +23,7 @@ def rows(rates, held_out=None, judge=None, error=0.02):
 def curve(validations):
     rates = [row["win_rate"] for row in validations]
     steps = [row["step"] for row in validations]
-    return {"steps": steps, "measures": {MEAN: rates}, "gains": gains(validations)}
+    return {"steps": steps, "measures": {MEAN: rates}, "gains": gains_of(validations)}
 
 
 BOTH = [
@@ -32,55 +33,54 @@ BOTH = [
 
 
 def test_seeds_are_averaged_over_the_steps_they_share():
-    found = over_seeds(BOTH)
+    found = mean_gains(BOTH)
     assert found["steps"] == [0, 50, 100, 150]
     assert found["best_steps"] == [100, 200]
     assert found["gains"][MEAN]["value"] == pytest.approx([0, 0.12, 0.18, 0.17])
     assert found["gains"][MEAN]["standard_error"] == pytest.approx([0, 0.03, 0.03, 0.03])
     assert found["gains"][HELD_OUT]["value"] == pytest.approx([0, 0.07, 0.05, 0.0])
-    assert found["gains"][RIGHT]["value"] == pytest.approx([0, 0.01, 0.01, -0.06])
+    assert found["gains"][CORRECT]["value"] == pytest.approx([0, 0.01, 0.01, -0.06])
 
 
-def test_what_earlier_versions_did_not_log_is_left_out():
+def test_missing_fields_of_earlier_versions_are_left_out():
     old = curve(rows([0.6, 0.7, 0.65], error=None))
-    found = over_seeds([old, old])
+    found = mean_gains([old, old])
     assert list(found["gains"]) == [MEAN]
     assert found["gains"][MEAN]["standard_error"] == [0, None, None, None]
-    mixed = over_seeds([BOTH[0], old])
+    mixed = mean_gains([BOTH[0], old])
     assert list(mixed["gains"]) == [MEAN], "a mean of some seeds would be one of other prompts"
-    (plot,) = panels([{"name": "old", "over_optimization": found}])
+    (plot,) = gain_plots([{"name": "old", "over_optimization": found}])
     assert 'class="band' not in plot.svg
     assert [key.label for key in plot.keys] == [MEAN, "best step, 100"]
 
 
 def test_few_validations_make_no_curve():
-    assert over_seeds([]) is None
-    assert over_seeds([curve(rows([0.6, 0.7]))]) is None
-    assert panels([{"name": "short", "over_optimization": None}]) == []
+    assert mean_gains([]) is None
+    assert mean_gains([curve(rows([0.6, 0.7]))]) is None
+    assert gain_plots([{"name": "short", "over_optimization": None}]) == []
 
 
 def test_a_panel_a_row_on_the_same_axes():
-    found = over_seeds(BOTH)
+    found = mean_gains(BOTH)
     drawn = [{"name": name, "over_optimization": found} for name in ("capo", "<dpo>")]
-    first, second = panels(drawn)
+    first, second = gain_plots(drawn)
     assert (first.title, second.title) == ("capo", "<dpo>")
     assert "&lt;dpo&gt;" in second.svg
     assert [key.css for key in first.keys] == ["mean", "held-out", "judge", "best"]
     for css in ("mean", "held-out", "judge"):
         assert f'class="line {css}"' in first.svg
         assert f'class="band {css}"' in first.svg
-    assert "at the last: " in first.svg
-    assert f"{MEAN} +17.0; {HELD_OUT} +0.0; {RIGHT} -6.0" in first.svg
+    assert f"{MEAN} +17.0; {HELD_OUT} +0.0; {source_title(CORRECT)} -6.0" in first.svg
 
 
 def test_the_table_sets_the_best_step_beside_the_last():
     short = {"name": "short", "over_optimization": None}
     rows = [
-        {"name": "one", "curves": BOTH[:1], "over_optimization": over_seeds(BOTH[:1])},
-        {"name": "both", "curves": BOTH, "over_optimization": over_seeds(BOTH)},
+        {"name": "one", "curves": BOTH[:1], "over_optimization": mean_gains(BOTH[:1])},
+        {"name": "both", "curves": BOTH, "over_optimization": mean_gains(BOTH)},
     ]
     head, lines = best_and_last([*rows, short])
-    assert head == ["row", "best step", "last", MEAN, HELD_OUT, RIGHT]
+    assert head == ["row", "best step", "last", MEAN, HELD_OUT, source_title(CORRECT)]
     one, both = lines
     assert one == ["one", "100", "150", "+20.0 → +15.0", "+10.0 → +0.0", "+0.0 → \N{MINUS SIGN}4.0"]
     # Each seed at its own steps: by the training rewards 0.2 and 0.2, then 0.15 and 0.2.

@@ -1,17 +1,17 @@
-"""Every shipped study in its quick form, on the shipped checkpoints: its shape, not its outcome."""
+"""Every shipped study in its quick form, on the shipped checkpoints: structure, not numbers."""
 
 from pathlib import Path
 
 import pytest
 
-from capo.reporting.forest import MEAN
 from capo.studies import load_study, shipped_studies
-from capo.studies.running import Outcome, run_study
+from capo.studies.measure_names import MEAN
+from capo.studies.run_study import Outcome, run_study
 
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory) -> Path:
-    """One folder for all, so that each takes over what the ones before it have made."""
+    """One folder for all studies, so that later ones reuse artifacts of earlier ones."""
     return tmp_path_factory.mktemp("studies")
 
 
@@ -30,12 +30,12 @@ def test_a_shipped_study_runs_from_end_to_end(name, studies):
             estimate = row["measures"][each]
             assert 0 <= estimate["low"] <= estimate["value"] <= estimate["high"] <= 1
     assert all(len(found) == len(study.rows) - 1 for found in results["comparisons"].values())
-    assert "its numbers mean nothing" in (outcome.folder / "table.md").read_text()
+    assert "numbers mean nothing" in (outcome.folder / "table.md").read_text()
     _look_closer(name, outcome)
 
 
 def _look_closer(name: str, outcome: Outcome) -> None:
-    """What one study has and others have not."""
+    """Check what only one study has."""
     results, page = outcome.results, (outcome.folder / "index.html").read_text()
     if name == "table2":
         assert len(results["equal_drift"]["rows"]) == 15, "soups are not trained"

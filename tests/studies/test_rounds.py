@@ -1,4 +1,4 @@
-"""Rows of a study that go on from other rows, on a tiny SDXL model."""
+"""Rows of a study that continue other rows, on a tiny SDXL model."""
 
 import json
 import shutil
@@ -8,12 +8,13 @@ import yaml
 
 import tiny_training
 from capo.recipe import dump_recipe
-from capo.reporting.forest import MEAN
 from capo.reporting.templating import environment
 from capo.store import Run
-from capo.studies import StudyError, figures, load_study
-from capo.studies.running import run_study
-from capo.studies.runs import runs_of
+from capo.studies import StudyError, load_study
+from capo.studies.curve_plots import validation_curves
+from capo.studies.measure_names import MEAN
+from capo.studies.run_study import run_study
+from capo.studies.study_run import runs_of
 
 ROWS = [
     {"name": "soup", "soup": ["once", "third"]},
@@ -56,7 +57,7 @@ def outcome(file):
     return run_study(load_study(file), file.parent / "studies" / "tiny")
 
 
-def test_rounds_come_after_what_they_start_from_and_soups_last(file):
+def test_rounds_come_after_their_start_and_soups_last(file):
     runs = runs_of(load_study(file), file.parent)
     assert [run.row.name for run in runs] == ["once", "twice", "moved", "third", "soup"]
     third = next(run for run in runs if run.row.name == "third")
@@ -65,7 +66,7 @@ def test_rounds_come_after_what_they_start_from_and_soups_last(file):
     assert [run.state for run in runs] == ["missing"] * 5
 
 
-def test_a_round_goes_on_from_the_run_of_its_row(outcome, file):
+def test_a_round_continues_the_run_of_its_row(outcome, file):
     assert outcome.failed == {}
     records = {
         row["name"]: json.loads((outcome.folder / row["name"] / "seed-0/train/best/capo.json").read_text())
@@ -84,7 +85,7 @@ def test_a_round_goes_on_from_the_run_of_its_row(outcome, file):
     assert {run.state for run in runs_of(load_study(file), outcome.folder)} == {"done"}
 
 
-def test_what_a_round_costs_has_the_rounds_before_in_it(outcome):
+def test_the_cost_of_a_round_includes_earlier_rounds(outcome):
     rows = {row["name"]: row for row in outcome.results["rows"]}
     seconds = rows["third"]["seeds"][0]["seconds"]
     assert {"train", "twice: train", "once: train", "once: samples"} <= seconds.keys()
@@ -92,8 +93,7 @@ def test_what_a_round_costs_has_the_rounds_before_in_it(outcome):
     assert rows["third"]["seconds"] > sum(v for name, v in seconds.items() if ":" in name)
 
 
-def test_a_further_round_does_not_begin_at_the_base(outcome):
-    """Once it was drawn from ½ on, and compared at a drift that it never had."""
+def test_a_further_round_does_not_start_at_the_base(outcome):
     assert outcome.results["equal_drift"] is None
     curves = {row["name"]: row["curves"] for row in outcome.results["rows"] if row["curves"]}
     assert {name: of[0]["steps"][0] for name, of in curves.items()} == {
@@ -101,13 +101,13 @@ def test_a_further_round_does_not_begin_at_the_base(outcome):
     }  # fmt: skip
     start = Run(outcome.folder / "twice/seed-0").artifact("train").read_json_lines("validation.jsonl")[0]
     assert curves["twice"][0]["measures"][MEAN][0] == start["win_rate"]
-    (steps,), (drift,) = (figures.curves(curves, MEAN, "once", x) for x in ("steps", "drift"))
+    (steps,), (drift,) = (validation_curves(curves, MEAN, "once", x) for x in ("steps", "drift"))
     assert [key.label for key in steps.keys] == ["once", "third", "twice", "moved"]
     assert [key.label for key in drift.keys] == ["once"]
 
 
-def test_pages_say_what_goes_on_from_what(outcome):
-    assert "goes on from once; start.reference=start" in (outcome.folder / "table.md").read_text()
+def test_pages_name_the_start_of_a_round(outcome):
+    assert "continues once; start.reference=start" in (outcome.folder / "table.md").read_text()
     page = (outcome.folder / "third/seed-0/report/index.html").read_text()
     start = environment().filters["e"](str(outcome.folder / "twice/seed-0"))
     assert f"3, goes on from {start}, trained against what it starts from" in page
@@ -132,8 +132,11 @@ def test_a_round_whose_start_has_failed_fails_with_it(file, tmp_path, outcome):
     ("rows", "message"),
     [
         ([{"name": "a"}, {"name": "b", "start": "c"}], "rows.b.start: no trained row 'c'"),
-        ([{"name": "a", "start": "b"}, {"name": "b", "start": "a"}], "rows.a.start: it comes back to itself"),
-        ([{"name": "a", "start": "a"}], "rows.a.start: it comes back to itself"),
+        (
+            [{"name": "a", "start": "b"}, {"name": "b", "start": "a"}],
+            "rows.a.start: the row starts",
+        ),
+        ([{"name": "a", "start": "a"}], "rows.a.start: the row starts"),
         (
             [{"name": "a"}, {"name": "b"}, {"name": "s", "soup": ["a", "b"], "start": "a"}],
             "rows.s.start: a soup is not trained",
@@ -142,10 +145,10 @@ def test_a_round_whose_start_has_failed_fails_with_it(file, tmp_path, outcome):
             [{"name": "a"}, {"name": "b"}, {"name": "s", "soup": ["a", "b"]}, {"name": "c", "start": "s"}],
             "rows.c.start: no trained row 's'",
         ),
-        ([{"name": "a", "set": {"start.run": "x"}}], "set: start.run is given by the study"),
+        ([{"name": "a", "set": {"start.run": "x"}}], "set: the study itself sets start.run"),
         ([{"name": "a", "set": {"start.reference": "base"}}], "start.run: missing"),
     ],
 )
-def test_starts_that_cannot_be_are_named(tmp_path, sdxl, rows, message):
+def test_invalid_starts_are_named(tmp_path, sdxl, rows, message):
     with pytest.raises(StudyError, match=message):
         load_study(study_file(tmp_path, sdxl, rows))

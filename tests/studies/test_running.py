@@ -19,9 +19,9 @@ from capo.store import Run, WorkspaceError
 from capo.store.lock import hold_lock
 from capo.studies import StudyError, load_study
 from capo.studies.commands import run_command
-from capo.studies.running import run_study
-from capo.studies.runs import StudyRun, runs_of
+from capo.studies.run_study import run_study
 from capo.studies.study import Row
+from capo.studies.study_run import StudyRun, runs_of
 
 ROWS = {"capo": {"train.objective": "capo"}, "ipo": {"train.objective": "ipo", "train.beta": 200}}
 
@@ -66,7 +66,7 @@ def outcome(file):
     return run_study(load_study(file), file.parent / "studies" / "tiny")
 
 
-def test_rows_share_what_does_not_depend_on_what_varies(outcome):
+def test_rows_share_artifacts_that_do_not_differ(outcome):
     capo, ipo, soup = (outcome.folder / row / "seed-0" for row in ("capo", "ipo", "soup"))
     for name in ("prompts.parquet", "samples/shard-00000.parquet", "pairs.parquet"):
         assert (ipo / name).samefile(capo / name)
@@ -81,7 +81,7 @@ def test_rows_share_what_does_not_depend_on_what_varies(outcome):
     ]
 
 
-def test_a_row_that_fails_is_told_and_stops_no_other(outcome):
+def test_a_failing_row_is_reported_and_does_not_stop_others(outcome):
     assert list(outcome.failed) == ["never, seed 0"]
     assert [row["name"] for row in outcome.results["rows"]] == ["soup", "capo", "ipo"]
     for name in ("table.md", "index.html"):
@@ -89,7 +89,7 @@ def test_a_row_that_fails_is_told_and_stops_no_other(outcome):
     assert json.loads((outcome.folder / "results.json").read_text()) == outcome.results
 
 
-def test_numbers_are_those_of_the_runs(outcome):
+def test_numbers_equal_those_of_the_runs(outcome):
     for row in outcome.results["rows"]:
         run = Run(outcome.folder / row["name"] / "seed-0")
         for reward in run.artifact("evaluate").read_json("results.json")["rewards"]:
@@ -99,7 +99,7 @@ def test_numbers_are_those_of_the_runs(outcome):
     assert spent < sum(row["seconds"] for row in outcome.results["rows"])
 
 
-def test_a_second_time_only_what_failed_is_tried(outcome, file):
+def test_a_rerun_retries_only_failed_rows(outcome, file):
     before = {p: p.stat().st_mtime_ns for p in outcome.folder.glob("*/seed-0/*/*")}
     again = run_study(load_study(file), outcome.folder)
     after = {p: p.stat().st_mtime_ns for p in outcome.folder.glob("*/seed-0/*/*")}
@@ -107,7 +107,7 @@ def test_a_second_time_only_what_failed_is_tried(outcome, file):
     assert again.results == outcome.results
 
 
-def test_another_study_beside_it_takes_over_whole_rows(outcome, file):
+def test_a_study_beside_it_reuses_whole_rows(outcome, file):
     values = yaml.safe_load(file.read_text()) | {"name": "second", "rows": [{"name": "capo"}]}
     del values["against"]
     path = file.parent / "second.yaml"
@@ -139,16 +139,16 @@ def shared(outcome, file, tmp_path):
     return path, folder
 
 
-def test_some_seeds_are_run_and_the_table_is_of_what_is_done(shared, outcome):
+def test_some_seeds_run_and_the_table_covers_finished_runs(shared, outcome):
     path, folder = shared
     (folder / "study.yaml").unlink()
     (folder / "study.yaml").write_text("name: as an older version wrote it\n")
     called = CliRunner().invoke(app, ["compare", str(path), "--to", str(folder), "--seeds", "0"])
     assert called.exit_code == 0, called.output
-    told = "Not finished, and not in the tables: of seed 1 all rows."
-    assert told in called.stdout
+    missing = "seed 1: all rows"
+    assert missing in called.stdout
     for name in ("table.md", "index.html"):
-        assert told in (folder / name).read_text()
+        assert missing in (folder / name).read_text()
     assert "scores.svg" in {path.name for path in (folder / "figures").iterdir()}
     found = json.loads((folder / "results.json").read_text())
     assert found["seeds"] == [0]
@@ -156,24 +156,24 @@ def test_some_seeds_are_run_and_the_table_is_of_what_is_done(shared, outcome):
     assert load_study(folder / "study.yaml") == load_study(path)
 
 
-def test_an_interrupted_study_has_the_table_of_what_is_done(shared, monkeypatch):
+def test_an_interrupted_study_writes_its_table(shared, monkeypatch):
     path, folder = shared
     (folder / "ipo/seed-0/manifests/report.json").unlink()
 
     def interrupted(run, force):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("capo.studies.running._run", interrupted)
+    monkeypatch.setattr("capo.studies.run_missing._run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_study(load_study(path), folder)
     found = json.loads((folder / "results.json").read_text())
     assert [row["name"] for row in found["rows"]] == ["capo"]
-    assert "of seed 0 ipo (report is partial); of seed 1 all rows" in (folder / "table.md").read_text()
-    with pytest.raises(StudyError, match="study tiny has no seed 2, but 0, 1"):
+    assert "seed 0: ipo (report is partial); seed 1: all rows" in (folder / "table.md").read_text()
+    with pytest.raises(StudyError, match="study tiny has no seed 2; its seeds are 0, 1"):
         run_study(load_study(path), folder, seeds=[0, 2])
 
 
-def test_the_tables_hold_when_run_directories_are_removed(shared, outcome):
+def test_tables_survive_the_removal_of_run_directories(shared, outcome):
     path, folder = shared
     whole = run_study(load_study(path), folder, seeds=[0]).results
     for row in ROWS:
@@ -191,10 +191,10 @@ def test_the_tables_hold_when_run_directories_are_removed(shared, outcome):
     assert [run.state for run in runs_of(load_study(path).only([0]), folder)] == ["missing", "missing"]
 
 
-def test_what_another_study_has_kept_is_taken_over_unless_a_soup_needs_it(
+def test_records_of_another_study_are_reused_unless_a_soup_needs_the_run(
     outcome, file, tmp_path, capsys, monkeypatch
 ):
-    """Under whatever name; of `mixed` and `again` only the latter has been made elsewhere."""
+    """Names of rows do not matter. Only the soup `again` was made elsewhere; `mixed` needs the policies."""
     first = shutil.copytree(outcome.folder, tmp_path / "first", copy_function=os.link)
     for row in ("capo", "ipo", "soup"):
         shutil.rmtree(first / row / "seed-0")
@@ -219,24 +219,22 @@ def test_what_another_study_has_kept_is_taken_over_unless_a_soup_needs_it(
     whole = run_study(load_study(path), tmp_path / "second")
     there = {row.name: (whole.folder / row.name / "seed-0").exists() for row in load_study(path).rows}
     assert there == {"left": True, "right": True, "again": False, "mixed": True}
-    assert "not taken over: " in capsys.readouterr().err
+    assert "Record not reused" in capsys.readouterr().err
 
 
-def test_a_soup_whose_policies_were_removed_says_how_to_make_them(shared, file):
+def test_a_soup_with_removed_policies_names_the_remedy(shared, file):
     path, folder = shared
     run_study(load_study(path), folder, seeds=[0])
     shutil.rmtree(folder / "ipo/seed-0")
     failed = run_study(load_study(file), folder).failed["soup, seed 0"]
-    assert failed.startswith(f"it needs {folder / 'ipo/seed-0'}, which was removed; ")
+    assert failed.startswith(f"needs {folder / 'ipo/seed-0'}, which was removed; ")
     (folder / "capo/seed-0.json").write_text("{}")
     shutil.rmtree(folder / "capo/seed-0")
-    with pytest.raises(WorkspaceError, match=r"capo/seed-0.json: not what a study keeps of a run"):
+    with pytest.raises(WorkspaceError, match=r"capo/seed-0.json: not the record of a run"):
         run_study(load_study(file), folder)
 
 
-def test_a_soup_of_policies_that_were_trained_again_is_stale(tmp_path):
-    """Once its row stayed what the policies of before had come to."""
-
+def test_a_soup_of_retrained_policies_is_stale(tmp_path):
     def policy(folder, **record):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "capo.json").write_text(json.dumps(record))
@@ -254,7 +252,7 @@ def test_a_soup_of_policies_that_were_trained_again_is_stale(tmp_path):
     assert run.state == "stale"
 
 
-def test_a_launcher_is_refused(monkeypatch, file, tmp_path):
+def test_a_launcher_is_rejected(monkeypatch, file, tmp_path):
     for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(LaunchError, match="a study runs in one process"):
@@ -280,7 +278,7 @@ def test_the_command_lists_runs_and_ends_with_1_when_one_failed(outcome, file):
     assert [row["row"] for row in rows if row["commands"]["0"] is None] == ["soup"]
     called = CliRunner().invoke(app, ["compare", str(file), "--to", str(outcome.folder)])
     assert called.exit_code == 1
-    assert "1 runs failed: never, seed 0" in called.stderr
+    assert "1 run failed: never, seed 0" in called.stderr
     assert "table.md" in called.stdout
 
 

@@ -47,18 +47,18 @@ def test_axes_are_crossed_and_rows_follow(tmp_path):
         ({"sets": {}}, "sets: unknown key; did you mean 'set'?"),
         ({"rows": [{"name": "x", "sett": {}}]}, "rows.0.sett: unknown key; did you mean 'set'?"),
         ({"rows": [{"name": "x y"}]}, "rows.0.name: "),
-        ({"seeds": [0, 0]}, "seeds: one is there more than once"),
+        ({"seeds": [0, 0]}, "seeds: a seed occurs more than once"),
         ({"seeds": []}, "seeds: "),
-        ({"vary": {}, "rows": None}, "vary, rows: a study needs rows"),
-        ({"rows": [{"name": "capo-own"}]}, "rows: 'capo-own' is there more than once"),
+        ({"vary": {}, "rows": None}, "vary, rows: a study needs"),
+        ({"rows": [{"name": "capo-own"}]}, "rows: 'capo-own' occurs more than once"),
         ({"rows": [{"name": "x", "soup": ["capo-own", "capo"]}]}, "rows.x.soup: no trained row 'capo'"),
-        ({"rows": [{"name": "x", "soup": ["capo-own"]}]}, "rows.x.soup: a soup needs two rows at least"),
+        ({"rows": [{"name": "x", "soup": ["capo-own"]}]}, "rows.x.soup: a soup needs at least two rows"),
         (
             {"rows": [{"name": "x", "interpolation": "linear"}]},
             "rows.x.interpolation: only a soup has one",
         ),
         ({"against": "capo-won"}, "against: no row 'capo-won'; did you mean 'capo-own'?"),
-        ({"set": {"seed": 3}}, "set: seed is given by the study"),
+        ({"set": {"seed": 3}}, "set: the study itself sets seed"),
         ({"set": {"train.stepz": 3}}, r"row capo-own: [\s\S]*train.stepz: unknown key; did you mean 'steps'"),
         ({"recipe": "shapez"}, "no recipe 'shapez'"),
         (
@@ -68,16 +68,16 @@ def test_axes_are_crossed_and_rows_follow(tmp_path):
         ({"rows": [{"name": "figures"}]}, "rows: 'figures' is the folder of the study's figures"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named(tmp_path, changed, message):
+def test_problems_are_named(tmp_path, changed, message):
     with pytest.raises(StudyError, match=message):
         load(tmp_path, **changed)
 
 
-def test_a_key_that_is_there_twice_is_an_error(tmp_path):
-    """YAML would drop the first without a word."""
+def test_a_repeated_key_is_an_error(tmp_path):
+    """YAML itself would silently drop the first."""
     rows = "rows:\n  - {name: a, set: {train.beta: 1, train.beta: 2}}\n"
     (tmp_path / "study.yaml").write_text(f"name: x\ntitle: X\nrecipe: shapes\n{rows}")
-    with pytest.raises(StudyError, match=r"not readable as YAML: train\.beta is repeated"):
+    with pytest.raises(StudyError, match=r"not readable as YAML: train\.beta"):
         load_study(tmp_path / "study.yaml")
 
 
@@ -87,7 +87,7 @@ def test_an_unknown_study_lists_the_shipped_ones():
 
 
 @pytest.mark.parametrize("name", list(shipped_studies()))
-def test_shipped_studies_have_recipes_that_are_right(name):
+def test_shipped_studies_have_valid_and_different_recipes(name):
     study = load_study(name)
     assert study.name == name
     text = shipped_studies()[name].read_text(encoding="utf-8")

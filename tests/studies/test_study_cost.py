@@ -1,4 +1,4 @@
-"""What a study will cost: what runs share counts once, by the plans of its recipes."""
+"""The cost of a study, from the plans of its recipes; shared work counts once."""
 
 import json
 
@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from capo.cli import app
 from capo.cost.plan import plan_run
 from capo.studies import load_study
-from capo.studies.runs import runs_of
 from capo.studies.study_cost import study_cost
+from capo.studies.study_run import runs_of
 
 STUDY = {
     "name": "cost",
@@ -40,33 +40,33 @@ def stage_hours(study, row):
     return {stage.name: stage.hours for stage in plan.stages}
 
 
-def test_what_is_shared_counts_once(file):
+def test_shared_work_counts_once(file):
     study = load_study(file)
     cost = study_cost(runs_of(study, file.parent), "l40s", 0.5)
     found = {each.kind: each for each in cost.kinds}
     whole, few = stage_hours(study, "capo"), stage_hours(study, "few")
-    # Of each seed: 16 samples for `capo` and `ipo`, 8 for `few`, and those of the policy for `further`.
+    # Per seed: 16 samples for `capo` and `ipo`, 8 for `few`, and the policy's own for `further`.
     assert (found["samples"].different, found["samples"].runs) == (6, 8)
     assert found["samples"].hours == pytest.approx(2 * (2 * whole["generate"] + few["generate"]))
     assert found["samples"].alone == pytest.approx(2 * (3 * whole["generate"] + few["generate"]))
     assert found["scores"].hours == pytest.approx(2 * (2 * whole["score"] + few["score"]))
-    # Validation is of the base once, then of steps 50 and 100; evaluation of two bases and the policy.
+    # Validation runs for the base and at steps 50 and 100; evaluation for two bases and the policy.
     assert (found["validation"].different, found["baseline"].different) == (2, 2)
     assert found["train"].hours == pytest.approx(8 * (whole["train"] + whole["validation"] * 2 / 3))
     assert (found["evaluate"].different, found["baseline"].runs) == (10, 10)
     assert found["evaluate"].hours == pytest.approx(10 * whole["evaluate"] / 3)
-    alone = sum(each.alone for each in cost.kinds)
     trained = 6 * sum(whole.values()) + 2 * sum(few.values())
-    assert alone == pytest.approx(trained + 2 * whole["evaluate"])
+    assert cost.alone == pytest.approx(trained + 2 * whole["evaluate"])
 
 
-def test_the_command_counts_the_seeds_that_are_asked_for(file):
+def test_the_command_counts_only_the_chosen_seeds(file):
     words = ["compare", str(file), "--plan", "--gpu", "l40s", "--utilization", "0.5", "--seeds", "0"]
     called = CliRunner().invoke(app, [*words, "--json"])
     samples, *_ = json.loads(called.stdout)["kinds"]
     assert (samples["kind"], samples["different"], samples["runs"]) == ("samples", 3, 4)
     shown = CliRunner().invoke(app, words).stdout
-    assert "Cost: hours of one L40S, if it reaches 50% of its peak" in shown
+    assert "L40S" in shown
+    assert "50%" in shown
     assert "3 for 4 runs" in shown
     assert not (file.parent / "studies").exists()
     unknown = CliRunner().invoke(app, ["compare", str(file), "--plan", "--gpu", "l40"])

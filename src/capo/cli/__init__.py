@@ -1,42 +1,57 @@
-"""The `capo` command: parse, call, print.
+"""The `capo` command: parse arguments, call the library, print.
 
-Nothing heavy is imported before a command needs it, so that help and completed runs are quick.
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (and resumable),
-141 nobody reads on.
+Commands import what they need when they run, so that help and finished runs stay fast.
+Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted (and resumable), 141 output pipe closed.
 """
 
 import os
 import signal
 import sys
-from typing import Any, NoReturn
+from types import FrameType
+from typing import NoReturn
 
-# Each adds its commands, in the order in which help shows them.
-from capo.cli import running, compare, around, rewards, data  # isort: skip
+# Every module adds its commands to the app; the order is the order in `capo --help`.
+from capo.cli import run, status, compare, soup, plan, bench, calibration, rewards, data, recipes, shapes  # isort: skip
 from capo.cli.app import app
-from capo.cli.running import STAGES
+from capo.cli.run import STAGES
 
-__all__ = ["STAGES", "app", "around", "compare", "data", "main", "rewards", "running"]
+__all__ = [
+    "STAGES",
+    "app",
+    "bench",
+    "calibration",
+    "compare",
+    "data",
+    "main",
+    "plan",
+    "recipes",
+    "rewards",
+    "run",
+    "shapes",
+    "soup",
+    "status",
+]
 
 
 def main() -> None:
-    """What the `capo` command calls: SIGTERM stops it like Ctrl-C, and a closed pipe without a word."""
+    """Run the `capo` command. SIGTERM acts like Ctrl-C; a closed output pipe ends it silently."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         app(prog_name="capo")
     except SystemExit as leaving:
-        # As after `| head`. Both typer and rich leave with 1 then.
+        # For example `capo recipes | head -1`; typer and rich both exit with 1 then.
         if isinstance(leaving.__context__, BrokenPipeError):
-            _drop_output()
+            _discard_output()
             sys.exit(128 + signal.SIGPIPE)
         raise
 
 
-def _interrupt(signum: int, frame: Any) -> NoReturn:
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _drop_output() -> None:
-    """What is still buffered goes nowhere: Python would complain of it at its end."""
+def _discard_output() -> None:
+    """Redirect output to nowhere, so that Python does not complain about buffered text at exit."""
     null = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(null, stream.fileno())

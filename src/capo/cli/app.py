@@ -1,4 +1,4 @@
-"""The command itself: its groups, its errors and what its commands share."""
+"""The command group: help layout, error handling, and helpers that commands share."""
 
 import os
 import sys
@@ -11,19 +11,46 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from capo.recipe import Recipe
 
+HELP = """Align a text-to-image diffusion model with several reward models at once.
+
+A recipe is a YAML file with the model, prompts, rewards and training settings. `capo run RECIPE`
+generates images, scores them, trains on pairs of good and bad images, evaluates the result and writes
+a report."""
+
 EPILOG = """\b
 Examples:
-  capo run shapes                         the embedded recipe: no network, no GPU
-  capo run shapes --set train.steps=100   any field of a recipe, changed
-  capo run my.yaml --run runs/first       your own recipe, in a directory you name
-  capo status --run runs/first            what is done or out of date, and why
-  capo recipes show shapes > my.yaml      a recipe to start from
+  capo run shapes                        try it: no download, no GPU, minutes
+  capo run shapes --set train.steps=100  change any field of the recipe
+  capo recipes show sdxl > my.yaml       start your own recipe
+  capo plan my.yaml                      GPU hours, memory and disk it needs
+  capo run my.yaml --run runs/first      run it in a directory you name
+  capo status --run runs/first           see what is done and what is stale
 
-`capo run` goes on where it was stopped: give the same command again."""
+To resume an interrupted run, rerun the same command."""
+
+
+class Section:
+    """Headings under which `capo --help` lists commands."""
+
+    WHOLE = "Run a recipe"
+    STAGES = "Run one stage"
+    MORE = "Compare, merge, estimate"
+    PARTS = "Rewards, images, recipes"
 
 
 class Commands(TyperGroup):
-    """Turns errors that a user can mend into one clean message and the right exit code."""
+    """Lists commands by section; turns expected errors into one message and the right exit code."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        width = formatter.width - max(map(len, self.commands)) - 6
+        for name, command in self.commands.items():
+            heading = getattr(command, "rich_help_panel", None)
+            entry = (name, command.get_short_help_str(width))
+            sections.setdefault(heading if isinstance(heading, str) else "Commands", []).append(entry)
+        for heading, entries in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(entries)
 
     def invoke(self, ctx: Any) -> Any:
         from capo.recipe import RecipeError
@@ -33,7 +60,7 @@ class Commands(TyperGroup):
                 return super().invoke(ctx)
             finally:
                 if sys.stdout is not None:
-                    sys.stdout.flush()  # what it fails with is told here, not while Python ends
+                    sys.stdout.flush()  # a write error surfaces here and not while Python exits
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except KeyboardInterrupt:
@@ -47,16 +74,16 @@ class Commands(TyperGroup):
 
 
 def _interrupted() -> NoReturn:
-    """Leave; of several processes one says how to go on."""
+    """Exit with 130; in a launch, only the main process prints how to resume."""
     from capo.engine.launch import resume_command
 
     if "WORLD_SIZE" in os.environ and os.environ.get("RANK") != "0":
         raise typer.Exit(130)
-    stop(f"\nInterrupted; what is finished is kept. Resume with: {resume_command(sys.argv[1:])}", 130)
+    stop(f"\nInterrupted. Finished work is saved. To resume: {resume_command(sys.argv[1:])}", 130)
 
 
 def group(**settings: Any) -> typer.Typer:
-    """A command with commands of its own, as all of ours look."""
+    """Create a command with subcommands, in the style that all of ours share."""
     return typer.Typer(
         add_completion=False,
         no_args_is_help=True,
@@ -67,11 +94,7 @@ def group(**settings: Any) -> typer.Typer:
     )
 
 
-app = group(
-    cls=Commands,
-    help="Align a text-to-image diffusion model with several reward models at once.",
-    epilog=EPILOG,
-)
+app = group(cls=Commands, help=HELP, epilog=EPILOG)
 
 
 @app.callback(invoke_without_command=True)
@@ -86,20 +109,20 @@ def _version(
 
 
 def load(name: str | None, overrides: list[str] | None, directory: Path | None) -> "tuple[Recipe, Path]":
-    """The recipe and the run directory that the arguments mean together."""
+    """Return the recipe and the run directory that the arguments select."""
     from capo.recipe import RecipeError, load_recipe
 
     if name is None:
         if directory is None:
-            raise RecipeError("which recipe? Name one (see `capo recipes`), or a run directory with --run")
+            raise RecipeError("name a recipe (`capo recipes` lists them), or an existing run with --run DIR")
         if not (directory / "recipe.yaml").is_file():
-            raise RecipeError(f"{directory} has no recipe.yaml yet; name the recipe it is to run")
+            raise RecipeError(f"--run: {directory} has no recipe.yaml yet; name the recipe too")
         name = str(directory / "recipe.yaml")
     recipe = load_recipe(name, overrides or ())
     return recipe, directory or Path("runs", recipe.name)
 
 
 def stop(message: str, code: int) -> NoReturn:
-    """Leave with a message for people and an exit code for machines."""
+    """Print a message to stderr and exit with `code`."""
     typer.echo(message, err=True)
     raise typer.Exit(code)

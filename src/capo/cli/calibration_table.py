@@ -1,52 +1,49 @@
-"""The calibration report on a terminal."""
+"""Print a calibration report."""
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from capo.cli.tables import add_row, percent, show, table
 from capo.pairing.calibration_statistics import CalibrationReport, RewardCalibration
 
-COLUMNS = ("reward", "comparison", "mean", "std", "std within prompts", "spread", "ties", "share")
+NUMBERS = ("mean", "std", "within", "spread", "ties", "share")
 
-LEGEND = """Spread: standard deviation of the calibrated rewards. Share: of the variance of the combined
-reward, from which the difference of a pair is taken."""
+LEGEND = """mean, std: raw scores; within: their standard deviation within a prompt
+spread: standard deviation of the calibrated rewards; ties: equal scores of a prompt
+share: part in the variance of the combined reward, which decides the pairs"""
 
 
-def print_report(report: CalibrationReport) -> None:
-    """Tables for people."""
-    console = Console()
-    print(LEGEND)
-    table = Table(*COLUMNS, title="Rewards", title_justify="left")
+def print_calibration(report: CalibrationReport) -> None:
+    """Print tables for people."""
+    rewards = table(["reward", "comparison", *NUMBERS], title="Rewards", right=NUMBERS)
     for reward in report.rewards:
-        table.add_row(*_row(reward))
-    console.print(table)
+        add_row(rewards, _cells(reward))
+    show(rewards)
+    print(LEGEND)
     if len(report.rewards) > 1:
         names = [reward.name for reward in report.rewards]
-        table = Table("", *names, title="Correlation within prompts", title_justify="left")
+        matrix = table(["", *names], title="\nCorrelation within prompts", right=names)
         for name, row in zip(names, report.correlation, strict=True):
-            table.add_row(Text(name), *("" if value is None else f"{value:.2f}" for value in row))
-        console.print(table)
+            add_row(matrix, [name, *("" if value is None else f"{value:.2f}" for value in row)])
+        show(matrix)
     if report.agreement:
-        table = Table("reward", "agrees with people", title="Labels", title_justify="left")
+        labels = table(["reward", "agreement"], title="\nAgreement with labels", right=["agreement"])
         for name, value in report.agreement.items():
-            table.add_row(Text(name), "" if value is None else f"{100 * value:.1f} %")
-        console.print(table)
+            add_row(labels, [name, percent(value)])
+        show(labels)
     print(
-        f"{report.prompts:,} prompts with {report.samples:,} samples, {report.set_aside:,} set aside; "
-        f"{report.without_pair:,} prompts without a pair"
+        f"\n{report.prompts:,} prompts, {report.samples:,} samples, {report.set_aside:,} samples without all "
+        f"scores, {report.without_pair:,} prompts without a pair"
     )
     if report.mean_delta_reward is not None and report.not_better is not None:
         print(
-            f"Chosen {report.chosen:.1f}, rejected {report.rejected:.1f} a prompt; mean ΔR "
-            f"{report.mean_delta_reward:.3f}; {100 * report.not_better:.2f} % of pairs with ΔR ≤ 0"
+            f"Per prompt {report.chosen:.1f} chosen and {report.rejected:.1f} rejected; mean ΔR "
+            f"{report.mean_delta_reward:.3f}; {percent(report.not_better, 2)} of pairs with ΔR ≤ 0"
         )
     for warning in report.warnings:
         print(f"Warning: {warning}")
 
 
-def _row(reward: RewardCalibration) -> list[Text]:
-    described = dict(reward.comparison or {})
-    words = [str(described.pop("comparison", ""))] + [f"{value:g}" for value in described.values()]
-    numbers = [f"{value:.4g}" for value in (reward.mean, reward.std, reward.within)]
-    shares = [f"{100 * reward.ties:.1f} %", f"{100 * reward.share:.0f} %"]
-    return [Text(cell) for cell in [reward.name, " ".join(words), *numbers, f"{reward.spread:.3f}", *shares]]
+def _cells(reward: RewardCalibration) -> list[str]:
+    comparison = dict(reward.comparison or {})
+    words = [str(comparison.pop("comparison", "")), *(f"{value:g}" for value in comparison.values())]
+    raw = [f"{value:.4g}" for value in (reward.mean, reward.std, reward.within)]
+    shares = [f"{reward.spread:.3f}", percent(reward.ties), percent(reward.share, 0)]
+    return [reward.name, " ".join(words), *raw, *shares]

@@ -1,101 +1,106 @@
-"""`capo compare`: studies, which run several settings with several seeds and put them into one table."""
+"""`capo compare`: run a study and tabulate it."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from capo.cli.app import app, stop
+from capo.cli.app import Section, app, stop
 from capo.cli.options import Force, Gpu, Json, Utilization
 
 HELP = """Run a study: several settings, several seeds, one table.
 
-Every row and seed is an ordinary run directory, and what runs have in common is made once. Stop it
-at any time: the same command goes on, and the table is of what is done by then. A run that fails does
-not stop the others."""
+Without STUDY, lists the shipped studies. Every row and seed is an ordinary run directory; what runs have
+in common is made once. Writes table.md, index.html, figures/ and results.json to studies/NAME.
+
+Rerun the same command to resume. A run that fails does not stop the others; the tables cover all
+finished runs."""
 
 EPILOG = """\b
 Examples:
-  capo compare                            the shipped studies
-  capo compare table2 --quick             does everything run? a minute or two
-  capo compare table2                     the study itself, into studies/table2
-  capo compare table2 --seeds 0           its first seed alone; more of them later, or on other GPUs
-  capo compare table2 --list              its rows, and how far each run is
-  capo compare table2 --plan --gpu l40s   GPU hours of all of it, before anything runs
-  capo compare my-study.yaml --against dpo    another row to compare with"""
+  capo compare                           list the shipped studies
+  capo compare table2 --quick            check that everything runs, in minutes
+  capo compare table2 --plan --gpu l40s  GPU hours of all runs
+  capo compare table2                    run the study
+  capo compare table2 --seeds 0          run one seed only
+  capo compare table2 --list             rows, and the state of every run
+  capo compare my.yaml --against dpo     compare the rows with another one"""
 
 
-@app.command(help=HELP, epilog=EPILOG)
+@app.command(help=HELP, epilog=EPILOG, rich_help_panel=Section.MORE)
 def compare(
     study: Annotated[
         str | None,
         typer.Argument(
-            metavar="STUDY",
-            help="A shipped study's name or a YAML file; without, the shipped ones are listed.",
-            show_default=False,
+            metavar="STUDY", help="A YAML file or the name of a shipped study.", show_default=False
         ),
     ] = None,
     to: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The study's folder; studies/NAME by default.", show_default=False),
+        typer.Option(metavar="DIR", help="Folder of the study. Default: studies/NAME.", show_default=False),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Few prompts, images and steps: shows that all of it runs.")
+        bool,
+        typer.Option("--quick", help="Use few prompts, images and steps, to check that everything runs."),
     ] = False,
     seeds: Annotated[
         str | None,
         typer.Option(
             metavar="S,S,...",
-            help="Run only these seeds of the study; the table is of all that are done.",
+            help="Run only these seeds; the tables still cover all finished runs.",
             show_default=False,
         ),
     ] = None,
     listed: Annotated[
-        bool, typer.Option("--list", help="Show the rows and how far their runs are; run nothing.")
+        bool, typer.Option("--list", help="Show the rows and the state of their runs; run nothing.")
     ] = False,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Count the GPU hours of all runs; run nothing.")
+        bool, typer.Option("--plan", help="Estimate the GPU hours of all runs; run nothing.")
     ] = False,
     gpu: Gpu = "h100",
     utilization: Utilization = 0.4,
     against: Annotated[
         str | None,
-        typer.Option(metavar="ROW", help="The row that others are compared with.", show_default=False),
+        typer.Option(metavar="ROW", help="Row to compare the others with.", show_default=False),
     ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    if as_json:
-        os.environ["CAPO_QUIET"] = "1"
-    from capo.cli import study_tables as printing
-    from capo.studies import load_study
-    from capo.studies.running import run_study
-    from capo.studies.runs import runs_of
+    from capo.cli import study_tables
+    from capo.studies import load_study, shipped_studies
 
     if study is None:
-        printing.print_studies(as_json)
+        study_tables.print_studies(shipped_studies(), as_json)
         return
     loaded = load_study(study, quick=quick, against=against)
     folder, chosen = to or Path("studies", loaded.name), _seeds(seeds)
     if listed:
-        some = loaded.only(chosen)
-        printing.print_runs(some, runs_of(some, folder), as_json)
+        from capo.studies.run_overview import run_overview
+
+        selected = loaded.only(chosen)
+        study_tables.print_runs(selected, run_overview(selected, folder), as_json)
         return
     if plan:
         from capo.studies.study_cost import study_cost
+        from capo.studies.study_run import runs_of
 
-        some = loaded.only(chosen)
-        printing.print_cost(some, study_cost(runs_of(some, folder), gpu, utilization), as_json)
+        selected = loaded.only(chosen)
+        cost = study_cost(runs_of(selected, folder), gpu, utilization)
+        study_tables.print_cost(selected, cost, as_json)
         return
+    from capo.studies.run_study import run_study
+
     outcome = run_study(loaded, folder, seeds=chosen, force=force)
-    printing.print_outcome(outcome, as_json)
+    study_tables.print_outcome(outcome, as_json)
     if outcome.failed:
-        stop(f"Error: {len(outcome.failed)} runs failed: {', '.join(outcome.failed)}", 1)
+        runs = "1 run" if len(outcome.failed) == 1 else f"{len(outcome.failed)} runs"
+        stop(f"Error: {runs} failed: {'; '.join(outcome.failed)}", 1)
 
 
 def _seeds(text: str | None) -> list[int] | None:
     try:
         return None if text is None else [int(part) for part in text.split(",")]
     except ValueError:
-        raise typer.BadParameter(f"--seeds: expected numbers with commas, as 0,1, got {text!r}") from None
+        raise typer.BadParameter(
+            f"--seeds: expected integers separated by commas, for example 0,1; got {text!r}"
+        ) from None

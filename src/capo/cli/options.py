@@ -1,15 +1,25 @@
 """Arguments and options that several commands share."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+
+def _silence_progress(as_json: bool) -> bool:
+    """Turn off progress messages when `--json` is used."""
+    if as_json:
+        os.environ["CAPO_QUIET"] = "1"
+    return as_json
+
+
 RecipeName = Annotated[
     str | None,
     typer.Argument(
         metavar="RECIPE",
-        help="A shipped recipe's name (see `capo recipes`) or a YAML file; else the one saved in --run.",
+        help="A YAML file or the name of a shipped recipe (`capo recipes` lists them). May be left out with "
+        "--run DIR, which then uses the recipe saved in DIR.",
         show_default=False,
     ),
 ]
@@ -18,7 +28,8 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change a field, as train.steps=100 or rewards.0.weight=2; the value is YAML. Repeatable.",
+        help="Change a field of the recipe, for example train.steps=100 or rewards.0.weight=2. The value is "
+        "YAML. Repeatable.",
         show_default=False,
     ),
 ]
@@ -27,18 +38,19 @@ Directory = Annotated[
     typer.Option(
         "--run",
         metavar="DIR",
-        help="The run directory; runs/NAME by default, NAME being the recipe's `name`.",
+        help="Run directory. Default: runs/NAME, where NAME is the recipe's `name`.",
         show_default=False,
     ),
 ]
 Force = Annotated[
     bool,
-    typer.Option(
-        "--force", help="Make again what was made from other settings; what is still right is kept."
-    ),
+    typer.Option("--force", help="Remake artifacts whose inputs changed; keep everything up to date."),
 ]
 Gpu = Annotated[
-    str, typer.Option("--gpu", metavar="NAME", help="h100, a100-80gb, rtx4090, …; a wrong name lists them.")
+    str,
+    typer.Option(
+        "--gpu", metavar="NAME", help="For example h100, a100-80gb or rtx4090; an unknown name lists all."
+    ),
 ]
 Utilization = Annotated[
     float,
@@ -46,7 +58,10 @@ Utilization = Annotated[
         "--utilization",
         "--utilisation",
         metavar="SHARE",
-        help="Share of the GPU's peak speed to assume, above 0 and at most 1.",
+        help="Assumed share of the GPU's peak speed, above 0 and at most 1.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object and no progress.", callback=_silence_progress),
+]

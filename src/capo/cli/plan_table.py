@@ -1,93 +1,74 @@
-"""A plan as tables for people, or as plain values."""
+"""Print a plan."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from capo.cli.tables import add_row, gpu_hours, percent, show, table
 from capo.cost.gpus import GIB
 from capo.cost.plan import Plan
 from capo.images.disk_space import format_bytes
 
 
-def values(plan: Plan) -> dict[str, Any]:
-    """Plain JSON values: FLOPs, hours and bytes."""
+def plan_values(plan: Plan) -> dict[str, Any]:
+    """Return JSON values: FLOPs, hours and bytes."""
     return asdict(plan)
 
 
 def print_plan(plan: Plan) -> None:
-    """Work, memory and disk, then what there is to say of them."""
-    console = Console()
+    """Print work, memory and disk, then the remarks."""
     denoiser, trained = plan.sampling.parameters[plan.sampling.denoiser], plan.training.trained
-    print(
-        f"{plan.recipe}: a denoiser of {denoiser / 1e6:,.1f} M parameters; {trained / 1e6:,.1f} M are trained"
-    )
-    for what, flops in _single(plan).items():
-        print(f"  {what}: {_flops(flops)}")
-    title = f"Hours of one {plan.gpu.name}, if it reaches {plan.utilization:.0%} of its peak"
-    tables = {title: _hours(plan)}
+    print(f"{plan.recipe}: {denoiser / 1e6:,.1f}M parameters in the denoiser, {trained / 1e6:,.1f}M trained")
+    for work, flops in _unit_costs(plan).items():
+        print(f"  {work}: {_flops(flops)}")
+    print(f"\nGPU hours on one {plan.gpu.name}, assuming {percent(plan.utilization, 0)} of its peak speed")
+    _print_hours(plan)
     for stage, parts in plan.memory.items():
-        tables[f"Memory of the GPU, {stage} (estimate)"] = _table(("part", "GiB"), _gibibytes(parts))
-    tables["Disk (estimate)"] = _table(("artifact", "size"), _sizes(plan.disk))
-    for title, table in tables.items():
-        print(f"\n{title}")
-        console.print(table)
+        print(f"\nGPU memory for `capo {stage}` (estimate)")
+        _print_amounts(
+            "part", "GiB", {name: f"{size / GIB:,.2f}" for name, size in _with_total(parts).items()}
+        )
+    print("\nDisk (estimate)")
+    _print_amounts("artifact", "size", {n: format_bytes(size) for n, size in _with_total(plan.disk).items()})
+    if plan.notes:
+        print()
     for note in plan.notes:
-        print(note)
+        print(f"Note: {note}")
 
 
-def _single(plan: Plan) -> dict[str, int]:
+def _unit_costs(plan: Plan) -> dict[str, int]:
     sampling, training = plan.sampling, plan.training
     return {
-        "an image, a step of the sampler": sampling.step,
-        f"an image, {sampling.steps} steps": sampling.image,
+        "one sampling step of an image": sampling.step,
+        f"sampling an image in {sampling.steps} steps": sampling.image,
         "decoding an image": sampling.decode,
         "encoding a prompt": sampling.encode,
         "training on a pair, reference and policy": training.reference.flops + training.policy.flops,
     }
 
 
-def _hours(plan: Plan) -> Table:
-    rows = [(stage.name, stage.what, stage.flops, stage.hours) for stage in plan.stages]
-    rows.append(("all", "", sum(s.flops for s in plan.stages), sum(s.hours for s in plan.stages)))
-    columns = ("stage", "work", "FLOPs", "GPU hours")
-    return _table(
-        columns,
-        [(name, what, _flops(flops), hours(amount)) for name, what, flops, amount in rows],
-    )
+def _print_hours(plan: Plan) -> None:
+    made = table(["stage", "work", "FLOPs", "GPU hours"], right=["FLOPs", "GPU hours"])
+    for stage in plan.stages:
+        add_row(made, [stage.name, stage.what, _flops(stage.flops), gpu_hours(stage.hours)])
+    add_row(made, ["total", "", _flops(plan.flops), gpu_hours(plan.hours)])
+    show(made)
 
 
-def hours(amount: float) -> str:
-    """`0.117`, `15.9`, `1,310`: three figures, and all before the point."""
-    return f"{amount:,.3g}" if amount < 100 else f"{amount:,.0f}"
+def _with_total(parts: Mapping[str, float]) -> dict[str, float]:
+    return {**{name.replace("_", " "): size for name, size in parts.items()}, "total": sum(parts.values())}
 
 
-def _gibibytes(parts: dict[str, int]) -> list[tuple[str, str]]:
-    whole = {**parts, "all": sum(parts.values())}
-    return [(name.replace("_", " "), f"{amount / GIB:,.2f}") for name, amount in whole.items()]
-
-
-def _sizes(parts: dict[str, float]) -> list[tuple[str, str]]:
-    return [(name, format_bytes(amount)) for name, amount in {**parts, "all": sum(parts.values())}.items()]
-
-
-def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
-    table = Table()
-    for column in columns:
-        table.add_column(
-            column, justify="left" if column in ("stage", "work", "part", "artifact") else "right"
-        )
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
+def _print_amounts(name: str, unit: str, amounts: Mapping[str, str]) -> None:
+    made = table([name, unit], right=[unit])
+    for row in amounts.items():
+        add_row(made, row)
+    show(made)
 
 
 def _flops(amount: float) -> str:
-    """In powers of a thousand, as `6.76 TFLOP`."""
+    """In powers of a thousand, for example `6.76 TFLOP`."""
     power = min(int(math.log10(max(amount, 1)) // 3), 6)
     scaled = amount / 1000**power
     figure = f"{scaled:,.0f}" if scaled >= 100 else f"{scaled:.3g}"

@@ -1,11 +1,10 @@
-"""`capo rewards`: what there is, what it does on this machine, and serving it to others."""
+"""`capo rewards`: list, describe, check and serve reward models."""
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from capo.cli.app import app, stop
+from capo.cli.app import Section, app, stop
 from capo.cli.options import Json
 
 if TYPE_CHECKING:
@@ -13,53 +12,71 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Examples:
-  capo rewards                              what is shipped, and whether its weights are here
-  capo rewards show ocr                     one of them, with its options
-  capo rewards check shapes-vqa             scores on sample images, speed, memory, conformance
-  capo rewards check my_rewards:warmth      the same of your own function
-  capo rewards check mine --recipe my.yaml  as a recipe has it: checkpoint, options, command, url
-  capo rewards serve pickscore --host 0.0.0.0 --port 8800"""
+  capo rewards                              list all rewards
+  capo rewards show ocr                     describe one, with its options
+  capo rewards check shapes-vqa             try one on sample images
+  capo rewards check my_rewards:warmth      try your own function
+  capo rewards check mine --recipe my.yaml  try one as a recipe configures it
+  capo rewards serve pickscore              serve one over HTTP"""
+
+CHECK_HELP = """Try a reward on sample images.
+
+Prints scores, speed, memory and conformance. Conformance checks that the reward returns one finite number per image and that its scores do not depend
+on the batch. Exit code 1 if a check fails."""
+
+SERVE_HELP = """Serve a reward to other machines over HTTP.
+
+Needs the extra `serve`: pip install 'capo-diffusion[serve]'. Recipes on the other machines set `url: http://HOST:PORT` for this reward. Anyone who can reach the port
+can use it: there is no authentication."""
+
+SERVE_EPILOG = """\b
+Examples:
+  capo rewards serve pickscore
+  capo rewards serve pickscore --host 0.0.0.0 --port 8800
+  capo rewards serve mine --recipe my.yaml --device cuda:1"""
 
 rewards_app = typer.Typer(
-    help="List reward models, try one, or serve one to other machines.",
+    help="List reward models, describe one, try one, or serve one.",
     epilog=EPILOG,
     invoke_without_command=True,
 )
-app.add_typer(rewards_app, name="rewards")
+app.add_typer(rewards_app, name="rewards", rich_help_panel=Section.PARTS)
 
 Name = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", help="A shipped reward, your own as module:function, or one of --recipe.",
+        metavar="NAME",
+        help="A shipped reward, your own function as module:function, or a reward of --recipe.",
     ),
 ]  # fmt: skip
 FromRecipe = Annotated[
     str | None,
-    typer.Option("--recipe", metavar="RECIPE", help="Take the reward with all its fields from a recipe."),
+    typer.Option("--recipe", metavar="RECIPE", help="Use the settings of this recipe's reward."),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a field of that recipe. Repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a field of --recipe. Repeatable."),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")]
 
 AS_JSON = ("show", "check")
-"""Commands that print JSON when asked, before or after their names."""
+"""Commands with JSON output; --json may come before or after their names."""
 
 
 @rewards_app.callback()
 def rewards(ctx: typer.Context, as_json: Json = False) -> None:
     if ctx.invoked_subcommand is None:
-        from capo.cli import tables as terminal
+        from capo.cli.reward_tables import print_rewards
+        from capo.cli.tables import print_json
         from capo.rewards.describe import list_rewards
 
         if as_json:
-            terminal.print_json({"rewards": list_rewards()})
+            print_json({"rewards": list_rewards()})
         else:
-            terminal.print_rewards(list_rewards())
+            print_rewards(list_rewards())
     elif as_json:
         if ctx.invoked_subcommand not in AS_JSON:
-            raise typer.BadParameter(f"--json: `capo rewards {ctx.invoked_subcommand}` has no JSON to print")
+            raise typer.BadParameter(f"--json: `capo rewards {ctx.invoked_subcommand}` has no JSON output")
         ctx.default_map = {ctx.invoked_subcommand: {"as_json": True}}
 
 
@@ -68,17 +85,18 @@ def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped or installed reward.")],
     as_json: Json = False,
 ) -> None:
-    """Tell all about a reward, its options too."""
-    from capo.cli import tables as terminal
+    """Describe a reward: scale, license, weights, options."""
+    from capo.cli.reward_tables import print_reward
+    from capo.cli.tables import print_json
     from capo.rewards.describe import describe_reward
 
     if as_json:
-        terminal.print_json(describe_reward(name))
+        print_json(describe_reward(name))
     else:
-        terminal.print_reward(describe_reward(name))
+        print_reward(describe_reward(name))
 
 
-@rewards_app.command()
+@rewards_app.command(help=CHECK_HELP)
 def check(
     name: Name,
     recipe: FromRecipe = None,
@@ -86,38 +104,38 @@ def check(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Run a reward on sample images: scores, speed, memory, and whether it keeps to what is asked.
-
-    Exit code 1 when it does not.
-    """
-    if as_json:
-        os.environ["CAPO_QUIET"] = "1"
-    from capo.cli import tables as terminal
+    from capo.cli.reward_tables import print_trial
+    from capo.cli.tables import print_json
     from capo.engine.device import select_device
     from capo.recipe import EngineSection
     from capo.rewards.checking.trial import try_reward
 
-    found = try_reward(_section(name, recipe, overrides), select_device(EngineSection(device=device)))
+    trial = try_reward(_section(name, recipe, overrides), select_device(EngineSection(device=device)))
     if as_json:
-        terminal.print_json(found)
+        print_json(trial)
     else:
-        terminal.print_trial(found)
-    if not found["passed"]:
+        print_trial(trial)
+    if not trial["passed"]:
         raise typer.Exit(1)
 
 
-@rewards_app.command()
+@rewards_app.command(help=SERVE_HELP, epilog=SERVE_EPILOG)
 def serve(
     name: Name,
     recipe: FromRecipe = None,
     overrides: Overrides = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. 0.0.0.0: all networks; anyone on them may use it.")
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 admits other machines.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8800,
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="Port; 0 chooses a free one.")
+    ] = 8800,
     device: Device = "auto",
     waiting: Annotated[
-        int, typer.Option(min=0, help="Batches that may wait for their turn; others are told to retry.")
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Batches that may queue; beyond that clients must retry later."
+        ),
     ] = 16,
     allow_host: Annotated[
         list[str] | None,
@@ -126,10 +144,6 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Score for other machines over HTTP. Recipes there set `url: http://HOST:PORT`.
-
-    The reward scores the images of a request in batches of its `batch_size`. Needs the extra `serve`.
-    """
     from capo.engine.device import select_device
     from capo.engine.progress import say
     from capo.recipe import EngineSection
@@ -162,16 +176,16 @@ def _section(name: str, recipe: str | None, overrides: list[str] | None) -> "Rew
 
     if recipe is None:
         if overrides:
-            raise typer.BadParameter("--set changes a field of a recipe; name one with --recipe")
+            raise typer.BadParameter("--set changes a field of a recipe; name the recipe with --recipe")
         try:
             return RewardSection(name=name.rpartition(":")[2], source=name)
         except ValueError:
             raise RecipeError(
-                f"{name!r} names no reward: give a shipped one (see `capo rewards`), or your own as "
-                "module:function"
+                f"{name!r} is not a reward: name a shipped one (`capo rewards` lists them), or your own "
+                "function as module:function"
             ) from None
     loaded = load_recipe(recipe, overrides or ())
     for section in loaded.rewards:
         if section.name == name:
             return section
-    raise RecipeError(f"{recipe} has no reward {name!r}, but {', '.join(r.name for r in loaded.rewards)}")
+    raise RecipeError(f"{recipe} has no reward {name!r}; it has {', '.join(r.name for r in loaded.rewards)}")

@@ -1,114 +1,85 @@
-"""What `capo compare` prints: tables for people, JSON for programs."""
+"""Print studies, their runs, cost and results."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from capo.cli.plan_table import hours
-from capo.cli.tables import print_json
-from capo.studies.commands import run_command
+from capo.cli.tables import add_row, gpu_hours, percent, print_json, show, table
 from capo.studies.contrasts import nothing_compared
-from capo.studies.running import Outcome
-from capo.studies.runs import StudyRun
-from capo.studies.study import Study, shipped_studies
+from capo.studies.run_study import Outcome
+from capo.studies.study import Study
 from capo.studies.study_cost import StudyCost
-from capo.studies.study_table import NULL, brief, settings
-from capo.studies.warnings import not_finished
+from capo.studies.study_warnings import unfinished_runs
+from capo.studies.table_cells import NULL_ROW, brief_estimate, row_settings
 
 
-def print_studies(as_json: bool) -> None:
-    """The shipped studies, each with the comment that heads it."""
-    found = {
+def print_studies(studies: Mapping[str, Path], as_json: bool) -> None:
+    """Print every study with the comment at its top."""
+    about = {
         name: path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip()
-        for name, path in shipped_studies().items()
+        for name, path in studies.items()
     }
     if as_json:
-        print_json({"studies": [{"name": name, "about": about} for name, about in found.items()]})
+        print_json({"studies": [{"name": name, "about": text} for name, text in about.items()]})
         return
-    _print(["study", "what it compares"], found.items())
+    _print(["study", "question"], about.items())
+    print("\nRun one with `capo compare NAME`; add --quick to check that it runs, --plan for its cost.")
 
 
-def print_runs(study: Study, runs: Sequence[StudyRun], as_json: bool) -> None:
-    """Every row with what sets it apart, and how far the run of each seed is."""
-    states = {(run.row.name, run.seed): "kept" if run.kept else run.state for run in runs}
-    commands = {
-        (run.row.name, run.seed): run_command(
-            study.recipe, study.run_settings(run.row, run.seed, run.folder), run.directory
-        )
-        for run in runs
-        if not run.row.soup
-    }
-    rows: list[dict[str, Any]] = [
-        {
-            "row": row.name,
-            "set": row.own,
-            "start": row.start,
-            "soup": list(row.soup),
-            "weights": list(row.weights),
-            "interpolation": row.interpolation if row.soup else None,
-            "tune": row.tune,
-            "runs": {str(seed): states[row.name, seed] for seed in study.seeds},
-            "commands": {str(seed): commands.get((row.name, seed)) for seed in study.seeds},
-        }
-        for row in study.rows
-    ]
+def print_runs(study: Study, rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """Print every row with its settings and the state of the run of every seed."""
     if as_json:
         print_json({"study": study.name, "seeds": list(study.seeds), "rows": rows})
         return
-    head = ["row", "sets", *(f"seed {seed}" for seed in study.seeds)]
-    _print(head, [(row["row"], settings(row), *row["runs"].values()) for row in rows], study.title)
+    head = ["row", "settings", *(f"seed {seed}" for seed in study.seeds)]
+    _print(head, [(row["row"], row_settings(row), *row["runs"].values()) for row in rows], study.title)
 
 
 def print_cost(study: Study, cost: StudyCost, as_json: bool) -> None:
-    """GPU hours by kind of artifact, and what the runs would take without what they share."""
+    """Print GPU hours by kind of artifact, with and without sharing between runs."""
     if as_json:
         print_json({"study": study.name, "seeds": list(study.seeds), **asdict(cost)})
         return
     lines = [
-        (each.kind, f"{each.different} for {each.runs} runs", hours(each.hours), hours(each.alone))
-        for each in cost.kinds
+        (kind.kind, f"{kind.different} for {kind.runs} runs", gpu_hours(kind.hours), gpu_hours(kind.alone))
+        for kind in cost.kinds
     ]
-    together = [sum(each.hours for each in cost.kinds), sum(each.alone for each in cost.kinds)]
-    whole = f"{len(study.rows)} rows, {len(study.seeds)} seeds"
-    print(f"{study.title}: hours of one {cost.gpu}, if it reaches {cost.utilization:.0%} of its peak")
-    head = ["artifact", "how many", "GPU hours", "by themselves"]
-    _print(head, [*lines, ("all", whole, *map(hours, together))])
+    size = f"{len(study.rows)} rows, {len(study.seeds)} seeds"
+    lines.append(("total", size, gpu_hours(cost.hours), gpu_hours(cost.alone)))
+    print(f"{study.title}: on one {cost.gpu}, assuming {percent(cost.utilization, 0)} of its peak speed")
+    _print(["artifact", "number", "GPU hours", "without sharing"], lines)
     for note in cost.notes:
-        print(note)
+        print(f"Note: {note}")
 
 
 def print_outcome(outcome: Outcome, as_json: bool) -> None:
-    """The table of win-rates, what the comparisons come to, and where the rest is."""
+    """Print the win-rates, the comparisons by the first measure, and where the rest is."""
     results = outcome.results
     if as_json:
         print_json({"directory": str(outcome.folder), **results})
         return
     measures = results["measures"]
-    lines = [(row["name"], *_cells(row["measures"], measures)) for row in results["rows"]]
+    lines = [(row["name"], *_estimates(row["measures"], measures)) for row in results["rows"]]
     if results["null"]:
-        lines.append((NULL, *_cells(results["null"], measures)))
+        lines.append((NULL_ROW, *_estimates(results["null"], measures)))
     _print(["row", *(measure["name"] for measure in measures)], lines, results["title"])
-    compared = results["comparisons"][measures[0]["name"]]
-    print("Win-rates over the base ± standard error over prompts; what the first measure says of the rows:")
-    for told in [each["sentence"] for each in compared] or [nothing_compared(results)]:
-        print(f"  {told}")
+    print("Win-rates over the base ± standard error over prompts.\n")
+    print(f"Comparisons by {measures[0]['name'].lower()}:")
+    comparisons = results["comparisons"][measures[0]["name"]]
+    for sentence in [each["sentence"] for each in comparisons] or [nothing_compared(results)]:
+        print(f"  {sentence}")
     if results["unfinished"]:
-        print(not_finished(results))
-    print(f"Everything: {outcome.folder / 'table.md'} and {outcome.folder / 'index.html'}")
+        print(unfinished_runs(results))
+    print(f"\nAll results: {outcome.folder / 'index.html'} and {outcome.folder / 'table.md'}")
 
 
-def _cells(estimates: Any, measures: Any) -> list[str]:
-    return [brief(estimates.get(measure["name"]), measure["kind"]) for measure in measures]
+def _estimates(estimates: Mapping[str, Any], measures: Sequence[Mapping[str, str]]) -> list[str]:
+    return [brief_estimate(estimates.get(measure["name"]), measure["kind"]) for measure in measures]
 
 
-def _print(head: Sequence[str], lines: Any, title: str | None = None) -> None:
-    table = Table(title=title and Text(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in head:
-        table.add_column(column, overflow="fold", min_width=max(map(len, column.split())))
+def _print(head: Sequence[str], lines: Iterable[Iterable[object]], title: str | None = None) -> None:
+    made = table(head, title=title)
     for line in lines:
-        table.add_row(*(Text(str(each)) for each in line))
-    Console().print(table)
+        add_row(made, line)
+    show(made)

@@ -1,20 +1,21 @@
-"""The commands by which a study, or one of its runs alone, is made."""
+"""The commands that make a study, or one of its runs."""
 
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from capo.studies.study import QUICK_SUFFIX, Settings, Study, load_study, overrides, shipped_studies
+from capo.studies.study import Settings, Study, set_options
+from capo.studies.study_file import QUICK_SUFFIX, load_study, shipped_studies
 
 
 def study_command(results: Mapping[str, Any]) -> str | None:
-    """`capo compare table2`; None for a study that is not a shipped one."""
+    """Return the command that makes the study, `capo compare table2`; None unless it is a shipped one."""
     name = results["study"].removesuffix(QUICK_SUFFIX) if results["quick"] else results["study"]
     if name not in shipped_studies():
         return None
     shipped = load_study(name, quick=results["quick"])
-    if not _same(shipped, results):
+    if not _made_by(shipped, results):
         return None
     quick = ["--quick"] if results["quick"] else []
     against = [] if results["against"] == shipped.against else ["--against", results["against"]]
@@ -24,14 +25,14 @@ def study_command(results: Mapping[str, Any]) -> str | None:
 
 
 def run_command(recipe: str, settings: Settings, directory: Path | None = None) -> str:
-    """One run of a study by itself, in `runs/NAME` unless another directory is named."""
-    given = [word for each in overrides(settings) for word in ("--set", each)]
+    """Return the command that makes one run of a study, in `runs/NAME` unless a directory is named."""
+    options = [word for option in set_options(settings) for word in ("--set", option)]
     place = [] if directory is None else ["--run", str(directory)]
-    return shlex.join(["capo", "run", recipe, *given, *place])
+    return shlex.join(["capo", "run", recipe, *options, *place])
 
 
-def _same(shipped: Study, results: Mapping[str, Any]) -> bool:
-    """Whether these are results of the shipped study, and not of a file of the same name."""
+def _made_by(shipped: Study, results: Mapping[str, Any]) -> bool:
+    """True if these are results of the shipped study, not of a file with the same name."""
     own = {row.name: row.own for row in shipped.rows}
     return (
         (shipped.recipe, shipped.shared) == (results["recipe"], results["shared"])

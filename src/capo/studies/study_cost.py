@@ -1,4 +1,4 @@
-"""What a study will cost before it runs: what its runs have in common is counted once."""
+"""The cost of a study before it runs; work that runs share is counted once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,48 +8,58 @@ from capo.cost.plan import Plan, plan_run
 from capo.cost.plan.work import artifact_shares
 from capo.recipe import Recipe
 from capo.store.manifest import canonical
-from capo.studies.runs import StudyRun, artifact_keys
+from capo.studies.study_run import StudyRun, artifact_keys
 
-NOT_COUNTED: dict[str, Any] = {
+WITHOUT_COST: dict[str, Any] = {
     "name": True,
     "seed": True,
     "pairs": True,
     "start": True,
     "train": {"objective", "beta", "weighting", "weighting_bias", "time_sampling", "noise"},
 }
-"""Fields that the work of a run does not depend on."""
+"""Fields that do not affect the work of a run."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of all artifacts of one kind."""
+    """The cost of all artifacts of one kind."""
 
     kind: str
     different: int
-    """that have to be made"""
+    """Number of artifacts to make."""
     runs: int
-    """that have one"""
+    """Number of runs that need one."""
     hours: float
-    """of one GPU, for those that have to be made"""
+    """GPU hours for the artifacts to make."""
     alone: float
-    """had each run made its own"""
+    """GPU hours if every run made its own."""
 
 
 @dataclass(frozen=True)
 class StudyCost:
-    """Of a whole study on one GPU."""
+    """The cost of a whole study on one GPU."""
 
     gpu: str
     utilization: float
-    """Share of the GPU's peak that all work is assumed to reach."""
+    """Share of the GPU's peak speed that all work is assumed to reach."""
     kinds: list[Cost]
     notes: list[str]
 
+    @property
+    def hours(self) -> float:
+        """GPU hours of all kinds."""
+        return sum(kind.hours for kind in self.kinds)
+
+    @property
+    def alone(self) -> float:
+        """GPU hours of all kinds without sharing."""
+        return sum(kind.alone for kind in self.kinds)
+
 
 def study_cost(runs: Sequence[StudyRun], gpu: str, utilization: float) -> StudyCost:
-    """The GPU hours of `runs`, those that are done already among them; reads configurations only.
+    """Return the GPU hours of `runs`, including finished ones; reads only configurations.
 
-    Raises `ValueError` as `capo.cost.plan.plan_run` does.
+    Raises `ValueError` like `capo.cost.plan.plan_run`.
     """
     plans: dict[str, Plan] = {}
     made: dict[str, dict[str, float]] = {}
@@ -63,7 +73,7 @@ def study_cost(runs: Sequence[StudyRun], gpu: str, utilization: float) -> StudyC
         for kind in hours.keys() & keys.keys():
             made.setdefault(kind, {})["".join(keys[kind])] = hours[kind]
             uses.setdefault(kind, []).append(hours[kind])
-    order = [kind for each in artifact_shares(runs[0].trained).values() for kind in each]
+    order = [kind for shares in artifact_shares(runs[0].trained).values() for kind in shares]
     return StudyCost(
         gpu=next(iter(plans.values())).gpu.name,
         utilization=utilization,
@@ -77,8 +87,8 @@ def study_cost(runs: Sequence[StudyRun], gpu: str, utilization: float) -> StudyC
 
 
 def _plan(recipe: Recipe, plans: dict[str, Plan], gpu: str, utilization: float) -> Plan:
-    """The plan of a recipe, counted once for all that take the same work."""
-    key = canonical(recipe.model_dump(mode="json", exclude=NOT_COUNTED))
+    """Return the plan of a recipe, computed once for all recipes with the same work."""
+    key = canonical(recipe.model_dump(mode="json", exclude=WITHOUT_COST))
     if key not in plans:
         plans[key] = plan_run(recipe, gpu, utilization)
     return plans[key]
@@ -86,8 +96,8 @@ def _plan(recipe: Recipe, plans: dict[str, Plan], gpu: str, utilization: float) 
 
 def _hours(recipe: Recipe, plan: Plan) -> dict[str, float]:
     """GPU hours by kind of artifact."""
-    found: dict[str, float] = {}
+    by_kind: dict[str, float] = {}
     for stage in plan.stages:
         for kind, share in artifact_shares(recipe)[stage.name].items():
-            found[kind] = found.get(kind, 0.0) + share * stage.hours
-    return found
+            by_kind[kind] = by_kind.get(kind, 0.0) + share * stage.hours
+    return by_kind

@@ -1,60 +1,62 @@
-"""All figures of a study: on its page, and as files of their own."""
+"""All figures of a study, for its page and as SVG files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from capo.reporting.axes import Key
-from capo.reporting.forest import MEAN
 from capo.reporting.plots import Plot
 from capo.reporting.sheet import sheet
-from capo.studies.figures import curves, histograms, weightings
-from capo.studies.forests import forest_sheet
-from capo.studies.front_figure import front_keys, front_plots
-from capo.studies.overoptimization import panels
-from capo.studies.runs import StudyRun
+from capo.studies.curve_plots import histograms, validation_curves, weightings
+from capo.studies.forest_plots import forest_sheet
+from capo.studies.front_plots import front_keys, front_plots
+from capo.studies.gain_plots import gain_plots
+from capo.studies.measure_names import MEAN
+from capo.studies.study_run import StudyRun
 
 
 @dataclass(frozen=True)
-class Drawings:
-    """What is drawn of a study; empty where there is nothing to draw."""
+class Figures:
+    """The figures of a study; a list is empty if there is nothing to plot."""
 
     curves: list[Plot]
     over_optimization: list[Plot]
     fronts: list[tuple[Mapping[str, Any], list[Plot], list[Key]]]
     weightings: list[Plot]
     shown: StudyRun | None
-    """whose training samples' scores `histograms` has"""
+    """The run whose training samples `histograms` shows."""
     histograms: list[tuple[str, Plot, Plot | None]]
 
 
-def drawings(results: Mapping[str, Any], runs: Sequence[StudyRun]) -> Drawings:
-    """Of a study's `results.json` and the finished runs behind it."""
+def study_figures(results: Mapping[str, Any], runs: Sequence[StudyRun]) -> Figures:
+    """Plot a study's `results.json` and the finished runs behind it."""
     rows = {row["name"]: row["curves"] for row in results["rows"]}
     held_out = [m["name"] for m in results["measures"] if m["kind"] == "held out"]
     shown = _shown(results, runs)
-    return Drawings(
+    return Figures(
         curves=[
             plot
             for measure in (MEAN, *held_out)
             for x in ("steps", "drift")
-            for plot in curves(rows, measure, results["against"], x)
+            for plot in validation_curves(rows, measure, results["against"], x)
         ],
-        over_optimization=panels(results["rows"]),
-        fronts=[(each, front_plots(each, results["rows"]), front_keys(each)) for each in results["fronts"]],
+        over_optimization=gain_plots(results["rows"]),
+        fronts=[
+            (front, front_plots(front, results["rows"]), front_keys(front)) for front in results["fronts"]
+        ],
         weightings=weightings(runs),
         shown=shown,
         histograms=histograms(shown) if shown else [],
     )
 
 
-def sheets(results: Mapping[str, Any], drawn: Drawings) -> dict[str, str]:
-    """The figures of a study's `results.json` as SVG documents, by file name."""
+def figure_files(results: Mapping[str, Any], drawn: Figures) -> dict[str, str]:
+    """Return the figures as SVG documents, by file name."""
     raw = [replace(plot, title=f"{name}, raw") for name, plot, _ in drawn.histograms]
     calibrated = [
         replace(plot, title=f"{name}, calibrated") for name, _, plot in drawn.histograms if plot is not None
     ]
-    found = {
+    files = {
         "win-rates.svg": forest_sheet(results),
         "curves.svg": sheet(drawn.curves, columns=2) if drawn.curves else "",
         "over-optimization.svg": sheet(drawn.over_optimization) if drawn.over_optimization else "",
@@ -62,10 +64,10 @@ def sheets(results: Mapping[str, Any], drawn: Drawings) -> dict[str, str]:
         "scores.svg": sheet(raw + calibrated, columns=len(raw)) if raw else "",
         **{f"front-{front['name']}.svg": sheet(plots, keys) for front, plots, keys in drawn.fronts if plots},
     }
-    return {name: svg for name, svg in found.items() if svg}
+    return {name: svg for name, svg in files.items() if svg}
 
 
 def _shown(results: Mapping[str, Any], runs: Sequence[StudyRun]) -> StudyRun | None:
-    """The run whose training scores are shown: of the row that others are compared with, if it is there."""
+    """The run whose training scores are shown, preferably of the row that others are compared with."""
     trained = [run for run in runs if not run.row.soup and not run.kept]
     return min(trained, key=lambda run: run.row.name != results["against"], default=None)

@@ -1,4 +1,4 @@
-"""The content of a study's `results.json`: rows, null row, comparisons, rows at equal drift."""
+"""The content of a study's `results.json`: rows, null row, comparisons, fronts, rows at equal drift."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 
 from capo.engine.seeds import stable_seed
-from capo.studies.drift import equal_drift
+from capo.studies.equal_drift import equal_drift
 from capo.studies.estimates import holm, paired, row_estimate, sentence
+from capo.studies.gains import mean_gains
 from capo.studies.hypervolume import front_results
-from capo.studies.measures import RunMeasures, Values
-from capo.studies.overoptimization import over_seeds
+from capo.studies.run_measures import RunMeasures, Values
 from capo.studies.study import Row, Study
+
+MODELS = ("base", "tuned")
 
 
 def study_results(
@@ -20,9 +22,9 @@ def study_results(
     failed: Mapping[str, str],
     unfinished: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Compare the rows of the runs that are `measured`.
+    """Compare the rows of the finished runs, whose measures are `measured`.
 
-    `failed` says why others are not there, and `unfinished` how far others are: row, seed and state.
+    `failed` has the reasons of failed runs; `unfinished` has row, seed and state of the others.
     """
     kinds = {name: kind for run in measured for name, kind in run.kinds.items()}
     by_row = {row.name: [m for m in measured if m.row == row.name] for row in study.rows}
@@ -60,9 +62,10 @@ def _row(row: Row, runs: Sequence[RunMeasures]) -> dict[str, Any]:
         "seeds": [{"seed": run.seed, "step": run.step, "seconds": run.seconds} for run in runs],
         "measures": _estimates([run.tuned for run in runs]),
         "mean_scores": {
-            reward: {"base": _mean(of[0] for of in means), "tuned": _mean(of[1] for of in means)}
+            reward: {
+                model: _mean(run.mean_scores[reward][i] for run in runs) for i, model in enumerate(MODELS)
+            }
             for reward in runs[0].mean_scores
-            for means in [[run.mean_scores[reward] for run in runs]]
         },
         "judge": _judge(runs),
         "drift": _known([run.drift for run in runs]),
@@ -70,7 +73,7 @@ def _row(row: Row, runs: Sequence[RunMeasures]) -> dict[str, Any]:
         "seconds": _mean(sum(run.seconds.values()) for run in runs),
         "images": _known([run.images for run in runs]),
         "curves": curves,
-        "over_optimization": over_seeds(curves),
+        "over_optimization": mean_gains(curves),
     }
 
 
@@ -89,9 +92,9 @@ def _curves(runs: Sequence[RunMeasures]) -> list[dict[str, Any]]:
 
 
 def _null(runs: Sequence[RunMeasures]) -> dict[str, Any] | None:
-    """The base against itself with other seeds: one a seed, of the first row that has it.
+    """The base against itself with other image seeds: for every seed, from the first row that has it.
 
-    None without null rows.
+    None if no run has a null row.
     """
     first: dict[int, Values] = {}
     for run in runs:
@@ -111,20 +114,21 @@ def _estimates(seeds: Sequence[Values]) -> dict[str, Any]:
 def _comparisons(
     against: str, by_row: Mapping[str, Sequence[RunMeasures]], measures: Sequence[str]
 ) -> dict[str, list[dict[str, Any]]]:
-    """By measure, every row less the one that others are compared with; corrected within a measure."""
+    """By measure, every row minus `against`, with p-values corrected within the measure."""
     values = {row: {run.seed: run.tuned for run in runs} for row, runs in by_row.items()}
-    found: dict[str, list[dict[str, Any]]] = {}
+    comparisons: dict[str, list[dict[str, Any]]] = {}
     for name in measures:
         of = {row: {s: v[name] for s, v in seeds.items() if name in v} for row, seeds in values.items()}
         others = [row for row in of if row != against]
         pairs = {row: paired(of[row], of[against], stable_seed("study", name, row)) for row in others}
         compared = {row: pair for row, pair in pairs.items() if pair is not None}
         corrected = holm([pair["p"] for pair in compared.values()])
-        found[name] = []
+        comparisons[name] = []
         for (row, pair), p in zip(compared.items(), corrected, strict=True):
-            whole = {"row": row, **pair, "p_corrected": p}
-            found[name].append(whole | {"sentence": sentence(row, against, name, whole)})
-    return found
+            difference = {"row": row, **pair, "p_corrected": p}
+            text = sentence(row, against, name, difference)
+            comparisons[name].append(difference | {"sentence": text})
+    return comparisons
 
 
 def _fronts(
@@ -132,17 +136,19 @@ def _fronts(
 ) -> list[dict[str, Any]]:
     rewards = [name for name, kind in kinds.items() if kind == "training"]
     values = {row: [run.tuned for run in runs] for row, runs in by_row.items()}
-    found = [front_results(f, values, rewards, stable_seed("study", f.name)) for f in study.fronts]
-    return [each for each in found if each is not None]
+    fronts = [front_results(f, values, rewards, stable_seed("study", f.name)) for f in study.fronts]
+    return [front for front in fronts if front is not None]
 
 
 def _judge(runs: Sequence[RunMeasures]) -> dict[str, dict[str, float]]:
-    """By category, the shares of images found right by base and tuned model, averaged over seeds."""
+    """By category, the shares of images judged correct, for base and tuned model, averaged over seeds."""
     categories = sorted({category for run in runs for category in run.judged})
     return {
-        category: {model: _mean(each[model] for each in there) for model in ("base", "tuned")}
+        category: {
+            model: _mean(run.judged[category][model] for run in runs if category in run.judged)
+            for model in MODELS
+        }
         for category in categories
-        for there in [[run.judged[category] for run in runs if category in run.judged]]
     }
 
 

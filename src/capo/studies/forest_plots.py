@@ -1,4 +1,4 @@
-"""Every row's interval by each measure: tables of the page, and one picture."""
+"""Forest plots: the interval of every row, by measure, for the page and as one picture."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,29 +7,29 @@ from capo.reporting import forest
 from capo.reporting.forest import Forest
 from capo.reporting.sheet import CHARACTER, MARGIN, TITLE, written_out
 from capo.reporting.templating import environment
-from capo.studies.study_table import NULL
+from capo.studies.table_cells import NULL_ROW
 
 COLUMN, GAP, STEP = 140, 12, 24
-"""Width of a measure, what of it is left free at both sides, and height of a row in the picture."""
+"""Width of a measure, its margin on both sides, and height of a row, in pixels."""
 
 
 def forests(results: Mapping[str, Any], wanted: int = 6) -> list[tuple[Mapping[str, str], Forest]]:
-    """Each measure of a study's `results.json` with the rows that have it, and about `wanted` ticks."""
+    """Every measure in `results.json` with the rows that have it, and about `wanted` ticks."""
     return [(measure, _forest(results, measure, wanted)) for measure in results["measures"]]
 
 
 def forest_sheet(results: Mapping[str, Any]) -> str:
-    """All measures side by side, a row each, as an SVG document like those of `capo.reporting.sheet`."""
-    names = [row["name"] for row in results["rows"]] + [NULL] * bool(results["null"])
+    """All measures side by side, one line per row, as an SVG document."""
+    names = [row["name"] for row in results["rows"]] + [NULL_ROW] * bool(results["null"])
     left = MARGIN + round(CHARACTER * max(map(len, names)))
-    found = forests(results, wanted=3)
+    plots = forests(results, wanted=3)
     drawn = (
         environment()
         .get_template("forest.svg.j2")
         .render(
-            names=names, columns=[(_title(m), each, _by_name(each)) for m, each in found],
-            left=left, top=MARGIN + TITLE, column=COLUMN, gap=GAP, step=STEP, null_name=NULL,
-            width=left + COLUMN * len(found) + MARGIN, height=TITLE + STEP * (len(names) + 1) + 2 * MARGIN,
+            names=names, columns=[(_title(m), plot, _by_name(plot)) for m, plot in plots],
+            left=left, top=MARGIN + TITLE, column=COLUMN, gap=GAP, step=STEP, null_name=NULL_ROW,
+            width=left + COLUMN * len(plots) + MARGIN, height=TITLE + STEP * (len(names) + 1) + 2 * MARGIN,
         )
     )  # fmt: skip
     return written_out(drawn)
@@ -39,7 +39,7 @@ def _forest(results: Mapping[str, Any], measure: Mapping[str, str], wanted: int)
     name, kind = measure["name"], measure["kind"]
     entries = [(row["name"], kind, row["measures"].get(name)) for row in results["rows"]]
     if results["null"]:
-        entries.append((NULL, "null", results["null"].get(name)))
+        entries.append((NULL_ROW, "null", results["null"].get(name)))
     known = [(row, of, (e["value"], e["low"], e["high"])) for row, of, e in entries if e is not None]
     return forest.compared(known, 0.0 if kind == "judge" else 0.5, wanted)
 
@@ -49,8 +49,8 @@ def _by_name(drawn: Forest) -> dict[str, forest.ForestRow]:
 
 
 def _title(measure: Mapping[str, str]) -> tuple[str, str]:
-    """In two lines, as a column is narrow."""
+    """Title in two lines, since a column is narrow."""
     if measure["kind"] == "judge":
-        return "Images found right", "less the base's"
+        return "Images judged correct", "minus base"
     name = "Mean of rewards" if measure["kind"] == "mean" else measure["name"]
     return name, "win-rate, held out" if measure["kind"] == "held out" else "win-rate"

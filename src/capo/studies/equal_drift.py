@@ -1,7 +1,7 @@
-"""Rows at equal drift: what each has gained by the time it is as far from the base as the others.
+"""Compare rows at equal drift from the base.
 
-A policy that has moved further has won more, and lost more elsewhere; at equal drift the path counts,
-not how far a row went along it.
+A policy that has moved further from the base has gained more by some measures and lost more by others. At
+equal drift, the direction counts and not the distance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from capo.studies.measures import JUDGED, Curve, RunMeasures
+from capo.studies.measure_names import JUDGED
+from capo.studies.run_measures import Curve, RunMeasures
 
 
 def equal_drift(runs: Sequence[RunMeasures]) -> dict[str, Any] | None:
-    """`levels` of drift, and by row and measure what validations say there: `value`, `spread` over seeds.
+    """Return `levels` of drift, and by row and measure `value` and `spread` over seeds at every level.
 
-    Where a run has first drifted as far, on straight lines between its validations. Measures that some run
-    lacks are left out. None unless two rows have validations.
+    A value is read where the run first reaches the drift, interpolated linearly between validations. Only
+    measures that all runs have are included. None unless at least two rows have validations.
     """
     curves: dict[str, list[Curve]] = {}
     for run in runs:
@@ -24,19 +25,21 @@ def equal_drift(runs: Sequence[RunMeasures]) -> dict[str, Any] | None:
             curves.setdefault(run.row, []).append(run.curve)
     if len(curves) < 2:
         return None
-    first, *others = [curve for each in curves.values() for curve in each]
+    first, *others = [curve for of_row in curves.values() for curve in of_row]
     levels = _levels([first, *others])
     measures = [name for name in first.measures if all(name in curve.measures for curve in others)]
     rows = {
-        row: {name: [_summary([_at(c, name, level) for c in each]) for level in levels] for name in measures}
-        for row, each in curves.items()
+        row: {name: [_summary([_at(c, name, level) for c in seeds]) for level in levels] for name in measures}
+        for row, seeds in curves.items()
     }
     return {"levels": levels, "measures": measures, "rows": rows}
 
 
 def _levels(curves: Sequence[Curve]) -> list[float]:
-    """From where all have been validated to what all reach; only the latter where one has gone beyond it by
-    its first validation, which is then joined to the base by a line.
+    """Three levels, from the smallest drift by which all runs were validated to the largest that all reach.
+
+    Only the latter if a run exceeds it at its first validation already; that run is then interpolated from
+    the base.
     """
     validated, reached = max(curve.drift[0] for curve in curves), min(max(curve.drift) for curve in curves)
     return [validated, (validated + reached) / 2, reached] if validated < reached else [reached]
@@ -45,8 +48,8 @@ def _levels(curves: Sequence[Curve]) -> list[float]:
 def _at(curve: Curve, measure: str, level: float) -> float:
     drift = np.array([0.0, *curve.drift])
     values = np.array([0.0 if measure == JUDGED else 0.5, *curve.measures[measure]])
-    there = max(1, int(np.argmax(drift >= level)))
-    return float(np.interp(level, drift[there - 1 : there + 1], values[there - 1 : there + 1]))
+    right = max(1, int(np.argmax(drift >= level)))
+    return float(np.interp(level, drift[right - 1 : right + 1], values[right - 1 : right + 1]))
 
 
 def _summary(values: Sequence[float]) -> Mapping[str, float | None]:

@@ -1,4 +1,4 @@
-"""What one finished run says, prompt by prompt, so that runs can be compared on the same prompts."""
+"""The measures of one finished run, prompt by prompt, so that runs can be compared on equal prompts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,42 +9,40 @@ import numpy as np
 from capo.evaluation.model_images import image_sets, read_judgments
 from capo.recipe import Recipe
 from capo.reporting.examples import read_prompts
-from capo.reporting.forest import MEAN
 from capo.scoring.prompt_win_rates import prompt_win_rates
 from capo.store import Run
-from capo.studies.overoptimization import Gains, gains
-from capo.studies.runs import StudyRun
+from capo.studies.gains import Gains, gains_of
+from capo.studies.measure_names import JUDGED, MEAN
+from capo.studies.study_run import StudyRun
 from capo.training.log import Row
 
-JUDGED = "Images found right, less the base's"
-
-DRIFT_ROWS = 20
-"""Logged steps that a drift is averaged over: one step's is noisy."""
+DRIFT_STEPS = 20
+"""Number of logged steps that a drift is averaged over, since single steps are noisy."""
 
 Kind = Literal["mean", "training", "held out", "judge"]
 
 Values = Mapping[str, Mapping[str, float]]
-"""By measure and prompt id; prompts without a value are left out."""
+"""By measure and prompt id, without prompts that lack a value."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A row's validations: at each step, the drift and what each measure says.
+    """The validations of a run: drift and measures by step.
 
-    A further round has its step 0, what it starts from; of a first round that is the base, and left out.
+    A further round includes step 0, its start. A first round starts from the base and leaves step 0 out.
     """
 
     steps: tuple[int, ...]
     drift: tuple[float, ...]
-    """mean squared difference of policy's and reference's predictions on the pairs, lately"""
+    """Mean squared difference of the policy's and the reference's predictions on recent pairs."""
     measures: Mapping[str, tuple[float, ...]]
-    """win-rates over the base, and the judge's difference if it was asked"""
+    """Win-rates over the base, and the judge's difference if there is a judge."""
     gains: Gains
 
 
 @dataclass(frozen=True)
 class RunMeasures:
-    """One run: win-rates over the base in [0, 1] and the judge's difference in [-1, 1]."""
+    """Measures of one run: win-rates over the base in [0, 1], the judge's difference in [-1, 1]."""
 
     row: str
     seed: int
@@ -52,26 +50,26 @@ class RunMeasures:
     tuned: Values
     null: Values
     mean_scores: Mapping[str, tuple[float, float]]
-    """by reward, of the base and of the tuned model"""
+    """By reward: base, tuned."""
     judged: Mapping[str, Mapping[str, Any]]
-    """by category, shares of images found right"""
+    """By category: shares of images judged correct."""
     drift: float | None
     error_growth: float | None
-    """of the denoising error on chosen samples over the reference's, at the step that was kept"""
+    """Relative growth of the denoising error on chosen samples, at the saved step."""
     step: int | None
     further: bool
-    """whether it is a further round, which does not begin at the base"""
+    """True for a further round, which does not start from the base."""
     curve: Curve | None
     seconds: Mapping[str, float]
-    """by artifact, as if this run had made all of them"""
+    """By artifact, as if this run had made all of them."""
     images: int | None
-    """made to train on, those of earlier rounds included; None for a soup and for images from elsewhere"""
+    """Training images made, including earlier rounds; None for a soup and for imported images."""
     spent: float
-    """seconds of what it made itself"""
+    """Seconds of the artifacts that this run made itself."""
 
 
 def measure_run(run: StudyRun) -> RunMeasures:
-    """Read a finished run."""
+    """Read the measures of a finished run."""
     opened, recipe = Run(run.directory), run.trained
     results = opened.artifact("evaluate").read_json("results.json")
     values, null = _values(opened, recipe)
@@ -102,7 +100,7 @@ def measure_run(run: StudyRun) -> RunMeasures:
 
 
 def _seconds_before(run: StudyRun) -> dict[str, float]:
-    """What the rounds took that `run` goes on from, their evaluation left out."""
+    """Seconds of the earlier rounds, without their evaluation."""
     return {
         f"{directory.parent.name}: {name}": row["seconds"]
         for directory in run.before
@@ -114,15 +112,15 @@ def _seconds_before(run: StudyRun) -> dict[str, float]:
 def _images(run: StudyRun) -> int | None:
     if run.row.soup or run.trained.images is not None:
         return None
-    return sum(Run(each).artifact("samples").summary["samples"] for each in (run.directory, *run.before))
+    return sum(Run(path).artifact("samples").summary["samples"] for path in (run.directory, *run.before))
 
 
 def _values(opened: Run, recipe: Recipe) -> tuple[Values, Values]:
-    """Of the tuned model and of the null row, each against the base."""
+    """Values of the tuned model and of the null row, both against the base."""
     baseline, evaluate = opened.artifact("baseline"), opened.artifact("evaluate")
     ids, samples = list(read_prompts(baseline)), recipe.evaluate.samples_per_prompt
     sets = image_sets(baseline, evaluate)
-    found = []
+    both = []
     for model in ("tuned", "null"):
         values: dict[str, np.ndarray] = {}
         if model in sets:
@@ -130,14 +128,14 @@ def _values(opened: Run, recipe: Recipe) -> tuple[Values, Values]:
                 scores = [sets[m].read_scores(reward.name, ids, samples) for m in (model, "base")]
                 values[reward.name] = prompt_win_rates(reward.name, *scores)
             values = {MEAN: np.mean([values[r.name] for r in recipe.training_rewards], axis=0)} | values
-            right = {**read_judgments(baseline, samples), **read_judgments(evaluate, samples)}
-            if model in right:
-                values[JUDGED] = right[model].mean(axis=1) - right["base"].mean(axis=1)
-        found.append({name: _present(ids, each) for name, each in values.items()})
-    return found[0], found[1]
+            correct = {**read_judgments(baseline, samples), **read_judgments(evaluate, samples)}
+            if model in correct:
+                values[JUDGED] = correct[model].mean(axis=1) - correct["base"].mean(axis=1)
+        both.append({name: _finite(ids, column) for name, column in values.items()})
+    return both[0], both[1]
 
 
-def _present(ids: list[str], values: np.ndarray) -> dict[str, float]:
+def _finite(ids: list[str], values: np.ndarray) -> dict[str, float]:
     return {p: float(v) for p, v in zip(ids, values, strict=True) if np.isfinite(v)}
 
 
@@ -155,14 +153,14 @@ def _training(opened: Run, recipe: Recipe, step: int | None) -> tuple[float, flo
             keys[JUDGED] = "judge_difference"
         curve = Curve(
             tuple(row["step"] for row in rows),
-            tuple(_lately(metrics, "drift", row["step"]) for row in rows),
+            tuple(_recent_mean(metrics, "drift", row["step"]) for row in rows),
             {name: tuple(row[key] for row in rows) for name, key in keys.items()},
-            gains(rows),
+            gains_of(rows),
         )
-    return _lately(metrics, "drift", last), _lately(metrics, "error/chosen", last), curve
+    return _recent_mean(metrics, "drift", last), _recent_mean(metrics, "error/chosen", last), curve
 
 
-def _lately(metrics: list[Row], name: str, step: int) -> float:
-    """The mean over the last logged steps up to `step`."""
-    values = [row[name] for row in metrics if row["step"] <= step][-DRIFT_ROWS:]
+def _recent_mean(metrics: list[Row], name: str, step: int) -> float:
+    """Mean over the last logged steps up to `step`."""
+    values = [row[name] for row in metrics if row["step"] <= step][-DRIFT_STEPS:]
     return float(np.mean(values)) if values else 0.0

@@ -1,56 +1,52 @@
-"""What a study keeps of each run beside its directory: enough for the tables when that is removed."""
+"""Measures of runs, read from the run directory or from the record that is kept beside it.
 
-import json
+A record suffices for the tables of a study after the run directory has been removed.
+"""
+
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from capo.engine.progress import say
-from capo.store import WorkspaceError, atomic
-from capo.studies.measures import Curve, RunMeasures, Values, measure_run
-from capo.studies.runs import StudyRun, read_record
+from capo.store import WorkspaceError
+from capo.studies.record_file import read_record, write_record
+from capo.studies.run_measures import Curve, RunMeasures, Values, measure_run
+from capo.studies.study_run import StudyRun
 
 
 def measures_of(run: StudyRun) -> RunMeasures:
-    """What a run that is done says: by its directory, of which a record is kept, or by the record alone."""
+    """Return the measures of a finished run, from its directory (and keep a record), or from its record."""
     if run.kept:
         return _from_record(read_record(run.record))
     measures = measure_run(run)
-    _keep({"made_from": run.made_from, **_to_record(measures)}, run.record)
+    write_record({"made_from": run.made_from, **_to_record(measures)}, run.record)
     return measures
 
 
-def kept_elsewhere(folder: Path) -> dict[str, Path]:
-    """Records in the studies beside `folder` of runs that are gone, by what they were made from.
+def records_elsewhere(folder: Path) -> dict[str, Path]:
+    """Return the records of removed runs in the studies beside `folder`, by the fingerprint of the run.
 
-    One that is damaged is told and passed over.
+    Skips damaged records with a message.
     """
-    found: dict[str, Path] = {}
+    records: dict[str, Path] = {}
     for path in sorted(folder.parent.glob("*/*/seed-*.json")):
         if path.parents[1] == folder or path.with_suffix("").exists():
             continue
         try:
-            found.setdefault(read_record(path)["made_from"], path)
+            records.setdefault(read_record(path)["made_from"], path)
         except WorkspaceError as error:
-            say(f"not taken over: {error}")
-    return found
+            say(f"Record not reused: {error}")
+    return records
 
 
-def adopt_record(run: StudyRun, kept: Path) -> None:
-    """Make another study's record that of `run`, which has spent nothing on it."""
-    _keep(read_record(kept) | {"row": run.row.name, "spent": 0.0}, run.record)
-
-
-def _keep(record: Mapping[str, Any], path: Path) -> None:
-    text = json.dumps(record, allow_nan=False)
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        with atomic.write_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+def adopt_record(run: StudyRun, source: Path) -> None:
+    """Copy another study's record to `run`, at no cost in seconds."""
+    write_record(read_record(source) | {"row": run.row.name, "spent": 0.0}, run.record)
 
 
 def _to_record(measures: RunMeasures) -> dict[str, Any]:
-    """As JSON, each measure's values in the order of `prompts`."""
+    """Return JSON values, with the values of every measure in the order of `prompts`."""
     prompts = sorted({p for values in (measures.tuned, measures.null) for by in values.values() for p in by})
     return asdict(measures) | {
         "prompts": prompts,

@@ -1,0 +1,16 @@
+"""Print the shipped recipes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from capo.cli.tables import add_row, show, table
+
+
+def print_recipes(recipes: Mapping[str, Path]) -> None:
+    """Print every recipe with the comment at its top."""
+    made = table(["recipe", "description"])
+    for name, path in recipes.items():
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        add_row(made, [name, first.removeprefix("#").strip()])
+    show(made)
+    print("\nPrint one with `capo recipes show NAME`; run one with `capo run NAME`.")

@@ -1,0 +1,104 @@
+"""Print the results and the states of runs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from capo.cli.tables import add_row, percent, points, show, table
+from capo.pipeline import ArtifactStatus, RunResult
+
+COLORS = {"done": "green", "partial": "yellow", "stale": "red", "missing": "dim"}
+
+States = Sequence[ArtifactStatus] | str
+"""States of all artifacts of a run, or the error that reading them raised."""
+
+
+def result_values(result: RunResult) -> dict[str, Any]:
+    """Return a `RunResult` as JSON values."""
+    return {
+        "directory": str(result.directory),
+        "stages": [asdict(stage) for stage in result.stages],
+        "report": None if result.report is None else str(result.report),
+        "results": result.results,
+    }
+
+
+def status_values(directory: Path, states: States) -> dict[str, Any]:
+    """Return the states of a run's artifacts as JSON values, or the problem."""
+    if isinstance(states, str):
+        return {"directory": str(directory), "problem": states}
+    return {"directory": str(directory), "artifacts": [asdict(artifact) for artifact in states]}
+
+
+def print_result(result: RunResult, whole: bool) -> None:
+    """Print what a command did; `whole` is True if it ran all stages.
+
+    Win-rates and the report appear only if their stage belongs to the command.
+    """
+    if all(stage.skipped for stage in result.stages):
+        subject = str(result.directory) if whole else f"{result.stages[-1].name} in {result.directory}"
+        print(f"{subject} is up to date; nothing to do.")
+    stages = {stage.name for stage in result.stages}
+    if result.results is not None and "evaluate" in stages:
+        _print_results(result.results)
+        print(f"Side by side: {result.directory / 'evaluate' / 'index.html'}")
+    if result.report is not None and "report" in stages:
+        print(f"Report: {result.report}")
+
+
+def print_status(directory: Path, states: Sequence[ArtifactStatus]) -> None:
+    """Print one row per artifact."""
+    made = table(["artifact", "state", "why"], title=str(directory))
+    for artifact in states:
+        add_row(made, [artifact.name, Text(artifact.state, COLORS[artifact.state]), artifact.why])
+    show(made)
+
+
+def print_runs(runs: Sequence[tuple[Path, States]]) -> None:
+    """Print one row per run: how many artifacts are done, and the first one that is not."""
+    if not runs:
+        print("No runs in ./runs yet. Start one with `capo run shapes`.")
+        return
+    made = table(["run", "done", "next", "why"])
+    for directory, states in runs:
+        if isinstance(states, str):
+            add_row(made, [directory, "", "", states])
+            continue
+        left = [artifact for artifact in states if artifact.state != "done"]
+        following = [Text(left[0].name, COLORS[left[0].state]), left[0].why] if left else ["", ""]
+        add_row(made, [directory, f"{len(states) - len(left)} of {len(states)}", *following])
+    show(made)
+
+
+def _print_results(results: dict[str, Any]) -> None:
+    names = results["models"]
+    made = table(
+        ["reward", "use", "win-rate", "95% interval", "chance"],
+        title=f"{names['tuned']} against {names['base']}",
+        right=["win-rate", "95% interval", "chance"],
+    )
+    for row in results["rewards"]:
+        interval = f"{percent(row['low'])} to {percent(row['high'])}"
+        cells = [row["name"], row["use"], percent(row["win_rate"]), interval]
+        add_row(made, [*cells, percent(row.get("null_win_rate"))])
+    show(made)
+    if any("null_win_rate" in row for row in results["rewards"]):
+        print("chance: win-rate of the base model against itself with other seeds")
+    if judge := results.get("judge"):
+        print(
+            f"Judged correct by {judge['name']}: base {percent(judge['base'])}, tuned "
+            f"{percent(judge['tuned'])}, difference {points(judge['difference'])} points "
+            f"({points(judge['low'])} to {points(judge['high'])})"
+        )
+    if diversity := results.get("diversity"):
+        difference = diversity["difference"]
+        print(
+            f"Distance between images of one prompt: base {diversity['base']:.3g}, tuned "
+            f"{diversity['tuned']:.3g}, difference {difference['value']:+.2g} "
+            f"({difference['low']:+.2g} to {difference['high']:+.2g})"
+        )
+    for warning in results.get("warnings", ()):
+        print(f"Warning: {warning}")

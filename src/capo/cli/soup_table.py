@@ -1,0 +1,18 @@
+"""Print the policies that `capo soup` made."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from capo.cli.tables import add_row, show, table
+
+
+def print_soups(directory: Path, soups: Sequence[dict[str, Any]]) -> None:
+    """Print one row per policy."""
+    made = table(["policy", "weights", "rank", "relative error"], title=str(directory))
+    for soup in soups:
+        error = soup.get("relative_error")
+        weights = ", ".join(f"{weight:g}" for weight in soup["weights"])
+        add_row(made, [soup["folder"], weights, soup.get("rank"), None if error is None else f"{error:.2g}"])
+    show(made)
+    print(f"Next: capo evaluate RECIPE --policy {soups[0]['folder']} --run runs/soup")
