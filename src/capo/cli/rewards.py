@@ -21,8 +21,8 @@ Examples:
 
 CHECK_HELP = """Try a reward on sample images.
 
-Prints scores, speed, memory and conformance. Conformance checks that the reward returns one finite number per image and that its scores do not depend
-on the batch. Exit code 1 if a check fails."""
+Prints scores, speed, memory and conformance: one finite number per image, the same whatever the batch.
+Exit code 1 if a check fails."""
 
 SERVE_HELP = """Serve a reward to other machines over HTTP.
 
