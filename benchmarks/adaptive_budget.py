@@ -86,10 +86,10 @@ def rules(trial: Trial) -> Iterator[tuple[str, Rule]]:
         yield f"{n} of each prompt", partial(as_many, trial.prompts, n)
     yield "sets unchanged by four more", partial(unchanged, pairs)
     for most in (0.02, 0.05):
-        yield f"best less worst grew by at most {most:g} with four more", partial(grown, pairs, most)
+        yield f"best minus worst grew by at most {most:g} with four more", partial(grown, pairs, most)
     for gain in (0.01, 0.02):
         yield (
-            f"one more is expected to widen best less worst by less than {gain:g}",
+            f"one more is expected to widen best minus worst by less than {gain:g}",
             partial(wide, pairs, gain),
         )
     for margin in (0.1, 0.15, 0.2, 0.25):

@@ -27,8 +27,8 @@ IMAGE = re.compile(r"\((?P<file>[\w-]+\.svg)\)")
 BLOCK = re.compile(r"(<!-- study: (?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NULL = "*base against itself*"
 
-# The paper's win-rates over the base in %: of MPS, VQAScore and VILA, by row of the study. Those of a model
-# that predicts noise are SDXL's (Tables 1a, 2a, 5), those of a flow SD3-M's (Tables 1b, 2b, 6).
+# The paper's win-rates over the base in %, by row of the study: MPS, VQAScore, VILA. For noise prediction
+# they are SDXL's (Tables 1a, 2a, 5), for a flow SD3-M's (Tables 1b, 2b, 6).
 SDXL_SINGLE = {
     "dpo-preference": "58.5, 49.3, 61.7",
     "dpo-alignment": "53.1, 50.6, 55.9",
@@ -97,7 +97,7 @@ def main(studies: Path) -> None:
     page = PAGE.read_text(encoding="utf-8")
     images = {image["file"] for image in IMAGE.finditer(page)}
     for name in [block["name"] for block in BLOCK.finditer(page)]:
-        results = _whole(studies / name)
+        results = _complete_results(studies / name)
         if results is None:
             continue
         table = "\n".join(short_table(results, PAPER.get(name, {})))
@@ -144,7 +144,7 @@ def short_table(results: Mapping[str, Any], paper: Mapping[str, str]) -> Iterato
     yield _line([NULL, *([""] if paper else []), *chance])
 
 
-def _whole(folder: Path) -> dict[str, Any] | None:
+def _complete_results(folder: Path) -> dict[str, Any] | None:
     path = folder / "results.json"
     if not path.is_file():
         print(f"{folder.name}: {path} does not exist", file=sys.stderr)

@@ -60,12 +60,12 @@ def print_accuracy(rewards: dict[str, Reward], examples: int) -> None:
         left, right = (scores(reward, opinions.images[:, k], opinions.texts) for k in range(2))
         agreed = ((left > right) == first)[decided].mean()
         shows = scores(reward, questions.images, questions.texts)
-        ratings = scores(reward, rated.images, questions.texts)  # any prompts: only a rater is blind to them
+        ratings = scores(reward, rated.images, questions.texts)  # any prompts: only a rater ignores them
         row = (agreed, ranked(shows, questions.answers.numpy()))
         rows.append((f"`{name}`", *row, np.corrcoef(ratings, rated.ratings)[0, 1]))
     noise = 1 - 0.5**2 / float(rated.ratings.var())  # 0.5: the error of `data.ratings`
-    rows.append(("the most possible", agreement(examples), 1.0, noise**0.5))
-    header = ("", "agrees with a person", "ranks faithful above not", "correlation with ratings")
+    rows.append(("ceiling", agreement(examples), 1.0, noise**0.5))
+    header = ("", "agrees with a person", "ranks faithful above unfaithful", "correlation with ratings")
     print_table(header, rows)
 
 

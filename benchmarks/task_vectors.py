@@ -25,7 +25,7 @@ def main(names: list[str]) -> None:
     model = ModelSection(**policies[0].record["model"])
     for policy in policies:
         policy.check_base(model)
-    part = next(each for each in DENOISERS if (policies[0].folder / each).is_dir())
+    part = next(name for name in DENOISERS if (policies[0].folder / name).is_dir())
     stored = [StoredWeights(weight_files(policy.folder / part)) for policy in policies]
     files = weight_files(base_folder(model) / part, model.variant)
     base = BaseWeights(StoredWeights(files), getattr(torch, model.dtype), stored[0])
