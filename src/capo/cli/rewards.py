@@ -26,8 +26,8 @@ Exit code 1 if a check fails."""
 
 SERVE_HELP = """Serve a reward to other machines over HTTP.
 
-Needs the extra `serve`: pip install 'capo-diffusion[serve]'. Recipes on the other machines set `url: http://HOST:PORT` for this reward. Anyone who can reach the port
-can use it: there is no authentication."""
+Recipes on the other machines set `url: http://HOST:PORT` for this reward. Anyone who can reach the port
+can use it: the server has no authentication. Needs `pip install 'capo-diffusion[serve]'`."""
 
 SERVE_EPILOG = """\b
 Examples:

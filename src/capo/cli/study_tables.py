@@ -7,6 +7,7 @@ from typing import Any
 
 from capo.cli.tables import add_row, gpu_hours, percent, print_json, show, table
 from capo.studies.contrasts import nothing_compared
+from capo.studies.measure_names import measure_title
 from capo.studies.run_study import Outcome
 from capo.studies.study import Study
 from capo.studies.study_cost import StudyCost
@@ -63,7 +64,7 @@ def print_outcome(outcome: Outcome, as_json: bool) -> None:
     lines = [(row["name"], *_estimates(row["measures"], measures)) for row in results["rows"]]
     if results["null"]:
         lines.append((NULL_ROW, *_estimates(results["null"], measures)))
-    _print(["row", *(measure["name"] for measure in measures)], lines, results["title"])
+    _print(["row", *map(measure_title, measures)], lines, results["title"])
     print("Win-rates over the base ± standard error over prompts.\n")
     print(f"Comparisons by {measures[0]['name'].lower()}:")
     comparisons = results["comparisons"][measures[0]["name"]]

@@ -13,6 +13,7 @@ from capo.reporting.axes import Chart, Key, Scale, scale_over
 from capo.reporting.gather import raw_scores
 from capo.reporting.plots import SERIES, Plot, calibrated_histogram, raw_histogram
 from capo.store import Run
+from capo.studies.measure_names import source_title
 from capo.studies.study_run import StudyRun
 
 LOG_SNR = np.linspace(-10, 10, 161)
@@ -117,7 +118,7 @@ def _panel(
         chart.line(at, mean, css)
         chart.points(at[1:], mean[1:], css)
     ends = "; ".join(f"{row} ends at {100 * lines[row][1][-1]:.1f}%" for row in lines)
-    title = f"{measure}, over {'steps' if x == 'steps' else 'drift'}"
+    title = f"{source_title(measure)}, over {'steps' if x == 'steps' else 'drift'}"
     keys = tuple(Key(row, css) for row, css in styles.items())
     return Plot(title, chart.svg(f"Validation win-rate by {title}: {ends}"), keys)
 

@@ -8,6 +8,7 @@ from capo.store.manifest import versions
 from capo.studies.contrasts import ABOUT_CONTRASTS, contrasts, nothing_compared
 from capo.studies.forest_plots import forests
 from capo.studies.hypervolume import dominance_sentence, volume_text
+from capo.studies.measure_names import source_title
 from capo.studies.study_figures import Figures
 from capo.studies.study_run import StudyRun
 from capo.studies.study_warnings import study_warnings
@@ -31,6 +32,7 @@ def render_study(results: Mapping[str, Any], runs: Sequence[StudyRun], drawn: Fi
         .get_template("study.html.j2")
         .render(
             results=results,
+            title=source_title,
             warnings=study_warnings(results, runs),
             contrasts=contrasts(results),
             about_contrasts=ABOUT_CONTRASTS,
