@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 
 import pytest
@@ -182,7 +181,7 @@ def test_wrong_usage_exits_with_2(arguments, message):
 def test_a_policy_from_elsewhere_is_evaluated(tmp_path):
     for name in ("one's 🙂", "other"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "capo.json").write_text("{}")
+        (tmp_path / name / "capo.json").write_text('{"adaptation": "full"}')
     assert "nothing to do" not in capo("evaluate", "tiny.yaml", "--policy", "one's 🙂").stdout
     assert fake_stages.calls == ["baseline", "evaluate"]  # needs no earlier stage
     assert load_recipe(tmp_path / "runs" / "tiny" / "recipe.yaml").evaluate.policy == "one's 🙂"
@@ -196,7 +195,7 @@ def test_a_policy_from_elsewhere_is_evaluated(tmp_path):
 def test_two_models_from_elsewhere_are_compared(tmp_path):
     for name in ("ours", "theirs"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "capo.json").write_text("{}")
+        (tmp_path / name / "capo.json").write_text('{"adaptation": "full"}')
     both = ("--policy", "ours", "--against", "theirs", "--run", "runs/two")
     shown = capo("evaluate", "tiny.yaml", *both).stdout
     assert "Side by side: runs/two/evaluate/index.html" in shown
@@ -292,11 +291,12 @@ def test_a_closed_output_pipe_ends_it_silently(arguments):
 
 
 def test_help_is_fast():
-    best = min(_seconds([sys.executable, "-m", "capo", "--help"]) for _ in range(3))
-    assert best < 1.0, "the goal is 0.3 s; more than a second is a fault even on a busy machine"
+    """Processor time, since the machine may be busy; 0.3 s is the goal."""
+    assert min(_processor_seconds([sys.executable, "-m", "capo", "--help"]) for _ in range(3)) < 0.5
 
 
-def _seconds(command):
-    started = time.perf_counter()
+def _processor_seconds(command):
+    before = os.times()
     subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - started
+    after = os.times()
+    return after.children_user - before.children_user + after.children_system - before.children_system

@@ -237,7 +237,7 @@ def test_a_soup_with_removed_policies_names_the_remedy(shared, file):
 def test_a_soup_of_retrained_policies_is_stale(tmp_path):
     def policy(folder, **record):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "capo.json").write_text(json.dumps(record))
+        (folder / "capo.json").write_text(json.dumps({"adaptation": "full", **record}))
 
     recipe = load_recipe("shapes")
     run = StudyRun(Row("both", {}, None, ("a", "b")), 0, tmp_path, recipe)

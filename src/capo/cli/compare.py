@@ -19,7 +19,7 @@ finished runs."""
 EPILOG = """\b
 Examples:
   capo compare                           list the shipped studies
-  capo compare table2 --quick            check that everything runs, in minutes
+  capo compare table2 --quick            check that everything runs
   capo compare table2 --plan --gpu l40s  GPU hours of all runs
   capo compare table2                    run the study
   capo compare table2 --seeds 0          run one seed only

@@ -1,4 +1,4 @@
-"""Artifacts that are taken over from another run."""
+"""Artifacts that are reused from another run."""
 
 import json
 import os
@@ -17,7 +17,7 @@ SHARED = ["prompts", "samples", "scores/first", "scores/second", "scores/held-ou
 
 @pytest.fixture(autouse=True)
 def _fakes(monkeypatch):
-    fake_stages.install(monkeypatch.setitem, monkeypatch.setattr)
+    fake_stages.install(monkeypatch.setattr)
 
 
 def recipe(**train):
@@ -30,12 +30,12 @@ def run(directory, *donors, **train):
 
 
 def contents(directory):
-    """All that a run consists of, but for the clock."""
+    """All files of a run except its timings."""
     files = (p for p in directory.rglob("*") if p.is_file() and p.name != ".lock")
     return {p.relative_to(directory): p.read_bytes() for p in files if "timings" not in p.name}
 
 
-def test_what_was_made_from_the_same_is_linked_and_the_rest_is_made(tmp_path):
+def test_artifacts_with_equal_inputs_are_linked_and_the_rest_is_made(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     run(first)
     result = run(second, first, steps=5)
@@ -45,15 +45,15 @@ def test_what_was_made_from_the_same_is_linked_and_the_rest_is_made(tmp_path):
         assert (second / name).samefile(first / name)
     assert {s.state for s in pipeline.status(recipe(steps=5), second)} == {"done"}
     run(tmp_path / "alone", steps=5)
-    assert contents(second) == contents(tmp_path / "alone"), "as if nothing had been taken over"
+    assert contents(second) == contents(tmp_path / "alone"), "as if nothing had been reused"
     timings = Run(second).timings()
     assert timings["samples"]["shared"] == str(first)
     assert timings["samples"]["seconds"] == Run(first).timings()["samples"]["seconds"]
     assert "shared" not in timings["train"]
 
 
-def test_a_field_that_is_null_is_as_none(tmp_path):
-    """What was made before the recipe had the field is taken over too."""
+def test_a_null_field_equals_a_missing_one(tmp_path):
+    """Artifacts from before the recipe had the field are reused too."""
     first, second = tmp_path / "first", tmp_path / "second"
     run(first)
     for place in (first / "manifests").glob("samples*.json"):
@@ -93,7 +93,7 @@ def test_what_is_damaged_there_is_made_here(tmp_path, capsys, monkeypatch):
     damaged.write_bytes(bytes(len(damaged.read_bytes())))
     run(tmp_path / "second", tmp_path / "first")
     assert "samples" in fake_stages.calls
-    assert "samples: not taken over from" in capsys.readouterr().err
+    assert "samples: not reused from" in capsys.readouterr().err
     damaged.unlink()
     run(tmp_path / "third", tmp_path / "first")
     assert "samples" in fake_stages.calls
