@@ -32,7 +32,7 @@ def main() -> None:
         recipe = load_recipe(name, LORA)
         training = count_training(recipe)
         denoiser = training.reference.flops + training.policy.flops
-        work, weights = other_networks(recipe)
+        work, weights = beside(recipe)
         cells = (f"{denoiser / 1e12:.1f} T", f"{work / 1e12:.1f} T", f"{work / denoiser:.0%}")
         print("|", name, "|", " | ".join(cells), "|", f"{weights / 1e9:.1f} GB |")
 

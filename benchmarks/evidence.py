@@ -138,7 +138,7 @@ def short_table(results: Mapping[str, Any], paper: Mapping[str, str]) -> Iterato
     for row in results["rows"]:
         differences = compared.get(row["name"], {})
         cells = [_cell(row["measures"].get(m["name"]), m, differences.get(m["name"])) for m in measures]
-        mark = f"`{row['name']}`" + (" (the others' measure)" if row["name"] == results["against"] else "")
+        mark = f"`{row['name']}`" + (" (baseline)" if row["name"] == results["against"] else "")
         yield _line([mark, *([paper.get(row["name"], NONE)] if paper else []), *cells])
     chance = [_cell(results["null"][m["name"]], m, None) for m in measures]
     yield _line([NULL, *([""] if paper else []), *chance])
