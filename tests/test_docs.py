@@ -1,20 +1,17 @@
 """The pages agree with the code, the files and each other: links, commands, tables, numbers."""
 
-import inspect
 import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 from typer.main import get_command
 
 import capo
 from capo.cli import app
 from capo.pipeline.graph import steps_of
-from capo.recipe import RUNTIME, Recipe, load_recipe
+from capo.recipe import load_recipe
 from capo.shapes.checkpoint_paths import CHECKPOINTS
 
 ROOT = Path(__file__).parent.parent
@@ -54,36 +51,6 @@ def test_named_commands_and_tests_exist(name):
         assert command in known
     for file, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
         assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), test
-
-
-def sections():
-    """Section → its fields; the recipe's own fields are under the empty name."""
-    by_name = {"": {}}
-    for name, field in Recipe.model_fields.items():
-        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        section = next((k for k in kinds if inspect.isclass(k) and issubclass(k, BaseModel)), None)
-        if section is None:
-            by_name[""][name] = field
-        else:
-            by_name[name] = section.model_fields
-    return by_name
-
-
-@pytest.mark.parametrize("section", sections())
-def test_every_field_of_the_recipe_is_documented_with_its_default(section):
-    parts = re.split(r"^## (\w+)$", PAGES_BY_NAME["docs/reference/recipe.md"], flags=re.MULTILINE)
-    texts = {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
-    documented = {row[0].strip("`"): row[1:] for row in rows(texts[section]) if row[0].startswith("`")}
-    fields = sections()[section]
-    assert list(documented) == list(fields)
-    for name, field in fields.items():
-        default, text = documented[name][0], " ".join(documented[name][1:])
-        if field.default is PydanticUndefined:
-            assert default == "required", name
-        else:
-            expected = list(field.default) if isinstance(field.default, tuple) else field.default
-            assert yaml.safe_load(default.strip("`")) == expected, name
-        assert text.endswith("Speed only.") == (RUNTIME in field.metadata), name
 
 
 def test_inputs_of_artifacts_are_as_documented():

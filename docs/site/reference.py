@@ -1,10 +1,12 @@
 """mkdocs hook: adds the reference pages that are generated from the code, and the changelog.
 
-`mkdocs.yml` names this file under `hooks`. The pages exist only in the built site.
+`mkdocs.yml` names this file under `hooks`. The pages exist only in the built site. Run as a script, the file
+updates the tables of fields in `docs/reference/recipe.md`.
 """
 
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -33,7 +35,6 @@ def generated_pages() -> dict[str, str]:
     """The text of every generated page by its path in the documentation."""
     return {
         "reference/cli.md": cli_page(),
-        "reference/recipe-schema.md": recipe_page(),
         "reference/api.md": api_page(),
         "development/changes.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
     }
@@ -71,17 +72,28 @@ def _command(path: tuple[str, ...], command: Any) -> Iterator[str]:
         yield from ("```text", inspect.cleandoc(command.epilog), "```", "")
 
 
-def recipe_page() -> str:
-    """One table per section of the recipe: field, type and range, default, description."""
-    lines = ["# Recipe schema", "", "Generated from the code that validates recipes; [the recipe](recipe.md)"]
-    lines += ["explains the fields. Fields marked *speed only* never change a result.", ""]
+def recipe_page(text: str) -> str:
+    """`docs/reference/recipe.md` with the table under every heading made again from the code."""
+    parts = re.split(r"^(?=## )", text, flags=re.MULTILINE)
+    tables = recipe_tables()
+    headings = [re.match(r"## (\w+)$", part, re.MULTILINE) for part in parts]
+    names = [heading[1] if heading else "" for heading in headings]
+    if names != list(tables):
+        raise ValueError(f"the headings of the page must be {', '.join(tables)}")
+    table = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
+    return "".join(
+        table.sub(lambda _, n=name: tables[n], part, count=1) for name, part in zip(names, parts, strict=True)
+    )
+
+
+def recipe_tables() -> dict[str, str]:
+    """The table of fields of every section; the recipe's own fields are under the empty name."""
     sections = {name: _sections(field.annotation) for name, field in Recipe.model_fields.items()}
-    lines += _table(Recipe, [name for name, found in sections.items() if not found])
+    tables = {"": _table(Recipe, [name for name, found in sections.items() if not found])}
     for name, found in sections.items():
         for section in found:
-            lines += [f"## {name}", "", inspect.cleandoc(section.__doc__ or ""), ""]
-            lines += _table(section, list(section.model_fields))
-    return "\n".join(lines)
+            tables[name] = _table(section, list(section.model_fields))
+    return tables
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:
@@ -90,17 +102,17 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
     return [kind for kind in kinds if inspect.isclass(kind) and issubclass(kind, BaseModel)]
 
 
-def _table(section: type[BaseModel], names: list[str]) -> Iterator[str]:
+def _table(section: type[BaseModel], names: list[str]) -> str:
     schema = section.model_json_schema()
     required = schema.get("required", ())
-    yield from ("| field | type | default | description |", "|---|---|---|---|")
+    lines = ["| field | type | default | description |", "|---|---|---|---|"]
     for name in names:
         field = schema["properties"][name]
         default = "required" if name in required else f"`{json.dumps(field.get('default'))}`"
         runtime = RUNTIME in section.model_fields[name].metadata
         text = field.get("description", "") + (" *Speed only.*" if runtime else "")
-        yield f"| `{name}` | {_cell(_kind(field))} | {_cell(default)} | {_cell(text)} |"
-    yield ""
+        lines.append(f"| `{name}` | {_cell(_kind(field))} | {_cell(default)} | {_cell(text)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _kind(field: dict[str, Any]) -> str:
@@ -135,3 +147,8 @@ def api_page() -> str:
 def _cell(text: str) -> str:
     """`text` in one cell of a Markdown table."""
     return " ".join(text.replace("|", "\\|").split())
+
+
+if __name__ == "__main__":
+    page = ROOT / "docs/reference/recipe.md"
+    page.write_text(recipe_page(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -104,13 +104,16 @@ class StartSection(Section):
 
 
 class AdaptiveSection(Section):
-    """Samples in steps, until the pairs of a prompt are clear."""
+    """Samples in steps until the pairs of a prompt are clear."""
 
     first: int = Field(4, ge=2, description="Number of samples that every prompt gets first.")
     step: Positive = Field(4, description="Number of samples added to prompts whose pairs are not clear yet.")
     margin: float = Field(
         0.2, gt=0, le=1, description="Mean ΔR over the pairs of a prompt from which they count as clear."
     )
+
+
+_ADAPTIVE = AdaptiveSection()
 
 
 class GenerateSection(Section):
@@ -121,8 +124,9 @@ class GenerateSection(Section):
     )
     adaptive: AdaptiveSection | None = Field(
         None,
-        description="Fewer samples for prompts with clear pairs: a section with `first`, `step` and "
-        "`margin`. Every prompt gets `samples_per_prompt` if null.",
+        description=f"Fewer samples for prompts with clear pairs. Every prompt gets `first` "
+        f"({_ADAPTIVE.first}) samples, then `step` ({_ADAPTIVE.step}) more at a time until the mean ΔR of its "
+        f"pairs reaches `margin` ({_ADAPTIVE.margin}). Every prompt gets `samples_per_prompt` if null.",
     )
     scheduler: str = Field(
         "DDIMScheduler",
