@@ -125,8 +125,8 @@ class GenerateSection(Section):
     adaptive: AdaptiveSection | None = Field(
         None,
         description=f"Fewer samples for prompts with clear pairs. Every prompt gets `first` "
-        f"({_ADAPTIVE.first}) samples, then `step` ({_ADAPTIVE.step}) more at a time until the mean ΔR of its "
-        f"pairs reaches `margin` ({_ADAPTIVE.margin}). Every prompt gets `samples_per_prompt` if null.",
+        f"({_ADAPTIVE.first}) samples, then `step` ({_ADAPTIVE.step}) more at a time until the mean ΔR of "
+        f"its pairs reaches `margin` ({_ADAPTIVE.margin}). Every prompt gets `samples_per_prompt` if null.",
     )
     scheduler: str = Field(
         "DDIMScheduler",
