@@ -167,11 +167,9 @@ def test_samples_without_a_score_settle_nothing(tmp_path, sdxl, monkeypatch):
 
 def test_the_report_says_how_many_images_were_made(runs, tmp_path, sdxl):
     summary = {"samples": 20, "samples_at_most": 36, "prompts_by_samples": {"2": 5, "6": 1}}
-    told = facts.samples(recipe(tmp_path, sdxl), summary)
-    assert (
-        told
-        == "2 to 6, until pairs differ by 0.097: 20 of 36 images made (5 prompts with 2, 1 prompt with 6)"
-    )
+    text = facts.samples(recipe(tmp_path, sdxl), summary)
+    for numbers in ("2 to 6", "0.097", "20 of", "36 images", "5 prompts with 2", "1 prompt with 6"):
+        assert numbers in text
 
 
 def test_what_samples_depend_on():

@@ -20,7 +20,8 @@ from capo.prompts.table import read_prompts
 from capo.recipe import parse_recipe
 from capo.sampling.collect_prompts import collect
 from capo.sampling.generate import _check_later_shards, make_samples
-from capo.sampling.sampler import ImageRequest, sample_images
+from capo.sampling.image_request import ImageRequest
+from capo.sampling.sampler import sample_images
 from capo.store import Run, WorkspaceError
 from capo.store.step import Job
 
@@ -50,7 +51,14 @@ def sample(settings, family, artifact, texts, folder="", samples=4, **arguments)
     prompts = [make_prompt(text) for text in texts]
     keep_latents = arguments["keep_latents"]
     key = (arguments["seed_key"], settings.seed)
-    request = ImageRequest(prompts, samples, settings.generate, key, "test", keep_latents)
+    request = ImageRequest(
+        prompts=prompts,
+        samples=samples,
+        settings=settings.generate,
+        seed_key=key,
+        description="test",
+        keep_latents=keep_latents,
+    )
     sample_images(family, request, artifact, folder, arguments.get("waves"))
     rows = [row for table in read_samples(artifact, folder) for row in table.to_pylist()]
     if arguments["keep_latents"]:
@@ -228,7 +236,7 @@ def test_what_goes_wrong_leaves_whole_shards_and_no_thread(
     with pytest.raises(type(error)):
         sample(changed(settings, shard_prompts=2), family, artifact, texts)
     monkeypatch.undo()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("finisher")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("image-writer")]
     tables = list(read_samples(artifact))
     assert [len(table) for table in tables] == [8] * len(tables)
     assert 1 <= len(tables) <= 2

@@ -10,7 +10,8 @@ import torch
 
 from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
-from capo.sampling.sampler import ImageRequest, sample_images
+from capo.sampling.image_request import ImageRequest
+from capo.sampling.sampler import sample_images
 from capo.shapes.grammar import spec_of
 from capo.shapes.layout import scene_of
 from capo.shapes.scenes import draw
@@ -97,6 +98,12 @@ def test_the_base_is_sampled_as_the_reference_of_training_is(tmp_path, sdxl, tra
         policy = Policy(family, asked.train, asked.seed)
         with policy.reference():
             key = ("validation", asked.seed)
-            request = ImageRequest(validation_prompts(asked), 2, asked.generate, key, "again")
+            request = ImageRequest(
+                prompts=validation_prompts(asked),
+                samples=2,
+                settings=asked.generate,
+                seed_key=key,
+                description="again",
+            )
             sample_images(family, request, other)
         assert base.read_table("base/shard-00000.parquet") == other.read_table("shard-00000.parquet")

@@ -20,7 +20,8 @@ from capo.evaluation.candidates import Candidate
 from capo.images.evaluation_import import EvaluationImages, import_evaluation_images
 from capo.images.shard_files import shard_path
 from capo.prompts import Prompt
-from capo.sampling.sampler import ImageRequest, sample_images
+from capo.sampling.image_request import ImageRequest
+from capo.sampling.sampler import sample_images
 from capo.scoring.image_sets import ImageSet, score_image_sets
 from capo.scoring.judging import Judge, check_size, load_judge, verdicts
 from capo.store import Artifact

@@ -1,11 +1,12 @@
-"""Samples where they are needed: a prompt gets more of them until its pairs are clear.
+"""Adaptive sampling: a prompt gets more samples until its pairs are clear.
 
-The files are those of the generate stage. The images are among those that the full number would
-make; what of them was scored on the way is kept beside them, and not scored again.
+The files are those of stage `generate`, and the images are a subset of those that a fixed number of samples
+would give. The scores that decide when a prompt has enough are kept beside the images, so the score stage
+does not compute them again.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,8 +16,9 @@ from capo.images.sample_table import sample_table
 from capo.images.shard_builder import ShardBuilder
 from capo.images.shard_files import read_samples
 from capo.method.clear_pairs import has_clear_pairs
-from capo.pairing.selecting import make_pairs, selection_rule
-from capo.recipe import Recipe
+from capo.pairing.selecting import SelectionRule, make_pairs, selection_rule
+from capo.recipe import RewardSection
+from capo.recipe.sections import AdaptiveSection
 from capo.rewards import Scored, build_comparison, reject_negative
 from capo.sampling.generate import sample_prompts
 from capo.scoring.rater import ImageRows, Rater
@@ -24,68 +26,84 @@ from capo.store.step import Job
 
 
 def adaptive_samples(job: Job) -> None:
-    """Fill `samples/` with as many images of each prompt of the run as `generate.adaptive` asks for.
+    """Fill `samples/` with as many images of every prompt as `generate.adaptive` asks for.
 
     Raises what the score stage raises for a reward that cannot score.
     """
-    summary = sample_prompts(job, _Waves(job.recipe))
+    recipe = job.recipe
+    assert recipe.generate.adaptive is not None
+    rule = selection_rule(recipe.pairs, recipe.training_rewards)
+    scorer = WaveScorer(recipe.training_rewards, select_device(recipe.engine))
+    waves = AdaptiveWaves(recipe.generate.adaptive, recipe.generate.samples_per_prompt, scorer, rule)
+    summary = sample_prompts(job, waves)
     shards = read_samples(job.artifact, columns=["prompt_id"])
     counts = Counter(n for shard in shards for n in Counter(shard["prompt_id"].to_pylist()).values())
-    made = sum(samples * prompts for samples, prompts in counts.items())
-    by_samples = {str(samples): counts[samples] for samples in sorted(counts)}
     most = summary["samples"]
-    job.artifact.commit(
-        summary | {"samples": made, "samples_at_most": most, "prompts_by_samples": by_samples}
-    )
+    summary["samples"] = sum(samples * prompts for samples, prompts in counts.items())
+    by_samples = {str(samples): counts[samples] for samples in sorted(counts)}
+    job.artifact.commit(summary | {"samples_at_most": most, "prompts_by_samples": by_samples})
 
 
-class _Waves:
-    """What to make next of a shard: `first` samples of each prompt, then `step` more of the unsettled."""
+class WaveScorer:
+    """Scores the images of a shard that is being sampled by all training rewards, which stay loaded."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        assert recipe.generate.adaptive is not None
-        self._settings, self._most = recipe.generate.adaptive, recipe.generate.samples_per_prompt
-        device = select_device(recipe.engine)
-        self._raters = {s.name: Rater(s, device) for s in recipe.training_rewards}
-        self._comparisons = [build_comparison(s) for s in recipe.training_rewards]
-        self._rule = selection_rule(recipe.pairs, recipe.training_rewards)
+    def __init__(self, rewards: Sequence[RewardSection], device: torch.device) -> None:
+        self.comparisons = [build_comparison(section) for section in rewards]
+        self._raters = {section.name: Rater(section, device) for section in rewards}
 
-    def __call__(self, shard: ShardBuilder) -> Iterator[list[tuple[int, int]]]:
+    def begin(self, shard: ShardBuilder) -> None:
+        """Give a shard the columns for scores."""
         shard.scores = {name: [] for name in self._raters}
-        unsettled, made = np.arange(len(shard.prompts)), 0
-        scores = np.empty((len(unsettled), 0, len(self._raters)))
-        while len(unsettled) and made < self._most:
-            until = min(made + (self._settings.step if made else self._settings.first), self._most)
-            yield [(int(prompt), sample) for prompt in unsettled for sample in range(made, until)]
-            if until < self._most:
-                fresh = self._score(shard).reshape(len(unsettled), until - made, -1)
-                scores = np.concatenate([scores, fresh], axis=1)
-                settled = self._settled(scores)
-                unsettled, scores = unsettled[~settled], scores[~settled]
-            made = until
 
-    def _score(self, shard: ShardBuilder) -> np.ndarray:
-        """The scores [rows, L] of the rows that were not scored yet, NaN where missing."""
+    def score(self, shard: ShardBuilder) -> np.ndarray:
+        """Score the rows that have no scores yet and keep the scores in `shard`.
+
+        Returns [rows, L], NaN where a score is missing. Raises `RewardError` for a negative score that the
+        reward's comparison cannot take.
+        """
         start = len(next(iter(shard.scores.values())))
         rows = shard.rows[start:]
         prompts = [shard.prompts[row.prompt] for row in rows]
-        keys = [prompt.prompt_id for prompt in prompts], [row.sample for row in rows]
+        ids, samples = [prompt.prompt_id for prompt in prompts], [row.sample for row in rows]
         images = ImageRows(sample_table({}, shard.files()[start:]), [prompt.text for prompt in prompts])
         columns = []
-        for (name, rater), comparison in zip(self._raters.items(), self._comparisons, strict=True):
+        for (name, rater), comparison in zip(self._raters.items(), self.comparisons, strict=True):
             scored = rater.score(images, rater.cached(images))
-            shard.scores[name] += scored
             columns.append(_values(scored))
-            reject_negative(name, comparison, columns[-1], *keys)
+            reject_negative(name, comparison, columns[-1], ids, samples)
+            shard.scores[name] += scored
         return np.stack(columns, axis=-1)
 
-    def _settled(self, scores: np.ndarray) -> np.ndarray:
-        """Which prompts [P], of scores [P, n, L], have pairs that are clear."""
-        pairs = make_pairs(scores, self._comparisons, self._rule)
+
+class AdaptiveWaves:
+    """What to sample next of a shard: `first` samples of all prompts, then `step` more of unclear ones."""
+
+    def __init__(self, settings: AdaptiveSection, most: int, scorer: WaveScorer, rule: SelectionRule) -> None:
+        """`most` is the largest number of samples of a prompt."""
+        self._settings, self._most, self._scorer, self._rule = settings, most, scorer, rule
+
+    def __call__(self, shard: ShardBuilder) -> Iterator[list[tuple[int, int]]]:
+        """Yield waves; every wave must be sampled before the next one is requested."""
+        self._scorer.begin(shard)
+        unclear, made = np.arange(len(shard.prompts)), 0
+        scores = np.empty((len(unclear), 0, len(self._scorer.comparisons)))
+        while len(unclear) and made < self._most:
+            until = min(made + (self._settings.step if made else self._settings.first), self._most)
+            yield [(int(prompt), sample) for prompt in unclear for sample in range(made, until)]
+            if until < self._most:
+                wave = self._scorer.score(shard).reshape(len(unclear), until - made, -1)
+                scores = np.concatenate([scores, wave], axis=1)
+                clear = self._clear(scores)
+                unclear, scores = unclear[~clear], scores[~clear]
+            made = until
+
+    def _clear(self, scores: np.ndarray) -> np.ndarray:
+        """Whether the pairs of every prompt are clear [P], given scores [P, n, L]."""
+        pairs = make_pairs(scores, self._scorer.comparisons, self._rule)
         chosen, rejected = torch.from_numpy(pairs.chosen), torch.from_numpy(pairs.rejected)
         combined = torch.from_numpy(pairs.combined)
         return has_clear_pairs(chosen, rejected, combined, self._settings.margin).numpy()
 
 
-def _values(scored: list[Scored]) -> np.ndarray:
-    return np.array([np.nan if each.score is None else each.score for each in scored])
+def _values(scored: Sequence[Scored]) -> np.ndarray:
+    return np.array([np.nan if row.score is None else row.score for row in scored])

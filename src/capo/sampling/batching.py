@@ -1,4 +1,4 @@
-"""How many images are sampled at once: as the recipe says, or as many as fit into memory."""
+"""The number of images sampled at once: the one in the recipe, or as many as fit into memory."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from capo.diffusion.family import Family
 
 MOST_POSITIONS = 1 << 20
-"""Latent positions (pixels of latents) of a batch at most: 64 images of 1024²; more gain no speed."""
+"""The most latent positions (pixels of latents) in a batch: 64 images of 1024². More are no faster."""
 
 BYTES_A_POSITION = 80 * 1024
-"""Memory that sampling takes for a latent position on a CPU, at most. In float32 with guidance
-`capo plan` counts 39 KiB for SDXL and 40 for SD3, 51 for FLUX.1-dev, 63 for SD3.5-large, 65 for SD 1.5."""
+"""An upper bound of the memory that sampling on a CPU takes per latent position. In float32 with guidance
+`capo plan` counts 39 KiB for SDXL, 40 for SD3, 51 for FLUX.1-dev, 63 for SD3.5-large, and 65 for SD 1.5."""
 
 _fitting: "WeakKeyDictionary[Family, int]" = WeakKeyDictionary()
-"""The batch that was found to fit, for the next time the same model makes images."""
+"""The batch size that fit, for the next time the same model makes images."""
 
 
 def in_batches(
     rows: int, family: "Family", settings: GenerateSection, sample: "Callable[[range], Tensor]"
 ) -> "Iterator[Tensor]":
-    """What `sample` makes of 0, 1, ..., `rows` - 1, a batch at a time and in order.
+    """Call `sample` on consecutive batches of the row numbers below `rows`, and yield what it returns.
 
-    Without `generate.batch_size` a batch that does not fit into an accelerator's memory is tried
-    again in halves, and so are all after it. Raises `RuntimeError` when a given size, or one image,
-    does not fit.
+    Without `generate.batch_size`, a batch that does not fit into an accelerator's memory is halved and
+    retried, and later batches keep the smaller size. Raises `RuntimeError` when the size in the recipe, or a
+    single image, does not fit.
     """
     import torch
 
@@ -45,20 +45,20 @@ def in_batches(
         except torch.OutOfMemoryError as error:
             if settings.batch_size is not None or len(batch) == 1:
                 raise _too_large(len(batch), settings) from error
-        if latents is None:  # after the handler, whose error holds the tensors of the failed attempt
+        if latents is None:  # outside the handler, whose exception holds the tensors of the failed attempt
             release_memory()
             _fitting[family] = len(batch) // 2
-            say(f"{len(batch)} images do not fit into memory at once; going on with {len(batch) // 2}")
+            say(f"{len(batch)} images at once do not fit into memory; continuing with {len(batch) // 2}")
             continue
         yield latents
         start = batch.stop
 
 
 def _first_try(family: "Family", settings: GenerateSection) -> int:
-    """The largest batch worth trying; on a CPU, which would swap or be killed, one that surely fits.
+    """The largest batch worth trying; on a CPU, where too large a batch swaps, one that certainly fits.
 
-    It depends on the memory that a machine has, not on what is free at the moment: two runs on one
-    machine make the same batches, and so the same bits.
+    It depends on the machine's total memory, not on what is free now: two runs on one machine make the same
+    batches, and so the same bits.
     """
     _, height, width = family.latent_shape(settings)
     positions = MOST_POSITIONS
@@ -70,8 +70,8 @@ def _first_try(family: "Family", settings: GenerateSection) -> int:
 def _too_large(images: int, settings: GenerateSection) -> RuntimeError:
     if images > 1:
         return RuntimeError(
-            f"the device ran out of memory with generate.batch_size {settings.batch_size}; lower it, or set "
-            "it to null to have it found, and give the same command again: what is finished is kept"
+            f"the device ran out of memory with generate.batch_size {settings.batch_size}; lower it, "
+            "or set it to null to try smaller sizes, and rerun the same command to resume"
         )
     return RuntimeError(
         "the device ran out of memory with a single image; lower generate.height and generate.width, or set "

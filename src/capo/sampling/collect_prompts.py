@@ -1,4 +1,4 @@
-"""Stage `prompts`: the prompts that samples are made for."""
+"""Stage `prompts`: collect the prompts to sample for."""
 
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ def steps(recipe: Recipe) -> list[Step]:
 
 
 def collect(job: Job) -> None:
-    """Write `prompts.parquet`: each text once, or the captions of existing images."""
+    """Write `prompts.parquet`: distinct prompts, or the captions of existing images."""
     from capo.prompts import collect_prompts
     from capo.prompts.table import prompt_table
 
@@ -43,7 +43,7 @@ def _captions(images: ImagesSection, count: int | None, seed: int, artifact: "Ar
     ids = [entry.prompt.prompt_id for entry in source.entries]
     if count is not None and count > len(ids):
         raise ImagesError(f"prompts.count is {count}, but the images have only {len(ids)} prompts")
-    drawn = set(sorted(ids, key=lambda each: stable_seed("prompts", seed, each))[:count])
+    drawn = set(sorted(ids, key=lambda prompt_id: stable_seed("prompts", seed, prompt_id))[:count])
     kept = [entry for entry in source.entries if entry.prompt.prompt_id in drawn]
     artifact.write_table("prompts.parquet", prompt_table([entry.prompt for entry in kept]))
     summary = {"prompts": len(kept), "images": sum(len(entry.images) for entry in kept)}

@@ -1,7 +1,7 @@
-"""Stage `generate`: N samples of every prompt, and what training needs of them.
+"""Stage `generate`: samples of every prompt, and what training needs of them.
 
-The base model makes them (in a further round, the policy of the round before), either N of every prompt
-or as many as its pairs need; or they are images that exist already.
+The base model makes them, or in a further round the policy of the previous round: N of every prompt, or as
+many as its pairs need. Existing images can take their place.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ def sampling_inputs(section: GenerateSection) -> dict[str, Any]:
 
 
 def _adaptive_inputs(recipe: Recipe) -> dict[str, Any]:
-    """What decides when a prompt has enough samples: the rewards, and how they make pairs."""
+    """The part of a fingerprint that decides when a prompt has enough samples: rewards and selection."""
     if recipe.generate.adaptive is None:
         return {}
     from capo.pairing.pair import pair_inputs
@@ -67,7 +67,8 @@ def sample_prompts(job: Job, waves: "Waves | None" = None) -> dict[str, Any]:
     from capo.diffusion.policy import load_policy
     from capo.engine.device import select_device
     from capo.prompts.table import read_prompts
-    from capo.sampling.sampler import ImageRequest, sample_images
+    from capo.sampling.image_request import ImageRequest
+    from capo.sampling.sampler import sample_images
     from capo.scoring.previous_round import find_previous_round
 
     recipe, seed = job.recipe, job.recipe.seed
@@ -96,9 +97,9 @@ def sample_prompts(job: Job, waves: "Waves | None" = None) -> dict[str, Any]:
 
 
 def _check_later_shards(recipe: Recipe, family: "Family") -> None:
-    """Reject now what validation and evaluation would: another `shard_prompts` makes the samples again."""
+    """Raise now if validation or evaluation would reject a shard: its fix makes the samples stale."""
     from capo.images.disk_space import check_shard
-    from capo.sampling.sampler import image_bytes
+    from capo.sampling.disk_forecast import image_bytes
 
     later = [(recipe.evaluate.prompts, recipe.evaluate.samples_per_prompt)]
     if recipe.train.validation_prompts is not None:

@@ -1,4 +1,4 @@
-"""Latents to image files, in a thread beside the sampling of the next ones."""
+"""Turn latents into image files, in a thread of its own while the next latents are sampled."""
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from capo.diffusion.family import Family
 
 
-class Finisher:
-    """Decodes and encodes batches in the order they are submitted, one at a time.
+class ImageWriter:
+    """Decodes and encodes batches of latents, one at a time and in the order they are submitted.
 
-    Sampling and decoding share a CUDA stream: with one each, the device would hold the memory of
-    both apart, and work no faster. What is gained is that it never waits for image files.
+    Sampling and decoding share a CUDA stream: separate streams would need separate memory and be no faster.
+    The gain is that the device never waits for image files to be encoded.
     """
 
     def __init__(self, family: "Family", image_format: str) -> None:
         self.sampling = threading.Lock()
-        """To be held while a batch is sampled: what decodes alone waits for it."""
+        """Held while a batch is sampled; decoding that needs the device to itself waits for it."""
         self._family = family
         self._image_format = image_format
-        self._thread = ThreadPoolExecutor(1, "finisher")
+        self._thread = ThreadPoolExecutor(1, "image-writer")
         self._failed: BaseException | None = None
 
     def __enter__(self) -> Self:
@@ -39,12 +39,15 @@ class Finisher:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def submit(self, latents: "Tensor") -> "Future[list[bytes]]":
-        """The files of latents [B, C, H, W] on the CPU, soon; raises what an earlier batch failed with."""
+        """Queue latents [B, C, H, W] on the CPU; the future returns their image files.
+
+        Raises the error of an earlier batch, if one failed.
+        """
         if self._failed is not None:
             raise self._failed
-        return self._thread.submit(self._finish, latents)
+        return self._thread.submit(self._encode, latents)
 
-    def _finish(self, latents: "Tensor") -> list[bytes]:
+    def _encode(self, latents: "Tensor") -> list[bytes]:
         try:
             images = self._decode(latents)
             return [encode_image(image, self._image_format) for image in images]
@@ -59,7 +62,7 @@ class Finisher:
             return self._family.decode(latents)
         except torch.OutOfMemoryError:
             pass
-        # Alone on the device, and an image at a time.
+        # Retry with the device to itself, one image at a time.
         with self.sampling, explain_out_of_memory("generate.height and generate.width"):
             release_memory()
             return [image for one in latents.split(1) for image in self._family.decode(one)]

@@ -22,7 +22,8 @@ from capo.diffusion.policy import widen
 from capo.engine.device import select_device
 from capo.prompts import Prompt, load_prompts
 from capo.recipe import Recipe
-from capo.sampling.sampler import ImageRequest, sample_images
+from capo.sampling.image_request import ImageRequest
+from capo.sampling.sampler import sample_images
 from capo.scoring.image_sets import ImageSet, score_image_sets
 from capo.scoring.judging import can_judge, check_size, load_judge, verdicts
 from capo.scoring.prompt_win_rates import present, prompt_error, prompt_win_rates

@@ -12,7 +12,8 @@ from capo.diffusion.family import Family
 from capo.engine.seeds import initial_noise
 from capo.images.encoding import ENCODINGS, encode_image
 from capo.recipe import GenerateSection, Recipe
-from capo.sampling.sampler import ImageRequest, sample_images
+from capo.sampling.image_request import ImageRequest
+from capo.sampling.sampler import sample_images
 from capo.store import Run
 
 
@@ -44,8 +45,14 @@ def _stage(subject: Subject, recipe: Recipe) -> Iterator[Work]:
     with Run.open(subject.folder / "run", recipe) as run:
         artifact = run.artifact("samples")
         artifact.begin({}, force=True)
-        samples, key = recipe.generate.samples_per_prompt, ("sample", recipe.seed)
-        request = ImageRequest(prompt, samples, recipe.generate, key, "generate", keep_latents=True)
+        request = ImageRequest(
+            prompts=prompt,
+            samples=recipe.generate.samples_per_prompt,
+            settings=recipe.generate,
+            seed_key=("sample", recipe.seed),
+            description="generate",
+            keep_latents=True,
+        )
         batch = recipe.generate.batch_size
         yield lambda: sample_images(family, request, artifact, f"{batch}-{next(folders)}")
 

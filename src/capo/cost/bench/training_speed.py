@@ -20,7 +20,8 @@ from capo.images.shard_files import read_samples
 from capo.pairing.training_pairs import PromptPairs
 from capo.prompts import Prompt
 from capo.recipe import Recipe
-from capo.sampling.sampler import ImageRequest, sample_images
+from capo.sampling.image_request import ImageRequest
+from capo.sampling.sampler import sample_images
 from capo.store import Artifact, Run
 from capo.training.batches import Batches
 from capo.training.sample_files import Samples
@@ -109,7 +110,12 @@ def training_data(subject: Subject, recipe: Recipe, count: int) -> Iterator[Data
         data = Data(prompts(count), run.artifact("samples"))
         data.artifact.begin({})
         request = ImageRequest(
-            data.prompts, 2, recipe.generate, ("sample", recipe.seed), "images to train on", keep_latents=True
+            prompts=data.prompts,
+            samples=2,
+            settings=recipe.generate,
+            seed_key=("sample", recipe.seed),
+            description="images to train on",
+            keep_latents=True,
         )
         sample_images(subject.family(recipe.model), request, data.artifact)
         data.artifact.commit()
