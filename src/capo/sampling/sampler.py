@@ -44,9 +44,9 @@ def sample_images(
 ) -> None:
     """Write the missing shards of the requested images into `folder` of `artifact`.
 
-    `waves` may ask for fewer samples of a prompt: it yields what to sample next, shard by shard, after
-    it has seen the previous wave. Raises, before sampling, `WorkspaceError` when the disk is clearly too small, and
-    `ValueError` when a shard would be too large to be read back.
+    `waves` may ask for fewer samples of a prompt: it yields what to sample next, shard by shard, after it
+    has seen the previous wave. Raises, before sampling, `WorkspaceError` when the disk is clearly too small,
+    and `ValueError` when a shard would be too large to be read back.
     """
     missing = {n: part for n, part in request.shards().items() if not artifact.has(shard_path(folder, n))}
     count = sum(map(len, missing.values()))
