@@ -329,7 +329,7 @@ def test_held_out_rewards_need_no_comparison(world):
     run, recipe, _, _ = world
     artifact = make(run, recipe, name="free", source="function_rewards:undeclared", use="evaluate")
     assert artifact.summary["comparison"] is None
-    with pytest.raises(RewardError, match="does not say how its scores compare"):
+    with pytest.raises(RewardError, match="how its scores compare"):
         make(run, recipe, name="bound", source="function_rewards:undeclared")
 
 

@@ -18,7 +18,7 @@ from capo.images.shard_files import read_samples
 from capo.method.clear_pairs import has_clear_pairs
 from capo.pairing.selecting import SelectionRule, make_pairs, selection_rule
 from capo.recipe import RewardSection
-from capo.recipe.sections import AdaptiveSection
+from capo.recipe.sample_sections import AdaptiveSection
 from capo.rewards import Scored, build_comparison, reject_negative
 from capo.sampling.generate import sample_prompts
 from capo.scoring.rater import ImageRows, Rater
