@@ -99,19 +99,21 @@ class ServerReward:
         return self._record.truncated(prompts)
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> "HttpReply":
-        """Return a reply that is not BUSY, after retries.
+        """Return a reply that is not BUSY, after retries; slow failures are retried for one timeout at most.
 
-        A timeout is not retried: the server goes on with the batch, and the same one would wait behind it.
+        A timeout is not retried: the server still works on the batch, and the same one would wait behind it.
         """
+        last_start = time.monotonic() + self.timeout + sum(WAITS)
         for wait in (*WAITS, None):
             problem = self._try(method, path, body)
             if not isinstance(problem, str):
                 return problem
-            if wait is not None:
-                time.sleep(wait)
+            if wait is None or time.monotonic() + wait > last_start:
+                break
+            time.sleep(wait)
         raise TransientError(
-            f"reward {self.name!r}: {self._url} {problem}, even after {len(WAITS)} retries; start its server "
-            "again, then rerun the same command to resume"
+            f"reward {self.name!r}: {self._url} {problem}, even after retries; start its server again, "
+            "then rerun the same command to resume"
         )
 
     def _try(self, method: str, path: str, body: bytes | None) -> "HttpReply | str":

@@ -98,7 +98,7 @@ class RewardService:
                 raise HTTPException(503, "too many requests are waiting; try again later")
             self.in_line += 1
             try:
-                return JSONResponse(await self._answer(bytes(body)))
+                return JSONResponse(await self._answer(body))
             finally:
                 self.in_line -= 1
         finally:
@@ -121,7 +121,7 @@ class RewardService:
         except ClientDisconnect:
             raise HTTPException(400, "the client is gone") from None
 
-    async def _answer(self, body: bytes) -> dict[str, Any]:
+    async def _answer(self, body: bytearray) -> dict[str, Any]:
         try:
             images, prompts = await run_in_threadpool(_parse, body)
         except (ValueError, RecursionError) as error:
@@ -152,7 +152,7 @@ class RewardService:
             raise HTTPException(status, f"{type(error).__name__}: {error}") from error
 
 
-def _parse(body: bytes) -> tuple[list[bytes], list[str]]:
+def _parse(body: bytearray) -> tuple[list[bytes], list[str]]:
     """Return image files and prompts; too many pixels are rejected before any image is decoded."""
     files, prompts = wire.decode_request(json.loads(body))
     pixels = sum(map(_pixels, files))
