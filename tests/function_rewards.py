@@ -1,4 +1,4 @@
-"""Rewards of a user's own, good and bad, for tests that name them by import path."""
+"""Function rewards, good and bad, for tests that name them by import path."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ def redness(images, prompts):
 
 
 def contrast(images, prompts):
-    """Looks at the prompt too, as rewards do."""
+    """Depends on the prompt too."""
     return [float(np.asarray(i).std()) + len(p) for i, p in zip(images, prompts, strict=True)]
 
 
@@ -23,7 +23,7 @@ def negative(images, prompts):
 
 
 def gappy(images, prompts):
-    """No score for images whose first pixel is dark, an exception for those where it is very red."""
+    """Gives no score if the first pixel is dark, and raises if it is very red."""
     scores = redness(images, prompts)
     for i, image in enumerate(images):
         red = image.getpixel((0, 0))[0]
@@ -50,7 +50,7 @@ eaten = []
 
 
 def hungry(images, prompts):
-    """Out of memory once."""
+    """Runs out of memory on the first call."""
     if not eaten:
         eaten.append(len(images))
         raise MemoryError

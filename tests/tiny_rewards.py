@@ -1,4 +1,4 @@
-"""Tiny reward checkpoints with random weights, every part real, one an architecture."""
+"""Tiny reward checkpoints with random weights, one per architecture, with every part real."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ VQA_WORDS = (
 
 
 def clip(folder: Path, seed: int = 0) -> Path:
-    """A CLIP model whose logits spread over several units, as PickScore's do."""
+    """A CLIP model whose logits vary by several units, like those of PickScore."""
     tokenizer = clip_tokenizer()
     config = CLIPConfig(
         text_config=text_config(tokenizer).to_dict(),
@@ -54,7 +54,7 @@ def rater(folder: Path, seed: int = 0, labels: int = 1) -> Path:
 
 
 def vqa(folder: Path, seed: int = 0, chat_template: str | None = None) -> Path:
-    """A Llava model over a vocabulary of whole words."""
+    """A LLaVA model with a vocabulary of whole words."""
     vocabulary = {word: i for i, word in enumerate(VQA_WORDS.split())}
     LlavaProcessor(
         image_processor=_image_processor(),
@@ -87,7 +87,7 @@ def vqa(folder: Path, seed: int = 0, chat_template: str | None = None) -> Path:
 
 
 def decoder_vqa(folder: Path, seed: int = 0) -> Path:
-    """A vision encoder with a text decoder, over a vocabulary of whole words."""
+    """A vision encoder with a text decoder and a vocabulary of whole words."""
     vocabulary = {word: i for i, word in enumerate(VQA_WORDS.split())}
     tokenizer = _word_tokenizer(vocabulary, [])
     tokenizer.model_max_length = 32
@@ -109,7 +109,7 @@ def decoder_vqa(folder: Path, seed: int = 0) -> Path:
 
 
 def qwen(folder: Path, seed: int = 0) -> Path:
-    """A Qwen2.5-VL model: its processor has a video part, its positions are three-dimensional."""
+    """A Qwen2.5-VL model, whose processor has a video part and whose positions are three-dimensional."""
     words = [*VQA_WORDS.split(), "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
     vocabulary = {word: i for i, word in enumerate(dict.fromkeys(words))}
     tokenizer = _word_tokenizer(vocabulary, words[-4:])
@@ -167,7 +167,7 @@ def _save(architecture: type, config: object, folder: Path, seed: int) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = architecture(config).eval()
-        # The default spread makes such small models answer almost the same to everything.
+        # With the default standard deviation, such small models answer everything alike.
         for name, weight in model.named_parameters():
             if weight.ndim > 1 and "norm" not in name:
                 torch.nn.init.normal_(weight, std=0.5)

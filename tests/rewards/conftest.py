@@ -2,24 +2,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import tiny_clip_kin
+import tiny_clip_rewards
 import tiny_rewards
 
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
-    """Folders of one checkpoint an architecture."""
+    """One checkpoint folder per architecture."""
     root = tmp_path_factory.mktemp("rewards")
     return {
         "clip": tiny_rewards.clip(root / "clip"),
         "vqa": tiny_rewards.vqa(root / "vqa"),
         "decoder": tiny_rewards.decoder_vqa(root / "decoder"),
         "aesthetic": tiny_rewards.rater(root / "rater"),
-        "hpsv2": tiny_clip_kin.open_clip(root / "hpsv2"),
-        "mps": tiny_clip_kin.mps(root / "mps"),
-        "clipscore": tiny_clip_kin.tower(root / "clipscore"),
-        "laion": tiny_clip_kin.laion(root / "laion"),
-        "siglip": tiny_clip_kin.siglip(root / "siglip"),
+        "hpsv2": tiny_clip_rewards.open_clip(root / "hpsv2"),
+        "mps": tiny_clip_rewards.mps(root / "mps"),
+        "clipscore": tiny_clip_rewards.tower(root / "clipscore"),
+        "laion": tiny_clip_rewards.laion(root / "laion"),
+        "siglip": tiny_clip_rewards.siglip(root / "siglip"),
     }
 
 

@@ -1,4 +1,4 @@
-"""The page on adding a reward does what it says."""
+"""The examples of the page on adding a reward work as it says."""
 
 import re
 import sys
@@ -26,7 +26,7 @@ def blocks(language):
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A folder with the page's module, being the current directory."""
+    """A current directory that contains the page's modules."""
     function, program = blocks("python")
     (tmp_path / "my_rewards.py").write_text(function)
     (tmp_path / "width.py").write_text(program)
@@ -34,12 +34,12 @@ def own(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_its_code_is_ten_lines():
+def test_the_function_takes_ten_lines():
     code, _ = blocks("python")
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
 
 
-def test_its_reward_scores_a_run(own):
+def test_the_function_scores_a_run(own):
     rewards = yaml.safe_load(blocks("yaml")[0])["rewards"]
     recipe = tiny_run.recipe(rewards)
     prompts = tiny_run.prompts(4)
@@ -53,7 +53,7 @@ def test_its_reward_scores_a_run(own):
             assert row["score"] == pytest.approx(image[..., 0].mean() - image[..., 2].mean())
 
 
-def test_the_temperature_is_what_wins_73_of_100(own):
+def test_the_temperature_is_the_difference_that_wins_73_percent(own):
     import torch
 
     section = RewardSection(name="warmth", source="my_rewards:warmth")
@@ -61,14 +61,14 @@ def test_the_temperature_is_what_wins_73_of_100(own):
     assert load_reward(section, "cpu").score([Image.new("RGB", (2, 2), "red")], ["a"]) == [1.0]
 
 
-def test_its_program_scores(own, monkeypatch):
+def test_the_program_scores(own, monkeypatch):
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
     section = RewardSection(**yaml.safe_load(blocks("yaml")[2])["rewards"][0])
     assert load_reward(section, "cpu").score([Image.new("RGB", (6, 2))], ["a"]) == [3.0]
     assert build_comparison(section) == BradleyTerry(0.1)
 
 
-def test_its_recipes_are_valid():
+def test_the_recipes_are_valid():
     for text in blocks("yaml"):
         assert tiny_run.recipe(yaml.safe_load(text)["rewards"]).rewards
     (inline,) = re.findall(r"`(\{name: warmth.*comparison.*\})`", PAGE.read_text(encoding="utf-8"))

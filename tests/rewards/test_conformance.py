@@ -1,4 +1,4 @@
-"""What every shipped architecture must keep to, whatever its weights."""
+"""The check of a reward, and that every basic architecture passes it with any weights."""
 
 import re
 
@@ -34,7 +34,7 @@ def reward(request, checkpoints):
     return load_reward(section, "cpu")
 
 
-def test_returns_float64_one_a_pair_that_differ(reward, images, prompts):
+def test_returns_one_different_float64_per_image(reward, images, prompts):
     scores = reward.score(images, prompts)
     assert scores.dtype == np.float64
     assert scores.shape == (6,)
@@ -47,58 +47,58 @@ def test_conforms(reward, images, prompts):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "LA", "1", "CMYK", "I;16"])
-def test_takes_images_of_any_mode(reward, images, mode):
+def test_accepts_images_of_any_mode(reward, images, mode):
     image = images[0].convert("L").convert(mode) if mode == "I;16" else images[0].convert(mode)
     assert np.isfinite(reward.score([image], ["a red circle"])).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (2000, 1500)])
-def test_takes_tiny_and_huge_images(reward, size):
+def test_accepts_tiny_and_huge_images(reward, size):
     assert np.isfinite(reward.score([Image.new("RGB", size, "teal")], ["a red circle"])).all()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_declared_comparison_needs_no_weights(architecture):
+def test_the_declared_comparison_needs_no_weights(architecture):
     section = RewardSection(name=ARCHITECTURES[architecture], checkpoint="some/repository")
     assert callable(build_comparison(section))
 
 
-def test_checkpoints_are_built_alike(tmp_path):
-    """The helper is deterministic, or the tests above would not be."""
+def test_tiny_checkpoints_are_reproducible(tmp_path):
+    """Otherwise the tests above would not be deterministic."""
     first, second = (tiny_rewards.clip(tmp_path / name) for name in "ab")
     assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
 
 
-# That the check notices.
+# Rewards that break one rule.
 
 
-class Wrong:
-    """Scores by the mean, and one thing is wrong with it."""
+class Faulty:
+    """Scores by brightness, with one fault."""
 
-    name = "wrong"
+    name = "faulty"
     comparison = BradleyTerry()
 
-    def __init__(self, **wrong):
+    def __init__(self, **fault):
         self.calls = 0
-        self.wrong = wrong
-        if "comparison" in wrong:
-            self.comparison = wrong["comparison"]
-        self.range = wrong.get("range")
+        self.fault = fault
+        if "comparison" in fault:
+            self.comparison = fault["comparison"]
+        self.range = fault.get("range")
 
     def score(self, images, prompts):
         self.calls += 1
         means = np.array([np.asarray(image).mean() / 255 for image in images])
-        return self.wrong["score"](self, means, prompts) if "score" in self.wrong else means
+        return self.fault["score"](self, means, prompts) if "score" in self.fault else means
 
 
-def refuse_empty(self, means, prompts):
+def reject_empty(self, means, prompts):
     if "" in prompts:
         raise ValueError("no prompt")
     return means
 
 
 @pytest.mark.parametrize(
-    ("wrong", "what", "problem"),
+    ("fault", "what", "problem"),
     [
         ({"score": lambda r, m, p: m[:, None]}, "returns one number per image", r"got shape \(6, 1\)"),
         ({"score": lambda r, m, p: m[:-1]}, "returns one number per image", r"got shape \(5,\)"),
@@ -106,7 +106,7 @@ def refuse_empty(self, means, prompts):
         ({"score": lambda r, m, p: m + r.calls}, "returns the same numbers on a second call", "image 1"),
         ({"score": lambda r, m, p: m - m.mean()}, "scores an image the same in a batch and alone", "image 1"),
         ({"score": lambda r, m, p: m + np.arange(len(m))}, "scores an image the same in any order", "image"),
-        ({"score": refuse_empty}, "accepts an empty prompt", "ValueError: no prompt"),
+        ({"score": reject_empty}, "accepts an empty prompt", "ValueError: no prompt"),
         ({"range": (0.6, 1.0)}, "stays within its declared range", "is outside 0.6 to 1"),
         (
             {"score": lambda r, m, p: -m, "comparison": PowerRatio()},
@@ -127,21 +127,21 @@ def refuse_empty(self, means, prompts):
         ({"comparison": lambda a: a}, "declares how its scores compare", "TypeError"),
     ],
 )
-def test_what_does_not_conform_is_told(images, prompts, wrong, what, problem):
-    report = check_reward(Wrong(**wrong), images, prompts)
+def test_a_broken_rule_is_reported(images, prompts, fault, what, problem):
+    report = check_reward(Faulty(**fault), images, prompts)
     assert not report.passed
-    found = {check.what: check.problem for check in report.checks}
-    assert re.search(problem, found[what])
+    problems = {check.what: check.problem for check in report.checks}
+    assert re.search(problem, problems[what])
 
 
-def test_a_reward_may_depend_on_its_batch_as_little_as_half_precision_makes_it(images, prompts):
+def test_a_batch_may_change_scores_within_half_precision(images, prompts):
     def rounded(self, means, prompts):
         return means + 1e-4 * np.ptp(means) * len(means)
 
-    assert check_reward(Wrong(score=rounded), images, prompts).passed
+    assert check_reward(Faulty(score=rounded), images, prompts).passed
 
 
-def test_samples_are_the_same_every_time():
+def test_trial_images_are_the_same_on_every_call():
     first, second = trial_images(), trial_images()
     assert first[1] == second[1]
     assert [image.tobytes() for image in first[0]] == [image.tobytes() for image in second[0]]

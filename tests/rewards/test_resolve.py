@@ -31,7 +31,7 @@ def section(source, **fields):
 
 @pytest.fixture
 def clip(checkpoints, tmp_path):
-    """A copy of the CLIP checkpoint, to be spoiled."""
+    """A copy of the CLIP checkpoint that a test may damage."""
     return shutil.copytree(checkpoints["clip"], tmp_path / "clip")
 
 
@@ -42,11 +42,11 @@ def load(folder):
 # Identity.
 
 
-def test_a_name_alone_is_its_source():
+def test_the_name_is_the_default_source():
     assert reward_identity(RewardSection(name="pickscore")) == reward_identity(section("pickscore"))
 
 
-def test_identity_of_hub_weights_is_id_and_revision():
+def test_the_identity_of_hub_weights_is_id_and_revision():
     assert reward_identity(section("pickscore", checkpoint="me/model@v2")) == "ClipPreference me/model@v2"
     assert reward_identity(section("vqascore", checkpoint="me/model")) == "VqaScore me/model@main"
     assert reward_identity(section("pickscore")).split() == [
@@ -56,7 +56,7 @@ def test_identity_of_hub_weights_is_id_and_revision():
     ]
 
 
-def test_identity_of_local_weights_is_of_their_contents(clip, tmp_path):
+def test_the_identity_of_local_weights_is_their_content(clip, tmp_path):
     before = reward_identity(section("pickscore", checkpoint=str(clip)))
     moved = shutil.move(clip, tmp_path / "elsewhere")
     assert reward_identity(section("pickscore", checkpoint=str(moved))) == before
@@ -65,22 +65,22 @@ def test_identity_of_local_weights_is_of_their_contents(clip, tmp_path):
     assert reward_identity(section("pickscore", checkpoint=str(moved))) != before
 
 
-def test_a_file_of_weights_is_read_once_until_it_changes(tmp_path, monkeypatch):
-    """It may have gigabytes, and every stage asks."""
+def test_a_weights_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
+    """The file can be gigabytes, and every stage needs its identity."""
     path, read = tmp_path / "weights.pt", []
     path.write_bytes(b"some")
     digest = hashlib.file_digest
-    monkeypatch.setattr(hashlib, "file_digest", lambda *given: read.append(1) or digest(*given))
-    given = section("imagereward", checkpoint=str(path))
-    first = reward_identity(given)
-    assert first == reward_identity(given)
+    monkeypatch.setattr(hashlib, "file_digest", lambda *args: read.append(1) or digest(*args))
+    weights = section("imagereward", checkpoint=str(path))
+    first = reward_identity(weights)
+    assert first == reward_identity(weights)
     assert first == f"ImageReward blake2b:{hashlib.blake2b(b'some').hexdigest()}"
     assert len(read) == 1
     path.write_bytes(b"other")
-    assert reward_identity(given) != first
+    assert reward_identity(weights) != first
 
 
-def test_identity_of_a_function_is_of_its_file(tmp_path, monkeypatch):
+def test_the_identity_of_a_function_is_its_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = tmp_path / "mine_for_identity.py"
     module.write_text("def score(images, prompts): return [0.0] * len(images)\n")
@@ -104,11 +104,11 @@ def test_identity_imports_no_torch(checkpoints):
     assert done.stdout.splitlines()[1] == "[]"
 
 
-# What cannot be loaded.
+# Sources that cannot be loaded.
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("reward", "message"),
     [
         (
             section("pickscor"),
@@ -121,29 +121,29 @@ def test_identity_imports_no_torch(checkpoints):
         (section("json.nowhere:score"), "no module 'json.nowhere'"),
     ],
 )
-def test_unknown_sources_are_refused(given, message):
+def test_unknown_sources_are_rejected(reward, message):
     for ask in (reward_identity, lambda s: load_reward(s, "cpu")):
         with pytest.raises(RewardError, match=message):
-            ask(given)
+            ask(reward)
 
 
-def test_a_name_that_is_no_function_is_refused():
+def test_a_name_that_is_not_a_function_is_rejected():
     for name in ("absent", "not_a_function"):
         with pytest.raises(RewardError, match=f"has no function '{name}'"):
             load_reward(section(f"function_rewards:{name}"), "cpu")
 
 
-def test_an_error_inside_the_users_module_is_shown_as_it_is(tmp_path, monkeypatch):
+def test_an_error_inside_the_users_module_is_raised_unchanged(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine_that_fails.py").write_text("import a_package_that_is_not_there\n")
     with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
         load_reward(section("mine_that_fails:score"), "cpu")
 
 
-# Checkpoints that must not be used.
+# Checkpoints that are rejected.
 
 
-def test_pickled_weights_are_refused_and_never_run(clip, tmp_path):
+def test_pickled_weights_are_rejected_and_never_run(clip, tmp_path):
     marker = tmp_path / "marker"
 
     class Malicious:
@@ -160,7 +160,7 @@ def test_pickled_weights_are_refused_and_never_run(clip, tmp_path):
     assert not marker.exists()
 
 
-def test_remote_code_is_refused_and_never_run(clip, tmp_path):
+def test_remote_code_is_rejected_and_never_run(clip, tmp_path):
     marker = tmp_path / "marker"
     config = json.loads((clip / "config.json").read_text())
     config["model_type"] = "hostile"
@@ -187,25 +187,25 @@ def rewrite(folder, change):
         (lambda w: w.update({"text_projection.weight": torch.zeros(3, 3)}), "cannot be loaded as CLIPModel"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(clip, change, message):
+def test_weights_that_do_not_fit_are_rejected(clip, change, message):
     rewrite(clip, change)
     with pytest.raises(RewardError, match=message):
         load(clip)
 
 
-def test_stored_constants_are_no_unknown_weights(clip):
+def test_stored_constants_do_not_count_as_unknown_weights(clip):
     rewrite(clip, lambda w: w.update({"text_model.embeddings.position_ids": torch.arange(16)[None]}))
     load(clip)
 
 
-def test_truncated_weights_are_refused(clip):
+def test_truncated_weights_are_rejected(clip):
     weights = clip / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(RewardError, match="cannot be loaded as CLIPModel"):
         load(clip)
 
 
-def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+def test_a_checkpoint_of_another_architecture_is_rejected(tmp_path):
     with pytest.raises(RewardError, match=r"lacks weights of CLIPModel|cannot be loaded as CLIPModel"):
         load(tiny_rewards.rater(tmp_path))
 
@@ -214,7 +214,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "comparison"),
+    ("reward", "comparison"),
     [
         (section("pickscore", temperature=2.0), BradleyTerry(2.0)),
         (section("vqascore", exponent=0.5), PowerRatio(0.5)),
@@ -225,11 +225,11 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
         (section("function_rewards:undeclared", comparison="power-ratio"), PowerRatio(1.0)),
     ],
 )
-def test_the_recipe_goes_before_the_reward(given, comparison):
-    assert build_comparison(given) == comparison
+def test_the_recipe_overrides_the_reward(reward, comparison):
+    assert build_comparison(reward) == comparison
 
 
-def test_comparisons_that_are_not_told_are_refused():
+def test_a_missing_comparison_is_an_error():
     assert declared_comparison(section("function_rewards:undeclared")) is None
     with pytest.raises(
         RewardError, match=r"'mine' does not declare.*comparison: bradley-terry.*score\.comparison = "
@@ -241,7 +241,7 @@ def test_comparisons_that_are_not_told_are_refused():
         build_comparison(section("pickscore", exponent=1.0))
 
 
-def test_a_comparison_of_another_kind_is_refused(monkeypatch):
+def test_an_invalid_comparison_is_an_error(monkeypatch):
     import function_rewards
 
     for wrong in ("bradley", 1.0, BradleyTerry):
@@ -252,7 +252,7 @@ def test_a_comparison_of_another_kind_is_refused(monkeypatch):
     assert build_comparison(section("function_rewards:redness")) == PowerRatio(1.0)
 
 
-def test_descriptions_are_json():
+def test_comparisons_are_described_as_json():
     def own(first, second):
         return (first > second).float()
 

@@ -1,4 +1,4 @@
-"""The rules that every reward must follow, whoever wrote it. `capo rewards check` runs them."""
+"""The rules that every reward must follow. `capo rewards check` runs them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -48,11 +48,11 @@ def check_reward(reward: Reward, images: "list[Image.Image]", prompts: list[str]
 
     Raises only `TransientError`. Every other failure becomes a problem in the report.
     """
-    given_images, given_prompts = [image.copy() for image in images], list(prompts)
-    scores, problem = _score(reward, given_images, given_prompts)
+    copied_images, copied_prompts = [image.copy() for image in images], list(prompts)
+    scores, problem = _score(reward, copied_images, copied_prompts)
     report = Report(scores, [Check("returns one number per image", problem)])
     if problem is None:
-        problem = _edited(images, given_images) or _edited_prompts(prompts, given_prompts)
+        problem = _edited(images, copied_images) or _edited_prompts(prompts, copied_prompts)
         report.checks.append(Check("leaves images and prompts unchanged", problem))
         report.checks += _checks(reward, images, prompts, scores)
     return report
@@ -96,18 +96,18 @@ def _score_copies(
     return _score(reward, [image.copy() for image in images], list(prompts))
 
 
-def _edited(images: "list[Image.Image]", given: "list[Image.Image]") -> str | None:
-    """Return which of the images that a reward was given differ from the originals."""
-    if len(given) != len(images):
-        return f"the list of images has {len(given)} entries after the call, it had {len(images)}"
-    for number, (before, after) in enumerate(zip(images, given, strict=True), start=1):
+def _edited(images: "list[Image.Image]", copies: "list[Image.Image]") -> str | None:
+    """Compare the images after the call with the originals; return the first difference."""
+    if len(copies) != len(images):
+        return f"the list of images has {len(copies)} entries after the call, it had {len(images)}"
+    for number, (before, after) in enumerate(zip(images, copies, strict=True), start=1):
         if (before.mode, before.size) != (after.mode, after.size) or before.tobytes() != after.tobytes():
             return f"image {number} is changed by the call; work on image.copy()"
     return None
 
 
-def _edited_prompts(prompts: list[str], given: list[str]) -> str | None:
-    return None if given == prompts else "the list of prompts is changed by the call; work on a copy"
+def _edited_prompts(prompts: list[str], copies: list[str]) -> str | None:
+    return None if copies == prompts else "the list of prompts is changed by the call; work on a copy"
 
 
 def _missing(scores: np.ndarray) -> str | None:

@@ -1,8 +1,10 @@
-"""BLIP reading an image and its prompt together: what ImageReward and CycleReward are built on.
+"""BLIP, which reads an image and its prompt together: the base of ImageReward and CycleReward.
 
-Li et al., "BLIP" (2022), Sec. 3.1: a ViT, and a BERT with cross-attention to its patches. The
-weights are in the names of the original code (`visual_encoder`, `text_encoder`); the modules are
-those of transformers. The sizes are read off the weights, for the official files hold no more.
+Li et al., "BLIP" (2022), Sec. 3.1: a ViT, and a BERT with cross-attention to the patches. Weights
+have the names of the original code (`visual_encoder`, `text_encoder`); the modules are those of
+transformers. The sizes are read from the weights, because the official files hold nothing else.
+
+`image_reward` and `cycle_reward` define the scores.
 """
 
 import re
@@ -15,10 +17,10 @@ from capo.rewards.protocol import RewardError
 from capo.rewards.weights.load_weights import load_into, read_weights
 
 HEAD_WIDTH = 64
-"""Channels an attention head, of every ViT and BERT that BLIP came with."""
-NEEDED = ("vision.embeddings.position_embedding", "text.embeddings.word_embeddings.weight")
-UNREAD = ("vision_proj.", "text_proj.")
-"""Projections for contrastive pre-training, in the official files but without a part in the score."""
+"""Channels per attention head in every ViT and BERT that BLIP was released with."""
+REQUIRED = ("vision.embeddings.position_embedding", "text.embeddings.word_embeddings.weight")
+UNUSED = ("vision_proj.", "text_proj.")
+"""Projections for contrastive pre-training. The official files contain them; the score does not use them."""
 RENAMED = (
     (r"^visual_encoder\.cls_token$", "vision.embeddings.class_embedding"),
     (r"^visual_encoder\.pos_embed$", "vision.embeddings.position_embedding"),
@@ -30,11 +32,11 @@ RENAMED = (
     (r"^visual_encoder\.blocks\.(\d+)\.mlp\.", r"vision.encoder.layers.\1.mlp."),
     (r"^text_encoder\.", "text."),
 )
-"""From the names of the original code to those of `Blip`."""
+"""Patterns of names in the original code → names in `Blip`."""
 
 
 class Blip(nn.Module):
-    """ViT and cross-attending BERT of the sizes of `weights`, which are in `Blip`'s own names."""
+    """A ViT and a BERT with cross-attention, sized to fit `weights` (in the names of `Blip`)."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         from transformers.models.blip.configuration_blip import BlipTextConfig, BlipVisionConfig
@@ -53,7 +55,7 @@ class Blip(nn.Module):
             image_size=self.pixels,
             patch_size=patch,
             hidden_act="gelu",
-            layer_norm_eps=1e-6,  # that of transformers differs
+            layer_norm_eps=1e-6,  # the default of transformers differs
         )
         words, width = weights["text.embeddings.word_embeddings.weight"].shape
         text = BlipTextConfig(
@@ -66,23 +68,23 @@ class Blip(nn.Module):
             max_position_embeddings=len(weights["text.embeddings.position_embeddings.weight"]),
             hidden_act="gelu",
             layer_norm_eps=1e-12,
-            is_decoder=True,  # which is what gives it cross-attention
+            is_decoder=True,  # this adds cross-attention
         )
         self.vision = BlipVisionModel(vision)
         self.text = BlipTextModel(text, add_pooling_layer=False)
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """[n, width]: the first token of each text [n, length] after it saw its image [n, 3, h, w]."""
+        """Return [n, width]: the first token of texts [n, length] after attending to images [n, 3, h, w]."""
         patches = self.vision(pixels).last_hidden_state
-        # As an encoder: a decoder's mask would hide the prompt from its first token.
-        seen = self.text(tokens, attention_mask=mask, encoder_hidden_states=patches, is_decoder=False)
-        return seen.last_hidden_state[:, 0]
+        # Run as an encoder, because a causal mask would hide the prompt from the first token.
+        output = self.text(tokens, attention_mask=mask, encoder_hidden_states=patches, is_decoder=False)
+        return output.last_hidden_state[:, 0]
 
 
 class BlipJudge(nn.Module):
-    """`Blip` and linear layers down to one number; `activation` is between them.
+    """`Blip` and linear layers down to one number, with `activation` between them.
 
-    The layers have the places that the names of `head` say, as `0.weight`, `2.weight` ….
+    The names in `head` (`0.weight`, `2.weight` …) give the positions of the linear layers.
     """
 
     def __init__(
@@ -90,34 +92,35 @@ class BlipJudge(nn.Module):
     ) -> None:
         super().__init__()
         self.blip = Blip(blip)
-        places = [int(name.removesuffix(".weight")) for name in head if name.endswith(".weight")]
-        self.head = nn.Sequential(*(activation() for _ in range(max(places) + 1)))
-        for place in places:
-            outputs, inputs = head[f"{place}.weight"].shape
-            self.head[place] = nn.Linear(inputs, outputs)
+        positions = [int(name.removesuffix(".weight")) for name in head if name.endswith(".weight")]
+        self.head = nn.Sequential(*(activation() for _ in range(max(positions) + 1)))
+        for position in positions:
+            outputs, inputs = head[f"{position}.weight"].shape
+            self.head[position] = nn.Linear(inputs, outputs)
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """[n], of the arguments of `Blip`."""
+        """Return raw scores [n] for the arguments of `Blip.forward`."""
         return self.head(self.blip(pixels, tokens, mask))[:, 0]
 
 
 def load_judge(checkpoint: str, device: Any, activation: type[nn.Module]) -> BlipJudge:
-    """The judge of an official file: `blip.visual_encoder.*`, `blip.text_encoder.*`, `mlp.layers.*`.
+    """Load the judge, in float32, from a file in the official layout.
 
-    In float32. Raises `RewardError` for anything else.
+    The layout is `blip.visual_encoder.*`, `blip.text_encoder.*` and `mlp.layers.*`. Raises
+    `RewardError` for any other.
     """
     weights = read_weights(checkpoint)
-    blip = {_rename(name): tensor for name, tensor in _under("blip.", weights) if not name.startswith(UNREAD)}
-    blip.pop("text.embeddings.position_ids", None)  # a constant that older files hold
+    blip = {_rename(name): tensor for name, tensor in _under("blip.", weights) if not name.startswith(UNUSED)}
+    blip.pop("text.embeddings.position_ids", None)  # a constant in older files
     head = dict(_under("mlp.layers.", weights))
-    if lacking := [name for name in NEEDED if name not in blip] or ([] if head else ["mlp.layers"]):
-        raise RewardError(f"{checkpoint} is not in the layout of ImageReward: it has no {lacking[0]}")
+    if missing := [name for name in REQUIRED if name not in blip] or ([] if head else ["mlp.layers"]):
+        raise RewardError(f"{checkpoint} is not in the layout of ImageReward: {missing[0]} is missing")
     try:
         judge = BlipJudge(blip, head, activation)
     except (KeyError, ValueError) as error:
-        raise RewardError(f"{checkpoint} lacks weights of BLIP: {error}") from error
+        raise RewardError(f"{checkpoint} is missing weights of BLIP: {error}") from error
     parts = {"blip": blip, "head": head}
-    named = {f"{part}.{name}": tensor for part, held in parts.items() for name, tensor in held.items()}
+    named = {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
     return load_into(judge, named, checkpoint, device)
 
 
@@ -127,11 +130,11 @@ def _under(prefix: str, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Te
 
 def _rename(name: str) -> str:
     for old, new in RENAMED:
-        name, found = re.subn(old, new, name)
-        if found:
+        name, count = re.subn(old, new, name)
+        if count:
             break
     return name
 
 
 def _layers(weights: Mapping[str, Tensor], pattern: str) -> int:
-    return 1 + max(int(found[1]) for name in weights if (found := re.match(pattern, name)))
+    return 1 + max(int(match[1]) for name in weights if (match := re.match(pattern, name)))

@@ -1,4 +1,4 @@
-"""CLIP models from weights that transformers did not save: open_clip's names, or a tower among others."""
+"""Weights of CLIP models in other layouts than that of transformers: open_clip's names, or a tower alone."""
 
 import re
 from typing import TYPE_CHECKING
@@ -24,19 +24,19 @@ NAMES = (
     (r"\.mlp\.c_fc\.", ".mlp.fc1."),
     (r"\.mlp\.c_proj\.", ".mlp.fc2."),
 )
-"""open_clip → transformers."""
+"""Patterns of open_clip names → transformers names."""
 TRANSPOSED = ("visual_projection.weight", "text_projection.weight")
-TEXT_SIDE = ("text_model.", "text_projection.", "logit_")
+TEXT_PREFIXES = ("text_model.", "text_projection.", "logit_")
 
 
 def from_open_clip(weights: "dict[str, Tensor]") -> "dict[str, Tensor]":
-    """The same weights under the names of `transformers.CLIPModel`; what is not known keeps its own."""
+    """Rename weights for `transformers.CLIPModel`. Unknown names stay as they are."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         for pattern, replacement in NAMES:
             name = re.sub(pattern, replacement, name)
         attention, _, kind = name.partition(".in_proj_")
-        if kind:  # queries, keys and values are stacked
+        if kind:  # queries, keys and values in one tensor
             thirds = zip("qkv", tensor.chunk(3), strict=True)
             renamed |= {f"{attention}.{part}_proj.{kind}": third.contiguous() for part, third in thirds}
         else:
@@ -45,12 +45,12 @@ def from_open_clip(weights: "dict[str, Tensor]") -> "dict[str, Tensor]":
 
 
 def drop_prefix(weights: "dict[str, Tensor]", prefix: str) -> "dict[str, Tensor]":
-    """`weights` with `prefix` taken off their names if all of them have it."""
+    """Remove `prefix` from all names, if all of them have it."""
     if not all(name.startswith(prefix) for name in weights):
         return weights
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
 
 
-def vision_side(weights: "dict[str, Tensor]") -> "dict[str, Tensor]":
-    """`weights` of a model of images and texts without those that only texts pass through."""
-    return {name: tensor for name, tensor in weights.items() if not name.startswith(TEXT_SIDE)}
+def vision_weights(weights: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    """Drop the weights that only the text tower uses."""
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(TEXT_PREFIXES)}

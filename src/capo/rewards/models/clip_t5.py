@@ -1,9 +1,13 @@
-"""VQAScore by CLIP-FlanT5, the model of the paper: exp of the negative mean cross-entropy of "Yes".
+"""VQAScore by CLIP-FlanT5, the model of the VQAScore paper.
 
-Lin et al., "Evaluating Text-to-Visual Generation with Image-to-Text Generation" (2024), Sec. 3.
-The answer is two tokens, the word and the end, so a score is √(P(Yes) · P(end | Yes)), in [0, 1];
-two scores compare by the power ratio with exponent 1 (Eq. 28). Not to be confused with P(Yes) of
-other vision-language models (`vqa`), which is about its square.
+Lin et al., "Evaluating Text-to-Visual Generation with Image-to-Text Generation" (2024), Sec. 3;
+shipped checkpoints: `zhiqiulin/clip-flant5-xxl` and `-xl`.
+Score: exp(-mean cross-entropy of the answer) in [0, 1]. The answer has two tokens, "Yes" and the end
+token, so the score is √(P(Yes) · P(end | Yes)).
+Comparison: power ratio with exponent 1 (Eq. 28 of CaPO).
+
+Not to be confused with P(Yes) of other vision-language models (`vqascore`), which is about the square
+of this score.
 """
 
 from typing import Any
@@ -27,11 +31,11 @@ BEFORE_IMAGE = (
 )
 AFTER_IMAGE = "\n{} ASSISTANT: "
 MAX_LENGTH = 2048
-"""Tokens of a conversation, the image counted as one, as in the official code."""
+"""Longest conversation in tokens. The image counts as one, as in the official code."""
 
 
 class ClipT5VqaScore:
-    """CLIP-FlanT5 in the official layout; float32 on a CPU, its own precision elsewhere."""
+    """CLIP-FlanT5 in the official layout: float32 on a CPU, the precision of the weights elsewhere."""
 
     comparison = PowerRatio(exponent=1.0)
 
@@ -46,16 +50,16 @@ class ClipT5VqaScore:
         answer: str = "Yes",
         vision_tower: str | None = None,
     ) -> None:
-        """Weights from `checkpoint`; the tokenizer from `processor`, else its folder, else Flan-T5's.
+        """Load weights from `checkpoint`; the tokenizer from `processor`, else its folder, else Flan-T5.
 
         Options:
             template: the question, with `{}` where the prompt goes.
-            answer: what the model should say.
-            vision_tower: a directory or Hub id of the CLIP whose patches are read, part of what
-                scores depend on; that of the checkpoint's configuration when None.
+            answer: the answer whose likelihood is the score.
+            vision_tower: a directory or Hub id of the CLIP that encodes the image, part of the reward's
+                identity. None takes the one that the checkpoint's configuration names.
 
         Raises:
-            RewardError: for weights or a template that cannot be used.
+            RewardError: the weights or the template cannot be used.
         """
         from transformers import AutoTokenizer, CLIPVisionModel
         from transformers.models.clip import CLIPImageProcessorPil
@@ -70,33 +74,33 @@ class ClipT5VqaScore:
         self._image_processor = load_component(CLIPImageProcessorPil, tower)
         self._tokenizer = load_component(AutoTokenizer, component_location(checkpoint, processor, FLAN_T5_XL))
         if len(self._tokenizer) > (words := self._model.config.vocab_size):
-            raise RewardError(f"the tokenizer has {len(self._tokenizer)} words, {checkpoint} {words}")
-        # Each part is tokenised on its own, so that each has an end token.
+            raise RewardError(f"the tokenizer has {len(self._tokenizer)} tokens, {checkpoint} has {words}")
+        # The parts are tokenized separately, so that every part has an end token.
         self._before = torch.tensor(self._tokenizer(BEFORE_IMAGE).input_ids)
         self._answer = torch.tensor(self._tokenizer(answer).input_ids, device=device)
 
     @torch.inference_mode()
     def score(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
-        """float64 [n] in [0, 1]; a question beyond 2048 tokens loses its end."""
+        """Return scores, float64 [n] in [0, 1]. Conversations are cut at 2048 tokens."""
         most = MAX_LENGTH - 1 - len(self._before)
         after = [torch.tensor(ids[:most]) for ids in self._after(prompts)]
         words = pad_sequence(after, batch_first=True, padding_value=self._tokenizer.pad_token_id)
-        # By length, not by token: a prompt may hold the padding's word.
-        seen = pad_sequence([torch.ones(len(ids), dtype=torch.bool) for ids in after], batch_first=True)
+        # Mask by length, because a prompt may contain the padding token itself.
+        visible = pad_sequence([torch.ones(len(ids), dtype=torch.bool) for ids in after], batch_first=True)
         patches = self._patches(images)
         before = self._embed(self._before.expand(len(images), -1))
         whole = torch.cat([before, patches, self._embed(words)], dim=1)
         mask = torch.ones(whole.shape[:2], dtype=torch.bool)
-        mask[:, -words.shape[1] :] = seen
+        mask[:, -words.shape[1] :] = visible
         likelihoods: Tensor = self._model.likelihoods(whole, mask.to(whole.device), self._answer)
         return likelihoods.cpu().double().mean(dim=1).exp().numpy()
 
     def truncated(self, prompts: list[str]) -> list[bool]:
-        """Whether each prompt makes its conversation longer than what is read."""
+        """Return for each prompt whether its conversation is longer than the model reads."""
         return [len(self._before) + 1 + len(ids) > MAX_LENGTH for ids in self._after(prompts)]
 
     def _after(self, prompts: list[str]) -> list[list[int]]:
-        """The tokens after the image, of each prompt."""
+        """Return the tokens after the image for each prompt."""
         texts = [AFTER_IMAGE.format(self._template.replace("{}", prompt)) for prompt in prompts]
         return self._tokenizer(texts).input_ids
 
@@ -104,7 +108,7 @@ class ClipT5VqaScore:
         return self._model.shared(tokens.to(self._model.device))
 
     def _patches(self, images: list[Image.Image]) -> Tensor:
-        """[n, patches, d]: a layer of the tower without its class token, in the width of T5."""
+        """Return [n, patches, d]: one layer of the tower without the class token, projected to T5."""
         mean = tuple(int(255 * value) for value in self._image_processor.image_mean)
         squares = [_on_square(as_rgb(image), mean) for image in images]
         pixels = self._image_processor(squares, return_tensors="pt").pixel_values
@@ -114,9 +118,9 @@ class ClipT5VqaScore:
         return self._model.mm_projector(layers[self._model.config.mm_vision_select_layer][:, 1:])
 
 
-def _on_square(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:
-    """`image` in the middle of a square as large as its longer side."""
+def _on_square(image: Image.Image, color: tuple[int, ...]) -> Image.Image:
+    """Paste `image` into the middle of a square with the length of its longer side."""
     side = max(image.size)
-    square = Image.new("RGB", (side, side), colour)
+    square = Image.new("RGB", (side, side), color)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square

@@ -1,4 +1,4 @@
-"""CLIP-FlanT5: a T5 that reads CLIP's patches between its words, in the layout of its authors."""
+"""CLIP-FlanT5: a T5 that reads CLIP patches between its words, in the layout of its authors."""
 
 from typing import Any, ClassVar
 
@@ -9,19 +9,19 @@ PROJECTOR = "mlp2x_gelu"
 
 
 class ClipT5(T5ForConditionalGeneration):  # type: ignore[misc]
-    """T5 and `mm_projector`; the vision tower is CLIP's own and not part of it."""
+    """T5 with `mm_projector`. The vision tower is a separate CLIP."""
 
     _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [
         *T5ForConditionalGeneration._keys_to_ignore_on_load_unexpected,
         r"^embed_tokens\.",  # another name of `shared`
-        r"^vision_tower\.",  # frozen in training, so that of the configuration is the same
+        r"^vision_tower\.",  # frozen in training, so the one that the configuration names is equal
     ]
 
     def __init__(self, config: T5Config) -> None:
-        """As `config` says, with the `mm_…` fields of LLaVA; raises `ValueError` for other projectors."""
+        """Build from `config`, which has the `mm_…` fields of LLaVA. Other projectors raise `ValueError`."""
         super().__init__(config)
         if config.mm_projector_type != PROJECTOR:
-            raise ValueError(f"mm_projector_type is {config.mm_projector_type!r}; only {PROJECTOR} is known")
+            raise ValueError(f"mm_projector_type is {config.mm_projector_type!r}; it must be {PROJECTOR}")
         self.mm_projector = nn.Sequential(
             nn.Linear(config.mm_hidden_size, config.d_model),
             nn.GELU(),
@@ -30,7 +30,7 @@ class ClipT5(T5ForConditionalGeneration):  # type: ignore[misc]
         self.post_init()
 
     def likelihoods(self, words: Tensor, mask: Tensor, answer: Tensor) -> Tensor:
-        """Log-probabilities of the tokens of `answer` [m] after embedded words [n, l, d], float32 [n, m]."""
+        """Return log-probabilities, float32 [n, m], of `answer` [m] after embedded words [n, l, d]."""
         labels = answer.repeat(len(words), 1)
         logits: Any = self(inputs_embeds=words, attention_mask=mask, labels=labels).logits
         return logits.float().log_softmax(-1).gather(-1, labels[..., None])[..., 0]

@@ -1,14 +1,16 @@
-"""CLIPScore: how well CLIP itself, trained on captions and not on preferences, matches image and prompt.
+"""CLIPScore: how well an image matches its prompt, by a CLIP trained on captions, not preferences.
 
-Hessel et al., "CLIPScore" (2021). Three conventions are in use for the same cosine, so each
-result says which it is:
+Hessel et al., "CLIPScore" (2021); shipped checkpoint: `openai/clip-vit-large-patch14`.
+Score: three conventions are in use, so the option `convention` is part of the reward's identity.
 
-    cosine      cos(image, text)                as T2I-CompBench
-    scaled      100 · cos(image, text)          as most tables of text-to-image papers
-    clipped     2.5 · max(cos(image, text), 0)  the paper's, here without its "A photo depicts"
+    cosine      cos(image, text)                as in T2I-CompBench
+    scaled      100 · cos(image, text)          as in most tables of text-to-image papers
+    clipped     2.5 · max(cos(image, text), 0)  as in the paper, but without its prefix "A photo depicts"
 
-CLIP was trained with log-odds of 100 · cos, so two cosines compare by Bradley-Terry with
-temperature 1/100, and the other conventions with the same odds on their own scale.
+Comparison: Bradley-Terry. CLIP was trained with log-odds of 100 · cos, so the temperature is 1/100 for
+cosines, and the other conventions give the same odds on their own scale.
+
+Not to be confused with `clip_preference`, which is a CLIP fine-tuned on preferences.
 """
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 LOGIT_SCALE = 100.0
 UNITS = {"cosine": 1.0, "scaled": 100.0, "clipped": 2.5}
-"""What a cosine of 1 scores."""
+"""The score of a cosine of 1, by convention."""
 
 
 class ClipScore:
@@ -43,28 +45,28 @@ class ClipScore:
         *,
         convention: Literal["cosine", "scaled", "clipped"] = "cosine",
     ) -> None:
-        """Weights from `checkpoint`; tokenizer and image processor from `processor` if given."""
+        """Load weights from `checkpoint`; tokenizer and image processor from `processor` if set."""
         from transformers import CLIPModel
 
         self.name = name
         self._convention = convention
-        place = processor or checkpoint
+        location = processor or checkpoint
         model = load_model(CLIPModel, checkpoint, device, torch.float32)
-        self._towers = ClipTowers(model, place, clip_preparation(place))
+        self._towers = ClipTowers(model, location, clip_preparation(location))
 
     @staticmethod
     def comparison_with(convention: str = "cosine") -> BradleyTerry:
-        """How scores of a convention compare."""
+        """Return the comparison for scores of a convention."""
         return BradleyTerry(temperature=UNITS[convention] / LOGIT_SCALE)
 
     @torch.inference_mode()
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
-        """float64 [n] on the scale of the convention; long prompts are cut at 77 tokens."""
+        """Return scores, float64 [n], on the scale of the convention. Prompts are cut at 77 tokens."""
         cosine = float64(self._towers.cosine(images, prompts))
         if self._convention == "clipped":
             cosine = cosine.clip(min=0)
         return UNITS[self._convention] * cosine
 
     def truncated(self, prompts: list[str]) -> list[bool]:
-        """Whether each prompt is longer than what the model reads."""
+        """Return for each prompt whether it is longer than the model reads."""
         return self._towers.tokens.truncated(prompts)

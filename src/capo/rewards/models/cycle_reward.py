@@ -1,8 +1,13 @@
-"""CycleReward: how well image and prompt can be told from each other, learnt by BLIP.
+"""CycleReward: how well image and prompt can be reconstructed from each other.
 
-Bahng, Chan et al., "Cycle Consistency as Reward" (2025): the architecture of ImageReward with
-GELUs in its head, trained by Bradley-Terry, without normalisation. Two scores compare with
-temperature 1. Made for long captions: of a prompt the first 128 tokens are read.
+Bahng, Chan et al., "Cycle Consistency as Reward" (2025); shipped checkpoint:
+`carolineec/CycleReward-T2I`. The architecture is ImageReward's with GELUs in its head.
+Score: the raw output, log-odds without normalization.
+Comparison: Bradley-Terry with temperature 1, as in training.
+Prompts are cut at 128 tokens, since the model is made for long captions.
+
+Not to be confused with `image_reward`, which has the same layout but another head and a normalized
+score.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -23,21 +28,21 @@ MAX_LENGTH = 128
 
 
 class CycleReward:
-    """BLIP and a head of five layers in the official layout, in float32."""
+    """BLIP with a head of five layers in the official layout, in float32."""
 
     comparison = BradleyTerry(temperature=1.0)
 
     def __init__(self, name: str, checkpoint: str, device: Any, processor: str | None = None) -> None:
-        """Weights from `checkpoint`; the tokenizer from `processor`, else its folder, else BERT's."""
+        """Load weights from `checkpoint`; the tokenizer from `processor`, else its folder, else BERT."""
         self.name = name
         self._judge = load_judge(checkpoint, device, activation=nn.GELU)
         self._inputs = BlipInputs(checkpoint, processor, self._judge.blip, MAX_LENGTH)
 
     @torch.inference_mode()
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
-        """float64 [n]."""
+        """Return scores, float64 [n]."""
         return float64(self._judge(**self._inputs(images, prompts)))
 
     def truncated(self, prompts: list[str]) -> list[bool]:
-        """Whether each prompt has more tokens than are read."""
+        """Return for each prompt whether it has more tokens than the model reads."""
         return self._inputs.truncated(prompts)

@@ -1,7 +1,10 @@
-"""VQAScore from a vision encoder whose text decoder reads the question, as Donut does with documents.
+"""VQAScore by a vision encoder whose text decoder reads the question, like Donut.
 
-The score is P(" Yes"), the softmax over the whole vocabulary at the first position of the answer.
-Not to be confused with `vqa.VqaScore`, whose models read image and question in one sequence.
+Checkpoint: any `VisionEncoderDecoderModel` trained to answer yes or no.
+Score: P(" Yes") in [0, 1], the softmax over the whole vocabulary at the first position of the answer.
+Comparison: power ratio with exponent 1.
+
+Not to be confused with `vqascore`, whose models read image and question in one sequence.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,25 +23,25 @@ if TYPE_CHECKING:
 
 
 class DecoderVqaScore:
-    """Any transformers `VisionEncoderDecoderModel` that was taught to answer yes or no."""
+    """Any transformers `VisionEncoderDecoderModel` trained to answer yes or no."""
 
     comparison = PowerRatio(exponent=1.0)
 
     def __init__(self, name: str, checkpoint: str, device: Any, processor: str | None = None) -> None:
-        """Weights from `checkpoint`; tokenizer and image processor from `processor` if given."""
+        """Load weights from `checkpoint`; tokenizer and image processor from `processor` if set."""
         from transformers import AutoImageProcessor, AutoTokenizer, VisionEncoderDecoderModel
 
         self.name = name
         self._model = load_model(VisionEncoderDecoderModel, checkpoint, device, torch.float32)
         self._images = load_component(AutoImageProcessor, processor or checkpoint, backend="pil")
         self._tokenizer = load_component(AutoTokenizer, processor or checkpoint)
-        # The decoder looks back only, so what pads a question on the right changes nothing.
+        # The decoder is causal, so padding on the right changes nothing.
         self._tokenizer.padding_side = "right"
         (self._answer,) = answer_tokens(self._tokenizer, QUESTION.format("a"))
 
     @torch.inference_mode()
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
-        """float64 [n] in [0, 1]; questions longer than the decoder reads lose their end."""
+        """Return scores, float64 [n] in [0, 1]. Questions are cut at the length of the decoder."""
         device = self._model.device
         pixels = self._images([as_rgb(image) for image in images], return_tensors="pt").pixel_values
         coded = self._tokenizer(_questions(prompts), padding=True, truncation=True, return_tensors="pt")
@@ -48,7 +51,7 @@ class DecoderVqaScore:
         return float64(answers.softmax(-1)[:, self._answer])
 
     def truncated(self, prompts: list[str]) -> list[bool]:
-        """Whether each prompt makes its question longer than what the decoder reads."""
+        """Return for each prompt whether its question is longer than the decoder reads."""
         whole = self._tokenizer(_questions(prompts), verbose=False).input_ids
         return [len(ids) > self._tokenizer.model_max_length for ids in whole]
 

@@ -1,9 +1,13 @@
-"""HPSv2 and v2.1: which image of a prompt people prefer, learnt by a CLIP from HPDv2.
+"""HPSv2 and HPSv2.1: which image people prefer for a prompt, by a CLIP fine-tuned on HPDv2.
 
-Wu et al., "Human Preference Score v2" (2023), Sec. 4. The score is the bare cosine, about 0.15 to
-0.36 (published tables show a hundred times that). It was trained on log-odds of 100 · cos, so two
-scores compare by Bradley-Terry with temperature 1/100; with temperature 1 all comparisons would
-be even.
+Wu et al., "Human Preference Score v2" (2023), Sec. 4; shipped checkpoints: `xswu/HPSv2` (a pickle,
+downloaded by hand) and `RE-N-Y/hpsv21`.
+Score: the bare cosine, about 0.15 to 0.36. Published tables show 100 times that.
+Comparison: Bradley-Terry with temperature 1/100, since training used log-odds of 100 · cos. With
+temperature 1, every comparison would be nearly even.
+
+Not to be confused with `hpsv3`, which is a vision-language model, or with `clipscore`, which is a
+cosine of an untuned CLIP.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class HpsV2:
-    """A fine-tuned CLIP in open_clip's layout (names with or without `model.` before), in float32."""
+    """A fine-tuned CLIP in open_clip's layout (names with or without the prefix `model.`), in float32."""
 
     comparison = BradleyTerry(temperature=0.01)
 
@@ -44,35 +48,36 @@ class HpsV2:
         *,
         antialias: bool = False,
     ) -> None:
-        """Weights from `checkpoint`; tokenizer and sizes from `processor`, else its folder, else ViT-H/14's.
+        """Load weights from `checkpoint`; the rest from `processor`, else its folder, else ViT-H/14.
 
-        Without `antialias` images shrink as for the published numbers, with it as the official code
-        does on a torchvision of 0.17 or later; scores differ by about 0.001.
+        Options:
+            antialias: False resizes as the published scores were computed. True resizes as the
+                official code does with torchvision 0.17 or later; scores differ by about 0.001.
         """
         from transformers import CLIPConfig, CLIPModel
 
         self.name = name
-        place = component_location(checkpoint, processor, CLIP_VIT_H)
-        config = load_component(CLIPConfig, place)
+        location = component_location(checkpoint, processor, CLIP_VIT_H)
+        config = load_component(CLIPConfig, location)
         weights = from_open_clip(drop_prefix(read_weights(checkpoint), "model."))
         model = load_from_weights(CLIPModel, config, weights, checkpoint, device, torch.float32)
         size = config.vision_config.image_size
         self._towers = ClipTowers(
-            model, place, lambda images: torch.stack([letterbox(i, size, antialias) for i in images])
+            model, location, lambda images: torch.stack([letterbox(i, size, antialias) for i in images])
         )
 
     @torch.inference_mode()
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
-        """float64 [n] in [-1, 1]; longer prompts are cut at 77 tokens."""
+        """Return scores, float64 [n] in [-1, 1]. Prompts are cut at 77 tokens."""
         return float64(self._towers.cosine(images, prompts))
 
     def truncated(self, prompts: list[str]) -> list[bool]:
-        """Whether each prompt is longer than what the model reads."""
+        """Return for each prompt whether it is longer than the model reads."""
         return self._towers.tokens.truncated(prompts)
 
 
 def letterbox(image: "Image.Image", size: int, antialias: bool) -> Tensor:
-    """Pixel values [3, size, size]: the longest side resized to `size`, black around the middle."""
+    """Return pixel values [3, size, size]: the longest side resized to `size`, padded with black."""
     from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
     pixels = torch.from_numpy(np.array(as_rgb(image))).permute(2, 0, 1)[None].float() / 255

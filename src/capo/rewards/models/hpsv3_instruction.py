@@ -1,7 +1,7 @@
-"""The instruction that HPSv3 was trained with, which is not capo's to ship.
+"""The instruction that HPSv3 was trained with, which capo does not ship.
 
-It is read from the installed package `hpsv3`, of which nothing is run, or from a file that the
-option `instruction` names. Imports no torch: what is read is part of what scores depend on.
+It is read from the source of the installed package `hpsv3`, which is never imported, or from the file
+that the option `instruction` names. Imports no torch, since the text is part of the reward's identity.
 """
 
 import ast
@@ -13,41 +13,43 @@ from capo.rewards.protocol import RewardError
 
 TOKEN = "<|Reward|>"
 PROMPT = "{text_prompt}"
-USUAL = "82a739cbaac18f128bddd5529a302b12"
-"""Digest of the instruction of hpsv3 1.0.0."""
+KNOWN_DIGEST = "82a739cbaac18f128bddd5529a302b12"
+"""Digest of the instruction in hpsv3 1.0.0."""
 
 
 def read_instruction(path: str | None) -> str:
-    """The instruction with its places for prompt and score; raises `RewardError` without them."""
+    """Return the instruction. Raises `RewardError` unless it has the two placeholders once each."""
     try:
         text = Path(path).read_text(encoding="utf-8") if path else _installed()
     except (OSError, UnicodeDecodeError) as error:
         raise RewardError(f"instruction {path!r} cannot be read: {error}") from error
     if any(text.count(part) != 1 for part in (PROMPT, TOKEN)):
-        raise RewardError(f"the instruction {path or 'of hpsv3'} must hold {PROMPT} and {TOKEN} once each")
+        raise RewardError(
+            f"the instruction {path or 'of hpsv3'} must contain {PROMPT} and {TOKEN} exactly once each"
+        )
     return text
 
 
 def instruction_identity(instruction: str | None = None) -> list[str]:
-    """A digest of the text of the installed package, unless it is the usual one, or is not read.
+    """Return a digest of the installed package's text if it is used and differs from the known one.
 
-    A package that is not there changes nothing: a server that has it may do the scoring.
+    A missing package changes nothing, because a server that has it may do the scoring.
     """
     if instruction is not None or find_spec("hpsv3") is None:
         return []
     digest = hashlib.blake2b(_installed().encode(), digest_size=16).hexdigest()
-    return [] if digest == USUAL else [f"blake2b:{digest}"]
+    return [] if digest == KNOWN_DIGEST else [f"blake2b:{digest}"]
 
 
 def _installed() -> str:
-    """As the package hpsv3 has it among its source; the package is read, not imported."""
-    found = find_spec("hpsv3")
-    if found is None or not found.submodule_search_locations:
+    """Read the instruction from the source of the package hpsv3 without importing it."""
+    spec = find_spec("hpsv3")
+    if spec is None or not spec.submodule_search_locations:
         raise RewardError(
-            "HPSv3's instruction comes with its authors' package: `pip install --no-deps hpsv3` (nothing of "
-            "it is run), or name a file with it as `options: {instruction: FILE}`"
+            "the instruction of HPSv3 comes with its authors' package: run `pip install --no-deps hpsv3` "
+            "(none of its code is run), or set `options: {instruction: FILE}`"
         )
-    source = Path(found.submodule_search_locations[0], "dataset", "data_collator_qwen.py")
+    source = Path(spec.submodule_search_locations[0], "dataset", "data_collator_qwen.py")
     texts = {
         target.id: ast.literal_eval(node.value)
         for node in ast.parse(source.read_text(encoding="utf-8")).body
@@ -58,4 +60,4 @@ def _installed() -> str:
     try:
         return texts["INSTRUCTION"] + texts["prompt_with_special_token"]
     except KeyError as error:
-        raise RewardError(f"{source} has no {error}; hpsv3 1.0.0 has it") from None
+        raise RewardError(f"{source} does not define {error}; install hpsv3 1.0.0") from None

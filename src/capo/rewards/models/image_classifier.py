@@ -1,8 +1,11 @@
-"""Aesthetic raters: how good an image looks, blind to its prompt.
+"""Aesthetic rating by an image classifier with a single output. Ignores the prompt.
 
-An image classifier with a single output (`CLIPForImageClassification` and its like) whose raw
-value is a rating on the 1 to 10 scale, as the paper uses VILA (Sec. 5). Two ratings compare by
-Bradley-Terry with temperature 1 on that scale; a rater of [0, 1] would need temperature 0.1.
+Architecture: any `AutoModelForImageClassification`, such as `CLIPForImageClassification`.
+Score: the raw output, a rating on a scale of 1 to 10, like the paper's use of VILA (Sec. 5).
+Comparison: Bradley-Terry with temperature 1 on that scale. A rater on [0, 1] needs temperature 0.1.
+
+Not to be confused with `laion_aesthetic` and `siglip_aesthetic`, which are affine heads on a frozen
+image embedding, or with `q_align`, which rates in words.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -22,26 +25,26 @@ if TYPE_CHECKING:
 
 
 class AestheticRating:
-    """Any transformers image classifier with one label, in float32."""
+    """Any transformers image classifier with one output, in float32."""
 
     comparison = BradleyTerry(temperature=1.0)
 
     def __init__(self, name: str, checkpoint: str, device: Any, processor: str | None = None) -> None:
-        """Weights from `checkpoint`; the image processor from `processor` if given."""
+        """Load weights from `checkpoint`; the image processor from `processor` if set."""
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
         self.name = name
         self._model = load_model(AutoModelForImageClassification, checkpoint, device, torch.float32)
         if self._model.config.num_labels != 1:
             raise RewardError(
-                f"{checkpoint} has {self._model.config.num_labels} outputs; a rater has one (num_labels=1)"
+                f"{checkpoint} has {self._model.config.num_labels} outputs; a rater needs one (num_labels=1)"
             )
-        # Always Pillow's resizing: torchvision's gives slightly different scores.
+        # Always resize with Pillow, because torchvision gives slightly different scores.
         self._image_processor = load_component(AutoImageProcessor, processor or checkpoint, backend="pil")
 
     @torch.inference_mode()
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
-        """float64 [n]; `prompts` are not looked at."""
+        """Return scores, float64 [n]. `prompts` are ignored."""
         upright = [as_rgb(image) for image in images]
         if getattr(self._image_processor, "do_center_crop", False):
             upright = [crop_strip(image) for image in upright]

@@ -1,8 +1,12 @@
-"""ImageReward: which image of a prompt people prefer, learnt by BLIP.
+"""ImageReward: which image people prefer for a prompt, by BLIP.
 
-Xu et al., "ImageReward" (2023), Sec. 3.1. The score is (r - mean) / spread, where r is what the
-model was trained on by Bradley-Terry, so two scores compare with temperature 1 / spread. About
--2.3 to 2. Of a prompt the first 35 tokens are read, as by the official code.
+Xu et al., "ImageReward" (2023), Sec. 3.1; shipped checkpoint: `THUDM/ImageReward`.
+Score: (r - mean) / standard deviation, where r is the output that was trained with Bradley-Terry;
+about -2.3 to 2.
+Comparison: Bradley-Terry with temperature 1 / standard deviation, which compares r with temperature 1.
+Prompts are cut at 35 tokens, as in the official code.
+
+Not to be confused with `cycle_reward`, which has the same layout but is not normalized.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -19,28 +23,28 @@ from capo.rewards.models.blip_inputs import BlipInputs
 if TYPE_CHECKING:
     from PIL import Image
 
-MEAN, SPREAD = 0.16717362830052426, 1.0333394966054072
-"""Of r, as the official code has them."""
+MEAN, STD = 0.16717362830052426, 1.0333394966054072
+"""Mean and standard deviation of r in the official code."""
 MAX_LENGTH = 35
 
 
 class ImageReward:
-    """BLIP and an affine head in the official layout, in float32."""
+    """BLIP with an affine head in the official layout, in float32."""
 
-    comparison = BradleyTerry(temperature=1 / SPREAD)
+    comparison = BradleyTerry(temperature=1 / STD)
 
     def __init__(self, name: str, checkpoint: str, device: Any, processor: str | None = None) -> None:
-        """Weights from `checkpoint`; the tokenizer from `processor`, else its folder, else BERT's."""
+        """Load weights from `checkpoint`; the tokenizer from `processor`, else its folder, else BERT."""
         self.name = name
-        # Dropout lies between the official layers, and nothing when they are used.
+        # The official layers have only dropout between them, which does nothing at inference.
         self._judge = load_judge(checkpoint, device, activation=nn.Identity)
         self._inputs = BlipInputs(checkpoint, processor, self._judge.blip, MAX_LENGTH)
 
     @torch.inference_mode()
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
-        """float64 [n]."""
-        return (float64(self._judge(**self._inputs(images, prompts))) - MEAN) / SPREAD
+        """Return scores, float64 [n]."""
+        return (float64(self._judge(**self._inputs(images, prompts))) - MEAN) / STD
 
     def truncated(self, prompts: list[str]) -> list[bool]:
-        """Whether each prompt has more tokens than are read."""
+        """Return for each prompt whether it has more tokens than the model reads."""
         return self._inputs.truncated(prompts)

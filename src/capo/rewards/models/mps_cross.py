@@ -1,9 +1,9 @@
-"""The cross model of MPS: the image looks at those words of the prompt that matter.
+"""The cross model of MPS, in which the image attends to the relevant words of the prompt.
 
 Zhang et al., "Learning Multi-dimensional Human Preference for Text-to-Image Generation" (2024),
-Sec. 4. Layers of two residual blocks: attention from image to text, then among the image's
-patches, each with a gated feed-forward beside it. All heads share one key and value head.
-Parameters have the released names.
+Sec. 4. A layer is two residual blocks: attention from image to text, then among the patches of the
+image, each with a gated feed-forward in parallel. All heads share one key and value head. Parameters
+have the released names.
 """
 
 from typing import TYPE_CHECKING
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class CrossModel(nn.Module):
-    """Layers of (`TextAttention`, `PatchAttention`), of the sizes that `weights` have."""
+    """Layers of (`TextAttention`, `PatchAttention`), sized to fit `weights`."""
 
     def __init__(self, weights: "Mapping[str, Tensor]") -> None:
-        """Raises `KeyError` when `weights` have no first layer."""
+        """Raises `KeyError` if `weights` have no first layer."""
         super().__init__()
         inner, width = weights["layers.0.0.fn.to_q.weight"].shape
         head = weights["layers.0.0.fn.to_kv.weight"].shape[0] // 2
@@ -32,11 +32,11 @@ class CrossModel(nn.Module):
             for _ in range(depth)
         )
 
-    def forward(self, patches: Tensor, words: Tensor, heard: Tensor) -> Tensor:
-        """[n, P, d] from `patches` [n, P, d], one prompt's `words` [T, d] and whether each is `heard` [T]."""
+    def forward(self, patches: Tensor, words: Tensor, relevant: Tensor) -> Tensor:
+        """Return [n, P, d] for `patches` [n, P, d], `words` [T, d] of a prompt and a mask `relevant` [T]."""
         for layer in self.layers:
             text_attention, patch_attention = layer.children()
-            patches = patch_attention(text_attention(patches, words, heard))
+            patches = patch_attention(text_attention(patches, words, relevant))
         return patches
 
 
@@ -48,12 +48,12 @@ class Residual(nn.Module):
         self.fn = fn
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
-        """Of the shape of `x`."""
+        """Return a tensor with the shape of `x`."""
         return x + self.fn(x, *context)
 
 
 class TextAttention(nn.Module):
-    """From patches to words, which are not normalised."""
+    """Attention from patches to words, which are not normalized."""
 
     def __init__(self, width: int, heads: int, head: int, feed_forward: int) -> None:
         super().__init__()
@@ -66,16 +66,16 @@ class TextAttention(nn.Module):
             nn.Linear(width, 2 * feed_forward, bias=False), Gate(), nn.Linear(feed_forward, width, bias=False)
         )
 
-    def forward(self, x: Tensor, words: Tensor, heard: Tensor) -> Tensor:
-        """[n, P, d]."""
+    def forward(self, x: Tensor, words: Tensor, relevant: Tensor) -> Tensor:
+        """Return [n, P, d]."""
         x = self.norm(x)
         key, value = self.to_kv(words).expand(len(x), -1, -1).chunk(2, dim=-1)
-        attended = _attend(self.to_q(x), key, value, self.heads, heard[None])
+        attended = _attend(self.to_q(x), key, value, self.heads, relevant[None])
         return self.to_out(attended) + self.ff(x)
 
 
 class PatchAttention(nn.Module):
-    """Among patches, with rotary positions; one projection for attention and feed-forward."""
+    """Attention among patches with rotary positions. Attention and feed-forward share one projection."""
 
     def __init__(self, width: int, heads: int, head: int, feed_forward: int) -> None:
         super().__init__()
@@ -87,31 +87,34 @@ class PatchAttention(nn.Module):
         self.ff_out = nn.Sequential(Gate(), nn.Linear(feed_forward, width, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, P, d]."""
+        """Return [n, P, d]."""
         query, key, value, hidden = self.fused_attn_ff_proj(self.norm(x)).split(self.parts, dim=-1)
-        query, key = _turn(query.unflatten(-1, (self.heads, -1))).flatten(-2), _turn(key[:, :, None])[:, :, 0]
+        query, key = (
+            _rotate(query.unflatten(-1, (self.heads, -1))).flatten(-2),
+            _rotate(key[:, :, None])[:, :, 0],
+        )
         return self.attn_out(_attend(query, key, value, self.heads)) + self.ff_out(hidden)
 
 
 class Gate(nn.Module):
-    """SwiGLU, the gate in the second half."""
+    """SwiGLU with the gate in the second half."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., d] from [..., 2 d]."""
+        """Return [..., d] for [..., 2 d]."""
         value, gate = x.chunk(2, dim=-1)
         return silu(gate) * value
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, heard: Tensor | None = None) -> Tensor:
-    """[n, P, heads · h] from queries of that shape and one head [n, T, h] of keys and values."""
+def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, relevant: Tensor | None = None) -> Tensor:
+    """Return [n, P, heads · h] for queries of that shape and one head [n, T, h] of keys and values."""
     split = query.unflatten(-1, (heads, -1)).transpose(1, 2)
-    key, value = (each[:, None].expand(-1, heads, -1, -1) for each in (key, value))
-    attended = scaled_dot_product_attention(split, key, value, attn_mask=heard)
+    key, value = (x[:, None].expand(-1, heads, -1, -1) for x in (key, value))
+    attended = scaled_dot_product_attention(split, key, value, attn_mask=relevant)
     return attended.transpose(1, 2).flatten(-2)
 
 
-def _turn(x: Tensor) -> Tensor:
-    """Rotary positions, theta 10000, of `x` [n, P, heads, h], whose first half turns with its second."""
+def _rotate(x: Tensor) -> Tensor:
+    """Apply rotary positions (theta 10000) to `x` [n, P, heads, h]; its halves form the pairs."""
     half = x.shape[-1] // 2
     speed = 10_000.0 ** -(torch.arange(half, device=x.device) / half)
     angle = (torch.arange(x.shape[1], device=x.device)[:, None] * speed)[:, None]

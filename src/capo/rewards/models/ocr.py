@@ -1,9 +1,14 @@
-"""Text rendering: whether the words that a prompt quotes are in the image, as OCR reads it.
+"""Text rendering: how closely the text in the image matches the text that the prompt quotes.
 
-What the prompt has in quotation marks is compared with all that RapidOCR reads, in reading order:
-1 − edit distance / length of the longer, "1 − N.E.D." of the ICDAR 2019 robust reading challenges.
-So text that was not asked for costs, too. A prompt that quotes nothing asks for no text: every
-image scores 1, which tells no two of them apart. Runs on the CPU, with as many threads as torch.
+RapidOCR reads the image. Everything it reads, in reading order, is compared with everything the prompt
+has in quotation marks.
+Score: 1 - edit distance / length of the longer text, in [0, 1]; "1 - N.E.D." of the ICDAR 2019 robust
+reading challenges. Text that the prompt does not ask for lowers the score. For a prompt that quotes
+nothing every image scores 1, which prefers none.
+Comparison: Bradley-Terry with temperature 0.1.
+
+Not to be confused with a test of whether the quoted words occur, which ignores additional text. Runs
+on the CPU with as many threads as torch.
 """
 
 import re
@@ -22,20 +27,16 @@ if TYPE_CHECKING:
 
 QUOTED = re.compile(
     r"\"([^\"]+)\"|“([^“”]+)”|«([^«»]+)»|„([^„“”]+)[“”]|「([^「」]+)」"
-    # Single ones only around whole words: not the apostrophes of "don't" and "the dogs' house".
+    # Single quotes only around whole words, to skip the apostrophes of "don't" and "the dogs' house".
     r"|(?<!\w)'((?:[^']|(?<=\w)'(?=\w))+)'(?!\w)|(?<!\w)‘((?:[^‘’]|(?<=\w)’(?=\w))+)’(?!\w)"
 )
 
-LONGEST, SMALLEST = 8, 32
-"""Width to height, or height to width, at most; pixels of a side at least."""
+MAX_ASPECT, MIN_SIDE = 8, 32
+"""Largest ratio of the sides, and least pixels of a side, of an image that RapidOCR receives."""
 
 
 class TextRendering:
-    """RapidOCR's detector and recognizer, whose weights come with its package.
-
-    `unit` is what the edit distance counts: `characters` (white space left out) or `words`. Neither
-    case nor the width of letters counts.
-    """
+    """RapidOCR's detector and recognizer, whose weights come with its package."""
 
     comparison = BradleyTerry(temperature=0.1)
     range = (0.0, 1.0)
@@ -49,12 +50,17 @@ class TextRendering:
         *,
         unit: Literal["characters", "words"] = "characters",
     ) -> None:
-        """`checkpoint` is the package; `device` is not used."""
+        """Load RapidOCR. `checkpoint` is the package; `device` is ignored.
+
+        Options:
+            unit: what the edit distance counts: `characters` (without white space) or `words`. Case
+                and the width of letters do not count.
+        """
         try:
             from rapidocr import RapidOCR
         except ImportError as error:
             raise RewardError(
-                f"reward {name!r} needs RapidOCR: pip install 'capo-diffusion[ocr]' ({error})"
+                f"reward {name!r} needs RapidOCR; run: pip install 'capo-diffusion[ocr]' ({error})"
             ) from error
         self.name = name
         self._unit = unit
@@ -62,7 +68,7 @@ class TextRendering:
         self._read = RapidOCR(params={"Global.log_level": "critical", **threads})
 
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
-        """float64 [n] in [0, 1], one image after another."""
+        """Return scores, float64 [n] in [0, 1], one image after another."""
         return np.array([self._score(i, p) for i, p in zip(images, prompts, strict=True)], dtype=np.float64)
 
     def _score(self, image: "Image.Image", prompt: str) -> float:
@@ -71,7 +77,7 @@ class TextRendering:
         wanted = self._units(" ".join(quoted(prompt)))
         if not wanted:
             return 1.0
-        blue_green_red = np.asarray(_roomy(as_rgb(image)))[..., ::-1]
+        blue_green_red = np.asarray(_padded(as_rgb(image)))[..., ::-1]
         lines = self._read(blue_green_red).txts or ()
         return Levenshtein.normalized_similarity(wanted, self._units(" ".join(lines)))
 
@@ -80,19 +86,19 @@ class TextRendering:
         return words if self._unit == "words" else list("".join(words))
 
 
-def _roomy(image: "Image.Image") -> "Image.Image":
-    """The image, on white where it is tiny or a mere line, which RapidOCR would blow up without bounds."""
+def _padded(image: "Image.Image") -> "Image.Image":
+    """Pad tiny images and thin strips with white, because RapidOCR would enlarge them without bounds."""
     from PIL import Image
 
-    width = max(image.width, image.height // LONGEST, SMALLEST)
-    height = max(image.height, image.width // LONGEST, SMALLEST)
+    width = max(image.width, image.height // MAX_ASPECT, MIN_SIDE)
+    height = max(image.height, image.width // MAX_ASPECT, MIN_SIDE)
     if (width, height) == image.size:
         return image
-    room = Image.new("RGB", (width, height), "white")
-    room.paste(image)
-    return room
+    canvas = Image.new("RGB", (width, height), "white")
+    canvas.paste(image)
+    return canvas
 
 
 def quoted(prompt: str) -> list[str]:
-    """What stands in quotation marks of any kind, in order."""
+    """Return the texts in quotation marks of any kind, in order."""
     return [next(filter(None, groups)) for groups in QUOTED.findall(prompt)]

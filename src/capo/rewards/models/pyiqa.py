@@ -1,9 +1,12 @@
-"""Aesthetic raters of pyiqa that were trained on AVA, as VILA was: its substitutes in PyTorch.
+"""Aesthetic raters of pyiqa, trained on AVA like VILA: its substitutes in PyTorch. They ignore the prompt.
 
-TOPIQ (Chen et al., 2023), MUSIQ (Ke et al., 2021) and NIMA (Talebi and Milanfar, 2018). All
-predict the mean of people's ratings from 1 to 10, blind to the prompt. pyiqa may not be used
-commercially, brings many packages and pins some: it runs in an environment of its own. Its weights
-are pickles, of which torch reads the tensors only.
+TOPIQ (Chen et al., 2023), MUSIQ (Ke et al., 2021) and NIMA (Talebi and Milanfar, 2018).
+Score: the predicted mean of people's ratings, 1 to 10.
+Comparison: Bradley-Terry with temperature 1 on that scale.
+pyiqa needs many packages in fixed versions, so it runs in an environment of its own. Its license
+forbids commercial use. Its weights are pickles, from which torch reads only tensors.
+
+Not to be confused with `vila`, the paper's reward: report which one you used.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,7 +23,7 @@ REQUIREMENTS = ("pyiqa==0.1.16", "pillow")
 
 
 class PyiqaRating:
-    """A no-reference metric of pyiqa by its name there; its scores go from 1 to 10, higher is better."""
+    """A no-reference metric of pyiqa, by its name there."""
 
     comparison = BradleyTerry(temperature=1.0)
 
@@ -34,14 +37,17 @@ class PyiqaRating:
         *,
         metric: str = "topiq_iaa",
     ) -> None:
-        """Starts the program on `device`; pyiqa itself fetches the metric's weights from `checkpoint`.
+        """Start the program on `device`; pyiqa downloads the weights of the metric from `checkpoint`.
 
-        `timeout`: seconds that it may take to start, and for a batch.
+        `timeout` limits the seconds to start and the seconds for a batch.
+
+        Options:
+            metric: the name of the metric in pyiqa.
         """
         self.name, self.timeout = name, timeout
         command = ("python", str(PROGRAMS / "pyiqa_rating.py"), metric, str(device))
         self._program = ProgramReward(name, command, REQUIREMENTS, timeout)
 
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> "np.ndarray":
-        """float64 [n]; `prompts` are not looked at."""
+        """Return scores, float64 [n]. `prompts` are ignored."""
         return self._program.score(images, prompts)

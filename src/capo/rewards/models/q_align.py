@@ -1,8 +1,13 @@
-"""Ratings in words: how good a vision-language model says that an image is, blind to its prompt.
+"""Q-Align and Q-ReAlign: a vision-language model rates an image in words. Ignores the prompt.
 
-Wu et al., "Q-Align" (2023), Sec. 3.3, as Q-ReAlign asks: after the stem of an answer, the softmax
-over excellent, good, fair, poor and bad, weighted 1 to 0. Ratings in [0, 1]; two compare by
-Bradley-Terry with temperature 0.1, which is temperature 1 on a scale of 1 to 10.
+Wu et al., "Q-Align" (2023), Sec. 3.3, with the questions of Q-ReAlign; shipped checkpoint:
+`q-future/Q-ReAlign-Lite-4B`.
+Score: after the stem of an answer, the softmax over excellent, good, fair, poor and bad, weighted 1 to
+0; in [0, 1].
+Comparison: Bradley-Terry with temperature 0.1, which is temperature 1 on a scale of 1 to 10.
+
+Not to be confused with `vlm_judge`, which reads a number from a written answer. OneAlign needs code from
+the Hub, which capo does not run.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -22,7 +27,7 @@ WEIGHTS = (1.0, 0.75, 0.5, 0.25, 0.0)
 
 
 class LevelRating:
-    """Any transformers image-text-to-text model that was taught to rate in five words."""
+    """Any transformers image-text-to-text model trained to rate in five words."""
 
     comparison = BradleyTerry(temperature=0.1)
 
@@ -36,14 +41,14 @@ class LevelRating:
         question: str = "How would you rate the quality of this image?",
         stem: str = "The quality of the image is",
     ) -> None:
-        """Weights from `checkpoint`; tokenizer and image processor from `processor` if given.
+        """Load weights from `checkpoint`; tokenizer and image processor from `processor` if set.
 
         Options:
-            question: what the model is asked.
-            stem: the start of its answer, which the level ends.
+            question: the question about the image.
+            stem: the start of the answer, which the level completes.
 
         Raises:
-            RewardError: for weights that cannot be used, and where two levels start alike.
+            RewardError: the weights cannot be used, or two levels start with the same token.
         """
         self.name = name
         self._model = VisionLanguageModel(checkpoint, device, processor)
@@ -51,11 +56,11 @@ class LevelRating:
         tokenizer = self._model.tokenizer
         self._levels = [tokenizer(f" {word}", add_special_tokens=False).input_ids[0] for word in LEVELS]
         if len(set(self._levels)) < len(LEVELS):
-            raise RewardError(f"{checkpoint}: its tokenizer does not tell {', '.join(LEVELS)} by their start")
+            raise RewardError(f"{checkpoint}: two of {', '.join(LEVELS)} start with the same token")
 
     @torch.inference_mode()
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
-        """float64 [n] in [0, 1]; `prompts` are not looked at."""
-        said = self._model.next_token(images, [self._text] * len(images))
-        shares = said[:, self._levels].cpu().double().softmax(-1).numpy()
+        """Return scores, float64 [n] in [0, 1]. `prompts` are ignored."""
+        log_probabilities = self._model.next_token(images, [self._text] * len(images))
+        shares = log_probabilities[:, self._levels].cpu().double().softmax(-1).numpy()
         return shares @ np.array(WEIGHTS)

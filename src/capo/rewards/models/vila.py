@@ -1,10 +1,13 @@
-"""VILA-R: how good people find a photograph, blind to its prompt; the paper's aesthetic reward.
+"""VILA-R: how people rate a photograph; the paper's aesthetic reward. Ignores the prompt.
 
-Ke et al., "VILA: Learning Image Aesthetics from User Comments with Vision-Language Pretraining"
-(2023). It was released for TensorFlow only, and nobody has ported it, so it runs in a process and
-an environment of its own, on the release as it is. It has never been run on the released weights,
-only on a SavedModel of the signature that the release documents. The release gives a mean opinion
-in [0, 1]; the score is ten times that, the scale of the paper's tables.
+Ke et al., "VILA: Learning Image Aesthetics from User Comments with Vision-Language Pretraining" (2023).
+It was released for TensorFlow only and has no port, so the release runs in a process and an environment
+of its own.
+Score: ten times the mean opinion in [0, 1] of the release, which is the scale of the paper's tables.
+Comparison: Bradley-Terry with temperature 1 on that scale.
+The released weights have never been run here; tests use a SavedModel with the documented signature.
+
+Not to be confused with `pyiqa`, whose raters were trained on the same ratings (AVA).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -21,7 +24,7 @@ REQUIREMENTS = ("tensorflow>=2.16", "tensorflow-hub>=0.16", "pillow")
 
 
 class VilaRating:
-    """The released TensorFlow model, or one with its signature (`checkpoint`: a SavedModel's folder)."""
+    """The released TensorFlow model, or a SavedModel folder with its signature."""
 
     comparison = BradleyTerry(temperature=1.0)
     range = (0.0, 10.0)
@@ -34,14 +37,14 @@ class VilaRating:
         processor: str | None = None,
         timeout: float = 600.0,
     ) -> None:
-        """Starts the program, which loads `checkpoint`; `device` is not used: it runs on the CPU.
+        """Start the program, which loads `checkpoint` and runs on the CPU; `device` is ignored.
 
-        `timeout`: seconds that it may take to start, and for a batch.
+        `timeout` limits the seconds to start and the seconds for a batch.
         """
         self.name, self.timeout = name, timeout
         command = ("python", str(PROGRAMS / "vila_rating.py"), checkpoint)
         self._program = ProgramReward(name, command, REQUIREMENTS, timeout)
 
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> "np.ndarray":
-        """float64 [n] in [0, 10]; `prompts` are not looked at."""
+        """Return scores, float64 [n] in [0, 10]. `prompts` are ignored."""
         return self._program.score(images, prompts)

@@ -1,4 +1,4 @@
-"""Asking a vision-language model about images: its processor, its chat template, its next token."""
+"""Questions to a vision-language model about images: processor, chat template, next token, written answer."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,35 +12,35 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PLAIN_FORMAT = "USER: {}\n{} ASSISTANT:"
-"""Image and question, for checkpoints that have no chat template."""
+"""Image and question, for checkpoints without a chat template."""
 
 
 class VisionLanguageModel:
-    """Any transformers image-text-to-text model; float32 on a CPU, its own precision elsewhere."""
+    """Any transformers image-text-to-text model: float32 on a CPU, the precision of the weights elsewhere."""
 
     def __init__(self, checkpoint: str, device: Any, processor: str | None = None) -> None:
-        """Weights from `checkpoint`; tokenizer and image processor from `processor` if given."""
+        """Load weights from `checkpoint`; tokenizer and image processor from `processor` if set."""
         from transformers import AutoModelForImageTextToText
 
         self._model = load_model(AutoModelForImageTextToText, checkpoint, device, default_dtype(device))
         self._processor = load_processor(processor or checkpoint, self._model.config)
         self.tokenizer = self._processor.tokenizer
-        self.tokenizer.padding_side = "left"  # the last position is then the answer's in every row
+        self.tokenizer.padding_side = "left"  # so that the answer follows the last position in every row
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
     def ask(self, question: str) -> str:
-        """The text of a conversation with an image, `question` and the start of an answer.
+        """Return the text of a conversation with an image, `question` and the start of an answer.
 
-        Raises `ValueError` for a question that holds the model's image token.
+        Raises `ValueError` for a question that contains the model's image token.
         """
         image_token = self._processor.image_token
         if image_token in question:
-            raise ValueError(f"the prompt holds the model's image token {image_token!r}")
+            raise ValueError(f"the prompt contains the model's image token {image_token!r}")
         if self._processor.chat_template is None:
             return PLAIN_FORMAT.format(image_token, question)
         content = [{"type": "image"}, {"type": "text", "text": question}]
-        # A template without the switch for thinking does not look at it.
+        # Templates without a thinking mode ignore this switch.
         return self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}],
             chat_template=self._processor.chat_template,
@@ -50,26 +50,26 @@ class VisionLanguageModel:
         )
 
     def next_token(self, images: "list[Image.Image]", texts: list[str]) -> Tensor:
-        """Log-probabilities of what follows each of n texts, float32 [n, vocabulary]."""
-        # One step of generation rather than a bare forward: each architecture then builds its own
-        # position ids for the padded rows. `logits` are the raw ones, before any penalty.
+        """Return log-probabilities of the token after each of n texts, float32 [n, vocabulary]."""
+        # One step of generation instead of a bare forward, so that the architecture builds its own
+        # position ids for padded rows. `logits` are raw, before any penalty.
         logits: Tensor = self._generate(images, texts, 1)[1].logits[0]
         return logits.float().log_softmax(-1)
 
     def answers(self, images: "list[Image.Image]", texts: list[str], max_new_tokens: int) -> list[str]:
-        """What the model says after each of n texts, its likeliest token at every step."""
+        """Return the greedy continuation of each of n texts."""
         start, output = self._generate(images, texts, max_new_tokens)
         return self.tokenizer.batch_decode(output.sequences[:, start:], skip_special_tokens=True)
 
     def _generate(self, images: "list[Image.Image]", texts: list[str], length: int) -> tuple[int, Any]:
-        """The tokens that a padded text has, and what `generate` returns."""
+        """Return the length of the padded texts in tokens, and the output of `generate`."""
         from transformers import GenerationConfig
 
         inputs = self._processor(
-            images=[[as_rgb(image)] for image in images],  # those of each text
+            images=[[as_rgb(image)] for image in images],  # one list of images per text
             text=texts,
             padding=True,
-            add_special_tokens=not self._starts_whole(texts[0]),
+            add_special_tokens=not self._has_start_token(texts[0]),
             return_tensors="pt",
         ).to(self._model.device, dtype=self._model.dtype)
         config = GenerationConfig(
@@ -83,16 +83,16 @@ class VisionLanguageModel:
         )
         return inputs.input_ids.shape[1], self._model.generate(**inputs, generation_config=config)
 
-    def _starts_whole(self, text: str) -> bool:
-        """Whether the chat template has put the start token there already."""
+    def _has_start_token(self, text: str) -> bool:
+        """Return True if the chat template has already added the start token."""
         start = self.tokenizer.bos_token
         return start is not None and text.startswith(start)
 
 
 def load_processor(checkpoint: str, config: Any) -> Any:
-    """The processor of a model with this configuration, without a video part.
+    """Return the processor of a model with this configuration, without its video part.
 
-    Raises `RewardError` when it cannot be read, or needs a package that is not installed.
+    Raises `RewardError` if it cannot be read or needs a package that is not installed.
     """
     from transformers import AutoProcessor
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
@@ -100,14 +100,14 @@ def load_processor(checkpoint: str, config: Any) -> Any:
     kind = PROCESSOR_MAPPING.get(type(config), None)
     videos = kind is not None and "video_processor" in kind.get_attributes()
     try:
-        # Always Pillow's resizing: torchvision's gives slightly different scores.
+        # Always resize with Pillow, because torchvision gives slightly different scores.
         return load_component(_without_videos(kind) if videos else AutoProcessor, checkpoint, backend="pil")
     except ImportError as error:
         raise RewardError(f"{checkpoint}: {error}") from error
 
 
 def _without_videos(kind: Any) -> Any:
-    """A processor class without its video part, which needs torchvision."""
+    """Return a processor class without its video part, which needs torchvision."""
 
     class ImageTextProcessor(kind):  # type: ignore[misc]
         @classmethod
@@ -115,9 +115,9 @@ def _without_videos(kind: Any) -> Any:
             return [name for name in super().get_attributes() if name != "video_processor"]
 
         @classmethod
-        def from_args_and_dict(cls, args: list[Any], processor_dict: dict[str, Any], **named: Any) -> Any:
+        def from_args_and_dict(cls, args: list[Any], processor_dict: dict[str, Any], **options: Any) -> Any:
             parts = list(args)
             parts.insert(kind.get_attributes().index("video_processor"), None)
-            return super().from_args_and_dict(parts, processor_dict, **named)
+            return super().from_args_and_dict(parts, processor_dict, **options)
 
     return ImageTextProcessor

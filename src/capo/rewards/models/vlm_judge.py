@@ -1,10 +1,14 @@
-"""A vision-language model as a judge: it writes an answer, and the score is a number in it.
+"""A vision-language model as a judge that writes an answer with a grade in it.
 
-For models that were taught to reason about an image and end with a score, as UnifiedReward, and
-for any that follow instructions. Only an answer that holds one number after the label, within the
-range, is a score; every other is a missing one. Scores are on the range's own scale, 1 to 5 unless
-told; two compare by Bradley-Terry with temperature 0.5, about a ninth of that range, as 1 is of
-the scale of 1 to 10: give the recipe another `temperature` with another range.
+For models trained to reason about an image and end with a score, such as UnifiedReward, and for any
+model that follows instructions.
+Score: the number after the label, on the scale of the range (1 to 5 by default). An answer without
+exactly one such number within the range has no score.
+Comparison: Bradley-Terry with temperature 0.5, about a ninth of the default range, like 1 on a scale of
+1 to 10. With another range, set `temperature` in the recipe.
+
+Not to be confused with `vqascore`, which reads the probability of Yes, or with `q_align`, which rates in
+words.
 """
 
 import re
@@ -30,7 +34,7 @@ INSTRUCTION = (
 
 
 class GeneratedScore:
-    """Any transformers image-text-to-text model, which answers with its likeliest words."""
+    """Any transformers image-text-to-text model, decoded greedily."""
 
     comparison = BradleyTerry(temperature=0.5)
 
@@ -47,18 +51,18 @@ class GeneratedScore:
         maximum: float = 5.0,
         max_new_tokens: int = 512,
     ) -> None:
-        """Weights from `checkpoint`; tokenizer and image processor from `processor` if given.
+        """Load weights from `checkpoint`; tokenizer and image processor from `processor` if set.
 
         Options:
-            template: a file with the instruction, `{prompt}` where the prompt goes; an instruction
-                of capo's own when None.
-            label: what the model writes before a colon and the score.
-            minimum: of the score.
-            maximum: of the score.
-            max_new_tokens: after which an answer is cut off.
+            template: a file with the instruction, with `{prompt}` in place of the prompt. None uses
+                capo's own instruction.
+            label: the text before the colon and the score.
+            minimum: the lowest score.
+            maximum: the highest score.
+            max_new_tokens: the longest answer in tokens.
 
         Raises:
-            RewardError: for weights, a template or a range that cannot be used.
+            RewardError: the weights, the template or the range cannot be used.
         """
         if not minimum < maximum:
             raise RewardError(f"minimum {minimum:g} must be below maximum {maximum:g}")
@@ -69,22 +73,22 @@ class GeneratedScore:
 
     @torch.inference_mode()
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
-        """float64 [n] in the range, NaN where the answer holds no score."""
+        """Return scores, float64 [n] within the range, NaN if the answer has no score."""
         texts = [self._model.ask(self._template.replace("{prompt}", prompt)) for prompt in prompts]
         answers = self._model.answers(images, texts, self._length)
         return np.array([parse_score(answer, self._label, *self._range) for answer in answers])
 
 
 def parse_score(answer: str, label: str, minimum: float, maximum: float) -> float:
-    """The number that `answer` holds after `label` and a colon; NaN unless there is one, in the range.
+    """Return the number after `label` and a colon in `answer`, or NaN.
 
-    A label may come several times if the number is the same each time. Marks of emphasis around it
-    are passed over; fractions (4/5), percentages and ranges (3-4) are no scores.
+    NaN if there is no number, if it is out of range, or if several labels have different numbers.
+    Emphasis marks are ignored. Fractions (4/5), percentages and ranges (3-4) do not count as numbers.
     """
     after = rf"(?<!\w){re.escape(label)}[*_`]*\s*:(.*)"
     number = re.compile(r"[\s*_`]*(-?\d+(?:\.\d+)?)[\s*_`]*\.?[\s*_`]*$")
-    found = [number.match(rest) for rest in re.findall(after, answer, re.IGNORECASE)]
-    values = {float(match[1]) if match else float("nan") for match in found}
+    matches = [number.match(rest) for rest in re.findall(after, answer, re.IGNORECASE)]
+    values = {float(match[1]) if match else float("nan") for match in matches}
     if len(values) != 1 or not minimum <= (value := values.pop()) <= maximum:
         return float("nan")
     return value
@@ -92,12 +96,14 @@ def parse_score(answer: str, label: str, minimum: float, maximum: float) -> floa
 
 def _read_template(template: str | None, label: str, minimum: float, maximum: float) -> str:
     if template is None:
-        told = {"label": label, "minimum": f"{minimum:g}", "maximum": f"{maximum:g}"}
-        return INSTRUCTION.format(prompt="{prompt}", **told)
+        values = {"label": label, "minimum": f"{minimum:g}", "maximum": f"{maximum:g}"}
+        return INSTRUCTION.format(prompt="{prompt}", **values)
     try:
         text = Path(template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RewardError(f"template {template!r} cannot be read: {error}") from error
     if text.count("{prompt}") != 1:
-        raise RewardError(f"template {template!r} must hold {{prompt}} once, where the prompt goes")
+        raise RewardError(
+            f"template {template!r} must contain {{prompt}} exactly once, in place of the prompt"
+        )
     return text

@@ -1,9 +1,12 @@
 """VQAScore: the probability that a vision-language model answers yes.
 
-Lin et al., "Evaluating Text-to-Visual Generation with Image-to-Text Generation" (2024), with the
-official question. The score is P(answer token) in [0, 1] at the first position of the answer, so
-two scores compare by the power ratio with exponent 1 (Eq. 28). Not to be confused with the score
-of CLIP-FlanT5 (`clip_t5`), which also counts the end token and is about the square root of this.
+Lin et al., "Evaluating Text-to-Visual Generation with Image-to-Text Generation" (2024), with the official
+question; shipped checkpoints: LLaVA 1.5 7B and Qwen3-VL-8B.
+Score: P(answer token) in [0, 1] at the first position of the answer.
+Comparison: power ratio with exponent 1 (Eq. 28 of CaPO).
+
+Not to be confused with the score of CLIP-FlanT5 (`clip_t5`), which also counts the end token and is about
+the square root of this score.
 """
 
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,16 +41,16 @@ class VqaScore:
         answer: str = "Yes",
         normalize: Literal["full", "yes_no"] = "full",
     ) -> None:
-        """Weights from `checkpoint`; tokenizer and image processor from `processor` if given.
+        """Load weights from `checkpoint`; tokenizer and image processor from `processor` if set.
 
         Options:
-            template: the question, with `{}` where the prompt goes.
-            answer: whose probability is the score.
-            normalize: `full`, over the whole vocabulary, as the official code; `yes_no`, over
-                Yes and No alone, as others do: higher where the model would say something else.
+            template: the question, with `{}` in place of the prompt.
+            answer: the answer whose probability is the score.
+            normalize: `full` is over the whole vocabulary, as in the official code. `yes_no` is over
+                Yes and No only, which is higher if the model would rather say something else.
 
         Raises:
-            RewardError: for weights, a template or an answer that cannot be used.
+            RewardError: the weights, the template or the answer cannot be used.
         """
         self.name = name
         self._template = checked_template(template)
@@ -56,9 +59,9 @@ class VqaScore:
 
     @torch.inference_mode()
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
-        """float64 [n] in [0, 1]; raises `ValueError` for a prompt that holds the image token."""
-        said = self._model.next_token(images, [self._ask(prompt) for prompt in prompts])
-        answer = said[:, self._answers]
+        """Return scores, float64 [n] in [0, 1]. A prompt with the image token raises `ValueError`."""
+        log_probabilities = self._model.next_token(images, [self._ask(prompt) for prompt in prompts])
+        answer = log_probabilities[:, self._answers]
         if len(self._answers) > 1:
             answer = answer.log_softmax(-1)
         return answer[:, 0].cpu().double().exp().numpy()
@@ -68,17 +71,17 @@ class VqaScore:
 
 
 def checked_template(template: str) -> str:
-    """`template`; raises `RewardError` unless it has one place for the prompt."""
+    """Return `template`. Raises `RewardError` unless it has exactly one `{}`."""
     if template.count("{}") != 1:
-        raise RewardError(f"template {template!r} must hold {{}} once, where the prompt goes")
+        raise RewardError(f"template {template!r} must contain {{}} exactly once, in place of the prompt")
     return template
 
 
 def answer_tokens(tokenizer: Any, text: str, answers: tuple[str, ...] = ("Yes",)) -> list[int]:
-    """The tokens with which each of `answers` goes on after `text`.
+    """Return the token that continues `text` for each of `answers`.
 
-    As the tokenizer splits `text + answer` for the spellings " Yes", "Yes", " yes", "yes" (after
-    white space those without a leading space only): the first in which each is one known token.
+    Tries the spellings " Yes", "Yes", " yes" and "yes" (after white space only those without a leading
+    space) and takes the first in which every answer is one known token after `text`.
     """
     before = tokenizer(text, add_special_tokens=False).input_ids
     for spell in (" {}".format, str, lambda word: f" {word.lower()}", str.lower):
@@ -93,9 +96,9 @@ def answer_tokens(tokenizer: Any, text: str, answers: tuple[str, ...] = ("Yes",)
 
 
 def _answers(answer: str, normalize: str) -> tuple[str, ...]:
-    """The answers that are compared, that which counts first."""
+    """Return the answers that are compared, starting with the one that counts."""
     if normalize == "full":
         return (answer,)
     if answer not in OPPOSITES:
-        raise RewardError(f"normalize: yes_no needs the answer Yes or No, not {answer!r}")
+        raise RewardError(f"normalize: yes_no needs the answer Yes or No, got {answer!r}")
     return answer, OPPOSITES[answer]

@@ -14,14 +14,14 @@ def png(image, **options):
     return buffer.getvalue()
 
 
-def test_transparency_is_over_white():
+def test_transparency_becomes_white():
     image = Image.new("RGBA", (1, 1), (200, 0, 100, 0))
     assert as_rgb(image).getpixel((0, 0)) == (255, 255, 255)
     half = Image.new("RGBA", (1, 1), (0, 0, 0, 128))
     assert as_rgb(half).getpixel((0, 0)) == (127, 127, 127)
 
 
-def test_palette_with_a_transparent_colour():
+def test_palette_with_a_transparent_color():
     image = Image.new("P", (1, 1), 0)
     image.putpalette([10, 20, 30])
     assert as_rgb(image).getpixel((0, 0)) == (10, 20, 30)
@@ -29,7 +29,7 @@ def test_palette_with_a_transparent_colour():
     assert as_rgb(image).getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_grey_keeps_its_brightness():
+def test_gray_keeps_its_brightness():
     assert as_rgb(Image.new("L", (1, 1), 77)).getpixel((0, 0)) == (77, 77, 77)
     deep = Image.fromarray(np.array([[0x8000]], dtype=np.uint16))
     assert as_rgb(deep).getpixel((0, 0)) == (128, 128, 128)
@@ -38,7 +38,7 @@ def test_grey_keeps_its_brightness():
 def test_orientation_is_applied():
     image = Image.new("RGB", (2, 1))
     image.putpixel((0, 0), (255, 0, 0))
-    image.getexif()[0x0112] = 6  # to be turned a quarter
+    image.getexif()[0x0112] = 6  # rotate by 90 degrees
     upright = as_rgb(image)
     assert upright.size == (1, 2)
     assert upright.getpixel((0, 0)) == (255, 0, 0)
@@ -60,7 +60,7 @@ def encoded(image_format):
 
 
 @pytest.mark.parametrize("image_format", ENCODINGS)
-def test_every_format_of_samples_is_read_and_only_whole(image_format):
+def test_every_sample_format_is_read_if_complete(image_format):
     data = encoded(image_format)
     assert decode_image(data).size == (64, 64)
     with pytest.raises(ValueError, match="not a readable image"):
@@ -68,19 +68,19 @@ def test_every_format_of_samples_is_read_and_only_whole(image_format):
 
 
 @pytest.mark.parametrize("data", [b"", b"not a picture", encoded("png")[8:]])
-def test_what_is_no_whole_image_is_refused(data):
+def test_incomplete_images_are_rejected(data):
     with pytest.raises(ValueError, match="not a readable image"):
         decode_image(data)
 
 
-def test_other_formats_are_refused():
+def test_other_formats_are_rejected():
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4)).save(buffer, "TIFF")
     with pytest.raises(ValueError, match="not a readable image"):
         decode_image(buffer.getvalue())
 
 
-def test_a_decompression_bomb_is_refused_before_decoding():
+def test_a_decompression_bomb_is_rejected_before_decoding():
     data = bytearray(png(Image.new("L", (1, 1))))
     data[16:24] = (20_000).to_bytes(4, "big") * 2  # width and height of the header
     import zlib

@@ -18,7 +18,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-import tiny_language
+import tiny_language_rewards
 import tiny_rewards
 from capo import BradleyTerry, PowerRatio
 from capo.recipe import RewardSection
@@ -26,7 +26,7 @@ from capo.rewards import RewardError, build_comparison, load_reward, reward_iden
 from capo.rewards.catalog import CLIP_VIT_L_336
 from capo.rewards.models import hpsv3_instruction
 from capo.rewards.models.vlm_judge import parse_score
-from tiny_language import VOCABULARY
+from tiny_language_rewards import VOCABULARY
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 STD = np.array([0.26862954, 0.26130258, 0.27577711])
@@ -39,8 +39,8 @@ def folders(tmp_path_factory):
     words = root / "hpsv3.txt"
     words.write_text("Rate {text_prompt} of this image: <|Reward|> show .", encoding="utf-8")
     return {
-        "t5": tiny_language.clip_t5(root / "t5"),
-        "hpsv3": tiny_language.hpsv3(root / "hpsv3"),
+        "t5": tiny_language_rewards.clip_t5(root / "t5"),
+        "hpsv3": tiny_language_rewards.hpsv3(root / "hpsv3"),
         "instruction": words,
         "llava": tiny_rewards.vqa(root / "llava"),
         "qwen": tiny_rewards.qwen(root / "qwen"),
@@ -49,7 +49,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def squares():
-    """Of the size that the tiny vision towers want."""
+    """Images of the input size of the tiny vision towers."""
     shape = (3, tiny_rewards.PIXELS, tiny_rewards.PIXELS, 3)
     return [Image.fromarray(p) for p in np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)]
 
@@ -69,11 +69,11 @@ def ids(text):
 
 @torch.no_grad()
 def test_clip_t5_is_the_root_of_yes_and_end(folders, squares):
-    """exp(mean log P) of Yes and </s>: words, </s>, layer -2 of CLIP without its first token, words, </s>."""
+    """exp(mean log P) of Yes and </s> after words, </s>, CLIP layer -2 without class token, words, </s>."""
     weights = load_file(folders["t5"] / "model.safetensors")
     config = T5Config.from_pretrained(folders["t5"])
     t5 = T5ForConditionalGeneration(config).eval()
-    t5.lm_head.weight = torch.nn.Parameter(weights["lm_head.weight"])  # Flan-T5's is its own
+    t5.lm_head.weight = torch.nn.Parameter(weights["lm_head.weight"])  # not tied in Flan-T5
     own = {n: t for n, t in weights.items() if not n.startswith(("mm_", "embed_tokens"))}
     assert not t5.load_state_dict(own, strict=False).unexpected_keys
     assert not torch.equal(weights["lm_head.weight"], weights["shared.weight"])
@@ -90,7 +90,7 @@ def test_clip_t5_is_the_root_of_yes_and_end(folders, squares):
             patches = patches @ w.T + b
             if n == 0:
                 patches = torch.nn.functional.gelu(patches)
-        # The tokenizer keeps `"?` together, which it does not know.
+        # The tokenizer keeps `"?` together as one unknown token.
         after = ids(f'Does this figure show " {prompt} "? Please answer yes or no . ASSISTANT : </s>')
         embedded = weights["shared.weight"]
         whole = torch.cat([embedded[before], patches, embedded[after]], dim=1)
@@ -103,7 +103,7 @@ def test_clip_t5_is_the_root_of_yes_and_end(folders, squares):
     np.testing.assert_allclose(scores, expected, rtol=1e-4)
 
 
-def test_clip_t5_pads_oblong_images_with_the_mean_colour(folders):
+def test_clip_t5_pads_oblong_images_with_the_mean_color(folders):
     reward = load("vqascore-clip-flant5-xl", folders["t5"])
     wide = Image.new("RGB", (16, 6), "red")
     square = Image.new("RGB", (16, 16), (122, 116, 104))
@@ -111,8 +111,8 @@ def test_clip_t5_pads_oblong_images_with_the_mean_colour(folders):
     np.testing.assert_array_equal(reward.score([wide], ["a"]), reward.score([square], ["a"]))
 
 
-def test_clip_t5_reads_words_it_does_not_know_as_one_and_cuts_long_questions(folders, squares):
-    """That the unknown word is seen at all shows in the formula above: each question has one."""
+def test_clip_t5_maps_unknown_words_to_one_token_and_cuts_long_questions(folders, squares):
+    """The formula above shows that an unknown word counts: every question has one."""
     reward = load("vqascore-clip-flant5-xl", folders["t5"])
     first, second = reward.score(squares[:1] * 2, ["a zebra circle", "a crimson circle"])
     assert first == pytest.approx(second, rel=1e-6)
@@ -120,8 +120,8 @@ def test_clip_t5_reads_words_it_does_not_know_as_one_and_cuts_long_questions(fol
     assert np.isfinite(reward.score(squares[:1], ["red " * 3000])).all()
 
 
-def test_the_tower_of_clip_t5_counts_by_its_weights(folders, tmp_path, squares, monkeypatch):
-    """With the entry's own weights, by the commit of first use; with others, where an option names it."""
+def test_the_vision_tower_of_clip_t5_is_part_of_the_identity(folders, tmp_path, squares, monkeypatch):
+    """With shipped weights by its commit; with other weights if the option names it."""
     tower = CLIP_VIT_L_336
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     assert reward_identity(RewardSection(name="vqascore-clip-flant5-xl")).split()[-1] == f"{tower}@main"
@@ -143,7 +143,7 @@ def test_the_tower_of_clip_t5_counts_by_its_weights(folders, tmp_path, squares, 
 
 @torch.no_grad()
 def test_hpsv3_is_a_head_on_the_reward_token(folders, squares):
-    """W3 relu(W2 relu(W1 h)) of the last layer at <|Reward|>, each token at its own place in a row."""
+    """W3 relu(W2 relu(W1 h)) of the last layer at <|Reward|>, with one-dimensional positions."""
     weights = load_file(folders["hpsv3"] / "HPSv3.safetensors")
     model = Qwen2VLForConditionalGeneration.from_pretrained(folders["hpsv3"] / "whole").eval()
     reward = load("hpsv3", folders["hpsv3"], instruction=str(folders["instruction"]))
@@ -157,8 +157,8 @@ def test_hpsv3_is_a_head_on_the_reward_token(folders, squares):
         text = "<|vision_start|> " + "<|image_pad|> " * 256 + f"<|vision_end|> {pieces}"
         tail = ids("show . <|im_end|> ASSISTANT")
         row = torch.cat([ids(text), torch.tensor([[len(VOCABULARY)]]), tail], dim=1)
-        places = torch.arange(row.shape[1]).expand(3, 1, -1)
-        hidden = model.model(input_ids=row, position_ids=places, **prepared).last_hidden_state
+        positions = torch.arange(row.shape[1]).expand(3, 1, -1)
+        hidden = model.model(input_ids=row, position_ids=positions, **prepared).last_hidden_state
         x = hidden[0, -1 - tail.shape[1]]
         for n in (0, 3, 5):
             x = weights[f"rm_head.{n}.weight"] @ x + weights[f"rm_head.{n}.bias"]
@@ -173,7 +173,7 @@ def test_hpsv3_needs_its_instruction(folders, tmp_path, monkeypatch):
         load("hpsv3", folders["hpsv3"])
     bad = tmp_path / "bad.txt"
     bad.write_text("Rate {text_prompt}")
-    with pytest.raises(RewardError, match=r"must hold \{text_prompt\} and <\|Reward\|> once each"):
+    with pytest.raises(RewardError, match=r"must contain \{text_prompt\} and <\|Reward\|>"):
         load("hpsv3", folders["hpsv3"], instruction=str(bad))
     package = tmp_path / "hpsv3" / "dataset"
     package.mkdir(parents=True)
@@ -187,15 +187,15 @@ def test_hpsv3_needs_its_instruction(folders, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     text = "Rate {text_prompt} of this image: <|Reward|> show ."
     digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    assert reward_identity(section) == f"{before} blake2b:{digest}"  # not the text it always was
-    monkeypatch.setattr(hpsv3_instruction, "USUAL", digest)
+    assert reward_identity(section) == f"{before} blake2b:{digest}"  # differs from the known text
+    monkeypatch.setattr(hpsv3_instruction, "KNOWN_DIGEST", digest)
     assert reward_identity(section) == before
     image = [Image.new("RGB", (30, 20), "red")]
     named = load("hpsv3", folders["hpsv3"], instruction=str(folders["instruction"]))
-    found = load("hpsv3", folders["hpsv3"])
-    np.testing.assert_array_equal(found.score(image, ["a"]), named.score(image, ["a"]))
-    with pytest.raises(ValueError, match=r"holds the model's token '<\|Reward\|>'"):
-        found.score(image, ["a <|Reward|>"])
+    installed = load("hpsv3", folders["hpsv3"])
+    np.testing.assert_array_equal(installed.score(image, ["a"]), named.score(image, ["a"]))
+    with pytest.raises(ValueError, match=r"contains '<\|Reward\|>'"):
+        installed.score(image, ["a <|Reward|>"])
 
 
 def llava_logits(folder, image, question):
@@ -222,7 +222,7 @@ def test_vqa_template_answer_and_normalization(folders, squares):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"template": "Is it?"}, r"must hold \{\} once"),
+        ({"template": "Is it?"}, r"must contain \{\} exactly once"),
         ({"normalize": "half"}, r"option normalize: .* 'full' or 'yes_no', got 'half'"),
         ({"normalize": "yes_no", "answer": "red"}, "needs the answer Yes or No"),
         ({"answer": "zebra"}, "no single token for zebra"),
@@ -236,27 +236,27 @@ def test_vqa_options_are_checked(folders, options, message):
 
 @torch.no_grad()
 def test_rating_is_the_mean_of_levels(folders, squares, tmp_path):
-    """Σ w softmax(z) over the five words alone, w from 1 to 0, after question and stem."""
+    """Σ w softmax(z) over the five words only, with w from 1 to 0, after question and stem."""
     folder = tmp_path / "llava"
     shutil.copytree(folders["llava"], folder)
     words = tiny_rewards.VQA_WORDS.split()
     levels = ["red", "green", "blue", "circle", "square"]
-    # Five words become the levels, in their places.
-    told = json.loads((folder / "tokenizer.json").read_text())
+    # Rename five tokens to the levels.
+    table = json.loads((folder / "tokenizer.json").read_text())
     for level, word in zip(("excellent", "good", "fair", "poor", "bad"), levels, strict=True):
-        told["model"]["vocab"][level] = told["model"]["vocab"].pop(word)
-    (folder / "tokenizer.json").write_text(json.dumps(told))
+        table["model"]["vocab"][level] = table["model"]["vocab"].pop(word)
+    (folder / "tokenizer.json").write_text(json.dumps(table))
     model = LlavaForConditionalGeneration.from_pretrained(folder).eval()
     row = ["USER", ":", *["<image>"] * 4, *["Does", "this", "show", "two", "?", "ASSISTANT", ":", "figure"]]
-    place = {word: i for i, word in enumerate(words)}
-    row = torch.tensor([[place.get(word, place["<unk>"]) for word in row]])
+    index = {word: i for i, word in enumerate(words)}
+    row = torch.tensor([[index.get(word, index["<unk>"]) for word in row]])
     logits = model(input_ids=row, pixel_values=pixel_values(squares[0])).logits[0, -1].double()
-    weights = logits[[place[word] for word in levels]].exp()
+    weights = logits[[index[word] for word in levels]].exp()
     expected = float((weights * torch.tensor([1, 0.75, 0.5, 0.25, 0])).sum() / weights.sum())
     reward = load("q-realign-quality", folder, question="Does this show two ?", stem=" figure")
     assert reward.score(squares[:1], ["red"])[0] == pytest.approx(expected, rel=1e-5)
     assert reward.score(squares[:1], ["green"])[0] == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(RewardError, match="does not tell excellent, good"):
+    with pytest.raises(RewardError, match=r"excellent, good.* same token"):
         load("q-realign-quality", folders["llava"])
 
 
@@ -280,19 +280,19 @@ def test_rating_is_the_mean_of_levels(folders, squares, tmp_path):
         ("", None),
     ],
 )
-def test_only_a_plain_score_is_one(answer, score):
+def test_only_one_plain_number_is_a_score(answer, score):
     value = parse_score(answer, "Final Score", 1, 5)
     assert math.isnan(value) if score is None else value == score
 
 
-def test_score_by_another_label():
+def test_the_label_selects_the_score():
     answer = "Alignment Score (1-5): 2.6947\nStyle Score (1-5): 4.1"
     assert parse_score(answer, "Style Score (1-5)", 1, 5) == 4.1
 
 
 @torch.no_grad()
-def test_judge_writes_what_is_likeliest(folders, squares, tmp_path):
-    """Its words are the argmax of one more pass each; what is no score is a missing one."""
+def test_the_judge_decodes_greedily(folders, squares, tmp_path):
+    """Every word is the argmax of a forward pass. An answer without a score is a missing score."""
     template = tmp_path / "judge.txt"
     template.write_text("show {prompt} ?", encoding="utf-8")
     reward = load("vlm-judge", folders["llava"], template=str(template), max_new_tokens=3)

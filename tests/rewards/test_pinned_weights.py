@@ -1,4 +1,4 @@
-"""Weights whose recipe names no commit: the first use decides, and another commit is a change."""
+"""Weights without a commit in the recipe: the first use pins one, and another commit is a change."""
 
 import re
 
@@ -27,14 +27,14 @@ SECTION = RewardSection(name="mine", source="pickscore", checkpoint="owner/name"
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """An empty cache of the Hub's client."""
+    """An empty Hub cache."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """Moves the Hub to a commit, each with a tiny checkpoint of its own, which it gives."""
+    """Returns a function that moves the Hub to a commit and returns the checkpoint of that commit."""
     folders = {sha: tiny_rewards.clip(tmp_path / sha, seed) for seed, sha in enumerate((FIRST, SECOND))}
     with loopback_hub.serving(folders[FIRST], revisions=("main", *folders), kind="models") as server:
         loopback_hub.aim(monkeypatch, server.url)
@@ -51,11 +51,11 @@ def score(checkpoint):
     return load_reward(section, "cpu").score([Image.new("RGB", (20, 20), "teal")], ["a red circle"])
 
 
-def test_the_commit_of_the_first_use_is_kept_and_another_one_is_a_change(hub):
-    assert reward_identity(SECTION) == "ClipPreference owner/name@main"  # nothing is known yet
+def test_the_first_use_pins_a_commit_and_another_commit_is_a_change(hub):
+    assert reward_identity(SECTION) == "ClipPreference owner/name@main"  # no commit is known yet
     folder = hub(FIRST)
     assert pin_weights(SECTION)
-    assert not pin_weights(SECTION)  # nothing more to learn
+    assert not pin_weights(SECTION)  # recorded already
     first = reward_identity(SECTION)
     assert first == f"ClipPreference owner/name@{FIRST}"
     assert has_any_file("owner/name")
@@ -68,35 +68,35 @@ def test_the_commit_of_the_first_use_is_kept_and_another_one_is_a_change(hub):
     assert reward_identity(SECTION) == first
     np.testing.assert_array_equal(score("owner/name"), score(str(folder)))
 
-    snapshot_download("owner/name")  # as `hf download` does
+    snapshot_download("owner/name")  # like `hf download`
     field = "rewards.mine.weights"
     (values,) = differences({field: first}, {field: reward_identity(SECTION)}).values()
-    told = explain_change(field, *values)
-    assert re.fullmatch(rf"{field}: owner/name@{FIRST} → owner/name@{SECOND}", told)
+    message = explain_change(field, *values)
+    assert re.fullmatch(rf"{field}: owner/name@{FIRST} → owner/name@{SECOND}", message)
     np.testing.assert_array_equal(score("owner/name"), score(str(other)))
     assert f"`checkpoint: owner/name@{SECOND}` in a recipe pins it" in describe_commit("owner/name")
     np.testing.assert_array_equal(score(f"owner/name@{FIRST}"), score(str(folder)))
 
 
-def test_a_run_writes_the_commit_down_before_it_scores(hub, tmp_path, monkeypatch):
+def test_a_run_records_the_commit_before_it_scores(hub, tmp_path, monkeypatch):
     fake_stages.install(monkeypatch.setattr)
     monkeypatch.setattr(resolve, "reward_identity", reward_identity)
     monkeypatch.setattr(rewards, "pin_weights", pin_weights)
     hub(FIRST)
     section = {"name": "first", "source": "pickscore", "checkpoint": "owner/name"}
-    recipe, place = parse_recipe(fake_stages.VALUES | {"rewards": [section]}), tmp_path / "run"
-    pipeline.run(recipe, place)
-    inputs = Run(place).artifact("scores/first").manifest().inputs
+    recipe, folder = parse_recipe(fake_stages.VALUES | {"rewards": [section]}), tmp_path / "run"
+    pipeline.run(recipe, folder)
+    inputs = Run(folder).artifact("scores/first").manifest().inputs
     assert inputs["rewards.first.weights"] == f"ClipPreference owner/name@{FIRST}"
     hub(SECOND)
-    assert {each.state for each in pipeline.status(recipe, place)} == {"done"}
+    assert {state.state for state in pipeline.status(recipe, folder)} == {"done"}
     snapshot_download("owner/name")
-    found = {each.name: each for each in pipeline.status(recipe, place)}
-    assert found["scores/first"].state == "stale"
-    assert found["scores/first"].why == f"rewards.first.weights: owner/name@{FIRST} → owner/name@{SECOND}"
+    states = {state.name: state for state in pipeline.status(recipe, folder)}
+    assert states["scores/first"].state == "stale"
+    assert states["scores/first"].why == f"rewards.first.weights: owner/name@{FIRST} → owner/name@{SECOND}"
 
 
-def test_the_commit_of_a_vision_tower_is_kept_as_that_of_other_weights(hub):
+def test_the_commit_of_a_vision_tower_is_pinned_too(hub):
     options = {"vision_tower": "owner/name"}
     section = RewardSection(name="mine", source="vqascore-clip-flant5-xl", options=options)
     assert reward_identity(section).split()[-1] == "owner/name@main"
@@ -108,18 +108,18 @@ def test_the_commit_of_a_vision_tower_is_kept_as_that_of_other_weights(hub):
     assert reward_identity(section).split()[-1] == f"owner/name@{FIRST}"
 
 
-def test_a_branch_that_was_never_fetched_is_not_told_from_a_commit():
-    words = "ClipPreference owner/name@{} owner/other@main"
-    made = {"weights": words.format("main")}
-    assert not differences(made, {"weights": words.format(FIRST)})
-    assert not differences({"weights": words.format(FIRST)}, made)
-    assert differences({"weights": words.format(SECOND)}, {"weights": words.format(FIRST)})
-    assert differences(made, {"weights": words.format("v2")})
+def test_a_branch_never_fetched_equals_any_commit():
+    identity = "ClipPreference owner/name@{} owner/other@main"
+    made = {"weights": identity.format("main")}
+    assert not differences(made, {"weights": identity.format(FIRST)})
+    assert not differences({"weights": identity.format(FIRST)}, made)
+    assert differences({"weights": identity.format(SECOND)}, {"weights": identity.format(FIRST)})
+    assert differences(made, {"weights": identity.format("v2")})
     assert differences(made, {"weights": "ClipPreference owner/name@main"})
     assert differences({"model.checkpoint": "owner/name"}, {"model.checkpoint": f"owner/name@{FIRST}"})
 
 
-def test_nobody_is_asked_for_what_is_pinned_or_local(tmp_path, monkeypatch):
+def test_pinned_and_local_weights_need_no_network(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", None)
     for checkpoint in (f"owner/name@{FIRST}", str(tiny_rewards.clip(tmp_path / "clip"))):
         assert not pin_weights(RewardSection(name="mine", source="pickscore", checkpoint=checkpoint))
@@ -127,14 +127,14 @@ def test_nobody_is_asked_for_what_is_pinned_or_local(tmp_path, monkeypatch):
     assert not pin_weights(RewardSection(name="pickscore", url="http://127.0.0.1:1"))
 
 
-def test_a_commit_of_the_shipped_weights_keeps_their_processor():
+def test_another_commit_of_shipped_weights_keeps_their_processor():
     name, _, _ = CATALOG["pickscore"].checkpoint.partition("@")
     identity = reward_identity(RewardSection(name="pickscore", checkpoint=f"{name}@{FIRST}"))
     assert identity.split()[1:] == [f"{name}@{FIRST}", CATALOG["pickscore"].processor]
     assert with_commit(f"{name}@{FIRST}") == f"{name}@{FIRST}"
 
 
-def test_weights_that_are_not_here_are_told_with_size_licence_and_command(monkeypatch):
+def test_missing_weights_come_with_size_license_and_command(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
         RewardError, match=r"PickScore_v1 \(2.0 to 3.9 GB; MIT\).*`hf download yuvalkirstain/Pick"
@@ -144,10 +144,10 @@ def test_weights_that_are_not_here_are_told_with_size_licence_and_command(monkey
         load_reward(RewardSection(name="hpsv2"), "cpu")
     for name, entry in CATALOG.items():
         if HUB_ID.fullmatch(entry.checkpoint) and not entry.own_process:
-            told = download_instructions(entry)
-            assert entry.license in told, name
+            instructions = download_instructions(entry)
+            assert entry.license in instructions, name
             assert all(
-                f"hf download {p.partition('@')[0]}" in told
+                f"hf download {p.partition('@')[0]}" in instructions
                 for p in (entry.checkpoint, entry.processor, entry.options.get("vision_tower"))
                 if p
             )

@@ -1,4 +1,4 @@
-"""Tiny checkpoints of CLIP's kin in the layouts that their authors released, with random weights."""
+"""Tiny checkpoints of the CLIP rewards in the layouts of their authors, with random weights."""
 
 import math
 from pathlib import Path
@@ -20,11 +20,11 @@ from tiny import CONTEXT, clip_tokenizer, text_config
 
 WIDTH, HEADS, LAYERS, PATCH = 16, 2, 2, 8
 HIDDEN = (1024, 128, 64, 16, 1)
-"""Outputs of the layers of the released aesthetic heads."""
+"""Output sizes of the layers of the released aesthetic heads."""
 
 
 def tower(folder: Path) -> Path:
-    """A CLIP in transformers' layout with GELU, as those of OpenCLIP have it."""
+    """A CLIP in the layout of transformers, with GELU like the models of OpenCLIP."""
     tokenizer = clip_tokenizer()
     vision = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": LAYERS}
     vision |= {"num_attention_heads": HEADS, "image_size": tiny_rewards.PIXELS, "patch_size": PATCH}
@@ -40,7 +40,7 @@ def tower(folder: Path) -> Path:
 
 
 def open_clip(folder: Path, prefix: str = "") -> Path:
-    """HPSv2's: open_clip's names, beside the tower's configuration and tokenizer."""
+    """HPSv2: open_clip names, with the configuration and tokenizer of the tower."""
     tower(folder)
     draw = _drawing(1)
     weights = {
@@ -71,7 +71,7 @@ def open_clip(folder: Path, prefix: str = "") -> Path:
 
 
 def mps(folder: Path, prefix: str = "mps.") -> Path:
-    """MPS: a CLIP and two layers of its cross model, with the constants that are stored with them."""
+    """MPS: a CLIP and two layers of its cross model, including stored constants."""
     clip = CLIPModel.from_pretrained(tower(folder)).state_dict()
     weights = {f"model.{name}": tensor for name, tensor in clip.items()}
     draw, head, inner, ff = _drawing(2), 4, 8, 24
@@ -96,13 +96,13 @@ def mps(folder: Path, prefix: str = "mps.") -> Path:
 
 
 def laion_head(file: Path) -> Path:
-    """The head's file as it was released: a pickle of tensors."""
+    """The head as it was released: a pickle of tensors."""
     torch.save(_head("layers.", (0, 2, 4, 6, 7)), file)
     return file
 
 
 def laion(folder: Path) -> Path:
-    """The head in a folder with the tower, under the names of the safetensors port."""
+    """The head and the tower under the names of the safetensors port."""
     vision = {
         f"clip.{name}": tensor
         for name, tensor in CLIPModel.from_pretrained(tower(folder)).state_dict().items()
@@ -112,7 +112,7 @@ def laion(folder: Path) -> Path:
 
 
 def siglip(folder: Path) -> Path:
-    """The head in a file of its own, beside SigLIP."""
+    """SigLIP, and the head in a separate file."""
     size = {"height": tiny_rewards.PIXELS, "width": tiny_rewards.PIXELS}
     SiglipImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(folder)
     shared = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

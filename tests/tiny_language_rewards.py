@@ -1,4 +1,4 @@
-"""Tiny checkpoints of the rewards that read, in their official layouts, with random weights."""
+"""Tiny checkpoints of the rewards that read the prompt, in their official layouts, with random weights."""
 
 import json
 from itertools import pairwise
@@ -52,7 +52,7 @@ def norm(weights: dict, generator: torch.Generator, name: str) -> None:
 
 
 def tokenizer(folder: Path, special: tuple[str, ...] = (), ends: bool = False):
-    """Whole words; with `ends` each text has an end token, as T5's."""
+    """A tokenizer of whole words. With `ends`, every text gets an end token, like T5."""
     words = _word_tokenizer(dict(VOCABULARY), list(special))
     if ends:
         from tokenizers.processors import TemplateProcessing
@@ -63,29 +63,29 @@ def tokenizer(folder: Path, special: tuple[str, ...] = (), ends: bool = False):
     return words
 
 
-def blip_weights(places: list[int]) -> dict[str, torch.Tensor]:
-    """A BLIP judge as the official code names it, the linear layers of its head at `places`."""
+def blip_weights(positions: list[int]) -> dict[str, torch.Tensor]:
+    """A BLIP judge in the names of the official code, with linear layers at `positions` of its head."""
     g = torch.Generator().manual_seed(0)
     w: dict[str, torch.Tensor] = {}
-    eye, read = "blip.visual_encoder", "blip.text_encoder"
-    w[f"{eye}.cls_token"] = spread(g, 1, 1, WIDTH, std=1)
-    w[f"{eye}.pos_embed"] = spread(g, 1, 1 + (PIXELS // PATCH) ** 2, WIDTH, std=1)
-    w[f"{eye}.patch_embed.proj.weight"] = spread(g, WIDTH, 3, PATCH, PATCH)
-    w[f"{eye}.patch_embed.proj.bias"] = spread(g, WIDTH)
+    vision, text = "blip.visual_encoder", "blip.text_encoder"
+    w[f"{vision}.cls_token"] = spread(g, 1, 1, WIDTH, std=1)
+    w[f"{vision}.pos_embed"] = spread(g, 1, 1 + (PIXELS // PATCH) ** 2, WIDTH, std=1)
+    w[f"{vision}.patch_embed.proj.weight"] = spread(g, WIDTH, 3, PATCH, PATCH)
+    w[f"{vision}.patch_embed.proj.bias"] = spread(g, WIDTH)
     for n in range(LAYERS):
-        norm(w, g, f"{eye}.blocks.{n}.norm1")
-        norm(w, g, f"{eye}.blocks.{n}.norm2")
-        layer(w, g, f"{eye}.blocks.{n}.attn.qkv", 3 * WIDTH, WIDTH)
-        layer(w, g, f"{eye}.blocks.{n}.attn.proj", WIDTH, WIDTH)
-        layer(w, g, f"{eye}.blocks.{n}.mlp.fc1", 2 * WIDTH, WIDTH)
-        layer(w, g, f"{eye}.blocks.{n}.mlp.fc2", WIDTH, 2 * WIDTH)
-    norm(w, g, f"{eye}.norm")
-    w[f"{read}.embeddings.word_embeddings.weight"] = spread(g, len(VOCABULARY), WIDTH, std=1)
-    w[f"{read}.embeddings.position_embeddings.weight"] = spread(g, 140, WIDTH)
-    w[f"{read}.embeddings.position_ids"] = torch.arange(140)[None]
-    norm(w, g, f"{read}.embeddings.LayerNorm")
+        norm(w, g, f"{vision}.blocks.{n}.norm1")
+        norm(w, g, f"{vision}.blocks.{n}.norm2")
+        layer(w, g, f"{vision}.blocks.{n}.attn.qkv", 3 * WIDTH, WIDTH)
+        layer(w, g, f"{vision}.blocks.{n}.attn.proj", WIDTH, WIDTH)
+        layer(w, g, f"{vision}.blocks.{n}.mlp.fc1", 2 * WIDTH, WIDTH)
+        layer(w, g, f"{vision}.blocks.{n}.mlp.fc2", WIDTH, 2 * WIDTH)
+    norm(w, g, f"{vision}.norm")
+    w[f"{text}.embeddings.word_embeddings.weight"] = spread(g, len(VOCABULARY), WIDTH, std=1)
+    w[f"{text}.embeddings.position_embeddings.weight"] = spread(g, 140, WIDTH)
+    w[f"{text}.embeddings.position_ids"] = torch.arange(140)[None]
+    norm(w, g, f"{text}.embeddings.LayerNorm")
     for n in range(LAYERS):
-        at = f"{read}.encoder.layer.{n}"
+        at = f"{text}.encoder.layer.{n}"
         for kind in ("attention", "crossattention"):
             for part in ("self.query", "self.key", "self.value", "output.dense"):
                 layer(w, g, f"{at}.{kind}.{part}", WIDTH, WIDTH)
@@ -96,21 +96,21 @@ def blip_weights(places: list[int]) -> dict[str, torch.Tensor]:
     layer(w, g, "blip.vision_proj", 8, WIDTH)
     layer(w, g, "blip.text_proj", 8, WIDTH)
     sizes = [WIDTH, 32, 16, 8, 4, 1]
-    for place, (inputs, outputs) in zip(places, pairwise(sizes), strict=True):
-        w[f"mlp.layers.{place}.weight"] = spread(g, outputs, inputs, std=0.5)
-        w[f"mlp.layers.{place}.bias"] = spread(g, outputs)
+    for position, (inputs, outputs) in zip(positions, pairwise(sizes), strict=True):
+        w[f"mlp.layers.{position}.weight"] = spread(g, outputs, inputs, std=0.5)
+        w[f"mlp.layers.{position}.bias"] = spread(g, outputs)
     return w
 
 
-def blip_judge(folder: Path, places: list[int]) -> Path:
+def blip_judge(folder: Path, positions: list[int]) -> Path:
     """Weights and tokenizer of ImageReward or CycleReward."""
     tokenizer(folder)
-    save_file(blip_weights(places), folder / "judge.safetensors")
+    save_file(blip_weights(positions), folder / "judge.safetensors")
     return folder
 
 
 def clip_t5(folder: Path) -> Path:
-    """CLIP-FlanT5: T5's names, `mm_projector`, and a vision tower beside, named by the configuration."""
+    """CLIP-FlanT5: T5 names, `mm_projector`, and a vision tower that the configuration names."""
     tokenizer(folder, ends=True)
     tower = folder / "tower"
     _image_processor().save_pretrained(tower)
@@ -132,17 +132,17 @@ def clip_t5(folder: Path) -> Path:
         folder / "model.safetensors",
         metadata={"format": "pt"},
     )
-    told = json.loads((folder / "config.json").read_text())
-    told |= {"model_type": "clip_t5", "architectures": ["CLIPT5ForConditionalGeneration"]}
-    told |= {"mm_vision_tower": str(tower), "mm_hidden_size": 16, "mm_projector_type": "mlp2x_gelu"}
-    told |= {"mm_vision_select_layer": -2, "tie_word_embeddings": False}
-    told.pop("scale_decoder_outputs", None)
-    (folder / "config.json").write_text(json.dumps(told))
+    values = json.loads((folder / "config.json").read_text())
+    values |= {"model_type": "clip_t5", "architectures": ["CLIPT5ForConditionalGeneration"]}
+    values |= {"mm_vision_tower": str(tower), "mm_hidden_size": 16, "mm_projector_type": "mlp2x_gelu"}
+    values |= {"mm_vision_select_layer": -2, "tie_word_embeddings": False}
+    values.pop("scale_decoder_outputs", None)
+    (folder / "config.json").write_text(json.dumps(values))
     return folder
 
 
 def chat(image: str) -> str:
-    """A chat template in which `image` stands for an image."""
+    """A chat template that writes `image` for an image."""
     return (
         f"{{% for m in messages %}}{{% for c in m.content %}}{{% if c.type == 'image' %}}{image}{{% else %}}"
         "{{ c.text }}{% endif %}{% endfor %}{% endfor %}<|im_end|> "
@@ -151,7 +151,7 @@ def chat(image: str) -> str:
 
 
 def text_model(vocabulary: int = len(VOCABULARY), **more: object) -> dict:
-    """The language part of a vision-language model."""
+    """The configuration of a language model."""
     return {
         "vocab_size": vocabulary,
         "hidden_size": 16,
@@ -176,18 +176,18 @@ def qwen_tokens() -> dict[str, int]:
     return {f"{name}_token_id": VOCABULARY[f"<|{word}|>"] for name, word in names.items()}
 
 
-def reader(folder: Path, special: tuple[str, ...], image: str, **roles: str) -> None:
-    """The tokenizer of a vision-language model, with its chat template."""
+def save_tokenizer(folder: Path, special: tuple[str, ...], image: str, **roles: str) -> None:
+    """Save the tokenizer of a vision-language model with its chat template."""
     words = tokenizer(folder, special)
     words.chat_template = chat(image)
     words.save_pretrained(folder)
-    told = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps(told | {"extra_special_tokens": roles}))
+    values = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(values | {"extra_special_tokens": roles}))
 
 
 def qwen3_vl(folder: Path) -> Path:
-    """Qwen3-VL: positions in three dimensions, and patches added to deeper layers too."""
-    reader(folder, tuple(w for w in VOCABULARY if w.startswith("<|")), QWEN)
+    """Qwen3-VL, with three-dimensional positions and patches added to deeper layers."""
+    save_tokenizer(folder, tuple(w for w in VOCABULARY if w.startswith("<|")), QWEN)
     Qwen2VLImageProcessorPil(min_pixels=32 * 32, max_pixels=64 * 64, patch_size=16).save_pretrained(folder)
     vision = {"depth": 2, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 16}
     vision |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
@@ -197,13 +197,13 @@ def qwen3_vl(folder: Path) -> Path:
 
 
 def internvl(folder: Path) -> Path:
-    """InternVL: an image in tiles."""
+    """InternVL, which splits an image into tiles."""
     roles = {"start_image_token": "<img>", "end_image_token": "</img>"}
     roles |= {"context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"}
-    reader(folder, tuple(roles.values()), "<IMG_CONTEXT>", **roles)
+    save_tokenizer(folder, tuple(roles.values()), "<IMG_CONTEXT>", **roles)
     GotOcr2ImageProcessorPil(size={"height": 16, "width": 16}, max_patches=2).save_pretrained(folder)
-    told = {"processor_class": "InternVLProcessor", "image_seq_length": 1}
-    (folder / "processor_config.json").write_text(json.dumps(told))
+    values = {"processor_class": "InternVLProcessor", "image_seq_length": 1}
+    (folder / "processor_config.json").write_text(json.dumps(values))
     vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1}
     config = InternVLConfig(
         vision_config=vision | {"image_size": 16, "patch_size": 8},
@@ -215,14 +215,14 @@ def internvl(folder: Path) -> Path:
 
 
 def smolvlm(folder: Path) -> Path:
-    """SmolVLM, which is Idefics3: an image in tiles and whole."""
+    """SmolVLM (Idefics3), which reads an image in tiles and as a whole."""
     special = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
-    reader(folder, special, "<image>")
+    save_tokenizer(folder, special, "<image>")
     Idefics3ImageProcessorPil(
         size={"longest_edge": 32}, max_image_size={"longest_edge": 16}, do_image_splitting=True
     ).save_pretrained(folder)
-    told = {"processor_class": "Idefics3Processor", "image_seq_len": 1}
-    (folder / "processor_config.json").write_text(json.dumps(told))
+    values = {"processor_class": "Idefics3Processor", "image_seq_len": 1}
+    (folder / "processor_config.json").write_text(json.dumps(values))
     vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1}
     config = Idefics3Config(
         vision_config=vision | {"image_size": 16, "patch_size": 8},
@@ -235,8 +235,8 @@ def smolvlm(folder: Path) -> Path:
 
 
 def hpsv3(folder: Path) -> Path:
-    """Qwen2-VL in the names of older transformers with `rm_head`, a word more than its tokenizer."""
-    reader(folder, tuple(w for w in VOCABULARY if w.startswith("<|")), QWEN)
+    """Qwen2-VL in the names of older transformers, with `rm_head` and one token more than its tokenizer."""
+    save_tokenizer(folder, tuple(w for w in VOCABULARY if w.startswith("<|")), QWEN)
     Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56).save_pretrained(folder)
     config = Qwen2VLConfig(
         vision_config={"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2},
@@ -251,8 +251,8 @@ def hpsv3(folder: Path) -> Path:
         for name, tensor in model.state_dict().items()
     }
     g = torch.Generator().manual_seed(2)
-    for place, (outputs, inputs) in {0: (8, 16), 3: (4, 8), 5: (2, 4)}.items():
-        layer(old, g, f"rm_head.{place}", outputs, inputs)
-        old[f"rm_head.{place}.weight"] *= 10
+    for position, (outputs, inputs) in {0: (8, 16), 3: (4, 8), 5: (2, 4)}.items():
+        layer(old, g, f"rm_head.{position}", outputs, inputs)
+        old[f"rm_head.{position}.weight"] *= 10
     save_file(old, folder / "HPSv3.safetensors")
     return folder

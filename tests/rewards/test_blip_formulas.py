@@ -1,4 +1,4 @@
-"""ImageReward and CycleReward against the arithmetic of ViT and BERT, written out from their papers."""
+"""ImageReward and CycleReward against the arithmetic of ViT and BERT, as their papers define it."""
 
 import math
 
@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from torch.nn.functional import gelu, layer_norm
 
-import tiny_language
+import tiny_language_rewards
 from capo import BradleyTerry
 from capo.recipe import RewardSection
 from capo.rewards import RewardError, build_comparison, load_reward
 from capo.rewards.protocol import Truncating
-from tiny_language import LAYERS, PATCH, PIXELS, VOCABULARY, WIDTH
+from tiny_language_rewards import LAYERS, PATCH, PIXELS, VOCABULARY, WIDTH
 
 IMAGE_REWARD, CYCLE_REWARD = [0, 2, 4, 6, 7], [0, 2, 4, 6, 8]
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
@@ -25,8 +25,8 @@ HEADS = WIDTH // 64
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("blip")
     return {
-        "imagereward": tiny_language.blip_judge(root / "imagereward", IMAGE_REWARD),
-        "cyclereward": tiny_language.blip_judge(root / "cyclereward", CYCLE_REWARD),
+        "imagereward": tiny_language_rewards.blip_judge(root / "imagereward", IMAGE_REWARD),
+        "cyclereward": tiny_language_rewards.blip_judge(root / "cyclereward", CYCLE_REWARD),
     }
 
 
@@ -44,11 +44,13 @@ def load(source, place):
 
 
 class Reference:
-    """A judge by its equations, in float64, one image and unpadded prompt at a time."""
+    """A judge from its equations, in float64, with one image and one unpadded prompt at a time."""
 
-    def __init__(self, places):
-        self.w = {name: tensor.double() for name, tensor in tiny_language.blip_weights(places).items()}
-        self.places = places
+    def __init__(self, positions):
+        self.w = {
+            name: tensor.double() for name, tensor in tiny_language_rewards.blip_weights(positions).items()
+        }
+        self.positions = positions
 
     def linear(self, name, x):
         return x @ self.w[f"{name}.weight"].T + self.w[f"{name}.bias"]
@@ -61,35 +63,35 @@ class Reference:
         shares = (q @ k.transpose(1, 2) / math.sqrt(64)).softmax(-1)
         return (shares @ v).transpose(0, 1).reshape(-1, WIDTH)
 
-    def see(self, image):
-        """Pre-norm ViT: patches and class token, [1 + patches, width]."""
-        eye = "blip.visual_encoder"
+    def encode_image(self, image):
+        """Pre-norm ViT. Returns class token and patches, [1 + patches, width]."""
+        vision = "blip.visual_encoder"
         pixels = torch.from_numpy((np.asarray(image, dtype=np.float64) / 255 - MEAN) / STD).permute(2, 0, 1)
         patches = [
             pixels[:, y : y + PATCH, x : x + PATCH].flatten()
             for y in range(0, PIXELS, PATCH)
             for x in range(0, PIXELS, PATCH)
         ]
-        kernel = self.w[f"{eye}.patch_embed.proj.weight"].flatten(1)
-        x = torch.stack(patches) @ kernel.T + self.w[f"{eye}.patch_embed.proj.bias"]
-        x = torch.cat([self.w[f"{eye}.cls_token"][0], x]) + self.w[f"{eye}.pos_embed"][0]
+        kernel = self.w[f"{vision}.patch_embed.proj.weight"].flatten(1)
+        x = torch.stack(patches) @ kernel.T + self.w[f"{vision}.patch_embed.proj.bias"]
+        x = torch.cat([self.w[f"{vision}.cls_token"][0], x]) + self.w[f"{vision}.pos_embed"][0]
         for n in range(LAYERS):
-            at = f"{eye}.blocks.{n}"
+            at = f"{vision}.blocks.{n}"
             q, k, v = self.linear(f"{at}.attn.qkv", self.norm(f"{at}.norm1", x, 1e-6)).chunk(3, dim=1)
             x = x + self.linear(f"{at}.attn.proj", self.attend(q, k, v))
             inner = gelu(self.linear(f"{at}.mlp.fc1", self.norm(f"{at}.norm2", x, 1e-6)))
             x = x + self.linear(f"{at}.mlp.fc2", inner)
-        return self.norm(f"{eye}.norm", x, 1e-6)
+        return self.norm(f"{vision}.norm", x, 1e-6)
 
-    def read(self, ids, seen):
-        """Post-norm BERT with cross-attention, every word seeing every other: the first word."""
-        read = "blip.text_encoder"
-        x = self.w[f"{read}.embeddings.word_embeddings.weight"][ids]
-        x = x + self.w[f"{read}.embeddings.position_embeddings.weight"][: len(ids)]
-        x = self.norm(f"{read}.embeddings.LayerNorm", x, 1e-12)
+    def encode_text(self, ids, patches):
+        """Post-norm BERT with cross-attention and no mask. Returns the first token."""
+        text = "blip.text_encoder"
+        x = self.w[f"{text}.embeddings.word_embeddings.weight"][ids]
+        x = x + self.w[f"{text}.embeddings.position_embeddings.weight"][: len(ids)]
+        x = self.norm(f"{text}.embeddings.LayerNorm", x, 1e-12)
         for n in range(LAYERS):
-            at = f"{read}.encoder.layer.{n}"
-            for kind, other in (("attention", None), ("crossattention", seen)):
+            at = f"{text}.encoder.layer.{n}"
+            for kind, other in (("attention", None), ("crossattention", patches)):
                 q, k, v = (
                     self.linear(f"{at}.{kind}.self.{part}", x if part == "query" or other is None else other)
                     for part in ("query", "key", "value")
@@ -103,15 +105,15 @@ class Reference:
 
     def judge(self, image, prompt, between):
         ids = [VOCABULARY[word] for word in prompt.split()]
-        x = self.read(ids, self.see(image))
-        for place in self.places:
-            x = self.linear(f"mlp.layers.{place}", x)
-            x = x if place == self.places[-1] else between(x)
+        x = self.encode_text(ids, self.encode_image(image))
+        for position in self.positions:
+            x = self.linear(f"mlp.layers.{position}", x)
+            x = x if position == self.positions[-1] else between(x)
         return float(x)
 
 
 def test_image_reward_is_bert_over_vit(folders, squares):
-    """(r - 0.16717362830052426) / 1.0333394966054072, r by five linear layers and nothing between."""
+    """(r - 0.16717362830052426) / 1.0333394966054072, with r from five linear layers without activations."""
     reference = Reference(IMAGE_REWARD)
     raw = [reference.judge(i, p, lambda x: x) for i, p in zip(squares, PROMPTS, strict=True)]
     expected = (np.array(raw) - 0.16717362830052426) / 1.0333394966054072
@@ -121,7 +123,7 @@ def test_image_reward_is_bert_over_vit(folders, squares):
     )
 
 
-def test_cycle_reward_has_gelus_and_no_normalisation(folders, squares):
+def test_cycle_reward_has_gelus_and_no_normalization(folders, squares):
     reference = Reference(CYCLE_REWARD)
     expected = [reference.judge(i, p, gelu) for i, p in zip(squares, PROMPTS, strict=True)]
     assert np.ptp(expected) > 0.01
@@ -130,8 +132,8 @@ def test_cycle_reward_has_gelus_and_no_normalisation(folders, squares):
     )
 
 
-def test_comparison_is_of_what_it_was_trained_on(folders):
-    """Of r, thus of the score times its spread."""
+def test_the_comparison_undoes_the_normalization(folders):
+    """Training compared r, which is the score times its standard deviation plus a constant."""
     comparison = build_comparison(RewardSection(name="imagereward"))
     wins = comparison(torch.tensor(0.5), torch.tensor(0.2))
     assert wins.item() == pytest.approx(1 / (1 + math.exp(-1.0333394966054072 * 0.3)))
@@ -139,7 +141,7 @@ def test_comparison_is_of_what_it_was_trained_on(folders):
 
 
 @pytest.mark.parametrize(("source", "tokens"), [("imagereward", 35), ("cyclereward", 128)])
-def test_long_prompts_are_cut_and_told(folders, squares, source, tokens):
+def test_long_prompts_are_cut_and_reported(folders, squares, source, tokens):
     reward = load(source, folders[source])
     assert isinstance(reward, Truncating)
     whole, longer = "red " * tokens, "red " * tokens + "blue"
@@ -148,32 +150,32 @@ def test_long_prompts_are_cut_and_told(folders, squares, source, tokens):
     assert first == pytest.approx(second, rel=1e-5)
 
 
-def test_oblong_images_lose_their_ends(folders):
-    """The middle square of the shorter side, as torchvision's resize and crop leave it."""
-    from capo.rewards.models.blip_inputs import middle_square
+def test_oblong_images_are_cropped_to_the_center(folders):
+    """The center square of the shorter side, equal to torchvision's resize and crop."""
+    from capo.rewards.models.blip_inputs import center_square
 
     oblong = Image.linear_gradient("L").convert("RGB").resize((96, 64))
     whole = oblong.resize((48, 32), Image.Resampling.BICUBIC).crop((8, 0, 40, 32))
-    np.testing.assert_array_equal(np.asarray(middle_square(oblong, 32)), np.asarray(whole))
-    assert middle_square(Image.new("RGB", (1, 4000)), 32).size == (32, 32)
+    np.testing.assert_array_equal(np.asarray(center_square(oblong, 32)), np.asarray(whole))
+    assert center_square(Image.new("RGB", (1, 4000)), 32).size == (32, 32)
 
 
-def test_local_pickle_of_tensors_is_read(folders, squares, tmp_path):
-    """As the official release is one; its tokenizer is then the one of BERT, or given."""
+def test_a_local_pickle_of_tensors_is_read(folders, squares, tmp_path):
+    """The official release is one; its tokenizer comes from `processor`, else from BERT."""
     from capo.rewards.models.image_reward import ImageReward
 
     path = tmp_path / "ImageReward.pt"
-    torch.save(tiny_language.blip_weights(IMAGE_REWARD), path)
+    torch.save(tiny_language_rewards.blip_weights(IMAGE_REWARD), path)
     reward = ImageReward("r", str(path), "cpu", str(folders["imagereward"]))
     expected = load("imagereward", folders["imagereward"]).score(squares, PROMPTS)
     np.testing.assert_array_equal(reward.score(squares, PROMPTS), expected)
 
 
-def test_pickle_with_code_and_folder_of_pickles_are_refused(tmp_path):
+def test_pickles_with_code_and_folders_of_pickles_are_rejected(tmp_path):
     torch.save({"model": Reference}, tmp_path / "code.pt")
-    with pytest.raises(RewardError, match=r"code\.pt holds more than tensors.*as safetensors"):
+    with pytest.raises(RewardError, match=r"code\.pt contains more than tensors.*as safetensors"):
         load("imagereward", tmp_path / "code.pt")
-    with pytest.raises(RewardError, match=r"has no safetensors file.*name the file itself"):
+    with pytest.raises(RewardError, match=r"has no safetensors file.*to the file itself"):
         load("imagereward", tmp_path)
 
 
@@ -184,14 +186,14 @@ def test_pickle_with_code_and_folder_of_pickles_are_refused(tmp_path):
             lambda w: w.pop("blip.text_encoder.encoder.layer.1.output.dense.bias"),
             "lacks weights of BlipJudge",
         ),
-        (lambda w: w.pop("blip.visual_encoder.pos_embed"), "layout of ImageReward: it has no vision"),
+        (lambda w: w.pop("blip.visual_encoder.pos_embed"), "layout of ImageReward: vision"),
         (lambda w: w.update({"blip.text_encoder.pooler.dense.bias": torch.ones(3)}), "has unknown weights"),
         (lambda w: w["mlp.layers.0.bias"].fill_(float("nan")), "not finite: head.0.bias"),
         (lambda w: w.update({"mlp.layers.0.bias": torch.ones(3)}), "does not fit BlipJudge"),
     ],
 )
-def test_weights_that_are_not_whole_are_refused(tmp_path, change, message):
-    weights = tiny_language.blip_weights(IMAGE_REWARD)
+def test_incomplete_weights_are_rejected(tmp_path, change, message):
+    weights = tiny_language_rewards.blip_weights(IMAGE_REWARD)
     change(weights)
     path = tmp_path / "judge.pt"
     torch.save(weights, path)

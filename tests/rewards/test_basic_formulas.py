@@ -1,4 +1,4 @@
-"""Scores against the formula, worked out from the bare transformers modules."""
+"""Scores against their formulas, computed from the bare transformers modules."""
 
 import math
 
@@ -29,7 +29,7 @@ def load(source, folder):
 
 
 def pixel_values(image):
-    """CLIP's preparation by hand, for images that already have the model's size."""
+    """CLIP's preprocessing by hand, for images of the model's input size."""
     assert image.size == (tiny_rewards.PIXELS,) * 2
     scaled = (np.asarray(image, dtype=np.float64) / 255 - MEAN) / STD
     return torch.from_numpy(scaled.transpose(2, 0, 1)).float()[None]
@@ -44,7 +44,7 @@ def exact_images():
 
 @torch.no_grad()
 def test_clip_is_scaled_cosine(checkpoints, exact_images):
-    """exp(logit_scale) · <t, i> / (|t| |i|), text and image one by one and unpadded."""
+    """exp(logit_scale) · <t, i> / (|t| |i|), one unpadded text and image at a time."""
     prompts = ["a red circle", "two blue circle and a red triangle", "green"]
     model = CLIPModel.from_pretrained(checkpoints["clip"]).eval()
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["clip"])
@@ -70,7 +70,7 @@ def test_clip_embeds_a_repeated_prompt_once(checkpoints, images, prompts, monkey
     assert rows == [5]
 
 
-def test_clip_cuts_prompts_at_the_models_length(checkpoints, images):
+def test_clip_cuts_prompts_at_its_length(checkpoints, images):
     reward = load("pickscore", checkpoints["clip"])
     long = "red " * 40
     first, second = reward.score(images[:1] * 2, [long, long + " blue"])
@@ -79,7 +79,7 @@ def test_clip_cuts_prompts_at_the_models_length(checkpoints, images):
 
 @torch.no_grad()
 def test_rating_is_the_raw_output(checkpoints, exact_images):
-    """CLIP's classifier: mean over the patches of the last hidden state, then a linear layer."""
+    """The classifier of CLIP is a linear layer on the mean over the patches of the last hidden state."""
     model = CLIPForImageClassification.from_pretrained(checkpoints["aesthetic"]).eval()
     expected = [
         float(model.classifier(model.vision_model(pixel_values(i)).last_hidden_state[:, 1:].mean(1))[0, 0])
@@ -89,12 +89,12 @@ def test_rating_is_the_raw_output(checkpoints, exact_images):
     np.testing.assert_allclose(reward.score(exact_images, ["a", "b", "c"]), expected, rtol=1e-5)
 
 
-def test_rating_is_blind_to_the_prompt(checkpoints, images):
+def test_rating_ignores_the_prompt(checkpoints, images):
     reward = load("shapes-aesthetic", checkpoints["aesthetic"])
     np.testing.assert_array_equal(reward.score(images[:1], ["a"]), reward.score(images[:1], ["a cat"]))
 
 
-def test_rater_with_two_outputs_is_refused(tmp_path):
+def test_rater_with_two_outputs_is_rejected(tmp_path):
     folder = tiny_rewards.rater(tmp_path, labels=2)
     with pytest.raises(RewardError, match="2 outputs"):
         load("shapes-aesthetic", folder)
@@ -108,7 +108,7 @@ def test_vqa_is_the_softmax_of_the_answer(checkpoints, exact_images):
     words = {word: i for i, word in enumerate(tiny_rewards.VQA_WORDS.split())}
     expected = []
     for image, prompt in zip(exact_images, prompts, strict=True):
-        # 4 patches; the word-level tokenizer keeps the marks `"?` together, an unknown piece.
+        # 4 patches; the word-level tokenizer keeps `"?` together as one unknown token.
         question = f'Does this figure show " {prompt} "? Please answer yes or no .'
         pieces = ["USER", ":", *["<image>"] * 4, *question.split(), "ASSISTANT", ":"]
         ids = torch.tensor([[words.get(piece, words["<unk>"]) for piece in pieces]])
@@ -120,13 +120,13 @@ def test_vqa_is_the_softmax_of_the_answer(checkpoints, exact_images):
 
 
 def test_vqa_batch_equals_single(checkpoints, images, prompts):
-    """Rows of different lengths are padded on the left without an effect."""
+    """Padding rows of different lengths on the left has no effect."""
     reward = load("vqascore", checkpoints["vqa"])
     single = [reward.score([i], [p])[0] for i, p in zip(images, prompts, strict=True)]
     np.testing.assert_allclose(reward.score(images, prompts), single, rtol=1e-5, atol=1e-8)
 
 
-def test_vqa_reads_the_chat_template(tmp_path, images):
+def test_vqa_uses_the_chat_template(tmp_path, images):
     template = (
         "{{ bos_token }} {% for m in messages %}{% for c in m.content %}"
         "{% if c.type == 'image' %}<image> {% else %}{{ c.text }}{% endif %}"
@@ -138,8 +138,8 @@ def test_vqa_reads_the_chat_template(tmp_path, images):
     assert 0 < reward.score(images[:1], ["a red circle"])[0] < 1
 
 
-def test_vqa_of_a_model_that_also_knows_videos(tmp_path, images, prompts):
-    """Its processor loads without torchvision, and its own positions make padding harmless."""
+def test_vqa_with_a_model_that_also_reads_videos(tmp_path, images, prompts):
+    """The processor loads without torchvision, and padding does not affect its positions."""
     reward = load("vqascore", tiny_rewards.qwen(tmp_path))
     single = [reward.score([i], [p])[0] for i, p in zip(images, prompts, strict=True)]
     assert len(set(single)) == len(single)
@@ -148,7 +148,7 @@ def test_vqa_of_a_model_that_also_knows_videos(tmp_path, images, prompts):
 
 @torch.no_grad()
 def test_decoder_vqa_is_the_softmax_of_the_answer(checkpoints, exact_images):
-    """At the last token of the question, one unpadded row at a time."""
+    """The softmax at the last token of the question, one unpadded row at a time."""
     prompts = ["a red circle", "two blue circle and a red triangle", "green"]
     model = VisionEncoderDecoderModel.from_pretrained(checkpoints["decoder"]).eval()
     words = {word: i for i, word in enumerate(tiny_rewards.VQA_WORDS.split())}
@@ -163,28 +163,28 @@ def test_decoder_vqa_is_the_softmax_of_the_answer(checkpoints, exact_images):
     )
 
 
-def test_decoder_vqa_tells_of_questions_it_cuts(checkpoints, exact_images):
-    """32 tokens, of which the question around the prompt has 12."""
+def test_decoder_vqa_reports_questions_it_cuts(checkpoints, exact_images):
+    """The decoder reads 32 tokens, 12 of which belong to the question around the prompt."""
     reward = load("shapes-vqa", checkpoints["decoder"])
     fits, longer = "red " * 20, "red " * 21
     assert reward.truncated(["a", fits, longer, longer + "blue"]) == [False, False, True, True]
-    found = score_images(reward, exact_images[:2], ["a", longer], 2)
-    assert [each.truncated for each in found] == [False, True]
-    # It is told, but no part of what tells one run's scores from another's.
+    scored = score_images(reward, exact_images[:2], ["a", longer], 2)
+    assert [s.truncated for s in scored] == [False, True]
+    # Whether prompts are cut is reported but is not part of the identity.
     assert reward_identity(RewardSection(name="shapes-vqa")).split()[:-1] == ["DecoderVqaScore"]
-    # Cut is the end alone: what follows the last token that is read does not count.
+    # Only the end is cut: text after the last token read has no effect.
     first, second = reward.score(exact_images[:1] * 2, ["red " * 40, "red " * 40 + "blue"])
     assert first == second
 
 
-def test_vqa_refuses_a_prompt_with_the_image_token(checkpoints, images):
+def test_vqa_rejects_a_prompt_with_the_image_token(checkpoints, images):
     reward = load("vqascore", checkpoints["vqa"])
     with pytest.raises(ValueError, match="image token '<image>'"):
         reward.score(images[:1], ["a <image> of a cat"])
 
 
 class SpacedTokenizer:
-    """Splits text into pieces that start where a space does, as byte-level tokenizers do."""
+    """Splits text into pieces that start at a space, like byte-level tokenizers."""
 
     unk_token_id = 0
     name_or_path = "spaced"
@@ -216,7 +216,7 @@ def test_answer_is_the_token_that_continues_the_text(known, text, answer):
     assert answer_tokens(tokenizer, text) == [tokenizer.known[answer]]
 
 
-def test_tokenizer_without_yes_is_refused():
+def test_a_tokenizer_without_yes_is_rejected():
     with pytest.raises(RewardError, match="no single token for Yes"):
         answer_tokens(SpacedTokenizer(":", "No"), "ASSISTANT:")
 

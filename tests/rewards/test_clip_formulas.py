@@ -1,4 +1,4 @@
-"""Scores of CLIP's kin against their formulas, from the released weights' names and bare tensors."""
+"""Scores of the CLIP rewards against their formulas, computed from released weight names and bare tensors."""
 
 import math
 
@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import conv2d, gelu, layer_norm, multi_head_attention_forward
 from transformers import AutoTokenizer, CLIPModel, SiglipModel
 
-import tiny_clip_kin as kin
+import tiny_clip_rewards as tiny_clip
 import tiny_rewards
 from capo import BradleyTerry
 from capo.recipe import RewardSection
@@ -31,12 +31,12 @@ def load(source, checkpoint, **options):
 
 @pytest.fixture(scope="module")
 def squares():
-    """Three images of the model's own size."""
+    """Three images of the model's input size."""
     pixels = np.random.default_rng(1).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
     return [Image.fromarray(each) for each in pixels]
 
 
-def normalised(image):
+def normalized(image):
     """[1, 3, H, W]."""
     return torch.from_numpy(((np.asarray(image) / 255 - MEAN) / STD).transpose(2, 0, 1)).float()[None]
 
@@ -45,55 +45,56 @@ def cosine(a, b):
     return float(a @ b) / float(a.norm() * b.norm())
 
 
-# HPSv2, from open_clip's names.
+# HPSv2, from open_clip names.
 
 
 def open_clip_blocks(weights, side, x, mask):
     """Pre-norm transformer blocks with GELU; `x` [tokens, 1, width]."""
-    for layer in range(kin.LAYERS):
+    for layer in range(tiny_clip.LAYERS):
         w = {
             k.removeprefix(f"{side}.resblocks.{layer}."): t
             for k, t in weights.items()
             if k.startswith(f"{side}.resblocks.{layer}.")
         }
-        h = layer_norm(x, (kin.WIDTH,), w["ln_1.weight"], w["ln_1.bias"])
+        h = layer_norm(x, (tiny_clip.WIDTH,), w["ln_1.weight"], w["ln_1.bias"])
         attended, _ = multi_head_attention_forward(
-            h, h, h, kin.WIDTH, kin.HEADS, w["attn.in_proj_weight"], w["attn.in_proj_bias"], None, None,
-            False, 0.0, w["attn.out_proj.weight"], w["attn.out_proj.bias"], attn_mask=mask,
+            h, h, h, tiny_clip.WIDTH, tiny_clip.HEADS, w["attn.in_proj_weight"], w["attn.in_proj_bias"],
+            None, None, False, 0.0, w["attn.out_proj.weight"], w["attn.out_proj.bias"], attn_mask=mask,
         )  # fmt: skip
         x = x + attended
-        h = layer_norm(x, (kin.WIDTH,), w["ln_2.weight"], w["ln_2.bias"])
+        h = layer_norm(x, (tiny_clip.WIDTH,), w["ln_2.weight"], w["ln_2.bias"])
         h = gelu(h @ w["mlp.c_fc.weight"].T + w["mlp.c_fc.bias"])
         x = x + h @ w["mlp.c_proj.weight"].T + w["mlp.c_proj.bias"]
     return x
 
 
 def open_clip_image(w, pixels):
-    patches = conv2d(pixels, w["visual.conv1.weight"], stride=kin.PATCH).flatten(2)[0].T
+    patches = conv2d(pixels, w["visual.conv1.weight"], stride=tiny_clip.PATCH).flatten(2)[0].T
     x = torch.cat((w["visual.class_embedding"][None], patches)) + w["visual.positional_embedding"]
-    x = layer_norm(x, (kin.WIDTH,), w["visual.ln_pre.weight"], w["visual.ln_pre.bias"])
+    x = layer_norm(x, (tiny_clip.WIDTH,), w["visual.ln_pre.weight"], w["visual.ln_pre.bias"])
     x = open_clip_blocks(w, "visual.transformer", x[:, None], None)[0, 0]
     return (
-        layer_norm(x, (kin.WIDTH,), w["visual.ln_post.weight"], w["visual.ln_post.bias"]) @ w["visual.proj"]
+        layer_norm(x, (tiny_clip.WIDTH,), w["visual.ln_post.weight"], w["visual.ln_post.bias"])
+        @ w["visual.proj"]
     )
 
 
 def open_clip_text(w, ids):
-    """open_clip pads with 0, looks back only, and reads at the highest token, which is the end's."""
-    ids = torch.tensor(ids + [0] * (kin.CONTEXT - len(ids)))
+    """open_clip pads with 0, uses a causal mask, and reads at the highest token id, the end token."""
+    ids = torch.tensor(ids + [0] * (tiny_clip.CONTEXT - len(ids)))
     x = w["token_embedding.weight"][ids] + w["positional_embedding"]
-    mask = torch.full((kin.CONTEXT, kin.CONTEXT), -torch.inf).triu(1)
+    mask = torch.full((tiny_clip.CONTEXT, tiny_clip.CONTEXT), -torch.inf).triu(1)
     x = open_clip_blocks(w, "transformer", x[:, None], mask)[:, 0]
-    x = layer_norm(x, (kin.WIDTH,), w["ln_final.weight"], w["ln_final.bias"])
+    x = layer_norm(x, (tiny_clip.WIDTH,), w["ln_final.weight"], w["ln_final.bias"])
     return x[ids.argmax()] @ w["text_projection"]
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "wrapped in half precision"])
-def test_hps_is_the_cosine(tmp_path, squares, prefix):
-    folder = kin.open_clip(tmp_path, "model." if prefix == "model." else "")
+def test_hpsv2_is_the_cosine(tmp_path, squares, prefix):
+    folder = tiny_clip.open_clip(tmp_path, "model." if prefix == "model." else "")
     w = {k.removeprefix("model."): t for k, t in load_file(folder / "model.safetensors").items()}
     reward = load("hpsv2", folder)
-    if prefix.startswith("wrapped"):  # as the official file
+    if prefix.startswith("wrapped"):  # like the official file
         w = {k: t.half().float() for k, t in w.items()}
         (folder / "model.safetensors").unlink()
         torch.save({"state_dict": {k: t.half() for k, t in w.items()}}, tmp_path / "HPS_v2_compressed.pt")
@@ -102,14 +103,14 @@ def test_hps_is_the_cosine(tmp_path, squares, prefix):
         reward = HpsV2("r", str(tmp_path / "HPS_v2_compressed.pt"), "cpu", str(folder))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     expected = [
-        cosine(open_clip_image(w, normalised(image)), open_clip_text(w, tokenizer(prompt).input_ids))
+        cosine(open_clip_image(w, normalized(image)), open_clip_text(w, tokenizer(prompt).input_ids))
         for image, prompt in zip(squares, PROMPTS, strict=True)
     ]
     np.testing.assert_allclose(reward.score(squares, PROMPTS), expected, atol=2e-6)
 
 
 def keys_cubic(distance):
-    """The kernel of cubic convolution (Keys 1981) with a = -3/4."""
+    """The cubic convolution kernel (Keys 1981) with a = -3/4."""
     d, a = abs(distance), -0.75
     if d <= 1:
         return (a + 2) * d**3 - (a + 3) * d**2 + 1
@@ -117,28 +118,28 @@ def keys_cubic(distance):
 
 
 def shrink_rows(values, size, antialias):
-    """[size, ...]: rows at the centres of `size` equal parts; with antialias the kernel grows with a part."""
+    """Resample to [size, ...]: rows at the centers of `size` equal parts. Antialiasing widens the kernel."""
     ratio = len(values) / size
     wide = ratio if antialias else 1.0
     rows = []
     for k in range(size):
-        centre = (k + 0.5) * ratio - 0.5
-        at = range(math.floor(centre - 2 * wide), math.ceil(centre + 2 * wide) + 1)
-        if antialias:  # Pillow's kernel, a = -1/2, over the rows there are
+        center = (k + 0.5) * ratio - 0.5
+        at = range(math.floor(center - 2 * wide), math.ceil(center + 2 * wide) + 1)
+        if antialias:  # Pillow's kernel, a = -1/2, over existing rows only
             at = [i for i in at if 0 <= i < len(values)]
-            d = np.array([abs(i - centre) / wide for i in at])
+            d = np.array([abs(i - center) / wide for i in at])
             inner, outer = 1.5 * d**3 - 2.5 * d**2 + 1, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
             weight = np.where(d <= 1, inner, np.where(d < 2, outer, 0))
         else:
-            weight = np.array([keys_cubic(i - centre) for i in at])
+            weight = np.array([keys_cubic(i - center) for i in at])
         edge = [values[min(max(i, 0), len(values) - 1)] for i in at]
         rows.append(sum(w * row for w, row in zip(weight / weight.sum(), edge, strict=True)))
     return np.array(rows)
 
 
 @pytest.mark.parametrize("antialias", [False, True])
-def test_hps_letterboxes(antialias):
-    """24 x 12 becomes 16 x 8, then 4 black columns on either side, all before the normalisation."""
+def test_hpsv2_letterboxes(antialias):
+    """24 x 12 becomes 16 x 8 with 4 black rows on both sides, before normalization."""
     pixels = np.random.default_rng(2).integers(0, 256, (24, 12, 3), dtype=np.uint8)
     small = shrink_rows(pixels / 255, 16, antialias)
     small = shrink_rows(small.transpose(1, 0, 2), 8, antialias).transpose(1, 0, 2)
@@ -160,15 +161,15 @@ def test_hps_letterboxes(antialias):
     ],
 )
 @torch.no_grad()
-def test_clipscore_by_convention(tmp_path, squares, convention, formula, temperature):
-    folder = kin.tower(tmp_path)
+def test_clipscore_conventions(tmp_path, squares, convention, formula, temperature):
+    folder = tiny_clip.tower(tmp_path)
     model = CLIPModel.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prompts = ["a red circle", "zebra", "green"]
     cosines = []
     for prompt in prompts:
         ids = torch.tensor([tokenizer(prompt).input_ids])
-        i = model.visual_projection(model.vision_model(normalised(squares[0])).pooler_output)[0].double()
+        i = model.visual_projection(model.vision_model(normalized(squares[0])).pooler_output)[0].double()
         cosines.append(cosine(i, model.text_projection(model.text_model(ids).pooler_output)[0].double()))
     assert min(cosines) < 0 < max(cosines)
     section = RewardSection(
@@ -183,12 +184,12 @@ def test_clipscore_by_convention(tmp_path, squares, convention, formula, tempera
 # MPS.
 
 
-def mps_layer(w, n, x, words, heard):
-    """One layer over patches `x` [P, d], in float64; 2 heads of 4 that share a key and value head."""
+def mps_layer(w, n, x, words, relevant):
+    """One layer over patches `x` [P, d], in float64, with 2 heads of width 4 that share one key and value."""
     weight = {k.removeprefix(f"layers.{n}."): t for k, t in w.items() if k.startswith(f"layers.{n}.")}
 
     def norm(x, block):
-        return layer_norm(x, (kin.WIDTH,), weight[f"{block}.fn.norm.weight"])
+        return layer_norm(x, (tiny_clip.WIDTH,), weight[f"{block}.fn.norm.weight"])
 
     def swiglu(x):
         value, gate = x.chunk(2, -1)
@@ -201,7 +202,7 @@ def mps_layer(w, n, x, words, heard):
     h = norm(x, 0)
     k, v = (words @ weight["0.fn.to_kv.weight"].T).chunk(2, -1)
     q = h @ weight["0.fn.to_q.weight"].T
-    heads = torch.cat([attend(q[:, :4], k, v, heard), attend(q[:, 4:], k, v, heard)], -1)
+    heads = torch.cat([attend(q[:, :4], k, v, relevant), attend(q[:, 4:], k, v, relevant)], -1)
     ff = swiglu(h @ weight["0.fn.ff.0.weight"].T) @ weight["0.fn.ff.2.weight"].T
     x = x + heads @ weight["0.fn.to_out.weight"].T + ff
 
@@ -224,11 +225,11 @@ def mps_layer(w, n, x, words, heard):
 
 @pytest.mark.parametrize(("prefix", "threshold"), [("mps.", 0.01), ("", 0.8)])
 @torch.no_grad()
-def test_mps_is_the_scaled_cosine_of_what_is_heard(tmp_path, squares, prefix, threshold):
-    folder = kin.mps(tmp_path, prefix)
+def test_mps_is_the_scaled_cosine_after_the_cross_model(tmp_path, squares, prefix, threshold):
+    folder = tiny_clip.mps(tmp_path, prefix)
     w = {k.removeprefix(prefix): t.double() for k, t in load_file(folder / "model.safetensors").items()}
     cross = {k.removeprefix("cross_model."): t for k, t in w.items() if k.startswith("cross_model.")}
-    clip = CLIPModel.from_pretrained(kin.tower(tmp_path / "clip")).double().eval()
+    clip = CLIPModel.from_pretrained(tiny_clip.tower(tmp_path / "clip")).double().eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     condition = (
         "light, color, clarity, tone, style, ambiance, artistry, shape, face, hair, hands, limbs, structure, "
@@ -246,13 +247,13 @@ def test_mps_is_the_scaled_cosine_of_what_is_heard(tmp_path, squares, prefix, th
     for image, prompt in zip(squares, PROMPTS, strict=True):
         words, whole = read(prompt)
         related = torch.tensor([max(float(word @ c) for c in read(condition)[0]) for word in words])
-        heard = related / related.max() > threshold
-        counts.append(int(heard.sum()))
-        x = clip.visual_projection(clip.vision_model(normalised(image).double()).last_hidden_state)[0]
+        relevant = related / related.max() > threshold
+        counts.append(int(relevant.sum()))
+        x = clip.visual_projection(clip.vision_model(normalized(image).double()).last_hidden_state)[0]
         for n in range(2):
-            x = mps_layer(cross, n, x, words, heard)
+            x = mps_layer(cross, n, x, words, relevant)
         expected.append(float(w["model.logit_scale"].exp()) * cosine(whole, x[0]))
-    assert (min(counts) < 16) == (threshold == 0.8), "words are left out"
+    assert (min(counts) < 16) == (threshold == 0.8), "the threshold masks words"
     reward = load("mps", folder, threshold=threshold)
     np.testing.assert_allclose(reward.score(squares, PROMPTS), expected, atol=1e-5)
 
@@ -268,30 +269,30 @@ def head_by_layers(weights, prefix, layers, embedding):
 
 
 @torch.no_grad()
-def test_laion_is_the_head_on_the_unit_embedding(tmp_path, squares):
+def test_laion_aesthetic_is_affine_in_the_unit_embedding(tmp_path, squares):
     from capo.rewards.models.laion_aesthetic import LaionAesthetic
 
-    tower = kin.tower(tmp_path / "tower")
-    released = kin.laion_head(tmp_path / "sac+logos+ava1-l14-linearMSE.pth")
+    tower = tiny_clip.tower(tmp_path / "tower")
+    released = tiny_clip.laion_head(tmp_path / "sac+logos+ava1-l14-linearMSE.pth")
     model = CLIPModel.from_pretrained(tower).eval()
     head = torch.load(released, weights_only=True)
     expected = [
         head_by_layers(
             head, "layers.", (0, 2, 4, 6, 7),
-            model.visual_projection(model.vision_model(normalised(image)).pooler_output)[0],
+            model.visual_projection(model.vision_model(normalized(image)).pooler_output)[0],
         )
         for image in squares
     ]  # fmt: skip
     for reward in (
         LaionAesthetic("r", str(released), "cpu", str(tower)),
-        load("laion-aesthetic", kin.laion(tmp_path / "port")),
+        load("laion-aesthetic", tiny_clip.laion(tmp_path / "port")),
     ):
         np.testing.assert_allclose(reward.score(squares, PROMPTS), expected, atol=1e-5)
 
 
 @torch.no_grad()
-def test_siglip_aesthetic_is_the_head_on_the_unit_pooled_embedding(tmp_path, squares):
-    folder = kin.siglip(tmp_path)
+def test_siglip_aesthetic_is_affine_in_the_unit_pooled_embedding(tmp_path, squares):
+    folder = tiny_clip.siglip(tmp_path)
     model = SiglipModel.from_pretrained(folder).eval()
     head = load_file(folder / "head.safetensors")
     expected = []
