@@ -159,7 +159,7 @@ CROSS = "mps.cross_model.layers."
         ("mps", lambda w: w.update({"mps.head": torch.zeros(2)}), "unknown weights of Mps: head"),
         ("laion-aesthetic", lambda w: w.pop("mlp.layers.7.bias"), "got 0.bias"),
         ("laion-aesthetic", lambda w: w.update({"mlp.layers.4.bias": torch.zeros(3)}), "not fit together"),
-        ("laion-aesthetic", lambda w: w["mlp.layers.7.bias"].fill_(torch.inf), "one finite number"),
+        ("laion-aesthetic", lambda w: w["mlp.layers.7.bias"].fill_(torch.inf), "finite weights"),
         ("laion-aesthetic", lambda w: w.pop("clip.visual_projection.weight"), "lacks weights of CLIPVision"),
     ],
 )

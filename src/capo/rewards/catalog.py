@@ -2,7 +2,7 @@
 
 To add a reward, write its architecture in `models/` and add one entry to `CATALOG`. An installed
 package adds entries of its own as entry points of the group `capo.reward_catalog`, each of which
-names a `CatalogEntry`; the rewards of the embedded world are added this way.
+names a `CatalogEntry`.
 """
 
 from collections.abc import Mapping
