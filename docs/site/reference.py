@@ -137,7 +137,7 @@ def api_page() -> str:
     for name in sorted(capo.__all__):
         by_module.setdefault(getattr(capo, name).__module__, []).append(name)
     for module, names in sorted(by_module.items()):
-        lines += [f"## {module.rpartition('.')[2]}", ""]
+        lines += [f"## {module.rpartition('.')[2].replace('_', ' ').capitalize()}", ""]
         for name in names:
             path = f"{module}.{getattr(capo, name).__qualname__}"
             lines += [f"::: {path}", "    options:", f"      heading: capo.{name}", ""]
