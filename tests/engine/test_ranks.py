@@ -1,6 +1,7 @@
-"""Joining the processes of a command, with torch.distributed faked; test_together.py has real ones."""
+"""Connecting the processes of a command, with a fake torch.distributed; test_together.py starts real ones."""
 
 import os
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from capo.engine.launch import LaunchError, Processes
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What the first of two processes asks of torch.distributed."""
+    """The calls of the first of two processes to torch.distributed."""
     made = []
 
     class Store:
@@ -23,20 +24,21 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(os, "environ", {**os.environ})
     monkeypatch.setattr(ranks, "processes", lambda: Processes(0, 2, 0))
+    monkeypatch.setattr(ranks, "heartbeats", lambda *_: nullcontext())
     monkeypatch.setattr(ranks, "rendezvous", lambda url: iter([(Store(), 0, 2)]))
     monkeypatch.setattr(ranks.dist, "init_process_group", lambda **_: made.append("init"))
     monkeypatch.setattr(ranks.dist, "destroy_process_group", lambda: made.append("destroy"))
     return made
 
 
-def test_all_leave_together(calls):
+def test_processes_leave_together(calls):
     with ranks.join_processes("cpu"):
         pass
     assert calls == ["init", "left/0", "wait", "destroy"]
 
 
-def test_a_process_that_fails_waits_for_nobody(calls):
-    """Closing the connections waits for processes that wait for this one: the launcher would never know."""
+def test_a_process_that_fails_does_not_wait_for_the_others(calls):
+    """Closing the connections would wait for processes that wait for this one; the launcher would wait."""
     with pytest.raises(KeyError), ranks.join_processes("cpu"):
         raise KeyError
     assert calls == ["init"]
@@ -53,5 +55,5 @@ def test_a_device_for_all_processes_is_refused(calls):
 def test_more_processes_than_gpus_are_refused(calls, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(LaunchError, match="0 GPUs here, and more processes"), ranks.join_processes("cuda"):
+    with pytest.raises(LaunchError, match="0 GPUs but more processes"), ranks.join_processes("cuda"):
         pass

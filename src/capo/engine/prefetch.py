@@ -1,4 +1,4 @@
-"""Making what comes next while the present one is in use: batches of training, shards to score."""
+"""Computing upcoming items in the background: training batches, shards to score."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -10,19 +10,19 @@ Key = TypeVar("Key")
 Made = TypeVar("Made")
 
 AHEAD = 2
-"""Batches that are ready or in the making besides the one in use."""
+"""Items that are ready or being made, in addition to the one in use."""
 
 
 @contextmanager
 def prefetched(
     make: Callable[[Key], Made], keys: Sequence[Key], ahead: int = AHEAD
 ) -> Iterator[Iterator[Made]]:
-    """What `make` makes of `keys`, in order, by a thread of its own that is at most `ahead` ahead.
+    """Yield an iterator over `make(key)` for all `keys`, in order; a thread computes `ahead` items early.
 
-    What `make` raises is raised where its result is taken. Leaving the context drops what is not yet
-    begun.
+    An error of `make` is raised where its result would be returned. Leaving the context cancels the items
+    that were not started.
     """
-    # One thread: `make` need not be safe for several.
+    # One thread, so that `make` need not be thread-safe.
     with ThreadPoolExecutor(1, "prefetch") as pool:
         try:
             yield _in_order(pool, make, keys, ahead)

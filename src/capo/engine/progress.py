@@ -1,6 +1,6 @@
 """Progress on stderr: a live bar on a terminal, an occasional plain line anywhere else.
 
-`CAPO_QUIET=1` in the environment silences all of it (`capo --json` sets it).
+`CAPO_QUIET=1` in the environment turns it off; `capo --json` sets that.
 """
 
 import os
@@ -11,18 +11,18 @@ from contextlib import contextmanager
 from typing import Any
 
 PLAIN_INTERVAL = 10.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines without a terminal."""
 
 
 def say(text: str) -> None:
-    """Print one line to stderr, unless silenced."""
+    """Print one line to stderr, unless progress is turned off."""
     if not _silenced():
         print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def progress(description: str, total: int, unit: str = "") -> "Iterator[Bar]":
-    """Show how far work is: `with progress("generate", 192, "prompts") as bar: bar.advance(16)`."""
+    """Show the progress of work: `with progress("generate", 192, "prompts") as bar: bar.advance(16)`."""
     bar: Bar
     if _silenced():
         bar = Bar(description, total, unit)
@@ -39,7 +39,7 @@ def progress(description: str, total: int, unit: str = "") -> "Iterator[Bar]":
 
 
 class Bar:
-    """Counts work; shows nothing by itself."""
+    """Counts work without showing it."""
 
     def __init__(self, description: str, total: int, unit: str) -> None:
         self.description, self.total, self.unit = description, total, unit
@@ -49,28 +49,28 @@ class Bar:
         self._started = time.monotonic()
 
     def advance(self, n: int = 1, *, resumed: bool = False) -> None:
-        """Count `n` units; `resumed` ones were found done and say nothing about speed."""
+        """Count `n` units; `resumed` ones were done before, so they do not count toward the speed."""
         self.done += n
         if not resumed:
             self._fresh += n
         self.show()
 
     def note(self, text: str) -> None:
-        """Replace the trailing text, as the current loss."""
+        """Replace the trailing text, such as the current loss."""
         self.trailer = text
         self.show()
 
     def remaining(self) -> float | None:
-        """Seconds left at the speed so far; None before anything was made."""
+        """Return the seconds left at the speed so far; None before the first unit."""
         if not self._fresh:
             return None
         return (time.monotonic() - self._started) / self._fresh * max(self.total - self.done, 0)
 
     def show(self) -> None:
-        """Redraw, where there is anything to draw on."""
+        """Redraw."""
 
     def close(self, finished: bool) -> None:
-        """The work is over; `finished` is False when it ended by an exception."""
+        """End the display; `finished` is False if the work ended by an exception."""
 
 
 class _PlainBar(Bar):
@@ -95,24 +95,24 @@ class _PlainBar(Bar):
 
 class _TerminalBar(Bar):
     display: Any = None
-    """Of all bars that are open at once."""
-    shown = 0
+    """The display that all open bars share."""
+    open_bars = 0
 
     def __init__(self, description: str, total: int, unit: str) -> None:
         super().__init__(description, total, unit)
-        if not _TerminalBar.shown:
+        if not _TerminalBar.open_bars:
             _TerminalBar.display = _rich_progress()
             _TerminalBar.display.start()
-        _TerminalBar.shown += 1
+        _TerminalBar.open_bars += 1
         self._task = self.display.add_task(description, total=total, unit=unit, trailer="", bar=self)
 
     def show(self) -> None:
         self.display.update(self._task, completed=self.done, trailer=self.trailer)
 
     def close(self, finished: bool) -> None:
-        _TerminalBar.shown -= 1
+        _TerminalBar.open_bars -= 1
         self.display.stop_task(self._task)
-        if not _TerminalBar.shown:
+        if not _TerminalBar.open_bars:
             self.display.stop()
 
 

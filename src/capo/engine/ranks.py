@@ -1,7 +1,7 @@
-"""What the processes of a training run say to each other.
+"""Communication between the processes of a training run.
 
-They all take the same steps, each on its share of a batch, and decide the same from the same numbers;
-only the leading one writes. Alone, a process says everything to itself.
+All processes take the same steps, each on its share of a batch, and make the same decisions from the same
+numbers. Only the main process, rank 0, writes. A single process needs no communication.
 """
 
 import os
@@ -15,18 +15,22 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from capo.engine.heartbeat import heartbeats
 from capo.engine.launch import LaunchError, Processes, processes
 
 TIMEOUT = timedelta(days=1)
-"""How long a process waits for the others: the leading one validates while they do."""
+"""The longest wait for another process: the main one validates while the others wait.
+
+A process that was stopped is detected sooner, by its heartbeats.
+"""
 BUCKET = 1 << 28
-"""Bytes of gradients that are exchanged at once."""
+"""Bytes of gradients that are exchanged in one call."""
 
 T = TypeVar("T")
 
 
 class Group:
-    """The processes of this training run, this one among them."""
+    """The processes of this training run, seen from one of them."""
 
     def __init__(self) -> None:
         started = dist.is_available() and dist.is_initialized()
@@ -35,19 +39,20 @@ class Group:
 
     @property
     def is_main(self) -> bool:
+        """Whether this is the process that writes."""
         return self.rank == 0
 
     def share(self, pairs: int) -> slice:
-        """Which of `pairs` are this process's; `ValueError` when they cannot be shared evenly."""
+        """Return the slice of `pairs` for this process; raises `ValueError` if they do not divide evenly."""
         if pairs % self.size:
             raise ValueError(
-                f"train.global_batch_size: {pairs} pairs cannot be shared evenly by {self.size} processes"
+                f"train.global_batch_size: {pairs} pairs do not divide evenly between {self.size} processes"
             )
         own = pairs // self.size
         return slice(self.rank * own, (self.rank + 1) * own)
 
     def broadcast(self, make: Callable[[], T]) -> T:
-        """What `make` gives in the leading process, in all of them."""
+        """Call `make` in the main process and return its result in all of them."""
         values: list[Any] = [make() if self.is_main else None]
         if self.size > 1:
             dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
@@ -55,7 +60,7 @@ class Group:
         return value
 
     def gather(self, own: Tensor) -> Tensor:
-        """The tensors [B] or [M, B] of all processes side by side, in their order."""
+        """Concatenate the tensors [B] or [M, B] of all processes along the last dimension, in rank order."""
         if self.size == 1:
             return own
         parts = [torch.empty_like(own) for _ in range(self.size)]
@@ -63,19 +68,19 @@ class Group:
         return torch.cat(parts, dim=-1)
 
     def gather_lists(self, own: list[T]) -> list[T]:
-        """The lists of all processes as one, in their order."""
+        """Concatenate the lists of all processes, in rank order."""
         lists: list[Any] = [own] * self.size
         if self.size > 1:
             dist.all_gather_object(lists, own)
-        return [each for one in lists for each in one]
+        return [item for part in lists for item in part]
 
     def barrier(self) -> None:
-        """Until all are here."""
+        """Wait until all processes have called this."""
         if self.size > 1:
             dist.all_reduce(torch.zeros(1))
 
     def average(self, gradients: Sequence[Tensor]) -> None:
-        """Take the mean over the processes, in place and bucket by bucket."""
+        """Replace gradients by their mean over the processes."""
         for bucket in _buckets(gradients if self.size > 1 else ()):
             flat = torch.cat([gradient.flatten() for gradient in bucket])
             dist.all_reduce(flat)
@@ -88,10 +93,11 @@ class Group:
 
 @contextmanager
 def join_processes(device: str) -> Iterator[Group]:
-    """Within, the processes of this command know each other; `device` is `engine.device`.
+    """Connect the processes of this command; each takes a GPU of its own. `device` is `engine.device`.
 
-    Each takes a GPU of its own. Raises `LaunchError` when there are too few, or `device` names one.
-    A process that fails within leaves at once, so that the launcher sees it and stops the others.
+    Raises `LaunchError` if there are fewer GPUs than processes, or if `device` names one of them. A process
+    that fails inside the context leaves at once, so that the launcher notices and stops the others. If a
+    process is stopped, the others end with an error.
     """
     own = processes()
     if own.size == 1 or dist.is_initialized():
@@ -102,31 +108,32 @@ def join_processes(device: str) -> Iterator[Group]:
         os.environ["CAPO_QUIET"] = "1"
     store, _, _ = next(rendezvous("env://"))
     dist.init_process_group(store=store, rank=own.rank, world_size=own.size, timeout=TIMEOUT)
-    yield Group()
-    # No connection is closed from which another process may still read. All of this waits for the others,
-    # who may in turn be waiting for a process that failed: so it is no clean-up for errors.
-    store.set(f"left/{own.rank}", "")
-    store.wait([f"left/{rank}" for rank in range(own.size)], TIMEOUT)
+    with heartbeats(store, own.rank, own.size):
+        yield Group()
+        # Wait for the others, which may still read from this process's connections. After an error they might
+        # wait for a process that failed, so this is not in a `finally`.
+        store.set(f"left/{own.rank}", "")
+        store.wait([f"left/{rank}" for rank in range(own.size)], TIMEOUT)
     dist.destroy_process_group()
 
 
 def _take_device(own: Processes, device: str) -> None:
     if ":" in device:
         raise LaunchError(
-            f"engine.device: {device} would be the device of all {own.size} processes; give `cuda`, and each "
-            "takes its own"
+            f"engine.device: {device} would be the device of all {own.size} processes; use `cuda`, which "
+            "gives every process its own GPU"
         )
     if device == "cpu" or not torch.cuda.is_available():
         return
     if own.local_rank >= torch.cuda.device_count():
         raise LaunchError(
-            f"{torch.cuda.device_count()} GPUs here, and more processes than that; lower --nproc-per-node"
+            f"this machine has {torch.cuda.device_count()} GPUs but more processes; lower --nproc-per-node"
         )
     torch.cuda.set_device(own.local_rank)
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Gradients of one dtype together, at most `BUCKET` bytes unless a single one has more."""
+    """Group gradients of one dtype into buckets of at most `BUCKET` bytes, or of a single larger one."""
     bucket: list[Tensor] = []
     size = 0
     for gradient in gradients:

@@ -1,7 +1,7 @@
 """Randomness as a pure function of a key, never of history.
 
-Every random choice draws from a generator of its own, seeded by what the choice is about; so
-neither batch size, nor the order of prompts, nor resuming changes a result.
+Every random choice draws from its own generator, seeded by the subject of the choice. So neither the batch
+size, nor the order of prompts, nor resuming changes a result.
 """
 
 import hashlib
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def stable_seed(*key: str | int) -> int:
-    """A seed in [0, 2⁶³) that depends on `key` alone: `stable_seed("sample", 0, prompt_id, 3)`.
+    """Return a seed in [0, 2⁶³) that depends on `key` alone: `stable_seed("sample", 0, prompt_id, 3)`.
 
-    The same on every machine, in every process and for every `PYTHONHASHSEED`. Text and numbers
-    are told apart (`"1"` is not `1`), and so are the borders between the parts of the key.
+    It is the same on every machine, in every process and for every `PYTHONHASHSEED`. Text differs from
+    numbers (`"1"` is not `1`), and `("a", "b")` from `("ab",)`.
     """
     canonical = json.dumps(key, separators=(",", ":"), ensure_ascii=True)
     digest = hashlib.blake2b(canonical.encode("ascii")).digest()
@@ -25,15 +25,14 @@ def stable_seed(*key: str | int) -> int:
 
 
 def sample_seed(run_seed: int, prompt_id: str, sample: int) -> int:
-    """Of the initial noise of a training sample, by its address."""
+    """Return the seed of the initial noise of a training sample, given its address."""
     return stable_seed("sample", run_seed, prompt_id, sample)
 
 
 def initial_noise(seed: int, shape: Sequence[int]) -> "torch.Tensor":
-    """Standard normal float32 noise of `shape`, drawn on the CPU from a generator of its own.
+    """Return standard normal float32 noise of `shape`, drawn on the CPU.
 
-    Drawing on the CPU makes it the same whatever device it then moves to, and recoverable later
-    from the seed.
+    So it is the same for every device, and can be recovered later from the seed.
     """
     import torch
 
