@@ -300,8 +300,8 @@ def test_images_of_the_same_noise_meet(evaluated, pixels, found):
 
 def test_the_page_shows_the_biggest_wins_and_losses(evaluated, found):
     page = ParsedPage(evaluated[2].read_bytes("index.html").decode())
-    assert f"train/best against {evaluated[0].model.checkpoint}" in page.text
-    assert "Biggest wins by red" in page.text
+    assert evaluated[0].model.checkpoint in page.text
+    assert "train/best" in page.text
     assert f"{100 * found['rewards'][0]['win_rate']:.1f}%" in page.text
     assert len(page.all("img")) >= 2 * SAMPLES * len(REWARDS)
 
