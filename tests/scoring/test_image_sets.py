@@ -105,6 +105,17 @@ def test_damaged_scores_of_an_interrupted_run_are_rejected(sets, monkeypatch, pl
         score(sets, RED)
 
 
+def test_scores_under_a_damaged_name_are_rejected(sets, monkeypatch):
+    """Names of columns are in the footer of the file, which has no checksum."""
+    interrupt(monkeypatch, call=2)
+    with pytest.raises(KeyboardInterrupt):
+        score(sets, RED)
+    part = sets[0].artifact.folder / f"{PARTS}/red/{sets[0].shards[0].path}"
+    part.write_bytes(part.read_bytes().replace(b"truncated", b"truncatee"))
+    with pytest.raises(WorkspaceError, match=part.name):
+        score(sets, RED)
+
+
 def _pages_end(path):
     """The length of the column data, which the footer follows."""
     import pyarrow.parquet as pq

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from PIL import Image
 
+COLUMNS = {
+    "prompt_id": "string",
+    "sample": "int32",
+    "score": "double",
+    "error": "string",
+    "truncated": "bool",
+}
+"""Names and types."""
+
 REASONS_LISTED = 3
 
 
@@ -44,8 +53,20 @@ def read_scores(artifact: Artifact) -> "pa.Table":
 
 
 def has_all_scores(artifact: Artifact, path: str) -> bool:
-    """Whether a table of scores is there and lacks none; `WorkspaceError` when the file is damaged."""
-    return artifact.has(path) and artifact.read_table(path)["score"].null_count == 0
+    """Whether a table of scores is there and lacks none.
+
+    Raises `WorkspaceError` when the file is damaged: its pages carry checksums, its columns are known.
+    """
+    if not artifact.has(path):
+        return False
+    table = artifact.read_table(path)
+    columns = {field.name: str(field.type) for field in table.schema}
+    if columns != COLUMNS:
+        raise WorkspaceError(
+            f"{artifact.folder / path} is damaged (its columns are {columns}); remove it and rerun the same "
+            "command to score its images again"
+        )
+    return table["score"].null_count == 0
 
 
 def score_values(table: "pa.Table") -> np.ndarray:
