@@ -1,4 +1,4 @@
-"""The families that all tests run over, and how each is sampled."""
+"""The tiny checkpoints that family tests run over, and their sampling settings."""
 
 import torch
 from diffusers import (
@@ -31,7 +31,7 @@ ABSENT = {
 
 
 def settings_of(name, **fields):
-    """Three steps of 32-pixel images in the way of the paper, or of the pipeline's makers."""
+    """Three steps of 32-pixel images with the paper's sampler, or that of the pipeline's authors."""
     if name.startswith("flux"):
         own = {
             "scheduler": "FlowMatchEulerDiscreteScheduler",

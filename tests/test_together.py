@@ -1,4 +1,4 @@
-"""Several processes train as one does: real ones, that torchrun starts and gloo connects."""
+"""Several processes train as one does: real processes, started by torchrun and connected by gloo."""
 
 import json
 import os
@@ -31,7 +31,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def paired(tmp_path_factory, sdxl):
-    """A folder with a recipe of each kind, and copies of a run with everything up to the pairs."""
+    """A folder with a recipe of every kind, and copies of a run with everything up to the pairs."""
     root = tmp_path_factory.mktemp("together")
     recipes = {}
     for kind, train in KINDS.items():
@@ -72,7 +72,7 @@ def launch(root, *entries):
 
 @pytest.fixture(scope="module")
 def trained(paired):
-    """Every kind trained alone and by two processes; `ddp` from bad data, and `full` interrupted."""
+    """Every kind trained by one and by two processes; also `ddp` on bad data, and `full` interrupted."""
     root, recipes = paired
     for kind in KINDS:
         pipeline.run(recipes[kind], root / f"{kind}-alone", stage="train")
@@ -83,13 +83,13 @@ def trained(paired):
 
 
 def within_rounding(key, value):
-    """A reward is β times a difference of errors, which are near 1 and so no finer than float32 is there."""
+    """A reward is β times a difference of errors near 1, so its precision is that of float32 at 1."""
     finest = tiny_training.BETA * torch.finfo(torch.float32).eps
     return pytest.approx(value, rel=1e-3, abs=4 * finest if key.startswith("rewards/") else 1e-5)
 
 
 def assert_same_training(first, second):
-    """The same rows, weights and moments within rounding, and the very same reference."""
+    """Assert equal rows, weights and moments within rounding, and an identical reference."""
     train, other = (Run(path).artifact("train") for path in (first, second))
     assert train.files() == other.files()
     for name in ("metrics.jsonl", "validation.jsonl"):
@@ -118,7 +118,7 @@ def test_two_processes_train_as_one(trained, kind):
 
 
 def test_bad_data_in_one_process_stops_all(trained):
-    """Each says the same, and nothing was learned from it."""
+    """All report the same error, and none has learned from the batch."""
     root, _ = trained
     place = root / "ddp-poisoned"
     first, second = ((place / f"diverged-{rank}.txt").read_text() for rank in (0, 1))
@@ -130,8 +130,8 @@ def test_bad_data_in_one_process_stops_all(trained):
     ]
 
 
-def test_a_run_goes_on_with_another_number_of_processes(trained, monkeypatch):
-    """Two to step 1, one to step 2, two to the end."""
+def test_a_run_resumes_with_another_number_of_processes(trained, monkeypatch):
+    """Two up to step 1, one up to step 2, two to the end."""
     root, recipes = trained
     place = root / "full-changing"
     assert Run(place).artifact("train").has("checkpoints/step-000001/state.json")

@@ -38,7 +38,7 @@ from transformers import (
 
 WORDS = "a an the of and to left right above below two three red green blue circle square triangle cat dog"
 CONTEXT = 16
-"""Tokens that CLIP reads of a prompt."""
+"""Tokens per prompt that CLIP reads."""
 
 
 def save(build: Callable[[], Any], folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
@@ -122,7 +122,7 @@ def sd3(*, t5: bool = True, **transformer: object) -> StableDiffusion3Pipeline:
 
 
 def sd35() -> StableDiffusion3Pipeline:
-    """As SD3.5-medium: normalised queries and keys, and a second attention in its first layers."""
+    """As SD3.5-medium: normalized queries and keys, and a second attention in the first layers."""
     return sd3(qk_norm="rms_norm", dual_attention_layers=(0,))
 
 
@@ -209,7 +209,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "flux-schnell": lambda: flux(dev=False),
     "sana": sana,
 }
-"""What `save` makes, besides SDXL."""
+"""The pipelines that `save` makes, except SDXL."""
 
 
 _SCHEDULER: dict[str, object] = {

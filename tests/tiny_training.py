@@ -1,4 +1,4 @@
-"""A real run of the tiny SDXL model up to its pairs, by rewards that look at one colour."""
+"""A real run of the tiny SDXL model up to its pairs, with rewards that measure one color."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ from capo.store import Run
 from capo.store.step import Job
 from capo.training.train import make_validation, train
 
-PROMPTS = [f"a {colour} {thing}" for colour in ("red", "green", "blue") for thing in ("circle", "cat")]
+PROMPTS = [f"a {color} {thing}" for color in ("red", "green", "blue") for thing in ("circle", "cat")]
 VALIDATION = ["two red squares", "three blue dogs"]
 BETA = 100.0
 
@@ -83,7 +83,7 @@ def copied(prepared: Path, folder: Path) -> Path:
 
 
 def trained(folder: Path, settings: Recipe) -> dict[str, Any]:
-    """Train in the run directory `folder`, as far as it goes; the summary of `train/`."""
+    """Train in the run directory `folder`; return the summary of `train/`."""
     with Run.open(folder) as run:
         if settings.train.validation_prompts is not None and not run.artifact("validation").done:
             _make(run, "validation", lambda a: make_validation(Job(settings, run, (a,))))

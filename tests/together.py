@@ -1,7 +1,7 @@
-"""Started by torchrun: trains the runs of a JSON file, one after another, all processes together.
+"""A program for torchrun: all processes together train the runs of a JSON file, one after another.
 
-Each entry has a `recipe` (a file), a `run` directory and maybe a step to `poison`, or, the last one, to
-`stop_before`.
+An entry has a `recipe` (a file) and a `run` directory, and optionally a step to `poison`. The last entry may
+have a step to `stop_before`.
 """
 
 import json
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def train_poisoned(entry: dict[str, Any], rank: int) -> None:
-    """Spoil the last pair of a step, which is the last process's; keep what each process says of it."""
+    """Corrupt the last pair of a step, which the last process has; save every process's error message."""
     batch = Batches.batch
 
     def poisoned(self, step):
@@ -50,7 +50,7 @@ def train_poisoned(entry: dict[str, Any], rank: int) -> None:
 
 
 def stop_before(last: int) -> None:
-    """End this process, and with it the others, when training comes to a step."""
+    """End this process, and thereby the others, when training reaches a step."""
     step = Trainer.step
 
     def stopping(self, number, *arguments):

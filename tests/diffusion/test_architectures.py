@@ -1,4 +1,4 @@
-"""The networks' dimensions, by the number of parameters that the published weights have."""
+"""The networks have as many parameters as the published weights."""
 
 import diffusers
 import pytest

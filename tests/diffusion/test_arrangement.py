@@ -1,4 +1,4 @@
-"""Attention, memory layout and compilation change how a denoiser computes, and not what."""
+"""Attention backend, memory layout and compilation do not change a denoiser's answers."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ TIMES = {"sdxl": torch.tensor([10, 700]), "flux-dev": torch.tensor([0.01, 0.7])}
 
 @pytest.fixture
 def predictions(checkpoint, noise):
-    """Of a plain family, and of one whose model section has `fields`."""
+    """Predictions of a plain family and of one with `fields` in its model section."""
 
     def run(name, **fields):
         plain, arranged = family_of(checkpoint(name)), family_of(checkpoint(name), **fields)
@@ -25,7 +25,7 @@ def predictions(checkpoint, noise):
 
 @pytest.fixture
 def own_backend():
-    """Diffusers keeps the backend for the whole process."""
+    """Restores the backend, which diffusers keeps for the whole process."""
     yield
     _AttentionBackendRegistry.set_active_backend(AttentionBackendName.NATIVE)
 
@@ -45,24 +45,24 @@ def test_an_attention_backend_is_used(predictions, own_backend):
         ("sdxl", "native", r"model.attention: .*has no effect on a UNet2DConditionModel"),
     ],
 )
-def test_an_attention_backend_without_effect_is_refused(checkpoint, name, backend, message):
+def test_an_attention_backend_without_effect_is_rejected(checkpoint, name, backend, message):
     with pytest.raises(ValueError, match=message):
         family_of(checkpoint(name), attention=backend)
 
 
-def test_a_unet_may_have_its_channels_last(predictions):
+def test_a_unet_computes_with_channels_last(predictions):
     plain, arranged, family = predictions("sdxl", channels_last=True)
     assert family.denoiser.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(arranged, plain, rtol=1e-4, atol=1e-5)
 
 
-def test_a_transformer_has_no_channels_to_put_last(checkpoint):
+def test_a_transformer_rejects_channels_last(checkpoint):
     with pytest.raises(ValueError, match=r"model.channels_last: .* FluxTransformer2DModel"):
         family_of(checkpoint("flux-dev"), channels_last=True)
 
 
 def test_a_denoiser_is_compiled_in_place(predictions):
-    """Compiling takes a minute on a CPU; what is tested is that the weights keep their names."""
+    """Compiling takes a minute on a CPU, so only the names of the weights are tested."""
     with torch.compiler.set_stance("force_eager"):
         plain, arranged, family = predictions("flux-dev", compile=True)
     assert torch.equal(arranged, plain)

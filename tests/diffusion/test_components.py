@@ -1,4 +1,4 @@
-"""Checkpoints that must not be used: each is refused with the place and the reason."""
+"""Checkpoints that must not be used are rejected with the place and the reason."""
 
 import json
 import shutil
@@ -52,13 +52,13 @@ def edit_index(folder, **values):
     ],
     ids=["missing", "unknown", "shape", "nan", "vae", "text encoder", "text encoder 2"],
 )
-def test_weights_that_do_not_fit_are_refused(checkpoint, file, change, message):
+def test_weights_that_do_not_fit_are_rejected(checkpoint, file, change, message):
     edit(checkpoint / file, change)
     with pytest.raises(ValueError, match=message):
         load(checkpoint)
 
 
-def test_garbage_is_refused(checkpoint):
+def test_garbage_is_rejected(checkpoint):
     (checkpoint / UNET).write_bytes(b"\x08\0\0\0\0\0\0\0 garbage")
     with pytest.raises(ValueError, match="unet cannot be loaded"):
         load(checkpoint)
@@ -102,7 +102,7 @@ def test_code_of_a_checkpoint_is_not_run(checkpoint, tmp_path, part):
     assert not marker.exists()
 
 
-def test_an_unknown_pipeline_is_refused_with_the_known_ones(checkpoint):
+def test_an_unknown_pipeline_is_rejected_with_the_supported_ones(checkpoint):
     edit_index(checkpoint, _class_name="KandinskyPipeline")
     with pytest.raises(ValueError, match=r"KandinskyPipeline; supported: .*StableDiffusionXLPipeline"):
         load(checkpoint)
@@ -125,13 +125,13 @@ def test_a_malformed_index_is_named(checkpoint, index):
 
 
 @pytest.mark.parametrize("name", ["/nowhere", "no such id!", "."])
-def test_what_is_no_checkpoint_is_refused(name, monkeypatch):
+def test_a_path_without_a_checkpoint_is_rejected(name, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ValueError, match=r"model\.checkpoint: .* is neither a diffusers directory"):
         load(name)
 
 
-def test_half_precision_weights_are_computed_with_in_the_precision_asked_for(tmp_path):
+def test_half_precision_weights_are_converted_to_the_models_precision(tmp_path):
     with quiet():
         folder = tiny.sdxl(tmp_path / "half", dtype=torch.float16)
     family = load(folder)

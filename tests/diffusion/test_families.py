@@ -1,4 +1,4 @@
-"""Every family gives what the bare diffusers pipeline gives."""
+"""Every family returns what the plain diffusers pipeline returns."""
 
 import json
 import shutil
@@ -36,15 +36,15 @@ def pixels(images):
 
 
 def arguments(settings, family, noise):
-    """What the bare pipeline is called with for the same."""
+    """The same call as arguments of the plain pipeline."""
     names = ("height", "width", "num_inference_steps", "guidance_scale")
-    given = {name: getattr(settings, name) for name in names}
+    values = {name: getattr(settings, name) for name in names}
     if isinstance(family, Flux):
         noise = FluxPipeline._pack_latents(noise, *noise.shape)
-        given["max_sequence_length"] = 512 if settings.guidance_scale else 256  # -dev, -schnell
+        values["max_sequence_length"] = 512 if settings.guidance_scale else 256  # -dev, -schnell
     if isinstance(family, Sana):
-        given["use_resolution_binning"] = False
-    return {"latents": noise, **given}
+        values["use_resolution_binning"] = False
+    return {"latents": noise, **values}
 
 
 @every
@@ -62,7 +62,7 @@ def test_images_are_those_of_the_pipeline(name, family, bare, noise):
 
 @every
 def test_a_prediction_is_that_of_the_network_in_the_pipelines_loop(name, family, bare, noise):
-    """Time, guidance, sizes and packing are given to the network as the pipeline gives them."""
+    """The network gets the pipeline's time, guidance, sizes and packing."""
     pipeline, answers = bare(name), []
     network = getattr(pipeline, family.denoiser_name)
     network.register_forward_hook(lambda *call: answers.append(call[-1][0]))
@@ -77,7 +77,7 @@ def test_a_prediction_is_that_of_the_network_in_the_pipelines_loop(name, family,
 
 
 @each_architecture
-def test_images_do_not_depend_on_what_is_sampled_beside_them(name, family, noise):
+def test_images_do_not_depend_on_the_rest_of_the_batch(name, family, noise):
     settings = settings_of(name)
     together = sample(family, settings, noise)
     alone = torch.cat([sample(family, settings, noise[i : i + 1], PROMPTS[i : i + 1]) for i in range(2)])
@@ -85,7 +85,7 @@ def test_images_do_not_depend_on_what_is_sampled_beside_them(name, family, noise
 
 
 @every
-def test_long_prompts_are_told_by_the_encoder_that_reads_furthest(name, family):
+def test_the_encoder_that_reads_furthest_decides_which_prompts_are_truncated(name, family):
     longest = {"sd3": 256, "sd35": 256, "flux-dev": 512, "flux-schnell": 256, "sana": 299}.get(name, 16)
     marks = 1 if name in ("sd3", "sd35", "flux-dev", "flux-schnell", "sana") else 2  # start, end or both
     fits = "red " * (longest - marks) if name != "sana" else "r" * (longest - marks)
@@ -93,7 +93,7 @@ def test_long_prompts_are_told_by_the_encoder_that_reads_furthest(name, family):
 
 
 @each_architecture
-def test_sizes_are_those_that_the_network_can_take(name, family):
+def test_only_sizes_that_the_network_accepts_are_allowed(name, family):
     multiple = {"sana": 32}.get(name, 8)
     height, width = 2 * multiple, 3 * multiple
     assert family.latent_shape(GenerateSection(height=height, width=width)) == (4, height // 4, width // 4)
@@ -103,9 +103,7 @@ def test_sizes_are_those_that_the_network_can_take(name, family):
 
 @pytest.mark.parametrize("adaptation", ["lora", "full"])
 @each_architecture
-def test_a_trained_policy_is_one_for_plain_diffusers(
-    name, adaptation, family, checkpoint, bare, noise, tmp_path
-):
+def test_plain_diffusers_loads_a_trained_policy(name, adaptation, family, checkpoint, bare, noise, tmp_path):
     settings = settings_of(name)
     base = sample(family, settings, noise)
     policy = Policy(family, TrainSection(beta=1.0, adaptation=adaptation, lora_rank=2), seed=0)
@@ -118,8 +116,8 @@ def test_a_trained_policy_is_one_for_plain_diffusers(
         with quiet():
             pipeline.load_lora_weights(tmp_path)
     tuned = sample(family, settings, noise)
-    given = pipeline(PROMPTS, **arguments(settings, family, noise), output_type="latent").images
-    torch.testing.assert_close(family._unpacked(given, noise), tuned, rtol=0, atol=1e-4)
+    latents = pipeline(PROMPTS, **arguments(settings, family, noise), output_type="latent").images
+    torch.testing.assert_close(family._unpacked(latents, noise), tuned, rtol=0, atol=1e-4)
     assert not torch.allclose(tuned, base, atol=1e-2)
     fresh = family_of(checkpoint(name))
     load_policy(fresh, tmp_path)
@@ -127,7 +125,7 @@ def test_a_trained_policy_is_one_for_plain_diffusers(
 
 
 @each_architecture
-def test_narrow_precision_still_gives_float32_latents(name, checkpoint, noise):
+def test_latents_are_float32_in_narrow_precision_too(name, checkpoint, noise):
     family = family_of(checkpoint(name), dtype="bfloat16")
     latents = sample(family, settings_of(name), noise)
     assert latents.dtype == torch.float32
@@ -144,14 +142,14 @@ def test_training_loads_neither_text_encoders_nor_vae(name, family, checkpoint, 
     assert "_pipeline" not in vars(family)
 
 
-def test_a_shift_of_sampling_times_is_refused_by_a_ddpm_schedule(checkpoint, noise):
+def test_a_shift_of_sampling_times_is_rejected_by_a_ddpm_schedule(checkpoint, noise):
     with pytest.raises(ValueError, match=r"generate.shift: only flow models"):
         sample(family_of(checkpoint("sd15")), settings_of("sd15", shift=3.0), noise)
 
 
 @pytest.mark.parametrize("force_upcast", [True, False])
 def test_a_vae_that_overflows_in_half_precision(force_upcast, checkpoint, noise, tmp_path):
-    """It is decoded in float32 when its configuration says so, and refused when not."""
+    """With `force_upcast` it decodes in float32; without, overflow is an error."""
     folder = shutil.copytree(checkpoint("sd15"), tmp_path / "model")
     config = json.loads((folder / "vae" / "config.json").read_text())
     (folder / "vae" / "config.json").write_text(json.dumps(config | {"force_upcast": force_upcast}))

@@ -1,4 +1,4 @@
-"""A rectified flow's process is the paper's, and its noising and samplers those of diffusers."""
+"""The process of a rectified flow is the paper's; its noising and samplers are those of diffusers."""
 
 import math
 
@@ -24,7 +24,7 @@ def test_noising_is_the_schedulers():
     torch.testing.assert_close(FLOW.noise_to(X, NOISE, timesteps / 1000), expected)
 
 
-def test_the_target_is_what_takes_the_scheduler_from_noise_to_the_image():
+def test_a_scheduler_step_along_the_target_leads_from_noise_to_the_image():
     sampler = scheduler()
     sampler.set_timesteps(1)
     velocity = FLOW.target(X, NOISE, torch.ones(4))
@@ -55,13 +55,13 @@ def test_times_are_distributed_as_their_name_says(time_sampling, scale, distribu
     assert stats.kstest(scale(times.double()).numpy(), distribution.cdf).pvalue > 0.01
 
 
-def test_timesteps_are_refused():
+def test_timesteps_are_rejected():
     with pytest.raises(ValueError, match=r"train.timesteps: only DDPM schedules"):
         FLOW.draw_times(1, torch.Generator(), TrainSection(beta=1.0, timesteps=(1, 2)))
 
 
 def integrate(sampler, velocity, steps):
-    """From noise at time 1 to an image at time 0 along `velocity(x, t)`."""
+    """Integrate `velocity(x, t)` from noise at time 1 to an image at time 0."""
     sampler.set_timesteps(steps)
     x = NOISE
     for timestep in sampler.timesteps:
@@ -71,7 +71,7 @@ def integrate(sampler, velocity, steps):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_follows_the_flow(name):
-    """All images Gaussian of deviation s: the exact flow takes x(1) to s·x(1), whatever the solver."""
+    """For Gaussian images of deviation s, the exact flow takes x(1) to s·x(1)."""
     s = 0.5
 
     def velocity(x, t):  # E[ε - x_0 | x_t] = (t - (1 - t) s²) / (t² + (1 - t)² s²) · x_t
@@ -85,7 +85,7 @@ def test_every_sampler_follows_the_flow(name):
 @pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
 @pytest.mark.parametrize(("shift", "expected"), [(None, 3.0), (1.5, 1.5)])
 def test_sampling_times_have_the_recipes_shift_or_the_checkpoints(name, shift, expected):
-    """t ← s·t / (1 + (s - 1)·t), so that the middle one of a uniform grid says what s was."""
+    """t ← s·t / (1 + (s - 1)·t), so the middle of a uniform grid reveals s."""
     sampler = FLOW.sampler(GenerateSection(scheduler=name, shift=shift))
     sampler.set_timesteps(11)
     times = sampler.sigmas[:-1].double()
@@ -93,13 +93,13 @@ def test_sampling_times_have_the_recipes_shift_or_the_checkpoints(name, shift, e
     assert uniform.diff().numpy() == pytest.approx(uniform.diff().mean().item(), rel=1e-3)
 
 
-def test_the_shift_of_a_solver_that_a_checkpoint_comes_with_is_kept():
+def test_the_shift_of_the_checkpoints_own_solver_is_kept():
     own = RectifiedFlow({"flow_shift": 2.0, "solver_order": 3, "use_flow_sigmas": True})
     config = own.sampler(GenerateSection(scheduler="DPMSolverMultistepScheduler")).config
     assert (config.flow_shift, config.solver_order, config.prediction_type) == (2.0, 3, "flow_prediction")
 
 
 @pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler", "FlowMatchLCMScheduler"])
-def test_a_scheduler_that_cannot_follow_a_flow_is_refused(name):
+def test_a_scheduler_that_cannot_follow_a_flow_is_rejected(name):
     with pytest.raises(ValueError, match=f"generate.scheduler: '{name}' is not a scheduler for this model"):
         FLOW.sampler(GenerateSection(scheduler=name))

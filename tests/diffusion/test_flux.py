@@ -1,4 +1,4 @@
-"""What only FLUX has: guidance as an input of the network, and a shift that its pipeline sets."""
+"""Particular to FLUX: guidance as a network input, and a shift that the pipeline sets."""
 
 import numpy as np
 import pytest
@@ -24,14 +24,14 @@ def test_guidance_reaches_the_network_of_dev(dev, noise):
     assert not torch.allclose(sample(dev, noise), sample(dev, noise, guidance_scale=1.0), atol=1e-3)
 
 
-def test_guidance_is_refused_where_the_network_has_none(checkpoint, noise):
+def test_guidance_is_rejected_where_the_network_has_none(checkpoint, noise):
     with pytest.raises(ValueError, match=r"generate.guidance_scale: .* set it to 0"):
         sample(family_of(checkpoint("flux-schnell")), noise)
 
 
 @pytest.mark.parametrize("name", ["flux-dev", "flux-schnell"])
-def test_a_shift_of_the_recipes_holds_for_every_sampler(name, checkpoint, noise):
-    """Sampled here by hand from the schedulers alone, which know nothing of the pipeline's own shift."""
+def test_the_recipes_shift_applies_to_every_sampler(name, checkpoint, noise):
+    """Against sampling by hand with the schedulers alone, without the pipeline's own shift."""
     family = family_of(checkpoint(name))
     conditioning = family.encode(PROMPTS)
     for scheduler in (
@@ -45,11 +45,11 @@ def test_a_shift_of_the_recipes_holds_for_every_sampler(name, checkpoint, noise)
             with torch.no_grad():
                 velocity = family.predict(x, (timestep / 1000).expand(2), conditioning)
             x = scheduler.step(velocity, timestep, x, return_dict=False)[0]
-        given = sample(family, noise, shift=2.0, guidance_scale=1.0, scheduler=type(scheduler).__name__)
-        torch.testing.assert_close(given, x, rtol=0, atol=1e-3)
+        latents = sample(family, noise, shift=2.0, guidance_scale=1.0, scheduler=type(scheduler).__name__)
+        torch.testing.assert_close(latents, x, rtol=0, atol=1e-3)
 
 
-def test_without_one_the_shift_follows_the_size_as_in_the_pipeline(dev, bare, noise):
+def test_the_default_shift_follows_the_size_as_in_the_pipeline(dev, bare, noise):
     pipeline = bare("flux-dev")
     pipeline.scheduler = DPMSolverMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, use_dynamic_shifting=True
@@ -57,15 +57,15 @@ def test_without_one_the_shift_follows_the_size_as_in_the_pipeline(dev, bare, no
     packed = FluxPipeline._pack_latents(noise, 2, 4, 8, 8)
     size = {"height": 32, "width": 32, "num_inference_steps": 3, "guidance_scale": 3.5}
     expected = pipeline(PROMPTS, latents=packed, **size, output_type="latent").images
-    given = sample(dev, noise, scheduler="DPMSolverMultistepScheduler")
-    torch.testing.assert_close(given, dev._unpacked(expected, noise), rtol=0, atol=1e-4)
+    latents = sample(dev, noise, scheduler="DPMSolverMultistepScheduler")
+    torch.testing.assert_close(latents, dev._unpacked(expected, noise), rtol=0, atol=1e-4)
 
 
-def test_a_scheduler_that_the_pipeline_cannot_steer_is_refused(dev, noise):
+def test_a_scheduler_that_the_pipeline_cannot_shift_is_rejected(dev, noise):
     with pytest.raises(ValueError, match=r"generate.scheduler: FlowMatchHeunDiscreteScheduler does not work"):
         sample(dev, noise, scheduler="FlowMatchHeunDiscreteScheduler")
 
 
-def test_its_own_size_is_1024_pixels_of_the_published_vae(dev):
+def test_the_default_size_is_1024_pixels_with_the_published_vae(dev):
     settings = settings_of("flux-dev", height=None, width=None)
     assert np.prod(dev.latent_shape(settings)) == 4 * 128 * 128

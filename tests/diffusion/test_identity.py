@@ -14,7 +14,7 @@ def checkpoint(tmp_path):
     return folder
 
 
-def test_the_identity_of_a_directory_is_that_of_its_files(checkpoint, tmp_path):
+def test_the_identity_of_a_directory_depends_on_its_files_alone(checkpoint, tmp_path):
     identity = checkpoint_identity(str(checkpoint), None)
     moved = shutil.move(checkpoint, tmp_path / "elsewhere")
     assert checkpoint_identity(str(moved), None) == identity
@@ -33,7 +33,7 @@ def test_the_identity_of_a_directory_is_that_of_its_files(checkpoint, tmp_path):
     ],
     ids=["bytes", "name", "file", "border"],
 )  # fmt: skip
-def test_any_change_of_a_file_changes_it(checkpoint, change):
+def test_any_change_of_a_file_changes_the_identity(checkpoint, change):
     identity = checkpoint_identity(str(checkpoint), None)
     change(checkpoint)
     assert checkpoint_identity(str(checkpoint), None) != identity
@@ -46,11 +46,11 @@ def test_hidden_files_do_not_count(checkpoint):
     assert checkpoint_identity(str(checkpoint), None) == identity
 
 
-def test_a_hub_id_is_known_by_its_revision():
+def test_the_identity_of_a_hub_id_has_its_revision():
     assert checkpoint_identity("owner/model", "abc") == "owner/model@abc"
     assert checkpoint_identity("owner/model", None) == "owner/model@main"
 
 
-def test_shapes_is_the_model_that_comes_with_the_package():
+def test_shapes_is_a_model_of_the_package():
     assert resolve_checkpoint("shapes").endswith("shapes/checkpoints/base")
     assert resolve_checkpoint("owner/model") == "owner/model"

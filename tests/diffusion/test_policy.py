@@ -1,4 +1,4 @@
-"""Policy and reference: equal at first, the reference for ever, and saved as diffusers reads them."""
+"""Policy and reference: equal at first, a reference that never changes, and files that diffusers reads."""
 
 import weakref
 
@@ -10,6 +10,8 @@ from capo.diffusion import load_family
 from capo.diffusion.policy import Policy, load_policy
 from capo.engine.model_loading import quiet
 from capo.recipe import GenerateSection, ModelSection, TrainSection
+from diffusion_cases import family_of
+from tiny_training import contents
 
 KINDS = {
     "lora": {"adaptation": "lora", "lora_rank": 2},
@@ -45,7 +47,7 @@ def learn(family, policy, noise, conditioning, steps=2):
         optimizer.step()
 
 
-def test_at_first_policy_and_reference_agree_bit_for_bit(family, section, noise, conditioning):
+def test_policy_and_reference_first_agree_bit_for_bit(family, section, noise, conditioning):
     base = family.predict(noise, T, conditioning)
     policy = Policy(family, section, seed=0)
     answer = family.predict(noise, T, conditioning)
@@ -56,7 +58,7 @@ def test_at_first_policy_and_reference_agree_bit_for_bit(family, section, noise,
     assert torch.equal(reference, base)
 
 
-def test_training_moves_the_policy_and_never_the_reference(family, section, noise, conditioning):
+def test_training_changes_the_policy_and_never_the_reference(family, section, noise, conditioning):
     base = family.predict(noise, T, conditioning).detach()
     policy = Policy(family, section, seed=0)
     digest = policy.reference_digest()
@@ -67,11 +69,11 @@ def test_training_moves_the_policy_and_never_the_reference(family, section, nois
         assert torch.equal(family.predict(noise, T, conditioning), base)
     assert not torch.equal(family.predict(noise, T, conditioning), base)
     after = policy.state()
-    still = [n for n in before if torch.equal(before[n], after[n])]
-    assert still == []
+    unchanged = [n for n in before if torch.equal(before[n], after[n])]
+    assert unchanged == []
 
 
-def test_the_reference_is_the_same_however_the_policy_is_adapted(sdxl):
+def test_the_reference_does_not_depend_on_the_adaptation(sdxl):
     families = [load_family(model(sdxl), torch.device("cpu")) for _ in KINDS]
     digests = {
         Policy(family, TrainSection(beta=1, **kind), 0).reference_digest()
@@ -80,7 +82,7 @@ def test_the_reference_is_the_same_however_the_policy_is_adapted(sdxl):
     assert len(digests) == 1
 
 
-def test_the_policy_is_back_after_an_error_under_the_reference(family, section, noise, conditioning):
+def test_the_policy_returns_after_an_error_within_the_reference(family, section, noise, conditioning):
     policy = Policy(family, section, seed=0)
     learn(family, policy, noise, conditioning)
     answer = family.predict(noise, T, conditioning)
@@ -96,7 +98,7 @@ def test_only_the_adapter_is_trained(family):
     assert {p.dtype for p in policy.parameters().values()} == {torch.float32}
 
 
-def test_the_adapter_starts_from_the_seed_alone(sdxl):
+def test_the_adapter_depends_on_the_seed_alone(sdxl):
     section = TrainSection(beta=1, lora_rank=2)
     first, again, other = (
         Policy(load_family(model(sdxl), torch.device("cpu")), section, seed).state() for seed in (0, 0, 1)
@@ -107,12 +109,12 @@ def test_the_adapter_starts_from_the_seed_alone(sdxl):
 
 
 @pytest.mark.parametrize(("target", "hint"), [("to_qq", "did you mean 'to_q'"), ("attn", "no module")])
-def test_a_target_without_a_module_is_refused(family, target, hint):
+def test_a_target_without_a_module_is_rejected(family, target, hint):
     with pytest.raises(ValueError, match=f"train.lora_targets: '{target}' .*{hint}"):
         Policy(family, TrainSection(beta=1, lora_targets=("to_k", target)), seed=0)
 
 
-def test_state_is_taken_over_exactly(family, sdxl, section, noise, conditioning):
+def test_state_is_copied_exactly(family, sdxl, section, noise, conditioning):
     policy = Policy(family, section, seed=0)
     learn(family, policy, noise, conditioning)
     other_family = load_family(model(sdxl), torch.device("cpu"))
@@ -131,7 +133,7 @@ def test_state_is_taken_over_exactly(family, sdxl, section, noise, conditioning)
         (lambda s: s.update({min(s): torch.full_like(s[min(s)], torch.nan)}), "not finite"),
     ],
 )
-def test_state_that_does_not_fit_is_refused(family, change, message):
+def test_state_that_does_not_fit_is_rejected(family, change, message):
     policy = Policy(family, TrainSection(beta=1), seed=0)
     state = policy.state()
     change(state)
@@ -139,7 +141,7 @@ def test_state_that_does_not_fit_is_refused(family, change, message):
         policy.load_state(state)
 
 
-def test_a_saved_policy_is_one_for_plain_diffusers(family, sdxl, section, noise, tmp_path):
+def test_plain_diffusers_loads_a_saved_policy(family, sdxl, section, noise, tmp_path):
     conditioning = family.encode(["a red circle", "two blue dogs"])
     policy = Policy(family, section, seed=0)
     learn(family, policy, noise, conditioning)
@@ -155,7 +157,7 @@ def test_a_saved_policy_is_one_for_plain_diffusers(family, sdxl, section, noise,
     pipeline.set_progress_bar_config(disable=True)
     settings = GenerateSection(num_inference_steps=3, guidance_scale=5.0)
     expected = family.sample(conditioning, family.unconditional(), noise, settings)
-    given = pipeline(
+    latents = pipeline(
         ["a red circle", "two blue dogs"],
         latents=noise,
         height=32,
@@ -164,20 +166,20 @@ def test_a_saved_policy_is_one_for_plain_diffusers(family, sdxl, section, noise,
         guidance_scale=5.0,
         output_type="latent",
     ).images
-    assert torch.equal(given, expected)
+    assert torch.equal(latents, expected)
 
     fresh = load_family(model(sdxl), torch.device("cpu"))
     assert load_policy(fresh, tmp_path) == {"step": 7, "adaptation": section.adaptation}
     assert torch.equal(fresh.sample(conditioning, fresh.unconditional(), noise, settings), expected)
 
 
-def test_a_full_policy_is_loaded_when_the_base_is_gone(family, tmp_path, settings, noise, monkeypatch):
-    """A GPU may not have room for both; the pipeline, once used, held the base too."""
+def test_the_base_is_dropped_before_a_full_policy_is_loaded(family, tmp_path, settings, noise, monkeypatch):
+    """A GPU may not have room for both; a pipeline that was used holds the base too."""
     policy = Policy(family, TrainSection(beta=1.0, adaptation="full"), seed=0)
     policy.save(tmp_path, {})
     del policy
-    given = family.encode(["a red circle", "two blue dogs"]), family.unconditional()
-    expected = family.sample(*given, noise, settings)
+    encoded = family.encode(["a red circle", "two blue dogs"]), family.unconditional()
+    expected = family.sample(*encoded, noise, settings)
     base, load = weakref.ref(family.denoiser), family._load_denoiser
     seen = []
 
@@ -188,9 +190,21 @@ def test_a_full_policy_is_loaded_when_the_base_is_gone(family, tmp_path, setting
     monkeypatch.setattr(family, "_load_denoiser", loading)
     load_policy(family, tmp_path)
     assert seen == [None]
-    assert torch.equal(family.sample(*given, noise, settings), expected)
+    assert torch.equal(family.sample(*encoded, noise, settings), expected)
     family.save_pipeline(tmp_path / "again")
     StableDiffusionXLPipeline.from_pretrained(tmp_path / "again")
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "sana"])
+def test_a_full_policy_has_the_tokenizers_of_its_base(checkpoint, name, tmp_path):
+    """Whatever was encoded before: padding and truncation are state of a tokenizer."""
+    family = family_of(checkpoint(name))
+    policy = Policy(family, TrainSection(beta=1.0, adaptation="full"), seed=0)
+    for encode in (family.encode, family.truncates):
+        encode(["a red circle"])
+        policy.save(tmp_path, {})
+        for folder in checkpoint(name).glob("tokenizer*"):
+            assert contents(tmp_path / folder.name) == contents(folder)
 
 
 def test_samples_of_the_reference_are_the_base_models(family, sdxl, section, settings, noise, conditioning):

@@ -1,4 +1,4 @@
-"""The forward process is that of diffusers' schedulers, and has the paper's numbers for SDXL."""
+"""The forward process is that of diffusers' schedulers, with the paper's numbers for SDXL."""
 
 import pytest
 import torch
@@ -46,8 +46,8 @@ def test_weights_at_bias_one_and_a_half():
 
 
 @pytest.mark.parametrize("weighting", ["sigmoid", "constant"])
-def test_the_weight_of_v_is_that_of_epsilon_on_its_own_error(weighting):
-    """An answer v means ε = α v + σ x_t, and the error of one is α² times that of the other."""
+def test_the_weight_of_v_equals_that_of_epsilon_on_the_converted_error(weighting):
+    """A prediction v means ε = α v + σ x_t, so the error of ε is α² times that of v."""
     epsilon, velocity = process(), process(prediction_type="v_prediction")
     alpha, sigma = (
         s.sqrt().view(-1, 1, 1, 1) for s in (scheduler().alphas_cumprod[T], 1 - scheduler().alphas_cumprod[T])
@@ -79,8 +79,8 @@ def test_times_are_uniform_over_the_schedule():
     assert (torch.histc(times.float(), 10, 0, 1000) - 2000).abs().max() < 200
 
 
-def test_times_may_be_those_of_a_distilled_model():
-    """SDXL-Turbo knows four."""
+def test_times_may_be_restricted_to_those_of_a_distilled_model():
+    """SDXL-Turbo has four."""
     section = TrainSection(beta=1.0, timesteps=(249, 499, 749, 999))
     times = process().draw_times(4_000, torch.Generator().manual_seed(0), section)
     values, counts = times.unique(return_counts=True)
@@ -96,6 +96,6 @@ def test_times_may_be_those_of_a_distilled_model():
         ({"time_sampling": "logit-normal"}, "train.time_sampling: logit-normal is for flow models"),
     ],
 )
-def test_times_of_another_kind_are_refused(fields, message):
+def test_times_of_another_kind_are_rejected(fields, message):
     with pytest.raises(ValueError, match=message):
         process().draw_times(1, torch.Generator(), TrainSection(beta=1.0, **fields))

@@ -1,4 +1,4 @@
-"""The family gives what the bare diffusers pipeline gives, bit for bit."""
+"""The family returns what the plain diffusers pipeline returns, bit for bit."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ def test_conditioning_is_that_of_the_pipeline(family, pipeline):
     assert not negative.any()  # force_zeros_for_empty_prompt
 
 
-def test_guidance_departs_from_the_empty_prompt_where_the_checkpoint_says_so(sdxl, tmp_path):
+def test_guidance_uses_the_empty_prompt_if_the_checkpoint_says_so(sdxl, tmp_path):
     folder = shutil.copytree(sdxl, tmp_path / "model")
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {"force_zeros_for_empty_prompt": False}))
@@ -80,13 +80,13 @@ def test_a_prediction_is_that_of_the_pipeline_in_its_loop(family, pipeline, heig
     assert torch.equal(family.predict(x_t, t, family.encode(PROMPTS)), expected)
 
 
-def test_images_do_not_depend_on_what_is_sampled_beside_them(family, settings, noise):
+def test_images_do_not_depend_on_the_rest_of_the_batch(family, settings, noise):
     together = sample(family, settings, noise)
     alone = torch.cat([sample(family, settings, noise[i : i + 1], PROMPTS[i : i + 1]) for i in range(2)])
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-4)
 
 
-def test_the_size_is_the_models_own_or_that_of_the_recipe(family, settings, noise):
+def test_the_size_is_the_recipes_or_the_models_own(family, settings, noise):
     assert family.latent_shape(settings) == (4, 8, 8)
     assert family.latent_shape(GenerateSection(height=16, width=40)) == (4, 4, 10)
     with pytest.raises(ValueError, match=r"generate.width: 36 is not a multiple of 8"):
@@ -100,11 +100,11 @@ def test_a_large_batch_is_decoded_in_parts(family, noise, monkeypatch):
     assert np.abs(parts - np.frombuffer(b"".join(whole), np.uint8)).max() <= 1
 
 
-def test_prompts_that_are_too_long_are_told(family):
+def test_prompts_that_are_too_long_are_reported(family):
     assert family.truncates(["a red circle", "red " * 14, "red " * 15]) == [False, False, True]
 
 
-def test_an_unknown_scheduler_is_refused_with_the_nearest_name(family, noise):
+def test_an_unknown_scheduler_is_rejected_with_the_nearest_name(family, noise):
     with pytest.raises(ValueError, match=r"'DDIMSheduler' is not a scheduler .* 'DDIMScheduler'"):
         sample(family, GenerateSection(scheduler="DDIMSheduler"), noise)
     with pytest.raises(ValueError, match="supported: DDIMScheduler, DDPM"):
@@ -112,20 +112,20 @@ def test_an_unknown_scheduler_is_refused_with_the_nearest_name(family, noise):
 
 
 @pytest.mark.parametrize("scheduler", ["DDPMScheduler", "EulerAncestralDiscreteScheduler"])
-def test_a_scheduler_that_draws_noise_is_refused(family, noise, scheduler):
+def test_a_scheduler_that_draws_noise_is_rejected(family, noise, scheduler):
     with pytest.raises(ValueError, match=f"generate.scheduler: {scheduler} draws noise"):
         sample(family, GenerateSection(scheduler=scheduler, num_inference_steps=2), noise)
 
 
 @pytest.mark.parametrize("scheduler", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
-def test_deterministic_schedulers_are_at_choice(family, noise, scheduler):
+def test_deterministic_schedulers_are_accepted(family, noise, scheduler):
     settings = GenerateSection(scheduler=scheduler, num_inference_steps=3)
     latents = sample(family, settings, noise)
     assert latents.isfinite().all()
     assert torch.equal(latents, sample(family, settings, noise))
 
 
-def test_narrow_precision_still_gives_float32_latents(sdxl, settings, noise):
+def test_latents_are_float32_in_narrow_precision_too(sdxl, settings, noise):
     section = ModelSection(checkpoint=str(sdxl), dtype="bfloat16")
     family = load_family(section, torch.device("cpu"))
     latents = sample(family, settings, noise)

@@ -1,4 +1,4 @@
-"""A policy that goes on from a saved one, measured against that one or against the base."""
+"""A policy that continues a saved one, with that one or the base as its reference."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def conditioning(family):
 
 @pytest.fixture
 def saved(sdxl, section, noise, conditioning, tmp_path):
-    """A policy that has learned something, as a folder."""
+    """The folder of a policy that has learned something."""
     family = fresh(sdxl)
     policy = Policy(family, section, seed=0)
     learn(family, policy, noise, conditioning)
@@ -53,7 +53,7 @@ def learn(family, policy, noise, conditioning):
 
 
 @pytest.mark.parametrize("reference", ["base", "start"])
-def test_it_begins_as_the_saved_one_and_is_measured_as_told(
+def test_it_starts_as_the_saved_policy_with_the_chosen_reference(
     sdxl, family, section, saved, noise, conditioning, reference
 ):
     base = family.predict(noise, T, conditioning)
@@ -80,9 +80,7 @@ def test_it_begins_as_the_saved_one_and_is_measured_as_told(
     assert torch.equal(family.predict(noise, T, conditioning), started)
 
 
-def test_the_gradient_does_not_depend_on_when_the_reference_was_asked(
-    sdxl, section, saved, noise, conditioning
-):
+def test_the_gradient_does_not_depend_on_when_the_reference_ran(sdxl, section, saved, noise, conditioning):
     gradients = []
     for between in (False, True):
         family = fresh(sdxl)
@@ -96,7 +94,7 @@ def test_the_gradient_does_not_depend_on_when_the_reference_was_asked(
     assert all(map(torch.equal, *gradients))
 
 
-def test_the_references_have_identities_of_their_own(sdxl, section, saved):
+def test_different_references_have_different_digests(sdxl, section, saved):
     digests = {
         (start is None, reference): Policy(fresh(sdxl), section, 0, start, reference).reference_digest()
         for start, reference in ((None, "base"), (saved, "base"), (saved, "start"))
@@ -105,7 +103,7 @@ def test_the_references_have_identities_of_their_own(sdxl, section, saved):
     assert digests[False, "start"] != digests[False, "base"]
 
 
-def test_in_a_narrow_model_both_still_agree_to_the_bit(sdxl, section, saved, noise, conditioning):
+def test_both_agree_bit_for_bit_in_a_narrow_model(sdxl, section, saved, noise, conditioning):
     family = fresh(sdxl, dtype="bfloat16")
     policy = Policy(family, section, 0, saved, "start")
     before = {name: tensor.clone() for name, tensor in policy.state().items()}
@@ -118,7 +116,7 @@ def test_in_a_narrow_model_both_still_agree_to_the_bit(sdxl, section, saved, noi
 
 
 @pytest.mark.parametrize("section", ["full"], indirect=True)
-def test_a_narrow_copy_loses_nothing_of_what_training_goes_back_to(sdxl, saved, section, noise, conditioning):
+def test_a_narrow_copy_does_not_affect_a_reset(sdxl, saved, section, noise, conditioning):
     narrow = section.model_copy(update={"reference_dtype": "bfloat16", "dtype": "bfloat16"})
     family = fresh(sdxl)
     policy = Policy(family, narrow, 0, saved, "start")
@@ -131,7 +129,7 @@ def test_a_narrow_copy_loses_nothing_of_what_training_goes_back_to(sdxl, saved, 
 
 
 @pytest.mark.parametrize("section", ["lora", "dora"], indirect=True)
-def test_weights_of_another_network_are_refused(sdxl, saved, section):
+def test_weights_of_another_network_are_rejected(sdxl, saved, section):
     other = section.model_copy(update={"lora_rank": 3})
     with pytest.raises(ValueError, match="weights of another model"):
         Policy(fresh(sdxl), other, 0, saved)

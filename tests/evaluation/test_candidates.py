@@ -179,6 +179,12 @@ def test_what_is_none_of_these_is_refused(tmp_path, policy, recipe):
         run_both(tmp_path / "run", recipe(policy=str(other)))
 
 
+def test_an_adapter_in_pefts_own_layout_is_named(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"evaluate.policy: .*PEFT"):
+        find_candidate("evaluate.policy", str(tmp_path))
+
+
 def test_a_lora_of_another_model_is_refused(policy, recipe, tmp_path):
     from safetensors.torch import load_file, save_file
 

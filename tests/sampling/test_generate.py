@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import tiny_training
 from capo.diffusion import load_family
@@ -63,7 +64,7 @@ def sample(settings, family, artifact, texts, folder="", samples=4, **arguments)
     rows = [row for table in read_samples(artifact, folder) for row in table.to_pylist()]
     if arguments["keep_latents"]:
         files = [name for name in artifact.files() if name.startswith(folder) and name.endswith(LATENTS)]
-        latents = [latent for name in files for latent in artifact.read_tensors(name)["latents"]]
+        latents = [latent for name in files for latent in load_file(artifact.path(name))["latents"]]
         rows = [
             {**row, "latent": latent.flatten().tolist()} for row, latent in zip(rows, latents, strict=True)
         ]
@@ -104,7 +105,7 @@ def test_an_image_is_what_the_family_makes_of_its_seed(prepared, settings, famil
     text = next(p.text for p in read_prompts(run) if p.prompt_id == row["prompt_id"])
     noise = initial_noise(row["seed"], (4, 8, 8))[None]
     latents = family.sample(family.encode([text]), family.unconditional(), noise, settings.generate)
-    stored = run.artifact("samples").read_tensors("shard-00000.latents.safetensors")["latents"]
+    stored = load_file(run.artifact("samples").path("shard-00000.latents.safetensors"))["latents"]
     torch.testing.assert_close(stored[6:7], latents, rtol=0, atol=1e-4)
     image = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))).astype(int)
     assert np.abs(image - np.asarray(family.decode(latents)[0]).astype(int)).max() <= 1
@@ -115,9 +116,9 @@ def test_conditioning_is_kept_a_row_a_prompt(prepared, family):
     samples = run.artifact("samples")
     texts = [p.text for p in read_prompts(run)]
     for shard, part in (("shard-00000", texts[:4]), ("shard-00001", texts[4:])):
-        kept = samples.read_tensors(f"{shard}.conditioning.safetensors")
+        kept = load_file(samples.path(f"{shard}.conditioning.safetensors"))
         assert all(torch.equal(kept[name], tensor) for name, tensor in family.encode(part).items())
-    unconditional = samples.read_tensors("unconditional.safetensors")
+    unconditional = load_file(samples.path("unconditional.safetensors"))
     assert {len(tensor) for tensor in unconditional.values()} == {1}
 
 

@@ -9,6 +9,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from huggingface_hub import ModelCard
 from safetensors import safe_open
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import tiny
@@ -250,6 +251,12 @@ def test_policies_that_cannot_be_merged_are_rejected(tmp_path, sdxl, loras, narr
     rejected("adapted differently", [full, loras[0]])
     rejected("different precisions .*float32.*bfloat16", [full, other])
     rejected("not plain LoRA .use_dora.*lora_dora: false", [loras[0], dora])
+    half = shutil.copytree(loras[0], tmp_path / "half") / "pytorch_lora_weights.safetensors"
+    with safe_open(half, "pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.offset_keys()}, file.metadata()
+    tensors.pop(next(name for name in tensors if ".lora_B." in name))
+    save_file(tensors, half, metadata=metadata)
+    rejected("only one of the two LoRA matrices", [loras[1], half.parent])
     rejected("--rank: only LoRA", [full, full], SoupSettings(rank=2))
     rejected("--rank: 6 is more than 5", loras[:2], SoupSettings(rank=6))
     rejected("--angle: linear", loras, SoupSettings("linear", "global"))

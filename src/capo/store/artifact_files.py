@@ -153,13 +153,6 @@ class ArtifactFiles:
         with self._explained(relative):
             return _read_parquet(self._place(relative), [column])[column].to_pylist()
 
-    def read_tensors(self, relative: str) -> "dict[str, Tensor]":
-        """Read a safetensors file."""
-        from safetensors.torch import load_file
-
-        with self._reading(relative) as path:
-            return load_file(path)
-
     # Records.
 
     def manifest(self) -> Manifest | None:
