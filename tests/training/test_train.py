@@ -113,8 +113,8 @@ def test_a_run_interrupted_at_any_step_ends_with_the_same_bytes(
     [
         ("sample_images", 1, True),  # of the base model
         ("sample_images", 2, False),  # of step 3
-        ("score_rows", 3, False),  # the first reward at step 3
-        ("score_rows", 6, True),  # the last reward at step 6
+        ("score_image_sets", 2, False),  # the images of step 3
+        ("score_image_sets", 3, True),  # the images of step 6
     ],
 )
 def test_an_interrupted_validation_resumes(
