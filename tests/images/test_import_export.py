@@ -136,8 +136,8 @@ def test_latents_are_the_vae_encoding_of_the_cropped_image(tmp_path, sdxl):
     family = load_family(settings.model, torch.device("cpu"))
     encoded = family.encode(list(captions(opened).values()))
     for place, (prompt_id, caption) in enumerate(captions(opened).items()):
-        found = samples.conditioning(prompt_id)
-        assert all(torch.equal(found[name], encoded[name][place]) for name in encoded)
+        conditioning = samples.conditioning(prompt_id)
+        assert all(torch.equal(conditioning[name], encoded[name][place]) for name in encoded)
         for n in range(COUNTS[caption]):
             image = Image.open(tmp_path / "images" / caption / f"{n}.png")
             # 40 × 30 covers 32 × 32 when enlarged to 43 × 32; 5 columns are cut off on each side.
@@ -163,11 +163,11 @@ def test_decode_inverts_encode_as_the_vae_does(name, checkpoint):
     with torch.no_grad():
         encoded = family.vae.encode(pixels)
         raw = encoded.latent if name == "sana" else encoded.latent_dist.mode()
-        there_and_back = family.vae.decode(raw).sample[0]
+        restored = family.vae.decode(raw).sample[0]
     latents = family.encode_images([image], settings)
     assert latents.shape[1:] == family.latent_shape(settings)
     (decoded,) = family.decode(latents)
-    expected = ((there_and_back / 2 + 0.5).clamp(0, 1) * 255).permute(1, 2, 0).numpy()
+    expected = ((restored / 2 + 0.5).clamp(0, 1) * 255).permute(1, 2, 0).numpy()
     np.testing.assert_allclose(np.asarray(decoded, dtype=float), expected, atol=1.0)
 
 
@@ -211,17 +211,17 @@ def test_human_preferences_train_diffusion_dpo(tmp_path, sdxl):
     first = opened.artifact("train").read_json_lines("metrics.jsonl")[0]
     assert first["loss"] == pytest.approx(np.log(2))
     page = run(settings, tmp_path / "run").report.read_text()
-    assert "Images that came with some training prompts" in page
+    assert "Existing images of" in page
 
     # How often the redder image is the preferred one, the tie left out.
     def redness(seed):
         return np.asarray(Image.open(io.BytesIO(picture(seed))), dtype=float)[..., 0].mean()
 
     agreed = [(redness(a) > redness(b)) == (label > 0.5) for _, a, b, label in HUMAN if label != 0.5]
-    found = calibration_report(settings, Run(tmp_path / "run"))
-    assert found.agreement["red"] == pytest.approx(np.mean(agreed))
-    assert found.rewards[0].name == "labels"
-    assert found.rewards[0].ties == 0.25
+    report = calibration_report(settings, Run(tmp_path / "run"))
+    assert report.agreement["red"] == pytest.approx(np.mean(agreed))
+    assert report.rewards[0].name == "labels"
+    assert report.rewards[0].ties == 0.25
 
 
 def test_unreadable_images_are_skipped_and_counted(tmp_path, sdxl):
@@ -273,9 +273,9 @@ def test_changed_images_make_the_run_stale(tmp_path, sdxl):
     run_stages(settings, tmp_path / "run", "prompts")
     assert len(captions(Run(tmp_path / "run"))) == 2
     (tmp_path / "images" / "two dogs" / "9.png").write_bytes(picture(99))
-    (found, *_) = status(settings, tmp_path / "run")
-    assert found.state == "stale"
-    assert list(found.changes) == ["images.content"]
+    (prompts, *_) = status(settings, tmp_path / "run")
+    assert prompts.state == "stale"
+    assert list(prompts.changes) == ["images.content"]
 
 
 @pytest.mark.parametrize("layout", ["pick-a-pic", "folder"])
@@ -303,10 +303,10 @@ def test_export_and_show_commands(prepared, tmp_path, sdxl):
     )
     assert written.exit_code == 0, written.output
     shown = CliRunner().invoke(app, ["data", "show", str(out), "--json"])
-    found = json.loads(shown.stdout)
-    assert f"{found['with_label']} pairs of {found['prompts']} prompts are in {out}" in written.output
-    assert found["images"] == 2 * found["with_label"] <= 4 * found["prompts"]
-    assert found["ties"] == 0
+    counts = json.loads(shown.stdout)
+    assert f"{counts['with_label']} pairs of {counts['prompts']} prompts" in written.output
+    assert counts["images"] == 2 * counts["with_label"] <= 4 * counts["prompts"]
+    assert counts["ties"] == 0
     missing = CliRunner().invoke(app, ["data", "show", str(tmp_path / "nowhere")])
     assert missing.exit_code == 1
     assert "does not exist" in missing.output
@@ -361,9 +361,9 @@ def test_an_exported_folder_is_also_an_image_folder(prepared, tmp_path, sdxl):
 
 def test_contradictions_between_images_and_prompts(tmp_path, sdxl):
     def problem(**sections):
-        given = tiny_training.recipe(tmp_path, sdxl).model_dump(mode="json")
+        values = tiny_training.recipe(tmp_path, sdxl).model_dump(mode="json")
         with pytest.raises(RecipeError) as raised:
-            parse_recipe(given | sections)
+            parse_recipe(values | sections)
         return str(raised.value)
 
     images, captioned = {"source": "x"}, {"source": "images"}

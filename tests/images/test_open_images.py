@@ -254,7 +254,7 @@ def test_invalid_sources_are_refused(tmp_path):
         with pytest.raises(ImagesError, match=message):
             open_images(ImagesSection(source=str(tmp_path / name)))
     with pytest.raises(ImagesError, match="a data set on the Hub is written hub:owner/name"):
-        open_images(ImagesSection(source="hub:nobody"))
+        open_images(ImagesSection(source="hub:owner"))
 
 
 def test_a_data_set_on_the_hub(tmp_path, monkeypatch):

@@ -62,13 +62,13 @@ def test_compbench_categories_come_from_file_names(write):
     for name in COMPBENCH:
         path = write(f"dataset/{name}_val.txt", f"one {name}\r\ntwo {name}\r\n")
     write("dataset/color_train.txt", "another")
-    found = load(f"t2i-compbench:{path.parent}")
-    assert [(p.text, p.category) for p in found[:3]] == [
+    prompts = load(f"t2i-compbench:{path.parent}")
+    assert [(p.text, p.category) for p in prompts[:3]] == [
         ("one color", "color"),
         ("two color", "color"),
         ("one shape", "shape"),
     ]
-    assert len(found) == 16
+    assert len(prompts) == 16
     (train,) = load(f"t2i-compbench:{path.parent / 'color_train.txt'}")
     assert (train.text, train.category) == ("another", "color")
     with pytest.raises(PromptsError, match="its name begins with none of color, shape"):
@@ -83,13 +83,13 @@ def test_genai_bench_skills(write):
     }
     path = write("genai/genai_image.json", json.dumps(images))
     write("genai/genai_skills.json", '{"basic": [0], "scene": [0, 1], "advanced": [1], "negation": [1]}')
-    found = load(f"genai-bench:{path.parent}")
-    assert [(p.text, p.category) for p in found] == [
+    prompts = load(f"genai-bench:{path.parent}")
+    assert [(p.text, p.category) for p in prompts] == [
         ("a baker", "basic"),
         ("no baker", "advanced"),
         ("x", None),
     ]
-    assert [p.metadata for p in found] == [
+    assert [p.metadata for p in prompts] == [
         {"id": "00000", "skills": ["basic", "scene"]},
         {"id": "00001", "skills": ["scene", "advanced", "negation"]},
         {"id": "00002", "skills": []},
@@ -101,10 +101,10 @@ def test_drawbench_and_hpdv2(write):
     assert [(p.text, p.category) for p in load(f"drawbench:{path}")] == [("A cat, red.", "Colors")]
     for style in ("anime", "concept-art", "paintings", "photo"):
         path = write(f"benchmark/{style}.json", json.dumps([f"{style} a", f"{style} b"]))
-    found = load(f"hpdv2:{path.parent}")
-    assert len(found) == 8
-    assert (found[3].text, found[3].category) == ("concept-art b", "concept-art")
-    assert found[3].metadata == {"style": "concept-art", "index": 1}
+    prompts = load(f"hpdv2:{path.parent}")
+    assert len(prompts) == 8
+    assert (prompts[3].text, prompts[3].category) == ("concept-art b", "concept-art")
+    assert prompts[3].metadata == {"style": "concept-art", "index": 1}
 
 
 @pytest.mark.parametrize(
@@ -164,10 +164,10 @@ def test_the_identity_covers_every_file(write):
 def test_the_published_files(source, place, count, categories):
     if not PUBLISHED.is_dir():
         pytest.skip("the benchmark files are not available")
-    found = load(f"{source}:{PUBLISHED / place}")
-    assert len(found) == len({p.prompt_id for p in found}) == count
-    assert Counter(p.category for p in found).items() >= categories.items()
-    assert not any(p.text != p.text.strip() or "\r" in p.text for p in found)
+    prompts = load(f"{source}:{PUBLISHED / place}")
+    assert len(prompts) == len({p.prompt_id for p in prompts}) == count
+    assert Counter(p.category for p in prompts).items() >= categories.items()
+    assert not any(p.text != p.text.strip() or "\r" in p.text for p in prompts)
 
 
 def test_all_benchmarks_are_tested_and_documented():

@@ -235,11 +235,11 @@ def test_a_missing_program_is_refused():
 PLAIN = """
 import json, sys
 for line in sys.stdin:
-    asked = json.loads(line)
-    if "protocol" in asked:
+    request = json.loads(line)
+    if "protocol" in request:
         print(json.dumps({{"protocol": 1}}), flush=True)
     else:
-        number, count = asked["id"], len(asked["images"])
+        number, count = request["id"], len(request["images"])
         {body}
 """
 """A program without capo_reward, as in any language."""
@@ -445,12 +445,12 @@ CUTTING = """
 import json, sys
 
 for line in sys.stdin:
-    asked = json.loads(line)
-    if "protocol" in asked:
-        told = {{"protocol": 1, "comparison": "bradley-terry"}}
+    request = json.loads(line)
+    if "protocol" in request:
+        reply = {{"protocol": 1, "comparison": "bradley-terry"}}
     else:
-        told = {{"id": asked["id"], "scores": [1.0] * len(asked["images"]), "truncated": {truncated}}}
-    print(json.dumps(told), flush=True)
+        reply = {{"id": request["id"], "scores": [1.0] * len(request["images"]), "truncated": {truncated}}}
+    print(json.dumps(reply), flush=True)
 """
 
 

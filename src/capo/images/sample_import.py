@@ -83,7 +83,7 @@ def import_samples(job: Job) -> None:
 
 
 class _UnreadableImages:
-    """Counts images that cannot be read, and raises once there are too many."""
+    """Counts images that cannot be read, and raises once their share is too large."""
 
     def __init__(self, total: int, limit: float) -> None:
         self.total, self.count = total, 0

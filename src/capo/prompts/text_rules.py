@@ -16,7 +16,7 @@ def text_problem(text: str) -> str | None:
     """Say why `text` cannot be used, or return None.
 
     Control characters (other than tab and line feed) and lone surrogates, which JSON can spell, would reach
-    tokenizers, terminals and file names. Blank text passes; it means that there is no prompt.
+    tokenizers, terminals and file names. Blank text is accepted; loading skips it.
     """
     if len(text) > LONGEST_TEXT:
         return f"{len(text):,} characters, more than {LONGEST_TEXT:,}"

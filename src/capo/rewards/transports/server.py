@@ -57,7 +57,7 @@ class RewardService:
         identity: `reward_identity` of the reward; clients compare it with what their recipe names.
         batch_size: images that the reward receives at once.
         waiting: requests that may wait for their turn.
-        hosts: names by which clients may address this machine, besides its own name and IP addresses.
+        hosts: names by which clients may address this machine, in addition to its own name and IP addresses.
     """
 
     def __init__(
