@@ -92,6 +92,6 @@ def test_the_flow_is_a_pipeline_that_diffusers_and_we_sample_alike(tmp_path, mon
 
 
 def test_an_unknown_part_is_an_error_that_names_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match=r"no such part: vea; there are vae, base, flow, preference"):
+    with pytest.raises(ValueError, match=r"vea; the parts are vae, base, flow, preference"):
         build(tmp_path / "built", parts=("vea",))
     assert not (tmp_path / "built").exists()

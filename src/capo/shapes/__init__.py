@@ -1,1 +1,5 @@
-"""The embedded world: drawn shapes, their prompts, an exact judge, and the checkpoints trained on them."""
+"""The embedded world: drawn shapes, prompts about them, an exact judge, and checkpoints trained on them.
+
+It is a plug-in: `pyproject.toml` declares its checkpoints, prompts, rewards, people and judge as entry
+points, and only the command line imports it.
+"""

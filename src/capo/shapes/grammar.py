@@ -1,8 +1,8 @@
-"""The grammar of prompts, across GenEval's six categories, and its disjoint splits.
+"""The grammar of prompts in GenEval's six categories, with disjoint splits.
 
 A prompt is an opening ("a drawing of"), its content ("a red circle left of a square") and a
-background or none. Its metadata follow GenEval's layout, so that the judge reads them as
-GenEval's evaluator reads its own:
+background or none. Its metadata follows GenEval's layout, and the judge reads it as GenEval's evaluator
+does:
 
     {"tag": "counting", "include": [{"class": "circle", "count": 3, "color": "red"}],
      "exclude": [{"class": "circle", "count": 4, "color": "red"}], "background": "dark"}
@@ -23,12 +23,12 @@ RELATIONS = ("left of", "right of", "above", "below")
 OPENINGS = ("a drawing of ", "a picture of ", "an image of ", "")
 NUMBERS = {1: "a", 2: "two", 3: "three", 4: "four"}
 SPLITS = {"train": (0.0, 0.6), "validation": (0.6, 0.7), "test": (0.7, 1.0)}
-"""Share of each category's contents, in the order of their digests."""
+"""Range of every category's contents in each split, with the contents in the order of their digests."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What must be seen: `count` shapes, of one colour when it is named."""
+    """What an image must show: `count` shapes, of one color if it is named."""
 
     shape: str
     color: str | None = None
@@ -36,13 +36,14 @@ class Subject:
 
     @property
     def text(self) -> str:
+        """The subject in words, as "two red circles"."""
         noun = self.shape if self.count == 1 else f"{self.shape}{'es' if self.shape == 'cross' else 's'}"
         return " ".join(w for w in (NUMBERS[self.count], self.color, noun) if w)
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One prompt, taken apart."""
+    """The parts of one prompt."""
 
     category: str
     subjects: tuple[Subject, ...]
@@ -52,18 +53,19 @@ class Spec:
 
     @property
     def content(self) -> str:
-        """The prompt without its opening: what the splits keep apart."""
+        """The prompt without its opening. No content is in two splits."""
         joint = f" {self.relation} " if self.relation else " and "
         words = joint.join(subject.text for subject in self.subjects)
         return f"{words} on a {self.background} background" if self.background else words
 
     @property
     def text(self) -> str:
+        """The whole prompt."""
         return self.opening + self.content
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the judge needs, in GenEval's layout."""
+        """What the judge needs to know, in GenEval's layout."""
         include: list[dict[str, Any]] = []
         for subject in self.subjects:
             include.append({"class": subject.shape, "count": subject.count})
@@ -81,24 +83,30 @@ class Spec:
 
 @cache
 def grammar(split: str) -> dict[str, tuple[Spec, ...]]:
-    """Every prompt of a split, by category; no content is in two splits."""
+    """Return every prompt of a split by category.
+
+    Raises `ValueError` for an unknown split.
+    """
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}; the splits are {', '.join(SPLITS)}")
     low, high = SPLITS[split]
-    found = {}
+    by_category = {}
     for category in CATEGORIES:
         contents = sorted(_contents(category), key=lambda spec: _digest(spec.content))
         chosen = contents[round(low * len(contents)) : round(high * len(contents))]
-        found[category] = tuple(
+        by_category[category] = tuple(
             Spec(s.category, s.subjects, s.relation, s.background, opening)
             for s in chosen
             for opening in OPENINGS
         )
-    return found
+    return by_category
 
 
 def draw_specs(split: str, count: int | None, seed: int) -> list[Spec]:
-    """`count` distinct prompts, as even over the categories as their sizes allow; all when None."""
+    """Draw `count` distinct prompts, as evenly over the categories as their sizes allow; all if None.
+
+    Raises `ValueError` if the split has too few prompts.
+    """
     rng = random.Random(f"shapes/{split}/{seed}")
     queues = [rng.sample(specs, len(specs)) for specs in grammar(split).values()]
     total = sum(map(len, queues))
@@ -111,10 +119,10 @@ def draw_specs(split: str, count: int | None, seed: int) -> list[Spec]:
 
 
 def spec_of(metadata: Mapping[str, Any]) -> Spec:
-    """The prompt that `Spec.metadata` is of, without its opening."""
+    """Return the prompt with this `Spec.metadata`, without its opening."""
     include = metadata["include"]
-    subjects = tuple(Subject(each["class"], each.get("color"), each["count"]) for each in include)
-    relation = next((each["position"][0] for each in include if "position" in each), None)
+    subjects = tuple(Subject(thing["class"], thing.get("color"), thing["count"]) for thing in include)
+    relation = next((thing["position"][0] for thing in include if "position" in thing), None)
     return Spec(metadata["tag"], subjects, relation, metadata.get("background"))
 
 

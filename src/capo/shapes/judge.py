@@ -1,9 +1,9 @@
-"""The exact judge: does an image show what a prompt says? Decided from pixels alone.
+"""The exact judge, which decides from pixels alone whether an image shows what its prompt asks for.
 
-Shapes are found as connected components of one hue among the chromatic pixels and named by
-the template they overlap best; the verdict then follows GenEval's evaluator category by
-category. No reward model sees the judge. Nothing is trained on its verdict; simulated people who label
-pairs (`perception`) see the shapes that it finds.
+It detects shapes as connected components of one hue among the chromatic pixels and names them by the
+template with the largest overlap. The verdict then follows GenEval's evaluator for every category. No
+reward model is trained on the verdicts. Simulated people who label pairs (`perception`) use the shapes
+that the judge detects.
 """
 
 from collections.abc import Sequence
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MIN_CHROMA = 0.15
-"""Difference of the largest and smallest channel (in [0, 1]) from which a pixel belongs to a shape."""
+"""Least difference of the largest and smallest channel (in [0, 1]) of a pixel that belongs to a shape."""
 MIN_AREA = 9
-"""Pixels; smaller components are specks."""
+"""Pixels; smaller components are ignored."""
 MIN_OVERLAP = 0.6
-"""Soft intersection over union with the best template below which a component is no shape at all."""
+"""Least soft intersection over union with the best template; other components are not shapes."""
 MIN_OFFSET = 3.0
-"""Pixels between two centres from which one is left of, right of, above or below the other."""
+"""Least distance in pixels of two centers of which one is left of, right of, above or below the other."""
 
 
 @dataclass(frozen=True)
 class Detection:
-    """A shape found: its centre and radius in pixels, and the overlap with its template."""
+    """A detected shape: its center and radius in pixels, and its overlap with the template."""
 
     shape: str
     color: str
@@ -57,7 +57,7 @@ class ShapesJudge:
 
 
 def judge(image: np.ndarray, metadata: dict[str, Any]) -> bool:
-    """Whether `image` (uint8 `[H, W, 3]`) satisfies a prompt's metadata (`Spec.metadata`)."""
+    """Return whether an image (uint8 `[H, W, 3]`) satisfies a prompt's metadata (`Spec.metadata`)."""
     check_image("the judge", image)
     wanted = metadata.get("background")
     if wanted is not None and background_of(image) != wanted:
@@ -65,17 +65,17 @@ def judge(image: np.ndarray, metadata: dict[str, Any]) -> bool:
     return satisfies(detect(image), metadata)
 
 
-def satisfies(found: Sequence[Any], metadata: dict[str, Any]) -> bool:
-    """GenEval's rule on shapes with `shape, color, x, y`.
+def satisfies(shapes: Sequence[Any], metadata: dict[str, Any]) -> bool:
+    """Apply GenEval's rules to shapes, which have `shape, color, x, y`.
 
-    Each included class must be there `count` times or more, each excluded one fewer times; of a
-    position, some pair of the two classes must stand so.
+    Every included class must occur at least `count` times and every excluded one fewer times. For a
+    position, some pair of the two classes must be in that relation.
     """
-    groups = [[f for f in found if _matches(f, want)] for want in metadata["include"]]
+    groups = [[s for s in shapes if _matches(s, want)] for want in metadata["include"]]
     if any(len(g) < want["count"] for g, want in zip(groups, metadata["include"], strict=True)):
         return False
     for unwanted in metadata.get("exclude", ()):
-        if sum(_matches(f, unwanted) for f in found) >= unwanted["count"]:
+        if sum(_matches(shape, unwanted) for shape in shapes) >= unwanted["count"]:
             return False
     for group, want in zip(groups, metadata["include"], strict=True):
         if "position" in want:
@@ -86,17 +86,17 @@ def satisfies(found: Sequence[Any], metadata: dict[str, Any]) -> bool:
 
 
 def stands(a: Any, relation: str, b: Any) -> bool:
-    """Whether `a` is `relation` (left of, right of, above, below) `b`, by their centres."""
+    """Return whether `a` is `relation` (left of, right of, above, below) `b`, by their centers."""
     offset = {"left of": b.x - a.x, "right of": a.x - b.x, "above": b.y - a.y, "below": a.y - b.y}
     return offset[relation] >= MIN_OFFSET
 
 
 def detect(image: np.ndarray) -> list[Detection]:
-    """The shapes in an image (uint8 `[H, W, 3]`), largest first."""
+    """Return the shapes in an image (uint8 `[H, W, 3]`), largest first."""
     pixels = image.astype(np.float32) / 255
     hue, chroma = _hue_and_chroma(pixels)
     nearest = np.argmin(_hue_distance(hue[..., None], np.array(list(HUES.values()))), axis=-1)
-    found = []
+    detected = []
     for index, color in enumerate(HUES):
         labels, count = ndimage.label((chroma >= MIN_CHROMA) & (nearest == index))
         for label in range(1, count + 1):
@@ -106,25 +106,25 @@ def detect(image: np.ndarray) -> list[Detection]:
                 continue
             shape, x, y, radius, overlap = _best_template(coverage)
             if overlap >= MIN_OVERLAP:
-                found.append((area, Detection(shape, color, x, y, radius, overlap)))
-    return [detection for _, detection in sorted(found, key=lambda pair: -pair[0])]
+                detected.append((area, Detection(shape, color, x, y, radius, overlap)))
+    return [detection for _, detection in sorted(detected, key=lambda pair: -pair[0])]
 
 
 def background_of(image: np.ndarray) -> str:
-    """The named background whose middle lightness is nearest the border's median."""
+    """Return the named background whose mean lightness is closest to the border's median."""
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]).astype(np.float32) / 255
     lightness = float(np.median(border.mean(axis=-1)))
     return min(BACKGROUNDS, key=lambda name: abs(lightness - sum(BACKGROUNDS[name]) / 2))
 
 
 def check_image(who: str, image: np.ndarray) -> None:
-    """Raise `ValueError` for an image that is not uint8 [SIZE, SIZE, 3]."""
+    """Raise `ValueError` for an image that is not uint8 `[SIZE, SIZE, 3]`."""
     if image.shape != (SIZE, SIZE, 3) or image.dtype != np.uint8:
         raise ValueError(f"{who} reads uint8 [{SIZE}, {SIZE}, 3] images, got {image.dtype} {image.shape}")
 
 
-def _matches(found: Any, want: dict[str, Any]) -> bool:
-    return found.shape == want["class"] and want.get("color", found.color) == found.color
+def _matches(shape: Any, want: dict[str, Any]) -> bool:
+    return shape.shape == want["class"] and want.get("color", shape.color) == shape.color
 
 
 def _hue_and_chroma(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,16 +138,16 @@ def _hue_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _coverage(chroma: np.ndarray) -> np.ndarray:
-    """How much of each pixel a component covers: its chroma over that of its inside."""
+    """The share of every pixel that a component covers: its chroma over that of the interior."""
     return np.minimum(chroma / np.percentile(chroma[chroma > 0], 80), 1)
 
 
 def _best_template(coverage: np.ndarray) -> tuple[str, float, float, float, float]:
-    """Shape, centre (x, y), radius and overlap of the template most like a component."""
+    """Shape, center (x, y), radius and overlap of the template closest to a component."""
     (x, width), (y, height) = (_extent(coverage.max(axis=axis)) for axis in (0, 1))
-    centre = np.arange(SIZE, dtype=np.float32) + 0.5
-    rows = torch.from_numpy((centre - y)[:, None] * np.ones_like(coverage))
-    columns = torch.from_numpy((centre - x)[None, :] * np.ones_like(coverage))
+    center = np.arange(SIZE, dtype=np.float32) + 0.5
+    rows = torch.from_numpy((center - y)[:, None] * np.ones_like(coverage))
+    columns = torch.from_numpy((center - x)[None, :] * np.ones_like(coverage))
     overlaps, radii = [], []
     for kind, shape in enumerate(SHAPES):
         radii.append((width + height) / 4 / (SQUARE_SIDE if shape == "square" else 1))
@@ -159,7 +159,7 @@ def _best_template(coverage: np.ndarray) -> tuple[str, float, float, float, floa
 
 
 def _extent(profile: np.ndarray) -> tuple[float, float]:
-    """Middle and length in pixels of what a profile covers, fractions at its ends included."""
+    """Center and length in pixels of the covered part of a profile, with fractions at its ends."""
     covered = np.flatnonzero(profile > 0.05)
     first, last = covered[0], covered[-1]
     low, high = first + 1 - min(profile[first], 1), last + min(profile[last], 1)

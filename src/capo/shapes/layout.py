@@ -1,6 +1,6 @@
-"""From a prompt to a scene: where the shapes go, and how a scene can miss the prompt.
+"""Lay out scenes for prompts, and change prompts into near misses.
 
-Everything is drawn from a `random.Random`, so a scene is a function of its seed.
+All randomness comes from a `random.Random`, so a scene is a function of its seed.
 """
 
 import random
@@ -11,13 +11,13 @@ from capo.shapes.grammar import RELATIONS, Spec, Subject
 from capo.shapes.scenes import BACKGROUNDS, COLORS, HUES, SHAPES, SIZE, Item, Scene
 
 RADII = {1: (5.0, 9.5), 2: (4.0, 6.5), 3: (3.6, 5.0), 4: (3.4, 4.6)}
-"""Range of radii in pixels by the number of shapes in the scene."""
+"""Range of radii in pixels for each number of shapes in a scene."""
 GAP = 2.0
-"""Least distance in pixels between the boxes of two shapes."""
+"""Least distance in pixels between the bounding boxes of two shapes."""
 
 
 def scene_of(spec: Spec, rng: random.Random) -> Scene:
-    """A scene that satisfies `spec`; what the prompt leaves open is drawn at random."""
+    """Return a scene that satisfies `spec`; what the prompt leaves open is random."""
     background = spec.background or rng.choice(list(BACKGROUNDS))
     wanted = []
     for subject in spec.subjects:
@@ -32,7 +32,7 @@ def scene_of(spec: Spec, rng: random.Random) -> Scene:
 
 
 def corrupt(spec: Spec, rng: random.Random) -> Spec:
-    """A near miss: the same prompt with one thing changed that decides whether it is satisfied."""
+    """Return a near miss: the same prompt with one relevant detail changed."""
     changes: list[Callable[[Spec, random.Random], Spec]] = [_other_shape]
     if any(s.color for s in spec.subjects):
         changes += [_other_color] * 2
@@ -50,7 +50,7 @@ def corrupt(spec: Spec, rng: random.Random) -> Spec:
 
 
 def swap_colors(spec: Spec) -> Spec:
-    """The two subjects with each other's colours."""
+    """Return the prompt with the colors of its two subjects swapped."""
     first, second = spec.subjects
     return replace(spec, subjects=(replace(first, color=second.color), replace(second, color=first.color)))
 
@@ -111,7 +111,7 @@ def _plain(background: str, rng: random.Random) -> tuple[float, float, float]:
 
 
 def _places(count: int, relation: str | None, rng: random.Random) -> list[tuple[float, float, float]]:
-    """Centres and radii `(x, y, radius)` of shapes that keep their distance and stand in `relation`."""
+    """Centers and radii `(x, y, radius)` of shapes that do not touch and stand in `relation`."""
     while True:
         radii = [rng.uniform(*RADII[count]) for _ in range(count)]
         places: list[tuple[float, float, float]] = []
@@ -126,7 +126,7 @@ def _places(count: int, relation: str | None, rng: random.Random) -> list[tuple[
 
 
 def _related(places: list[tuple[float, float, float]], relation: str) -> bool:
-    """Clearly so: twice as far along the relation's axis as across it."""
+    """True if the two places are at least twice as far apart along the relation's axis as across it."""
     (ax, ay, _), (bx, by, _) = places
     along, across = {
         "left of": (bx - ax, by - ay),

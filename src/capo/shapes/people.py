@@ -1,7 +1,7 @@
-"""Simulated people: what they find beautiful, and which of two pictures they prefer.
+"""Simulated people: how beautiful they find an image, and which of two images they prefer.
 
-The rewards are learnt from these noisy opinions, as real ones are from people's. Beauty is
-blind to the prompt and often against it: one large, centred, vivid shape is what is liked.
+The rewards are trained on these noisy opinions, as real rewards are trained on those of real people.
+Beauty ignores the prompt and often opposes it: people prefer one large, centered, vivid shape.
 """
 
 import math
@@ -38,7 +38,7 @@ class ShapesPeople:
 
 
 def beauty(scene: Scene, blur: float = 0.0) -> float:
-    """The true aesthetic rating of a scene, 1 to 10; `blur` is the standard deviation in pixels."""
+    """Return the true aesthetic rating of a scene, 1 to 10; `blur` is a standard deviation in pixels."""
     if not scene.items:
         return 1.0
     largest = max(scene.items, key=lambda item: item.radius)
@@ -46,14 +46,14 @@ def beauty(scene: Scene, blur: float = 0.0) -> float:
     vivid = sum(a * i.hsv[1] * i.hsv[2] for a, i in zip(area, scene.items, strict=True)) / sum(area)
     contrast = sum(a * _contrast(i, scene) for a, i in zip(area, scene.items, strict=True)) / sum(area)
     size = (largest.radius - RADII[4][0]) / (RADII[1][1] - RADII[4][0])
-    off_centre = math.hypot(largest.x - SIZE / 2, largest.y - SIZE / 2) / (SIZE / 2)
+    off_center = math.hypot(largest.x - SIZE / 2, largest.y - SIZE / 2) / (SIZE / 2)
     quiet = 1 / len(scene.items)
-    score = 0.32 * (vivid - 0.3) / 0.7 + 0.24 * contrast + 0.2 * size + 0.12 * (1 - off_centre) + 0.12 * quiet
+    score = 0.32 * (vivid - 0.3) / 0.7 + 0.24 * contrast + 0.2 * size + 0.12 * (1 - off_center) + 0.12 * quiet
     return 1 + 9 * min(1.0, max(0.0, score - 0.12 * blur))
 
 
 def alignment(scene: Scene, spec: Spec) -> float:
-    """The share of what a prompt says that a scene shows, 0 to 1: what a person would count off."""
+    """Return the share of a prompt's details that a scene shows, 0 to 1."""
     facts: list[bool] = []
     groups = []
     for subject in spec.subjects:
@@ -76,10 +76,10 @@ def alignment(scene: Scene, spec: Spec) -> float:
 def prefer(
     scenes: Sequence[Scene], spec: Spec, rng: random.Random, blurs: Sequence[float] = (0.0, 0.0)
 ) -> float:
-    """1 when a simulated person prefers the first of two scenes, 0 for the second, 1/2 for a tie.
+    """Return 1 if a simulated person prefers the first of two scenes, 0 for the second, 1/2 for a tie.
 
-    Utility is six parts alignment and a little beauty; the person errs as a logistic choice does,
-    and calls a tie when the noisy difference is small.
+    Utility is mostly alignment and a little beauty. The choice is logistic, and a small noisy
+    difference is a tie.
     """
     first, second = (
         6 * alignment(scene, spec) + 0.35 * beauty(scene, blur)
@@ -93,9 +93,9 @@ def prefer(
 def compare_at_random(
     scenes: Sequence[Scene], spec: Spec, rng: random.Random
 ) -> list[tuple[int, int, float]]:
-    """What people say of N scenes of a prompt: N // 2 disjoint pairs drawn at random, one person each.
+    """Let people compare N scenes of a prompt in N // 2 disjoint random pairs, one person per pair.
 
-    Returns two indices and what `prefer` says of them, a pair.
+    Returns two indices and the result of `prefer` for every pair.
     """
     order = rng.sample(range(len(scenes)), len(scenes))
     pairs = zip(order[::2], order[1::2], strict=False)
@@ -103,7 +103,7 @@ def compare_at_random(
 
 
 def notices(scene: Scene, rng: random.Random, blur: float = 0.0) -> bool:
-    """Whether a person who is asked sees all that is there: small, pale and blurred shapes are missed."""
+    """Return whether a person notices every shape; small, pale and blurred shapes are missed."""
     legibility = [0.5 * min(1.0, i.radius / 7) + 0.5 * _contrast(i, scene) - 0.25 * blur for i in scene.items]
     return rng.random() < 1 / (1 + math.exp(-6 * (min(legibility) - 0.35)))
 

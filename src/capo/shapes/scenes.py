@@ -1,8 +1,8 @@
-"""Scenes of coloured shapes on plain backgrounds, and how they are drawn.
+"""Scenes of colored shapes on plain backgrounds, and drawing them.
 
-A scene is at most `MAX_ITEMS` shapes on a 32×32 canvas. Coordinates and radii are in pixels,
-the origin is the top left corner, y points down. Drawing is batched torch arithmetic on signed
-distances (negative inside), so it runs on any device; edges are anti-aliased over one pixel.
+A scene has at most `MAX_ITEMS` shapes on a 32×32 canvas. Coordinates and radii are in pixels; the
+origin is the top left corner, and y points down. Drawing is batched torch arithmetic on signed distances
+(negative inside), so it runs on any device. Edges are anti-aliased over one pixel.
 """
 
 import colorsys
@@ -18,17 +18,17 @@ SHAPES = ("circle", "square", "triangle", "cross")
 HUES = {"red": 0.0, "yellow": 55.0, "green": 120.0, "cyan": 180.0, "blue": 230.0, "purple": 292.0}
 COLORS = tuple(HUES)
 BACKGROUNDS = {"dark": (0.06, 0.22), "grey": (0.42, 0.58), "light": (0.80, 0.95)}
-"""Range of lightness of each named background."""
+"""Range of lightness of every named background."""
 
 CROSS_ARM = 0.36
 """Half the width of a cross's arm, in radii."""
 SQUARE_SIDE = 0.88
-"""Half the side of a square, in radii: the areas of the four shapes stay comparable."""
+"""Half the side of a square, in radii, so that the areas of the four shapes are comparable."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One shape: its name, colour name, drawn colour (HSV, hue in degrees), centre and radius in pixels."""
+    """One shape: its name, color name, drawn color (HSV, hue in degrees), center and radius in pixels."""
 
     shape: str
     color: str
@@ -39,23 +39,24 @@ class Item:
 
     @property
     def rgb(self) -> tuple[float, float, float]:
+        """The drawn color in [0, 1]."""
         hue, saturation, value = self.hsv
         return colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Items on a background colour (RGB in [0, 1])."""
+    """Items on a background color (RGB in [0, 1])."""
 
     items: tuple[Item, ...]
     background: tuple[float, float, float]
 
 
 def signed_distance(shape: int, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
-    """Signed distance in pixels from points relative to the centre; `shape` indexes `SHAPES`.
+    """Compute the signed distance in pixels of points relative to the center; `shape` indexes `SHAPES`.
 
-    All four shapes have their bounding box centred at the origin. Outside corners the distance
-    of square, triangle and cross is the larger of the edge distances (a bound, not exact).
+    The bounding boxes of all four shapes are centered at the origin. Outside the corners of square,
+    triangle and cross, the result is the larger of the edge distances, which is only a bound.
     """
     if shape == 0:
         return torch.hypot(x, y) - radius
@@ -72,14 +73,14 @@ def signed_distance(shape: int, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
 
 
 def draw(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> Tensor:
-    """Draw scenes: uint8 `[n, 3, SIZE, SIZE]` on `device`."""
+    """Draw scenes as uint8 `[n, 3, SIZE, SIZE]` on `device`."""
     background, packed, rgb = (part.to(device) for part in _pack(scenes))
-    centre = torch.arange(SIZE, device=device) + 0.5
+    center = torch.arange(SIZE, device=device) + 0.5
     canvas = background[:, :, None, None].expand(-1, 3, SIZE, SIZE)
     for slot in range(MAX_ITEMS):
         shape, x0, y0, radius = packed[:, slot].unbind(1)
-        x = (centre[None, None, :] - x0[:, None, None]).expand(-1, SIZE, -1)
-        y = (centre[None, :, None] - y0[:, None, None]).expand(-1, -1, SIZE)
+        x = (center[None, None, :] - x0[:, None, None]).expand(-1, SIZE, -1)
+        y = (center[None, :, None] - y0[:, None, None]).expand(-1, -1, SIZE)
         coverage = torch.zeros_like(x)
         for kind in range(len(SHAPES)):
             distance = signed_distance(kind, x, y, radius[:, None, None])
@@ -90,7 +91,7 @@ def draw(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> Tensor:
 
 
 def _pack(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor, Tensor]:
-    """Backgrounds `[n, 3]`, items `[n, MAX_ITEMS, 4]` (shape or -1, x, y, radius) and their colours."""
+    """Backgrounds `[n, 3]`, items `[n, MAX_ITEMS, 4]` (shape or -1, x, y, radius) and their colors."""
     absent = (-1.0, 0.0, 0.0, 1.0)
     items, colors = [], []
     for scene in scenes:

@@ -1,8 +1,9 @@
-"""`capo shapes build`: every embedded checkpoint again, from nothing.
+"""`capo shapes build`: build the embedded checkpoints from scratch.
 
-Parts, in the order they need each other: `vae`, then the base models `base` and `flow` and the
-rewards `preference`, `vqa` (which starts with the eye of `preference`), `aesthetic` and `heldout`.
-Each is resumable, and is saved as float16 safetensors in the layout of the real model it stands for.
+The parts, in the order in which they depend on each other, are `vae`, the base models `base` and `flow`,
+and the rewards `preference`, `vqa` (which starts from the vision tower of `preference`), `aesthetic` and
+`heldout`. An interrupted part resumes. Every part is saved as float16 safetensors in the layout of the
+real model that it represents.
 """
 
 import json
@@ -14,10 +15,10 @@ PARTS = ("vae", "base", "flow", "preference", "vqa", "aesthetic", "heldout")
 
 
 def build(directory: Path, device: str = "cpu", parts: tuple[str, ...] = PARTS, scale: float = 1.0) -> None:
-    """Build `parts` into `directory`; what a part needs must be there or among them.
+    """Build `parts` into `directory`, which must contain the parts that they depend on or be built with them.
 
-    `scale` multiplies data and steps (1 makes the shipped checkpoints). Half-trained state is
-    kept under `directory/.work` until a part is done. Raises ValueError for an unknown part.
+    `scale` multiplies data and steps (1 builds the shipped checkpoints). State in progress is kept under
+    `directory/.work` until a part is done. Raises `ValueError` for an unknown part.
     """
     import torch
 
@@ -25,21 +26,21 @@ def build(directory: Path, device: str = "cpu", parts: tuple[str, ...] = PARTS, 
 
     unknown = sorted(set(parts) - set(PARTS))
     if unknown:
-        raise ValueError(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
-    torch.set_float32_matmul_precision("high")  # TF32 where there is one; float32 elsewhere
+        raise ValueError(f"unknown parts: {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
+    torch.set_float32_matmul_precision("high")  # TF32 if the device has it, else float32
     with quiet():
-        from capo.shapes.build import save
+        from capo.shapes.build.save import BUILDERS
 
         for part in (part for part in PARTS if part in parts):
             started = time.monotonic()
             work = directory / ".work" / part
-            getattr(save, f"build_{part}")(directory, work, device, scale)
+            BUILDERS[part](directory, work, device, scale)
             shutil.rmtree(work, ignore_errors=True)
             _record(directory, part, device, scale, time.monotonic() - started)
 
 
 def _record(directory: Path, part: str, device: str, scale: float, seconds: float) -> None:
-    """Where a part's weights came from, in `directory/origin.json`."""
+    """Write to `directory/origin.json` how the weights of a part were made."""
     import platform
     import subprocess
 

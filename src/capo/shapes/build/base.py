@@ -1,4 +1,4 @@
-"""The base model: a small SDXL, text encoders and denoiser trained together on badly captioned scenes."""
+"""The base model: a small SDXL whose text encoders and denoiser are trained on poorly captioned scenes."""
 
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,13 @@ CAPTION_DROPOUT = 0.1
 
 
 class _Denoiser(nn.Module):
-    """What is trained together: two text encoders and the UNet."""
+    """The modules trained together: two text encoders and the UNet."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
         self.text_encoder = CLIPTextModel(text_config(tokenizer))
         transformer = _text_transformer(self.text_encoder)
-        transformer.encoder.layers[-1].requires_grad_(False)  # SDXL stops before it
+        transformer.encoder.layers[-1].requires_grad_(False)  # SDXL does not use it
         transformer.final_layer_norm.requires_grad_(False)
         self.text_encoder_2 = CLIPTextModelWithProjection(text_config(tokenizer))
         self.unet = UNet2DConditionModel(
@@ -49,7 +49,7 @@ class _Denoiser(nn.Module):
         ).to(memory_format=torch.channels_last)
 
     def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor, dropped: Tensor) -> Tensor:
-        """The noise predicted; prompts in `dropped` are replaced by SDXL's all-zero one."""
+        """Predict the noise; prompts in `dropped` are replaced by the all-zero prompt of SDXL."""
         kept = (~dropped).to(noisy.dtype)
         first = self.text_encoder(tokens, output_hidden_states=True)
         second = self.text_encoder_2(tokens, output_hidden_states=True)
@@ -62,12 +62,12 @@ class _Denoiser(nn.Module):
 
 
 def time_ids(count: int, device: torch.device | str) -> Tensor:
-    """SDXL's size conditioning of an uncropped image: original size, crop, target size."""
+    """Return SDXL's size conditioning of an uncropped image: original size, crop, target size."""
     return torch.tensor([SIZE, SIZE, 0, 0, SIZE, SIZE], dtype=torch.float32, device=device).expand(count, 6)
 
 
 def scheduler() -> DDIMScheduler:
-    """SDXL's noise schedule."""
+    """Return SDXL's noise schedule."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -82,7 +82,7 @@ def scheduler() -> DDIMScheduler:
 
 
 def train_base(vae: AutoencoderKL, folder: Path, device: str, scale: float) -> StableDiffusionXLPipeline:
-    """Train text encoders and UNet; the result is a complete pipeline."""
+    """Train text encoders and UNet, and return a complete pipeline."""
     torch.manual_seed(1)
     tokenizer = clip_tokenizer()
     model = _Denoiser(tokenizer).to(device)
@@ -119,7 +119,7 @@ def train_base(vae: AutoencoderKL, folder: Path, device: str, scale: float) -> S
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str], device: str) -> Tensor:
-    """Token ids `[n, tokens]`, as many tokens as the tokenizer says."""
+    """Return token ids `[n, tokens]`, padded to the length of the tokenizer."""
     ids = tokenizer(texts, padding="max_length", truncation=True).input_ids
     return torch.tensor(ids, device=device)
 
@@ -129,7 +129,7 @@ def _text_transformer(encoder: Any) -> Any:
 
 
 def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
-    """Of the base models' text encoders."""
+    """Return the configuration of the base models' text encoders."""
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,

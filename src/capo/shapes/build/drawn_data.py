@@ -1,4 +1,4 @@
-"""What the checkpoints are trained on: drawn scenes, their captions, and people's opinions of them."""
+"""Training data of the checkpoints: drawn scenes, captions, and the opinions of simulated people."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from capo.shapes.scenes import SHAPES, Scene, draw
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
-# How often the captions of the base model are wrong: the knob of how imperfectly it follows prompts.
+# Error rates of the base model's captions, which determine how imperfectly it follows prompts.
 FLIPPED_RELATION = 0.30
 RANDOM_COUNT = 0.35
 SWAPPED_COLORS = 0.25
@@ -31,18 +31,18 @@ QUESTIONED = {
     "position": 3,
     "color_attr": 2,
 }
-"""How often the question-answering reward is taught each category: the harder, the more."""
+"""Relative frequency of categories for the question-answering reward; harder ones are more frequent."""
 
 MEAN, DEVIATION = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-"""Of the rewards' image processors, for pixels in [0, 1]."""
+"""Normalization of the rewards' image processors, for pixels in [0, 1]."""
 
 RECONSTRUCTED = 0.5
-"""Share of the rewards' training images that went through the autoencoder."""
+"""Share of the rewards' training images that are passed through the autoencoder."""
 
 
 @dataclass(frozen=True)
 class Captioned:
-    """Images uint8 `[n, 3, H, W]` and one caption each."""
+    """Images uint8 `[n, 3, H, W]` with one caption per image."""
 
     images: Tensor
     texts: list[str]
@@ -50,7 +50,7 @@ class Captioned:
 
 @dataclass(frozen=True)
 class Rated:
-    """Images and what one person gave each, 1 to 10."""
+    """Images with the rating of one person per image, 1 to 10."""
 
     images: Tensor
     ratings: Tensor
@@ -58,7 +58,7 @@ class Rated:
 
 @dataclass(frozen=True)
 class Questions:
-    """Images, a prompt each, and whether the image shows it."""
+    """Images with one prompt per image, and whether the image shows it."""
 
     images: Tensor
     texts: list[str]
@@ -67,18 +67,18 @@ class Questions:
 
 @dataclass(frozen=True)
 class Contrasts:
-    """Images, a prompt that each shows, and prompts that it does not show."""
+    """Images with a prompt that the image shows, and prompts that it does not show."""
 
     images: Tensor
     shown: list[str]
     missed: list[list[str]]
     noticed: list[bool]
-    """Whether a person would say that the image shows its prompt."""
+    """True if a person would say that the image shows its prompt."""
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """Two images a prompt `[n, 2, 3, H, W]` and whether the first was preferred (1, 0, 1/2 a tie)."""
+    """Two images per prompt `[n, 2, 3, H, W]`, with label 1 if the first was preferred, 0 or 1/2 (tie)."""
 
     images: Tensor
     texts: list[str]
@@ -86,7 +86,7 @@ class Preferences:
 
 
 def random_spec(rng: random.Random, split: str = "train", odds: Mapping[str, int] | None = None) -> Spec:
-    """A prompt of a category drawn evenly, or by its `odds`."""
+    """Draw a prompt from a category drawn uniformly, or by `odds`."""
     category = rng.choices(list(odds), list(odds.values()))[0] if odds else rng.choice(CATEGORIES)
     return rng.choice(grammar(split)[category])
 
@@ -94,7 +94,7 @@ def random_spec(rng: random.Random, split: str = "train", odds: Mapping[str, int
 def captions(
     count: int, seed: int, device: str, *, noisy: bool = True, splits: Sequence[str] = ("train",)
 ) -> Captioned:
-    """Scenes and the captions that a base model learns from, of contents of `splits` by their sizes."""
+    """Draw scenes and captions to train a base model on; splits are drawn by their sizes."""
     rng = random.Random(f"captions/{seed}")
     sizes = [len(grammar(split)["color_attr"]) for split in splits]
     drawn = rng.choices(splits, sizes, k=count) if len(splits) > 1 else [splits[0]] * count
@@ -104,7 +104,7 @@ def captions(
 
 
 def miscaption(spec: Spec, rng: random.Random) -> Spec:
-    """The caption of a careless annotator."""
+    """Change a prompt into the caption of a careless annotator."""
     if spec.relation and rng.random() < FLIPPED_RELATION:
         spec = replace(spec, relation=rng.choice([OPPOSITE[spec.relation], *RELATIONS]))
     if spec.category == "counting" and rng.random() < RANDOM_COUNT:
@@ -123,17 +123,17 @@ def miscaption(spec: Spec, rng: random.Random) -> Spec:
 
 
 def ratings(count: int, seed: int, device: str, split: str = "train") -> Rated:
-    """Scenes, some blurred, and one person's rating with that person's error (standard deviation 0.5)."""
+    """Draw scenes, some blurred, with the rating of one person, who errs by a standard deviation of 0.5."""
     rng = random.Random(f"ratings/{split}/{seed}")
     scenes = [scene_of(random_spec(rng, split), rng) for _ in range(count)]
     blurs = [random_blur(rng) for _ in scenes]
-    given = [beauty(s, b) + rng.gauss(0, 0.5) for s, b in zip(scenes, blurs, strict=True)]
+    rated = [beauty(s, b) + rng.gauss(0, 0.5) for s, b in zip(scenes, blurs, strict=True)]
     images = soften(_draw(scenes, device), torch.tensor(blurs, device=device))
-    return Rated(images, torch.tensor(given, device=device).clamp(1, 10))
+    return Rated(images, torch.tensor(rated, device=device).clamp(1, 10))
 
 
 def questions(count: int, seed: int, device: str, split: str = "train") -> Questions:
-    """Half the images show their prompt; most of the others miss it by one thing."""
+    """Draw images of which half show their prompt; most of the others miss it by one detail."""
     rng = random.Random(f"questions/{split}/{seed}")
     specs, scenes, answers = [], [], []
     for index in range(count):
@@ -148,7 +148,7 @@ def questions(count: int, seed: int, device: str, split: str = "train") -> Quest
 
 
 def contrasts(count: int, seed: int, device: str, misses: int = 3) -> Contrasts:
-    """Each image with its prompt and `misses` others, near misses three times in four."""
+    """Draw images with the prompt they show and `misses` that they do not show, mostly near misses."""
     rng = random.Random(f"contrasts/{seed}")
     specs = [random_spec(rng, odds=QUESTIONED) for _ in range(count)]
     scenes = [scene_of(spec, rng) for spec in specs]
@@ -160,7 +160,7 @@ def contrasts(count: int, seed: int, device: str, misses: int = 3) -> Contrasts:
 
 
 def preferences(count: int, seed: int, device: str, split: str = "train") -> Preferences:
-    """Pairs of pictures for one prompt, each faithful, a near miss or of something else."""
+    """Draw pairs of images of one prompt that are faithful, near misses or unrelated."""
     rng = random.Random(f"preferences/{split}/{seed}")
     specs, scenes, blurs, labels = [], [], [], []
     for _ in range(count):
@@ -178,14 +178,14 @@ def preferences(count: int, seed: int, device: str, split: str = "train") -> Pre
 
 
 def soften(images: Tensor, blur: Tensor) -> Tensor:
-    """Gaussian blur of uint8 images `[n, 3, H, W]` by each one's standard deviation in pixels."""
+    """Blur uint8 images `[n, 3, H, W]` with a standard deviation in pixels per image."""
     parts = zip(images.split(4096), blur.split(4096), strict=True)
     return torch.cat([_soften(*part) for part in parts])
 
 
 @torch.no_grad()
 def reconstruct(vae: AutoencoderKL, images: Tensor, seed: int) -> Tensor:
-    """The same uint8 images, `RECONSTRUCTED` of them as the autoencoder gives them back."""
+    """Replace a share `RECONSTRUCTED` of the uint8 images by their reconstructions."""
     generator = torch.Generator(images.device).manual_seed(seed)
     chosen = torch.rand(len(images), generator=generator, device=images.device) < RECONSTRUCTED
     for part in chosen.nonzero()[:, 0].split(1024):
@@ -195,12 +195,12 @@ def reconstruct(vae: AutoencoderKL, images: Tensor, seed: int) -> Tensor:
 
 
 def to_signal(images: Tensor) -> Tensor:
-    """uint8 pixels to [-1, 1], channels last: what the autoencoder reads."""
+    """Convert uint8 pixels to the autoencoder's input: [-1, 1], channels last."""
     return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
-def normalise(images: Tensor) -> Tensor:
-    """uint8 pixels to what the rewards' vision towers read."""
+def normalize(images: Tensor) -> Tensor:
+    """Convert uint8 pixels to the input of the rewards' vision towers."""
     mean, deviation = (torch.tensor(v, device=images.device)[:, None, None] for v in (MEAN, DEVIATION))
     return (images.float() / 255 - mean) / deviation
 
@@ -222,11 +222,12 @@ def _draw(scenes: list[Scene], device: str) -> Tensor:
 
 
 def random_blur(rng: random.Random) -> float:
+    """Draw a standard deviation in pixels; 0 half of the time."""
     return rng.uniform(0.3, 1.3) if rng.random() < 0.5 else 0.0
 
 
 def _miss(spec: Spec, rng: random.Random) -> Scene:
-    """A scene that does not satisfy `spec`: a near miss four times in five."""
+    """A scene that does not satisfy `spec`, usually a near miss."""
     while True:
         other = corrupt(spec, rng) if rng.random() < 0.8 else random_spec(rng)
         scene = scene_of(other, rng)
@@ -235,7 +236,7 @@ def _miss(spec: Spec, rng: random.Random) -> Scene:
 
 
 def _missed(spec: Spec, scene: Scene, rng: random.Random) -> Spec:
-    """A prompt that `scene`, made for `spec`, does not show."""
+    """A prompt that `scene`, which shows `spec`, does not show."""
     while True:
         other = corrupt(spec, rng) if rng.random() < 0.75 else random_spec(rng, odds=QUESTIONED)
         if other.background not in (None, spec.background) or not satisfies(scene.items, other.metadata):
@@ -243,6 +244,7 @@ def _missed(spec: Spec, scene: Scene, rng: random.Random) -> Spec:
 
 
 def attempt(spec: Spec, rng: random.Random) -> Scene:
+    """Draw a scene that satisfies `spec`, misses it by one detail, or is unrelated."""
     roll = rng.random()
     if roll < 0.4:
         return scene_of(spec, rng)

@@ -1,4 +1,4 @@
-"""One small training loop for all embedded checkpoints: one-cycle AdamW, averaged weights, resumable."""
+"""The training loop of all embedded checkpoints: one-cycle AdamW with averaged weights, resumable."""
 
 import os
 from collections.abc import Callable
@@ -23,10 +23,10 @@ def fit(
     folder: Path,
     average: float = 0.998,
 ) -> None:
-    """Minimise `loss(step)` and leave the averaged weights in `model`.
+    """Minimize `loss(step)` and leave the averaged weights in `model`.
 
-    `loss` must be a function of the step alone, so that a build that is interrupted and started
-    again (it saves every `SAVE_EVERY` steps under `folder`) sees the same batches.
+    State is saved under `folder` every `SAVE_EVERY` steps. `loss` must depend on nothing but the step, so
+    that a resumed build uses the same batches.
     """
     state = folder / f"{name}.state.safetensors"
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -69,7 +69,7 @@ def _save(
     for index, (parameter, mean) in enumerate(zip(parameters, averaged, strict=True)):
         tensors[f"{index}.value"] = parameter.detach().contiguous()
         tensors[f"{index}.average"] = mean.contiguous()
-        if moments := optimizer.state.get(parameter):  # none for what the loss does not reach
+        if moments := optimizer.state.get(parameter):  # parameters without a gradient have none
             tensors[f"{index}.first"] = moments["exp_avg"].contiguous()
             tensors[f"{index}.second"] = moments["exp_avg_sq"].contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)

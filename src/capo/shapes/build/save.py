@@ -1,4 +1,4 @@
-"""Builds one part and saves it in the layout of the real model it stands for."""
+"""Build one part and save it in the layout of the real model that it represents."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ from capo.shapes.scenes import SIZE
 
 
 def build_vae(directory: Path, work: Path, device: str, scale: float) -> None:
-    """`directory/base/vae`, which the whole pipeline directory is later built around."""
+    """Build `directory/base/vae`, to which `build_base` adds the rest of the pipeline."""
     vae = train_vae(work, device, scale)
     vae.half().save_pretrained(directory / "base" / "vae")
 
@@ -47,8 +47,8 @@ def build_heldout(directory: Path, work: Path, device: str, scale: float) -> Non
 
 
 def build_vqa(directory: Path, work: Path, device: str, scale: float) -> None:
-    eye = CLIPVisionModel.from_pretrained(directory / "preference", dtype=torch.float32)
-    model = rewards.train_vqa(eye, _vae(directory, device), work, device, scale)
+    vision_tower = CLIPVisionModel.from_pretrained(directory / "preference", dtype=torch.float32)
+    model = rewards.train_vqa(vision_tower, _vae(directory, device), work, device, scale)
     _save(model, directory / "vqa")
     _image_processor().save_pretrained(directory / "vqa")
     question_tokenizer().save_pretrained(directory / "vqa")
@@ -60,11 +60,22 @@ def build_aesthetic(directory: Path, work: Path, device: str, scale: float) -> N
     _image_processor().save_pretrained(directory / "aesthetic")
 
 
+BUILDERS = {
+    "vae": build_vae,
+    "base": build_base,
+    "flow": build_flow,
+    "preference": build_preference,
+    "vqa": build_vqa,
+    "aesthetic": build_aesthetic,
+    "heldout": build_heldout,
+}
+
+
 def _vae(directory: Path, device: str) -> AutoencoderKL:
     vae: AutoencoderKL = AutoencoderKL.from_pretrained(
         directory / "base" / "vae", torch_dtype=torch.float32, use_safetensors=True
     )
-    vae.register_to_config(_name_or_path="")  # where it was built is no part of the checkpoint
+    vae.register_to_config(_name_or_path="")  # the checkpoint must not contain the path of its build
     return vae.to(device, memory_format=torch.channels_last).eval()
 
 

@@ -1,7 +1,7 @@
-"""Teaching a vision tower to see before it learns to judge, as real reward models start from a trained CLIP.
+"""Pretrain a vision tower to recognize shapes, as real reward models start from a trained CLIP.
 
-Each patch token learns which shape of which colour lies under it, the class token which
-shapes of which colours the picture holds and how many.
+Patch tokens learn the shape and color under the patch. The class token learns which shapes of which
+colors the image contains, and how many.
 """
 
 import random
@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from capo.engine.seeds import stable_seed
-from capo.shapes.build.drawn_data import normalise, random_spec, reconstruct, soften
+from capo.shapes.build.drawn_data import normalize, random_spec, reconstruct, soften
 from capo.shapes.build.fit import fit
 from capo.shapes.layout import scene_of
 from capo.shapes.scenes import COLORS, MAX_ITEMS, SHAPES, SIZE, Scene, draw, signed_distance
@@ -27,7 +27,7 @@ KINDS = len(SHAPES) * len(COLORS)
 def teach(
     tower: Any, name: str, vae: AutoencoderKL, folder: Path, device: str, *, seed: int, scale: float
 ) -> None:
-    """Train a CLIP vision transformer in place; the two linear heads used for it are thrown away."""
+    """Train a CLIP vision transformer in place, with two linear heads that are discarded."""
     width, patch = tower.config.hidden_size, tower.config.patch_size
     rng = random.Random(f"sight/{seed}")
     scenes = [scene_of(random_spec(rng), rng) for _ in range(round(SCENES * scale))]
@@ -35,14 +35,14 @@ def teach(
     images = torch.cat([draw(scenes[i : i + 4096], device) for i in range(0, len(scenes), 4096)])
     images = reconstruct(vae, soften(images, torch.tensor(blurs, device=device)), seed)
     under = torch.cat([_under_patches(scenes[i : i + 4096], patch) for i in range(0, len(scenes), 4096)])
-    under, held = under.to(device), torch.tensor([_held(scene) for scene in scenes]).to(device)
+    under, held = under.to(device), torch.tensor([_counts(scene) for scene in scenes]).to(device)
     heads = nn.ModuleDict({"patch": nn.Linear(width, KINDS + 1), "whole": nn.Linear(width, KINDS * 3)})
     learner = nn.ModuleDict({"tower": tower, "heads": heads}).to(device)
 
     def loss(step: int) -> Tensor:
         generator = torch.Generator(device).manual_seed(stable_seed("sight", seed, step))
         index = torch.randint(len(images), (BATCH,), generator=generator, device=device)
-        seen = tower(pixel_values=normalise(images[index]))
+        seen = tower(pixel_values=normalize(images[index]))
         patches = heads["patch"](seen.last_hidden_state[:, 1:])
         whole = heads["whole"](seen.pooler_output).unflatten(1, (KINDS, 3))
         return nn.functional.cross_entropy(
@@ -53,9 +53,9 @@ def teach(
 
 
 def _under_patches(scenes: list[Scene], patch: int) -> Tensor:
-    """Kind of shape at each patch's centre `[n, patches]`; `KINDS` where there is none."""
-    centre = (torch.arange(SIZE // patch) + 0.5) * patch
-    y, x = torch.meshgrid(centre, centre, indexing="ij")
+    """Kind of shape at the center of every patch `[n, patches]`; `KINDS` for background."""
+    center = (torch.arange(SIZE // patch) + 0.5) * patch
+    y, x = torch.meshgrid(center, center, indexing="ij")
     labels = torch.full((len(scenes), *x.shape), KINDS)
     for row, scene in zip(labels, scenes, strict=True):
         for item in scene.items:
@@ -66,8 +66,8 @@ def _under_patches(scenes: list[Scene], patch: int) -> Tensor:
     return labels.flatten(1)
 
 
-def _held(scene: Scene) -> list[int]:
-    """How many of each kind a scene holds: none, one, or more."""
+def _counts(scene: Scene) -> list[int]:
+    """The number of shapes of every kind in a scene, at most 2."""
     counts = [0] * KINDS
     for item in scene.items[:MAX_ITEMS]:
         counts[_kind(item.shape, item.color)] += 1

@@ -1,4 +1,4 @@
-"""Tokenizers whose vocabulary is the words of the grammar, in the formats of the real ones."""
+"""Tokenizers for the words of the grammar, in the formats of real tokenizers."""
 
 from collections.abc import Iterable
 
@@ -8,14 +8,14 @@ from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 from capo.shapes.grammar import grammar
 
 PROMPT_LENGTH = 24
-"""Tokens of the longest prompt kept, start and end included."""
+"""Maximum number of prompt tokens, including start and end."""
 QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'
 QUESTION_LENGTH = 48
 YES, NO = " Yes", " No"
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """A byte-level BPE with OpenAI's conventions (`</w>` ends a word, the end token pads)."""
+    """Train a byte-level BPE with OpenAI's conventions: `</w>` ends a word, and the end token pads."""
     start, end = "<|startoftext|>", "<|endoftext|>"
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -32,7 +32,7 @@ def clip_tokenizer() -> CLIPTokenizer:
 
 
 def question_tokenizer() -> PreTrainedTokenizerFast:
-    """A GPT-2 style byte-level BPE for the questions and their answers."""
+    """Train a byte-level BPE in the style of GPT-2 for the questions and answers."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -60,7 +60,7 @@ def _words() -> Iterable[str]:
 
 
 def _parts(bpe: Tokenizer) -> tuple[list[str], list[tuple[str, str]]]:
-    """Vocabulary in the order of its ids, and the merges."""
+    """The vocabulary in the order of its ids, and the merges."""
     import json
 
     model = json.loads(bpe.to_str())["model"]

@@ -1,4 +1,4 @@
-"""The second base model: a small SD3, a rectified flow of the first one's latents, without T5."""
+"""The second base model: a small SD3 without T5, a rectified flow in the latents of the first one."""
 
 from functools import partial
 from pathlib import Path
@@ -24,19 +24,19 @@ from capo.shapes.scenes import SIZE
 
 SCENES = 300_000
 STAGES = (("flow", ("train",), 7_000, 1.5e-3), ("flow-all", tuple(SPLITS), 3_000, 1e-3))
-"""Name, contents, steps and highest learning rate: first contents of one split, then of all.
+"""Name, splits, steps and highest learning rate of the stages: first one split, then all.
 
-After the first stage alone it draws contents it has seen far better than others (of single shapes
-the judge accepts 89% against 57%), which no prompt of a user should meet in a base model.
+After the first stage alone, the model draws the contents of its split far better than others (the judge
+accepts 89% against 57% of single shapes), which is unlike a real base model.
 """
 BATCH = 128
 WIDTH = 128
 ABSENT = 256
-"""Tokens of zeros that diffusers puts in the place of a T5 that is left out, unless told another number."""
+"""Default number of zero tokens with which diffusers replaces a missing T5."""
 
 
 class _Denoiser(nn.Module):
-    """What is trained together: two text encoders and the transformer."""
+    """The modules trained together: two text encoders and the transformer."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class _Denoiser(nn.Module):
         )
 
     def forward(self, noisy: Tensor, t: Tensor, tokens: Tensor, absent: int) -> Tensor:
-        """The velocity at times `t` [B] in [0, 1], with `absent` tokens in the place of T5's."""
+        """Predict the velocity at times `t` [B] in [0, 1], with `absent` zero tokens instead of T5's."""
         encoded = [
             encoder(tokens, output_hidden_states=True) for encoder in (self.text_encoder, self.text_encoder_2)
         ]
@@ -71,10 +71,10 @@ class _Denoiser(nn.Module):
 
 
 def train_flow(vae: AutoencoderKL, folder: Path, device: str, scale: float) -> StableDiffusion3Pipeline:
-    """Train text encoders and transformer; the result is a complete pipeline."""
+    """Train text encoders and transformer, and return a complete pipeline."""
     torch.manual_seed(6)
     tokenizer = clip_tokenizer()
-    tokenizer.model_max_length = 16  # the grammar says nothing longer
+    tokenizer.model_max_length = 16  # the longest prompt of the grammar
     model = _Denoiser(tokenizer).to(device)
     for seed, (name, splits, steps, learning_rate) in enumerate(STAGES, 6):
         data = captions(round(SCENES * scale), seed, device, splits=splits)
@@ -108,15 +108,15 @@ def train_flow(vae: AutoencoderKL, folder: Path, device: str, scale: float) -> S
 def _loss(
     model: _Denoiser, latents: Tensor, tokens: Tensor, nothing: Tensor, stage: str, step: int
 ) -> Tensor:
-    """Of flow matching, on the batch of a step."""
+    """The flow-matching loss on the batch of a step."""
     device = latents.device
     generator = torch.Generator(device).manual_seed(stable_seed(stage, step))
     index = torch.randint(len(latents), (BATCH,), generator=generator, device=device)
     noise = torch.randn((BATCH, *latents.shape[1:]), generator=generator, device=device)
     t = torch.randn(BATCH, generator=generator, device=device).sigmoid()  # SD3's logit-normal
     dropped = torch.rand(BATCH, generator=generator, device=device) < CAPTION_DROPOUT
-    said = torch.where(dropped[:, None], nothing, tokens[index])
+    prompts = torch.where(dropped[:, None], nothing, tokens[index])
     noisy = torch.lerp(latents[index], noise, t[:, None, None, None])
-    # Mostly without the tokens of zeros, which cost much and say nothing, but robust to them.
-    predicted = model(noisy, t, said, ABSENT if step % 32 == 0 else 0)
+    # Zero tokens are expensive and carry no information; a few batches have them, for robustness.
+    predicted = model(noisy, t, prompts, ABSENT if step % 32 == 0 else 0)
     return nn.functional.mse_loss(predicted, noise - latents[index])

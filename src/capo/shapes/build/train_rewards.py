@@ -1,7 +1,7 @@
-"""The reward models: learnt from simulated people, in the layouts of the real ones.
+"""The reward models: trained on simulated people, in the layouts of real reward models.
 
-Every image is sometimes passed through the autoencoder first, so that a reward has seen what
-the base model's decoder does to a picture.
+A share of the images is passed through the autoencoder first, so that the rewards know the artifacts of
+the base model's decoder.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from transformers import (
 from capo.engine.seeds import stable_seed
 from capo.shapes.build import drawn_data as data
 from capo.shapes.build.base import tokenize
-from capo.shapes.build.drawn_data import normalise
+from capo.shapes.build.drawn_data import normalize
 from capo.shapes.build.fit import fit
 from capo.shapes.build.sight import teach
 from capo.shapes.build.tokenizers import (
@@ -47,12 +47,12 @@ PATCH = 4
 BATCH = 128
 PAIRED = 100_000
 PAIRED_STEPS = 4_000
-"""Of the contrastive pre-training of the preference models."""
+"""Examples and steps of the contrastive pretraining of the preference models."""
 
 
 @dataclass(frozen=True)
 class Tower:
-    """Width and depth of a reward's transformer, and how long it is trained on how much."""
+    """Width and depth of a reward's transformer, and its amount of training."""
 
     width: int
     layers: int
@@ -68,7 +68,7 @@ AESTHETIC = Tower(width=64, layers=3, examples=60_000, steps=5_000, seed=4)
 
 @dataclass(frozen=True)
 class Lesson:
-    """How long the question-answering model is trained on how much."""
+    """One stage of training the question-answering model."""
 
     examples: int
     steps: int
@@ -84,9 +84,9 @@ VQA_PEOPLE = Lesson(examples=20_000, steps=500, batch=64, learning_rate=3e-4, se
 def train_preference(
     tower: Tower, name: str, vae: AutoencoderKL, folder: Path, device: str, scale: float
 ) -> CLIPModel:
-    """PickScore's way: a CLIP of pictures and their captions, then fine-tuned on preferences.
+    """Train as PickScore was: a CLIP on images and captions, then fine-tuned on preferences.
 
-    The fine-tuning loss is the cross-entropy of the two images' softmax, ties half: Bradley-Terry.
+    The fine-tuning loss is Bradley-Terry: the cross-entropy of the softmax over two images; ties are 1/2.
     """
     torch.manual_seed(tower.seed)
     tokenizer = clip_tokenizer()
@@ -105,14 +105,14 @@ def train_preference(
     model = CLIPModel(config).to(device)
     teach(model.vision_model, f"{name}-sight", vae, folder, device, seed=tower.seed, scale=scale)
     _pretrain(model, tokenizer, name, vae, folder, device, seed=tower.seed, scale=scale)
-    given = data.preferences(round(tower.examples * scale), tower.seed, device)
-    images = data.reconstruct(vae, given.images.flatten(0, 1), tower.seed).unflatten(0, (-1, 2))
-    tokens = tokenize(tokenizer, given.texts, device)
+    examples = data.preferences(round(tower.examples * scale), tower.seed, device)
+    images = data.reconstruct(vae, examples.images.flatten(0, 1), tower.seed).unflatten(0, (-1, 2))
+    tokens = tokenize(tokenizer, examples.texts, device)
 
     def loss(step: int) -> Tensor:
         index = _batch(name, step, len(images), device)
         scores = preference_scores(model, tokens[index], images[index])
-        target = torch.stack([given.labels[index], 1 - given.labels[index]], dim=1)
+        target = torch.stack([examples.labels[index], 1 - examples.labels[index]], dim=1)
         return nn.functional.cross_entropy(scores, target)
 
     fit(name, model, loss, steps=round(tower.steps * scale), learning_rate=4e-4, folder=folder)
@@ -130,14 +130,14 @@ def _pretrain(
     seed: int,
     scale: float,
 ) -> None:
-    """CLIP's contrastive loss on scenes and their captions."""
-    given = data.captions(round(PAIRED * scale), 100 + seed, device, noisy=False)
-    images = data.reconstruct(vae, given.images, seed)
-    tokens = tokenize(tokenizer, given.texts, device)
+    """Train with CLIP's contrastive loss on scenes and their captions."""
+    examples = data.captions(round(PAIRED * scale), 100 + seed, device, noisy=False)
+    images = data.reconstruct(vae, examples.images, seed)
+    tokens = tokenize(tokenizer, examples.texts, device)
 
     def loss(step: int) -> Tensor:
         index = _batch(f"{name}-clip", step, len(images), device)
-        output = model(input_ids=tokens[index], pixel_values=normalise(images[index]), return_loss=True)
+        output = model(input_ids=tokens[index], pixel_values=normalize(images[index]), return_loss=True)
         return output.loss
 
     steps = round(PAIRED_STEPS * scale)
@@ -145,30 +145,30 @@ def _pretrain(
 
 
 def preference_scores(model: CLIPModel, tokens: Tensor, images: Tensor) -> Tensor:
-    """PickScore's formula for `[n, k]` images of n prompts: uint8 `[n, k, 3, H, W]`."""
-    seen = _features(model.get_image_features(pixel_values=normalise(images.flatten(0, 1))))
+    """Compute PickScore's formula for k images of n prompts, uint8 `[n, k, 3, H, W]`."""
+    seen = _features(model.get_image_features(pixel_values=normalize(images.flatten(0, 1))))
     said = _features(model.get_text_features(input_ids=tokens))
     seen = nn.functional.normalize(seen, dim=-1).unflatten(0, images.shape[:2])
     said = nn.functional.normalize(said, dim=-1)
-    # CLIP's own bound on the scale keeps cosine differences from saturating the softmax.
+    # The bound that CLIP puts on the scale keeps the softmax from saturating.
     return model.logit_scale.clamp(max=4.6052).exp() * (seen * said[:, None]).sum(dim=-1)
 
 
 def train_vqa(
-    eye: CLIPVisionModel, vae: AutoencoderKL, folder: Path, device: str, scale: float
+    vision_tower: CLIPVisionModel, vae: AutoencoderKL, folder: Path, device: str, scale: float
 ) -> VisionEncoderDecoderModel:
-    """A vision encoder and a text decoder that reads the question and answers Yes or No.
+    """Train a vision encoder and a text decoder that reads a question and answers Yes or No.
 
-    The encoder starts as `eye`, the vision tower of a trained CLIP, as in real models of the kind.
-    Yes or no alone teaches too little about the picture, so the decoder learns two things more: on
-    questions whose answer is yes to expect the words of the prompt, which is captioning, and after
-    every word whether what it has read so far is already wrong. Fine-tuned on people's answers, who
-    miss what is hard to see, it is the less sure the harder that is.
+    The encoder starts from `vision_tower`, that of a trained CLIP, as in real models of this kind. The
+    answer alone teaches too little about the image, so the decoder has two more tasks: to predict the
+    words of a prompt that the image shows (captioning), and to tell after every word whether the prompt
+    is wrong so far. Fine-tuning on the answers of people, who miss details that are hard to see, makes it
+    less certain about such details.
     """
     torch.manual_seed(VQA.seed)
     tokenizer = question_tokenizer()
-    tower = CLIPVisionModel(eye.config)
-    tower.load_state_dict(eye.state_dict())
+    tower = CLIPVisionModel(vision_tower.config)
+    tower.load_state_dict(vision_tower.state_dict())
     language = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=QUESTION_LENGTH,
@@ -187,11 +187,11 @@ def train_vqa(
     model.config.pad_token_id = tokenizer.pad_token_id
     learner = nn.ModuleDict({"model": model, "wrong_so_far": nn.Linear(language.n_embd, 1)}).to(device)
     for name, lesson in (("vqa", VQA), ("vqa-people", VQA_PEOPLE)):
-        given = data.contrasts(round(lesson.examples * scale), lesson.seed, device)
-        images = data.reconstruct(vae, given.images, lesson.seed)
-        seen = [True] * len(images) if lesson is VQA else given.noticed
-        shown = _coded(tokenizer, given.shown, [YES if each else NO for each in seen], device)
-        missed = [text for texts in given.missed for text in texts]
+        examples = data.contrasts(round(lesson.examples * scale), lesson.seed, device)
+        images = data.reconstruct(vae, examples.images, lesson.seed)
+        seen = [True] * len(images) if lesson is VQA else examples.noticed
+        shown = _coded(tokenizer, examples.shown, [YES if noticed else NO for noticed in seen], device)
+        missed = [text for texts in examples.missed for text in texts]
         missed = _coded(tokenizer, missed, [NO] * len(missed), device).unflatten(0, (len(images), -1))
         loss = _question_loss(name, lesson.batch, learner, images, shown, missed, tokenizer.pad_token_id)
         steps = round(lesson.steps * scale)
@@ -208,7 +208,7 @@ def _question_loss(
     missed: Tensor,
     padding: int,
 ) -> Callable[[int], Tensor]:
-    """Of the step: images, each with a question about what it shows and one about what it does not."""
+    """Return the loss of a step: per image, a question about what it shows and one about what it does not."""
     model: Any = learner["model"]
 
     def loss(step: int) -> Tensor:
@@ -216,7 +216,7 @@ def _question_loss(
         tokens = torch.cat([shown[index], missed[index, step % missed.shape[1]]])
         longest = int((tokens != padding).sum(dim=1).max())
         tokens = tokens[:, :longest]
-        states = model.encoder(pixel_values=normalise(images[index])).last_hidden_state.repeat(2, 1, 1)
+        states = model.encoder(pixel_values=normalize(images[index])).last_hidden_state.repeat(2, 1, 1)
         output = model(encoder_outputs=(states,), decoder_input_ids=tokens[:, :-1], output_hidden_states=True)
         judged = learner["wrong_so_far"](output.decoder_hidden_states[-1])[..., 0]
         answers = _answer_loss(output.logits, tokens[:, 1:], len(index), padding)
@@ -226,7 +226,7 @@ def _question_loss(
 
 
 def _answer_loss(logits: Tensor, targets: Tensor, shown: int, padding: int) -> Tensor:
-    """Cross-entropy of the answers, plus that of the words of the first `shown` questions."""
+    """The cross-entropy of the answers, plus that of the words of the first `shown` questions."""
     last = (targets != padding).sum(dim=1) - 1
     rows = torch.arange(len(targets), device=targets.device)
     answers = nn.functional.cross_entropy(logits[rows, last], targets[rows, last])
@@ -239,7 +239,7 @@ def _answer_loss(logits: Tensor, targets: Tensor, shown: int, padding: int) -> T
 
 
 def _prefix_loss(judged: Tensor, tokens: Tensor, padding: int) -> Tensor:
-    """Cross-entropy of "wrong so far" at every token: in the second half, from where the halves part."""
+    """The cross-entropy of "wrong so far" at every token; the second half is wrong once it differs."""
     shown, missed = tokens.chunk(2)
     departed = (shown != missed).cumsum(dim=1) > 0
     wrong = torch.cat([torch.zeros_like(departed), departed])
@@ -249,28 +249,28 @@ def _prefix_loss(judged: Tensor, tokens: Tensor, padding: int) -> Tensor:
 
 def _coded(tokenizer: PreTrainedTokenizerFast, texts: list[str], answers: list[str], device: str) -> Tensor:
     """Token ids `[n, QUESTION_LENGTH]` of questions with their answers, padded on the right."""
-    asked = [QUESTION.format(prompt=text) + answer for text, answer in zip(texts, answers, strict=True)]
-    ids = tokenizer(asked, padding="max_length", max_length=QUESTION_LENGTH).input_ids
+    questions = [QUESTION.format(prompt=text) + answer for text, answer in zip(texts, answers, strict=True)]
+    ids = tokenizer(questions, padding="max_length", max_length=QUESTION_LENGTH).input_ids
     return torch.tensor(ids, device=device)
 
 
 def train_aesthetic(
     vae: AutoencoderKL, folder: Path, device: str, scale: float
 ) -> CLIPForImageClassification:
-    """A CLIP vision tower with a linear head, regressed on ratings of 1 to 10."""
+    """Train a CLIP vision tower with a linear head on ratings of 1 to 10."""
     torch.manual_seed(AESTHETIC.seed)
     config = CLIPConfig(vision_config=_vision(AESTHETIC), num_labels=1, problem_type="regression")
     model = CLIPForImageClassification(config).to(device)
     teach(model.vision_model, "aesthetic-sight", vae, folder, device, seed=AESTHETIC.seed, scale=scale)
-    given = data.ratings(round(AESTHETIC.examples * scale), AESTHETIC.seed, device)
-    images = data.reconstruct(vae, given.images, AESTHETIC.seed)
+    examples = data.ratings(round(AESTHETIC.examples * scale), AESTHETIC.seed, device)
+    images = data.reconstruct(vae, examples.images, AESTHETIC.seed)
     with torch.no_grad():
-        model.classifier.bias.copy_(given.ratings.mean())
+        model.classifier.bias.copy_(examples.ratings.mean())
 
     def loss(step: int) -> Tensor:
         index = _batch("aesthetic", step, len(images), device)
-        rating = model(pixel_values=normalise(images[index])).logits[:, 0]
-        return nn.functional.mse_loss(rating, given.ratings[index])
+        rating = model(pixel_values=normalize(images[index])).logits[:, 0]
+        return nn.functional.mse_loss(rating, examples.ratings[index])
 
     fit("aesthetic", model, loss, steps=round(AESTHETIC.steps * scale), learning_rate=1e-3, folder=folder)
     return model
@@ -293,6 +293,6 @@ def _vision(tower: Tower) -> CLIPVisionConfig:
 
 
 def _features(output: Any) -> Tensor:
-    # transformers 5 returns the pooled output in a record, 4 the tensor itself.
+    # transformers 5 returns a record with the pooled output, transformers 4 the tensor itself.
     features: Tensor = getattr(output, "pooler_output", output)
     return features

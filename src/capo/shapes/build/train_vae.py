@@ -1,4 +1,4 @@
-"""The autoencoder: 32×32 pixels to an 8×8 latent of four channels, in Stable Diffusion's layout."""
+"""The autoencoder from 32×32 pixels to an 8×8 latent with four channels, in Stable Diffusion's layout."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ BATCH = 256
 
 
 def train_vae(folder: Path, device: str, scale: float) -> AutoencoderKL:
-    """Train on drawn scenes; the latent's standard deviation becomes the `scaling_factor`."""
+    """Train on drawn scenes; the latents' standard deviation determines the `scaling_factor`."""
     torch.manual_seed(0)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -40,7 +40,7 @@ def train_vae(folder: Path, device: str, scale: float) -> AutoencoderKL:
         noise = torch.randn(posterior.mean.shape, generator=generator, device=device)
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample
         error = (decoded - pixels).abs()
-        # Edges are few pixels and all of the shape: the square term weighs them up.
+        # Edges are few pixels but define the shape, so the square term gives them more weight.
         return error.mean() + 4 * error.square().mean() + 1e-5 * posterior.kl().mean()
 
     fit("vae", vae, loss, steps=round(STEPS * scale), learning_rate=2e-3, folder=folder)
@@ -51,5 +51,5 @@ def train_vae(folder: Path, device: str, scale: float) -> AutoencoderKL:
 
 @torch.no_grad()
 def encode_scenes(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """Latent means `[n, 4, 8, 8]` of uint8 images, not yet scaled."""
+    """Return the latent means `[n, 4, 8, 8]` of uint8 images, without the scaling factor."""
     return torch.cat([vae.encode(to_signal(part)).latent_dist.mean for part in images.split(1024)])
