@@ -62,14 +62,19 @@ def _command(path: tuple[str, ...], command: Any) -> Iterator[str]:
     if len(path) > 1:
         yield from (f"{'#' * len(path)} {name}", "")
     yield from ("```text", " ".join(command.get_usage(context).removeprefix("Usage: ").split()), "```", "")
-    yield from (inspect.cleandoc(command.help or ""), "")
+    yield from (_plain(command.help or ""), "")
     records = [record for each in command.params if (record := each.get_help_record(context))]
     if records:
         yield from ("| argument or option | |", "|---|---|")
         yield from (f"| `{_cell(names)}` | {_cell(text)} |" for names, text in records)
         yield ""
     if command.epilog:
-        yield from ("```text", inspect.cleandoc(command.epilog), "```", "")
+        yield from ("```text", _plain(command.epilog), "```", "")
+
+
+def _plain(text: str) -> str:
+    """Return help text without the character that keeps its line breaks in a terminal."""
+    return inspect.cleandoc(text.replace("\b", ""))
 
 
 def recipe_page(text: str) -> str:
