@@ -1,4 +1,4 @@
-"""One recipe with rewards of four kinds to the report: a model, a function, a program and a server."""
+"""A whole run with four kinds of rewards: a model, a function, a program and a server."""
 
 import json
 import sys
@@ -43,7 +43,7 @@ SMALL = {
 
 @pytest.fixture
 def server():
-    """A shipped reward behind HTTP on this machine."""
+    """A shipped reward served over HTTP on this machine."""
     section = RewardSection(name="shapes-vqa")
     with serving(load_reward(section, "cpu"), reward_identity(section)) as service:
         yield service.url

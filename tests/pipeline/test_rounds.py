@@ -18,7 +18,8 @@ from capo.engine.seeds import initial_noise
 from capo.method import BradleyTerry, PowerRatio, select_frontier
 from capo.pairing.selecting import make_pairs
 from capo.scoring.previous_round import PreviousRound, find_previous_round
-from capo.store import Run, WorkspaceError
+from capo.store import Run
+from capo.store.manifest import WorkspaceError, describe
 from capo.store.step import Job
 from capo.training.train import train
 from capo.training.trainer import Trainer
@@ -266,6 +267,10 @@ def test_another_policy_or_reference_makes_stale_what_it_reaches(second, first, 
     before = tiny_training.copied(recipe.start.run, tmp_path / "before")
     card = before / "train/best/README.md"
     card.write_text(card.read_text().swapcase())
+    manifest = before / "manifests/train.json"
+    record = json.loads(manifest.read_text())
+    record["files"]["best/README.md"] = describe(card)
+    manifest.write_text(json.dumps(record))
     stale = {e.name for e in pipeline.status(further(recipe, before), folder) if e.state == "stale"}
     assert {"samples", "pairs", "train"} <= stale
     assert "pool" not in stale

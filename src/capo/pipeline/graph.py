@@ -1,4 +1,4 @@
-"""The graph of a run: the steps that every stage declares, in the order in which they are made.
+"""The graph of a run: the steps that the stages declare, in the order in which they run.
 
 prompts ─► samples ─► scores ─► pairs ─► train ─► evaluate ─► report
                                validation ─┘  baseline ─┘
@@ -23,10 +23,10 @@ STAGES = (
     baseline.steps,
     evaluate.steps,
 )
-"""In order: a stage reads only artifacts of those before it."""
+"""In order: a stage reads only artifacts of earlier stages."""
 
 
 def steps_of(recipe: Recipe) -> list[Step]:
-    """All steps of a recipe, each after the ones it depends on; nothing heavy is imported."""
+    """Return all steps of a recipe, each after those it depends on; imports no heavy library."""
     steps = [step for stage in STAGES for step in stage(recipe)]
     return [*steps, report.step(recipe, steps)]

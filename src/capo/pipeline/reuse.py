@@ -1,4 +1,4 @@
-"""Reusing artifacts that another run has made from the same inputs."""
+"""Reusing artifacts that another run made from the same inputs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,10 @@ from capo.store.manifest import canonical, differences
 
 
 def reuse(artifact: Artifact, inputs: Mapping[str, Any], donors: Sequence[Path], force: bool) -> bool:
-    """Commit the artifact from a run directory among `donors` that has it; whether there was one.
+    """Adopt the artifact from the first of the `donors` that made it from `inputs`; return whether one did.
 
-    Files are hard-linked where the file system allows it, so that they take no space twice. A donor whose
-    files are damaged is skipped. Its line of `timings.jsonl` is copied, with the donor as `shared`.
+    Files are hard links where the file system supports them, so they take no more space. Donors with damaged
+    files are skipped. The donor's line of `timings.jsonl` is copied, with the donor as `shared`.
     """
     wanted = json.loads(canonical(inputs))
     for directory in donors:

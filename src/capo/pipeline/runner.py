@@ -1,7 +1,7 @@
 """Running a recipe: make every artifact that is not up to date.
 
-An artifact is made from inputs: recipe fields, weights, and the digests of upstream artifacts. It is done
-while its inputs are the ones it was made from; otherwise it is stale, and the fields that differ say why.
+An artifact is made from inputs: recipe fields, weights, and the digests of upstream artifacts. It is stale
+when the recipe gives other inputs; the fields that differ say why.
 """
 
 import resource
@@ -57,18 +57,18 @@ def run(
     stage: str | None = None,
     donors: Sequence[Path] = (),
 ) -> RunResult:
-    """Make every artifact that is not done, or only the ones of `stage`, resuming an interrupted run.
+    """Make every artifact that is not done, or only those of `stage`; resumes an interrupted run.
 
-    Artifacts that a run directory among `donors` has made from the same inputs are reused. Raises
-    `StaleArtifact` before any work when an artifact was made from other inputs; with `force` it is made
-    again, and so is everything that depends on it.
+    Reuses artifacts that a run directory among `donors` has made from the same inputs. Raises `StaleArtifact`
+    before any work if the inputs of an artifact changed; with `force`, it is remade together with everything
+    that depends on it. Raises `WorkspaceError` if the directory has contents but is not capo's.
     """
     if processes().size == 1:
         return _run(recipe, Path(directory), force, stage, donors)
     if stage != "train":
         raise LaunchError(
             f"only `capo train` runs in several processes, not `capo {stage or 'run'}`: run that without a "
-            f"launcher, and `{COMMAND}` once the pairs are done"
+            f"launcher, and then `{COMMAND}` when the pairs are done"
         )
     from capo.engine.ranks import join_processes
 
@@ -84,28 +84,30 @@ def _run(
     donors: Sequence[Path],
     meet: Callable[[], None] = lambda: None,
 ) -> RunResult:
-    """Run; `meet` lets all processes read the run directory before the main one changes anything."""
+    """Run in this process; `meet` lets all processes read the directory before the main one changes it."""
     if stage in (None, "train"):
         check_launch(recipe.train.sharding)
     if recipe.start is not None and Path(recipe.start.run).resolve() == directory.resolve():
-        raise WorkspaceError(f"start.run: {directory} is this run's own directory; choose another --run")
+        raise WorkspaceError(
+            f"start.run: {directory} is the directory of this run itself; choose another --run"
+        )
     steps, run = graph.steps_of(recipe), Run(directory)
     run.check_claimable()
-    found = statuses(steps, run)
+    states = statuses(steps, run)
     if stage is not None:
-        check_upstream(stage, steps, found)
-    steps = [step for step in steps if step.artifact in found and stage in (None, step.stage)]
+        check_upstream(stage, steps, states)
+    steps = [step for step in steps if step.artifact in states and stage in (None, step.stage)]
     if not force:
-        reject_stale([found[step.artifact] for step in steps])
-    waiting = [step for step in steps if found[step.artifact].state != "done"]
+        reject_stale([states[step.artifact] for step in steps])
+    waiting = [step for step in steps if states[step.artifact].state != "done"]
     if not waiting:
         return _result(run, [_skipped(run.artifact(step.artifact)) for step in steps])
     for step in waiting:
-        run.artifact(step.artifact).check_no_foreign_files(resume=found[step.artifact].state == "partial")
+        run.artifact(step.artifact).check_no_foreign_files(resume=states[step.artifact].state == "partial")
     meet()
     if not processes().is_main:
         return _follow(recipe, directory, meet)
-    if _pin_weights(recipe, waiting):  # the commits are part of the inputs from now on
+    if _pin_weights(recipe, waiting):  # the commits are part of the inputs
         names = {step.artifact for step in steps}
         steps = [step for step in graph.steps_of(recipe) if step.artifact in names]
     with Run.open(directory, recipe) as opened:
@@ -129,7 +131,7 @@ def _follow(recipe: Recipe, directory: Path, meet: Callable[[], None]) -> RunRes
 
 
 def _pin_weights(recipe: Recipe, waiting: Sequence[Step]) -> bool:
-    """Look up the commits of reward weights that the recipe names only by Hub id; whether any was new."""
+    """Look up the commits of reward weights that the recipe names by Hub id; return whether any is new."""
     from capo.rewards import pin_weights
 
     used = {name for step in waiting for name in step.inputs}
@@ -168,12 +170,12 @@ def _made(artifact: Artifact, recipe: Recipe, run: Run, seconds: float) -> Stage
 
     if not artifact.done:
         raise RuntimeError(f"the stage that makes {artifact.name} ended without committing it")
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes per unit of ru_maxrss
     run.record_timing(
         artifact.name,
         seconds=round(seconds, 3),
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
-        # As long as torch is not imported, nothing has run on another device.
+        # Without torch, nothing ran on another device.
         device=device_name(select_device(recipe.engine)) if "torch" in sys.modules else "cpu",
         host=socket.gethostname(),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -1,4 +1,4 @@
-"""Which artifacts of a run are up to date, which are not, and why."""
+"""The states of a run's artifacts, with the reasons."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,51 +23,51 @@ class ArtifactStatus:
     state: State
     why: str = ""
     changes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-    """Inputs that differ: name → (value it was made from, value of the recipe)."""
+    """Inputs that differ: field → (value the artifact was made from, value of the recipe)."""
 
 
 def status(recipe: Recipe, directory: str | Path) -> list[ArtifactStatus]:
-    """The state of every artifact of a run, in the order in which they are made."""
+    """Return the state of every artifact of a run, in the order in which they are made."""
     return list(statuses(graph.steps_of(recipe), Run(directory)).values())
 
 
 def statuses(steps: Sequence[Step], run: Run) -> dict[str, ArtifactStatus]:
-    """The state of the artifact of every step, by name.
+    """Return the state of the artifact of every step, by name.
 
-    A missing artifact that only serves another one is left out once that one is done.
+    Leaves out a missing artifact if the only artifact that reads it is done.
     """
-    found: dict[str, ArtifactStatus] = {}
+    states: dict[str, ArtifactStatus] = {}
     for step in steps:
-        found[step.artifact] = _step_status(step, run, found)
-    served = {s.artifact for s in steps if s.needed_by is not None and found[s.needed_by].state == "done"}
-    return {name: each for name, each in found.items() if name not in served or each.state == "done"}
+        states[step.artifact] = _step_status(step, run, states)
+    served = {s.artifact for s in steps if s.needed_by is not None and states[s.needed_by].state == "done"}
+    return {name: status for name, status in states.items() if name not in served or status.state == "done"}
 
 
 def fingerprint(step: Step, run: Run) -> dict[str, Any]:
-    """Everything the artifact of `step` is made from: inputs, and digests of the upstream artifacts."""
+    """Return everything the artifact of `step` is made from: inputs, and digests of upstream artifacts."""
     return step.inputs | _digests(run, step.upstream)
 
 
 def reject_stale(wanted: Sequence[ArtifactStatus]) -> None:
-    """Raise `StaleArtifact` if any artifact was made from other inputs."""
+    """Raise `StaleArtifact` if any artifact is stale."""
     stale = [status for status in wanted if status.state == "stale"]
     if stale:
         raise StaleArtifact({status.name: status.changes for status in stale})
 
 
-def check_upstream(stage: str, steps: Sequence[Step], found: Mapping[str, ArtifactStatus]) -> None:
-    """Raise `WorkspaceError` unless everything that `stage` reads is done."""
+def check_upstream(stage: str, steps: Sequence[Step], states: Mapping[str, ArtifactStatus]) -> None:
+    """Raise `WorkspaceError` unless every artifact that `stage` reads is done."""
     made = {step.artifact for step in steps if step.stage == stage}
     needed = {name for step in steps if step.artifact in made for name in step.upstream} - made
     for name in (step.artifact for step in steps):
-        if name in needed and found[name].state != "done":
+        if name in needed and states[name].state != "done":
             raise WorkspaceError(
-                f"{stage} needs {name}, which is {found[name].state} ({found[name].why}); first run "
-                f"`capo {found[name].stage}` with the same recipe and --run, or `capo run` for all stages"
+                f"{stage} needs {name}, which is {states[name].state} ({states[name].why}); first run "
+                f"`capo {states[name].stage}` with the same recipe and --run, or `capo run` for all stages"
             )
 
 
-def _step_status(step: Step, run: Run, found: Mapping[str, ArtifactStatus]) -> ArtifactStatus:
+def _step_status(step: Step, run: Run, states: Mapping[str, ArtifactStatus]) -> ArtifactStatus:
     artifact = run.artifact(step.artifact)
 
     def state(state: State, why: str = "", changes: Mapping[str, Any] | None = None) -> ArtifactStatus:
@@ -75,14 +75,14 @@ def _step_status(step: Step, run: Run, found: Mapping[str, ArtifactStatus]) -> A
 
     begun = artifact.begun()
     if begun is None:
-        waiting = [name for name in step.upstream if found[name].state != "done"]
+        waiting = [name for name in step.upstream if states[name].state != "done"]
         return state("missing", f"needs {', '.join(waiting)}" if waiting else "not started")
-    known = [name for name in step.upstream if found[name].state == "done"]
+    known = [name for name in step.upstream if states[name].state == "done"]
     compared = {name: v for name, v in begun.items() if name.removeprefix("@") in known or name[0] != "@"}
     if changes := differences(compared, step.inputs | _digests(run, known)):
         why = "; ".join(explain_change(name, *values) for name, values in changes.items())
         return state("stale", why, changes)
-    if outdated := [name for name in step.upstream if found[name].state == "stale"]:
+    if outdated := [name for name in step.upstream if states[name].state == "stale"]:
         return state("stale", f"{', '.join(outdated)} changed")
     manifest = artifact.manifest()
     if manifest is None:

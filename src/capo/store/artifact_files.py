@@ -41,7 +41,7 @@ class ArtifactFiles:
         """The files on record. Kept, since an artifact may have thousands; None until they are read."""
         self._verified: set[str] = set()
 
-    # What is there.
+    # Listing and finding.
 
     def files(self) -> list[str]:
         """List the artifact's files, sorted."""

@@ -1,4 +1,4 @@
-"""What a stage declares: its artifacts, what each of them is made from, and the function that makes them."""
+"""Steps: the artifacts that a stage declares, with their inputs and the function that makes them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,27 +13,27 @@ StageName = Literal["prompts", "generate", "score", "pair", "train", "evaluate",
 
 @dataclass(frozen=True)
 class Job:
-    """The work a stage is given: begun artifacts of one run, which it fills and commits."""
+    """Work for a stage: begun artifacts of a run, for it to fill and commit."""
 
     recipe: Recipe
     run: Run
     artifacts: tuple[Artifact, ...]
     seconds: dict[str, float] = field(default_factory=dict)
-    """Time spent per artifact, set by a stage that makes several at once; by default they share it evenly."""
+    """Seconds per artifact, set by a stage that makes several at once; by default they share the time."""
 
     @property
     def artifact(self) -> Artifact:
-        """The artifact of a job that makes exactly one."""
+        """The only artifact of a job that makes one."""
         (artifact,) = self.artifacts
         return artifact
 
 
 @dataclass(frozen=True)
 class Step:
-    """One artifact of a run and how it comes about.
+    """One artifact of a run and how it is made.
 
-    `inputs` and the digests of the `upstream` artifacts are its fingerprint: the artifact is stale as soon
-    as one of them changes. Steps with the same `make` follow one another and are made by one call.
+    `inputs` and the digests of the `upstream` artifacts are its fingerprint: the artifact is stale once one
+    of them changes. Consecutive steps with the same `make` are made by one call.
     """
 
     artifact: str
@@ -44,11 +44,11 @@ class Step:
     upstream: tuple[str, ...]
     make: Callable[[Job], None]
     needed_by: str | None = None
-    """The only artifact that reads this one. Once that is up to date, this one may be missing."""
+    """The only artifact that reads this one, which may be missing once that artifact is up to date."""
 
 
 def flatten(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested sections as dotted keys: `{"train": {"beta": 1}}` becomes `{"train.beta": 1}`."""
+    """Flatten nested sections to dotted keys: `{"train": {"beta": 1}}` becomes `{"train.beta": 1}`."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         key = f"{prefix}.{name}"
