@@ -10,7 +10,7 @@ from capo.engine.model_loading import weight_defect
 
 @dataclass(frozen=True)
 class Source:
-    """Where the files of a checkpoint are: a directory, or a Hub id with its revision and variant."""
+    """The location of a checkpoint: a directory, or a Hub id with its revision and variant."""
 
     path: str
     revision: str | None = None

@@ -56,7 +56,7 @@ class Policy:
         self._trained = _trainable(denoiser)
         self._start = self._first_state()
         self.spread = section.sharding == "fsdp" and together()
-        """True if every process holds only a part of each weight."""
+        """True if every process holds only its part of the weights."""
         if self.spread:
             check_shardable(denoiser, section)
             for network in self.networks():

@@ -24,7 +24,7 @@ PREDICTIONS = ("epsilon", "v_prediction")
 
 
 class Process(Protocol):
-    """What training and sampling need of a forward process. Shapes are those of `Family`."""
+    """The forward process of a family, for training and sampling. Shapes are those of `Family`."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Take the configuration of the checkpoint's own scheduler."""

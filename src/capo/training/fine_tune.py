@@ -107,7 +107,7 @@ def _policy(family: Family, section: TrainSection, seed: int, previous: Previous
 
 
 def _reference(model: ModelSection, policy: Policy, previous: PreviousRound | None) -> dict[str, str]:
-    """What identifies the model that the policy is compared with."""
+    """Return the identity of the model that the policy is compared with."""
     return {
         "checkpoint": checkpoint_identity(model.checkpoint, model.revision),
         "weights": policy.reference_digest(),

@@ -12,7 +12,7 @@ from capo.training.log import Row
 
 @dataclass(frozen=True)
 class Origin:
-    """What a policy was made from."""
+    """The origin of a policy: its step, validation, reference, and data."""
 
     step: int
     validation: Row | None

@@ -109,12 +109,12 @@ class ValidationImages:
 
     @property
     def scored(self) -> bool:
-        """Whether every reward has scored all images."""
+        """True if every reward has scored all images."""
         return all(self.artifact.has(self.images.table_path(reward.name)) for reward in self.recipe.rewards)
 
     @property
     def judged(self) -> bool:
-        """Whether the recipe has a judge that can judge all prompts."""
+        """True if the recipe has a judge that can judge all prompts."""
         return can_judge(self.recipe.evaluate.judge, self.prompts)
 
     @cached_property
