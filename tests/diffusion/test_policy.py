@@ -1,5 +1,6 @@
 """Policy and reference: equal at first, a reference that never changes, and files that diffusers reads."""
 
+import shutil
 import weakref
 
 import pytest
@@ -204,6 +205,18 @@ def test_a_full_policy_has_the_tokenizers_of_its_base(checkpoint, name, tmp_path
         policy.save(tmp_path, {})
         for file in checkpoint(name).glob("tokenizer*/tokenizer.json"):
             assert (tmp_path / file.parent.name / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_full_policy_is_the_same_wherever_its_base_lies(sdxl, tmp_path):
+    saved = []
+    for place in ("here", "there"):
+        copy = shutil.copytree(sdxl, tmp_path / place / "model")
+        policy = Policy(family_of(copy), TrainSection(beta=1.0, adaptation="full"), seed=0)
+        policy.save(tmp_path / place / "policy", {})
+        files = (tmp_path / place / "policy").rglob("*")
+        saved.append({file.name: file.read_bytes() for file in files if file.is_file()})
+    assert saved[0] == saved[1]
+    assert not any(str(tmp_path).encode() in data for data in saved[0].values())
 
 
 def test_samples_of_the_reference_are_the_base_models(family, sdxl, section, settings, noise, conditioning):

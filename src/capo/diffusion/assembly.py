@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffusers import ConfigMixin
 from transformers import PreTrainedTokenizerBase
 
 from capo.diffusion.components import Source
@@ -32,14 +33,20 @@ def save_assembled(pipeline: Any, source: Source, folder: Path) -> None:
     """Write the pipeline to `folder` in the layout of diffusers, with the checkpoint's own tokenizers.
 
     Encoding leaves its padding and truncation in a tokenizer, which would be saved with it: the files would
-    then depend on the last prompts that were encoded.
+    then depend on the last prompts that were encoded. The path of a local checkpoint is not saved: it means
+    nothing on another machine, and files that name it would differ between two copies of the checkpoint.
     """
+    local = Path(source.path).exists()
     for name, part in pipeline.components.items():
+        if local and isinstance(part, ConfigMixin):
+            part.register_to_config(_name_or_path="")
         if isinstance(part, PreTrainedTokenizerBase):
             untouched = type(part).from_pretrained(
                 source.path, subfolder=name, revision=source.revision or "main"
             )
             setattr(pipeline, name, untouched)
+    if local:
+        pipeline.register_to_config(_name_or_path="")
     pipeline.save_pretrained(folder)
 
 
