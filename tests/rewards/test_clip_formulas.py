@@ -33,7 +33,7 @@ def load(source, checkpoint, **options):
 def squares():
     """Three images of the model's input size."""
     pixels = np.random.default_rng(1).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
-    return [Image.fromarray(each) for each in pixels]
+    return [Image.fromarray(image) for image in pixels]
 
 
 def normalized(image):

@@ -6,7 +6,8 @@ A package declares them as entry points:
     my-judge = "my_package.module:MyJudge"
 
 The package that uses a group defines what its objects must offer: `diffusion`, `prompts.plugin_sources`,
-`pairing.simulated_people` and `scoring.judging`. The embedded world is declared in the same way.
+`pairing.simulated_people`, `rewards.catalog` and `scoring.judging`. The embedded world is declared the same
+way.
 """
 
 import sys
@@ -20,6 +21,7 @@ CHECKPOINTS = "capo.checkpoints"
 PROMPT_SOURCES = "capo.prompts"
 PEOPLE = "capo.people"
 JUDGES = "capo.judges"
+REWARD_CATALOG = "capo.reward_catalog"
 
 
 class PluginError(ValueError):

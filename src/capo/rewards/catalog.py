@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from capo.recipe.plugins import load_plugin, plugins
-
-GROUP = "capo.reward_catalog"
+from capo.recipe.plugins import REWARD_CATALOG, load_plugin, plugins
 
 CLIP_VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K@1c2b8495b28150b8a4922ee1c8edee224c284c0c"
 CLIP_VIT_L = "openai/clip-vit-large-patch14@32bd64288804d66eefd0ccbe215aa642df71cc41"
@@ -74,15 +72,15 @@ def find_entry(name: str) -> CatalogEntry | None:
 
     Raises `PluginError` if the package that has it cannot be imported.
     """
-    if name in CATALOG or name not in plugins(GROUP):
+    if name in CATALOG or name not in plugins(REWARD_CATALOG):
         return CATALOG.get(name)
-    entry: CatalogEntry = load_plugin(GROUP, name, "rewards")
+    entry: CatalogEntry = load_plugin(REWARD_CATALOG, name, "rewards")
     return entry
 
 
 def entry_names() -> list[str]:
     """Return the names of all entries: those of capo, then those of installed packages."""
-    return list(dict.fromkeys([*CATALOG, *plugins(GROUP)]))
+    return list(dict.fromkeys([*CATALOG, *plugins(REWARD_CATALOG)]))
 
 
 CATALOG: dict[str, CatalogEntry] = {

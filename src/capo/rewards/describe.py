@@ -7,8 +7,8 @@ from typing import Any
 
 from capo.recipe import RewardSection
 from capo.recipe.hub_id import HUB_ID, split_revision
-from capo.recipe.plugins import PluginError, plugins
-from capo.rewards.catalog import GROUP, CatalogEntry, entry_names, find_entry
+from capo.recipe.plugins import REWARD_CATALOG, PluginError, plugins
+from capo.rewards.catalog import CatalogEntry, entry_names, find_entry
 from capo.rewards.comparison import describe_comparison
 from capo.rewards.resolve import declared_comparison, unknown_reward
 from capo.rewards.shipped_source import architecture_options, load_architecture
@@ -77,7 +77,7 @@ def _catalog_facts(name: str) -> dict[str, Any]:
     try:
         entry = find_entry(name)
     except PluginError as error:
-        return _package_facts(name, plugins(GROUP)[name]) | {"problem": str(error)}
+        return _package_facts(name, plugins(REWARD_CATALOG)[name]) | {"problem": str(error)}
     assert entry is not None
     return _shipped_facts(name, entry)
 
