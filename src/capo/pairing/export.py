@@ -1,4 +1,4 @@
-"""The pairs of a run for other trainers, and back into capo."""
+"""Export the pairs of a run, for other trainers or for capo itself."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,35 +20,34 @@ if TYPE_CHECKING:
 
 
 def export(recipe: Recipe, run: Run, to: Path, layout: str, per_prompt: int | None = None) -> dict[str, Any]:
-    """Write the pairs of `run` into the new folder `to`, which appears whole or not at all.
+    """Write the pairs of `run` into the new folder `to`, which appears complete or not at all.
 
-    `layout` is one of `PAIR_WRITERS`. Only pairs are written whose chosen sample is better than the other
-    by more than `pairs.min_margin`, 0 at least: a label without a size would turn the others round.
-    `per_prompt` draws as many of each prompt's pairs, by the seed of the run. A shard of samples is in
-    memory at a time. Raises `WorkspaceError` for a run without pairs, `ValueError` for a folder that
-    is there already.
+    `layout` is one of `PAIR_WRITERS`. Writes only pairs whose ΔR is above `pairs.min_margin`, and above 0:
+    the label of any other pair would be wrong. `per_prompt` limits the pairs per prompt, drawn by the seed of
+    the run. Only one shard of samples is in memory at a time. Raises `WorkspaceError` for a run without
+    pairs, and `ValueError` if the folder exists.
     """
     margin = max(0.0, recipe.pairs.min_margin or 0.0)
-    found, _ = read_pairs(run.artifact("pairs"), margin)
-    by_prompt = {pairs.prompt_id: pairs for pairs in found}
+    prompts, _ = read_pairs(run.artifact("pairs"), margin)
+    by_prompt = {pairs.prompt_id: pairs for pairs in prompts}
     texts = {prompt.prompt_id: prompt.text for prompt in read_prompts(run)}
     samples = run.artifact("samples")
     shards = sum(
-        any(each in by_prompt for each in table["prompt_id"].unique().to_pylist())
+        any(prompt_id in by_prompt for prompt_id in table["prompt_id"].unique().to_pylist())
         for table in read_samples(samples, columns=["prompt_id"])
     )
-    # Where a directory lies says nothing elsewhere.
+    # The location of a directory means nothing on another machine.
     named = recipe.model.checkpoint
     model = "unknown" if recipe.images else Path(named).name if Path(named).exists() else named
-    counts = {"prompts": len(found), "pairs": 0, "images": 0}
+    counts = {"prompts": len(prompts), "pairs": 0, "images": 0}
     with atomic.create_folder(to) as folder, progress("export", shards, "shards") as bar:
         writer = PAIR_WRITERS[layout](folder, shards, model)
         for table in read_samples(samples, columns=["prompt_id", "sample", "image"]):
-            ids = [each for each in table["prompt_id"].unique().to_pylist() if each in by_prompt]
+            ids = [i for i in table["prompt_id"].unique().to_pylist() if i in by_prompt]
             if not ids:
                 continue
-            drawn = (_drawn(by_prompt[each], texts[each], recipe.seed, per_prompt) for each in ids)
-            pairs = [pair for each in drawn for pair in each]
+            drawn = (_drawn(by_prompt[i], texts[i], recipe.seed, per_prompt) for i in ids)
+            pairs = [pair for of_prompt in drawn for pair in of_prompt]
             images = _images(table, {(p.prompt_id, n) for p in pairs for n in (p.chosen, p.rejected)})
             writer.write(pairs, images)
             counts["pairs"] += len(pairs)

@@ -1,8 +1,8 @@
-"""The base's scores of the prompts of a further round, which this round is calibrated against (Eq. 7).
+"""The pool of a further round: the base model's scores, against which this round is calibrated (Eq. 7).
 
-    pool/REWARD.parquet    a row a sample of the base: prompt_id, sample, score, error and truncated
+    pool/REWARD.parquet    one row per sample of the base: prompt_id, sample, score, error, and truncated
 
-They are copied from the round before, so that a round needs no other directory.
+The scores are copied from the previous round, so that a round needs no other directory.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from capo.store.step import Job, Step
 
 
 def steps(recipe: Recipe) -> list[Step]:
-    """The artifact `pool`; none in a first round, and none where labels replace rewards."""
+    """The artifact `pool`; none in a first round, and none if labels replace rewards."""
     inputs = _inputs(recipe)
     return [Step("pool", "prompts", inputs, ("prompts",), copy_pool)] if inputs else []
 
@@ -34,7 +34,7 @@ def _inputs(recipe: Recipe) -> dict[str, Any]:
 def copy_pool(job: Job) -> None:
     """Fill `pool/`.
 
-    Raises `WorkspaceError` when the round before lacks a prompt of this one.
+    Raises `WorkspaceError` when the previous round lacks a prompt of this one.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -52,7 +52,7 @@ def copy_pool(job: Job) -> None:
         if known.get(prompt.prompt_id) != prompt.text:
             raise WorkspaceError(
                 f"start.run: {start.run.path} has no samples of the prompt {prompt.text!r}; a further round "
-                "can only use prompts of the round before: set prompts and seed to those of that round"
+                "can only use prompts of the previous round: use its prompts and seed"
             )
     ids, count = pa.array([prompt.prompt_id for prompt in prompts]), 0
     for reward in recipe.training_rewards:

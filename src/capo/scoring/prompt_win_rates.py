@@ -1,7 +1,7 @@
 """Estimates over the prompts of an evaluation: means, intervals, tests.
 
-Notation: P prompts, K images of each from every model. Scores are float64 [P, K] and values float64
-[P], NaN where one is missing; what has no value is left out. `seed` decides the resamples.
+Notation: P prompts, K images of each from every model. Scores are float64 [P, K] and values float64 [P], NaN
+where one is missing; missing values are left out. `seed` determines the bootstrap resamples.
 """
 
 from collections.abc import Callable
@@ -25,13 +25,13 @@ from capo.method import (
 from capo.rewards import RewardError
 
 PLANNED_POINTS = (1, 2, 5)
-"""Differences of win-rates for which the prompts needed are told, in percentage points."""
+"""Differences of win-rates, in percentage points, for which results say how many prompts they need."""
 
 
 def prompt_win_rates(name: str, candidate: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """Win-rate of each prompt [P], over the images that have a score; NaN where a model has none.
+    """The win-rate of every prompt [P], over the images with a score; NaN where one model has none.
 
-    Raises `RewardError`, naming the reward, when no prompt is left.
+    Raises `RewardError`, naming the reward `name`, when no prompt is left.
     """
     rates = _rates(candidate, np.isfinite(candidate), base, np.isfinite(base), win_rate)
     if np.isnan(rates).all():
@@ -40,13 +40,13 @@ def prompt_win_rates(name: str, candidate: np.ndarray, base: np.ndarray) -> np.n
 
 
 def same_seed_win_rates(candidate: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """Win-rate of each prompt [P] where only images of the same noise meet: those of the same number."""
+    """The win-rate of every prompt [P], comparing only images with the same number, which share noise."""
     both = np.isfinite(candidate) & np.isfinite(base)
     return _rates(candidate, both, base, both, same_seed_win_rate)
 
 
 def prompt_means(scores: np.ndarray) -> np.ndarray:
-    """The mean of each prompt's scores [P], NaN where there is none."""
+    """The mean of every prompt's scores [P], NaN for a prompt without scores."""
     known = np.isfinite(scores)
     counts = known.sum(axis=1)
     sums = np.where(known, scores, 0.0).sum(axis=1)
@@ -54,12 +54,12 @@ def prompt_means(scores: np.ndarray) -> np.ndarray:
 
 
 def present(values: np.ndarray) -> np.ndarray:
-    """Those that are not missing."""
+    """The values that are not missing."""
     return values[np.isfinite(values)]
 
 
 def estimate(name: str, values: np.ndarray, seed: int, prefix: str = "") -> dict[str, float]:
-    """The mean under `name`, and its 95% interval."""
+    """The mean, under the key `name`, and its 95% interval."""
     return {name: float(np.nanmean(values))} | bounds(values, seed, prefix)
 
 
@@ -70,7 +70,7 @@ def bounds(values: np.ndarray, seed: int, prefix: str = "") -> dict[str, float]:
 
 
 def difference(candidate: np.ndarray, base: np.ndarray, seed: int) -> dict[str, float]:
-    """Of the means, paired prompt by prompt: `value`, `low`, `high` and `p`.
+    """The difference of the means, paired by prompt: `value`, `low`, `high`, and `p`.
 
     Raises `ValueError` when no prompt has both.
     """
@@ -79,13 +79,13 @@ def difference(candidate: np.ndarray, base: np.ndarray, seed: int) -> dict[str, 
 
 
 def prompt_error(values: np.ndarray) -> float | None:
-    """The standard error of the mean; None for a single prompt, which says nothing about others."""
+    """The standard error of the mean over prompts; None for a single prompt."""
     known = present(values)
     return standard_error(torch.from_numpy(known)) if len(known) > 1 else None
 
 
 def signs(rates: np.ndarray) -> dict[str, Any]:
-    """Prompts `won`, `lost` and `tied`, and the `p` of the sign test."""
+    """The numbers of prompts `won`, `lost`, and `tied`, and the `p` of the sign test."""
     return asdict(sign_test(torch.from_numpy(present(rates)), 0.5))
 
 
