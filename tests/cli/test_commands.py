@@ -39,7 +39,7 @@ def test_run_prints_results_and_the_report():
     assert "held-out" in output
     assert "55.1%" in output
     assert "52.0% to 58.0%" in output
-    assert "base 40.0%, tuned 50.0%, difference +10.0 points (+2.0 to +18.0)" in output
+    assert "40.0% → 50.0%, +10.0 points (+2.0 to +18.0)" in output
     assert "Warning: few prompts" in output
     assert output.rstrip().endswith("Report: runs/tiny/report/index.html")
 

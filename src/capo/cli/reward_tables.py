@@ -26,14 +26,10 @@ def print_rewards(rewards: Sequence[dict[str, Any]]) -> None:
 def print_reward(reward: dict[str, Any]) -> None:
     """Print everything about one reward, one line per value."""
     for name, value in reward.items():
-        if name == "comparison":
-            value = _comparison(value)
         if name in ("about", "problem") or value is None:
             continue
-        if isinstance(value, dict):
-            print(f"{name}: " + (", ".join(f"{k}={json.dumps(v)}" for k, v in value.items()) or "none"))
-        else:
-            print(f"{name.replace('_', ' ')}: {value}")
+        label, text = _described(name, value)
+        print(f"{label}: {text}")
     for text in (reward.get("problem"), reward.get("about")):
         if text:
             print(f"\n{text}")
@@ -51,6 +47,23 @@ def print_trial(trial: dict[str, Any]) -> None:
         add_row(checks, [row["check"], Text("passed", "green") if passed else Text(row["problem"], "red")])
     show(checks)
     print(f"\n{', '.join(_performance(trial))}")
+
+
+def _described(name: str, value: Any) -> tuple[str, str]:
+    """Label and text of one value of a reward."""
+    match name:
+        case "comparison":
+            return name, _comparison(value)
+        case "parameters_millions":
+            return "parameters", _millions(value)
+        case "memory_megabytes":
+            return "memory", _memory(value * 1e6)
+        case "weights_here":
+            return "weights", "downloaded" if value else "not downloaded"
+        case "options":
+            return name, ", ".join(f"{k}={json.dumps(v)}" for k, v in value.items()) or "none"
+        case _:
+            return name.replace("_", " "), str(value)
 
 
 def _performance(trial: dict[str, Any]) -> Iterator[str]:

@@ -45,6 +45,8 @@ def print_result(result: RunResult, whole: bool) -> None:
     if result.results is not None and "evaluate" in stages:
         _print_results(result.results)
         print(f"Side by side: {result.directory / 'evaluate' / 'index.html'}")
+    if "train" in stages:
+        print(f"Tuned model: {result.directory / 'train' / 'best'}")
     if result.report is not None and "report" in stages:
         print(f"Report: {result.report}")
 
@@ -89,16 +91,15 @@ def _print_results(results: dict[str, Any]) -> None:
         print("chance: win-rate of the base model against itself with other seeds")
     if judge := results.get("judge"):
         print(
-            f"Judged correct by {judge['name']}: base {percent(judge['base'])}, tuned "
-            f"{percent(judge['tuned'])}, difference {points(judge['difference'])} points "
+            f"Images judged correct ({judge['name']}): {percent(judge['base'])} → "
+            f"{percent(judge['tuned'])}, {points(judge['difference'])} points "
             f"({points(judge['low'])} to {points(judge['high'])})"
         )
     if diversity := results.get("diversity"):
         difference = diversity["difference"]
         print(
-            f"Distance between images of one prompt: base {diversity['base']:.3g}, tuned "
-            f"{diversity['tuned']:.3g}, difference {difference['value']:+.2g} "
-            f"({difference['low']:+.2g} to {difference['high']:+.2g})"
+            f"Distance between images of a prompt: {diversity['base']:.3g} → {diversity['tuned']:.3g}, "
+            f"{difference['value']:+.2g} ({difference['low']:+.2g} to {difference['high']:+.2g})"
         )
     for warning in results.get("warnings", ()):
         print(f"Warning: {warning}")
