@@ -229,7 +229,8 @@ def test_a_launch_that_would_train_alone_is_rejected(monkeypatch):
     """As after `accelerate launch --cpu --num_processes 2`, which starts one process."""
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     refused = capo("train", "tiny.yaml", code=1).stderr
-    assert "it would train alone. Start with `torchrun" in refused
+    assert "train alone" in refused
+    assert "torchrun" in refused
     capo("prompts", "tiny.yaml")
 
 
