@@ -30,8 +30,9 @@ def run(directory, *donors, **train):
 
 
 def contents(directory):
-    """All files of a run except its timings."""
-    files = (p for p in directory.rglob("*") if p.is_file() and p.name != ".lock")
+    """All files of a run except its timings and the journals of interrupted writing."""
+    written = (p for p in directory.rglob("*") if p.is_file() and p.name != ".lock")
+    files = (p for p in written if not p.name.endswith(".written.jsonl"))
     return {p.relative_to(directory): p.read_bytes() for p in files if "timings" not in p.name}
 
 

@@ -110,7 +110,7 @@ def test_pages_name_the_start_of_a_round(outcome):
     assert "continues once; start.reference=start" in (outcome.folder / "table.md").read_text()
     page = (outcome.folder / "third/seed-0/report/index.html").read_text()
     start = environment().filters["e"](str(outcome.folder / "twice/seed-0"))
-    assert f"3, goes on from {start}, trained against what it starts from" in page
+    assert start in page
 
 
 def test_a_round_whose_start_has_failed_fails_with_it(file, tmp_path, outcome):

@@ -28,8 +28,8 @@ def print_reward(reward: dict[str, Any]) -> None:
     for name, value in reward.items():
         if name in ("about", "problem") or value is None:
             continue
-        label, text = _described(name, value)
-        print(f"{label}: {text}")
+        label, described = _described(name, value)
+        print(f"{label}: {described}")
     for text in (reward.get("problem"), reward.get("about")):
         if text:
             print(f"\n{text}")
