@@ -54,7 +54,7 @@ def test_named_commands_and_tests_exist(name):
 
 
 def test_inputs_of_artifacts_are_as_documented():
-    _, text = PAGES_BY_NAME["docs/reference/run-directory.md"].split("## What makes what stale")
+    _, text = PAGES_BY_NAME["docs/reference/run-directory.md"].split("## What makes an artifact stale")
     table = {row[0].strip("`"): row[1:] for row in rows(text.partition("\n## ")[0])[1:]}
     for step in steps_of(load_recipe("shapes")):
         fields, upstream = (table[re.sub("/.*", "/REWARD", step.artifact)] + [""])[:2]

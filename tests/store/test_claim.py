@@ -9,6 +9,8 @@ from capo import pipeline
 from capo.recipe import dump_recipe, parse_recipe
 from capo.store import Run, WorkspaceError
 from capo.store.claim import check_claimable, claim
+from capo.studies import load_study
+from capo.studies.run_study import run_study
 
 USERS_FILES = {
     "train/thesis.tex": "\\chapter{One}",
@@ -185,3 +187,9 @@ def test_a_torn_line_of_the_record_is_ignored(samples):
     samples.begin({"seed": 0})
     samples.write_bytes("shard-1", b"data")
     assert Run(samples.run.path).artifact("samples").read_bytes("shard-1") == b"data"
+
+
+def test_no_study_runs_in_a_folder_of_the_users(users_folder):
+    with pytest.raises(WorkspaceError, match=r"not made by capo.*--to"):
+        run_study(load_study("table1"), users_folder, force=True)
+    assert contents(users_folder) == USERS_FILES
