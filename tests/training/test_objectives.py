@@ -1,5 +1,7 @@
 """Adding an objective takes one function and one entry in the table."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -28,3 +30,12 @@ def test_a_new_entry_in_the_table_can_be_trained_with(setup, monkeypatch):
     (row,) = prepared.steps(1)
     assert row["loss"] == pytest.approx(1 + row["delta_reward"], rel=1e-5)
     assert row["grad_norm"] > 0
+
+
+def test_the_page_about_the_method_lists_every_objective():
+    page = Path(__file__).parents[2] / "docs/concepts/method.md"
+    rows = [
+        f"| `{name}` | {o.formula} | {o.source} | {'yes' if o.uses_delta_reward else 'no'} |"
+        for name, o in OBJECTIVES.items()
+    ]
+    assert "\n".join(rows) in page.read_text(encoding="utf-8")
