@@ -452,6 +452,25 @@ def test_interrupted_writes_are_undone_at_open(tmp_path):
     assert left == kept | {".lock", ".capo"}
 
 
+def test_a_committed_artifact_follows_its_manifest_and_loses_an_older_record_at_open(tmp_path):
+    record = tmp_path / "manifests/scores/first.written.jsonl"
+    with Run.open(tmp_path) as run:
+        scores = run.artifact("scores/first")
+        scores.begin(INPUTS)
+        scores.write_bytes("shard", b"old")
+        scores.write_bytes("shard", b"new")
+        kept = record.read_bytes()
+        scores.commit()
+    record.write_bytes(kept)  # as a kill just after the manifest appeared leaves it
+    (tmp_path / "scores/first/shard").write_bytes(b"old")
+    with pytest.raises(WorkspaceError, match="digest"):
+        Run(tmp_path).artifact("scores/first").verify()
+    with Run.open(tmp_path) as run:
+        run.artifact("samples").begin(INPUTS)
+    assert not record.exists()
+    assert (tmp_path / "manifests/samples.written.jsonl").exists()
+
+
 def test_unused_failpoints_are_cheap():
     started = time.perf_counter()
     for _ in range(1000):

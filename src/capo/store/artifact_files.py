@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from capo.store import atomic
 from capo.store.errors import WorkspaceError
-from capo.store.manifest import Description, Manifest, describe, pretty, read_manifest
-from capo.store.written_files import Versions, WrittenFiles, add_versions
+from capo.store.manifest import MANIFESTS, Description, Manifest, describe, pretty, read_manifest
+from capo.store.written_files import SUFFIX, Versions, WrittenFiles, add_versions
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,10 +33,10 @@ class ArtifactFiles:
         self._single = f"{name}.parquet" if name in ("prompts", "pairs") else None
         """The only file, in the run directory itself, of an artifact that has no folder."""
         self.folder = run.path if self._single else run.path / name
-        records = run.path / "manifests"
+        records = run.path / MANIFESTS
         self._begun_path = records / f"{name}.inputs.json"
         self._manifest_path = records / f"{name}.json"
-        self._written = WrittenFiles(records / f"{name}.written.jsonl")
+        self._written = WrittenFiles(records / f"{name}{SUFFIX}")
         self._known: Versions | None = None
         """The files on record. Kept, since an artifact may have thousands; None until they are read."""
         self._verified: set[str] = set()
@@ -173,11 +173,8 @@ class ArtifactFiles:
 
     def _read_known(self) -> Versions | None:
         """Read the files on record; None if the artifact has no record, as before version 0.2."""
-        manifest, written = self.manifest(), self._written.read()
-        if manifest is None and written is None:
-            self._known = None
-        else:
-            self._known = add_versions(written or {}, manifest.files if manifest else {})
+        manifest = self.manifest()
+        self._known = self._written.read() if manifest is None else add_versions({}, manifest.files)
         return self._known
 
     def _record(self, files: Mapping[str, Description]) -> None:

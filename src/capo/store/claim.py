@@ -6,6 +6,7 @@ from typing import Literal
 
 from capo.store import atomic
 from capo.store.errors import WorkspaceError, explain_os_errors
+from capo.store.manifest import MANIFESTS
 
 MARKER = ".capo"
 LOCK = ".lock"
@@ -57,7 +58,7 @@ def _claimed_as(folder: Path) -> Kind | None:
 
 def _claimed_by_0_1(folder: Path) -> Kind | None:
     """Recognize the folders of version 0.1, which had no marker, by files that only capo writes."""
-    if any(map(_is_manifest, sorted((folder / "manifests").rglob("*.json")))):
+    if any(map(_is_manifest, sorted((folder / MANIFESTS).rglob("*.json")))):
         return "run"
     return "study" if any(folder.glob(".lock-seed-*")) else None
 

@@ -16,6 +16,9 @@ from capo.store.errors import WorkspaceError
 SCHEMA = 1
 """The version of the manifests and of the layout of artifacts."""
 
+MANIFESTS = "manifests"
+"""The folder of a run directory with the manifests and the other records of its artifacts."""
+
 LONGEST = 60
 """Characters of a value in a message."""
 

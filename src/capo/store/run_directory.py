@@ -24,6 +24,8 @@ from capo.store.artifact import Artifact
 from capo.store.claim import LOCK, check_claimable, claim
 from capo.store.errors import WorkspaceError, explain_os_errors
 from capo.store.lock import Lock, hold_lock
+from capo.store.manifest import MANIFESTS
+from capo.store.written_files import remove_superseded
 
 TIMINGS = "timings.jsonl"
 
@@ -52,6 +54,7 @@ class Run:
             run.check_claimable()
             claim(run.path, "run")
             atomic.remove_leftovers(run.path)
+            remove_superseded(run.path / MANIFESTS)
             run._lock = lock
             if recipe is not None and run._read("recipe.yaml") != (text := dump_recipe(recipe)):
                 run.write_text("recipe.yaml", text)

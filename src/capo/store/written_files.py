@@ -8,6 +8,8 @@ from pathlib import Path
 from capo.store import atomic
 from capo.store.manifest import Description
 
+SUFFIX = ".written.jsonl"
+
 Versions = dict[str, list[Description]]
 """For each file, the contents it may have: more than one after it was overwritten."""
 
@@ -62,6 +64,13 @@ class WrittenFiles:
     def remove(self) -> None:
         """Remove the record, once a manifest has taken its place or its files are gone."""
         self._path.unlink(missing_ok=True)
+
+
+def remove_superseded(records: Path) -> None:
+    """Remove the records whose artifact has a manifest: a crash kept the commit from removing them."""
+    for path in records.rglob(f"*{SUFFIX}"):
+        if path.with_name(path.name.removesuffix(SUFFIX) + ".json").exists():
+            path.unlink()
 
 
 def add_versions(versions: Versions, files: Mapping[str, Description]) -> Versions:

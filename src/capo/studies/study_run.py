@@ -18,7 +18,7 @@ from capo import pipeline
 from capo.diffusion.saved import find_policy, is_policy
 from capo.pipeline.graph import steps_of
 from capo.recipe import Recipe
-from capo.store.manifest import canonical
+from capo.store.manifest import MANIFESTS, canonical
 from capo.studies.record_file import read_record
 from capo.studies.study import Row, Study, run_directory
 
@@ -192,7 +192,7 @@ def artifact_sharing(runs: Sequence[StudyRun]) -> Sharing:
 def donor_directories(folder: Path) -> list[Path]:
     """Return the run directories of this study and of the studies beside it."""
     studies = {folder, *(path.parent for path in folder.parent.glob("*/study.yaml"))}
-    return sorted(run for study in studies for run in study.glob("*/seed-*") if (run / "manifests").is_dir())
+    return sorted(run for study in studies for run in study.glob("*/seed-*") if (run / MANIFESTS).is_dir())
 
 
 def _inputs_of(recipe: Recipe) -> list[Any]:
