@@ -63,7 +63,7 @@ def test_a_stopped_process_ends_the_others(launch, rank):
     started = time.monotonic()
     _, errors = process.communicate(timeout=120)  # the launcher kills the stopped one after 30 seconds
     assert process.returncode != 0
-    assert re.search(rf"no sign of life from process {rank} on \S+.*rerun", errors)
+    assert re.search(rf"no heartbeat from process {rank} on \S+.*rerun", errors)
     assert time.monotonic() - started < 100
 
 

@@ -52,7 +52,7 @@ def test_the_training_mean_is_of_prompts_with_all_rewards():
 
 def test_a_reward_without_scores_is_refused():
     base = np.ones((2, 2))
-    with pytest.raises(RewardError, match="'red' gave scores to both models on none of 2 prompts"):
+    with pytest.raises(RewardError, match="'red' scored both models on none of the 2 prompts"):
         numbers({"red": {"base": base, "tuned": np.full((2, 2), np.nan)}})
 
 

@@ -71,7 +71,7 @@ def test_compbench_categories_come_from_file_names(write):
     assert len(prompts) == 16
     (train,) = load(f"t2i-compbench:{path.parent / 'color_train.txt'}")
     assert (train.text, train.category) == ("another", "color")
-    with pytest.raises(PromptsError, match="its name begins with none of color, shape"):
+    with pytest.raises(PromptsError, match="must begin with one of color, shape"):
         load(f"t2i-compbench:{write('words.txt', 'x')}")
 
 
@@ -110,7 +110,7 @@ def test_drawbench_and_hpdv2(write):
 @pytest.mark.parametrize(
     ("source", "data", "message"),
     [
-        ("partiprompts", "Prompt\tCategory\na\n", ":2: not as many cells"),
+        ("partiprompts", "Prompt\tCategory\na\n", ":2: the number of cells"),
         ("partiprompts", "text\tCategory\na\tb\n", ":2: no text in Prompt"),
         (
             "geneval",

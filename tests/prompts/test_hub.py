@@ -63,7 +63,7 @@ def test_named_files_of_a_set(hub):
     ("fields", "message"),
     [
         ({"source": SET, "split": "test"}, "no split 'test'.*test_unique-00000.*as hub:owner/name/FILES"),
-        ({"source": "hub:owner/name/none.parquet"}, "the set has no such file"),
+        ({"source": "hub:owner/name/none.parquet"}, "has no such file"),
         ({"source": "hub:owner/other"}, "hub:owner/other cannot be read: FileNotFoundError"),
         ({"source": SET, "revision": "elsewhere"}, "cannot be read: FileNotFoundError"),
         ({"source": "hub:name"}, "is written hub:owner/name"),

@@ -79,9 +79,9 @@ def test_any_script_and_length_is_accepted(load):
         (b"a cat\n\n\x1b[31mred", r"prompts\.txt:3: control character U\+001B"),
         (b"a cat\n\xff\xfe", r"prompts\.txt:2: not UTF-8"),
         ("a\n\ud800", r"prompts\.txt:2: not UTF-8"),
-        (b"", r"prompts\.txt: it has no prompt"),
+        (b"", r"prompts\.txt: no prompt"),
         (b"a\n" + b"x" * 100_000, r"prompts\.txt:2: 100,000 characters, more than 65,536 in the prompt"),
-        (b"\n \r\n", r"prompts\.txt: it has no prompt"),
+        (b"\n \r\n", r"prompts\.txt: no prompt"),
     ],
 )
 def test_unusable_text_is_refused_with_its_line(load, data, message):
@@ -120,8 +120,8 @@ def test_tables(load, name, mark):
             r"p\.jsonl:1: control .* U\+001B in the category",
         ),
         ("p.csv", "text,category\na,b\nc,\x1bd\n", r"p\.csv:3: control character U\+001B in the category"),
-        ("p.csv", "text,note\na,b\nc,d,e\n", r"p\.csv:3: not as many cells as the header"),
-        ("p.csv", "text,note\na\n", r"p\.csv:2: not as many cells as the header"),
+        ("p.csv", "text,note\na,b\nc,d,e\n", r"p\.csv:3: the number of cells"),
+        ("p.csv", "text,note\na\n", r"p\.csv:2: the number of cells"),
         ("p.csv", 'text\n"a', r"p\.csv:\d: unexpected end of data"),
         ("p.json", '{"prompt": "a"}', r"p\.json: expected a list of prompts, or of objects"),
         ("p.json", '["a", 5]', r"p\.json:2: expected a prompt, or an object"),
@@ -211,7 +211,7 @@ def test_unusable_rows_of_parquet_are_skipped_and_counted(tmp_path, capsys, monk
         ({"where": [["x", "<", 1]]}, r"p\.csv:2: no column 'x' \(prompts\.where\); the columns are text, n"),
         ({"where": [["text", "<", 1]]}, r"p\.csv:2: text is 'a', which does not compare with 1"),
         ({"where": [["n", "==", True]]}, r"p\.csv:2: n is '1', which does not compare with True"),
-        ({"where": [["n", ">", 1]]}, r"p\.csv: it has no prompt that meets prompts\.where"),
+        ({"where": [["n", ">", 1]]}, r"p\.csv: no prompt that meets prompts\.where"),
         ({"split": "train"}, r"prompts\.split does not apply to .*p\.csv: only a data set on the Hub"),
     ],
 )

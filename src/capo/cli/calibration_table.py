@@ -7,11 +7,11 @@ NUMBERS = ("mean", "std", "within", "spread", "ties", "share")
 
 LEGEND = """mean, std: raw scores; within: their standard deviation within a prompt
 spread: standard deviation of the calibrated rewards; ties: equal scores of a prompt
-share: part in the variance of the combined reward, which decides the pairs"""
+share: share of the variance of the combined reward, which decides the pairs"""
 
 
 def print_calibration(report: CalibrationReport) -> None:
-    """Print tables for people."""
+    """Print the report as tables, followed by its warnings."""
     rewards = table(["reward", "comparison", *NUMBERS], title="Rewards", right=NUMBERS)
     for reward in report.rewards:
         add_row(rewards, _cells(reward))

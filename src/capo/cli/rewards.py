@@ -21,7 +21,7 @@ Examples:
 
 CHECK_HELP = """Try a reward on sample images.
 
-Prints scores, speed, memory and conformance: one finite number per image, the same whatever the batch.
+Prints scores, speed, memory and conformance: one finite number per image, the same in any batch.
 Exit code 1 if a check fails."""
 
 SERVE_HELP = """Serve a reward to other machines over HTTP.
@@ -163,7 +163,7 @@ def serve(
     identity = reward_identity(section)
     reward = load_reward(section, select_device(EngineSection(device=device)))
     service = server.RewardService(reward, identity, section.batch_size, waiting, tuple(allow_host or ()))
-    with server.listen(host, port) as listening:  # not before it can answer: clients retry until then
+    with server.listen(host, port) as listening:  # only now: clients retry until the server can answer
         say(f"Serving {section.name} at {server.url_of(listening)}; stop with Ctrl-C")
         try:
             server.build_server(service).run(sockets=[listening])

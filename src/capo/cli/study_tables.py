@@ -55,7 +55,7 @@ def print_cost(study: Study, cost: StudyCost, as_json: bool) -> None:
 
 
 def print_outcome(outcome: Outcome, as_json: bool) -> None:
-    """Print the win-rates, the comparisons by the first measure, and where the rest is."""
+    """Print the win-rates, the comparisons by the first measure, and the paths of the full results."""
     results = outcome.results
     if as_json:
         print_json({"directory": str(outcome.folder), **results})
@@ -68,7 +68,7 @@ def print_outcome(outcome: Outcome, as_json: bool) -> None:
     print("Win-rates over the base ± standard error over prompts.\n")
     print(f"Comparisons by {measures[0]['name'].lower()}:")
     comparisons = results["comparisons"][measures[0]["name"]]
-    for sentence in [each["sentence"] for each in comparisons] or [nothing_compared(results)]:
+    for sentence in [comparison["sentence"] for comparison in comparisons] or [nothing_compared(results)]:
         print(f"  {sentence}")
     if results["unfinished"]:
         print(unfinished_runs(results))

@@ -33,9 +33,9 @@ def add_row(to: Table, cells: Iterable[object]) -> None:
     )
 
 
-def show(made: Table) -> None:
-    """Print a table, followed by nothing; use `print` for text around it."""
-    Console().print(made)
+def show(content: Table) -> None:
+    """Print a table, without a blank line before or after it."""
+    Console().print(content)
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -62,7 +62,7 @@ def find_gpu(name: str) -> Gpu:
 
 
 def peak_of(name: str) -> float | None:
-    """Dense bf16 FLOP/s of a device by its own name, as `NVIDIA H100 80GB HBM3`; None if unknown."""
+    """Dense bf16 FLOP/s of a device by its own name, such as `NVIDIA H100 80GB HBM3`; None if unknown."""
     if VARIANTS & set(name.split()):
         return None
     return next((GPUS[key].half for part, key in DEVICE_NAMES.items() if part in name), None)

@@ -195,7 +195,7 @@ class Family(ABC):
             save_assembled(self._current_pipeline(), self._source, folder)
 
     def load_denoiser(self, folder: Path) -> None:
-        """Replace the denoiser by that of a pipeline directory; the present one is dropped first."""
+        """Replace the denoiser by that of a pipeline directory; the current one is dropped first."""
         if "_pipeline" in vars(self):
             vars(self._pipeline)[self.denoiser_name] = None  # its own setter would forget the part's class
         del self.denoiser
@@ -220,7 +220,7 @@ class Family(ABC):
         parts = {**self._pipeline.components, self.denoiser_name: self.denoiser}
         return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
 
-    # What differs between families.
+    # Overridden by families that differ.
 
     @abstractmethod
     def _encode(self, prompts: list[str]) -> dict[str, Tensor]:

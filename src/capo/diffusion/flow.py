@@ -33,7 +33,7 @@ SAMPLERS = (
 """The schedulers of diffusers that follow a flow without drawing noise."""
 
 BY_SIZE = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
-"""Fields of a shift by image size, which a pipeline reads from whatever scheduler it has."""
+"""Fields of a shift by image size, which a pipeline reads from any scheduler it has."""
 
 
 class RectifiedFlow:

@@ -16,8 +16,8 @@ from capo.recipe import GenerateSection
 TRAINING_GUIDANCE = 1.0
 """FLUX.1-dev's guidance input in training.
 
-At 1 it answers as the conditional model that guidance was distilled from, and the objective is about the
-error of that model. Larger values answer as a guided combination, which belongs in sampling only.
+At 1 the network acts as the conditional model that guidance was distilled from, whose error the objective
+measures. With larger values it acts as a guided combination, which belongs in sampling only.
 """
 
 

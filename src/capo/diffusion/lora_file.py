@@ -52,7 +52,7 @@ _DESCRIPTIVE = {
 }
 """Settings that change nothing at inference."""
 _HARMLESS_STARTS = (True, False, "gaussian")
-"""Initializations that leave the base weights alone; others, as PiSSA, alter the base when they load."""
+"""Initializations that leave the base weights alone; others, such as PiSSA, alter the base when they load."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from capo.recipe import TrainSection
 class Policy:
     """Makes `family.denoiser` trainable; within `reference()` it is the frozen reference again.
 
-    Before the first step, policy and reference answer with identical bits; a policy that continues another
-    one does so if that one is its reference.
+    Before the first step, policy and reference have identical outputs, bit for bit. This also holds for a
+    policy that continues another one, if that one is its reference.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Models at their real size with random weights: for measuring what they cost, not what they answer."""
+"""Models at their real size with random weights, to measure their cost and not their output."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -20,7 +20,7 @@ class FrozenCopy:
     """A frozen copy of a float32 denoiser, optionally stored in bfloat16 or in main memory.
 
     It computes with the numerics of the original. Weights stored in bfloat16 are widened layer by layer; a
-    forward pass in bfloat16 rounds the original weights the same way, so the answers are equal bit for bit.
+    forward pass in bfloat16 rounds the original weights the same way, so the outputs are equal bit for bit.
     """
 
     def __init__(self, denoiser: Any, section: TrainSection) -> None:

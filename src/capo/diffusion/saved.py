@@ -64,7 +64,7 @@ def find_policy(path: str | Path) -> SavedPolicy:
             _verify(folder)
             return SavedPolicy(folder, read_record(folder))
     raise ValueError(
-        f"{path} is not a policy: it is neither a folder with a {RECORD}, as RUN/train/best is, nor a run "
+        f"{path} is not a policy: it is neither a folder with a {RECORD}, such as RUN/train/best, nor a run "
         "directory whose training is done"
     )
 

@@ -1,8 +1,8 @@
-"""Detecting processes of a launch that were stopped or lost, which the others would wait for.
+"""Detect processes of a launch that were stopped or lost, so that the others do not wait for them forever.
 
-A process may rightly wait for another one for hours: the main process validates while the others wait. So a
-long wait is no sign of a fault. Instead, every process regularly increases a number in the launch's store. A
-process whose number stands still was stopped, or its machine is gone.
+A long wait alone is no sign of a fault: the main process may validate for hours while the others wait.
+Instead, every process regularly increases a number in the launch's store. A process whose number stops
+increasing was stopped, or its machine failed.
 """
 
 import os
@@ -38,7 +38,7 @@ def heartbeats(store: Any, rank: int, size: int) -> Iterator[None]:
 
 
 class Pulse:
-    """The heartbeats of this process, and what it knows of those of the others."""
+    """The heartbeats of this process, and the last ones that it has seen of the others."""
 
     def __init__(self, store: Any, rank: int, size: int) -> None:
         # A store's client does one thing at a time, and the main thread may wait for a key.
@@ -84,7 +84,7 @@ class Pulse:
             problem = "the launcher's store does not answer: its process or machine was stopped"
         else:
             names = ", ".join(f"{rank} on {self._hosts.get(rank, 'an unknown host')}" for rank in silent)
-            problem = f"no sign of life from process {names}: it was stopped, or its machine is gone"
+            problem = f"no heartbeat from process {names}: it was stopped, or its machine failed"
         print(
             f"Error: {problem} ({LIMIT:.0f} s). Process {self._rank} ends; rerun the same command to resume",
             file=sys.stderr,

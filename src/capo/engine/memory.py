@@ -11,7 +11,7 @@ _CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
-"""Where Linux states a container's memory limit, for both versions of control groups."""
+"""Files in which Linux states a container's memory limit, for both versions of control groups."""
 
 
 def main_memory() -> int:

@@ -42,7 +42,7 @@ def weight_defect(model: Any, loading_info: Mapping[str, Any]) -> str | None:
 
     Returns None for a checkpoint whose weights are complete, known and finite. `loading_info` is what
     `from_pretrained(..., output_loading_info=True)` returns: both libraries fill missing weights with random
-    numbers, and a model with a random head still gives answers.
+    numbers, and a model with a random head still returns scores.
     """
     unknown = [key for key in loading_info["unexpected_keys"] if key.rpartition(".")[2] not in BUFFERS]
     for problem, keys in (("lacks", loading_info["missing_keys"]), ("has unknown", unknown)):

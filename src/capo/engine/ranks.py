@@ -39,7 +39,7 @@ class Group:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes."""
+        """True for the process that writes."""
         return self.rank == 0
 
     def share(self, pairs: int) -> slice:

@@ -36,11 +36,11 @@ class Candidate:
     name: str
     """Its name in the results."""
     identity: str
-    """What its images depend on besides the recipe's settings."""
+    """Identifies everything its images depend on, apart from the recipe's settings."""
     load: "Callable[[ModelSection, torch.device], Family] | None" = None
     """Loads the model that makes its images, given the recipe's model; None if they exist already."""
     existing: ImagesSection | None = None
-    """Where the existing images are."""
+    """The location of the existing images."""
     record: dict[str, Any] = field(default_factory=dict)
     """The `capo.json` of a policy."""
     check: Callable[[ModelSection], None] = _fits

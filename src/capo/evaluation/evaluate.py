@@ -12,7 +12,7 @@ from capo.store.step import Job, Step, flatten
 PAGE = "index.html"
 
 POLICY_FIELDS = ("step", "adaptation", "soup")
-"""What the results repeat of the policy's `capo.json`."""
+"""Fields of the policy's `capo.json` that the results repeat."""
 
 
 def steps(recipe: Recipe) -> list[Step]:

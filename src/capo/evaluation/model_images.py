@@ -41,7 +41,7 @@ class EvaluatedModel:
     name: str
     """Base, tuned, or null."""
     seed_key: str
-    """What the seeds of its images are derived from; models with the same key share their noise."""
+    """The key that its image seeds are derived from; models with the same key share their noise."""
 
 
 BASE = EvaluatedModel("base", "evaluate")
@@ -81,7 +81,7 @@ def image_sets(*artifacts: Artifact) -> dict[str, ImageSet]:
 
 
 def read_judgments(artifact: Artifact, samples: int) -> Mapping[str, np.ndarray]:
-    """Whether the judge accepts every image, bool [P, K] by model; empty without a judge."""
+    """The judge's verdict on every image, bool [P, K] by model; empty without a judge."""
     import pyarrow.compute as pc
 
     if not artifact.has(JUDGMENTS):

@@ -46,7 +46,7 @@ class Diversity:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurements:
-    """What an evaluation measured on the images of all models."""
+    """The measurements of an evaluation on the images of all models."""
 
     scores: Mapping[str, ByModel]
     """By reward, then by model [P, K]."""
@@ -54,7 +54,7 @@ class Measurements:
     """The judge's verdicts [P, K]; None or empty without a judge."""
     diversity: Diversity | None = None
     same_noise: bool = True
-    """Whether the images of base and tuned model with the same number start from the same noise."""
+    """True if images of base and tuned model with the same number start from the same noise."""
 
 
 def evaluation_results(
@@ -94,7 +94,7 @@ def evaluation_results(
 
 
 def result_warnings(results: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before trusting the results: reward hacking, low diversity, missing scores."""
+    """Warnings about the results: reward hacking, low diversity, missing scores."""
     texts = _reward_hacking(results)
     if text := _low_diversity(results.get("diversity")):
         texts.append(text)

@@ -60,7 +60,7 @@ def check_shard(prompts: int, image_bytes: float) -> None:
     if prompts * image_bytes <= SHARD_BYTES:
         return
     fitting = int(SHARD_BYTES // image_bytes)
-    fix = f"set it to {fitting} or less" if fitting else "set it to 1 and use fewer samples a prompt"
+    fix = f"set it to {fitting} or less" if fitting else "set it to 1 and use fewer samples per prompt"
     total = format_bytes(prompts * image_bytes)
     raise ValueError(
         f"generate.shard_prompts: {prompts} prompts have about {total} of images in one file, and 2 GiB "

@@ -11,7 +11,7 @@ CAPTIONS = ("caption", "prompt", "text")
 """Names that the caption column may have, most likely first."""
 
 Place = Any
-"""Where a source keeps an image: a path, or a row and a column."""
+"""The location of an image in a source: a path, or a row and a column."""
 
 
 class ImagesError(ValueError):

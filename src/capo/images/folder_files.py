@@ -1,4 +1,4 @@
-"""The files of an image folder: regular files inside it, and nothing that a link or a device leads to."""
+"""The files of an image folder: only regular files inside it, no devices and no links to the outside."""
 
 import os
 import stat

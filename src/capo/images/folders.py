@@ -1,4 +1,4 @@
-"""A folder of image files: with `pairs.jsonl`, with `metadata.jsonl` or `.csv`, or one folder a prompt."""
+"""A folder of image files: with `pairs.jsonl`, with `metadata.jsonl` or `.csv`, or one folder per prompt."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath

@@ -1,8 +1,8 @@
 """Existing images as the samples of a run, with the latents and conditioning that training needs.
 
-    samples/shard-00000.parquet                    a row an image, ordered by prompt, then sample
-    samples/shard-00000.latents.safetensors        a row an image
-    samples/shard-00000.conditioning.safetensors   a row a prompt that has an image
+    samples/shard-00000.parquet                    one row per image, ordered by prompt, then sample
+    samples/shard-00000.latents.safetensors        one row per image
+    samples/shard-00000.conditioning.safetensors   one row per prompt that has an image
 
 The files are those of the generate stage, without seeds: an image is kept unchanged, its latent is the VAE's
 encoding, and `label` is what people preferred. Prompts may differ in their number of images.

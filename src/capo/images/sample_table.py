@@ -1,4 +1,4 @@
-"""The tables of samples, a row a sample, and the tensors beside them."""
+"""The tables of samples, with one row per sample, and the tensors stored with them."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence

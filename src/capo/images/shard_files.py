@@ -1,8 +1,8 @@
 """The files of a shard of samples in an artifact.
 
-FOLDER/shard-00000.parquet                    a row a sample, ordered by prompt, then sample
-FOLDER/shard-00000.latents.safetensors        a row a sample
-FOLDER/shard-00000.conditioning.safetensors   a row a prompt
+FOLDER/shard-00000.parquet                    one row per sample, ordered by prompt, then sample
+FOLDER/shard-00000.latents.safetensors        one row per sample
+FOLDER/shard-00000.conditioning.safetensors   one row per prompt
 FOLDER/unconditional.safetensors              one row
 
 The Parquet file is written last: it marks the shard as complete.
@@ -23,7 +23,7 @@ UNCONDITIONAL = "unconditional.safetensors"
 def read_samples(
     artifact: Artifact, folder: str = "", columns: list[str] | None = None
 ) -> Iterator["pa.Table"]:
-    """Yield the tables of the shards in `folder`, in order; raises as `shard_paths`."""
+    """Yield the tables of the shards in `folder`, in order; raises the errors of `shard_paths`."""
     for path in shard_paths(artifact, folder):
         yield artifact.read_table(path, columns)
 

@@ -20,7 +20,7 @@ PROMPTS = 1000
 """The number of evenly spaced prompts from which a parameter is suggested."""
 
 MAX_FACTOR = 1e6
-"""The largest factor between a suggested parameter and the present one."""
+"""The largest factor between a suggested parameter and the current one."""
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def _read_pool(artifact: Artifact, rewards: Sequence[RewardSection], prompt_ids:
 
 
 def _read_labels(samples: Artifact) -> "pa.Table":
-    """prompt_id, sample, and as `score` the label of every sample."""
+    """Columns prompt_id, sample and `score`, the label of every sample."""
     import pyarrow as pa
 
     names = ["prompt_id", "sample", "label"]

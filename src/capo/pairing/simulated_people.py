@@ -21,7 +21,7 @@ Answer = tuple[int, int, float]
 
 
 class People(Protocol):
-    """What simulated people must offer."""
+    """The interface of simulated people."""
 
     def can_compare(self, prompt: Prompt) -> bool:
         """Return whether the prompt has the metadata that they need."""

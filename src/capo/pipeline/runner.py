@@ -27,7 +27,7 @@ from capo.store.step import Job, Step
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a run did with one artifact: made it, or skipped it because it was done."""
+    """The outcome for one artifact: made, or skipped because it was done."""
 
     name: str
     skipped: bool

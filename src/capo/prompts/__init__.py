@@ -1,4 +1,4 @@
-"""Where prompts come from: files, data sets on the Hub, benchmarks, and installed packages.
+"""Sources of prompts: files, data sets on the Hub, benchmarks, and installed packages.
 
 load_prompts(PromptsSection(source="my-prompts.csv", column="english"), seed=0)
 load_prompts(PromptsSection(source="geneval:geneval/prompts"), seed=0)

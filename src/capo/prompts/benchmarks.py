@@ -87,13 +87,13 @@ def _compbench(files: list[Path]) -> Iterator[SourceRow]:
     for file in files:
         category = next((c for c in COMPBENCH if re.match(rf"{c}(_|\.|$)", file.name)), None)
         if category is None:
-            raise PromptsError(f"{file}: its name begins with none of {', '.join(COMPBENCH)}")
+            raise PromptsError(f"{file}: its name must begin with one of {', '.join(COMPBENCH)}")
         for number, line in lines(str(file), file.read_bytes()):
             yield SourceRow(line.strip(), category, place=f"{file}:{number}")
 
 
 def _genai_files(path: Path) -> list[Path]:
-    """Return the file of prompts and the file of skills beside it."""
+    """Return the file of prompts and the file of skills next to it."""
     prompts = path / "genai_image.json" if path.is_dir() else path
     skills = prompts.with_name(re.sub(r"(image|prompts)\.jsonl?$", "skills.json", prompts.name))
     return [prompts, skills]
@@ -120,7 +120,7 @@ def _genai(files: list[Path]) -> Iterator[SourceRow]:
 
 
 def _drawbench(files: list[Path]) -> Iterator[SourceRow]:
-    """Read the published table, or its prompts alone, one a line."""
+    """Read the published table, or its prompts alone, one per line."""
     file, data = files[0], files[0].read_bytes()
     if file.suffix == ".csv":
         for number, row in table_rows(str(file), data, ","):
@@ -133,7 +133,7 @@ def _drawbench(files: list[Path]) -> Iterator[SourceRow]:
 
 
 def _hpdv2(files: list[Path]) -> Iterator[SourceRow]:
-    """Read a JSON list of prompts for each style, or the prompts of one style, one a line."""
+    """Read a JSON list of prompts for every style, or the prompts of one style, one per line."""
     for file in files:
         if file.suffix == ".json":
             for index, text in enumerate(json_value(str(file), file.read_bytes())):

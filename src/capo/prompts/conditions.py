@@ -24,7 +24,7 @@ def meets_conditions(values: Mapping[str, Any], request: PromptRequest, place: s
 
 
 def _holds(values: Mapping[str, Any], condition: tuple[str, str, Any], place: str, field: str) -> bool:
-    """Evaluate one condition as pyarrow does: of a missing value only `not in` holds."""
+    """Evaluate one condition as pyarrow does: a missing value satisfies only `not in`."""
     column, comparison, wanted = condition
     if column not in values:
         raise PromptsError(f"{place}: no column {column!r} ({field}); the columns are {', '.join(values)}")
@@ -38,7 +38,7 @@ def _holds(values: Mapping[str, Any], condition: tuple[str, str, Any], place: st
 
 
 def _comparable(value: Any, wanted: Any, column: str, place: str, field: str) -> Any:
-    """Return `value` as something that compares with `wanted`: a CSV cell becomes a number if that is one."""
+    """Return `value` in the type of `wanted`: a CSV cell becomes a number if `wanted` is a number."""
     if _is_number(wanted) and isinstance(value, str):
         try:
             return float(value)

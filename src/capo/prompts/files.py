@@ -1,8 +1,8 @@
-"""Prompt files of text: a prompt a line, or the rows of a table.
+"""Text files of prompts: one prompt per line, or the rows of a table.
 
-`.txt` has a prompt a line, `.json` a list, `.jsonl` an object a line; `.csv` and `.tsv` are tables. The
-prompt column is called `text`, `prompt` or `caption`, or as `prompts.column` says, and the category column
-`category`; the other columns become metadata.
+`.txt` has one prompt per line, `.json` a list, `.jsonl` one object per line; `.csv` and `.tsv` are tables.
+The prompt column is the one that `prompts.column` names, else `text`, `prompt` or `caption`. The category
+column is `category`; the other columns become metadata.
 """
 
 import csv
@@ -71,7 +71,7 @@ def table_rows(
     try:
         for values in reader:
             if None in values or None in values.values():
-                raise PromptsError(f"{name}:{reader.line_num}: not as many cells as the header")
+                raise PromptsError(f"{name}:{reader.line_num}: the number of cells differs from the header")
             yield reader.line_num, dict(values)
     except csv.Error as error:
         raise PromptsError(f"{name}:{reader.line_num}: {error}") from error

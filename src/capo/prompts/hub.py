@@ -44,7 +44,7 @@ def find_files(source: str, split: str | None, revision: str | None) -> tuple[An
         # The library, its HTTP client and the network each have error types of their own.
         raise HubError(f"{source} cannot be read: {type(error).__name__}: {error}") from error
     if not paths:
-        raise HubError(f"{source}: the set has no such file")
+        raise HubError(f"{source}: the data set has no such file")
     return files, paths
 
 

@@ -42,7 +42,7 @@ def collect_prompts(section: PromptsSection, seed: int, field: str = PROMPTS) ->
         first.setdefault(row.text, row)
     if not first:
         condition = f" that meets {field}.where" if section.where else ""
-        raise PromptsError(f"{section.source}: it has no prompt{condition}")
+        raise PromptsError(f"{section.source}: no prompt{condition}")
     kept = first.values() if section.count in (None, len(first)) else _draw(first, request, seed)
     return [make_prompt(row.text, row.category, row.metadata) for row in kept], rows - len(first)
 

@@ -16,7 +16,7 @@ PromptRow = tuple[str, str | None, dict[str, Any]]
 
 
 class PromptSource(Protocol):
-    """What a source of prompts must offer."""
+    """The interface of a source of prompts."""
 
     def __call__(self, name: str, count: int | None, seed: int) -> Iterable[PromptRow]:
         """Return `count` distinct prompts of the set `name`, drawn by `seed`; all of them if None.

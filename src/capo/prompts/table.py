@@ -1,4 +1,4 @@
-"""`prompts.parquet`: a row a prompt."""
+"""`prompts.parquet`: one row per prompt."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What all sections of a recipe have in common, and the types of their fields."""
+"""The base class of all sections of a recipe, and the types of their fields."""
 
 from typing import Annotated, Any, Literal
 

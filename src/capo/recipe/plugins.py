@@ -43,7 +43,7 @@ def load_plugin(group: str, name: str, field: str) -> Any:
     """
     known = plugins(group)
     if name not in known:
-        listed = f"known are {', '.join(sorted(known))}" if known else "no installed package supplies any"
+        listed = f"available: {', '.join(sorted(known))}" if known else "no installed package supplies any"
         raise PluginError(f"{field}: no {name!r} in {group}; {listed}{nearest(name, known)}")
     try:
         return known[name].load()

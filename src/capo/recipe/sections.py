@@ -66,7 +66,7 @@ class ReportSection(Section):
 
 
 class EngineSection(Section):
-    """Where the work runs."""
+    """The device and the threads that the work runs on."""
 
     device: Annotated[str, RUNTIME] = Field(
         "auto", description="`cpu`, `cuda`, `cuda:1` or `mps`; `auto` picks CUDA, then MPS, then the CPU."

@@ -12,7 +12,7 @@ from capo.reporting.gather import Material
 
 
 def warnings(material: Material) -> list[str]:
-    """Return what a reader must know before trusting the numbers, warnings of the evaluation first."""
+    """Return the warnings of the report, those of the evaluation first."""
     messages = list(material.results.warnings)
     for reward in material.recipe.rewards:
         summary = material.summaries[f"scores/{reward.name}"]

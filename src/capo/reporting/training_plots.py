@@ -66,7 +66,7 @@ def _margins(training: TrainingLog, uses_target: bool) -> list[Plot | None]:
         plots.curves(
             "Implicit accuracy",
             [_line(training, "rewards/accuracies", "accuracy")],
-            ValueAxis("pairs in the right order", include=(0.4, 0.6), reference=0.5, percent=True),
+            ValueAxis("pairs ranked correctly", include=(0.4, 0.6), reference=0.5, percent=True),
         ),
     ]
 

@@ -37,7 +37,7 @@ def score_images(
     """Score n images for their n prompts.
 
     The reward receives copies, and new ones for each retry, so a reward that edits images in place
-    changes nothing for anyone else. If a batch raises, it is retried once and then scored image by
+    does not affect anything else. If a batch raises, it is retried once and then scored image by
     image, so that one bad image costs no other its score. NaN and infinite scores count as missing.
 
     Raises:

@@ -46,7 +46,7 @@ class CatalogEntry:
     A Hub id without a revision is pinned to the commit of its first use.
     """
     measures: str
-    """What a high score means, in one line."""
+    """The meaning of a high score, in one line."""
     scale: str
     """Usual range of the raw scores."""
     license: str

@@ -1,4 +1,4 @@
-"""What the rewards room is built on: a loaded reward, the source it comes from, scores and errors."""
+"""The basic types of the rewards room: a loaded reward, the source it comes from, scores and errors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ class Scored:
 
 
 class RewardSource(Protocol):
-    """What a reward section of a recipe resolves to: shipped weights, a function, a program or a server."""
+    """The origin of a reward: shipped weights, a function, a program or a server."""
 
     def identity(self) -> str:
         """Return everything the scores depend on apart from the samples. Loads no weights."""

@@ -1,4 +1,4 @@
-"""What a reward section of a recipe means, and the questions every stage asks about it.
+"""Resolve a reward section of a recipe, and answer the questions every stage asks about it.
 
 | the section has                        | its scores come from                               |
 |----------------------------------------|----------------------------------------------------|

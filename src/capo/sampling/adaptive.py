@@ -1,7 +1,7 @@
 """Adaptive sampling: a prompt gets more samples until its pairs are clear.
 
 The files are those of stage `generate`, and the images are a subset of those that a fixed number of samples
-would give. The scores that decide when a prompt has enough are kept beside the images, so the score stage
+would give. The scores that decide when a prompt has enough are kept with the images, so the score stage
 does not compute them again.
 """
 
@@ -76,7 +76,7 @@ class WaveScorer:
 
 
 class AdaptiveWaves:
-    """What to sample next of a shard: `first` samples of all prompts, then `step` more of unclear ones."""
+    """The next samples of a shard: `first` for all prompts, then `step` more for unclear ones."""
 
     def __init__(self, settings: AdaptiveSection, most: int, scorer: WaveScorer, rule: SelectionRule) -> None:
         """`most` is the largest number of samples of a prompt."""
@@ -98,7 +98,7 @@ class AdaptiveWaves:
             made = until
 
     def _clear(self, scores: np.ndarray) -> np.ndarray:
-        """Whether the pairs of every prompt are clear [P], given scores [P, n, L]."""
+        """Report which prompts have clear pairs, bool [P], from scores [P, n, L]."""
         pairs = make_pairs(scores, self._scorer.comparisons, self._rule)
         chosen, rejected = torch.from_numpy(pairs.chosen), torch.from_numpy(pairs.rejected)
         combined = torch.from_numpy(pairs.combined)

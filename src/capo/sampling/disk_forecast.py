@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def check_disk(
     family: "Family", request: ImageRequest, folder: Path, *, prompts: int, largest_shard: int
 ) -> None:
-    """Check the images of so many prompts against the free space at `folder`; report it for large outputs.
+    """Compare the space needed by the images of `prompts` prompts with the free space at `folder`.
 
-    Raises `WorkspaceError` when the disk is clearly too small, and `ValueError` when the largest shard, in
-    prompts, could not be read back from one file.
+    Reports both if latents are kept, as for samples. Raises `WorkspaceError` when the disk is clearly too
+    small, and `ValueError` when the largest shard, in prompts, could not be read back from one file.
     """
     check_shard(largest_shard, image_bytes(family, request.samples, request.settings))
     report = check_space(_forecast(family, request, prompts), folder)
@@ -28,7 +28,7 @@ def check_disk(
 
 
 def image_bytes(family: "Family", images: int, settings: GenerateSection) -> float:
-    """The approximate size of so many images on disk."""
+    """The approximate size of `images` images on disk."""
     return image_space(images, math.prod(family.image_size(settings)), settings.image_format)
 
 

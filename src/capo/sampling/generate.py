@@ -27,7 +27,7 @@ def steps(recipe: Recipe) -> list[Step]:
 
 
 def sampling_inputs(section: GenerateSection) -> dict[str, Any]:
-    """The part of a fingerprint that says how images are sampled, whatever their number."""
+    """The part of a fingerprint that says how images are sampled, apart from their number."""
     numbers = ("generate.samples_per_prompt", "generate.adaptive")
     inputs = flatten("generate", section.results())
     return {name: value for name, value in inputs.items() if not name.startswith(numbers)}

@@ -21,7 +21,7 @@ class ImageRequest:
     """The purpose of the images, and the seed of the run or round."""
     description: str
     keep_latents: bool = False
-    """Whether to write latents and conditioning too, which training reads."""
+    """True to also write latents and conditioning, which training reads."""
 
     def shards(self) -> dict[int, Sequence[Prompt]]:
         """The prompts of every shard, by its number."""

@@ -5,8 +5,8 @@
     samples/shard-00000.conditioning.safetensors   one row per prompt
     samples/unconditional.safetensors              one row
 
-The address of an image (run seed, round, prompt, sample) determines its initial noise, whatever else is
-sampled in the same batch.
+The address of an image (run seed, round, prompt, sample) determines its initial noise, regardless of
+what else is sampled in the same batch.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -19,10 +19,10 @@ FIELD = "evaluate.judge"
 
 
 class Judge(Protocol):
-    """What a judge must offer. It is created often, so a model should be loaded by the first `verdicts`."""
+    """The interface of a judge. It is created often, so the first `verdicts` should load its model."""
 
     image_size: tuple[int, int] | None
-    """The only height and width that it can look at; None for any."""
+    """The only height and width that it accepts; None if it accepts any."""
 
     def can_judge(self, prompt: Prompt) -> bool:
         """Return whether the prompt has the metadata that the judge needs."""
@@ -67,9 +67,9 @@ def can_judge(name: str | None, prompts: Sequence[Prompt]) -> bool:
 
 
 def check_size(name: str | None, size: tuple[int, int], what: str) -> None:
-    """Raise `ValueError` for images of height and width `size` that the judge cannot look at.
+    """Raise `ValueError` for images of height and width `size` that the judge does not accept.
 
-    `what` introduces the size in the message, as "this model makes".
+    `what` introduces the size in the message, such as "this model makes".
     """
     wanted = None if name is None else load_judge(name).image_size
     if wanted not in (None, size):

@@ -30,7 +30,7 @@ class PreviousRound:
     run: Run
     policy: SavedPolicy
     reference: Literal["base", "start"]
-    """What the next round trains against: the base model, or this round's policy."""
+    """The reference of the next round: the base model, or this round's policy."""
 
     @property
     def next_round(self) -> int:

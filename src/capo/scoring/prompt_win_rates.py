@@ -35,7 +35,7 @@ def prompt_win_rates(name: str, candidate: np.ndarray, base: np.ndarray) -> np.n
     """
     rates = _rates(candidate, np.isfinite(candidate), base, np.isfinite(base), win_rate)
     if np.isnan(rates).all():
-        raise RewardError(f"reward {name!r} gave scores to both models on none of {len(base)} prompts")
+        raise RewardError(f"reward {name!r} scored both models on none of the {len(base)} prompts")
     return rates
 
 

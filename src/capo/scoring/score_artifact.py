@@ -55,7 +55,7 @@ class ScoreArtifact:
         scores = score_values(table)
         present = scores[np.isfinite(scores)]
         if not len(present):
-            raise RewardError(f"reward {self.section.name!r} gave no score at all")
+            raise RewardError(f"reward {self.section.name!r} returned no score for any image")
         summary = {
             "scored": len(present),
             "missing": len(scores) - len(present),
@@ -69,6 +69,6 @@ class ScoreArtifact:
             if truncated:
                 say(
                     f"{self.section.name}: {truncated} of {self._prompts} prompts are longer than it can "
-                    "read; it scored by their beginning"
+                    "read; it scored images by the beginning of these prompts"
                 )
         self._artifact.commit(summary)

@@ -57,14 +57,14 @@ class ImageShard:
 
 
 class Destination(Protocol):
-    """Where the scores of one reward go, one table for every shard."""
+    """Stores the scores of one reward, one table per shard."""
 
     @property
     def section(self) -> RewardSection:
         """The reward."""
 
     def has(self, shard: ImageShard) -> bool:
-        """Whether the scores of a shard are there, none of them missing."""
+        """Report whether all scores of a shard are stored, without a missing one."""
 
     def write(self, shard: ImageShard, table: "pa.Table") -> None:
         """Keep the scores of a shard."""
@@ -100,7 +100,7 @@ class ShardScorer:
         self._texts = texts
 
     def read(self, unit: Unit) -> ReadUnit:
-        """Read a unit's images and decode them if a reward must look at any of them."""
+        """Read a unit's images and decode them if a reward must score any of them."""
         images = unit.shard.read(self._texts, list(unit.destinations))
         known = {name: self._known(name, images) for name in unit.destinations}
         if any(None in scores for scores in known.values()):
@@ -206,14 +206,14 @@ class _Loop:
 def _groups(destinations: Sequence[Destination], free: float) -> Iterator[list[Destination]]:
     """Split the destinations, in order, into groups whose weights fit into `free` bytes together."""
     group: list[Destination] = []
-    taken = 0.0
+    used = 0.0
     for destination in destinations:
         size = _weight_bytes(destination.section)
-        if group and taken + size > WEIGHTS_SHARE * free:
+        if group and used + size > WEIGHTS_SHARE * free:
             yield group
-            group, taken = [], 0.0
+            group, used = [], 0.0
         group.append(destination)
-        taken += size
+        used += size
     yield group
 
 

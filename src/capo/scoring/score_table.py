@@ -53,7 +53,7 @@ def read_scores(artifact: Artifact) -> "pa.Table":
 
 
 def has_all_scores(artifact: Artifact, path: str) -> bool:
-    """Whether a table of scores is there and lacks none.
+    """Report whether a table of scores exists and is complete.
 
     Raises `WorkspaceError` when the file is damaged: its pages carry checksums, its columns are known.
     """
@@ -77,7 +77,7 @@ def score_values(table: "pa.Table") -> np.ndarray:
 def score_matrix(table: "pa.Table", prompt_ids: Sequence[str], samples: int) -> np.ndarray:
     """Scores as float64 [P, samples], NaN where missing, in the order of `prompt_ids`.
 
-    Raises as `score_vector`.
+    Raises the errors of `score_vector`.
     """
     vector = score_vector(table, prompt_ids, np.full(len(prompt_ids), samples))
     return vector.reshape(len(prompt_ids), samples)

@@ -28,7 +28,7 @@ SPLITS = {"train": (0.0, 0.6), "validation": (0.6, 0.7), "test": (0.7, 1.0)}
 
 @dataclass(frozen=True)
 class Subject:
-    """What an image must show: `count` shapes, of one color if it is named."""
+    """A group of shapes that an image must show: `count` of them, in one color if it is named."""
 
     shape: str
     color: str | None = None
@@ -65,7 +65,7 @@ class Spec:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the judge needs to know, in GenEval's layout."""
+        """The content of the prompt in GenEval's layout, for the judge."""
         include: list[dict[str, Any]] = []
         for subject in self.subjects:
             include.append({"class": subject.shape, "count": subject.count})
@@ -121,8 +121,8 @@ def draw_specs(split: str, count: int | None, seed: int) -> list[Spec]:
 def spec_of(metadata: Mapping[str, Any]) -> Spec:
     """Return the prompt with this `Spec.metadata`, without its opening."""
     include = metadata["include"]
-    subjects = tuple(Subject(thing["class"], thing.get("color"), thing["count"]) for thing in include)
-    relation = next((thing["position"][0] for thing in include if "position" in thing), None)
+    subjects = tuple(Subject(item["class"], item.get("color"), item["count"]) for item in include)
+    relation = next((item["position"][0] for item in include if "position" in item), None)
     return Spec(metadata["tag"], subjects, relation, metadata.get("background"))
 
 

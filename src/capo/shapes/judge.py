@@ -117,10 +117,10 @@ def background_of(image: np.ndarray) -> str:
     return min(BACKGROUNDS, key=lambda name: abs(lightness - sum(BACKGROUNDS[name]) / 2))
 
 
-def check_image(who: str, image: np.ndarray) -> None:
+def check_image(reader: str, image: np.ndarray) -> None:
     """Raise `ValueError` for an image that is not uint8 `[SIZE, SIZE, 3]`."""
     if image.shape != (SIZE, SIZE, 3) or image.dtype != np.uint8:
-        raise ValueError(f"{who} reads uint8 [{SIZE}, {SIZE}, 3] images, got {image.dtype} {image.shape}")
+        raise ValueError(f"{reader} reads uint8 [{SIZE}, {SIZE}, 3] images, got {image.dtype} {image.shape}")
 
 
 def _matches(shape: Any, want: dict[str, Any]) -> bool:

@@ -45,8 +45,8 @@ class Adapter:
 def read_adapter(folder: Path) -> Adapter:
     """Read a LoRA policy, with alpha / r multiplied into its updates.
 
-    Raises `ValueError` if the file is not a whole adapter, is not plain LoRA (as a DoRA), or does not record
-    its alpha.
+    Raises `ValueError` if the file is not a whole adapter, is not plain LoRA (such as DoRA), or does not
+    record its alpha.
     """
     file = read_lora(folder)
     path, config, tensors = file.path, file.config, file.tensors

@@ -138,6 +138,6 @@ def _fill(target: Path, like: Path, tensors: Iterator[tuple[str, Tensor]]) -> It
         file.write(size + header)
         for expected in layout.offset_keys():
             name, tensor = next(tensors)
-            assert name == expected, f"{name} is next where {like} has {expected}"
+            assert name == expected, f"expected tensor {expected} next, as in {like}, got {name}"
             file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
             yield name

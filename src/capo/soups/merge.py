@@ -30,7 +30,7 @@ class SoupSettings:
     rank: int | None = None
     """The rank of a LoRA soup; None for the sum of the policies' ranks, which is exact."""
     base: str | None = None
-    """The present location of the checkpoint that full policies were tuned from, if it has moved."""
+    """The current location of the checkpoint that full policies were tuned from, if it has moved."""
 
 
 def soup(
@@ -125,7 +125,7 @@ class _Merge:
         return {}
 
     def _base(self) -> ModelSection:
-        """The model that full policies were tuned from, at its present location."""
+        """The model that full policies were tuned from, at its current location."""
         model = dict(self._first["model"])
         if self._settings.base is not None:
             model["checkpoint"] = self._settings.base

@@ -79,14 +79,14 @@ class Artifact(ArtifactFiles):
         """Declare the artifact complete: write its manifest, with the digest of every file."""
         begun = self.begun()
         if begun is None:
-            raise WorkspaceError(f"{self.name} is committed without having been begun")
+            raise WorkspaceError(f"{self.run.path}: {self.name} cannot be committed before it is begun")
         files = {name: self._final_description(name) for name in self.files()}
         self._finish(Manifest(self.name, SCHEMA, begun, files, dict(summary or {}), versions()))
 
     def adopt(self, other: "Artifact", *, force: bool = False) -> None:
         """Become a copy of `other`, a committed artifact of another run, by hard links where possible.
 
-        Raises `StaleArtifact` as `begin` does.
+        Raises `StaleArtifact` under the conditions of `begin`.
         """
         manifest = other._committed()
         self.begin(manifest.inputs, force=force)
@@ -104,7 +104,7 @@ class Artifact(ArtifactFiles):
 
     @property
     def done(self) -> bool:
-        """Whether the artifact is committed and no file is missing or of another length."""
+        """True if the artifact is committed and no file is missing or of another length."""
         manifest = self.manifest()
         return manifest is not None and self.lost(manifest) is None
 
@@ -175,7 +175,9 @@ class Artifact(ArtifactFiles):
     def _committed(self) -> Manifest:
         manifest = self.manifest()
         if manifest is None:
-            raise WorkspaceError(f"{self.run.path}: {self.name} is not finished")
+            raise WorkspaceError(
+                f"{self.run.path}: {self.name} is not complete; rerun the stage that makes it"
+            )
         return manifest
 
     def _write_record(self, path: Path, record: Mapping[str, Any]) -> None:

@@ -148,7 +148,7 @@ class ArtifactFiles:
     def read_column(self, relative: str, column: str) -> list[Any]:
         """Read one column of a Parquet file without the others, checked by the checksums of its pages.
 
-        A digest covers the whole file, so this is for columns that are small beside the rest.
+        A digest covers the whole file, so this is for columns that are small compared with the rest.
         """
         with self._explained(relative):
             return _read_parquet(self._place(relative), [column])[column].to_pylist()

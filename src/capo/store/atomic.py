@@ -133,9 +133,9 @@ def remove(path: Path) -> None:
 
 
 def remove_files(paths: Sequence[Path]) -> None:
-    """Remove files one by one, where a crash half-way is as good as one before."""
+    """Remove files one by one, for callers that can tolerate a crash halfway."""
     for index, path in enumerate(paths):
-        if index < 2:  # before all, and half-way
+        if index < 2:  # before the first, and halfway
             failpoint()
         with explain_os_errors(path):
             path.unlink(missing_ok=True)

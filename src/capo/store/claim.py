@@ -1,4 +1,4 @@
-"""Folders that capo made: a marker file keeps it from writing into, or clearing, anybody else's folder."""
+"""Folders that capo made: a marker file keeps capo from writing into, or clearing, any other folder."""
 
 import json
 from pathlib import Path

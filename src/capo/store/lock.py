@@ -1,7 +1,7 @@
-"""Locks on files: one process at a time writes what a lock stands for.
+"""Locks on files: only one process at a time writes what a lock protects.
 
 Locks are `flock`s on a file that is never removed. The system releases a lock when its process dies, so a
-crash leaves nothing to clean up. The file names the holder for the error message of everyone else.
+crash leaves nothing to clean up. The file names the holder, for the error messages of other processes.
 """
 
 import fcntl

@@ -33,7 +33,7 @@ Description = dict[str, Any]
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a committed artifact was made from and consists of."""
+    """The inputs and the contents of a committed artifact."""
 
     artifact: str
     schema: int

@@ -1,4 +1,4 @@
-"""The user's cache folder, for whatever is kept across runs."""
+"""The user's cache folder, for data kept across runs."""
 
 import os
 from pathlib import Path

@@ -42,7 +42,7 @@ def run_missing(study: Study, runs: Sequence[StudyRun], force: bool, failed: dic
 
 
 def _reuse_records(runs: Sequence[StudyRun], done: Collection[str]) -> set[str]:
-    """Adopt records from the studies beside this one, except of runs whose policy another run needs."""
+    """Adopt records from the studies in the same folder, except of runs whose policy another run needs."""
     records, needed, adopted = records_elsewhere(runs[0].folder), set[Path](), set[str]()
     for run in reversed(runs):  # a run comes after the runs that it needs
         if run.name in done:

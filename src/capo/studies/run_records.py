@@ -1,4 +1,4 @@
-"""Measures of runs, read from the run directory or from the record that is kept beside it.
+"""Measures of runs, read from the run directory or from the record that is kept next to it.
 
 A record suffices for the tables of a study after the run directory has been removed.
 """
@@ -25,7 +25,7 @@ def measures_of(run: StudyRun) -> RunMeasures:
 
 
 def records_elsewhere(folder: Path) -> dict[str, Path]:
-    """Return the records of removed runs in the studies beside `folder`, by the fingerprint of the run.
+    """Return the records of removed runs in the studies next to `folder`, by the fingerprint of the run.
 
     Skips damaged records with a message.
     """

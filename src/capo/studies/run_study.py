@@ -44,8 +44,8 @@ def run_study(
     The results cover all finished runs in `folder`, also of other seeds, and are written after an
     interruption too. Several processes may run one study at the same time with different seeds.
 
-    A run reuses artifacts that another run of this study, or of a study beside it, made from the same
-    inputs. A run that fails does not stop the others. Raises `StudyError` for unknown seeds,
+    A run reuses artifacts that another run of this study, or of a study in the same folder, made from the
+    same inputs. A run that fails does not stop the others. Raises `StudyError` for unknown seeds,
     `RuntimeError` if no run is finished in the end, `WorkspaceError` if another process runs one of the
     seeds, and `LaunchError` in a launch of several processes.
     """
@@ -58,7 +58,7 @@ def run_study(
     _claim(folder)
     with ExitStack() as locks:
         for seed in chosen.seeds:
-            instead = f"give --seeds without {seed}"
+            instead = f"leave {seed} out of --seeds"
             locks.enter_context(hold_lock(folder / f".lock-seed-{seed}", instead=instead))
         with wait_for_lock(folder / LOCK):
             _write(folder / "study.yaml", dump_study(study))

@@ -9,7 +9,7 @@ from capo.studies.fronts import FrontSection
 from capo.studies.study import Row, Study, chain_of_starts
 
 FIGURES = "figures"
-"""Folder of a study's figures, beside the folders of its rows."""
+"""Folder of a study's figures, next to the folders of its rows."""
 
 SET_BY_STUDY = ("name", "seed", "start.run")
 """Recipe fields that the study itself sets for its runs."""

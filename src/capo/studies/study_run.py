@@ -62,7 +62,7 @@ class StudyRun:
 
     @property
     def kept(self) -> bool:
-        """True if the directory was removed and the record matches the study's present settings."""
+        """True if the directory was removed and the record matches the study's current settings."""
         if self.directory.exists() or not self.record.is_file():
             return False
         return bool(read_record(self.record)["made_from"] == self.made_from)
@@ -94,7 +94,7 @@ class StudyRun:
 
     @property
     def merged(self) -> bool:
-        """True if the soup exists and was made from the present policies, weights and interpolation."""
+        """True if the soup exists and was made from the current policies, weights and interpolation."""
         if not (self.soup.exists() and all(map(is_policy, self.ingredients))):
             return False
         made = find_policy(self.soup).record["soup"]
@@ -190,7 +190,7 @@ def artifact_sharing(runs: Sequence[StudyRun]) -> Sharing:
 
 
 def donor_directories(folder: Path) -> list[Path]:
-    """Return the run directories of this study and of the studies beside it."""
+    """Return the run directories of this study and of the studies in the same folder."""
     studies = {folder, *(path.parent for path in folder.parent.glob("*/study.yaml"))}
     return sorted(run for study in studies for run in study.glob("*/seed-*") if (run / MANIFESTS).is_dir())
 

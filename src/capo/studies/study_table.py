@@ -83,7 +83,7 @@ def _comparisons(results: Mapping[str, Any]) -> Iterable[str]:
         return
     yield ABOUT_CONTRASTS
     measures = [measure["name"] for measure in results["measures"]]
-    lines = [[row, *(_contrast(found.get(name)) for name in measures)] for row, found in compared.items()]
+    lines = [[row, *(_contrast(cells.get(name)) for name in measures)] for row, cells in compared.items()]
     yield _grid([f"row − {results['against']}", *map(measure_title, results["measures"])], lines)
     yield _list(difference["sentence"] for difference in results["comparisons"][measures[0]])
 

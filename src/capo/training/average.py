@@ -22,7 +22,7 @@ class Average:
         self.reset()
 
     def reset(self) -> None:
-        """Start from the present weights."""
+        """Start from the current weights."""
         weights, foreach = self._policy.parameters().values(), not self._policy.spread
         self._model = EMAModel(weights, decay=self._decay, foreach=foreach)
 

@@ -44,7 +44,7 @@ class Checkpoints:
         return sorted({int(f.split("/")[1].removeprefix("step-")) for f in states})
 
     def save(self, step: int) -> None:
-        """Write a checkpoint of the present state, atomically.
+        """Write a checkpoint of the current state, atomically.
 
         Raises `RuntimeError` if the reference is no longer the one that training began with.
         """

@@ -71,7 +71,7 @@ def fine_tune(recipe: Recipe, run: Run, artifact: Artifact) -> None:
 
 
 def least_margin(chosen: float | None, objective: str) -> float | None:
-    """Return the ΔR that a pair must exceed: `pairs.min_margin` if chosen, else the objective's; None: any.
+    """Return the ΔR that a pair must exceed: `pairs.min_margin` if set, else the objective's; None: no limit.
 
     Objectives that ignore ΔR would learn pairs with ΔR <= 0 in reverse, so their limit is 0.
     """

@@ -13,7 +13,7 @@ MARGIN_LIMIT = 10.0
 
 
 class TrainingDiverged(RuntimeError):
-    """Training diverges, or met a number that is not finite and made no update."""
+    """Training diverges, or a loss or gradient is not finite and no update was made."""
 
 
 def not_finite(what: str, step: int, prompt_ids: Sequence[str]) -> TrainingDiverged:

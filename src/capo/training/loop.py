@@ -59,7 +59,7 @@ class Loop:
     def load_best(self, last: int) -> tuple[int, Row | None]:
         """Load the step with the best validation; return it and its row.
 
-        Without validations that is the `last` step, whose state is the present one, and no row.
+        Without validations that is the `last` step, whose state is the current one, and no row.
         """
         best = best_row(self._records.validations.rows)
         step = last if best is None else int(best["step"])

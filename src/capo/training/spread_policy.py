@@ -1,7 +1,7 @@
 """Work of the main process alone with a policy whose weights are spread over all processes (FSDP2).
 
 Validation samples images in the main process only, but that process holds only a part of every weight. So
-it broadcasts the arguments of every forward pass, and the other processes run the same pass beside it.
+it broadcasts the arguments of every forward pass, and the other processes run the same pass with it.
 """
 
 from collections.abc import Callable, Iterator

@@ -120,7 +120,7 @@ class ValidationImages:
     @cached_property
     def scores(self) -> Mapping[str, np.ndarray]:
         """The scores [P, K] by every reward, NaN where one is missing; computed if necessary."""
-        # The models are released afterwards: they may not fit beside a model in training.
+        # The models are released afterwards: they may not fit into memory with a model in training.
         score_image_sets([self.images], self.recipe.rewards, self.prompts, self.recipe.engine, "validate")
         ids, samples = [prompt.prompt_id for prompt in self.prompts], self.recipe.train.validation_samples
         return {r.name: self.images.read_scores(r.name, ids, samples) for r in self.recipe.rewards}

@@ -42,7 +42,7 @@ MEASUREMENTS = {
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What was measured, on which device, with which settings, and the results."""
+    """The measured part, device and settings, with the results."""
 
     part: str
     subject: str

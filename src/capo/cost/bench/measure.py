@@ -17,7 +17,7 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Case:
-    """One way of doing the work."""
+    """One way to do the work."""
 
     name: str
     work: AbstractContextManager[Work]

@@ -37,7 +37,7 @@ def _excluded(recipe: Recipe, prompts: PromptCounts) -> Iterator[str]:
         first, most = recipe.generate.adaptive.first, recipe.generate.samples_per_prompt
         yield (
             f"Adaptive sampling makes {first} to {most} samples per prompt. Hours and sizes of samples and "
-            f"scores assume {most}. The training rewards are loaded beside the model while sampling."
+            f"scores assume {most}. The training rewards are loaded together with the model while sampling."
         )
     if unknown := uncounted_rewards(recipe.rewards):
         yield f"Excludes rewards of unknown size: {', '.join(unknown)}."

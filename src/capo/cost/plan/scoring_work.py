@@ -26,7 +26,7 @@ QUESTION_TOKENS = 40
 PROMPT_TOKENS = 25
 """Such a prompt alone."""
 CONVERSATION_TOKENS = 40
-"""What CLIP-FlanT5 reads before the image."""
+"""The text that CLIP-FlanT5 reads before the image."""
 INSTRUCTION_TOKENS = 600
 """HPSv3's instruction."""
 NATIVE_SIDE = 1024

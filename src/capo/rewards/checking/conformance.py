@@ -99,15 +99,15 @@ def _score_copies(
 def _edited(images: "list[Image.Image]", copies: "list[Image.Image]") -> str | None:
     """Compare the images after the call with the originals; return the first difference."""
     if len(copies) != len(images):
-        return f"the list of images has {len(copies)} entries after the call, it had {len(images)}"
+        return f"the list of images has {len(copies)} entries after the call, but {len(images)} before it"
     for number, (before, after) in enumerate(zip(images, copies, strict=True), start=1):
         if (before.mode, before.size) != (after.mode, after.size) or before.tobytes() != after.tobytes():
-            return f"image {number} is changed by the call; work on image.copy()"
+            return f"the call changed image {number}; work on image.copy()"
     return None
 
 
 def _edited_prompts(prompts: list[str], copies: list[str]) -> str | None:
-    return None if copies == prompts else "the list of prompts is changed by the call; work on a copy"
+    return None if copies == prompts else "the call changed the list of prompts; work on a copy"
 
 
 def _missing(scores: np.ndarray) -> str | None:

@@ -32,7 +32,7 @@ class AffineHead:
             raise RewardError(f"{location}: the layers of its head do not fit together: {error}") from error
         if len(weight) != 1 or not (weight.isfinite().all() and bias.isfinite().all()):
             raise RewardError(
-                f"{location}: its head must have one output and finite weights, it has {len(weight)} outputs"
+                f"{location}: its head must have one output and finite weights; it has {len(weight)} outputs"
             )
         self._weight, self._bias = weight[0], bias[0]
 

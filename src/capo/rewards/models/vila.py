@@ -5,7 +5,7 @@ It was released for TensorFlow only and has no port, so the release runs in a pr
 of its own.
 Score: ten times the mean opinion in [0, 1] of the release, which is the scale of the paper's tables.
 Comparison: Bradley-Terry with temperature 1 on that scale.
-The released weights have never been run here; tests use a SavedModel with the documented signature.
+Not tested with the released weights; the tests use a SavedModel with the documented signature.
 
 Not to be confused with `pyiqa`, whose raters were trained on the same ratings (AVA).
 """

@@ -49,8 +49,8 @@ class ChildProgram:
     def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
         """Return the reply to a request.
 
-        Raises `ProgramEndedError`, `RewardTimeoutError` after `timeout` seconds, upon which the program is
-        killed, and `ProtocolError` for a reply to another request.
+        Raises `ProgramEndedError`, `ProtocolError` for a reply to another request, and `RewardTimeoutError`
+        after `timeout` seconds; the program is then killed.
         """
         number = next(self._ids)
         started = time.monotonic()
@@ -144,7 +144,7 @@ def _end(process: "subprocess.Popen[str]", lifeline: int) -> None:
     assert process.stdin is not None
     assert process.stdout is not None
     with suppress(BrokenPipeError):
-        process.stdin.close()  # upon which a program ends by itself
+        process.stdin.close()  # a well-behaved program ends when its input does
     end_group(process, GRACE_SECONDS)
     os.close(lifeline)
     process.stdout.close()

@@ -1,7 +1,7 @@
 """A reward on another machine: the client of `capo rewards serve`.
 
 It sends one batch at a time, so that a busy server slows its clients down instead of piling up their images.
-A server that is restarted, busy or away is tried again, at growing intervals.
+Requests to a server that is restarting, busy or unreachable are retried at growing intervals.
 """
 
 import json

@@ -41,7 +41,7 @@ class FunctionReward:
         self.range: tuple[float, float] | None = getattr(self._function, "range", None)
 
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> "np.ndarray":
-        """Return whatever the function returns for n images and their n prompts."""
+        """Return what the function returns for n images and their n prompts, unchecked."""
         return self._call(self._function, images, prompts)
 
     def truncated(self, prompts: list[str]) -> "Sequence[bool | None]":

@@ -1,7 +1,7 @@
 """One HTTP request with a deadline for all of it and a limit on the reply.
 
-The usual client libraries limit the time between two packets only, so that a server that sends a byte now and
-then is waited for without end; they also follow redirects and decompress without a limit.
+The usual client libraries limit only the time between two packets, so a server that sends a byte now and then
+can keep a client waiting forever. They also follow redirects and decompress without a limit.
 """
 
 import http.client

@@ -10,7 +10,7 @@ The reply to /score may also have `truncated`: for each prompt whether only its 
     408, 413        sent too slowly, or too large: bytes of the request, or pixels of its images
     422             the reward cannot score these images
     503             too many requests are waiting, or the reward is unavailable: try again later
-    507             not enough memory for so many images at once
+    507             not enough memory for all images of the request at once
 
 The reward scores one batch at a time. Requests are read in parallel, so that a slow client delays no other.
 The connection is neither encrypted nor authenticated: it is for one machine or a trusted network.
@@ -47,7 +47,7 @@ LARGEST_BATCH = 2**27
 BUFFER = 4 * LARGEST_REQUEST
 """Bytes of all requests in memory, whether they are still being read or wait for their turn."""
 READ_SECONDS, READ_RATE = 30.0, 2**20
-"""Time to send a request: so many seconds, and one more for every so many bytes."""
+"""Time limit to send a request: this many seconds, plus its bytes divided by this rate."""
 
 
 class RewardService:
@@ -119,7 +119,7 @@ class RewardService:
         except TimeoutError:
             raise HTTPException(408, "the request was sent too slowly") from None
         except ClientDisconnect:
-            raise HTTPException(400, "the client is gone") from None
+            raise HTTPException(400, "the client disconnected") from None
 
     async def _answer(self, body: bytearray) -> dict[str, Any]:
         try:

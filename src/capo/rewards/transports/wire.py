@@ -52,7 +52,7 @@ def decode_reply(reward: str, reply: Any, count: int) -> "np.ndarray":
     """Return float64 [count], NaN where a score is missing.
 
     Raises `RuntimeError` with the reason if the images could not be scored, which may succeed in a smaller
-    batch, and `ProtocolError` for anything else but `count` scores.
+    batch, and `ProtocolError` for anything other than `count` scores.
     """
     import numpy as np
 

@@ -11,7 +11,7 @@ from capo.rewards.weights.location import WEB, has_any_file, is_downloaded, with
 PROCESSOR_FILES = ("*.json", "*.txt", "*.model")
 """Files of a tokenizer, a configuration and an image processor."""
 UNUSED_FILES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
-"""Pickles and weights for other libraries, which many repositories hold beside safetensors."""
+"""Pickles and weights for other libraries, which many repositories hold in addition to safetensors."""
 
 
 def download_instructions(entry: CatalogEntry, options: Mapping[str, Any] | None = None) -> str | None:

@@ -1,10 +1,10 @@
-"""Where the weights of a shipped reward are, and the identity of their contents.
+"""Locations of the weights of shipped rewards, and the identity of their contents.
 
 A location is a directory or file, a Hub id (`owner/name` or `owner/name@revision`), an installed
 package that contains the weights (`package:rapidocr`), or a web address (`https://…`) that the
 reward's own program reads.
 
-A branch on the Hub can move. Capo therefore keeps using the commit that this machine's Hub cache
+A branch on the Hub can move. capo therefore keeps using the commit that this machine's Hub cache
 recorded when it first fetched the branch. `hf download owner/name` updates that commit.
 """
 

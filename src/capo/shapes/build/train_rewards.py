@@ -161,9 +161,9 @@ def train_vqa(
 
     The encoder starts from `vision_tower`, that of a trained CLIP, as in real models of this kind. The
     answer alone teaches too little about the image, so the decoder has two more tasks: to predict the
-    words of a prompt that the image shows (captioning), and to tell after every word whether the prompt
-    is wrong so far. Fine-tuning on the answers of people, who miss details that are hard to see, makes it
-    less certain about such details.
+    words of a prompt that the image shows (captioning), and to predict after every word whether the
+    prompt is wrong so far. Fine-tuning on the answers of people, who miss details that are hard to see,
+    makes it less certain about such details.
     """
     torch.manual_seed(VQA.seed)
     tokenizer = question_tokenizer()
