@@ -1,10 +1,10 @@
-"""What all tests share: one thread, silence, and tiny checkpoints built once."""
+"""Settings and fixtures of all tests: one thread, no progress output, and tiny checkpoints built once."""
 
 import functools
 import os
 
 os.environ["CAPO_QUIET"] = "1"
-# Each test does its work; those of the cache set this anew.
+# No test reuses cached scores, except the tests of the cache, which set this themselves.
 os.environ["CAPO_SCORE_CACHE"] = "0"
 
 import pytest

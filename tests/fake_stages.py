@@ -1,7 +1,7 @@
 """Stages that write a few bytes instead of images and weights, to test what runs them.
 
 `python tests/fake_stages.py ARGUMENTS...` is the `capo` command with these stages. The fake
-`train` waits while there is a file named by `CAPO_TEST_WAIT`, and says so on stdout.
+`train` waits while the file named by `CAPO_TEST_WAIT` exists, and prints "waiting".
 """
 
 import importlib
@@ -143,7 +143,7 @@ def install(set_attribute=setattr):
 
 
 def write_recipe(path):
-    """The recipe as a file, by its path."""
+    """Write the recipe to `path` and return it."""
     path.write_text(yaml.safe_dump(VALUES))
     return str(path)
 

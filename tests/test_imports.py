@@ -1,4 +1,4 @@
-"""The arrows between the parts of the package, and what may be imported when."""
+"""The layers of the package, and which libraries commands import."""
 
 import ast
 import json
@@ -76,7 +76,7 @@ def imported(name, whole):
 
 
 def _running(tree, whole):
-    """All nodes, or only those that run when the module is imported."""
+    """Yield all nodes, or only those that run when the module is imported."""
     for node in ast.iter_child_nodes(tree):
         typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
@@ -104,7 +104,7 @@ def test_imports_point_down(row):
             assert not upward, name
 
 
-def test_the_mathematics_knows_nothing_else_of_the_package():
+def test_method_imports_nothing_else_of_the_package():
     for name in MODULES:
         if part(name) == "method":
             assert all(part(other) == "method" for other in imported(name, whole=True))
@@ -116,12 +116,12 @@ def test_module_names_are_unique():
 
 
 def test_there_are_no_import_cycles():
-    # A package's own __init__ may import its modules, and they each other through it never.
+    # A package's __init__ may import its modules; they never import one another through it.
     graph = {name: imported(name, whole=False) for name in MODULES}
     list(TopologicalSorter(graph).static_order())
 
 
-def test_no_part_is_a_drawer_for_odds_and_ends():
+def test_no_part_is_named_utils_or_helpers():
     assert not {n.rpartition(".")[2] for n in MODULES} & {"utils", "common", "helpers", "misc"}
 
 
@@ -130,7 +130,7 @@ def test_no_module_is_long():
     assert {n: length for n, length in lengths.items() if length > 400} == {}
 
 
-def test_only_the_workspace_writes_into_runs():
+def test_only_the_store_writes_to_run_directories():
     """Stages and what they use open no file for writing: everything goes through artifacts."""
     for name, path in MODULES.items():
         if part(name) in (
@@ -148,7 +148,7 @@ def test_only_the_workspace_writes_into_runs():
 
 
 def heavy_after(*arguments):
-    """Which heavy libraries a `capo` command has imported when it ends."""
+    """Return the heavy libraries that a `capo` command has imported when it ends."""
     code = (
         "import atexit, json, sys\n"
         "atexit.register(lambda: print(json.dumps(sorted(sys.modules)), file=sys.stderr))\n"
@@ -189,7 +189,7 @@ def test_a_completed_run_imports_no_model_library(tmp_path):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_every_public_name_is_there():
+def test_every_public_name_exists():
     assert set(capo.__all__) <= set(dir(capo))
     for name in capo.__all__:
         assert getattr(capo, name) is not None

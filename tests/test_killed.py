@@ -1,4 +1,4 @@
-"""A run killed at any instant of any stage, and resumed, ends with the bytes of an undisturbed run."""
+"""A run that is killed at any instant of any stage and resumed ends with the bytes of an undisturbed run."""
 
 import gc
 import os
@@ -97,7 +97,7 @@ def make_something_else(path):
 
 
 @pytest.mark.parametrize("before", [lambda path: None, make_something_else], ids=["new", "stale"])
-def test_killed_at_every_failpoint_of_writing(tmp_path, monkeypatch, before):
+def test_every_kill_while_writing_leaves_old_or_new_files(tmp_path, monkeypatch, before):
     """As below, with artifacts of a few bytes that are also removed, replaced and remade."""
 
     def attempt(path, **environment):
@@ -219,7 +219,7 @@ def _make_forks_cheap(patch, sdxl):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_killed_at_every_failpoint_it_resumes_to_the_same_bytes(stages, name, capsys):
+def test_a_run_killed_at_every_failpoint_resumes_to_the_same_bytes(stages, name, capsys):
     wrong = stages[name].wrong(stages[name].points)
     with capsys.disabled():
         count = len(stages[name].points)

@@ -30,7 +30,7 @@ METHOD = (ROOT / "docs/concepts/method.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("code", [PURE, blocks(METHOD, "python")[0]], ids=["README", "method"])
-def test_tensor_functions_print_what_their_comments_promise(code, capsys):
+def test_tensor_functions_print_their_documented_values(code, capsys):
     exec(compile(code, "page", "exec"), {})
     assert capsys.readouterr().out.splitlines() == promised(code) != []
 

@@ -1,4 +1,4 @@
-"""Several processes train as one does: real processes, started by torchrun and connected by gloo."""
+"""Several processes train like one: real processes, started by torchrun and connected by gloo."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def launch(root, *entries):
         try:
             _, errors = started.communicate(timeout=400)
         finally:
-            started.terminate()  # and with it those that it has started
+            started.terminate()  # and its child processes
     assert started.returncode == 0, errors[-20000:]
 
 
@@ -118,7 +118,7 @@ def test_two_processes_train_as_one(trained, kind):
 
 
 def test_bad_data_in_one_process_stops_all(trained):
-    """All report the same error, and none has learned from the batch."""
+    """All processes report the same error, and the batch changes no weights."""
     root, _ = trained
     place = root / "ddp-poisoned"
     first, second = ((place / f"diverged-{rank}.txt").read_text() for rank in (0, 1))

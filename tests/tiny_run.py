@@ -1,4 +1,4 @@
-"""A run whose prompts and samples are there, without a model having made them."""
+"""A run with prompts and samples that no model made."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`capo rewards`, as it is typed."""
+"""The `capo rewards` commands."""
 
 import json
 

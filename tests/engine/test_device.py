@@ -16,19 +16,19 @@ def threads():
     torch.set_num_threads(before)
 
 
-def test_a_device_is_the_one_that_is_named():
+def test_a_named_device_is_used():
     assert select_device(EngineSection(device="cpu")) == torch.device("cpu")
 
 
 @pytest.mark.parametrize(("cuda", "mps", "best"), [(False, False, "cpu"), (False, True, "mps")])
-def test_auto_is_the_best_that_is_there(monkeypatch, cuda, mps, best):
+def test_auto_selects_the_best_available_device(monkeypatch, cuda, mps, best):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert select_device(EngineSection()).type == best
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "abacus", "cpu:x"])
-def test_a_device_that_is_not_there_is_refused(name):
+def test_an_unavailable_device_is_rejected(name):
     with pytest.raises(ValueError, match=f"engine.device: '{name}' is not available"):
         select_device(EngineSection(device=name))
 
@@ -40,7 +40,7 @@ def test_a_gpu_is_recorded_by_its_own_name(monkeypatch):
 
 
 @pytest.mark.usefixtures("threads")
-def test_threads_are_set_when_given():
+def test_the_number_of_threads_is_set():
     select_device(EngineSection(device="cpu", threads=2))
     assert torch.get_num_threads() == 2
     select_device(EngineSection(device="cpu"))
@@ -55,7 +55,7 @@ def test_running_out_of_memory_names_the_setting_to_lower():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_libraries_are_quiet_within_and_as_before_afterwards():
+def test_libraries_are_quiet_inside_and_restored_afterwards():
     libraries = (diffusers_logging, transformers_logging)
 
     def state():

@@ -67,7 +67,7 @@ def test_a_stopped_process_ends_the_others(launch, rank):
     assert time.monotonic() - started < 100
 
 
-def test_a_long_wait_for_a_process_that_is_busy_is_no_error(launch):
+def test_waiting_long_for_a_busy_process_is_not_an_error(launch):
     process = launch(0, limit=1, seconds=4)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors

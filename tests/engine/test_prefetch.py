@@ -17,13 +17,13 @@ def test_batches_come_in_order_and_are_made_ahead_by_another_thread():
 
     with prefetched(make, range(5, 9)) as batches:
         assert next(batches) == 50
-        assert third.wait(10)  # two further ones, without having been asked for
+        assert third.wait(10)  # two more, made ahead
         assert [*batches] == [60, 70, 80]
     assert made == [5, 6, 7, 8]
     assert threading.current_thread() not in threads
 
 
-def test_an_error_is_raised_where_its_batch_is_taken():
+def test_an_error_is_raised_when_its_batch_is_requested():
     def make(step):
         if step == 2:
             raise KeyError(step)
@@ -35,7 +35,7 @@ def test_an_error_is_raised_where_its_batch_is_taken():
             next(batches)
 
 
-def test_leaving_early_makes_no_more():
+def test_leaving_early_stops_production():
     made = []
     with prefetched(lambda step: made.append(step), range(1, 1000)) as batches:
         next(batches)

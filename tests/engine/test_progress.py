@@ -13,13 +13,13 @@ def _loud(monkeypatch):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that a test moves by hand."""
+    """A clock that the test advances."""
     now = [0.0]
     monkeypatch.setattr("capo.engine.progress.time.monotonic", lambda: now[0])
     return now
 
 
-def test_without_a_terminal_a_line_every_ten_seconds_and_one_at_the_end(clock, capsys):
+def test_without_a_terminal_a_line_is_printed_every_ten_seconds_and_at_the_end(clock, capsys):
     with progress("generate", 100, "prompts") as bar:
         for _ in range(100):
             clock[0] += 0.25
@@ -31,7 +31,7 @@ def test_without_a_terminal_a_line_every_ten_seconds_and_one_at_the_end(clock, c
     ]
 
 
-def test_work_found_done_says_nothing_about_speed(clock, capsys):
+def test_resumed_work_does_not_count_toward_speed(clock, capsys):
     with progress("generate", 100) as bar:
         bar.advance(50, resumed=True)
         assert bar.remaining() is None
@@ -41,14 +41,14 @@ def test_work_found_done_says_nothing_about_speed(clock, capsys):
     assert "generate: 60/100, 0:40 left" in capsys.readouterr().err
 
 
-def test_notes_trail(clock, capsys):
+def test_a_note_is_printed_after_the_progress(clock, capsys):
     with progress("train", 2, "steps") as bar:
         bar.note("loss 0.5")
         bar.advance(2)
     assert capsys.readouterr().err == "train: 2/2 steps, done in 0:00; loss 0.5\n"
 
 
-def test_an_exception_passes_and_the_line_does_not_claim_success(clock, capsys):
+def test_an_exception_propagates_and_the_line_says_stopped(clock, capsys):
     def fail():
         with progress("train", 2, "steps") as bar:
             bar.advance()
@@ -60,7 +60,7 @@ def test_an_exception_passes_and_the_line_does_not_claim_success(clock, capsys):
     assert capsys.readouterr().err == "train: 1/2 steps, stopped after 1:01:40\n"
 
 
-def test_quiet_is_quiet(monkeypatch, capsys):
+def test_quiet_prints_nothing(monkeypatch, capsys):
     monkeypatch.setenv("CAPO_QUIET", "1")
     with progress("train", 2) as bar:
         bar.advance(2)

@@ -31,7 +31,7 @@ def calls(monkeypatch):
     return made
 
 
-def test_processes_leave_together(calls):
+def test_processes_wait_for_one_another(calls):
     with ranks.join_processes("cpu"):
         pass
     assert calls == ["init", "left/0", "wait", "destroy"]
@@ -44,7 +44,7 @@ def test_a_process_that_fails_does_not_wait_for_the_others(calls):
     assert calls == ["init"]
 
 
-def test_a_device_for_all_processes_is_refused(calls):
+def test_one_device_for_all_processes_is_rejected(calls):
     with (
         pytest.raises(LaunchError, match="cuda:1 would be"),
         ranks.join_processes("cuda:1"),
@@ -52,7 +52,7 @@ def test_a_device_for_all_processes_is_refused(calls):
         pass
 
 
-def test_more_processes_than_gpus_are_refused(calls, monkeypatch):
+def test_more_processes_than_gpus_are_rejected(calls, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(LaunchError, match="0 GPUs but more processes"), ranks.join_processes("cuda"):

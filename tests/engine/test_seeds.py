@@ -8,14 +8,14 @@ import torch
 from capo.engine.seeds import initial_noise, stable_seed
 
 
-def test_a_seed_is_the_head_of_the_digest_of_its_key():
+def test_a_seed_comes_from_the_digest_of_its_key():
     digest = hashlib.blake2b(b'["sample",0,"ab",3]').digest()
     assert stable_seed("sample", 0, "ab", 3) == int.from_bytes(digest[:8], "big") % 2**63
-    # Every image of every run is addressed by such numbers: they may never change.
+    # The noise of all images depends on these numbers, so they must never change.
     assert stable_seed("sample", 0, "ab", 3) == 1633193329116828168
 
 
-def test_seeds_fit_63_bits_and_tell_types_and_borders_apart():
+def test_seeds_fit_63_bits_and_distinguish_types_and_boundaries():
     keys = [("a", "b"), ("ab",), ("a,b",), ('a","b',), (1,), ("1",), (), ("",), (1, 1), (11,)]
     seeds = [stable_seed(*key) for key in keys]
     assert len(set(seeds)) == len(keys)
@@ -39,7 +39,7 @@ def test_seeds_do_not_depend_on_the_process(hash_seed):
     assert int(printed) == stable_seed("sample", 7, "é", 1)
 
 
-def test_noise_is_its_seeds_and_nothing_elses():
+def test_noise_depends_only_on_its_seed():
     first = initial_noise(5, (4, 8, 8))
     torch.manual_seed(123)
     torch.randn(10)

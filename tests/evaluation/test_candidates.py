@@ -1,4 +1,4 @@
-"""Evaluations of what no run here has trained: policies, LoRAs, whole models, images that are there."""
+"""Evaluations of models that were not trained in the run: policies, LoRAs, whole models, image folders."""
 
 import shutil
 
@@ -103,8 +103,8 @@ def test_a_policy_against_the_base(of_policy, policy, recipe):
     assert not same_pixels(pixels(of_policy, "base"), pixels(of_policy, "tuned"))
 
 
-def test_a_plain_lora_is_the_policy_without_its_record(of_policy, policy, recipe, tmp_path):
-    """As a folder and as a file; both make the policy's own images, and lose to none of them."""
+def test_a_plain_lora_equals_the_policy_without_its_record(of_policy, policy, recipe, tmp_path):
+    """A folder and a file make the same images as the policy, so no comparison is lost."""
     lora = shutil.copytree(policy, tmp_path / "lora")
     (lora / "capo.json").unlink()
     file = shutil.copy(lora / "pytorch_lora_weights.safetensors", tmp_path / "style.safetensors")
@@ -149,7 +149,7 @@ def test_folders_of_images_give_the_numbers_of_their_models(of_policy, recipe, t
     (given,), (made,) = found(run)["rewards"], found(of_policy)["rewards"]
     for key in ("win_rate", "low", "high", "mean_base", "mean_tuned", "sign_test", "power"):
         assert given[key] == made[key]
-    assert "same_seed" not in given  # nobody knows what noise they started from
+    assert "same_seed" not in given  # the noise they started from is unknown
     assert "null_win_rate" not in given
     assert found(run)["models"] == {"base": theirs, "tuned": ours}
 
@@ -166,7 +166,7 @@ def test_images_that_do_not_fit_are_named(of_policy, recipe, tmp_path):
         run_both(tmp_path / "b", recipe(against=torn))
 
 
-def test_what_is_none_of_these_is_refused(tmp_path, policy, recipe):
+def test_an_unknown_kind_of_candidate_is_rejected(tmp_path, policy, recipe):
     with pytest.raises(ValueError, match=r"evaluate.against: nowhere is none of these"):
         find_candidate("evaluate.against", "nowhere")
     text = tmp_path / "notes.txt"
@@ -185,7 +185,7 @@ def test_an_adapter_in_pefts_own_layout_is_named(tmp_path):
         find_candidate("evaluate.policy", str(tmp_path))
 
 
-def test_a_lora_of_another_model_is_refused(policy, recipe, tmp_path):
+def test_a_lora_of_another_model_is_rejected(policy, recipe, tmp_path):
     from safetensors.torch import load_file, save_file
 
     weights = load_file(policy / "pytorch_lora_weights.safetensors")
@@ -198,8 +198,8 @@ def test_a_lora_of_another_model_is_refused(policy, recipe, tmp_path):
     assert not (tmp_path / "run" / "baseline" / "images").exists(), "rejected before any image is made"
 
 
-def test_other_contents_make_the_half_they_belong_to_stale(recipe, policy, tmp_path):
-    """What is evaluated is nothing to the baseline; what it is compared with is."""
+def test_changed_contents_make_only_their_side_stale(recipe, policy, tmp_path):
+    """The baseline depends on the opponent (`against`) and not on the evaluated policy."""
     copy = shutil.copytree(policy, tmp_path / "copy")
     settings = recipe(policy=str(policy), against=str(copy))
 
@@ -217,7 +217,7 @@ def test_other_contents_make_the_half_they_belong_to_stale(recipe, policy, tmp_p
     assert before["evaluate"]["evaluate.policy.content"] == before["baseline"][field]
 
 
-def test_diversity_is_measured_beside(recipe, policy, tmp_path, of_policy):
+def test_diversity_is_measured_too(recipe, policy, tmp_path, of_policy):
     clip = tiny_rewards.clip(tmp_path / "clip")
     settings = recipe(policy=str(policy), embedder=str(clip))
     run = run_both(tmp_path / "run", settings)

@@ -1,4 +1,4 @@
-"""The evaluation of a tiny SDXL model, its numbers against plain loops over what it wrote."""
+"""The evaluation of a tiny SDXL model; its numbers equal those of plain loops over its files."""
 
 import itertools
 import math
@@ -68,7 +68,7 @@ def put_policy(run, recipe):
 
 
 def run_stage(run, recipe):
-    """Both halves; the artifact of the second."""
+    """Make `baseline` and `evaluate`; return the artifact `evaluate`."""
     base = run.artifact("baseline")
     if not base.done:
         base.begin({})
@@ -80,7 +80,7 @@ def run_stage(run, recipe):
 
 
 def home(run, model):
-    """The artifact that has a model's images and scores."""
+    """The artifact that contains a model's images and scores."""
     return run.artifact("evaluate" if model == "tuned" else "baseline")
 
 
@@ -99,7 +99,7 @@ def evaluated(tmp_path_factory, sdxl):
 
 @pytest.fixture(scope="module")
 def pixels(evaluated):
-    """By model, prompt and sample."""
+    """Return the values by model, prompt and sample."""
     _, run, _ = evaluated
     found = {}
     for half, name in contents(run):
@@ -238,8 +238,8 @@ def test_results_say_what_was_evaluated(evaluated, found):
     assert summary["win_rate"] == {r["name"]: r["win_rate"] for r in found["rewards"]}
 
 
-def test_a_stopped_evaluation_goes_on(tmp_path, sdxl, evaluated, monkeypatch):
-    """Interrupted while scoring and while judging, it ends in the same files, byte for byte."""
+def test_a_stopped_evaluation_resumes(tmp_path, sdxl, evaluated, monkeypatch):
+    """An evaluation interrupted while scoring and while judging ends with the same files, byte for byte."""
     recipe = evaluated[0]
     calls, results = [], win_rates.evaluation_results
 
@@ -262,14 +262,14 @@ def test_a_stopped_evaluation_goes_on(tmp_path, sdxl, evaluated, monkeypatch):
 
         base.begin({})
         with monkeypatch.context() as patch:
-            patch.setattr(diffusion, "load_family", None)  # all its images are there
+            patch.setattr(diffusion, "load_family", None)  # all its images exist
             make_baseline(Job(recipe, run, (base,)))
         monkeypatch.setattr(win_rates, "evaluation_results", None)
         with pytest.raises(TypeError):
             run_stage(run, recipe)
-        assert calls == [12, 6, 12, 6, 6, 12, 6]  # only the shard that was interrupted comes twice
+        assert calls == [12, 6, 12, 6, 6, 12, 6]  # only the interrupted shard is scored twice
         monkeypatch.setattr(diffusion, "load_family", None)
-        monkeypatch.setattr(rater, "load_reward", None)  # all scores are there
+        monkeypatch.setattr(rater, "load_reward", None)  # all scores exist
         monkeypatch.setattr(win_rates, "evaluation_results", results)
         run_stage(run, recipe)
         assert contents(run) == contents(evaluated[1])
@@ -285,7 +285,7 @@ def test_without_null_row_and_judge(tmp_path, sdxl):
         assert not [key for key in part if key.startswith("null")]
 
 
-def test_images_of_the_same_noise_meet(evaluated, pixels, found):
+def test_images_of_the_same_noise_are_compared(evaluated, pixels, found):
     rows = prompt_rows(evaluated[1])
     texts = {row["prompt_id"]: row["text"] for row in rows}
     for reward in found["rewards"]:
@@ -313,7 +313,7 @@ def test_a_judge_needs_prompts_it_understands(tmp_path, sdxl):
         run_stage(run, recipe)
 
 
-def test_a_judge_refuses_a_size_before_images_are_made(tmp_path, sdxl):
+def test_a_judge_rejects_a_size_before_images_are_made(tmp_path, sdxl):
     recipe = make_recipe(sdxl)
     recipe = recipe.model_copy(update={"generate": recipe.generate.model_copy(update={"height": 64})})
     with Run.open(tmp_path) as run:
@@ -324,7 +324,7 @@ def test_a_judge_refuses_a_size_before_images_are_made(tmp_path, sdxl):
 
 
 def test_tables_of_results_match_the_images(evaluated):
-    """Scores and judgements are rows of the images, in their order."""
+    """Scores and judgments have the rows of the images, in the same order."""
     for model in ("base", "tuned", "null"):
         artifact = home(evaluated[1], model)
         shards = [artifact.read_table(f"images/{model}/shard-0000{i}.parquet") for i in (0, 1)]

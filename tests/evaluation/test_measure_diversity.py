@@ -1,4 +1,4 @@
-"""How alike images are, by the features of real tiny encoders."""
+"""The diversity of images, measured with tiny encoders of the real architectures."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def pictures(count, seed=0):
 
 @pytest.fixture
 def shards(tmp_path):
-    """Images of two prompts in two shards: three different ones, and three times the same."""
+    """Images of two prompts in two shards: three different images, and three copies of one image."""
     with Run.open(tmp_path / "run") as run:
         artifact = run.artifact("baseline")
         artifact.begin({})
@@ -39,7 +39,7 @@ def encoder(place):
     return ImageEncoder(EncoderWeights("it", str(place), str(place)), torch.device("cpu"))
 
 
-def test_distances_are_those_of_clips_image_features(tmp_path, shards):
+def test_distances_are_between_clip_image_features(tmp_path, shards):
     place = tiny_rewards.clip(tmp_path / "clip")
     found = prompt_distances(encoder(place), shards, 3, "base")
     model = CLIPModel.from_pretrained(place).eval()
@@ -66,7 +66,7 @@ def test_dino_is_read_too(tmp_path):
     torch.testing.assert_close(shuffled.flip(0), features, rtol=1e-4, atol=1e-5)
 
 
-def test_which_encoder():
+def test_the_encoder_is_chosen_by_its_name():
     def found(rewards, **evaluate):
         recipe = tiny_run.recipe(rewards, evaluate=evaluate)
         return find_encoder(recipe.evaluate.embedder, recipe.rewards)
@@ -83,7 +83,7 @@ def test_which_encoder():
     assert found([pick], embedder="facebook/dinov2-base").checkpoint == "facebook/dinov2-base"
 
 
-def test_an_encoder_that_is_not_there(tmp_path):
+def test_a_missing_encoder_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(RewardError, match="cannot be loaded"):
         encoder(tmp_path)

@@ -1,4 +1,4 @@
-"""An evaluation with a judge, prompts and a checkpoint that a package of the user's own supplies."""
+"""An evaluation with a judge, prompts and a checkpoint from an installed package."""
 
 import textwrap
 
@@ -47,7 +47,7 @@ ENTRY_POINTS = """
 
 @pytest.fixture
 def package(tmp_path, monkeypatch, sdxl):
-    """The package `my-plugin 1.5`, as pip would install it."""
+    """The package `my-plugin 1.5`, installed as pip would install it."""
     site = tmp_path / "site"
     metadata = site / "my_plugin-1.5.dist-info"
     metadata.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What is made of given scores and verdicts: every number by hand or by plain loops."""
+"""Results from known scores and verdicts; every number is checked by hand or by plain loops."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ REWARDS = [
 
 
 def numbers(scores, correct=None, diversity=None, same_noise=True, **recipe):
-    """Results of given scores by reward and model [P, K]."""
+    """The results for scores [P, K] by reward and model."""
     count = len(next(iter(scores.values()))["base"])
     rewards = [r for r in REWARDS if r["name"] in scores]
     settings = tiny_run.recipe(rewards, evaluate={"null_row": False} | recipe)
@@ -28,7 +28,7 @@ def numbers(scores, correct=None, diversity=None, same_noise=True, **recipe):
     return evaluation_results(settings.evaluate, settings.rewards, prompts, measured, settings.seed)
 
 
-def test_missing_scores_leave_their_image_out():
+def test_images_without_a_score_are_excluded():
     base = np.array([[1.0, 3.0, np.nan], [1.0, 1.0, 1.0], [np.nan] * 3, [0.0, 0.0, 0.0]])
     tuned = np.array([[2.0, 2.0, 2.0], [0.0, np.nan, 2.0], [1.0, 2.0, 3.0], [1.0, 1.0, 0.0]])
     rates = prompt_win_rates("red", tuned, base)
@@ -42,7 +42,7 @@ def test_missing_scores_leave_their_image_out():
     assert warning.startswith("5 images")
 
 
-def test_the_training_mean_is_of_prompts_with_all_rewards():
+def test_the_training_mean_covers_prompts_with_all_rewards():
     base = np.zeros((3, 2))
     red, contrast = np.ones((3, 2)), -np.ones((3, 2))
     red[2], contrast[0] = np.nan, 1.0
@@ -50,7 +50,7 @@ def test_the_training_mean_is_of_prompts_with_all_rewards():
     assert numbers(both)["training_win_rate"]["value"] == pytest.approx(np.mean([1.0, 0.5]))
 
 
-def test_a_reward_without_scores_is_refused():
+def test_a_reward_without_scores_is_rejected():
     base = np.ones((2, 2))
     with pytest.raises(RewardError, match="'red' scored both models on none of the 2 prompts"):
         numbers({"red": {"base": base, "tuned": np.full((2, 2), np.nan)}})
@@ -88,7 +88,7 @@ def test_reward_hacking_is_reported():
 
 
 def test_no_hacking_without_a_gain():
-    """A model that is worse by every measure is worse, not hacked."""
+    """A model that is worse by every measure is not a case of reward hacking."""
     found = {
         "training_win_rate": {"value": 0.5, "low": 0.4, "high": 0.6},
         "rewards": [{"name": "h", "use": "evaluate", "win_rate": 0.1, "low": 0, "high": 0.2, "missing": {}}],
@@ -118,7 +118,7 @@ def test_judge_difference_is_paired_by_prompt():
     }
 
 
-def test_same_noise_meets_only_itself():
+def test_same_noise_comparison_uses_equal_seeds():
     """Of three prompts: 1 > 0 and 0 < 2; missing on one side, 2 > 1; all missing."""
     base = np.array([[0.0, 2.0], [np.nan, 1.0], [np.nan, 5.0]])
     tuned = np.array([[1.0, 0.0], [4.0, 2.0], [3.0, np.nan]])
@@ -137,7 +137,7 @@ def test_prompts_are_counted_and_tested():
 
 
 def test_difference_of_means_is_paired_by_prompt():
-    """Prompts differ by hundreds, the models by one on every prompt: no doubt about it."""
+    """Prompts differ by hundreds and the models by one on every prompt, so the difference is certain."""
     base = np.arange(10.0)[:, None] * 100 + np.array([0.0, 2.0])
     tuned = base + 1.0
     tuned[3] = [np.nan, 304.0]  # 304 - 301 is 3 on this prompt
@@ -147,7 +147,7 @@ def test_difference_of_means_is_paired_by_prompt():
     assert found["p"] < 0.001
 
 
-def test_power_follows_from_the_spread_of_the_prompts():
+def test_power_follows_from_the_variance_over_prompts():
     base = np.tile([0.0, 2.0], (50, 1))
     tuned = np.array([[1.0, 1.0], [1.0, 3.0]] * 25)  # rates 1/2 and 3/4: std 1/8 · sqrt(50/49)
     power = numbers({"red": {"base": base, "tuned": tuned}})["rewards"][0]["power"]
@@ -173,7 +173,7 @@ def test_categories_have_intervals():
     }
 
 
-def test_sameness_is_measured_and_warned_of():
+def test_a_loss_of_diversity_is_measured_and_reported():
     scores = {"red": {"base": np.zeros((4, 2)), "tuned": np.ones((4, 2))}}
     base = np.array([0.4, 0.5, 0.4, 0.3])
     alike = Diversity("dino", {"base": base, "tuned": base - 0.1, "null": base + 0.01})

@@ -152,7 +152,7 @@ def test_latents_are_the_vae_encoding_of_the_cropped_image(tmp_path, sdxl):
 
 
 @pytest.mark.parametrize("name", ["sd15", "sd3", "flux-dev", "sana"])
-def test_decode_inverts_encode_as_the_vae_does(name, checkpoint):
+def test_decode_inverts_encode_like_the_vae(name, checkpoint):
     """The normalizations of encoding and decoding are inverse in every family."""
     from diffusion_cases import family_of
 
@@ -206,7 +206,7 @@ def test_human_preferences_train_diffusion_dpo(tmp_path, sdxl):
     assert [(row["chosen"], row["rejected"]) for row in rows] == expected
     assert [row["combined"] for row in rows] == [[label, 1 - label] for *_, label in HUMAN]
     prompts, counts = read_pairs(opened.artifact("pairs"), 0.0)
-    assert (counts.used, counts.no_pair) == (3, 1)  # a tie teaches nothing
+    assert (counts.used, counts.no_pair) == (3, 1)  # a tie has no gradient
     assert all(pairs.delta_reward(*pairs.allowed[0].tolist()) == 1 for pairs in prompts)
     first = opened.artifact("train").read_json_lines("metrics.jsonl")[0]
     assert first["loss"] == pytest.approx(np.log(2))
@@ -347,7 +347,7 @@ def test_exported_columns_are_those_of_pick_a_pic(prepared, tmp_path, sdxl):
         assert (row["caption"], row[chosen], row[rejected], row["delta_reward"]) in allowed
         assert Image.open(io.BytesIO(row[chosen])).size == (32, 32)
         assert row["best_image_uid"] == row["image_0_uid" if row["label_0"] else "image_1_uid"]
-    assert {row["label_0"] for row in rows} == {0.0, 1.0}  # the order means nothing
+    assert {row["label_0"] for row in rows} == {0.0, 1.0}  # the order is arbitrary
 
 
 def test_an_exported_folder_is_also_an_image_folder(prepared, tmp_path, sdxl):

@@ -172,7 +172,7 @@ def test_errors_name_the_column(tmp_path, columns, message):
 
 
 def test_hidden_files_are_ignored(tmp_path):
-    """macOS and the Hub's client leave such files behind."""
+    """macOS and the Hub's client create such files."""
     pq.write_table(pa.table({"image": [b""], "text": ["a"]}), tmp_path / "x.parquet")
     seen = images_identity(ImagesSection(source=str(tmp_path)))
     write(tmp_path, {"._x.parquet": b"not Parquet", ".cache/y.parquet": b"nor this"})
@@ -198,7 +198,7 @@ def test_only_regular_files_inside_the_folder_count(tmp_path, capsys, monkeypatc
     assert images_identity(ImagesSection(source=str(folder))) == identity
 
 
-def test_a_listed_link_to_outside_is_refused(tmp_path):
+def test_a_listed_link_to_outside_is_rejected(tmp_path):
     folder = tmp_path / "images"
     write(tmp_path, {"x.png": picture(0), "images/metadata.jsonl": '{"file_name": "x.png", "text": "a"}'})
     (folder / "x.png").symlink_to(tmp_path / "x.png")
@@ -222,7 +222,7 @@ def test_captions_never_come_from_outside_the_folder(tmp_path, name):
         read_all(folder)
 
 
-def test_an_image_replaced_by_a_link_after_opening_is_refused(tmp_path):
+def test_an_image_replaced_by_a_link_after_opening_is_rejected(tmp_path):
     write(tmp_path, {"images/a dog/0.png": picture(0), "x.png": picture(1)})
     source = open_images(ImagesSection(source=str(tmp_path / "images")))
     (tmp_path / "images/a dog/0.png").unlink()
@@ -244,7 +244,7 @@ def test_captions_follow_the_rule_for_prompts(tmp_path, caption):
     assert read_all(tmp_path) == [("a cat", [picture(1)], None)]
 
 
-def test_invalid_sources_are_refused(tmp_path):
+def test_invalid_sources_are_rejected(tmp_path):
     write(tmp_path, {"x.zip": b"", "x.parquet": b"PAR1 but not really"})
     for name, message in (
         ("nowhere", "does not exist"),

@@ -1,4 +1,4 @@
-"""Calibrated rewards: Eqs. 2, 7 and 28 by hand, by double loop, and by what must hold of them."""
+"""Calibrated rewards: Eqs. 2, 7 and 28 against numbers worked by hand, double loops, and invariants."""
 
 import math
 
@@ -30,7 +30,7 @@ def matrices(prompts: int = 3, samples: int = 5) -> st.SearchStrategy[Tensor]:
 
 
 def probability(comparison: Comparison, a: float, b: float) -> float:
-    """The three comparisons once more, as the text states them, for ordinary numbers."""
+    """The three comparisons as the paper states them, for plain numbers."""
     match comparison:
         case BradleyTerry(temperature):
             return 1 / (1 + math.exp(-(a - b) / temperature))
@@ -109,7 +109,7 @@ def test_two_samples_are_one_comparison() -> None:
 
 
 @given(matrices())
-def test_as_the_double_loop(scores: Tensor) -> None:
+def test_agrees_with_the_double_loop(scores: Tensor) -> None:
     for comparison in COMPARISONS:
         expected = [by_double_loop(row, comparison) for row in scores.tolist()]
         torch.testing.assert_close(
@@ -118,7 +118,7 @@ def test_as_the_double_loop(scores: Tensor) -> None:
 
 
 @given(matrices(), matrices(samples=4))
-def test_reference_as_the_double_loop(scores: Tensor, pool: Tensor) -> None:
+def test_reference_agrees_with_the_double_loop(scores: Tensor, pool: Tensor) -> None:
     for comparison in COMPARISONS:
         expected = [
             [sum([probability(comparison, a, b) for b in others]) / len(others) for a in row]
@@ -159,7 +159,7 @@ def test_permutation_equivariant_to_the_bit(scores: Tensor, order: list[int]) ->
 
 @given(matrices(), st.integers(-40, 40))
 def test_bradley_terry_ignores_a_shift(scores: Tensor, shift: int) -> None:
-    """Exactly so here: quarters plus an integer are exact."""
+    """Equality is exact here, because quarters plus an integer have no rounding error."""
     assert torch.equal(calibrate(scores + shift, BradleyTerry()), calibrate(scores, BradleyTerry()))
 
 
@@ -207,7 +207,7 @@ def test_no_prompts() -> None:
     assert calibrate(torch.empty(2, 0, 4), BradleyTerry(), torch.empty(2, 0, 3)).shape == (2, 0, 4)
 
 
-def test_many_prompts_as_few() -> None:
+def test_many_prompts_equal_few() -> None:
     """More prompts than one block holds, and a number that no block size divides."""
     scores = torch.randn(10_007, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     rewards = calibrate(scores, BradleyTerry())
@@ -236,7 +236,7 @@ def test_extreme_scores() -> None:
 
 
 def test_power_ratio_at_zero_and_near_it() -> None:
-    """0 ties 0 and loses to anything; 1e-300 against 3e-300 is 1/4 as for larger numbers."""
+    """0 ties with 0 and loses to every other score; 1e-300 against 3e-300 is 1/4, as for larger numbers."""
     compare = PowerRatio()
     zero, tiny = torch.tensor(0.0, dtype=torch.float64), torch.tensor(1e-300, dtype=torch.float64)
     assert compare(zero, zero).item() == 0.5
@@ -263,14 +263,14 @@ def test_calibration_has_gradients() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
-def test_refuses_parameters_that_are_not_positive(value: float) -> None:
+def test_parameters_that_are_not_positive_are_rejected(value: float) -> None:
     with pytest.raises(ValueError, match="temperature must be positive and finite"):
         BradleyTerry(temperature=value)
     with pytest.raises(ValueError, match="exponent must be positive and finite"):
         PowerRatio(exponent=value)
 
 
-def test_refuses_parameters_beyond_the_precision() -> None:
+def test_parameters_beyond_the_precision_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"temperature 1e-300 is out of range for torch.float32"):
         calibrate(torch.rand(3), BradleyTerry(1e-300))
     with pytest.raises(ValueError, match=r"exponent 1e\+300 is out of range for torch.float32"):
@@ -278,7 +278,7 @@ def test_refuses_parameters_beyond_the_precision() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_refuses_scores_that_are_not_finite(value: float) -> None:
+def test_scores_that_are_not_finite_are_rejected(value: float) -> None:
     scores = torch.ones(3, 4)
     scores[1, 2] = value
     scores[2, 0] = value
@@ -293,7 +293,7 @@ def test_refuses_scores_that_are_not_finite(value: float) -> None:
             comparison(torch.ones(()), scores[1, 2])
 
 
-def test_power_ratio_refuses_negative_scores() -> None:
+def test_power_ratio_rejects_negative_scores() -> None:
     scores = torch.ones(3, 4)
     scores[2, 1] = -0.25
     with pytest.raises(ValueError, match=r"scores: first\[2, 1\] is -0.25, but must be at least 0"):
@@ -303,7 +303,7 @@ def test_power_ratio_refuses_negative_scores() -> None:
 
 
 @pytest.mark.usefixtures("no_shape_checks")
-def test_refuses_shapes() -> None:
+def test_invalid_shapes_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"scores must hold at least 2 .* got shape \[5, 1\]"):
         calibrate(torch.ones(5, 1), BradleyTerry())
     with pytest.raises(ValueError, match=r"scores must hold at least 2"):
@@ -318,11 +318,11 @@ def test_refuses_shapes() -> None:
 
 @pytest.mark.usefixtures("no_shape_checks")
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float16, torch.bfloat16])
-def test_refuses_other_dtypes(dtype: torch.dtype) -> None:
+def test_other_dtypes_are_rejected(dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match=f"scores must be float32 or float64, got {dtype}"):
         calibrate(torch.ones(3, dtype=dtype), BradleyTerry())
 
 
-def test_refuses_mixed_dtypes() -> None:
+def test_mixed_dtypes_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"dtypes differ: scores torch.float32, reference torch.float64"):
         calibrate(torch.ones(3), BradleyTerry(), torch.ones(3, dtype=torch.float64))

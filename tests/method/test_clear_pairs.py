@@ -1,4 +1,4 @@
-"""When samples are enough: by plain loops over the pairs."""
+"""When pairs are clear enough to stop sampling, checked by plain loops over the pairs."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""How unlike each other the images of a prompt are."""
+"""The diversity of the images of a prompt."""
 
 import math
 
@@ -15,7 +15,7 @@ def test_by_hand() -> None:
     assert pairwise_distance(features).tolist() == pytest.approx([4 / 3, 0.0])
 
 
-def test_as_the_double_loop() -> None:
+def test_agrees_with_the_double_loop() -> None:
     features = torch.randn(4, 5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = [
         sum(1 - cosine_similarity(row[i], row[j], dim=0).item() for i in range(5) for j in range(i)) / 10
@@ -25,7 +25,7 @@ def test_as_the_double_loop() -> None:
     assert torch.allclose(pairwise_distance(features.flip(1)), pairwise_distance(features))
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"must be \[P, K, D\] with K >= 2, got \[2, 1, 3\]"):
         pairwise_distance(torch.ones(2, 1, 3))
     with pytest.raises(ValueError, match=r"features\[0, 1, 0\] is nan"):

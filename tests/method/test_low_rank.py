@@ -1,4 +1,4 @@
-"""Soups of LoRA updates, against the soup of the full weights they stand for."""
+"""Soups of LoRA updates against the soup of the full weights that they represent."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def policy(rank: int, seed: int) -> dict[str, LowRank]:
 
 
 def multiplied(update: LowRank) -> Tensor:
-    """ΔW: what a LoRA layer adds to the weight, a convolution by a 1 x 1 one after another."""
+    """The update ΔW that a LoRA layer adds; for convolutions, a 1 x 1 after a k x k kernel."""
     if update.up.ndim == 2:
         return update.up @ update.down
     return torch.einsum("orxy,rikl->oikl", update.up, update.down)
@@ -39,7 +39,7 @@ def multiplied(update: LowRank) -> Tensor:
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_a_soup_of_updates_is_the_soup_of_the_weights(settings: dict[str, object]) -> None:
-    """`soup` on base and base + ΔW, with another base altogether: only the updates matter."""
+    """Apply `soup` to base and base + ΔW with an unrelated base, because only the updates matter."""
     policies = [policy(2, 0), policy(1, 1), policy(3, 2)]
     generator = torch.Generator().manual_seed(9)
     base = {
@@ -56,8 +56,8 @@ def test_a_soup_of_updates_is_the_soup_of_the_weights(settings: dict[str, object
 
 @pytest.mark.parametrize("name", ["linear", "conv"])
 @pytest.mark.parametrize("rank", [1, 2, 4, 9])
-def test_refactored_is_the_best_of_its_rank(name: str, rank: int) -> None:
-    """Against the singular values of ΔW itself; at its own rank and above nothing is lost."""
+def test_refactoring_gives_the_best_approximation_of_its_rank(name: str, rank: int) -> None:
+    """The loss equals the discarded singular values of ΔW; at its own rank and above, nothing is lost."""
     update = policy(4, 3)[name]
     whole = multiplied(update)
     smaller, lost, total = refactored(update, rank)
@@ -69,7 +69,7 @@ def test_refactored_is_the_best_of_its_rank(name: str, rank: int) -> None:
     assert (multiplied(smaller) - whole).square().sum().item() == pytest.approx(lost, abs=1e-9)
 
 
-def test_refuses_updates_that_do_not_match() -> None:
+def test_updates_that_do_not_match_are_rejected() -> None:
     first, second = policy(2, 0), policy(2, 1)
     wide = {**second, "conv": LowRank(second["conv"].up, torch.ones(2, 4, 1, 1).double())}
     with pytest.raises(ValueError, match=r"module 'conv': shapes differ: policy 0 .* \[2, 4, 1, 1\]"):

@@ -1,4 +1,4 @@
-"""Implicit reward and objectives: Eqs. 8, 22 and 23 by hand, their gradients and extremes."""
+"""Implicit reward and objectives: Eqs. 8, 22 and 23 by hand, with gradients and extremes."""
 
 import math
 
@@ -72,7 +72,7 @@ def test_ipo_is_capo_with_target_one(margin: torch.Tensor) -> None:
     assert torch.equal(ipo_loss(margin), capo_loss(margin, torch.ones_like(margin)))
 
 
-def test_each_pair_has_its_own_loss() -> None:
+def test_every_pair_has_its_own_loss() -> None:
     """The mean is outside the nonlinearity: the losses of a batch are those of its pairs."""
     margin, delta = torch.tensor([-2.0, 0.0, 3.0]), torch.tensor([0.1, 0.2, 0.3])
     for k in range(3):
@@ -108,7 +108,7 @@ def test_half_precision_is_promoted() -> None:
 
 
 @pytest.mark.usefixtures("no_shape_checks")
-def test_refusals() -> None:
+def test_invalid_inputs_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"shapes differ: prediction \[2, 3\], target \[2, 4\]"):
         denoising_error(torch.ones(2, 3), torch.ones(2, 4))
     with pytest.raises(ValueError, match=r"prediction must be \[B, ...\] with elements, got \[2\]"):

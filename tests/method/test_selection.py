@@ -1,4 +1,4 @@
-"""Pair selection (Sec. 4.3): frontiers by hand and by definition, and which pairs may be drawn."""
+"""Pair selection (Sec. 4.3): frontiers by hand and by definition, and the allowed pairs."""
 
 import math
 from collections import Counter
@@ -29,7 +29,7 @@ coarse = st.integers(0, 8).map(lambda n: n / 4)
 
 
 def clouds(samples: int = 6, rewards: int = 3) -> st.SearchStrategy[Tensor]:
-    """Scores `[samples, rewards]` in float64 with many ties and twins."""
+    """Scores `[samples, rewards]` in float64 with many ties and duplicates."""
     row = st.lists(coarse, min_size=rewards, max_size=rewards)
     return st.lists(row, min_size=samples, max_size=samples).map(
         lambda rows: torch.tensor(rows, dtype=torch.float64)
@@ -76,7 +76,7 @@ def test_a_sample_on_both_frontiers_is_rejected() -> None:
         torch.ones(2, 1),
     ],
 )
-def test_no_pair_where_nothing_dominates(rewards: Tensor) -> None:
+def test_no_pair_without_dominance(rewards: Tensor) -> None:
     selection = select_frontier(rewards)
     assert not selection.chosen.any()
     assert not selection.rejected.any()
@@ -106,7 +106,7 @@ def test_raw_and_calibrated_frontiers_are_the_same(cloud: Tensor) -> None:
 
 
 @given(clouds(), st.permutations(range(6)), st.permutations(range(3)))
-def test_frontiers_know_no_order_of_samples_or_rewards(
+def test_frontiers_do_not_depend_on_the_order_of_samples_or_rewards(
     cloud: Tensor, samples: list[int], rewards: list[int]
 ) -> None:
     before, after = select_frontier(cloud), select_frontier(cloud[samples][:, rewards])
@@ -139,7 +139,7 @@ def test_frontier_sizes_at_the_papers_setting() -> None:
         assert frontier.sum(dim=-1).double().mean().item() == pytest.approx(expected, abs=0.15)
 
 
-def test_batches_as_single_prompts() -> None:
+def test_batches_equal_single_prompts() -> None:
     rewards = torch.randint(0, 5, (3, 2, 7, 2), generator=torch.Generator().manual_seed(0)).float()
     for select in (select_frontier, select_sum):
         together = select(rewards)
@@ -201,7 +201,7 @@ def test_allowed_pairs_by_hand() -> None:
     assert allowed_pairs(chosen, rejected, combined, 0.9).shape == (0, 2)
 
 
-def test_a_margin_is_to_be_exceeded() -> None:
+def test_a_margin_must_be_exceeded() -> None:
     chosen, rejected = torch.tensor([True, False]), torch.tensor([False, True])
     assert allowed_pairs(chosen, rejected, torch.tensor([0.5, 0.5]), 0.0).shape == (0, 2)
 
@@ -218,12 +218,12 @@ def test_draws_are_uniform_and_follow_the_generator() -> None:
     assert [draw_pair(allowed, again) for _ in range(20)] == draws[:20]
 
 
-def test_refuses_an_empty_draw() -> None:
+def test_an_empty_draw_is_rejected() -> None:
     with pytest.raises(ValueError, match="at least one pair"):
         draw_pair(torch.empty(0, 2, dtype=torch.int64), torch.Generator())
 
 
-def test_refuses_rewards_that_are_not_finite() -> None:
+def test_rewards_that_are_not_finite_are_rejected() -> None:
     rewards = torch.ones(2, 3, 2)
     rewards[1, 2, 0] = math.inf
     for select in (select_frontier, select_sum, combine, upper_frontier, lower_frontier):
@@ -234,7 +234,7 @@ def test_refuses_rewards_that_are_not_finite() -> None:
 
 
 @pytest.mark.usefixtures("no_shape_checks")
-def test_refuses_shapes_and_dtypes() -> None:
+def test_invalid_shapes_and_dtypes_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"\[\.\.\., N, L\] with N >= 2 and L >= 1, got \[1, 3\]"):
         select_frontier(torch.ones(1, 3))
     with pytest.raises(ValueError, match=r"got \[4\]"):
@@ -248,7 +248,7 @@ def test_refuses_shapes_and_dtypes() -> None:
 
 
 @pytest.mark.usefixtures("no_shape_checks")
-def test_refuses_weights() -> None:
+def test_invalid_weights_are_rejected() -> None:
     rewards = torch.ones(4, 2)
     with pytest.raises(ValueError, match=r"weights \[3\] must be one number per reward, \[2\]"):
         select_sum(rewards, torch.ones(3))
@@ -259,7 +259,7 @@ def test_refuses_weights() -> None:
 
 
 @pytest.mark.usefixtures("no_shape_checks")
-def test_allowed_pairs_refuses() -> None:
+def test_allowed_pairs_rejects_invalid_inputs() -> None:
     yes, no = torch.tensor([True, False]), torch.tensor([False, True])
     with pytest.raises(ValueError, match=r"chosen\[0\] is True"):
         allowed_pairs(yes, yes, torch.zeros(2), None)

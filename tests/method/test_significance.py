@@ -1,4 +1,4 @@
-"""Sign tests, paired differences, and how many prompts it takes."""
+"""Sign tests, paired differences, and the number of prompts a difference needs."""
 
 import math
 
@@ -22,7 +22,7 @@ def noisy(count: int, mean: float, seed: int) -> torch.Tensor:
 
 @pytest.mark.usefixtures("no_shape_checks")
 def test_same_seed_win_rate_by_hand() -> None:
-    """3>2, 1=1, 0<5: (1 + 1/2 + 0) / 3; and images that never meet do not matter."""
+    """3>2, 1=1, 0<5: (1 + 1/2 + 0) / 3; images of different seeds are not compared."""
     candidate = torch.tensor([[3.0, 1.0, 0.0], [9.0, 0.0, 9.0]])
     base = torch.tensor([[2.0, 1.0, 5.0], [8.0, 1.0, 8.0]])
     assert same_seed_win_rate(candidate, base).tolist() == pytest.approx([0.5, 2 / 3])
@@ -34,7 +34,7 @@ def test_same_seed_win_rate_by_hand() -> None:
 
 
 def test_sign_test_by_hand() -> None:
-    """7 won, 1 lost, 2 tied: of 2^8 tosses 1 + 8 are as uneven to either side, p = 18/256."""
+    """7 won, 1 lost, 2 tied: 1 + 8 of 2^8 outcomes are at least as uneven on either side, p = 18/256."""
     values = torch.tensor([0.9] * 7 + [0.1] + [0.5] * 2)
     found = sign_test(values, 0.5)
     assert (found.won, found.lost, found.tied) == (7, 1, 2)
@@ -77,7 +77,7 @@ def test_paired_bootstrap_at_the_ends() -> None:
         paired_bootstrap(one, zero[:4], seed=0)
 
 
-def test_no_difference_is_called_one_as_often_as_the_level_says() -> None:
+def test_the_false_positive_rate_is_the_level() -> None:
     """Of 300 experiments without a difference 5% fall below 0.05, within 4 deviations (5%)."""
     zero = torch.zeros(80, dtype=torch.float64)
     below = sum(paired_bootstrap(noisy(80, 0.0, seed), zero, seed, 400).p < 0.05 for seed in range(300))
@@ -93,8 +93,8 @@ def test_prompts_needed_by_hand() -> None:
     assert prompts_needed(torch.full((9,), 0.5), 0.01) == 2
 
 
-def test_as_many_prompts_as_needed_see_the_difference() -> None:
-    """With the number it names, a z-test sees the difference in 80% of 400 experiments, within 8%."""
+def test_the_needed_number_of_prompts_detects_the_difference() -> None:
+    """With the computed number, a z-test detects the difference in 80% of 400 experiments, within 8%."""
     difference = 0.3
     count = prompts_needed(noisy(4000, 0.0, 0), difference)
     seen = 0
@@ -104,7 +104,7 @@ def test_as_many_prompts_as_needed_see_the_difference() -> None:
     assert abs(seen / 400 - 0.8) < 0.08
 
 
-def test_detectable_difference_is_the_same_law() -> None:
+def test_detectable_difference_inverts_prompts_needed() -> None:
     values = noisy(100, 0.0, 3)
     assert prompts_needed(values, detectable_difference(values) * (1 + 1e-9)) == 100
     with pytest.raises(ValueError, match=r"power must be between 0\.5 and 1, got 80"):

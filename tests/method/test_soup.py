@@ -1,4 +1,4 @@
-"""Model soups: Eq. 29 by hand, step by step, and where it has no arc."""
+"""Model soups: Eq. 29 by hand, step by step, and its limit without an arc."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -44,7 +44,7 @@ def naive_slerp(base: Tensor, first: Tensor, second: Tensor, amount: float) -> T
 
 
 def test_slerp_by_hand() -> None:
-    """Task vectors (2, 0) and (0, 2) around (1, 1): a right angle, both shares sin 45 / sin 90.
+    """Task vectors (2, 0) and (0, 2) around (1, 1) have a right angle, so both shares are sin 45 / sin 90.
 
     At 1/2 that is (1, 1) + sqrt(1/2) (2, 2); at 1/3 the shares are sin 60 and sin 30.
     """
@@ -63,14 +63,14 @@ def test_slerp_as_printed(seed: int, amount: float) -> None:
     torch.testing.assert_close(slerp(base, first, second, amount), slerp(base, second, first, 1 - amount))
 
 
-def test_slerp_keeps_the_length() -> None:
-    """On the arc between task vectors of one length, every point has that length."""
+def test_slerp_preserves_the_length() -> None:
+    """All points on the arc between task vectors of equal length have that length."""
     first, second = vector(3, 4, 0), vector(0, 3, 4)
     for amount in (0.1, 0.5, 0.9):
         assert slerp(torch.zeros(3).double(), first, second, amount).norm().item() == pytest.approx(5)
 
 
-def test_slerp_starts_and_ends_at_its_ends() -> None:
+def test_slerp_reaches_both_ends() -> None:
     base, first, second = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).double()
     torch.testing.assert_close(slerp(base, first, second, 0.0), first)
     torch.testing.assert_close(slerp(base, first, second, 1.0), second)
@@ -83,12 +83,12 @@ def test_slerp_starts_and_ends_at_its_ends() -> None:
         (vector(2, 0), vector(4, 0), vector(2.5, 0)),  # parallel
         (vector(2, 0), vector(-2, 0), vector(1, 0)),  # opposite
         (vector(2, 0), vector(-4, 1e-5), vector(0.5, 2.5e-6)),  # nearly so
-        (vector(0, 0), vector(4, 0), vector(1, 0)),  # nothing learnt by the first
+        (vector(0, 0), vector(4, 0), vector(1, 0)),  # the first has a zero update
         (vector(4, 0), vector(0, 0), vector(3, 0)),
         (vector(0, 0), vector(0, 0), vector(0, 0)),
     ],
 )
-def test_linear_where_there_is_no_arc(first: Tensor, second: Tensor, expected: Tensor) -> None:
+def test_slerp_falls_back_to_linear_without_an_arc(first: Tensor, second: Tensor, expected: Tensor) -> None:
     """3/4 of the first and 1/4 of the second."""
     torch.testing.assert_close(slerp(torch.zeros(2).double(), first, second, 0.25), expected)
 
@@ -139,7 +139,7 @@ def test_soup_of_more_merges_the_kth_by_one_over_k() -> None:
         torch.testing.assert_close(merged[name].double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_global_angle_takes_the_model_as_one_vector() -> None:
+def test_global_angle_treats_the_model_as_one_vector() -> None:
     base, *policies = states(4)
 
     def flat(state: State) -> Tensor:
@@ -171,7 +171,7 @@ def test_weights_of_slerp_are_its_amounts() -> None:
     assert all(torch.equal(tensor, uniform[name]) for name, tensor in soup(base, policies).items())
 
 
-def test_a_policy_of_weight_zero_has_no_part() -> None:
+def test_a_policy_of_weight_zero_has_no_effect() -> None:
     base, first, second, third = states(4)
     for angle in ("tensor", "global"):
         merged = soup(base, [first, second, third], angle=angle, weights=[0, 0, 5])
@@ -180,20 +180,20 @@ def test_a_policy_of_weight_zero_has_no_part() -> None:
         torch.testing.assert_close(merged["weight"], soup(base, [first, second], angle=angle)["weight"])
 
 
-def test_equal_policies_are_their_soup() -> None:
+def test_the_soup_of_equal_policies_is_the_policy() -> None:
     base, policy = states(2)
     for angle in ("tensor", "global"):
         merged = soup(base, [policy] * 3, angle=angle)
         torch.testing.assert_close(merged["weight"], policy["weight"])
 
 
-def test_policies_that_learnt_nothing_or_opposite_things() -> None:
-    """Opposite halves cancel; a third then counts a third. Nothing learnt thrice is the base."""
+def test_policies_with_zero_or_opposite_updates() -> None:
+    """Opposite halves cancel, so a third policy counts a third. Three zero updates give the base."""
     base = {"w": torch.zeros(2)}
     plus, minus, third = {"w": torch.tensor([1.0, 2])}, {"w": torch.tensor([-1.0, -2])}, {"w": torch.ones(2)}
     torch.testing.assert_close(soup(base, [plus, minus, third])["w"], torch.ones(2) / 3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(20):  # opposite up to rounding: what is left of their sum has no direction
+    for _ in range(20):  # opposite up to rounding: the rest of their sum has no direction
         task = torch.randn(5, generator=generator, dtype=torch.float64)
         opposite = [{"w": 3 * task}, {"w": 0.1 * task - 3.1 * task}, {"w": torch.ones(5).double()}]
         merged = soup({"w": torch.zeros(5).double()}, opposite)
@@ -201,7 +201,7 @@ def test_policies_that_learnt_nothing_or_opposite_things() -> None:
     assert torch.equal(soup(base, [base, base, base])["w"], base["w"])
 
 
-def test_inputs_are_left_alone() -> None:
+def test_inputs_are_not_modified() -> None:
     base, first, second = states(3)
     base["weight"].requires_grad_()
     copies = [{name: tensor.clone() for name, tensor in state.items()} for state in (base, first, second)]
@@ -212,7 +212,7 @@ def test_inputs_are_left_alone() -> None:
 
 
 class Lazy(Mapping[str, Tensor]):
-    """A mapping that makes its tensors when asked and notes the order."""
+    """A mapping that creates its tensors on access and records the order."""
 
     def __init__(self, state: State) -> None:
         self.state, self.asked = state, list[str]()
@@ -229,7 +229,7 @@ class Lazy(Mapping[str, Tensor]):
 
 
 @pytest.mark.usefixtures("no_shape_checks")
-def test_tensors_are_loaded_when_their_turn_comes() -> None:
+def test_tensors_are_loaded_one_at_a_time() -> None:
     base, *policies = [Lazy(state) for state in states(3)]
     stream = soup_tensors(base, policies)
     assert [lazy.asked for lazy in (base, *policies)] == [[], [], []]
@@ -238,7 +238,7 @@ def test_tensors_are_loaded_when_their_turn_comes() -> None:
     assert [name for name, _ in stream] == ["bias", "steps"]
 
 
-def test_refuses_states_that_do_not_match() -> None:
+def test_states_that_do_not_match_are_rejected() -> None:
     base, first, second = states(3)
     lacking = {name: tensor for name, tensor in first.items() if name != "bias"}
     with pytest.raises(ValueError, match="policy 1 lacks tensor 'bias'"):
@@ -258,8 +258,8 @@ def test_refuses_states_that_do_not_match() -> None:
             soup(base, [{**first, "weight": bad}, second], angle=angle)
 
 
-def test_refuses_to_overflow() -> None:
-    """A right angle at half way adds 0.707 of each: 0.707 (6e4 + 6e4) is beyond float16."""
+def test_overflow_is_an_error() -> None:
+    """Halfway along a right angle, both count 0.707: 0.707 (6e4 + 6e4) exceeds float16."""
     base = {"w": torch.zeros(3, dtype=torch.float16)}
     first = {"w": torch.tensor([6e4, 6e4, 0], dtype=torch.float16)}
     second = {"w": torch.tensor([6e4, -3e4, 0.0], dtype=torch.float16)}
@@ -268,7 +268,7 @@ def test_refuses_to_overflow() -> None:
 
 
 @pytest.mark.usefixtures("no_shape_checks")
-def test_refuses_settings() -> None:
+def test_invalid_settings_are_rejected() -> None:
     base, first, second = states(3)
     with pytest.raises(ValueError, match="at least two policies, got 1"):
         soup(base, [first])
@@ -284,7 +284,7 @@ def test_refuses_settings() -> None:
 
 
 @pytest.mark.usefixtures("no_shape_checks")
-def test_slerp_refuses() -> None:
+def test_slerp_rejects_invalid_inputs() -> None:
     one = torch.ones(2)
     with pytest.raises(ValueError, match=r"amount must be in \[0, 1\], got 1.5"):
         slerp(one, one, one, 1.5)

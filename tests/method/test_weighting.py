@@ -42,7 +42,7 @@ def test_sigmoid_weight_by_hand() -> None:
 
 @given(log_snrs, biases)
 def test_sigmoid_weight_falls_as_inputs_get_cleaner(log_snr: torch.Tensor, bias: float) -> None:
-    """Sec. 4.4, not Eq. 24 as printed, which would rise."""
+    """The weight of Sec. 4.4; Eq. 24 as printed would increase."""
     assert sigmoid_weight(log_snr + 0.5, bias) < sigmoid_weight(log_snr, bias)
 
 
@@ -104,7 +104,7 @@ def test_dtypes() -> None:
         sigmoid_weight(torch.ones(3, dtype=torch.int64), 0.0)
 
 
-def test_refuses_values_out_of_range() -> None:
+def test_values_out_of_range_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"t\[1\] is 1.5, but must be in \[0, 1\]"):
         flow_log_snr(torch.tensor([0.5, 1.5]))
     with pytest.raises(ValueError, match=r"alphas_cumprod\[0\] is -0.5"):

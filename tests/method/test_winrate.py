@@ -24,7 +24,7 @@ def test_win_rate_by_hand() -> None:
 
 
 @given(scores(3), scores(2))
-def test_as_the_double_loop(candidate: torch.Tensor, base: torch.Tensor) -> None:
+def test_agrees_with_the_double_loop(candidate: torch.Tensor, base: torch.Tensor) -> None:
     expected = []
     for ours, theirs in zip(candidate.tolist(), base.tolist(), strict=True):
         wins = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a in ours for b in theirs)
@@ -69,7 +69,7 @@ def test_interval_in_several_blocks() -> None:
     assert mean + error < high < mean + 3 * error
 
 
-def test_interval_covers_as_often_as_it_says() -> None:
+def test_interval_has_its_nominal_coverage() -> None:
     """200 experiments of 100 draws around 1/2: 95% covered, within 4 standard deviations (6.2%)."""
     generator = torch.Generator().manual_seed(0)
     covered = 0
@@ -90,7 +90,7 @@ def test_standard_error_by_hand() -> None:
 
 
 @pytest.mark.usefixtures("no_shape_checks")
-def test_refusals() -> None:
+def test_invalid_inputs_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"candidate\[0, 1\] is nan"):
         win_rate(torch.tensor([[1.0, math.nan]]), torch.ones(1, 2))
     with pytest.raises(ValueError, match=r"candidate \[2, 3\] and base \[3, 2\] must be"):

@@ -22,7 +22,7 @@ RATIO = {"name": "ratio", "source": "function_rewards:redness"}
 
 
 def scored(path, rewards, scores, **sections):
-    """A run with these scores [P, 4] by reward; the recipe."""
+    """Make a run with these scores [P, 4] by reward; return the recipe."""
     recipe = tiny_run.recipe(rewards, **sections)
     prompts = tiny_run.prompts(len(next(iter(scores.values()))))
     with Run.open(path, recipe) as run:
@@ -39,7 +39,7 @@ def normal(prompts=60):
 
 
 def calibrated(scores, temperature):
-    """Eq. 7 by plain loops, [P, 4]."""
+    """Compute Eq. 7 by plain loops; returns [P, 4]."""
     wins = 1 / (1 + np.exp(-(scores[:, :, None] - scores[:, None]) / temperature))
     return np.array([[sum(row[i, j] for j in range(4) if j != i) / 3 for i in range(4)] for row in wins])
 
@@ -69,7 +69,7 @@ def test_numbers_agree_with_plain_arithmetic(tmp_path):
     )
 
 
-def test_a_underweighted_reward_is_told_with_the_temperature_that_helps(tmp_path):
+def test_an_underweighted_reward_is_reported_with_a_better_temperature(tmp_path):
     scores = normal()
     recipe = scored(tmp_path, [STRONG, WEAK, RATIO], scores)
     found = calibration_report(recipe, Run(tmp_path))
@@ -79,7 +79,7 @@ def test_a_underweighted_reward_is_told_with_the_temperature_that_helps(tmp_path
     assert warning.startswith("weak is underweighted")
     suggested = weak.suggestion["temperature"]
     assert f"temperature {suggested:g} would" in warning
-    # The scores have one distribution, so the same temperature spreads them alike; two digits are given.
+    # The scores have one distribution, so one temperature spreads them alike; two digits are reported.
     assert suggested == pytest.approx(1.0, rel=0.15)
     assert calibrated(scores["weak"], suggested).std() == pytest.approx(strong.spread, rel=0.03)
     assert other.startswith("ratio is underweighted")
@@ -87,7 +87,7 @@ def test_a_underweighted_reward_is_told_with_the_temperature_that_helps(tmp_path
     powers = scores["ratio"][:, :, None] ** exponent
     wins = powers / (powers + scores["ratio"][:, None] ** exponent)
     assert ((wins.sum(axis=2) - 0.5) / 3).std() == pytest.approx(strong.spread, rel=0.03)
-    # What it says is true: with it, nothing is underweighted.
+    # With the suggested temperature, no reward is underweighted.
     helped = [
         STRONG,
         WEAK | {"temperature": suggested},
@@ -134,7 +134,7 @@ def test_agreement_counts_ties_of_the_scores_half():
     assert agreement(table, np.full(10, np.nan), pairs) is None
 
 
-def test_samples_without_a_score_are_counted_and_take_no_part(tmp_path):
+def test_samples_without_a_score_are_counted_and_excluded(tmp_path):
     scores = normal(6)
     scores["strong"][0, 1] = np.nan
     recipe = scored(tmp_path, [STRONG, WEAK], scores, pairs={"max_skipped": 0.2})
@@ -157,7 +157,7 @@ def test_the_command(tmp_path):
     assert [reward["name"] for reward in values["rewards"]] == ["strong", "weak"]
 
 
-def test_a_run_without_scores_is_refused(tmp_path):
+def test_a_run_without_scores_is_rejected(tmp_path):
     recipe = tiny_run.recipe([STRONG])
     with Run.open(tmp_path) as run:
         tiny_run.fill(run, recipe, tiny_run.prompts(2))

@@ -1,4 +1,4 @@
-"""Pairs of a model's own samples, labelled by simulated people."""
+"""Pairs of a model's own samples, labeled by simulated people."""
 
 import random
 
@@ -34,7 +34,7 @@ def scenes_of(spec):
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """A run of drawn scenes as samples, and the utility of each by its prompt's id, from the scenes."""
+    """A run whose samples are drawn scenes, and the scenes' utilities by prompt id."""
     run = Run(tmp_path_factory.mktemp("runs") / "drawn")
     prompts = [make_prompt(spec.text, spec.category, spec.metadata) for spec in SPECS]
     utilities = {}
@@ -65,7 +65,7 @@ def recipe(seed=0, **pairs):
     return tiny_run.recipe([REWARD], pairs=PEOPLE | pairs, generate=generate, seed=seed)
 
 
-def labelled(run, seed=0):
+def labeled(run, seed=0):
     with Run.open(run.path) as opened:
         artifact = opened.artifact("pairs")
         artifact.begin({"seed": seed}, force=True)
@@ -73,14 +73,14 @@ def labelled(run, seed=0):
         return artifact, artifact.read_table("pairs.parquet").to_pylist()
 
 
-def test_every_sample_is_compared_once_and_only_what_was_compared_may_be_drawn(drawn):
-    artifact, rows = labelled(drawn[0])
+def test_every_sample_is_compared_once_and_only_compared_pairs_are_drawn(drawn):
+    artifact, rows = labeled(drawn[0])
     assert [row["prompt_id"] for row in rows] == [prompt.prompt_id for prompt in drawn[1]]
     for row in rows:
         told = row["combined"]
         assert sorted(row["chosen"] + row["rejected"]) == sorted(n for pair in row["compared"] for n in pair)
         assert all((told[a], told[b]) == (1, 0) for a, b in row["compared"])
-        # Seven samples are three pairs; a tie has labels of one half, and the last one none.
+        # Seven samples form three pairs. A tie has labels of one half; the last sample has no label.
         assert len(row["compared"]) + told.count(0.5) / 2 == 3
         assert told.count(None) == 1
     prompts, counts = read_pairs(artifact, 0.0)
@@ -91,19 +91,19 @@ def test_every_sample_is_compared_once_and_only_what_was_compared_may_be_drawn(d
 
 
 def test_labels_are_a_function_of_the_seed(drawn):
-    first = labelled(drawn[0])[1]
-    assert labelled(drawn[0])[1] == first
-    assert labelled(drawn[0], seed=1)[1] != first
+    first = labeled(drawn[0])[1]
+    assert labeled(drawn[0])[1] == first
+    assert labeled(drawn[0], seed=1)[1] != first
 
 
-def test_people_prefer_what_is_better_as_often_as_a_logistic_choice_does(drawn):
+def test_labels_follow_a_logistic_choice(drawn):
     run, _, utilities = drawn
     chances, won = [], []
     for seed in range(12):
-        for row in labelled(run, seed)[1]:
+        for row in labeled(run, seed)[1]:
             for a, b in row["compared"]:
                 difference = utilities[row["prompt_id"]][a] - utilities[row["prompt_id"]][b]
-                # Given that it is no tie, which a noisy difference below 1/4 is.
+                # Conditional on no tie; a noisy difference below 1/4 is a tie.
                 above = 1 / (1 + np.exp(0.25 - abs(difference)))
                 below = 1 / (1 + np.exp(0.25 + abs(difference)))
                 chances.append(above / (above + below))
@@ -114,9 +114,9 @@ def test_people_prefer_what_is_better_as_often_as_a_logistic_choice_does(drawn):
     assert np.mean(chances) < 0.9, "they err"
 
 
-def test_the_calibration_report_says_how_often_a_reward_agrees_with_them(drawn):
+def test_the_calibration_report_has_the_agreement_of_rewards_with_labels(drawn):
     run, prompts, _ = drawn
-    _, rows = labelled(run)
+    _, rows = labeled(run)
     scores = np.random.default_rng(0).normal(size=(len(prompts), SAMPLES))
     with Run.open(run.path) as opened:
         tiny_run.put_scores(opened, RewardSection.model_validate(REWARD), prompts, scores)
@@ -126,7 +126,7 @@ def test_the_calibration_report_says_how_often_a_reward_agrees_with_them(drawn):
     assert found.rewards[0].name == "labels"
 
 
-def test_pairs_are_made_from_samples_and_seed_and_no_reward():
+def test_labeled_pairs_depend_on_samples_and_seed_but_no_reward():
     people = load_recipe("shapes", ["seed=3", "pairs.selection=labels", "pairs.people=shapes"])
     step = next(step for step in steps_of(people) if step.artifact == "pairs")
     assert (step.upstream, step.inputs["seed"]) == (("samples",), 3)
@@ -146,7 +146,7 @@ def test_contradictions_are_named(pairs, message):
         recipe(**pairs)
 
 
-def test_prompts_must_say_what_must_be_seen(tmp_path):
+def test_prompts_need_metadata_for_simulated_people(tmp_path):
     with Run.open(tmp_path) as run:
         tiny_run.fill(run, recipe(), tiny_run.prompts(2))
         with pytest.raises(ValueError, match=r"pairs\.people: shapes need metadata that 2 of the 2 prompts"):

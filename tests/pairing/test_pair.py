@@ -25,7 +25,7 @@ def frontier_rule(rewards):
 
 
 def make(path, rewards, scores, **pairs):
-    """Run the stage on given scores by reward [P, N]; returns rows, schema metadata and summary."""
+    """Run the stage on scores [P, N] by reward; return rows, schema metadata and summary."""
     recipe = tiny_run.recipe(rewards, pairs={"max_skipped": 0.5} | pairs)
     count = len(next(iter(scores.values())))
     prompts = tiny_run.prompts(count)
@@ -52,7 +52,7 @@ def gappy_scores(prompts=12):
         scores["ratio"][p, n] = np.nan
     scores["ratio"][6] = 0.0  # all tie by one reward
     scores["bt"][7], scores["ratio"][7] = 1.0, 0.5  # all the same
-    scores["bt"][8], scores["ratio"][8] = [1, 2, 3, 4], [0.4, 0.3, 0.2, 0.1]  # no one better in both
+    scores["bt"][8], scores["ratio"][8] = [1, 2, 3, 4], [0.4, 0.3, 0.2, 0.1]  # no sample is better by both
     return scores
 
 
@@ -86,7 +86,7 @@ def naive(scores, weights=(3.0, 1.0)):
     return calibrated, combined, chosen, lower if chosen else []
 
 
-def test_agrees_with_plain_loops(tmp_path):
+def test_pairs_agree_with_plain_loops(tmp_path):
     scores = gappy_scores()
     rows, _, summary = make(tmp_path, [BT, RATIO, HELD_OUT], scores)
     counts = dict.fromkeys(("pairs", "no_pair", "dropped", "set_aside"), 0)
@@ -121,7 +121,7 @@ def test_agrees_with_plain_loops(tmp_path):
     assert summary["calibrated_std"] == pytest.approx({"bt": spread[0], "ratio": spread[1]})
 
 
-def test_file_says_what_it_is_of(tmp_path):
+def test_the_file_records_its_settings(tmp_path):
     _, schema, _ = make(tmp_path, [BT, RATIO], gappy_scores())
     assert json.loads(schema.metadata[b"rewards"]) == ["bt", "ratio"]
     assert json.loads(schema.metadata[b"comparisons"]) == {
@@ -158,7 +158,7 @@ def test_sum_takes_best_and_worst_of_the_weighted_mean(tmp_path):
             assert row["rejected"] == [min(combined, key=combined.get)]
 
 
-def test_best_worst_is_of_one_reward_alone(tmp_path):
+def test_best_worst_uses_one_reward(tmp_path):
     scores = gappy_scores()
     rows, _, _ = make(tmp_path, [BT, RATIO], scores, selection="best-worst", reward="ratio")
     for p, row in enumerate(rows):
@@ -170,7 +170,7 @@ def test_best_worst_is_of_one_reward_alone(tmp_path):
             assert row["rejected"] == [min(ratio, key=ratio.get)]
 
 
-def test_order_of_rewards_does_not_matter_to_the_sets(tmp_path):
+def test_the_sets_do_not_depend_on_the_order_of_rewards(tmp_path):
     scores = gappy_scores()
     one, _, _ = make(tmp_path / "one", [BT, RATIO], scores)
     other, _, _ = make(tmp_path / "other", [RATIO, BT], scores)
@@ -179,8 +179,8 @@ def test_order_of_rewards_does_not_matter_to_the_sets(tmp_path):
         assert [v and v[::-1] for v in a["calibrated"]] == b["calibrated"]
 
 
-def test_shards_of_any_order_are_aligned(tmp_path):
-    """Rows find their place by prompt and sample, not by position."""
+def test_shards_in_any_order_are_aligned(tmp_path):
+    """Rows are matched by prompt and sample, not by position."""
     import pyarrow as pa
 
     scores = gappy_scores()
@@ -204,7 +204,7 @@ def test_shards_of_any_order_are_aligned(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["lost", "twice", "foreign"])
-def test_scores_of_other_samples_are_refused(tmp_path, change):
+def test_scores_of_other_samples_are_rejected(tmp_path, change):
     scores = {"bt": np.random.default_rng(0).normal(size=(4, 4))}
     recipe = tiny_run.recipe([BT])
     prompts = tiny_run.prompts(4)
@@ -220,20 +220,20 @@ def test_scores_of_other_samples_are_refused(tmp_path, change):
             pair(Job(recipe, run, (pairs,)))
 
 
-def test_too_many_missing_scores_are_refused(tmp_path):
+def test_too_many_missing_scores_are_rejected(tmp_path):
     scores = gappy_scores()
     with pytest.raises(RewardError, match=r"'bt' gave no score for 7 of 48 samples(.|\n)*sample 0: lost"):
         make(tmp_path, [BT, RATIO], scores, max_skipped=0.1)
 
 
-def test_a_reward_that_is_called_labels_is_one_like_any_other(tmp_path):
+def test_a_reward_may_be_named_labels(tmp_path):
     scores = np.full((3, 4), np.nan)
     scores[0] = 1.0
     with pytest.raises(RewardError, match="reward 'labels' gave no score for 8 of 12"):
         make(tmp_path, [BT | {"name": "labels"}], {"labels": scores}, max_skipped=0.1)
 
 
-def test_negative_scores_of_a_power_ratio_are_refused(tmp_path):
+def test_negative_scores_of_a_power_ratio_are_rejected(tmp_path):
     scores = {"ratio": np.full((4, 4), 0.5)}
     scores["ratio"][2, 3] = -0.25
     prompt = tiny_run.prompts(4)[2].prompt_id
@@ -241,7 +241,7 @@ def test_negative_scores_of_a_power_ratio_are_refused(tmp_path):
         make(tmp_path, [RATIO], scores)
 
 
-def test_no_pair_at_all_is_refused(tmp_path):
+def test_no_pair_at_all_is_an_error(tmp_path):
     with pytest.raises(RewardError, match=r"no prompt has a pair.*frontier.*ratio"):
         make(tmp_path, [RATIO], {"ratio": np.full((4, 4), 0.5)})
 

@@ -71,7 +71,7 @@ def test_statistics(pairs: PairTable) -> None:
 
 
 def test_correlation() -> None:
-    """Deviations from one half (0.3, −0.3) and (0.1, −0.1) are in step; a constant has no correlation."""
+    """Deviations from one half (0.3, −0.3) and (0.1, −0.1) correlate fully; a constant has no correlation."""
     table = pa.table(
         {
             "prompt_id": ["a"],
@@ -88,7 +88,7 @@ def test_correlation() -> None:
 
 
 def test_delta_rewards_pair_within_prompts_only() -> None:
-    """Against plain loops, with prompts of any number of samples, empty sets among them."""
+    """Agrees with plain loops for prompts with different numbers of samples, including empty sets."""
     rng = np.random.default_rng(0)
     prompt = np.repeat(np.arange(12), rng.integers(0, 6, 12))
     combined, sets = rng.random(len(prompt)), rng.integers(0, 3, len(prompt))

@@ -31,14 +31,14 @@ def test_every_artifact_is_up_to_date(old):
     assert set(states.values()) == {"done"}
 
 
-def test_running_it_again_changes_nothing(old):
+def test_rerunning_changes_nothing(old):
     before = contents(old)
     result = pipeline.run(load_recipe(old / "recipe.yaml"), old)
     assert all(stage.skipped for stage in result.stages)
     assert contents(old) == before
 
 
-def test_the_report_is_rendered_from_it(old):
+def test_the_report_is_rendered_again(old):
     recipe = load_recipe(old / "recipe.yaml", ["report.title=Again"])
     result = pipeline.run(recipe, old, stage="report", force=True)
     assert [stage.name for stage in result.stages] == ["report"]

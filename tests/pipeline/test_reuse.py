@@ -54,7 +54,7 @@ def test_artifacts_with_equal_inputs_are_linked_and_the_rest_is_made(tmp_path):
 
 
 def test_a_null_field_equals_a_missing_one(tmp_path):
-    """Artifacts from before the recipe had the field are reused too."""
+    """Artifacts made before the recipe had the field are reused too."""
     first, second = tmp_path / "first", tmp_path / "second"
     run(first)
     for place in (first / "manifests").glob("samples*.json"):
@@ -66,7 +66,7 @@ def test_a_null_field_equals_a_missing_one(tmp_path):
     assert {s.state for s in pipeline.status(recipe(), second)} == {"done"}
 
 
-def test_what_is_removed_or_made_again_here_stays_there(tmp_path):
+def test_removing_or_remaking_a_reused_artifact_keeps_the_original(tmp_path):
     run(tmp_path / "first")
     before = contents(tmp_path / "first")
     run(tmp_path / "second", tmp_path / "first")
@@ -74,7 +74,7 @@ def test_what_is_removed_or_made_again_here_stays_there(tmp_path):
     assert contents(tmp_path / "first") == before
 
 
-def test_it_is_copied_where_links_are_impossible(tmp_path, monkeypatch):
+def test_artifacts_are_copied_if_links_are_impossible(tmp_path, monkeypatch):
     def refused(*_):
         raise OSError("no links here")
 
@@ -87,7 +87,7 @@ def test_it_is_copied_where_links_are_impossible(tmp_path, monkeypatch):
     assert not sample.samefile(tmp_path / "first/samples/shard-0")
 
 
-def test_what_is_damaged_there_is_made_here(tmp_path, capsys, monkeypatch):
+def test_a_damaged_original_is_not_reused(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("CAPO_QUIET", "0")
     run(tmp_path / "first")
     damaged = tmp_path / "first/samples/shard-0"
@@ -100,7 +100,7 @@ def test_what_is_damaged_there_is_made_here(tmp_path, capsys, monkeypatch):
     assert "samples" in fake_stages.calls
 
 
-def test_killed_at_every_failpoint_of_taking_over(tmp_path, monkeypatch):
+def test_reuse_survives_a_kill_at_every_failpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic, "flush", lambda path: None)
     run(tmp_path / "first")
     run(tmp_path / "whole", tmp_path / "first", steps=5)

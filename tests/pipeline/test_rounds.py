@@ -1,4 +1,4 @@
-"""A further round: samples of the policy before, calibrated against the base, and training that goes on."""
+"""A further round: it samples the previous policy, calibrates against the base, and continues training."""
 
 import json
 
@@ -37,7 +37,7 @@ def made(recipe, folder, stages=STAGES):
 
 @pytest.fixture(scope="module")
 def first(sdxl, tmp_path_factory):
-    """From a kind to the recipe and run directory of a first round, trained."""
+    """Returns the recipe and the trained run directory of a first round, by its kind."""
     known = {}
 
     def make(kind):
@@ -60,7 +60,7 @@ def further(recipe, before, reference="base", **train):
 
 @pytest.fixture(scope="module")
 def second(first, tmp_path_factory):
-    """From a kind and a reference to the recipe and run directory of a second round, trained."""
+    """Returns the recipe and the trained run directory of a second round, by its kind and reference."""
     known = {}
 
     def make(kind, reference="base"):
@@ -81,7 +81,7 @@ def rows(run, name="samples/shard-00000.parquet"):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_samples_are_the_policys_from_noise_of_their_own(first, second, kind):
+def test_samples_come_from_the_policy_with_their_own_noise(first, second, kind):
     recipe, before = first(kind)
     _, folder = second(kind)
     found, old = rows(Run(folder)), rows(Run(before))
@@ -127,12 +127,12 @@ def scores(run, recipe):
     }
 
 
-def test_each_sample_meets_every_sample_of_its_pool_that_has_all_scores():
+def test_samples_are_compared_with_all_fully_scored_samples_of_the_pool():
     rng = np.random.default_rng(0)
     scores, pool = rng.uniform(0.1, 1, (6, 4, 2)), rng.uniform(0.1, 1, (6, 5, 2))
     scores[1, 2, 0] = pool[1, 0, 1] = pool[2, 3, 0] = np.nan
-    pool[3, :, 1] = np.nan  # nobody to meet
-    scores[4, 1:, 0] = np.nan  # nobody to be paired with
+    pool[3, :, 1] = np.nan  # no opponent in the pool
+    scores[4, 1:, 0] = np.nan  # no other sample to pair with
     comparisons = [BradleyTerry(0.5), PowerRatio(2.0)]
     found = make_pairs(scores, comparisons, select_frontier, torch.tensor([1.0, 3.0]), pool)
     for prompt, sample in np.ndindex(6, 4):
@@ -153,7 +153,7 @@ def test_each_sample_meets_every_sample_of_its_pool_that_has_all_scores():
 
 @pytest.mark.parametrize("reference", ["base", "start"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_goes_on_and_its_first_margin_is_as_told(first, second, kind, reference):
+def test_training_starts_from_the_policy_with_the_expected_margin(first, second, kind, reference):
     recipe, folder = second(kind, reference)
     metrics = Run(folder).artifact("train").read_json_lines("metrics.jsonl")
     assert (metrics[0]["rewards/margins"] == 0) == (reference == "start")
@@ -168,7 +168,7 @@ def test_training_goes_on_and_its_first_margin_is_as_told(first, second, kind, r
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_kept_is_a_policy_of_the_base_for_plain_diffusers(sdxl, second, kind, tmp_path):
+def test_plain_diffusers_loads_the_saved_policy_on_the_base(sdxl, second, kind, tmp_path):
     recipe, folder = second(kind, "start")
     best = folder / "train/best"
     family = load_family(recipe.model, torch.device("cpu"))
@@ -183,7 +183,7 @@ def test_what_is_kept_is_a_policy_of_the_base_for_plain_diffusers(sdxl, second, 
     assert own.keys() == plain.keys()
     assert all(torch.equal(own[name], plain[name]) for name in own)
     last = load_file(folder / "train/checkpoints/step-000002/policy.safetensors")
-    # diffusers calls an adapter that it loads by another name.
+    # diffusers gives a loaded adapter another name.
     assert all(torch.equal(own[n.replace(".default.", ".default_0.")], last[n]) for n in last)
 
 
@@ -211,7 +211,7 @@ def test_an_interrupted_round_ends_with_the_same_bytes(second, kind, reference, 
     assert tiny_training.contents(copy / "train") == tiny_training.contents(folder / "train")
 
 
-def test_the_noise_that_samples_were_made_from_is_found_again(second, tmp_path, monkeypatch):
+def test_the_noise_of_samples_is_reproduced(second, tmp_path, monkeypatch):
     recipe, folder = second("lora")
     prior = recipe.model_copy(
         update={"train": recipe.train.model_copy(update={"noise": "prior", "steps": 1})}
@@ -250,7 +250,7 @@ def test_validation_is_against_the_base_from_the_first_step_on(first, tmp_path):
     assert own != base
 
 
-def test_a_moved_round_is_as_good(second, tmp_path):
+def test_a_round_can_be_moved(second, tmp_path):
     recipe, folder = second("lora")
     moved = tiny_training.copied(folder, tmp_path / "moved")
     before = tiny_training.copied(recipe.start.run, tmp_path / "before")
@@ -259,7 +259,7 @@ def test_a_moved_round_is_as_good(second, tmp_path):
     assert {states[name] for name in ("prompts", "pool", "samples", "pairs", "train")} == {"done"}
 
 
-def test_another_policy_or_reference_makes_stale_what_it_reaches(second, first, tmp_path):
+def test_another_policy_or_reference_makes_dependent_artifacts_stale(second, first, tmp_path):
     recipe, folder = second("lora")
     other = further(recipe, recipe.start.run, "start")
     stale = {e.name for e in pipeline.status(other, folder) if e.state == "stale"}
@@ -288,7 +288,7 @@ def test_another_policy_or_reference_makes_stale_what_it_reaches(second, first, 
         ({"rewards": [{"name": "red", "source": "tiny_training:blueness"}]}, "scored by another reward"),
     ],
 )  # fmt: skip
-def test_a_start_that_does_not_fit_is_refused_before_any_work(first, tmp_path, changed, message):
+def test_an_unsuitable_start_is_rejected_before_any_work(first, tmp_path, changed, message):
     recipe, before = first("lora")
     values = further(recipe, before).model_dump()
     for name, section in changed.items():
@@ -298,7 +298,7 @@ def test_a_start_that_does_not_fit_is_refused_before_any_work(first, tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
-def test_a_commit_that_is_not_known_on_this_machine_is_no_other_reward(tmp_path):
+def test_an_unknown_commit_does_not_make_scores_stale(tmp_path):
     commit = "owner/name@" + 40 * "a"
     with Run.open(tmp_path / "first") as run:
         scores = run.artifact("scores/x")
@@ -329,7 +329,7 @@ def test_a_round_does_not_start_from_its_own_directory(first, tmp_path):
     assert pipeline.status(recipe, copy)[4].state == "done"
 
 
-def test_images_from_elsewhere_have_no_rounds(first):
+def test_imported_images_cannot_be_used_in_rounds(first):
     recipe, before = first("lora")
     values = further(recipe, before).model_dump() | {"images": {"source": "folder"}}
     values["prompts"]["source"] = "images"

@@ -37,7 +37,7 @@ def states(directory, **sections):
 
 
 def made(directory, force=False, **sections):
-    """What a run makes, besides the prompts, whose stage is the real one."""
+    """Run the recipe; return the artifacts it makes, except `prompts`, whose stage is real."""
     fake_stages.calls.clear()
     pipeline.run(recipe(**sections), directory, force=force)
     return list(fake_stages.calls)
@@ -67,7 +67,7 @@ def test_a_second_run_makes_nothing_and_writes_nothing(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
 
 
-def test_two_runs_agree_byte_for_byte_but_for_the_timings(tmp_path):
+def test_two_runs_have_the_same_bytes_except_timings(tmp_path):
     for name in ("a", "b"):
         pipeline.run(recipe(), tmp_path / name)
     a, b = (
@@ -84,7 +84,7 @@ def test_two_runs_agree_byte_for_byte_but_for_the_timings(tmp_path):
 
 FIRST, SECOND, HELD_OUT = fake_stages.VALUES["rewards"]
 
-# A change, and what it makes stale; what is made from that is stale as well.
+# Changes and the artifacts that they make stale, including all dependent ones.
 SAMPLES, SCORES, EVALUATED = ORDER[1:2], ORDER[2:5], ["evaluate", "report"]
 TRAINED = ["pairs", "train", *EVALUATED]
 CHANGES = [
@@ -107,7 +107,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("change", "expected"), CHANGES)
-def test_a_change_makes_stale_what_depends_on_it_and_nothing_else(tmp_path, change, expected):
+def test_a_change_makes_only_dependent_artifacts_stale(tmp_path, change, expected):
     made(tmp_path)
     found = states(tmp_path, **change)
     assert {name for name, state in found.items() if state == "stale"} == set(expected) & found.keys()
@@ -128,13 +128,13 @@ def test_a_change_makes_stale_what_depends_on_it_and_nothing_else(tmp_path, chan
         {"train": {"per_device_batch_size": 8}},
     ],
 )
-def test_settings_of_speed_make_nothing_stale(tmp_path, change):
+def test_speed_settings_make_nothing_stale(tmp_path, change):
     made(tmp_path)
     assert set(states(tmp_path, **change).values()) == {"done"}
     assert made(tmp_path, **change) == []
 
 
-def test_what_comes_out_the_same_stops_the_remaking(tmp_path):
+def test_an_unchanged_result_makes_nothing_after_it_again(tmp_path):
     made(tmp_path)
     # The fake generate writes the same bytes for any number of steps.
     assert made(tmp_path, force=True, generate={"num_inference_steps": 9}) == [
@@ -169,7 +169,7 @@ def test_the_bases_validation_is_made_once_for_all_trainings(tmp_path):
     assert made(tmp_path / "first", force=True, train=more) == ["validation", "train", *EVALUATED]
 
 
-def test_the_bases_validation_is_not_missed_once_training_is_done(tmp_path):
+def test_a_missing_base_validation_does_not_matter_after_training(tmp_path):
     made(tmp_path, train=VALIDATED)
     (tmp_path / "validation/base/scores.json").unlink()
     assert "validation" not in states(tmp_path, train=VALIDATED)
@@ -179,8 +179,8 @@ def test_the_bases_validation_is_not_missed_once_training_is_done(tmp_path):
     assert made(tmp_path, train=VALIDATED) == ["validation", "train"]
 
 
-def test_a_run_of_before_has_the_bases_validation_in_its_training(tmp_path):
-    """As earlier versions left it: no artifact `validation`, its files among those of `train`."""
+def test_runs_of_version_0_1_may_have_the_bases_validation_in_train(tmp_path):
+    """Earlier versions had no artifact `validation`; its files belonged to `train`."""
     made(tmp_path, train=VALIDATED)
     inside = tmp_path / "train/validation"
     (tmp_path / "validation").rename(inside)
@@ -189,7 +189,7 @@ def test_a_run_of_before_has_the_bases_validation_in_its_training(tmp_path):
     manifest = json.loads((tmp_path / "manifests/train.json").read_text())
     manifest["files"]["validation/base/scores.json"] = describe(inside / "base/scores.json")
     (tmp_path / "manifests/train.json").write_text(json.dumps(manifest))
-    for name in EVALUATED:  # which were made from that `train`
+    for name in EVALUATED:  # these depend on that `train`
         for kind in ("json", "inputs.json"):
             (tmp_path / f"manifests/{name}.{kind}").unlink()
         shutil.rmtree(tmp_path / name)
@@ -202,7 +202,7 @@ def test_a_run_of_before_has_the_bases_validation_in_its_training(tmp_path):
     assert not inside.exists()
 
 
-def test_the_weights_behind_a_name_count(tmp_path, monkeypatch):
+def test_changed_weights_of_a_reward_make_its_scores_stale(tmp_path, monkeypatch):
     made(tmp_path)
     monkeypatch.setattr("capo.rewards.resolve.reward_identity", lambda section: "other weights")
     found = {s.name: s for s in pipeline.status(recipe(), tmp_path)}
@@ -210,7 +210,7 @@ def test_the_weights_behind_a_name_count(tmp_path, monkeypatch):
     assert found["samples"].state == "done"
 
 
-def test_the_contents_of_a_prompt_file_count(tmp_path):
+def test_changed_contents_of_a_prompt_file_make_prompts_stale(tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat\n")
     section = {"source": str(prompts), "count": None}
@@ -219,14 +219,14 @@ def test_the_contents_of_a_prompt_file_count(tmp_path):
     assert states(tmp_path / "run", prompts=section)["prompts"] == "stale"
 
 
-def test_lost_files_are_made_again_and_nothing_after_them(tmp_path):
+def test_missing_files_are_made_again_and_nothing_after_them(tmp_path):
     made(tmp_path)
     (tmp_path / "samples/shard-1").unlink()
     assert made(tmp_path) == ["samples"]
     assert set(states(tmp_path).values()) == {"done"}
 
 
-def test_a_failed_stage_keeps_what_was_done_and_goes_on_from_there(tmp_path, monkeypatch):
+def test_a_run_resumes_at_the_failed_stage(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="expected 4 scores"):
         made(tmp_path, train={"objective": "dpo"})
     assert states(tmp_path, train={"objective": "dpo"})["train"] == "partial"
@@ -234,7 +234,7 @@ def test_a_failed_stage_keeps_what_was_done_and_goes_on_from_there(tmp_path, mon
     assert made(tmp_path, train={"objective": "dpo"}) == ["train", "baseline", "evaluate", "report"]
 
 
-def test_a_begun_artifact_of_other_settings_is_not_continued(tmp_path):
+def test_a_partial_artifact_with_other_settings_is_not_resumed(tmp_path):
     with pytest.raises(ValueError, match="expected 4 scores"):
         made(tmp_path, train={"objective": "dpo"})
     with pytest.raises(StaleArtifact, match=r"train\.objective: dpo → capo"):
@@ -273,7 +273,7 @@ def test_an_unknown_reward_stops_before_any_work(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-# As processes.
+# Runs in processes of their own.
 
 
 def start(*arguments, **environment):
@@ -283,14 +283,14 @@ def start(*arguments, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell that runs the tests in the background has them ignore Ctrl-C, and all they start.
+        # If a shell runs the tests in the background, they and their children ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
 @pytest.fixture
 def waiting(tmp_path):
-    """A `capo run` that waits in its training."""
+    """A `capo run` that waits during training."""
     (tmp_path / "wait").write_text("")
     path = fake_stages.write_recipe(tmp_path / "tiny.yaml")
     arguments = ("run", path, "--run", tmp_path / "run")
@@ -301,12 +301,12 @@ def waiting(tmp_path):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_says_how_to_resume_and_resumes(tmp_path, waiting, sent):
+def test_an_interrupted_run_prints_how_to_resume_and_resumes(tmp_path, waiting, sent):
     process, _ = waiting
     process.send_signal(sent)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert f"Resume with: capo run {tmp_path / 'tiny.yaml'} --run {tmp_path / 'run'}" in errors
+    assert f": capo run {tmp_path / 'tiny.yaml'} --run {tmp_path / 'run'}" in errors
     assert "Traceback" not in errors
     assert states(tmp_path / "run")["train"] == "partial"
     assert made(tmp_path / "run") == ["train", "baseline", "evaluate", "report"]
@@ -321,7 +321,7 @@ def test_two_runs_of_one_directory(tmp_path, waiting):
     assert "Traceback" not in errors
 
 
-def test_killed_it_is_resumed_by_the_same_command(tmp_path, waiting):
+def test_a_killed_run_resumes_with_the_same_command(tmp_path, waiting):
     process, arguments = waiting
     process.kill()
     process.communicate(timeout=20)

@@ -84,7 +84,7 @@ def test_any_script_and_length_is_accepted(load):
         (b"\n \r\n", r"prompts\.txt: no prompt"),
     ],
 )
-def test_unusable_text_is_refused_with_its_line(load, data, message):
+def test_unusable_text_is_rejected_with_its_line(load, data, message):
     with pytest.raises(PromptsError, match=message):
         load(data)
 

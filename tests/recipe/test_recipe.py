@@ -59,7 +59,7 @@ def test_every_shipped_recipe_is_valid_and_named_after_its_file(path):
     assert path.read_text(encoding="utf-8").startswith("# "), "the first line says what it is"
 
 
-def test_recipes_lie_nowhere_else():
+def test_all_recipes_are_in_one_folder():
     package = Path(__file__).parents[2] / "src"
     assert set(package.rglob("recipes/*.yaml")) == set(shipped_recipes().values())
 
@@ -218,7 +218,7 @@ def test_yaml_runs_no_code(tmp_path):
     assert not (tmp_path / "marker").exists()
 
 
-def test_settings_of_speed_are_not_results(recipe_values):
+def test_speed_settings_are_not_results(recipe_values):
     recipe = parse_recipe(recipe_values)
     assert "batch_size" not in recipe.generate.results()
     assert "per_device_batch_size" not in recipe.train.results()
@@ -226,8 +226,8 @@ def test_settings_of_speed_are_not_results(recipe_values):
     assert recipe.generate.results()["guidance_scale"] == 7.5
 
 
-def test_every_field_of_a_recipe_is_known_to_some_artifact(recipe_values, monkeypatch):
-    """A setting that no fingerprint holds could be changed without anything becoming stale."""
+def test_every_field_of_a_recipe_is_an_input_of_an_artifact(recipe_values, monkeypatch):
+    """A setting outside of all fingerprints could change without making anything stale."""
     from capo.pipeline.graph import steps_of
 
     monkeypatch.setattr("capo.rewards.resolve.reward_identity", lambda section: "weights")
@@ -242,5 +242,5 @@ def test_every_field_of_a_recipe_is_known_to_some_artifact(recipe_values, monkey
             assert any(f == field or f.startswith(field + ".") for f in held), field
     for reward in recipe.rewards:
         for field, value in reward.results().items():
-            # An empty table has no fields yet; the first it gets is a change.
+            # An empty table has no fields; adding the first one is a change.
             assert value == {} or field == "name" or f"rewards.{reward.name}.{field}" in held, field

@@ -98,7 +98,7 @@ def test_page_shows_both_models_and_the_certainty_of_the_numbers(evaluated: Any,
     assert len(parsed.all("caption")) == len(parsed.all("table"))
 
 
-def test_hostile_texts_stay_texts(tmp_path: Path, page_of_two: Path) -> None:
+def test_hostile_text_is_escaped(tmp_path: Path, page_of_two: Path) -> None:
     options = Options(
         prompts=2, samples=4, evaluation_prompts=3, evaluation_samples=2, steps=5, texts=HOSTILE,
         categories=HOSTILE[:2],

@@ -30,7 +30,7 @@ def test_spread_of_few_or_uncategorized_prompts() -> None:
     assert spread([], 3) == []
 
 
-def test_sets_are_shown_best_first_and_cut(tmp_path: Path) -> None:
+def test_sets_are_sorted_best_first_and_truncated(tmp_path: Path) -> None:
     recipe, run = make_run(tmp_path / "run", Options(prompts=4, samples=40, evaluation_prompts=4, steps=5))
     for example in gather(recipe, run).examples:
         for samples, more in (

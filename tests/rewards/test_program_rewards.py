@@ -190,7 +190,7 @@ def leaving(folder, body):
     return path, pids
 
 
-def test_what_a_program_leaves_behind_ends_with_it(tmp_path):
+def test_background_children_of_a_program_end_with_it(tmp_path):
     path, pids = leaving(tmp_path, "0")
     reward = load_reward(RewardSection(name="r", command=[sys.executable, str(path)]), "cpu")
     started = [int(pid) for pid in pids.read_text().split()]
@@ -220,14 +220,14 @@ def test_no_process_outlives_capo(tmp_path):
         ("input(); print('{\"protocol\": 2}')", "expected a reply with protocol 1"),
     ],
 )
-def test_other_programs_are_refused(tmp_path, text, message):
+def test_other_programs_are_rejected(tmp_path, text, message):
     (tmp_path / "wrong.py").write_text(text)
     section = RewardSection(name="r", command=[sys.executable, str(tmp_path / "wrong.py")])
     with pytest.raises(RewardError, match=f"(?s){message}"):
         load_reward(section, "cpu")
 
 
-def test_a_missing_program_is_refused():
+def test_a_missing_program_is_rejected():
     with pytest.raises(RewardError, match="no_such_program does not start"):
         load_reward(RewardSection(name="r", command=["no_such_program"]), "cpu")
 
@@ -278,13 +278,13 @@ def test_answers_are_matched_by_id(tmp_path, body):
         reward.score(IMAGES[:1], PROMPTS[:1])
 
 
-def test_an_answer_without_an_id_is_refused(tmp_path):
+def test_an_answer_without_an_id_is_rejected(tmp_path):
     reward = plain(tmp_path, 'print(json.dumps({"scores": [1] * count}), flush=True)')
     with pytest.raises(ProtocolError, match="with id None"):
         reward.score(IMAGES[:1], PROMPTS[:1])
 
 
-def test_an_endless_line_is_refused(tmp_path):
+def test_an_endless_line_is_rejected(tmp_path):
     reward = plain(tmp_path, 'while True: sys.stdout.write("x" * 2**20)')
     with pytest.raises(ProtocolError, match="wrote a line of"):
         reward.score(IMAGES[:1], PROMPTS[:1])
@@ -332,7 +332,7 @@ def test_identity_covers_the_files_in_the_command_and_the_requirements(program):
         ({"url": "gpu:8800"}, "rewards.0.url: String should match pattern"),
     ],
 )
-def test_contradictory_sources_are_refused(fields, message):
+def test_contradictory_sources_are_rejected(fields, message):
     import tiny_run
 
     with pytest.raises(RecipeError, match=message):

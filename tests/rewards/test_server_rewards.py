@@ -108,7 +108,7 @@ def test_a_served_reward_scores_as_a_local_one():
     assert build_comparison(remote) == build_comparison(section)
 
 
-def test_a_server_of_another_reward_is_refused(gated):
+def test_a_server_of_another_reward_is_rejected(gated):
     section = RewardSection(name="mine", source="shapes-vqa", url=gated.url)
     with pytest.raises(RewardError, match=r"serves something, but the recipe names DecoderVqaScore"):
         load_reward(section, "cpu")
@@ -219,7 +219,7 @@ def test_an_unavailable_reward_is_not_the_fault_of_the_images(gated, monkeypatch
         (b'{"images": [{"png": ""}], "prompts": [3]}', "prompts must be texts"),
     ],
 )
-def test_invalid_requests_are_refused(gated, body, message):
+def test_invalid_requests_are_rejected(gated, body, message):
     status, reply = request(gated, "POST", "/score", body)
     assert status == 400
     assert message in reply["error"]
@@ -246,7 +246,7 @@ def test_headers_are_checked(gated, method, path, headers, status):
     assert request(gated, method, path, b"{}" if method == "POST" else None, **headers)[0] == status
 
 
-def test_a_request_without_a_length_is_refused(gated):
+def test_a_request_without_a_length_is_rejected(gated):
     with socket.create_connection(gated.address) as connection:
         connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
         assert connection.makefile("rb").readline().startswith(b"HTTP/1.1 411")
@@ -275,7 +275,7 @@ def bomb(side):
 
 
 @pytest.mark.parametrize(("side", "count"), [(9400, 2), (20_000, 1), (11_600, 1)])
-def test_too_many_pixels_are_refused_before_decoding(gated, side, count):
+def test_too_many_pixels_are_rejected_before_decoding(gated, side, count):
     images = [{"png": base64.b64encode(bomb(side)).decode()}] * count
     status, reply = request(gated, "POST", "/score", {"images": images, "prompts": ["a"] * count})
     assert (status, gated.reward.batches) == (413, [])
@@ -295,7 +295,7 @@ def test_slow_clients_block_no_other(gated):
     wait_until(lambda: gated.buffered == 0)
 
 
-def test_a_request_that_is_sent_too_slowly_is_refused(gated, monkeypatch):
+def test_a_request_that_is_sent_too_slowly_is_rejected(gated, monkeypatch):
     monkeypatch.setattr(server, "READ_SECONDS", 0.1)
     with socket.create_connection(gated.address) as connection:
         connection.sendall(BEGINNING)
@@ -453,7 +453,7 @@ def test_a_dripping_server_does_not_defeat_the_timeout(hostile, answer):
     assert time.monotonic() - started < 5
 
 
-def test_an_endless_reply_is_refused(hostile):
+def test_an_endless_reply_is_rejected(hostile):
     def endless(connection):
         connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
         while True:
@@ -477,7 +477,7 @@ def test_an_endless_reply_is_refused(hostile):
         (reply(b'{"protocol": 2}'), "expected a reply with protocol 1"),
     ],
 )
-def test_unusable_replies_are_refused_at_once(hostile, data, message):
+def test_unusable_replies_are_rejected_at_once(hostile, data, message):
     url, requests = hostile(lambda connection: connection.sendall(data))
     with pytest.raises(RewardError, match=message):
         client.ServerReward("far", url)

@@ -1,4 +1,4 @@
-"""Samples where they are needed: the tiny model's, beside a run with all samples of every prompt."""
+"""Adaptive samples of the tiny model, compared with a run that makes all samples of every prompt."""
 
 import io
 
@@ -52,13 +52,13 @@ def pixels(row):
     return np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))).astype(int)
 
 
-def colours(row):
+def colors(row):
     image = pixels(row)
     return image[..., 0].mean() / 8, image[..., 2].mean() / 8
 
 
 def mean_difference(samples):
-    """Over all pairs of the frontiers of scores [n, 2], by plain loops from the equations."""
+    """Return the mean over all frontier pairs of scores [n, 2], by plain loops from the equations."""
     n = len(samples)
     wins = [
         sum(
@@ -83,10 +83,10 @@ def test_a_prompt_gets_samples_until_its_pairs_are_clear(runs):
     whole, found = samples_of(runs["whole"]), samples_of(runs["adaptive"])
     counts = {}
     for prompt_id in dict.fromkeys(key[0] for key in whole):
-        scores = [colours(whole[prompt_id, n]) for n in range(MOST)]
+        scores = [colors(whole[prompt_id, n]) for n in range(MOST)]
         clear = [n for n in range(2, MOST, 2) if mean_difference(scores[:n]) >= MARGIN]
         counts[prompt_id] = clear[0] if clear else MOST
-    assert len(set(counts.values())) == 3  # prompts of all kinds, or this tests little
+    assert len(set(counts.values())) == 3  # the test needs prompts of all kinds
     assert list(found) == [(prompt_id, n) for prompt_id in counts for n in range(counts[prompt_id])]
     summary = runs["adaptive"].artifact("samples").summary
     assert (summary["samples"], summary["samples_at_most"]) == (sum(counts.values()), 36)
@@ -94,7 +94,7 @@ def test_a_prompt_gets_samples_until_its_pairs_are_clear(runs):
     assert summary["prompts_by_samples"] == {str(n): made.count(n) for n in sorted(set(made))}
 
 
-def test_its_images_are_among_those_of_the_whole_run(runs):
+def test_adaptive_images_are_a_subset_of_the_fixed_runs(runs):
     whole, found = samples_of(runs["whole"]), samples_of(runs["adaptive"])
     latents = {name: Samples(run.artifact("samples")) for name, run in runs.items()}
     for key, row in found.items():
@@ -117,14 +117,14 @@ def test_nothing_is_scored_twice(runs, tmp_path, sdxl, monkeypatch):
     run = make(settings, tmp_path / "run")
     assert len(asked) == len(set(asked)) == run.artifact("samples").summary["samples"]
     for row in run.artifact("scores/red").read_table("shard-00000.parquet").to_pylist():
-        assert row["score"] == colours(samples_of(run)[row["prompt_id"], row["sample"]])[0]
+        assert row["score"] == colors(samples_of(run)[row["prompt_id"], row["sample"]])[0]
 
 
-def test_pairs_and_training_take_prompts_as_they_are(runs, tmp_path, sdxl):
+def test_pairs_and_training_accept_unequal_numbers_of_samples(runs, tmp_path, sdxl):
     rows = runs["adaptive"].artifact("pairs").read_table("pairs.parquet").to_pylist()
     found = samples_of(runs["adaptive"])
     for row in rows:
-        scores = [colours(found[row["prompt_id"], n]) for n in range(len(row["combined"]))]
+        scores = [colors(found[row["prompt_id"], n]) for n in range(len(row["combined"]))]
         assert (row["prompt_id"], len(scores)) not in found
         pairs = [(a, b) for a in row["chosen"] for b in row["rejected"]]
         difference = np.mean([row["combined"][a] - row["combined"][b] for a, b in pairs]) if pairs else -1.0
@@ -134,7 +134,7 @@ def test_pairs_and_training_take_prompts_as_they_are(runs, tmp_path, sdxl):
     assert summary["steps"] == 2
 
 
-def test_interrupted_is_uninterrupted(runs, tmp_path, sdxl, monkeypatch):
+def test_an_interrupted_adaptive_run_ends_with_the_same_bytes(runs, tmp_path, sdxl, monkeypatch):
     settings, sample, calls = recipe(tmp_path, sdxl), Family.sample, []
 
     def failing(*arguments):
@@ -155,7 +155,7 @@ def test_interrupted_is_uninterrupted(runs, tmp_path, sdxl, monkeypatch):
     assert again == whole
 
 
-def test_samples_without_a_score_settle_nothing(tmp_path, sdxl, monkeypatch):
+def test_samples_without_a_score_do_not_make_pairs_clear(tmp_path, sdxl, monkeypatch):
     monkeypatch.setattr(tiny_training, "redness", lambda images, prompts: [float("nan")] * len(images))
     settings = recipe(tmp_path, sdxl)
     for stage in STAGES[:2]:
@@ -172,7 +172,7 @@ def test_the_report_says_how_many_images_were_made(runs, tmp_path, sdxl):
         assert numbers in text
 
 
-def test_what_samples_depend_on():
+def test_inputs_of_adaptive_samples():
     fixed = {step.artifact: step for step in steps_of(load_recipe("shapes"))}
     settled = {step.artifact: step for step in steps_of(load_recipe("shapes", ["generate.adaptive.first=2"]))}
     assert fixed["samples"].inputs["generate.adaptive"] is None
@@ -195,6 +195,6 @@ def test_what_samples_depend_on():
         (["generate.adaptive.margin=0"], "greater than 0"),
     ],
 )
-def test_what_does_not_go_together_is_refused(overrides, problem):
+def test_contradictory_settings_are_rejected(overrides, problem):
     with pytest.raises(RecipeError, match=problem):
         load_recipe("shapes", ["generate.adaptive={}", *overrides])

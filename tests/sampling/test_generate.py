@@ -1,4 +1,4 @@
-"""Samples: addressed by their seeds, kept shard by shard, readable by others."""
+"""Samples: determined by their seeds, stored shard by shard, and readable by other programs."""
 
 import io
 import json
@@ -81,7 +81,7 @@ def changed(settings, **generate):
     return parse_recipe(values)
 
 
-def test_rows_are_ordered_and_whole(prepared):
+def test_rows_are_ordered_and_complete(prepared):
     run = Run(prepared)
     prompts = read_prompts(run)
     tables = list(read_samples(run.artifact("samples")))
@@ -97,10 +97,10 @@ def test_rows_are_ordered_and_whole(prepared):
     assert summary == {"prompts": 6, "samples": 24, "truncated_prompts": 0}
 
 
-def test_an_image_is_what_the_family_makes_of_its_seed(prepared, settings, family):
+def test_an_image_is_determined_by_its_seed(prepared, settings, family):
     run = Run(prepared)
     row = next(read_samples(run.artifact("samples"))).to_pylist()[6]
-    # The address from which training finds the noise of a sample again (`train.noise: prior`).
+    # From this seed, training reproduces the noise of a sample (`train.noise: prior`).
     assert row["seed"] == sample_seed(settings.seed, row["prompt_id"], row["sample"])
     text = next(p.text for p in read_prompts(run) if p.prompt_id == row["prompt_id"])
     noise = initial_noise(row["seed"], (4, 8, 8))[None]
@@ -111,7 +111,7 @@ def test_an_image_is_what_the_family_makes_of_its_seed(prepared, settings, famil
     assert np.abs(image - np.asarray(family.decode(latents)[0]).astype(int)).max() <= 1
 
 
-def test_conditioning_is_kept_a_row_a_prompt(prepared, family):
+def test_conditioning_has_one_row_per_prompt(prepared, family):
     run = Run(prepared)
     samples = run.artifact("samples")
     texts = [p.text for p in read_prompts(run)]
@@ -122,7 +122,7 @@ def test_conditioning_is_kept_a_row_a_prompt(prepared, family):
     assert {len(tensor) for tensor in unconditional.values()} == {1}
 
 
-def test_the_features_are_told_to_datasets(prepared):
+def test_tables_declare_features_for_datasets(prepared):
     table = next(read_samples(Run(prepared).artifact("samples")))
     features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
     assert list(features) == table.column_names
@@ -139,7 +139,7 @@ def test_other_prompts_and_batch_sizes_change_no_image(settings, family, artifac
 
 
 def limited(monkeypatch, family, method, rows):
-    """Let a method of the family have memory for so many rows; returns the sizes it is asked for."""
+    """Limit a method of the family to `rows` rows of memory; return the list of requested sizes."""
     asked, whole = [], getattr(family, method)
 
     def within_limit(*arguments):
@@ -152,7 +152,7 @@ def limited(monkeypatch, family, method, rows):
     return asked
 
 
-def test_the_batch_size_is_found_by_halving_and_kept(settings, family, artifact, monkeypatch):
+def test_the_batch_size_is_halved_until_it_fits_and_kept(settings, family, artifact, monkeypatch):
     texts = ["a cat", "a dog", "two"]
     whole = sample(changed(settings, batch_size=12), family, artifact, texts, "whole")
     asked = limited(monkeypatch, family, "sample", 3)
@@ -165,13 +165,13 @@ def test_the_batch_size_is_found_by_halving_and_kept(settings, family, artifact,
     assert asked == [3, 1]
 
 
-def test_a_batch_size_that_was_given_is_not_changed(settings, family, artifact, monkeypatch):
+def test_an_explicit_batch_size_is_not_changed(settings, family, artifact, monkeypatch):
     limited(monkeypatch, family, "sample", 3)
     with pytest.raises(RuntimeError, match=r"out of memory with generate.batch_size 8; lower it"):
         sample(settings, family, artifact, ["a cat", "a dog"])
 
 
-def test_an_image_that_does_not_fit_says_what_to_lower(settings, family, artifact, monkeypatch):
+def test_one_image_that_does_not_fit_names_the_setting_to_lower(settings, family, artifact, monkeypatch):
     limited(monkeypatch, family, "sample", 0)
     with pytest.raises(RuntimeError, match=r"with a single image; lower generate.height"):
         sample(changed(settings, batch_size=None), family, artifact, ["a cat"])
@@ -185,7 +185,7 @@ def test_on_a_cpu_a_batch_takes_at_most_half_of_the_memory(settings, family, art
     assert asked == [5, 5, 2]
 
 
-def test_decoding_that_does_not_fit_is_done_an_image_at_a_time(settings, family, artifact, monkeypatch):
+def test_decoding_that_does_not_fit_handles_one_image_at_a_time(settings, family, artifact, monkeypatch):
     whole = sample(settings, family, artifact, ["a cat", "a dog"], "whole")
     asked = limited(monkeypatch, family, "decode", 1)
     found = sample(settings, family, artifact, ["a cat", "a dog"], "found")
@@ -196,7 +196,7 @@ def test_decoding_that_does_not_fit_is_done_an_image_at_a_time(settings, family,
 
 
 def test_images_are_decoded_while_the_next_are_sampled(settings, family, artifact, monkeypatch):
-    """The first batch is not decoded before the third is being sampled: in turn, that would never be."""
+    """The first batch is decoded only while the third is sampled, which could not happen in sequence."""
     third, batches = threading.Event(), []
     take_sample, decode = family.sample, family.decode
 
@@ -221,7 +221,7 @@ def test_images_are_decoded_while_the_next_are_sampled(settings, family, artifac
 @pytest.mark.parametrize(
     ("method", "error"), [("decode", ValueError("overflow")), ("sample", KeyboardInterrupt())]
 )
-def test_what_goes_wrong_leaves_whole_shards_and_no_thread(
+def test_an_error_leaves_complete_shards_and_no_thread(
     settings, family, artifact, monkeypatch, method, error
 ):
     calls, whole = [], getattr(family, method)
@@ -248,7 +248,7 @@ def test_what_goes_wrong_leaves_whole_shards_and_no_thread(
 
 
 @pytest.mark.parametrize(("name", "close"), [("png", 0), ("webp", 20), ("jpeg", 12)])
-def test_images_are_kept_in_the_format_asked_for(settings, family, artifact, name, close):
+def test_images_are_stored_in_the_requested_format(settings, family, artifact, name, close):
     exact = sample(settings, family, artifact, ["a cat"], "exact")
     rows = sample(changed(settings, image_format=name), family, artifact, ["a cat"], name)
     for key, row in rows.items():
@@ -257,9 +257,7 @@ def test_images_are_kept_in_the_format_asked_for(settings, family, artifact, nam
         assert np.abs(np.asarray(image).astype(int) - np.asarray(picture(exact[key]))).mean() <= close
 
 
-def test_a_shard_that_could_not_be_read_back_is_refused_before_it_is_made(
-    settings, family, artifact, monkeypatch
-):
+def test_a_shard_too_large_to_read_is_rejected_before_it_is_made(settings, family, artifact, monkeypatch):
     # 4 images of 32² at 1.7 bytes a pixel are 6,963 bytes a prompt.
     monkeypatch.setattr("capo.images.disk_space.SHARD_BYTES", 14_000)
     texts = ["a cat", "a dog", "two", "red"]
@@ -277,9 +275,7 @@ def test_a_shard_that_could_not_be_read_back_is_refused_before_it_is_made(
         sample_table({}, [one] * 2048)
 
 
-def test_what_the_disk_will_take_is_told_and_a_full_one_refused(
-    settings, family, artifact, monkeypatch, capsys
-):
+def test_disk_use_is_reported_and_a_full_disk_rejected(settings, family, artifact, monkeypatch, capsys):
     monkeypatch.setenv("CAPO_QUIET", "0")
     sample(settings, family, artifact, ["a cat", "a dog"])
     # 8 images of 32² at 1.7 bytes a pixel, 8 latents of 4 x 8 x 8, 2 x (16 x 32 + 16) numbers.
@@ -295,7 +291,7 @@ def test_what_the_disk_will_take_is_told_and_a_full_one_refused(
     assert "20 kB free;" in capsys.readouterr().err
 
 
-def test_samples_and_keys_have_noise_of_their_own(settings, family, artifact):
+def test_samples_and_keys_have_their_own_noise(settings, family, artifact):
     first = sample(settings, family, artifact, ["a cat"], "first")
     other = sample(settings, family, artifact, ["a cat"], "other", seed_key="evaluate")
     latents = [tuple(row["latent"]) for rows in (first, other) for row in rows.values()]
@@ -320,14 +316,14 @@ def test_only_missing_shards_are_made(settings, family, artifact, monkeypatch):
     assert tiny_training.contents(artifact.folder) == before
 
 
-def test_images_for_looking_at_come_without_latents(settings, family, artifact):
+def test_evaluation_images_have_no_latents(settings, family, artifact):
     sample(settings, family, artifact, ["a cat"], "images/base", samples=2, keep_latents=False)
     assert artifact.files() == ["images/base/shard-00000.parquet"]
     table = next(read_samples(artifact, "images/base"))
     assert table.column_names == ["prompt_id", "sample", "seed", "image"]
 
 
-def test_latents_are_kept_as_narrow_as_loses_nothing():
+def test_latents_are_stored_in_the_narrowest_lossless_precision():
     values = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(0))
     rounded = values.bfloat16().float()
     assert latent_tensors([values], torch.bfloat16)["latents"].dtype == torch.float32
@@ -343,7 +339,7 @@ def test_latents_that_are_not_finite_are_an_error(settings, family, artifact, mo
     assert not artifact.has("shard-00000.parquet")
 
 
-def test_prompts_that_are_cut_are_counted(tmp_path, sdxl, prepared):
+def test_truncated_prompts_are_counted(tmp_path, sdxl, prepared):
     settings = tiny_training.recipe(tmp_path, sdxl)
     (tmp_path / "prompts.txt").write_text("a cat\n" + "red " * 30 + "\n", encoding="utf-8")
     with Run.open(tmp_path / "other") as run:
@@ -354,6 +350,6 @@ def test_prompts_that_are_cut_are_counted(tmp_path, sdxl, prepared):
         assert run.artifact("samples").summary["truncated_prompts"] == 1
 
 
-def test_reading_what_is_not_there_is_an_error(artifact):
+def test_reading_missing_samples_is_an_error(artifact):
     with pytest.raises(WorkspaceError, match="no images"):
         list(read_samples(artifact, "images/tuned"))

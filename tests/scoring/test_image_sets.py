@@ -1,4 +1,4 @@
-"""Sets of images are scored shard by shard: what was scored is kept, unless the file is damaged."""
+"""Image sets are scored shard by shard; finished shards are kept unless their file is damaged."""
 
 import numpy as np
 import pyarrow as pa
@@ -106,7 +106,7 @@ def test_damaged_scores_of_an_interrupted_run_are_rejected(sets, monkeypatch, pl
 
 
 def test_scores_under_a_damaged_name_are_rejected(sets, monkeypatch):
-    """Names of columns are in the footer of the file, which has no checksum."""
+    """Column names are in the footer of the file, which has no checksum."""
     interrupt(monkeypatch, call=2)
     with pytest.raises(KeyboardInterrupt):
         score(sets, RED)

@@ -32,7 +32,7 @@ def world(tmp_path):
 
 
 def score(recipe, run, work):
-    """Run the stage for some begun artifacts with their rewards; the seconds each took."""
+    """Run the stage for begun artifacts with their rewards; return the seconds per artifact."""
     rewards = tuple(reward for _, reward in work)
     # Not validated: a recipe needs a training reward, a test of a held-out one does not.
     job = Job(recipe.model_copy(update={"rewards": rewards}), run, tuple(artifact for artifact, _ in work))
@@ -87,7 +87,7 @@ def test_prompts_reach_the_reward(world):
         assert row["score"] == pytest.approx(image.std() + len(texts[row["prompt_id"]]))
 
 
-def test_goes_on_with_the_missing_shards(world, monkeypatch):
+def test_resumes_with_the_missing_shards(world, monkeypatch):
     run, recipe, _, _ = world
     whole = contents(make(run, recipe, **REDNESS))
 
@@ -112,7 +112,7 @@ def test_goes_on_with_the_missing_shards(world, monkeypatch):
     assert contents(artifact) == whole
 
 
-def test_no_model_is_loaded_when_all_shards_are_there(world, monkeypatch):
+def test_no_model_is_loaded_if_all_shards_exist(world, monkeypatch):
     run, recipe, _, _ = world
     whole = contents(make(run, recipe, **REDNESS))
     monkeypatch.setattr(rater, "load_reward", None)
@@ -120,7 +120,7 @@ def test_no_model_is_loaded_when_all_shards_are_there(world, monkeypatch):
 
 
 def work(run, *sections):
-    """Artifacts that are begun, with their rewards."""
+    """Begin the artifacts; return them with their rewards."""
     rewards = [RewardSection(**section) for section in sections]
     artifacts = [run.artifact(f"scores/{reward.name}") for reward in rewards]
     for artifact in artifacts:
@@ -142,7 +142,7 @@ def test_an_image_is_decoded_once_for_all_rewards(world, monkeypatch):
     assert all(each > 0 for each in seconds)
 
 
-def test_an_added_reward_alone_is_scored(world, monkeypatch):
+def test_only_an_added_reward_is_scored(world, monkeypatch):
     run, recipe, _, _ = world
     make(run, recipe, **REDNESS)
     monkeypatch.delattr("function_rewards.redness")
@@ -151,8 +151,8 @@ def test_an_added_reward_alone_is_scored(world, monkeypatch):
     assert run.artifact("scores/red").done
 
 
-def test_rewards_of_which_one_was_interrupted(world):
-    """What one has is only counted, what the other lacks is made."""
+def test_resumes_several_rewards_after_one_was_interrupted(world):
+    """Existing shards of one reward are only counted; missing shards of the other are made."""
     run, recipe, _, _ = world
     whole = [contents(make(run, recipe, **section)) for section in (REDNESS, CONTRAST)]
     pairs = work(run, REDNESS, CONTRAST)
@@ -163,7 +163,7 @@ def test_rewards_of_which_one_was_interrupted(world):
     assert pairs[0][0].summary["scored"] == 20
 
 
-def test_models_that_do_not_fit_together_come_one_after_another(world, tmp_path, monkeypatch):
+def test_rewards_that_do_not_fit_in_memory_together_are_loaded_in_turn(world, tmp_path, monkeypatch):
     run, recipe, _, _ = world
     alive, most = weakref.WeakSet(), []
     real = rater.load_reward
@@ -191,7 +191,7 @@ def test_models_that_do_not_fit_together_come_one_after_another(world, tmp_path,
     )
 
 
-def test_memory_that_runs_out_side_by_side_may_suffice_for_one(world, capsys, monkeypatch):
+def test_out_of_memory_with_several_rewards_falls_back_to_one(world, capsys, monkeypatch):
     monkeypatch.delenv("CAPO_QUIET")
     monkeypatch.setattr("function_rewards.eaten", [])
     run, recipe, _, _ = world
@@ -215,7 +215,7 @@ def test_memory_that_runs_out_side_by_side_may_suffice_for_one(world, capsys, mo
         make(run, recipe, name="alone", source="function_rewards:hungry")
 
 
-def test_prompts_that_are_read_in_part_are_counted_and_told(tmp_path, capsys, monkeypatch):
+def test_truncated_prompts_are_counted_and_reported(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("CAPO_QUIET")
     recipe = tiny_run.recipe([REDNESS])
     prompts = [make_prompt("a red circle"), make_prompt("a red circle " * 50), make_prompt("a blue square")]
@@ -227,12 +227,12 @@ def test_prompts_that_are_read_in_part_are_counted_and_told(tmp_path, capsys, mo
         rows = read_scores(artifact).to_pylist()
         assert {r["prompt_id"] for r in rows if r["truncated"]} == {prompts[1].prompt_id}
         assert "pickscore: 1 of 3 prompts are longer" in capsys.readouterr().err
-        again = make(run, recipe, **section)  # from what is there, without the model
+        again = make(run, recipe, **section)  # from existing shards, without the model
         assert again.summary["truncated_prompts"] == 1
         assert "truncated_prompts" not in make(run, recipe, **REDNESS).summary
 
 
-def test_a_reward_that_cannot_answer_for_now_costs_nothing(world, monkeypatch):
+def test_a_temporarily_unavailable_reward_loses_no_scores(world, monkeypatch):
     run, recipe, _, _ = world
     whole = contents(make(run, recipe, **REDNESS))
     calls = []
@@ -255,7 +255,7 @@ def test_a_reward_that_cannot_answer_for_now_costs_nothing(world, monkeypatch):
 
 
 def expected_gaps(pixels):
-    """Reason of every sample for which `gappy` has no score."""
+    """Return the reasons of the samples for which `gappy` has no score."""
     reasons = {}
     for key, image in pixels.items():
         red = image[0, 0, 0]
@@ -266,7 +266,7 @@ def expected_gaps(pixels):
     return reasons
 
 
-def test_missing_scores_are_kept_as_such_and_counted(tmp_path):
+def test_missing_scores_are_stored_as_missing_and_counted(tmp_path):
     prompts = tiny_run.prompts(20)
     recipe = tiny_run.recipe([GAPPY], pairs={"max_skipped": 0.5})
     with Run.open(tmp_path) as run:
@@ -298,7 +298,7 @@ def test_too_many_missing_scores_stop_the_stage(tmp_path):
 
 
 def test_shards_with_gaps_are_scored_again(tmp_path, monkeypatch):
-    """What failed may have been a service that was down."""
+    """The cause may have been a service that was down."""
     recipe = tiny_run.recipe([GAPPY])
     with Run.open(tmp_path) as run:
         tiny_run.fill(run, recipe, tiny_run.prompts(20))
@@ -317,7 +317,7 @@ def test_a_reward_that_always_fails_stops_at_once(world):
     assert run.artifact("scores/broken").files() == []
 
 
-def test_negative_scores_for_a_power_ratio_are_refused_at_the_reward(world):
+def test_negative_scores_for_a_power_ratio_stop_the_stage(world):
     run, recipe, prompts, _ = world
     with pytest.raises(
         RewardError, match=f"'neg': score -1 of prompt {prompts[0].prompt_id}, sample 0 is negative"

@@ -1,4 +1,4 @@
-"""Scores that are known from earlier runs: found by content alone, and never wrong."""
+"""Scores cached by earlier runs are looked up by content alone and are exact."""
 
 import multiprocessing
 import shutil
@@ -26,7 +26,7 @@ REDNESS = {"name": "red", "source": "function_rewards:redness"}
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """Where scores are kept; switched on."""
+    """The folder of the score cache, which is switched on."""
     monkeypatch.delenv("CAPO_SCORE_CACHE")
     monkeypatch.setenv("CAPO_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "scores"
@@ -39,7 +39,7 @@ def clip(tmp_path):
 
 @pytest.fixture
 def scored(tmp_path, monkeypatch):
-    """Score a new run; its scores by prompt and sample, and how many images the model was given."""
+    """Score a new run; return scores by prompt and sample, and the number of images the model scored."""
     given = []
     real = rater.score_images
 
@@ -71,7 +71,7 @@ def test_nothing_is_scored_twice_across_runs(scored, clip):
     assert scored(clip | {"name": "other", "batch_size": 5}) == (first, 0)
 
 
-def test_every_stage_knows_what_any_other_scored(scored, clip, tmp_path, monkeypatch):
+def test_stages_share_scores(scored, clip, tmp_path, monkeypatch):
     first, _ = scored(clip)
     texts = {prompt.prompt_id: prompt.text for prompt in PROMPTS}
     monkeypatch.setattr(rater, "load_reward", None)
@@ -84,7 +84,7 @@ def test_every_stage_knows_what_any_other_scored(scored, clip, tmp_path, monkeyp
             assert (each.score, each.truncated) == first[prompt_id, sample]
 
 
-def test_what_differs_in_anything_is_scored(scored, clip, tmp_path):
+def test_any_difference_is_scored_again(scored, clip, tmp_path):
     scored(clip)
     other = make_prompt("another prompt for the same images")
     found, made = scored(clip, [other, *PROMPTS[1:]])
@@ -100,7 +100,7 @@ def test_what_differs_in_anything_is_scored(scored, clip, tmp_path):
     assert scored(seeded)[1] == 12
 
 
-def test_a_change_of_code_version_or_device_starts_anew(clip, monkeypatch, folder):
+def test_a_change_of_code_version_or_device_is_scored_again(clip, monkeypatch, folder):
     section = RewardSection(**clip)
     places = [open_cache(section, "cpu"), open_cache(section, "NVIDIA H100")]
     monkeypatch.setattr("capo.rewards.score_cache._code", lambda: "other code")
@@ -124,13 +124,13 @@ def test_a_change_of_code_version_or_device_starts_anew(clip, monkeypatch, folde
         ({"name": "shapes-preference", "cache": False}, False),
     ],
 )
-def test_which_rewards_are_kept(section, kept, monkeypatch):
+def test_which_rewards_are_cached(section, kept, monkeypatch):
     assert (open_cache(RewardSection(**section), "cpu") is not None) == kept
     monkeypatch.setenv("CAPO_SCORE_CACHE", "0")
     assert open_cache(RewardSection(**section), "cpu") is None
 
 
-def test_a_file_that_an_option_names_counts_by_its_content(tmp_path):
+def test_a_file_named_by_an_option_counts_by_its_content(tmp_path):
     (name,) = [n for n, entry in CATALOG.items() if entry.architecture == "hpsv3:HpsV3"]
     options = {"instruction": str(tmp_path / "instruction.txt")}
     section = RewardSection(name=name, checkpoint=str(tmp_path / "weights"), options=options)
@@ -142,20 +142,20 @@ def test_a_file_that_an_option_names_counts_by_its_content(tmp_path):
     assert reward_identity(section) != first
 
 
-def test_missing_scores_are_never_known(folder):
+def test_missing_scores_are_not_cached(folder):
     cache = ScoreCache(folder / "x.sqlite")
     cache.keep([b"1", b"2"], [Scored(None, "too red"), Scored(0.5)])
     assert cache.find([b"1", b"2"]) == [None, Scored(0.5)]
 
 
-def test_truncation_is_known_too(scored, clip):
+def test_truncation_is_cached(scored, clip):
     prompts = [make_prompt("a red circle " * 50), *PROMPTS[:2]]
     first, _ = scored(clip, prompts)
     assert sum(truncated for _, truncated in first.values()) == 4
     assert scored(clip, prompts) == (first, 0)
 
 
-def test_what_is_kept_comes_back_exactly(folder):
+def test_cached_scores_are_exact(folder):
     cache = ScoreCache(folder / "x.sqlite")
     rng = np.random.default_rng(0)
     keys = [score_key(bytes([i % 256]), str(i)) for i in range(1500)]
@@ -186,7 +186,7 @@ def test_two_processes_at_once(folder):
     assert ScoreCache(path).find(keys) == [Scored(float(i)) for i in range(30)]
 
 
-def test_a_file_that_is_damaged_is_done_without(scored, clip, folder, capsys, monkeypatch):
+def test_a_damaged_cache_file_is_ignored(scored, clip, folder, capsys, monkeypatch):
     first, _ = scored(clip)
     (path,) = folder.iterdir()
     path.write_bytes(b"no database" * 100)

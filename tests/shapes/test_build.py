@@ -31,7 +31,7 @@ def _small(monkeypatch):
 
 
 def contents(folder):
-    """Weights and configuration: where they came from holds seconds."""
+    """Weights and configuration, without the origin file, which contains times."""
     return {
         p.relative_to(folder).as_posix(): p.read_bytes()
         for p in folder.rglob("*")
@@ -39,7 +39,7 @@ def contents(folder):
     }
 
 
-def test_an_interrupted_build_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypatch):
+def test_an_interrupted_build_resumes_and_ends_with_the_same_bytes(tmp_path, monkeypatch):
     build(tmp_path / "whole", parts=("vae",), scale=SCALE)
     saves = []
 
@@ -63,7 +63,7 @@ def test_an_interrupted_build_goes_on_and_ends_with_the_same_bytes(tmp_path, mon
     assert origin["vae"]["scale"] == SCALE
 
 
-def test_the_flow_is_a_pipeline_that_diffusers_and_we_sample_alike(tmp_path, monkeypatch):
+def test_capo_and_diffusers_sample_the_flow_alike(tmp_path, monkeypatch):
     monkeypatch.setattr(flow, "BATCH", 8)
     shutil.copytree(CHECKPOINTS / "base/vae", tmp_path / "base/vae")
     build(tmp_path, parts=("flow",), scale=0.0005)  # 3 steps

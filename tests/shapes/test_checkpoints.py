@@ -1,4 +1,4 @@
-"""The checkpoints that come with the package: real layouts, small, and better than chance."""
+"""The checkpoints that ship with the package: real layouts, small files, results better than chance."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ EXAMPLES = 200
 CPU = torch.device("cpu")
 
 
-def test_they_are_small_and_in_half_precision():
+def test_checkpoints_are_small_and_in_half_precision():
     files = [path for path in CHECKPOINTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 25 * 2**20
     weights = [path for path in files if path.suffix == ".safetensors"]
@@ -38,7 +38,7 @@ def test_they_are_small_and_in_half_precision():
         assert found == {"F16"}, path
 
 
-def test_they_say_where_they_came_from():
+def test_checkpoints_record_how_they_were_built():
     origin = json.loads((CHECKPOINTS / "origin.json").read_text())
     assert set(origin) == {"vae", "base", "flow", "preference", "vqa", "aesthetic", "heldout"}
     assert {part["scale"] for part in origin.values()} == {1.0}
@@ -56,7 +56,7 @@ def test_they_say_where_they_came_from():
         ("vqa", question_tokenizer),
     ],
 )
-def test_their_tokenizers_are_those_of_the_grammar(folder, make):
+def test_checkpoints_use_the_tokenizers_of_the_grammar(folder, make):
     shipped = AutoTokenizer.from_pretrained(CHECKPOINTS / folder)
     assert shipped(PROMPTS).input_ids == make()(PROMPTS).input_ids
     assert shipped.get_vocab() == make().get_vocab()
@@ -68,7 +68,7 @@ def test_the_base_gives_the_same_images_through_diffusers_alone(tmp_path):
     family = load_family(ModelSection(checkpoint="shapes"), CPU)
     assert family.latent_shape(settings) == (4, 8, 8)
     images = family.decode(family.sample(family.encode(PROMPTS), family.unconditional(), noise, settings))
-    # A copy: nothing of the package is needed to read it.
+    # A copy, because reading it must not need the package.
     with quiet():
         pipeline = StableDiffusionXLPipeline.from_pretrained(
             shutil.copytree(CHECKPOINTS / "base", tmp_path / "base"), dtype=torch.float32
@@ -105,8 +105,8 @@ def test_the_flow_gives_the_same_images_through_diffusers_alone(tmp_path):
     assert images[0].size == (32, 32)
 
 
-def test_the_flow_follows_its_prompts_and_errs():
-    """By the judge: most of the simple prompts, some of the hard ones."""
+def test_the_flow_follows_prompts_but_makes_mistakes():
+    """The judge accepts most images of simple prompts and some of hard ones."""
     specs = draw_specs("test", 24, 1)
     settings = GenerateSection(
         scheduler="FlowMatchEulerDiscreteScheduler", num_inference_steps=10, guidance_scale=2.5
@@ -119,7 +119,7 @@ def test_the_flow_follows_its_prompts_and_errs():
         judge(np.asarray(image), spec.metadata)
         for image, spec in zip(images, [s for s in specs for _ in range(4)], strict=True)
     ]
-    assert 0.25 < np.mean(right) < 0.75  # a random other prompt is shown by 6% of the images
+    assert 0.25 < np.mean(right) < 0.75  # 6% of the images satisfy another, random prompt
 
 
 def pictures(images):
@@ -133,7 +133,7 @@ def score(name, images, prompts):
 # Chance is 0.5 for the shares, 0 for the correlation, with a standard deviation of about 0.04.
 
 
-def test_the_vqa_reward_says_yes_rather_to_what_shows_its_prompt():
+def test_the_vqa_reward_prefers_images_that_show_their_prompt():
     given = data.questions(EXAMPLES, 11, "cpu", "test")
     scores = score("shapes-vqa", given.images, given.texts)
     answers = given.answers.numpy().astype(bool)
@@ -143,7 +143,7 @@ def test_the_vqa_reward_says_yes_rather_to_what_shows_its_prompt():
 
 
 @pytest.mark.parametrize("name", ["shapes-preference", "shapes-heldout"])
-def test_the_preference_rewards_prefer_what_people_do(name):
+def test_the_preference_rewards_agree_with_simulated_people(name):
     given = data.preferences(EXAMPLES, 12, "cpu", "test")
     prompts = [text for text in given.texts for _ in range(2)]
     first, second = score(name, given.images.flatten(0, 1), prompts).reshape(-1, 2).T
@@ -152,7 +152,7 @@ def test_the_preference_rewards_prefer_what_people_do(name):
     assert ((first > second) == (labels == 1))[decided].mean() > 0.62
 
 
-def test_the_aesthetic_reward_rates_as_people_do_and_blindly():
+def test_the_aesthetic_reward_agrees_with_people_and_ignores_the_prompt():
     given = data.ratings(EXAMPLES, 13, "cpu", "test")
     scores = score("shapes-aesthetic", given.images, [""] * EXAMPLES)
     assert np.corrcoef(scores, given.ratings)[0, 1] > 0.7

@@ -10,12 +10,12 @@ def specs(split):
     return [spec for of_category in grammar(split).values() for spec in of_category]
 
 
-def test_no_content_is_in_two_splits():
+def test_splits_share_no_contents():
     contents = {split: {spec.content for spec in specs(split)} for split in SPLITS}
     assert sum(map(len, contents.values())) == len(set().union(*contents.values()))
 
 
-def test_a_text_says_one_thing():
+def test_a_text_has_one_meaning():
     texts = [spec.text for split in SPLITS for spec in specs(split)]
     assert len(texts) == len(set(texts)) > 8000
 
@@ -29,12 +29,12 @@ def test_every_split_has_enough_of_every_category(split, least):
     assert sum(map(len, found.values())) >= least
 
 
-def test_every_content_comes_with_every_opening():
+def test_all_contents_have_all_openings():
     counts = Counter(spec.content for spec in specs("train"))
     assert set(counts.values()) == {len(OPENINGS)}
 
 
-def test_the_same_seed_draws_the_same_and_a_smaller_count_its_start():
+def test_a_smaller_count_is_a_prefix_under_the_same_seed():
     drawn = prompts("train", 100, 3)
     assert drawn == prompts("train", 100, 3)
     assert drawn[:40] == prompts("train", 40, 3)
@@ -42,18 +42,18 @@ def test_the_same_seed_draws_the_same_and_a_smaller_count_its_start():
     assert len({text for text, _, _ in drawn}) == 100
 
 
-def test_drawn_prompts_are_even_over_the_categories_as_far_as_these_go():
+def test_drawn_prompts_are_spread_evenly_over_the_categories():
     assert set(Counter(c for _, c, _ in prompts("train", 120, 0)).values()) == {20}
     counts = Counter(c for _, c, _ in prompts("test", 240, 0))
     assert counts["single_object"] == len(grammar("test")["single_object"]) == 20
     assert max(counts.values()) - min(n for c, n in counts.items() if c != "single_object") <= 1
 
 
-def test_all_are_drawn_without_a_count():
+def test_without_a_count_all_prompts_are_drawn():
     assert {text for text, _, _ in prompts("validation", None, 0)} == {s.text for s in specs("validation")}
 
 
-def test_more_than_there_are_is_an_error_that_says_how_many():
+def test_too_large_a_count_is_an_error_with_the_available_number():
     total = len(specs("validation"))
     with pytest.raises(ValueError, match=f"{total} prompts, fewer than the {total + 1} requested"):
         draw_specs("validation", total + 1, 0)

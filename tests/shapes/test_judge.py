@@ -26,14 +26,14 @@ def image(*items, lightness=0.1):
 
 
 def shows(scene, spec):
-    """The truth, from the scene rather than its pixels."""
+    """Compute the truth from the scene instead of its pixels."""
     lightness = sum(scene.background) / 3
     named = min(BACKGROUNDS, key=lambda name: abs(lightness - sum(BACKGROUNDS[name]) / 2))
     return satisfies(scene.items, spec.metadata) and spec.background in (None, named)
 
 
 def agreement(make):
-    """By category, how often the judge says of a scene what is true of it; and that truth's share."""
+    """Return by category how often the judge agrees with the truth, and how often the truth is positive."""
     rng = random.Random(0)
     specs = draw_specs("test", PROMPTS, 0)
     scenes = [make(spec, rng) for spec in specs]
@@ -45,13 +45,13 @@ def agreement(make):
     return {category: np.mean(each) for category, each in found.items()}, np.mean(truths)
 
 
-def test_it_is_right_on_scenes_that_show_their_prompt():
+def test_the_judge_accepts_scenes_of_their_prompt():
     right, truth = agreement(scene_of)
     assert truth == 1
     assert min(right.values()) >= LEAST_RIGHT, right
 
 
-def test_it_is_right_on_near_misses():
+def test_the_judge_rejects_near_misses():
     right, truth = agreement(lambda spec, rng: scene_of(corrupt(spec, rng), rng))
     assert truth < 0.05
     assert min(right.values()) >= LEAST_RIGHT, right
@@ -59,19 +59,19 @@ def test_it_is_right_on_near_misses():
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("color", COLORS)
-def test_it_finds_what_was_drawn_and_where(shape, color):
+def test_the_judge_detects_shapes_and_positions(shape, color):
     (found,) = detect(image(item(shape, color, 13.3, 18.6, 6.5), lightness=0.5))
     assert (found.shape, found.color) == (shape, color)
     assert (found.x, found.y) == pytest.approx((13.3, 18.6), abs=0.5)
     assert found.overlap > 0.8
 
 
-def test_the_largest_comes_first():
+def test_the_largest_shape_is_listed_first():
     found = detect(image(item("circle", "red", 7, 7, 3.5), item("square", "blue", 20, 20, 8)))
     assert [f.shape for f in found] == ["square", "circle"]
 
 
-def test_there_is_nothing_in_a_plain_or_noisy_image():
+def test_plain_and_noisy_images_have_no_shapes():
     assert detect(image()) == []
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     assert not judge(noise, Spec("counting", (Subject("circle", None, 2),)).metadata)
@@ -86,7 +86,7 @@ def test_backgrounds(name, lightness):
         assert judge(pixels, spec.metadata) == (other == name)
 
 
-def test_counting_is_exact_and_by_colour_where_one_is_named():
+def test_counting_is_exact_and_per_named_color():
     three = image(item(x=6, y=6, radius=4), item(x=18, y=6, radius=4), item("circle", "blue", 6, 18, 4))
 
     def counted(count, color=None):
@@ -96,13 +96,13 @@ def test_counting_is_exact_and_by_colour_where_one_is_named():
     assert [counted(n, "red") for n in (2, 3, 4)] == [True, False, False]
 
 
-def test_more_than_what_was_asked_for_is_right_elsewhere():
+def test_extra_shapes_are_accepted_outside_of_counting():
     two = image(item("circle", "red", 8, 8), item("square", "blue", 22, 22))
     for subjects in ((Subject("circle"),), (Subject("square", "blue"),)):
         assert judge(two, Spec("single_object", subjects).metadata)
 
 
-def test_colours_belong_to_their_shapes():
+def test_colors_belong_to_their_shapes():
     pixels = image(item("circle", "red", 8, 8), item("square", "blue", 22, 22))
     right = Spec("color_attr", (Subject("circle", "red"), Subject("square", "blue")))
     wrong = Spec("color_attr", (Subject("circle", "blue"), Subject("square", "red")))
@@ -110,7 +110,7 @@ def test_colours_belong_to_their_shapes():
     assert not judge(pixels, wrong.metadata)
 
 
-def test_positions_are_of_centres_that_are_clearly_apart():
+def test_positions_need_clearly_separated_centers():
     def stands(relation, x, y):
         pixels = image(item("circle", "red", 16, 16, 4), item("square", "blue", x, y, 4))
         spec = Spec("position", (Subject("circle"), Subject("square")), relation)
@@ -121,7 +121,7 @@ def test_positions_are_of_centres_that_are_clearly_apart():
     assert stands("right of", 6, 17)
     assert stands("below", 17, 6)
     assert not stands("left of", 6, 16)
-    assert not stands("above", 26, 17)  # hardly higher
+    assert not stands("above", 26, 17)  # only slightly higher
 
 
 @pytest.mark.parametrize(
@@ -132,6 +132,6 @@ def test_positions_are_of_centres_that_are_clearly_apart():
         (np.zeros((3, 32, 32), np.uint8), r"uint8 \(3, 32, 32\)"),
     ],
 )
-def test_other_images_are_refused(pixels, got):
+def test_other_images_are_rejected(pixels, got):
     with pytest.raises(ValueError, match=rf"the judge reads uint8 \[32, 32, 3\] images, got {got}"):
         judge(pixels, {"include": []})

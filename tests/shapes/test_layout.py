@@ -31,39 +31,39 @@ def test_a_scene_satisfies_its_prompt(spec, seed):
 
 
 @given(specs, seeds)
-def test_shapes_lie_apart_and_inside(spec, seed):
+def test_shapes_do_not_overlap_and_stay_inside(spec, seed):
     items = scene_of(spec, random.Random(seed)).items
     for item in items:
-        assert all(item.radius <= centre <= SIZE - item.radius for centre in (item.x, item.y))
+        assert all(item.radius <= center <= SIZE - item.radius for center in (item.x, item.y))
     for a, b in combinations(items, 2):
         assert max(abs(a.x - b.x), abs(a.y - b.y)) >= a.radius + b.radius + GAP
 
 
 @given(specs, seeds)
-def test_a_near_miss_is_of_the_same_kind_but_says_something_else(spec, seed):
+def test_a_near_miss_has_the_same_category_and_other_contents(spec, seed):
     other = corrupt(spec, random.Random(seed))
     assert other.content != spec.content
     assert (other.category, other.opening) == (spec.category, spec.opening)
 
 
-def test_near_misses_are_nearly_always_misses():
+def test_near_misses_rarely_satisfy_the_prompt():
     rng = random.Random(0)
     hits = []
     for spec in draw_specs("test", 600, 0):
         other = corrupt(spec, rng)
         scene = scene_of(other, rng)
         hits.append(satisfies(scene.items, spec.metadata) and other.background == spec.background)
-    # A relation may hold besides the one that was drawn.
+    # Another relation may hold in addition to the drawn one.
     assert sum(hits) / len(hits) < 0.05
 
 
-def test_swapped_colours():
+def test_swapped_colors():
     spec = Spec("color_attr", (Subject("circle", "red"), Subject("square", "cyan")))
     assert swap_colors(spec).text == "a cyan circle and a red square"
     assert swap_colors(swap_colors(spec)) == spec
 
 
-def test_every_category_is_corrupted_in_its_own_way():
+def test_every_category_has_its_own_corruption():
     def changes(*subjects, category="colors", **fields):
         spec, rng = Spec(category, subjects, **fields), random.Random(0)
         return {corrupt(spec, rng).text for _ in range(400)}

@@ -25,7 +25,7 @@ def changed(**fields):
     return replace(LIKED, items=(replace(LIKED.items[0], **fields),))
 
 
-def test_beauty_knows_no_prompt():
+def test_beauty_ignores_the_prompt():
     assert list(inspect.signature(beauty).parameters) == ["scene", "blur"]
 
 
@@ -42,12 +42,12 @@ def test_beauty_knows_no_prompt():
     ],
     ids=["smaller", "left", "low", "dull", "pale contrast", "more", "empty"],
 )
-def test_one_large_centred_vivid_shape_is_what_is_liked(other):
+def test_one_large_centered_vivid_shape_is_preferred(other):
     assert beauty(LIKED) > beauty(other) + 0.2
     assert beauty(LIKED) > 8
 
 
-def test_sharp_images_are_liked_more():
+def test_sharp_images_are_preferred():
     assert beauty(LIKED) > beauty(LIKED, 0.5) > beauty(LIKED, 1.0)
 
 
@@ -57,22 +57,22 @@ def test_beauty_is_a_rating_of_1_to_10(spec, seed, blur):
 
 
 @given(specs, seeds)
-def test_what_shows_its_prompt_is_aligned(spec, seed):
+def test_an_image_of_its_prompt_is_aligned(spec, seed):
     rng = random.Random(seed)
     assert alignment(scene_of(spec, rng), spec) == 1
     miss = corrupt(spec, rng)
-    if miss.relation is None:  # of a relation another may hold besides
+    if miss.relation is None:  # another relation may hold too
         assert 0 <= alignment(scene_of(miss, rng), spec) < 1
 
 
-def test_alignment_counts_what_is_right():
+def test_alignment_is_the_share_of_correct_facts():
     spec = Spec("color_attr", (Subject("circle", "red"), Subject("square", "blue")))
 
     def scene(*kinds):
         items = (Item(shape, color, (0.0, 1.0, 1.0), 16.0, 16.0, 4.0) for shape, color in kinds)
         return Scene(tuple(items), (0.1, 0.1, 0.1))
 
-    # Four facts of the two shapes, one of how many there are.
+    # Four facts about the two shapes and one about their number.
     assert alignment(scene(("circle", "red"), ("square", "blue")), spec) == 1
     assert alignment(scene(("circle", "blue"), ("square", "red")), spec) == 3 / 5
     assert alignment(scene(("circle", "red")), spec) == 2 / 5
@@ -90,7 +90,7 @@ def logistic(x):
 
 
 @pytest.mark.parametrize("other", [LIKED, changed(radius=4.0), changed(x=8.0), changed(hsv=(0.0, 0.6, 0.7))])
-def test_people_err_as_a_logistic_choice_does(other):
+def test_people_choose_with_logistic_noise(other):
     spec = Spec("single_object", (Subject("circle"),))
     difference = 0.35 * (beauty(LIKED) - beauty(other))
     expected = {
@@ -102,7 +102,7 @@ def test_people_err_as_a_logistic_choice_does(other):
     assert preferences((LIKED, other), spec) == pytest.approx(expected, abs=0.026)
 
 
-def test_what_shows_the_prompt_is_preferred_to_what_looks_better():
+def test_people_prefer_alignment_to_beauty():
     spec = Spec("single_object", (Subject("square"),))
     plain = Scene((Item("square", "red", (0.0, 0.6, 0.6), 8.0, 8.0, 4.0),), (0.1, 0.1, 0.1))
     assert beauty(plain) < beauty(LIKED) - 3

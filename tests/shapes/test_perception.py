@@ -10,7 +10,7 @@ from capo.shapes.perception import perceive
 from capo.shapes.scenes import draw
 
 
-def test_people_see_in_pixels_what_was_drawn():
+def test_perception_reads_the_scene_from_pixels():
     rng = random.Random(0)
     specs = draw_specs("train", 150, 0)
     scenes = [scene_of(corrupt(s, rng) if i % 2 else s, rng) for i, s in enumerate(specs)]
@@ -23,19 +23,19 @@ def test_people_see_in_pixels_what_was_drawn():
     assert np.abs(np.subtract(truth, found)).mean() < 0.1, "of a rating of 1 to 10"
 
 
-def test_nothing_is_seen_where_nothing_is():
+def test_an_empty_image_has_no_shapes():
     scene = perceive(np.full((32, 32, 3), 51, dtype=np.uint8))
     assert scene.items == ()
     assert scene.background == pytest.approx((0.2, 0.2, 0.2))
 
 
-def test_other_sizes_are_refused():
+def test_other_sizes_are_rejected():
     with pytest.raises(ValueError, match=r"reads uint8 \[32, 32, 3\] images, got uint8 \(64, 64, 3\)"):
         perceive(np.zeros((64, 64, 3), dtype=np.uint8))
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_metadata_say_all_of_a_prompt_but_its_opening(split):
+def test_metadata_describe_a_prompt_except_its_opening(split):
     for specs in grammar(split).values():
         for spec in specs:
             found = spec_of(spec.metadata)

@@ -16,7 +16,7 @@ def white(shape, x=16.0, y=16.0, radius=9.0):
 
 
 def coverage(scene):
-    """Of white on black, in [0, 1]."""
+    """Coverage in [0, 1]: a white shape on black."""
     return draw([scene])[0, 0] / 255
 
 
@@ -28,7 +28,7 @@ def test_an_empty_scene_is_its_background():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_colours_are_exact_inside_and_outside(shape):
+def test_colors_are_exact_inside_and_outside(shape):
     item = Item(shape, "green", (120.0, 1.0, 0.8), 16.5, 16.5, 8.0)
     image = draw([Scene((item,), (0.2, 0.2, 0.2))])[0]
     assert image[:, 16, 16].tolist() == [0, 204, 0]
@@ -45,19 +45,19 @@ def test_colours_are_exact_inside_and_outside(shape):
     ],
 )
 @pytest.mark.parametrize("offset", [0.0, 0.3, 0.5])
-def test_edges_are_anti_aliased_so_that_areas_are_kept(shape, area, offset):
+def test_anti_aliased_edges_preserve_areas(shape, area, offset):
     drawn = coverage(white(shape, 16 + offset, 16 - offset))
     assert drawn.sum().item() == pytest.approx(area * 81, rel=0.03)
     assert ((drawn > 0.05) & (drawn < 0.95)).any()
 
 
-def test_a_pixel_on_an_edge_is_covered_by_its_share():
+def test_a_pixel_on_an_edge_is_covered_in_part():
     # The right edge is at 16 + 0.88 * 10 = 24.8: pixel 24 is covered by 0.8.
     row = coverage(white("square", radius=10.0))[16]
     assert row[23:26].tolist() == pytest.approx([1, 0.8, 0], abs=0.003)
 
 
-def test_shapes_point_where_they_should():
+def test_shapes_have_the_right_orientation():
     triangle, cross = coverage(white("triangle")), coverage(white("cross"))
     assert triangle[9].sum() < 3 < 14 < triangle[23].sum()  # apex above, base below
     assert cross[16, 8] == cross[8, 16] == 1
@@ -72,7 +72,7 @@ def test_a_later_shape_covers_an_earlier_one():
     assert image[:, 16, 22].tolist() == [255, 0, 0]
 
 
-def test_a_batch_is_drawn_as_its_scenes_are():
+def test_a_batch_equals_scenes_drawn_one_by_one():
     rng = random.Random(0)
     scenes = [scene_of(spec, rng) for spec in draw_specs("test", 48, 0)]
     assert torch.equal(draw(scenes), torch.cat([draw([scene]) for scene in scenes]))

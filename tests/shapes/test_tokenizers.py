@@ -32,41 +32,41 @@ def test_every_word_of_the_grammar_is_one_token(clip, questions):
     assert [len(questions(answer).input_ids) for answer in (YES, NO)] == [1, 1]
 
 
-def test_no_prompt_is_cut(clip, questions):
+def test_no_prompt_is_truncated(clip, questions):
     assert clip.model_max_length == PROMPT_LENGTH
     assert max(map(len, clip(TEXTS).input_ids)) <= PROMPT_LENGTH
     asked = questions([QUESTION.format(prompt=text) for text in TEXTS]).input_ids
     assert questions.model_max_length == QUESTION_LENGTH
-    assert max(map(len, asked)) < QUESTION_LENGTH  # the answer comes behind
+    assert max(map(len, asked)) < QUESTION_LENGTH  # the answer follows
 
 
-def test_prompts_begin_and_end_and_are_padded_as_in_clip(clip):
+def test_prompts_have_the_special_tokens_and_padding_of_clip(clip):
     start, circle, end = clip("circle").input_ids
     assert (start, end) == (clip.bos_token_id, clip.eos_token_id) == (len(clip) - 2, len(clip) - 1)
     padded = clip("circle", padding="max_length").input_ids
     assert padded == [start, circle] + [end] * (PROMPT_LENGTH - 2)
 
 
-def test_questions_are_padded_behind(questions):
+def test_questions_are_padded_on_the_right(questions):
     texts = [QUESTION.format(prompt=prompt) for prompt in ("a circle", "a red circle")]
     short, long = questions(texts, padding=True).input_ids
     assert short[-1] == questions.pad_token_id != long[-1] == short[-2]
 
 
-def test_an_answer_is_a_token_of_its_own_behind_the_question(questions):
+def test_an_answer_is_one_token_after_the_question(questions):
     asked = QUESTION.format(prompt="a red circle")
     for answer in (YES, NO):
         assert questions(asked + answer).input_ids == questions(asked).input_ids + questions(answer).input_ids
 
 
-def test_any_text_comes_back(clip, questions):
+def test_any_text_round_trips(clip, questions):
     text = "Zwölf 'odd' fish, <|odd|> 🐟!"
     assert questions.decode(questions(text).input_ids) == text
     assert clip.unk_token_id not in clip(text).input_ids[1:-1]
 
 
 @pytest.mark.parametrize("name", ["clip", "questions"])
-def test_saved_and_loaded_it_is_the_same(name, tmp_path, request):
+def test_saving_and_loading_changes_nothing(name, tmp_path, request):
     tokenizer = request.getfixturevalue(name)
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)

@@ -268,7 +268,7 @@ def test_policies_that_cannot_be_merged_are_rejected(tmp_path, sdxl, loras, narr
 
 
 def test_a_soup_is_evaluated_like_a_trained_policy(tmp_path, sdxl, loras):
-    """In a run directory of its own, without any stage before the evaluation."""
+    """A soup in its own run directory, without any stage before the evaluation."""
     soup(loras, tmp_path / "soup", EXACT)
 
     def recipe(policy):

@@ -35,7 +35,7 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("stage", [None, "prompts", "report"])
-def test_no_command_runs_in_a_folder_of_the_users(users_folder, stage, monkeypatch):
+def test_no_command_runs_in_a_users_folder(users_folder, stage, monkeypatch):
     fake_stages.install(monkeypatch.setattr)
     recipe = parse_recipe(fake_stages.VALUES)
     with pytest.raises(WorkspaceError, match=r"not made by capo.*--run"):
@@ -43,7 +43,7 @@ def test_no_command_runs_in_a_folder_of_the_users(users_folder, stage, monkeypat
     assert contents(users_folder) == USERS_FILES
 
 
-def test_opening_a_folder_of_the_users_changes_nothing(users_folder):
+def test_opening_a_users_folder_changes_nothing(users_folder):
     with pytest.raises(WorkspaceError, match=r"pairs\.csv"), Run.open(users_folder):
         pass
     assert contents(users_folder) == USERS_FILES
@@ -92,7 +92,7 @@ def test_a_damaged_marker_is_named(tmp_path, text):
         pass
 
 
-# Files of the user's own in a run directory of capo's.
+# A user's files in a run directory of capo.
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_run_refuses_a_users_file_before_any_work(tmp_path, monkeypatch):
     recipe = parse_recipe(fake_stages.VALUES)
     pipeline.run(recipe, tmp_path / "run")
     (tmp_path / "run/report/my.html").write_text("mine")
-    (tmp_path / "run/pairs.csv").write_text("1,2")  # not in the folder of an artifact: it is in nobody's way
+    (tmp_path / "run/pairs.csv").write_text("1,2")  # outside of all artifact folders, where it does no harm
     fake_stages.calls.clear()
     changed = parse_recipe(fake_stages.VALUES | {"seed": 1})
     with pytest.raises(WorkspaceError, match=r"my\.html"):
@@ -161,7 +161,7 @@ def test_a_users_file_is_not_read_as_part_of_an_artifact(samples):
     assert list(samples.manifest().files) == ["best/weights", "shard-0"]
 
 
-def test_files_that_desktops_leave_are_ignored(samples):
+def test_desktop_metadata_files_are_ignored(samples):
     (samples.folder / ".DS_Store").write_bytes(b"?")
     samples.path("best")
     samples.begin({"seed": 1}, force=True)
@@ -179,7 +179,7 @@ def test_an_artifact_begun_by_version_0_1_is_resumed_but_not_removed(samples):
 
 
 def test_a_torn_line_of_the_record_is_ignored(samples):
-    """A crash while the line was written: the file it was for never appeared."""
+    """A crash while the line was written; its file was never created."""
     record = samples.run.path / "manifests/samples.written.jsonl"
     record.write_bytes(record.read_bytes() + b'\n{"path": "shard-1", "by')
     again = Run(samples.run.path).artifact("samples")
@@ -189,7 +189,7 @@ def test_a_torn_line_of_the_record_is_ignored(samples):
     assert Run(samples.run.path).artifact("samples").read_bytes("shard-1") == b"data"
 
 
-def test_no_study_runs_in_a_folder_of_the_users(users_folder):
+def test_no_study_runs_in_a_users_folder(users_folder):
     with pytest.raises(WorkspaceError, match=r"not made by capo.*--to"):
         run_study(load_study("table1"), users_folder, force=True)
     assert contents(users_folder) == USERS_FILES

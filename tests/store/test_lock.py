@@ -9,7 +9,7 @@ from capo.store.lock import hold_lock, wait_for_lock
 
 
 @pytest.mark.parametrize("lock", [hold_lock, wait_for_lock])
-def test_a_link_in_place_of_a_lock_is_refused_and_its_target_kept(tmp_path, lock):
+def test_a_link_in_place_of_a_lock_is_rejected_and_its_target_kept(tmp_path, lock):
     (tmp_path / "thesis.tex").write_text("text")
     (tmp_path / ".lock").symlink_to("thesis.tex")
     with pytest.raises(WorkspaceError, match="symbolic link"), lock(tmp_path / ".lock"):

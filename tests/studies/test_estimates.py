@@ -19,7 +19,7 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
-def test_flipped_signs_by_counting_all_of_them():
+def test_sign_flips_by_enumeration():
     differences = np.array([0.3, -0.1, 0.2, 0.4, 0.05, 0.1])
     flips = itertools.product((1, -1), repeat=len(differences))
     means = [abs(np.mean(differences * np.array(signs))) for signs in flips]
@@ -32,8 +32,8 @@ def test_flipped_signs_by_counting_all_of_them():
     assert sign_flip_p(clear, seed=0) == 2 / 10_000, "no flip is as far: what was found is one of them"
 
 
-def test_flipped_signs_as_scipy_does_it():
-    """Its p-values to the last bit, in a hundredth of its time."""
+def test_sign_flips_agree_with_scipy():
+    """The p-values equal scipy's to the last bit, in a hundredth of the time."""
     for seed, prompts in enumerate((12, 14, 30)):
         differences = np.random.default_rng(seed).integers(-8, 11, prompts) / 64
         found = permutation_test(
@@ -47,7 +47,7 @@ def test_flipped_signs_as_scipy_does_it():
         assert sign_flip_p(differences, seed) == found.pvalue
 
 
-def test_a_prompt_counts_once_whatever_seeds_have_it():
+def test_a_prompt_counts_once_over_all_seeds():
     found = row_estimate([{"a": 0.4, "b": 0.8}, {"b": 0.6, "c": 0.2}], seed=0)
     assert found["value"] == pytest.approx((0.4 + 0.7 + 0.2) / 3)
     assert found["seeds"] == pytest.approx([0.6, 0.4])
@@ -57,7 +57,7 @@ def test_a_prompt_counts_once_whatever_seeds_have_it():
     assert row_estimate([{"a": 0.4}], seed=0)["spread"] is None
 
 
-def test_rows_are_compared_on_what_they_share():
+def test_rows_are_compared_on_shared_prompts():
     row = {0: {"a": 0.9, "b": 0.5}, 1: {"a": 0.7, "c": 0.1}, 2: {"a": 0.0}}
     other = {0: {"a": 0.5, "b": 0.5, "z": 1.0}, 1: {"a": 0.5}, 3: {"a": 1.0}}
     found = paired(row, other, seed=0)
@@ -87,13 +87,13 @@ def run(row, seed, drift, rates):
     return RunMeasures(row, seed, {}, {}, {}, {}, {}, None, None, None, False, curve, {}, None, 0.0)
 
 
-def test_a_run_that_drifts_back_is_read_off_where_it_first_came_by():
+def test_equal_drift_uses_the_first_crossing():
     runs = [run("back", 0, (0.4, 0.2, 0.6), (0.9, 0.3, 0.1)), run("near", 0, (0.2,), (0.7,))]
     found = equal_drift(runs)
     assert [each["value"] for each in found["rows"]["back"][MEAN]] == pytest.approx([0.7])
 
 
-def test_the_judge_starts_from_no_difference():
+def test_the_judges_curve_starts_at_zero():
     curves = [Curve((1,), (drift,), {MEAN: (0.7,), JUDGED: (0.04,)}, {}) for drift in (0.2, 0.4)]
     runs = [
         RunMeasures(row, 0, {}, {}, {}, {}, {}, None, None, None, False, curve, {}, None, 0.0)

@@ -129,7 +129,7 @@ def test_the_shipped_front_shares_the_rows_of_table2():
 
 
 def test_the_hypervolume_by_hand():
-    # Above 50%: 0.1 by 0.2 and 0.2 by 0.1, which share 0.1 by 0.1; of a room of 0.5 by 0.5.
+    # Above 50%: 0.1 by 0.2 and 0.2 by 0.1, which share 0.1 by 0.1, in a square of 0.5 by 0.5.
     corners = np.array([[0.6, 0.7], [0.7, 0.6]])
     assert hypervolume(corners) == pytest.approx((0.02 + 0.02 - 0.01) / 0.25)
     below = np.array([[0.49, 0.99], [0.99, 0.1]])
@@ -223,7 +223,7 @@ def test_the_page_has_a_panel_for_every_two_rewards(made):
         for row in ("one", "two", "both", "f-0.5-0.5"):
             shown = [f"{100 * by_row[row][reward]['value']:.1f}%" for reward in (x, y)]
             assert f"{row} {shown[0]} and {shown[1]}" in label
-    # Of each panel: four crosses of two strokes, and the two stretches between three points.
+    # Every panel has four crosses of two strokes and the two segments between three points.
     classes = [e.attributes.get("class", "") for e in page.all("path")]
     assert sum("whisker" in each for each in classes) == 3 * 4 * 2
     assert classes.count("line mesh") == 3 * 2

@@ -118,7 +118,7 @@ def test_rows_are_compared_prompt_by_prompt(made):
 def test_drift_cost_and_judgments(made):
     results, runs = made
     metrics = Run(runs[0].directory).artifact("train").read_json_lines("metrics.jsonl")
-    step = 200  # what the made-up evaluation says; after the last step, so the last ones count
+    step = 200  # the values of the synthetic evaluation, which follows the last step
     lately = [row for row in metrics if row["step"] <= step][-20:]
     row = results["rows"][0]
     assert row["drift"] == pytest.approx(np.mean([each["drift"] for each in lately]))

@@ -60,7 +60,7 @@ def test_few_validations_make_no_curve():
     assert gain_plots([{"name": "short", "over_optimization": None}]) == []
 
 
-def test_a_panel_a_row_on_the_same_axes():
+def test_one_panel_per_row_on_the_same_axes():
     found = mean_gains(BOTH)
     drawn = [{"name": name, "over_optimization": found} for name in ("capo", "<dpo>")]
     first, second = gain_plots(drawn)
@@ -73,7 +73,7 @@ def test_a_panel_a_row_on_the_same_axes():
     assert f"{MEAN} +17.0; {HELD_OUT} +0.0; {source_title(CORRECT)} -6.0" in first.svg
 
 
-def test_the_table_sets_the_best_step_beside_the_last():
+def test_the_table_has_the_best_and_the_last_step():
     short = {"name": "short", "over_optimization": None}
     rows = [
         {"name": "one", "curves": BOTH[:1], "over_optimization": mean_gains(BOTH[:1])},

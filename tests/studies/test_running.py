@@ -1,4 +1,4 @@
-"""A whole study of a tiny SDXL model: two trained rows, a soup of them, and one that cannot work."""
+"""A whole study of a tiny SDXL model: two trained rows, their soup, and a row that always fails."""
 
 import json
 import os
@@ -107,13 +107,13 @@ def test_a_rerun_retries_only_failed_rows(outcome, file):
     assert again.results == outcome.results
 
 
-def test_a_study_beside_it_reuses_whole_rows(outcome, file):
+def test_a_neighboring_study_reuses_whole_rows(outcome, file):
     values = yaml.safe_load(file.read_text()) | {"name": "second", "rows": [{"name": "capo"}]}
     del values["against"]
     path = file.parent / "second.yaml"
     path.write_text(yaml.safe_dump(values))
     second = run_study(load_study(path), outcome.folder.parent / "second")
-    # A row's name decides nothing but its page; this one is called as the other study's.
+    # A row's name matters only on its page; this one has the name of the other study's row.
     assert second.results["seconds_spent"] == 0
     assert second.results["rows"][0]["measures"] == outcome.results["rows"][1]["measures"]
 
@@ -126,7 +126,7 @@ def test_two_processes_do_not_run_one_seed(outcome, file):
 
 @pytest.fixture
 def shared(outcome, file, tmp_path):
-    """The study with a second seed, the trained rows alone, in a folder with the first seed done."""
+    """Run the trained rows with a second seed, in a folder where the first seed is done."""
     values = yaml.safe_load(file.read_text()) | {"seeds": [0, 1]}
     values["rows"] = [row for row in values["rows"] if row["name"] in ROWS]
     path = tmp_path / "study.yaml"
@@ -194,7 +194,7 @@ def test_tables_survive_the_removal_of_run_directories(shared, outcome):
 def test_records_of_another_study_are_reused_unless_a_soup_needs_the_run(
     outcome, file, tmp_path, capsys, monkeypatch
 ):
-    """Names of rows do not matter. Only the soup `again` was made elsewhere; `mixed` needs the policies."""
+    """Row names do not matter. Only the soup `again` was made elsewhere; `mixed` needs the policies."""
     first = shutil.copytree(outcome.folder, tmp_path / "first", copy_function=os.link)
     for row in ("capo", "ipo", "soup"):
         shutil.rmtree(first / row / "seed-0")
@@ -259,7 +259,7 @@ def test_a_launcher_is_rejected(monkeypatch, file, tmp_path):
         run_study(load_study(file), tmp_path)
 
 
-def test_a_run_made_by_its_own_command_is_the_same(file, tmp_path):
+def test_a_run_made_by_the_run_command_is_the_same(file, tmp_path):
     study = load_study(file)
     for run in runs_of(study, tmp_path):
         if not run.row.soup:

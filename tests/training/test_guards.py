@@ -1,4 +1,4 @@
-"""Divergence shows in the logged rows, over-optimization and lack of progress in the validations."""
+"""Divergence is detected in the logged rows; over-optimization and lack of progress, in validations."""
 
 import pytest
 

@@ -57,5 +57,5 @@ def test_the_path_of_a_missing_folder_is_not_a_hub_id():
     assert "from_pretrained('base')" in text
 
 
-def test_settings_of_speed_alone_do_not_appear():
+def test_speed_settings_do_not_appear():
     assert "per_device_batch_size" not in card()

@@ -1,4 +1,4 @@
-"""What validation says of a step: the base that it compares with, the judge, and errors over prompts."""
+"""Validation of a step: comparison with the base, the judge, and standard errors over prompts."""
 
 import itertools
 import random
@@ -25,14 +25,14 @@ POLICY = [[True, True], [True, False], [True, False]]
 
 
 def settings(folder, sdxl, train=None, **sections):
-    """Validation on three prompts that say what must be seen, two images of each."""
+    """Validation on three prompts with metadata for the judge, with two images per prompt."""
     prompts = {"source": "shapes:validation", "count": 3}
     train = {"validation_prompts": prompts, "validation_samples": 2} | (train or {})
     return recipe(folder, sdxl, train, evaluate={"judge": "shapes"}, **sections)
 
 
 def put_images(artifact, folder, prompts, right):
-    """Images that show what their prompt says, or nothing."""
+    """Write images that satisfy their prompt, or are empty."""
     rng = random.Random(0)
     rows = []
     for prompt, shown in zip(prompts, right, strict=True):
@@ -46,7 +46,7 @@ def put_images(artifact, folder, prompts, right):
     artifact.write_table(f"{folder}/shard-00000.parquet", pa.table(table))
 
 
-def test_the_judge_looks_on(tmp_path, sdxl):
+def test_the_judge_is_measured_and_decides_nothing(tmp_path, sdxl):
     asked = settings(tmp_path, sdxl)
     prompts = validation_prompts(asked)
     family = load_family(asked.model, torch.device("cpu"))
@@ -58,11 +58,11 @@ def test_the_judge_looks_on(tmp_path, sdxl):
         ):
             artifact.begin({})
             put_images(artifact, folder, prompts, right)
-        validate_base(asked, base)  # goes on with the images that are there
+        validate_base(asked, base)  # uses the existing images
         compared = Validation(asked, run, family, train)
         start, row = compared.run(0), compared.run(1)
     assert (row["judge"], row["judge_base"]) == pytest.approx((4 / 6, 3 / 6))
-    # Of the prompts' differences 1/2, -1/2, 1/2: the mean, and their deviation 1/√3 over √3.
+    # The prompts' differences are 1/2, -1/2, 1/2: their mean, and their deviation 1/√3 over √3.
     assert row["judge_difference"] == pytest.approx(1 / 6)
     assert row["judge_standard_error"] == pytest.approx(1 / 3)
     assert (start["judge"], start["judge_difference"], start["standard_error"]) == (0.5, 0.0, 0.0)
@@ -87,7 +87,7 @@ def test_the_judge_looks_on(tmp_path, sdxl):
     ids=["lora", "full"],
 )
 def test_the_base_is_sampled_as_the_reference_of_training_is(tmp_path, sdxl, train, dtype):
-    """Bit for bit: a policy that has learned nothing makes the very images of the base."""
+    """A policy that has learned nothing makes the same images as the base, bit for bit."""
     asked = settings(tmp_path, sdxl, train, model={"dtype": dtype})
     with Run.open(tmp_path / "run") as run:
         base, other = run.artifact("validation"), run.artifact("train")

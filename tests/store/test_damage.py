@@ -1,0 +1,131 @@
+"""Damaged, malformed and missing files of a run directory are reported by name and never used."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+
+from capo.store import Run, WorkspaceError
+
+
+@pytest.fixture
+def damaged(samples):
+    """Write a file of each format and flip a bit in one; return a new artifact and a call that reads it."""
+
+    def damage(name, committed):
+        samples.write_table("t.parquet", pa.table({"a": list(range(1000))}))
+        samples.write_tensors("w.safetensors", {"w": torch.ones(100)})
+        samples.write_json("j.json", {"a": "b"})
+        if committed:
+            samples.commit()
+        data = bytearray((samples.folder / name).read_bytes())
+        data[len(data) // 2 if name != "j.json" else 0] ^= 0x80
+        (samples.folder / name).write_bytes(data)
+        again = Run(samples.run.path).artifact("samples")
+        read = {".parquet": again.read_table, ".safetensors": again.read_bytes, ".json": again.read_json}
+        return again, lambda: read[Path(name).suffix](name)
+
+    return damage
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "w.safetensors", "j.json"])
+def test_a_flipped_bit_in_a_committed_file_is_never_used(damaged, name):
+    artifact, read = damaged(name, committed=True)
+    for use in (read, artifact.verify, lambda: artifact.path(name), artifact.path):
+        with pytest.raises(WorkspaceError, match=rf"{name} is damaged .* remove it"):
+            use()
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "w.safetensors", "j.json"])
+def test_a_flipped_bit_is_detected_before_the_commit_too(damaged, name):
+    _, read = damaged(name, committed=False)
+    with pytest.raises(WorkspaceError, match=rf"{name} is damaged .* remove it"):
+        read()
+
+
+def test_a_missing_file_makes_the_artifact_partial_and_the_rest_is_kept(samples, inputs):
+    samples.write_bytes("a.bin", b"a")
+    samples.write_bytes("b.bin", b"b")
+    samples.commit()
+    (samples.folder / "a.bin").unlink()
+    assert not samples.done
+    assert samples.lost(samples.manifest()) == "a.bin"
+    samples.begin(inputs)
+    assert samples.files() == ["b.bin"]
+
+
+def test_reading_a_missing_file_names_the_stage_to_rerun(samples):
+    with pytest.raises(WorkspaceError, match=r"x\.json does not exist; rerun the samples stage"):
+        samples.read_json("x.json")
+
+
+def test_manifests_of_another_layout_are_rejected(samples):
+    samples.commit()
+    path = samples.run.path / "manifests/samples.json"
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(WorkspaceError, match="layout 2"):
+        samples.manifest()
+
+
+@pytest.mark.parametrize("record", ["samples.json", "samples.inputs.json"])
+@pytest.mark.parametrize("change", ["{", "[]", "7", "inputs", "versions", "files", "summary", b"\xff"])
+def test_malformed_manifests_are_named(samples, record, change):
+    """`change` is the whole text of the file, or the field that is missing."""
+    samples.write_bytes("a", b"data")
+    samples.commit()
+    path = samples.run.path / "manifests" / record
+    values = json.loads(path.read_text())
+    if change in ("files", "summary") and record == "samples.inputs.json":
+        pytest.skip("only of committed artifacts")
+    if change in values:
+        del values[change]
+        path.write_text(json.dumps(values))
+    else:
+        path.write_bytes(change if isinstance(change, bytes) else change.encode())
+    reader = Run(samples.run.path).artifact("samples")
+    with pytest.raises(WorkspaceError, match=rf"{record} is damaged"):
+        _ = reader.begun() if "inputs" in record else reader.done
+
+
+@pytest.mark.parametrize("files", [[], {"a": 4}, {"a": {"bytes": "4", "blake2b": "0"}}, {"a": {"bytes": 4}}])
+def test_malformed_lists_of_files_are_named(samples, files):
+    samples.commit()
+    path = samples.run.path / "manifests/samples.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"files": files}))
+    with pytest.raises(WorkspaceError, match=r"samples\.json is damaged"):
+        _ = samples.done
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "7", "{}"])
+def test_a_malformed_line_of_the_timings_is_named(run, line):
+    run.record_timing("train", seconds=1.0)
+    timings = run.path / "timings.jsonl"
+    timings.write_text(timings.read_text() + line + "\n")
+    with pytest.raises(WorkspaceError, match=r"timings\.jsonl, line 2"):
+        run.timings()
+
+
+@pytest.mark.parametrize("position", range(0, 480, 16))
+def test_a_flipped_bit_in_the_footer_of_a_table_is_an_error_or_harmless(samples, position):
+    """The column that training reads without the digest of the whole file."""
+    ids = ["a dog", "ein Häuschen"]
+    samples.write_table("t.parquet", pa.table({"prompt_id": ids, "n": [1, 2]}))
+    path = samples.folder / "t.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) - 1 - position % len(data)] ^= 0x81
+    path.write_bytes(data)
+    with suppress(WorkspaceError):
+        assert samples.read_column("t.parquet", "prompt_id") == ids
+
+
+def test_a_missing_file_of_a_folder_is_an_error(samples):
+    with samples.write_directory("best") as folder:
+        (folder / "a").write_bytes(b"a")
+        (folder / "b").write_bytes(b"b")
+    samples.commit()
+    (samples.folder / "best/b").unlink()
+    with pytest.raises(WorkspaceError, match=r"best/b is missing"):
+        Run(samples.run.path).artifact("samples").path("best")
