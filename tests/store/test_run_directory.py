@@ -315,11 +315,11 @@ def test_interrupted_writes_are_undone_at_open(tmp_path):
     assert left == kept | {".lock", ".capo"}
 
 
-def test_a_committed_artifact_follows_its_manifest_and_loses_an_older_record_at_open(tmp_path):
+def test_a_committed_artifact_follows_its_manifest_and_loses_an_older_record_at_open(tmp_path, inputs):
     record = tmp_path / "manifests/scores/first.written.jsonl"
     with Run.open(tmp_path) as run:
         scores = run.artifact("scores/first")
-        scores.begin(INPUTS)
+        scores.begin(inputs)
         scores.write_bytes("shard", b"old")
         scores.write_bytes("shard", b"new")
         kept = record.read_bytes()
@@ -329,7 +329,7 @@ def test_a_committed_artifact_follows_its_manifest_and_loses_an_older_record_at_
     with pytest.raises(WorkspaceError, match="digest"):
         Run(tmp_path).artifact("scores/first").verify()
     with Run.open(tmp_path) as run:
-        run.artifact("samples").begin(INPUTS)
+        run.artifact("samples").begin(inputs)
     assert not record.exists()
     assert (tmp_path / "manifests/samples.written.jsonl").exists()
 
