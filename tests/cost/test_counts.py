@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from capo.cost.peak_memory import made_bytes
+from capo.cost.peak_memory import allocated_bytes
 from capo.cost.plan.counts import count_sampling, count_training
 from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
@@ -108,10 +108,10 @@ def test_bytes_are_those_of_the_tensors_that_a_real_network_makes(checkpoint, tm
         predict().square().mean().backward()
 
     with torch.no_grad(), policy.reference():
-        assert plan.reference.bytes == pytest.approx(made_bytes(predict, family.device), rel=0.1)
-    assert plan.policy.bytes == pytest.approx(made_bytes(learn, family.device), rel=0.1)
+        assert plan.reference.bytes == pytest.approx(allocated_bytes(predict, family.device), rel=0.1)
+    assert plan.policy.bytes == pytest.approx(allocated_bytes(learn, family.device), rel=0.1)
     family.denoiser.enable_gradient_checkpointing()
-    assert plan.checkpointed.bytes == pytest.approx(made_bytes(learn, family.device), rel=0.1)
+    assert plan.checkpointed.bytes == pytest.approx(allocated_bytes(learn, family.device), rel=0.1)
 
 
 def test_a_second_order_sampler_calls_the_denoiser_twice_per_step(sdxl):

@@ -1,6 +1,6 @@
 import torch
 
-from capo.cost.peak_memory import made_bytes, peak_bytes
+from capo.cost.peak_memory import allocated_bytes, peak_bytes
 
 CPU = torch.device("cpu")
 MEGA = 1_000_000
@@ -52,12 +52,12 @@ def test_activations_kept_for_the_backward_pass_count():
     assert peak_above(without) == 2 * 4 * MEGA
 
 
-def test_made_bytes_excludes_existing_tensors():
+def test_allocated_bytes_excludes_existing_tensors():
     kept = torch.zeros(MEGA)
 
     def work():
         view = kept.view(1000, 1000).t()
         return kept.add_(1), view + 1
 
-    assert made_bytes(work, CPU) == 4 * MEGA
-    assert made_bytes(work, torch.device("meta")) == 0
+    assert allocated_bytes(work, CPU) == 4 * MEGA
+    assert allocated_bytes(work, torch.device("meta")) == 0

@@ -115,7 +115,7 @@ def test_drawbench_and_hpdv2(write):
         (
             "geneval",
             '{"prompt": "a", "tag": "x", "include": []}\n{"prompt": "a", "tag": "x"}',
-            ":2: no include",
+            ":2: no field .include",
         ),
         ("geneval", '{"prompt": "a", "tag": "x", "include": []}\n{', ":2: not JSON"),
         (

@@ -211,12 +211,12 @@ def test_an_unavailable_reward_is_not_the_fault_of_the_images(gated, monkeypatch
     [
         (b"{", "Expecting property name"),
         (b"[" * 100_000, "recursion"),
-        (b"{}", "expected images and as many prompts"),
-        (b'{"images": [], "prompts": ["a"]}', "expected images and as many prompts"),
+        (b"{}", "expected a list of images"),
+        (b'{"images": [], "prompts": ["a"]}', "expected a list of images"),
         (b'{"images": [{"png": "AA=="}], "prompts": ["a"]}', "not a readable image"),
         (b'{"images": [{"png": "!"}], "prompts": ["a"]}', "base64"),
-        (b'{"images": [{"path": "/etc/passwd"}], "prompts": ["a"]}', "an image is written as"),
-        (b'{"images": [{"png": ""}], "prompts": [3]}', "prompts must be texts"),
+        (b'{"images": [{"path": "/etc/passwd"}], "prompts": ["a"]}', "an image must have"),
+        (b'{"images": [{"png": ""}], "prompts": [3]}', "prompts must be strings"),
     ],
 )
 def test_invalid_requests_are_rejected(gated, body, message):

@@ -19,10 +19,10 @@ def print_benchmark(benchmark: Benchmark) -> None:
     cells = [_cells(row, benchmark) for row in benchmark.rows]
     columns = [name for name in cells[0] if any(row[name] for row in cells)]
     title = f"{benchmark.part}: {benchmark.subject} on {benchmark.device}"
-    made = table(columns, title=title, right=columns[1:])
+    grid = table(columns, title=title, right=columns[1:])
     for row in cells:
-        add_row(made, [row[name] for name in columns])
-    show(made)
+        add_row(grid, [row[name] for name in columns])
+    show(grid)
 
 
 def _cells(row: Row, benchmark: Benchmark) -> dict[str, str]:

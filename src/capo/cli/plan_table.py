@@ -49,11 +49,11 @@ def _unit_costs(plan: Plan) -> dict[str, int]:
 
 
 def _print_hours(plan: Plan) -> None:
-    made = table(["stage", "work", "FLOPs", "GPU hours"], right=["FLOPs", "GPU hours"])
+    grid = table(["stage", "work", "FLOPs", "GPU hours"], right=["FLOPs", "GPU hours"])
     for stage in plan.stages:
-        add_row(made, [stage.name, stage.what, _flops(stage.flops), gpu_hours(stage.hours)])
-    add_row(made, ["total", "", _flops(plan.flops), gpu_hours(plan.hours)])
-    show(made)
+        add_row(grid, [stage.name, stage.what, _flops(stage.flops), gpu_hours(stage.hours)])
+    add_row(grid, ["total", "", _flops(plan.flops), gpu_hours(plan.hours)])
+    show(grid)
 
 
 def _with_total(parts: Mapping[str, float]) -> dict[str, float]:
@@ -61,10 +61,10 @@ def _with_total(parts: Mapping[str, float]) -> dict[str, float]:
 
 
 def _print_amounts(name: str, unit: str, amounts: Mapping[str, str]) -> None:
-    made = table([name, unit], right=[unit])
+    grid = table([name, unit], right=[unit])
     for row in amounts.items():
-        add_row(made, row)
-    show(made)
+        add_row(grid, row)
+    show(grid)
 
 
 def _flops(amount: float) -> str:

@@ -8,9 +8,9 @@ from capo.cli.tables import add_row, show, table
 
 def print_recipes(recipes: Mapping[str, Path]) -> None:
     """Print every recipe with the comment at its top."""
-    made = table(["recipe", "description"])
+    grid = table(["recipe", "description"])
     for name, path in recipes.items():
         first = path.read_text(encoding="utf-8").partition("\n")[0]
-        add_row(made, [name, first.removeprefix("#").strip()])
-    show(made)
+        add_row(grid, [name, first.removeprefix("#").strip()])
+    show(grid)
     print("\nPrint one with `capo recipes show NAME`; run one with `capo run NAME`.")

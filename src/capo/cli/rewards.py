@@ -125,7 +125,10 @@ def serve(
     recipe: FromRecipe = None,
     overrides: Overrides = None,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 admits other machines.")
+        str,
+        typer.Option(
+            metavar="ADDRESS", help="Address to listen on; 0.0.0.0 accepts connections from other machines."
+        ),
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(metavar="N", min=0, max=65535, help="Port; 0 chooses a free one.")
@@ -140,7 +143,7 @@ def serve(
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="A name by which clients address this machine, if not its own. Repeatable."
+            metavar="NAME", help="Another host name under which clients reach this machine. Repeatable."
         ),
     ] = None,
 ) -> None:

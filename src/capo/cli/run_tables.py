@@ -53,10 +53,10 @@ def print_result(result: RunResult, whole: bool) -> None:
 
 def print_status(directory: Path, states: Sequence[ArtifactStatus]) -> None:
     """Print one row per artifact."""
-    made = table(["artifact", "state", "why"], title=str(directory))
+    grid = table(["artifact", "state", "why"], title=str(directory))
     for artifact in states:
-        add_row(made, [artifact.name, Text(artifact.state, COLORS[artifact.state]), artifact.why])
-    show(made)
+        add_row(grid, [artifact.name, Text(artifact.state, COLORS[artifact.state]), artifact.why])
+    show(grid)
 
 
 def print_runs(runs: Sequence[tuple[Path, States]]) -> None:
@@ -64,20 +64,20 @@ def print_runs(runs: Sequence[tuple[Path, States]]) -> None:
     if not runs:
         print("No runs in ./runs yet. Start one with `capo run shapes`.")
         return
-    made = table(["run", "done", "next", "why"])
+    grid = table(["run", "done", "next", "why"])
     for directory, states in runs:
         if isinstance(states, str):
-            add_row(made, [directory, "", "", states])
+            add_row(grid, [directory, "", "", states])
             continue
         left = [artifact for artifact in states if artifact.state != "done"]
         following = [Text(left[0].name, COLORS[left[0].state]), left[0].why] if left else ["", ""]
-        add_row(made, [directory, f"{len(states) - len(left)} of {len(states)}", *following])
-    show(made)
+        add_row(grid, [directory, f"{len(states) - len(left)} of {len(states)}", *following])
+    show(grid)
 
 
 def _print_results(results: dict[str, Any]) -> None:
     names = results["models"]
-    made = table(
+    grid = table(
         ["reward", "use", "win-rate", "95% interval", "chance"],
         title=f"{names['tuned']} against {names['base']}",
         right=["win-rate", "95% interval", "chance"],
@@ -85,8 +85,8 @@ def _print_results(results: dict[str, Any]) -> None:
     for row in results["rewards"]:
         interval = f"{percent(row['low'])} to {percent(row['high'])}"
         cells = [row["name"], row["use"], percent(row["win_rate"]), interval]
-        add_row(made, [*cells, percent(row.get("null_win_rate"))])
-    show(made)
+        add_row(grid, [*cells, percent(row.get("null_win_rate"))])
+    show(grid)
     if any("null_win_rate" in row for row in results["rewards"]):
         print("chance: win-rate of the base model against itself with other seeds")
     if judge := results.get("judge"):

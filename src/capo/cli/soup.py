@@ -77,15 +77,15 @@ def soup(
 
     settings = SoupSettings(interpolation, angle, rank, base)
     if sweep is None:
-        made = [{"folder": str(to), **soup(policies, to, settings, _numbers("--weights", weights))}]
+        soups = [{"folder": str(to), **soup(policies, to, settings, _numbers("--weights", weights))}]
     elif weights is None:
-        made = soup_front(policies, to, settings, sweep)
+        soups = soup_front(policies, to, settings, sweep)
     else:
         raise typer.BadParameter("--sweep chooses the weights itself; leave out --weights")
     if as_json:
-        print_json({"directory": str(to), "soups": made})
+        print_json({"directory": str(to), "soups": soups})
     else:
-        print_soups(to, made)
+        print_soups(to, soups)
 
 
 def _numbers(option: str, text: str | None) -> list[float] | None:

@@ -1,4 +1,4 @@
-"""Print the policies that `capo soup` made."""
+"""Print the policies that `capo soup` grid."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +9,10 @@ from capo.cli.tables import add_row, show, table
 
 def print_soups(directory: Path, soups: Sequence[dict[str, Any]]) -> None:
     """Print one row per policy."""
-    made = table(["policy", "weights", "rank", "relative error"], title=str(directory))
+    grid = table(["policy", "weights", "rank", "relative error"], title=str(directory))
     for soup in soups:
         error = soup.get("relative_error")
         weights = ", ".join(f"{weight:g}" for weight in soup["weights"])
-        add_row(made, [soup["folder"], weights, soup.get("rank"), None if error is None else f"{error:.2g}"])
-    show(made)
+        add_row(grid, [soup["folder"], weights, soup.get("rank"), None if error is None else f"{error:.2g}"])
+    show(grid)
     print(f"Next: capo evaluate RECIPE --policy {soups[0]['folder']} --run runs/soup")

@@ -80,7 +80,7 @@ def _estimates(estimates: Mapping[str, Any], measures: Sequence[Mapping[str, str
 
 
 def _print(head: Sequence[str], lines: Iterable[Iterable[object]], title: str | None = None) -> None:
-    made = table(head, title=title)
+    grid = table(head, title=title)
     for line in lines:
-        add_row(made, line)
-    show(made)
+        add_row(grid, line)
+    show(grid)

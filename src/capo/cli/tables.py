@@ -16,14 +16,14 @@ def print_json(values: Any) -> None:
 
 def table(columns: Sequence[str], *, title: str | None = None, right: Sequence[str] = ()) -> Table:
     """Create an empty table; columns named in `right` are aligned to the right, the others wrap."""
-    made = Table(title=title and Text(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
+    grid = Table(title=title and Text(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in columns:
         if column in right:
-            made.add_column(column, justify="right", no_wrap=True)
+            grid.add_column(column, justify="right", no_wrap=True)
         else:
             # Words of the heading stay whole; everything else may wrap, so that 80 columns suffice.
-            made.add_column(column, overflow="fold", min_width=max(map(len, column.split()), default=0))
-    return made
+            grid.add_column(column, overflow="fold", min_width=max(map(len, column.split()), default=0))
+    return grid
 
 
 def add_row(to: Table, cells: Iterable[object]) -> None:
@@ -33,9 +33,9 @@ def add_row(to: Table, cells: Iterable[object]) -> None:
     )
 
 
-def show(content: Table) -> None:
+def show(grid: Table) -> None:
     """Print a table, without a blank line before or after it."""
-    Console().print(content)
+    Console().print(grid)
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -29,7 +29,7 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
     return watch.peak
 
 
-def made_bytes(work: Callable[[], object], device: torch.device) -> int:
+def allocated_bytes(work: Callable[[], object], device: torch.device) -> int:
     """Peak bytes of the tensors that `work` itself creates; every operation is watched."""
     with _Watch(device) as watch:
         work()

@@ -205,7 +205,7 @@ class Family(ABC):
 
     @property
     def left_out(self) -> list[str]:
-        """The absent parts that plain diffusers must be given as None when it loads the checkpoint."""
+        """The absent parts that plain diffusers must receive as None when it loads the checkpoint."""
         optional = self.pipeline_class._optional_components
         return [name for name in absent_parts(self.pipeline_class, self._source) if name not in optional]
 
@@ -268,7 +268,7 @@ class Family(ABC):
     def _pipeline(self) -> Any:
         with quiet():
             absent = absent_parts(self.pipeline_class, self._source)
-            # The pipeline insists on being given absent parts as None.
+            # The pipeline requires absent parts as explicit None.
             parts: dict[str, Any] = dict.fromkeys(absent)
             for name, kind in {**self.text_encoders, "vae": self.vae_class}.items():
                 if name not in absent:

@@ -35,7 +35,7 @@ def _in_order(
 ) -> Iterator[Made]:
     waiting: deque[Future[Made]] = deque(pool.submit(make, key) for key in keys[:ahead])
     for place in range(len(keys)):
-        made = waiting.popleft().result()
+        item = waiting.popleft().result()
         if place + ahead < len(keys):
             waiting.append(pool.submit(make, keys[place + ahead]))
-        yield made
+        yield item

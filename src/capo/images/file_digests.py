@@ -14,7 +14,7 @@ from capo.store.user_cache import cache_folder
 
 TABLE = "CREATE TABLE IF NOT EXISTS digests (file TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID"
 WRITER_SECONDS = 60.0
-"""How long to wait while another process writes."""
+"""Seconds to wait while another process writes."""
 
 
 def file_digests(paths: Sequence[Path]) -> list[str]:

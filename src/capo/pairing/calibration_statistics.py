@@ -153,7 +153,7 @@ def agreement(labels: PairTable, scores: np.ndarray, compared: tuple[np.ndarray,
     """How often the sample with the higher of two `scores` [S] is the one that people prefer.
 
     `compared` are the rows of the two samples of every comparison. A tie of the scores counts half; ties of
-    people do not count. Returns None when nothing counts.
+    people do not count. Returns None without a comparison that counts.
     """
     first, second = compared
     people = labels.combined[first] - labels.combined[second]
@@ -172,7 +172,7 @@ def _std_within_prompts(prompt: np.ndarray, scores: np.ndarray) -> float:
 def _suggestion(
     prompt: np.ndarray, scores: np.ndarray, comparison: Comparison, target: float
 ) -> dict[str, float] | None:
-    """The parameter that gives the calibrated rewards the spread `target`; None if ties leave no such."""
+    """The parameter that gives the calibrated rewards the spread `target`; None if ties prevent it."""
     match comparison:
         case BradleyTerry():
             name, present, sharper = "temperature", comparison.temperature, -1

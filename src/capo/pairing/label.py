@@ -1,8 +1,7 @@
 """Pairs labeled by simulated people, who compare a model's own samples two at a time and make errors.
 
-Their labels replace the scores of rewards, as the labels of real people do for existing images. A pair
-that was compared is a pair that training may draw. Samples that were not compared say nothing about
-each other.
+Their labels replace the scores of rewards, as the labels of real people do for existing images. Training
+may draw exactly the pairs that were compared.
 """
 
 import random

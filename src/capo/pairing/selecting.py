@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SelectionRule:
-    """How calibrated rewards become pairs."""
+    """The rule by which calibrated rewards become pairs."""
 
     select: Callable[[Tensor], Selection]
-    """From calibrated rewards [G, n, L] to the chosen and rejected samples."""
+    """Selects the chosen and rejected samples by calibrated rewards [G, n, L]."""
     weights: Tensor
     """[L], those of the combined reward."""
 

@@ -1,4 +1,4 @@
-"""Simulated people, who compare samples in the place of real ones.
+"""Simulated people, who compare samples in place of real people.
 
 They are a plug-in: an installed package supplies a class, called without arguments, as an entry point
 of the group `capo.people`.

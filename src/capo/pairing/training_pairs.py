@@ -28,7 +28,7 @@ class PromptPairs:
 
 @dataclass(frozen=True)
 class PairCounts:
-    """How many prompts have pairs, and why the others have none."""
+    """The numbers of prompts with pairs, and of those without pairs by reason."""
 
     used: int
     no_pair: int

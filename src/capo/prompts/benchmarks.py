@@ -20,10 +20,10 @@ STYLES = ("anime", "concept-art", "paintings", "photo")
 
 @dataclass(frozen=True)
 class Benchmark:
-    """How to find and read the files of a benchmark."""
+    """A public benchmark: a finder and a reader of its files."""
 
     find: Callable[[Path], list[Path]]
-    """From a file or folder to the benchmark's files."""
+    """Maps a file or folder to the benchmark's files."""
     read: Callable[[list[Path]], Iterator[SourceRow]]
 
 
@@ -60,7 +60,9 @@ def _geneval(files: list[Path]) -> Iterator[SourceRow]:
         place = f"{files[0]}:{number}"
         text, tag = _text(row, "prompt", place), _text(row, "tag", place)
         if "include" not in row:
-            raise PromptsError(f"{place}: no include, which lists the objects to check for")
+            raise PromptsError(
+                f"{place}: no field `include`, which lists the objects that the image must show"
+            )
         metadata = {name: value for name, value in row.items() if name != "prompt"}
         yield SourceRow(text.strip(), tag, metadata, place)
 

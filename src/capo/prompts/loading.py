@@ -130,7 +130,7 @@ def _rows(kind: str, name: str, request: PromptRequest, seed: int) -> Iterator[S
     if suffix == ".parquet":
         return read_parquet([name], request)
     if suffix not in READERS:
-        raise PromptsError(f"{path}: prompt files end in {', '.join(READERS)}, .parquet")
+        raise PromptsError(f"{path}: unknown file type; prompt files end in {', '.join(READERS)}, .parquet")
     return read_text(name, path.read_bytes(), request)
 
 

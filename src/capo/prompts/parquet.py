@@ -27,7 +27,9 @@ def read_hub(request: PromptRequest) -> Iterator[SourceRow]:
         return
     for path in paths:
         if not path.endswith(tuple(READERS)):
-            raise PromptsError(f"{path}: prompt files end in {', '.join(READERS)}, .parquet")
+            raise PromptsError(
+                f"{path}: unknown file type; prompt files end in {', '.join(READERS)}, .parquet"
+            )
         yield from read_text(path, filesystem.cat_file(path), request)
 
 

@@ -1,4 +1,4 @@
-"""How recipes name a repository of the Hugging Face Hub: `owner/name` or `owner/name@revision`."""
+"""Ids of repositories on the Hugging Face Hub: `owner/name` or `owner/name@revision`."""
 
 import re
 from pathlib import Path

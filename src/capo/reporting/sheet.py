@@ -52,7 +52,7 @@ def sheet(plots: Sequence[Plot], keys: Sequence[Key] = (), columns: int = 3) -> 
         cells=cells, shared=shared, shared_top=bottom - GUTTER // 2, width=width, height=height,
         margin=MARGIN, title=TITLE, chart=(WIDTH, HEIGHT),
     )  # fmt: skip
-    return written_out(drawn)
+    return with_css_values(drawn)
 
 
 def _placed(plots: Sequence[Plot], across: int) -> tuple[list[PlacedPlot], int]:
@@ -82,7 +82,7 @@ def _height(legend: Sequence[PlacedKey]) -> int:
     return legend[-1].y + LINE + 8 if legend else 0
 
 
-def written_out(drawn: str) -> str:
+def with_css_values(drawn: str) -> str:
     """Return the drawing with CSS variables replaced by their values, on white paper."""
     values = dict(re.findall(r"(--[\w-]+): (#\w+);", drawn)) | {"--paper": "#ffffff"}
     without = re.sub(r":root \{.*?\}\n", "", drawn, count=1, flags=re.DOTALL)

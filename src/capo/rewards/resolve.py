@@ -60,8 +60,8 @@ def reward_inputs(section: RewardSection) -> dict[str, Any]:
 def pin_weights(section: RewardSection) -> bool:
     """Record the Hub commits of a reward's weights before their first use on this machine.
 
-    The commits become part of the reward's identity, and exactly they are loaded. Weights that are
-    pinned, local or already fetched need no network. Returns True if a commit was recorded.
+    The commits become part of the reward's identity, and exactly these commits are loaded. Weights that
+    are pinned, local or already fetched need no network. Returns True if a commit was recorded.
     """
     source = _resolve(section)
     return isinstance(source, ShippedSource) and source.pin()

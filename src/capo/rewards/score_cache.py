@@ -77,7 +77,7 @@ class ScoreCache:
         self._usable = True
 
     def find(self, keys: Sequence[bytes]) -> list[Scored | None]:
-        """Return the score of each key, or None where there is none or its row is damaged."""
+        """Return the score of every key, None if it is not cached or its row is damaged."""
         rows = self._run(lambda database: _select(database, keys), [])
         intact = {row[0]: _scored(row) for row in rows if _is_intact(row)}
         if len(intact) < len(rows):

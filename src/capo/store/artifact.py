@@ -135,7 +135,7 @@ class Artifact(ArtifactFiles):
         """Allow writing again: move the files of the manifest to the record of written files."""
         known = self._read_known()
         if known is None and self._begun_path.exists() and (names := self._on_disk()):
-            # Begun by version 0.1: what the files are now is what they are taken to be.
+            # Begun by version 0.1, which kept no record: accept the files as they are now.
             known = {name: [describe(self._place(name))] for name in names}
             self._written.replace(known)
         elif self._manifest_path.exists():

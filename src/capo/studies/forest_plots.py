@@ -5,7 +5,7 @@ from typing import Any
 
 from capo.reporting import forest
 from capo.reporting.forest import Forest
-from capo.reporting.sheet import CHARACTER, MARGIN, TITLE, written_out
+from capo.reporting.sheet import CHARACTER, MARGIN, TITLE, with_css_values
 from capo.reporting.templating import environment
 from capo.studies.table_cells import NULL_ROW
 
@@ -32,7 +32,7 @@ def forest_sheet(results: Mapping[str, Any]) -> str:
             width=left + COLUMN * len(plots) + MARGIN, height=TITLE + STEP * (len(names) + 1) + 2 * MARGIN,
         )
     )  # fmt: skip
-    return written_out(drawn)
+    return with_css_values(drawn)
 
 
 def _forest(results: Mapping[str, Any], measure: Mapping[str, str], wanted: int) -> Forest:

@@ -31,9 +31,9 @@ def run_in_main_process(family: Family, policy: Policy, make: Callable[[], T]) -
         _join_forward_passes(group, family)
         return group.broadcast(make)
     with _forward_passes_announced(group, family):
-        made = make()
+        result = make()
     group.broadcast(lambda: None)  # no more passes
-    return group.broadcast(lambda: made)
+    return group.broadcast(lambda: result)
 
 
 @contextmanager

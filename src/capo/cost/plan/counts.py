@@ -137,7 +137,7 @@ def _drop_gradient(parameter: Tensor) -> None:
 
 
 def _evaluations(family: Family, recipe: Recipe) -> int:
-    """How often the sampler calls the denoiser per image."""
+    """The number of times the sampler calls the denoiser per image."""
     sampler = family.process.sampler(recipe.generate)
     shift = {"mu": 1.0} if sampler.config.get("use_dynamic_shifting") else {}
     sampler.set_timesteps(recipe.generate.num_inference_steps, **shift)

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from capo.cost.checkpoints import write_checkpoint
-from capo.cost.peak_memory import made_bytes
+from capo.cost.peak_memory import allocated_bytes
 from capo.diffusion import load_family, resolve_checkpoint
 from capo.diffusion.family import Family
 from capo.diffusion.random_weights import RandomWeights
@@ -67,7 +67,7 @@ def count(work: Callable[[], object]) -> Count:
     """
     with FlopCounterMode(display=False) as counter:
         work()
-    return Count(int(counter.get_total_flops()), made_bytes(work, META))
+    return Count(int(counter.get_total_flops()), allocated_bytes(work, META))
 
 
 def _configuration(section: ModelSection, folder: Path) -> str:

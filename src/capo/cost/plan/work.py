@@ -1,4 +1,4 @@
-"""How much every stage computes, and how long a GPU takes for it."""
+"""The FLOPs of every stage, and the hours that a GPU takes for them."""
 
 import math
 from collections import Counter
@@ -77,7 +77,7 @@ def validations(recipe: Recipe) -> int:
 
 
 def models_compared(recipe: Recipe) -> int:
-    """How many sets of images evaluation makes per prompt: base, tuned, and the null row."""
+    """The number of sets of images that evaluation makes per prompt: base, tuned, and the null row."""
     return 3 if recipe.evaluate.null_row else 2
 
 

@@ -98,8 +98,8 @@ class Mps:
         words, whole = self._read(prompt)
         related = (words @ self._condition.T).amax(dim=-1)
         relevant = related / related.max() > self._threshold
-        seen = self._cross(patches, words, relevant)[:, 0]
-        return self._clip.logit_scale.exp() * cosine_similarity(whole, seen, dim=-1)
+        attended = self._cross(patches, words, relevant)[:, 0]
+        return self._clip.logit_scale.exp() * cosine_similarity(whole, attended, dim=-1)
 
     def _read(self, text: str) -> tuple[Tensor, Tensor]:
         """Return features of all tokens [77, d], padding included as in training, and of the text [1, d]."""

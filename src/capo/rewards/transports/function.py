@@ -60,7 +60,7 @@ class FunctionReward:
 
 
 class FunctionSource:
-    """A section that names a function; `package` is the installed package that brought it, if any."""
+    """A section that names a function; `package` is the installed package that provides it, if any."""
 
     def __init__(self, section: RewardSection, source: str, package: str = "") -> None:
         self._name, self.source, self._package = section.name, source, package

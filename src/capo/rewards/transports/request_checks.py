@@ -1,4 +1,4 @@
-"""Which HTTP requests a reward server reads at all: those of its clients, not those of web pages."""
+"""Reject HTTP requests that do not come from a client of the reward server, such as those of web pages."""
 
 import ipaddress
 import socket

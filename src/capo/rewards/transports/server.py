@@ -108,7 +108,7 @@ class RewardService:
         """Read the request into `body`, counting its bytes as buffered."""
         length = content_length(request)
         if length > LARGEST_REQUEST:
-            raise HTTPException(413, f"at most {LARGEST_REQUEST} bytes at once")
+            raise HTTPException(413, f"the request is too large; the limit is {LARGEST_REQUEST} bytes")
         try:
             async with asyncio.timeout(READ_SECONDS + length / READ_RATE):
                 async for part in request.stream():
@@ -137,7 +137,7 @@ class RewardService:
         return wire.encode_reply(np.concatenate(scores), cut)
 
     def _score_batch(self, files: list[bytes], prompts: list[str]) -> tuple[np.ndarray, list[bool | None]]:
-        """Decode and score; only here are decoded images in memory."""
+        """Decode and score; decoded images are in memory only here."""
         try:
             images = [decode_image(file) for file in files]
         except ValueError as error:
@@ -157,7 +157,7 @@ def _parse(body: bytearray) -> tuple[list[bytes], list[str]]:
     files, prompts = wire.decode_request(json.loads(body))
     pixels = sum(map(_pixels, files))
     if pixels > LARGEST_BATCH:
-        raise HTTPException(413, f"{pixels} pixels; at most {LARGEST_BATCH} at once")
+        raise HTTPException(413, f"the images have {pixels} pixels together; the limit is {LARGEST_BATCH}")
     return files, prompts
 
 

@@ -35,9 +35,9 @@ def decode_request(request: Any) -> tuple[list[bytes], list[str]]:
     match request:
         case {"images": list(images), "prompts": list(prompts)} if len(images) == len(prompts):
             if not all(isinstance(prompt, str) for prompt in prompts):
-                raise ValueError("prompts must be texts")
+                raise ValueError("prompts must be strings")
             return [_image_file(image) for image in images], prompts
-    raise ValueError("expected images and as many prompts")
+    raise ValueError("expected a list of images and as many prompts")
 
 
 def encode_reply(scores: "np.ndarray", truncated: "Sequence[bool | None]") -> dict[str, Any]:
@@ -137,4 +137,4 @@ def _image_file(image: Any) -> bytes:
     match image:
         case {"png": str(data)}:
             return base64.b64decode(data, validate=True)
-    raise ValueError('an image is written as {"png": base64}')
+    raise ValueError('an image must have the form {"png": base64}')

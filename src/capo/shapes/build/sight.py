@@ -42,9 +42,9 @@ def teach(
     def loss(step: int) -> Tensor:
         generator = torch.Generator(device).manual_seed(stable_seed("sight", seed, step))
         index = torch.randint(len(images), (BATCH,), generator=generator, device=device)
-        seen = tower(pixel_values=normalize(images[index]))
-        patches = heads["patch"](seen.last_hidden_state[:, 1:])
-        whole = heads["whole"](seen.pooler_output).unflatten(1, (KINDS, 3))
+        features = tower(pixel_values=normalize(images[index]))
+        patches = heads["patch"](features.last_hidden_state[:, 1:])
+        whole = heads["whole"](features.pooler_output).unflatten(1, (KINDS, 3))
         return nn.functional.cross_entropy(
             patches.flatten(0, 1), under[index].flatten()
         ) + nn.functional.cross_entropy(whole.flatten(0, 1), held[index].flatten())

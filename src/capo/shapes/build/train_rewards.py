@@ -146,12 +146,12 @@ def _pretrain(
 
 def preference_scores(model: CLIPModel, tokens: Tensor, images: Tensor) -> Tensor:
     """Compute PickScore's formula for k images of n prompts, uint8 `[n, k, 3, H, W]`."""
-    seen = _features(model.get_image_features(pixel_values=normalize(images.flatten(0, 1))))
-    said = _features(model.get_text_features(input_ids=tokens))
-    seen = nn.functional.normalize(seen, dim=-1).unflatten(0, images.shape[:2])
-    said = nn.functional.normalize(said, dim=-1)
+    image_features = _features(model.get_image_features(pixel_values=normalize(images.flatten(0, 1))))
+    text_features = _features(model.get_text_features(input_ids=tokens))
+    image_features = nn.functional.normalize(image_features, dim=-1).unflatten(0, images.shape[:2])
+    text_features = nn.functional.normalize(text_features, dim=-1)
     # The bound that CLIP puts on the scale keeps the softmax from saturating.
-    return model.logit_scale.clamp(max=4.6052).exp() * (seen * said[:, None]).sum(dim=-1)
+    return model.logit_scale.clamp(max=4.6052).exp() * (image_features * text_features[:, None]).sum(dim=-1)
 
 
 def train_vqa(
@@ -189,8 +189,8 @@ def train_vqa(
     for name, lesson in (("vqa", VQA), ("vqa-people", VQA_PEOPLE)):
         examples = data.contrasts(round(lesson.examples * scale), lesson.seed, device)
         images = data.reconstruct(vae, examples.images, lesson.seed)
-        seen = [True] * len(images) if lesson is VQA else examples.noticed
-        shown = _coded(tokenizer, examples.shown, [YES if noticed else NO for noticed in seen], device)
+        answers = [True] * len(images) if lesson is VQA else examples.noticed
+        shown = _coded(tokenizer, examples.shown, [YES if noticed else NO for noticed in answers], device)
         missed = [text for texts in examples.missed for text in texts]
         missed = _coded(tokenizer, missed, [NO] * len(missed), device).unflatten(0, (len(images), -1))
         loss = _question_loss(name, lesson.batch, learner, images, shown, missed, tokenizer.pad_token_id)
