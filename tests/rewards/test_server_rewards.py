@@ -134,7 +134,7 @@ def test_requests_are_split_for_reward_and_server(gated, monkeypatch):
     assert sum(batches) == 6
     assert max(batches) < 4
     monkeypatch.setattr(server, "LARGEST_REQUEST", 10)
-    with pytest.raises(RuntimeError, match="at most 10 bytes"):
+    with pytest.raises(RuntimeError, match="limit is 10 bytes"):
         remote.score(IMAGES, PROMPTS)
 
 

@@ -1,4 +1,4 @@
-"""Print the policies that `capo soup` grid."""
+"""Print the policies that `capo soup` made."""
 
 from collections.abc import Sequence
 from pathlib import Path
