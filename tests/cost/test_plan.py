@@ -153,7 +153,7 @@ def test_memory_saving_settings_reduce_the_estimate():
 
 
 def test_memory_of_generating_grows_with_the_batch():
-    parts = generate_memory(recipe(generate={"batch_size": 3}), SAMPLING)
+    parts = generate_memory(recipe(generate={"batch_size": 3}).generate, SAMPLING)
     assert parts == {**SAMPLING.weights, "sampling 3 images": 3 * 10**8, "decoding 1 image": 10**9}
 
 

@@ -167,7 +167,7 @@ def test_samples_without_a_score_do_not_make_pairs_clear(tmp_path, sdxl, monkeyp
 
 def test_the_report_says_how_many_images_were_made(runs, tmp_path, sdxl):
     summary = {"samples": 20, "samples_at_most": 36, "prompts_by_samples": {"2": 5, "6": 1}}
-    text = facts.samples(recipe(tmp_path, sdxl), summary)
+    text = facts.samples(recipe(tmp_path, sdxl).generate, summary)
     for numbers in ("2 to 6", "0.097", "20 of", "36 images", "5 prompts with 2", "1 prompt with 6"):
         assert numbers in text
 

@@ -26,13 +26,15 @@ def plan(
     utilization: Utilization = 0.4,
     as_json: Json = False,
 ) -> None:
-    from capo.cli.plan_table import plan_values, print_plan
+    from dataclasses import asdict
+
+    from capo.cli.plan_table import print_plan
     from capo.cli.tables import print_json
     from capo.cost.plan import plan_run
 
     loaded, _ = load(recipe, overrides, directory)
     planned = plan_run(loaded, gpu, utilization)
     if as_json:
-        print_json(plan_values(planned))
+        print_json(asdict(planned))
     else:
         print_plan(planned)

@@ -2,18 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
 
 from capo.cli.tables import add_row, gpu_hours, percent, show, table
 from capo.cost.gpus import GIB
 from capo.cost.plan import Plan
 from capo.images.disk_space import format_bytes
-
-
-def plan_values(plan: Plan) -> dict[str, Any]:
-    """Return JSON values: FLOPs, hours and bytes."""
-    return asdict(plan)
 
 
 def print_plan(plan: Plan) -> None:

@@ -1,0 +1,1 @@
+"""The machine: devices, memory, processes, loading of models, seeds, and progress."""

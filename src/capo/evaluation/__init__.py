@@ -1,0 +1,1 @@
+"""Stage `evaluate`: images of the compared models, their scores, win-rates, and diversity."""

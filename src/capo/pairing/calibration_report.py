@@ -1,8 +1,9 @@
 """The calibration report of a scored run: how much every reward counts in the pairs, and what to change."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from capo.recipe import Recipe
+from capo.recipe import Recipe, RewardSection
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,9 @@ def calibration_report(recipe: Recipe, run: "Run") -> "CalibrationReport":
     rule = selection_rule(recipe.pairs, recipe.training_rewards)
     columns, table = _pair(recipe, run)
     pairs = PairTable.from_arrow(table)
-    agreements = _agreements(recipe, run, columns, pairs) if recipe.pairs.selection == "labels" else {}
+    agreements = (
+        _agreements(recipe.rewards, run, columns, pairs) if recipe.pairs.selection == "labels" else {}
+    )
     return summarize_calibration(pairs, columns.scores, columns.comparisons, rule.weights.numpy(), agreements)
 
 
@@ -56,7 +59,7 @@ def _pair(recipe: Recipe, run: "Run") -> "tuple[Columns, pa.Table]":
 
 
 def _agreements(
-    recipe: Recipe, run: "Run", columns: "Columns", pairs: "PairTable"
+    rewards: Sequence[RewardSection], run: "Run", columns: "Columns", pairs: "PairTable"
 ) -> dict[str, float | None]:
     """By reward, how often it prefers the sample that people prefer."""
     from capo.pairing.calibration_statistics import agreement, compared_samples
@@ -68,4 +71,4 @@ def _agreements(
         table = read_scores(run.artifact(f"scores/{reward}"))
         return score_vector(table, columns.prompt_ids, columns.counts)
 
-    return {reward.name: agreement(pairs, scores(reward.name), compared) for reward in recipe.rewards}
+    return {reward.name: agreement(pairs, scores(reward.name), compared) for reward in rewards}

@@ -19,7 +19,7 @@ from capo.engine.progress import say
 from capo.pipeline import graph
 from capo.pipeline.reuse import reuse
 from capo.pipeline.states import check_upstream, fingerprint, reject_stale, statuses
-from capo.recipe import Recipe
+from capo.recipe import EngineSection, Recipe
 from capo.store import Artifact, Run, WorkspaceError
 from capo.store.manifest import differences
 from capo.store.step import Job, Step
@@ -161,11 +161,13 @@ def _make(
         waiting[0].make(job)
         share = (time.monotonic() - started) / len(waiting)
         for artifact in job.artifacts:
-            results[artifact.name] = _made(artifact, recipe, run, job.seconds.get(artifact.name, share))
+            results[artifact.name] = _made(
+                artifact, recipe.engine, run, job.seconds.get(artifact.name, share)
+            )
     return [results[step.artifact] for step in steps]
 
 
-def _made(artifact: Artifact, recipe: Recipe, run: Run, seconds: float) -> StageResult:
+def _made(artifact: Artifact, engine: EngineSection, run: Run, seconds: float) -> StageResult:
     from capo.engine.device import device_name, select_device
 
     if not artifact.done:
@@ -176,7 +178,7 @@ def _made(artifact: Artifact, recipe: Recipe, run: Run, seconds: float) -> Stage
         seconds=round(seconds, 3),
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
         # Without torch, nothing ran on another device.
-        device=device_name(select_device(recipe.engine)) if "torch" in sys.modules else "cpu",
+        device=device_name(select_device(engine)) if "torch" in sys.modules else "cpu",
         host=socket.gethostname(),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )

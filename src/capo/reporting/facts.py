@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from capo.pairing.underweighted import underweighted_rewards, underweighted_warning
-from capo.recipe import Recipe
+from capo.recipe import GenerateSection
 from capo.reporting import wording
 from capo.reporting.gather import Material
 
@@ -78,7 +78,7 @@ def settings(material: Material) -> list[tuple[str, str]]:
         ("Prompts", f"{recipe.prompts.source}, {len(material.prompts):,}"),
         ("Images", recipe.images.source)
         if recipe.images
-        else ("Samples per prompt", samples(recipe, material.summaries["samples"])),
+        else ("Samples per prompt", samples(recipe.generate, material.summaries["samples"])),
         (
             "Sampler",
             f"{generate.scheduler}, {wording.count(generate.num_inference_steps, 'step')}, "
@@ -100,12 +100,12 @@ def settings(material: Material) -> list[tuple[str, str]]:
     ]
 
 
-def samples(recipe: Recipe, summary: Mapping[str, Any]) -> str:
+def samples(section: GenerateSection, summary: Mapping[str, Any]) -> str:
     """Return the number of samples per prompt; if it varies, with its range and distribution.
 
     `summary` is the summary of the artifact `samples`.
     """
-    adaptive, most = recipe.generate.adaptive, recipe.generate.samples_per_prompt
+    adaptive, most = section.adaptive, section.samples_per_prompt
     if adaptive is None:
         return f"{most}"
     counts = summary["prompts_by_samples"].items()

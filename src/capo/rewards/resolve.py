@@ -23,7 +23,7 @@ from capo.rewards.protocol import Reward, RewardError, RewardSource
 from capo.rewards.shipped_source import ShippedSource
 from capo.rewards.transports.client import ServerSource
 from capo.rewards.transports.function import FunctionSource, installed_functions, installed_source, is_path
-from capo.rewards.transports.program import ProgramSource, isolated
+from capo.rewards.transports.program import ProgramSource
 
 if TYPE_CHECKING:
     from capo.method.calibration import Comparison
@@ -130,7 +130,7 @@ def _shipped(section: RewardSection, source: str) -> RewardSource:
 
 def _function(section: RewardSection, source: str) -> RewardSource:
     function = FunctionSource(section, source)
-    return isolated(section, function) if section.requirements else function
+    return ProgramSource(section, function) if section.requirements else function
 
 
 def _installed(section: RewardSection, source: str) -> RewardSource:

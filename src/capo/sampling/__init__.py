@@ -1,0 +1,1 @@
+"""Stages `prompts` and `generate`: collect prompts and sample images of them, shard by shard."""

@@ -1,0 +1,1 @@
+"""Stage `score`: one loop scores shards of images, for samples, validation and evaluation."""

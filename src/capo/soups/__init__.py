@@ -1,0 +1,1 @@
+"""Soups: several policies merged into one, as adapters or as full models."""

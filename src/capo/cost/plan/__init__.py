@@ -65,7 +65,7 @@ def plan_run(recipe: Recipe, gpu: str, utilization: float) -> Plan:
     )
     sampling, training = count_sampling(recipe), count_training(recipe)
     memory = {
-        "generate": generate_memory(recipe, sampling),
+        "generate": generate_memory(recipe.generate, sampling),
         "train": train_memory(recipe, sampling, training),
     }
     return Plan(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from capo.cost.plan.weightless import META, Count, count, weightless
 from capo.diffusion.adapter import add_adapter
 from capo.diffusion.family import Family
-from capo.recipe import Recipe
+from capo.recipe import GenerateSection, Recipe
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def count_sampling(recipe: Recipe) -> Sampling:
         return Sampling(
             encode=count(lambda: family.encode([""])).flops,
             step=denoising.flops,
-            steps=_evaluations(family, recipe),
+            steps=_evaluations(family, settings),
             decode=decoding.flops,
             decode_dtype=str(vae.dtype).removeprefix("torch."),
             parameters={name: _parameters(network) for name, network in family.networks.items()},
@@ -136,11 +136,11 @@ def _drop_gradient(parameter: Tensor) -> None:
     parameter.grad = None
 
 
-def _evaluations(family: Family, recipe: Recipe) -> int:
+def _evaluations(family: Family, settings: GenerateSection) -> int:
     """The number of times the sampler calls the denoiser per image."""
-    sampler = family.process.sampler(recipe.generate)
+    sampler = family.process.sampler(settings)
     shift = {"mu": 1.0} if sampler.config.get("use_dynamic_shifting") else {}
-    sampler.set_timesteps(recipe.generate.num_inference_steps, **shift)
+    sampler.set_timesteps(settings.num_inference_steps, **shift)
     return len(sampler.timesteps)
 
 

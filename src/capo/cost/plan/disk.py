@@ -28,15 +28,17 @@ def disk(recipe: Recipe, prompts: PromptCounts, sampling: Sampling, training: Tr
     average = 0 if section.ema_decay is None else 4
     # Also the best one, and the next one, which is written before an old one is deleted.
     checkpoints = min(section.keep_checkpoints + 2, -(-section.steps // section.checkpoint_every))
-    sizes["train: checkpoints"] = checkpoints * training.trained * (4 + moment_bytes(recipe) + average)
+    sizes["train: checkpoints"] = (
+        checkpoints * training.trained * (4 + moment_bytes(section.optimizer) + average)
+    )
     others = sum(size for name, size in sampling.weights.items() if name != sampling.denoiser)
     sizes["train: best"] = training.trained * 4 + (others if section.adaptation == "full" else 0)
     if prompts.validation is not None:
         sizes["train: validation images"] = images(
-            validations(recipe) * prompts.validation * section.validation_samples
+            validations(section) * prompts.validation * section.validation_samples
         )
     if prompts.evaluate is not None:
         sizes["evaluate: images"] = images(
-            models_compared(recipe) * prompts.evaluate * recipe.evaluate.samples_per_prompt
+            models_compared(recipe.evaluate) * prompts.evaluate * recipe.evaluate.samples_per_prompt
         )
     return sizes

@@ -4,7 +4,7 @@ Excludes torch's own context (about half a gigabyte) and fragmentation.
 """
 
 from capo.cost.plan.counts import Sampling, Training, computing_dtype
-from capo.recipe import Recipe
+from capo.recipe import GenerateSection, Recipe, TrainSection
 
 SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes per number."""
@@ -13,9 +13,9 @@ SPARE = 0.1
 """Share of a GPU's memory that is kept free for what the estimate excludes."""
 
 
-def generate_memory(recipe: Recipe, sampling: Sampling) -> dict[str, int]:
+def generate_memory(section: GenerateSection, sampling: Sampling) -> dict[str, int]:
     """Bytes by part for a batch of `generate.batch_size`, or of one image if it is not set."""
-    images = recipe.generate.batch_size or 1
+    images = section.batch_size or 1
     batch = f"sampling {images} image{'s' if images > 1 else ''}"
     return {**sampling.weights, batch: images * sampling.activations, "decoding 1 image": sampling.decoding}
 
@@ -27,7 +27,7 @@ def train_memory(recipe: Recipe, sampling: Sampling, training: Training) -> dict
     kept = (training.checkpointed if section.gradient_checkpointing else training.policy).bytes * pairs
     reference, name = training.reference.bytes * pairs, "reference's pass"
     if section.reference_offload and section.adaptation == "full":  # on the GPU only during its pass
-        reference, name = reference + _reference(recipe, sampling), "reference and its pass"
+        reference, name = reference + _reference(section, sampling), "reference and its pass"
     largest = "activations" if kept >= reference else name
     return {**parts, f"{largest}, {_count(pairs)}": max(kept, reference)}
 
@@ -42,11 +42,11 @@ def train_weights(recipe: Recipe, sampling: Sampling, training: Training) -> dic
     if not full:
         parts["adapter"] = 4 * trained
     elif not section.reference_offload:
-        parts["reference"] = _reference(recipe, sampling)
+        parts["reference"] = _reference(section, sampling)
     if kept != computing:
         parts[f"{computing} copies of the weights"] = SIZES[computing] * numbers
     parts["gradients"] = 4 * trained
-    parts["optimizer"] = moment_bytes(recipe) * trained
+    parts["optimizer"] = moment_bytes(section.optimizer) * trained
     if section.ema_decay is not None:
         parts["moving average"] = 4 * trained
     if section.validation_prompts is not None:
@@ -55,9 +55,9 @@ def train_weights(recipe: Recipe, sampling: Sampling, training: Training) -> dic
     return parts
 
 
-def moment_bytes(recipe: Recipe) -> int:
+def moment_bytes(optimizer: str) -> int:
     """Bytes of optimizer state per parameter."""
-    return 8 if recipe.train.optimizer == "adamw" else 2
+    return 8 if optimizer == "adamw" else 2
 
 
 def fitting_pairs(recipe: Recipe, sampling: Sampling, training: Training, memory: int) -> int:
@@ -72,8 +72,8 @@ def fitting_pairs(recipe: Recipe, sampling: Sampling, training: Training, memory
     return 0
 
 
-def _reference(recipe: Recipe, sampling: Sampling) -> int:
-    return SIZES[recipe.train.reference_dtype] * sampling.parameters[sampling.denoiser]
+def _reference(section: TrainSection, sampling: Sampling) -> int:
+    return SIZES[section.reference_dtype] * sampling.parameters[sampling.denoiser]
 
 
 def _count(pairs: int) -> str:

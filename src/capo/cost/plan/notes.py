@@ -6,7 +6,7 @@ from capo.cost.gpus import GIB, Gpu
 from capo.cost.plan.counts import Sampling, Training
 from capo.cost.plan.memory_needs import SPARE, fitting_pairs
 from capo.cost.plan.work import PromptCounts, uncounted_rewards
-from capo.recipe import Recipe
+from capo.recipe import Recipe, TrainSection
 
 Memory = Mapping[str, Mapping[str, int]]
 """Bytes by stage and part."""
@@ -49,14 +49,13 @@ def _overflows(recipe: Recipe, gpu: Gpu, memory: Memory, fitting: int) -> Iterat
         yield f"Generating may not fit in the {capacity}."
     pairs = recipe.train.per_device_batch_size or recipe.train.global_batch_size
     if fitting == 0:
-        yield f"Training does not fit in the {capacity}. Set {_ways_to_save(recipe)}."
+        yield f"Training does not fit in the {capacity}. Set {_ways_to_save(recipe.train)}."
     elif fitting < pairs:
         yield f"Training does not fit in the {capacity}. Set train.per_device_batch_size={fitting}."
 
 
-def _ways_to_save(recipe: Recipe) -> str:
+def _ways_to_save(section: TrainSection) -> str:
     """Settings that reduce the memory of training and are not in use yet."""
-    section = recipe.train
     ways = {
         "train.gradient_checkpointing=true": not section.gradient_checkpointing,
         "train.reference_offload=true": section.adaptation == "full" and not section.reference_offload,

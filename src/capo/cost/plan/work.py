@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from capo.cost.gpus import Gpu
 from capo.cost.plan.counts import Sampling, Training, computing_dtype
 from capo.cost.plan.scoring_work import score_flops, score_precision
-from capo.recipe import Recipe, RewardSection
+from capo.recipe import EvaluateSection, Recipe, RewardSection, TrainSection
 
 Work = Counter[str]
 """FLOPs by the precision they are computed in."""
@@ -56,7 +56,7 @@ def stages(
 
 def artifact_shares(recipe: Recipe) -> dict[str, dict[str, float]]:
     """By stage, the artifacts that its work produces, with the share of the work for each."""
-    times, models = validations(recipe), models_compared(recipe)
+    times, models = validations(recipe.train), models_compared(recipe.evaluate)
     return {
         "generate": {"samples": 1.0},
         "score": {"scores": 1.0},
@@ -71,14 +71,14 @@ def uncounted_rewards(rewards: Sequence[RewardSection]) -> list[str]:
     return [reward.name for reward in rewards if score_flops(reward) is None]
 
 
-def validations(recipe: Recipe) -> int:
+def validations(section: TrainSection) -> int:
     """How often validation makes images: once for the base, then every `train.validate_every` steps."""
-    return 1 + math.ceil(recipe.train.steps / recipe.train.validate_every)
+    return 1 + math.ceil(section.steps / section.validate_every)
 
 
-def models_compared(recipe: Recipe) -> int:
+def models_compared(section: EvaluateSection) -> int:
     """The number of sets of images that evaluation makes per prompt: base, tuned, and the null row."""
-    return 3 if recipe.evaluate.null_row else 2
+    return 3 if section.null_row else 2
 
 
 NamedWork = tuple[str, str, Work]
@@ -108,7 +108,7 @@ def _training(recipe: Recipe, training: Training) -> NamedWork:
 def _validating(recipe: Recipe, prompts: int | None, sampling: Sampling) -> Iterator[NamedWork]:
     if prompts is None:
         return
-    times, images = validations(recipe), prompts * recipe.train.validation_samples
+    times, images = validations(recipe.train), prompts * recipe.train.validation_samples
     work = _sampling(recipe.model.dtype, sampling, times * prompts, times * images)
     work += _scoring(recipe.rewards, times * images)
     yield "validation", f"{times} × {images:,} images", work
@@ -117,7 +117,7 @@ def _validating(recipe: Recipe, prompts: int | None, sampling: Sampling) -> Iter
 def _evaluating(recipe: Recipe, prompts: int | None, sampling: Sampling) -> Iterator[NamedWork]:
     if prompts is None:
         return
-    models, images = models_compared(recipe), prompts * recipe.evaluate.samples_per_prompt
+    models, images = models_compared(recipe.evaluate), prompts * recipe.evaluate.samples_per_prompt
     work = _sampling(recipe.model.dtype, sampling, models * prompts, models * images)
     work += _scoring(recipe.rewards, models * images)
     yield "evaluate", f"{models} × {images:,} images", work

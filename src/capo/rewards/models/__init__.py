@@ -1,0 +1,1 @@
+"""The architectures of the shipped rewards, one per file; the catalog names them."""

@@ -115,11 +115,6 @@ def _declared(name: str, command: tuple[str, ...], requirements: tuple[str, ...]
     return ProgramReward(name, command, requirements, timeout).declared
 
 
-def isolated(section: RewardSection, function: FunctionSource) -> ProgramSource:
-    """Return the function in a process of its own, whose environment has the section's requirements."""
-    return ProgramSource(section, function)
-
-
 def _environment(requirements: Sequence[str]) -> dict[str, str]:
     """Return variables with which `capo_reward` can be imported and `python` has the requirements."""
     variables = dict(os.environ)
