@@ -51,7 +51,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
 
 
 def _discard_output() -> None:
-    """Redirect output to nowhere, so that Python does not complain about buffered text at exit."""
+    """Redirect output to the null device, so that Python reports no error for buffered text at exit."""
     null = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(null, stream.fileno())

@@ -117,7 +117,7 @@ class Policy:
         return {name: parameter.detach() for name, parameter in self._trained.items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy weights from `state()`; raises `ValueError` naming the first that do not fit."""
+        """Copy weights from `state()`; raises `ValueError` naming the first that does not fit."""
         check_fit(tensors, self.state())
         with torch.no_grad():
             for name, parameter in self._trained.items():

@@ -39,7 +39,7 @@ class FrozenCopy:
 
     @contextmanager
     def ready(self) -> Iterator[Any]:
-        """Give the module on the device of the original; an offloaded one leaves it afterwards."""
+        """Yield the module on the device of the original; an offloaded module leaves it afterwards."""
         if self._kept:
             self._place({n: t.to(self._device, non_blocking=True) for n, t in self._kept.items()})
         try:

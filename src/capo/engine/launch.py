@@ -79,7 +79,7 @@ def check_launch(sharding: str, environment: Mapping[str, str] = os.environ) -> 
     if environment.get("ACCELERATE_USE_FSDP") == "true" and sharding != "fsdp":
         raise LaunchError(
             f"accelerate requests FSDP, but train.sharding is {sharding}; set train.sharding=fsdp, "
-            "which is the setting that counts"
+            "which is the setting that applies"
         )
     precision = environment.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in ("no", ""):

@@ -99,37 +99,37 @@ def join_processes(device: str) -> Iterator[Group]:
     that fails inside the context leaves at once, so that the launcher notices and stops the others. If a
     process is stopped, the others end with an error.
     """
-    own = processes()
-    if own.size == 1 or dist.is_initialized():
+    process = processes()
+    if process.size == 1 or dist.is_initialized():
         yield Group()
         return
-    _take_device(own, device)
-    if not own.is_main:
+    _take_device(process, device)
+    if not process.is_main:
         os.environ["CAPO_QUIET"] = "1"
     store, _, _ = next(rendezvous("env://"))
-    dist.init_process_group(store=store, rank=own.rank, world_size=own.size, timeout=TIMEOUT)
-    with heartbeats(store, own.rank, own.size):
+    dist.init_process_group(store=store, rank=process.rank, world_size=process.size, timeout=TIMEOUT)
+    with heartbeats(store, process.rank, process.size):
         yield Group()
         # Wait for the others, which may still read from this process's connections. After an error they might
         # wait for a process that failed, so this is not in a `finally`.
-        store.set(f"left/{own.rank}", "")
-        store.wait([f"left/{rank}" for rank in range(own.size)], TIMEOUT)
+        store.set(f"left/{process.rank}", "")
+        store.wait([f"left/{rank}" for rank in range(process.size)], TIMEOUT)
     dist.destroy_process_group()
 
 
-def _take_device(own: Processes, device: str) -> None:
+def _take_device(process: Processes, device: str) -> None:
     if ":" in device:
         raise LaunchError(
-            f"engine.device: {device} would be the device of all {own.size} processes; use `cuda`, which "
+            f"engine.device: {device} would be the device of all {process.size} processes; use `cuda`, which "
             "gives every process its own GPU"
         )
     if device == "cpu" or not torch.cuda.is_available():
         return
-    if own.local_rank >= torch.cuda.device_count():
+    if process.local_rank >= torch.cuda.device_count():
         raise LaunchError(
             f"this machine has {torch.cuda.device_count()} GPUs but more processes; lower --nproc-per-node"
         )
-    torch.cuda.set_device(own.local_rank)
+    torch.cuda.set_device(process.local_rank)
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

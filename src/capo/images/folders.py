@@ -40,7 +40,7 @@ class ImageFolder:
             )
 
     def read(self, place: str) -> bytes:
-        self._check(self._folder / place, place)  # again, as hours may have passed
+        self._check(self._folder / place, place)  # again, since hours may have passed
         return (self._folder / place).read_bytes()
 
     def name(self, place: str) -> str:

@@ -60,7 +60,7 @@ def _local(section: ImagesSection) -> Path:
     path = Path(section.source)
     if not path.exists():
         raise ImagesError(
-            f"images.source: {path} does not exist; give a folder, a Parquet file, or hub:owner/name"
+            f"images.source: {path} does not exist; name a folder, a Parquet file, or hub:owner/name"
         )
     if not path.is_dir() and not (path.is_file() and path.suffix == ".parquet"):
         raise ImagesError(f"images.source: {path} is neither a folder nor a Parquet file")

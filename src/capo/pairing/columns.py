@@ -109,5 +109,5 @@ def _read_labels(samples: Artifact) -> "pa.Table":
 
 
 def _sample_numbers(counts: np.ndarray) -> np.ndarray:
-    """0, 1, ..., counted anew for every prompt, int [S]."""
+    """0, 1, ..., starting over for every prompt, int [S]."""
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -82,9 +82,9 @@ def _run(
     force: bool,
     stage: str | None,
     donors: Sequence[Path],
-    meet: Callable[[], None] = lambda: None,
+    barrier: Callable[[], None] = lambda: None,
 ) -> RunResult:
-    """Run in this process; `meet` lets all processes read the directory before the main one changes it."""
+    """Run in this process; `barrier` lets all processes read the directory before the main one changes it."""
     if stage in (None, "train"):
         check_launch(recipe.train.sharding)
     if recipe.start is not None and Path(recipe.start.run).resolve() == directory.resolve():
@@ -104,9 +104,9 @@ def _run(
         return _result(run, [_skipped(run.artifact(step.artifact)) for step in steps])
     for step in waiting:
         run.artifact(step.artifact).check_no_foreign_files(resume=states[step.artifact].state == "partial")
-    meet()
+    barrier()
     if not processes().is_main:
-        return _follow(recipe, directory, meet)
+        return _follow(recipe, directory, barrier)
     if _pin_weights(recipe, waiting):  # the commits are part of the inputs
         names = {step.artifact for step in steps}
         steps = [step for step in graph.steps_of(recipe) if step.artifact in names]
@@ -116,17 +116,17 @@ def _run(
             for _, together in groupby(steps, lambda step: step.make)
             for result in _make(list(together), recipe, opened, force, donors)
         ]
-        meet()
+        barrier()
         return _result(opened, results)
 
 
-def _follow(recipe: Recipe, directory: Path, meet: Callable[[], None]) -> RunResult:
+def _follow(recipe: Recipe, directory: Path, barrier: Callable[[], None]) -> RunResult:
     """Take part in the training; only the main process writes, so this one never opens the run to write."""
     from capo.training.train import train
 
     followed = Run(directory)
     train(Job(recipe, followed, (followed.artifact("train"),)))
-    meet()
+    barrier()
     return _result(followed, [_skipped(followed.artifact("train"))])
 
 

@@ -60,7 +60,7 @@ class Rater:
         return self._cache.find(images.keys) if self._cache else [None] * len(images.prompts)
 
     def score(self, images: ImageRows, known: Sequence[Scored | None]) -> list[Scored]:
-        """Score every row, taking over the `known` scores."""
+        """Score every row, reusing the `known` scores."""
         missing = [row for row, scored in enumerate(known) if scored is None]
         if not missing:
             return [scored for scored in known if scored is not None]

@@ -26,7 +26,7 @@ class Lock:
     def check(self) -> None:
         """Raise `WorkspaceError` unless the file at `path` is still the one that was locked.
 
-        After the directory was removed, another process may have made it anew and locked its new file.
+        After the directory was removed, another process may have created it again and locked its new file.
         """
         held = os.fstat(self.handle)
         try:

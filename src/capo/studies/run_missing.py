@@ -24,7 +24,7 @@ def run_missing(study: Study, runs: Sequence[StudyRun], force: bool, failed: dic
     say(_announcement(study, runs, len(done)))
     durations: list[float] = []
     for number, run in enumerate(runs, 1):
-        if run.name in done and run.state == "done":  # its inputs may have been remade meanwhile
+        if run.name in done and run.state == "done":  # its inputs may have been remade in the meantime
             continue
         say(f"{study.name}: run {number} of {len(runs)}: {run.name}")
         started = time.monotonic()

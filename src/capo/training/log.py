@@ -76,7 +76,7 @@ class Board:
 
 
 def best_row(rows: Sequence[Row]) -> Row | None:
-    """Return the validation with the highest mean win-rate by the training rewards, the first of equals.
+    """Return the validation with the highest mean win-rate by the training rewards, the first of ties.
 
     Step 0 is the base model and never the best.
     """

@@ -1,4 +1,4 @@
-"""The training loop: steps, checkpoints, validations, and roll-backs, from wherever a run stopped."""
+"""The training loop, which can resume: steps, checkpoints, validations, and roll-backs."""
 
 from collections.abc import Callable
 
@@ -46,8 +46,8 @@ class Loop:
     def run(self, start: int) -> int:
         """Continue from the state of step `start` (0: the base model); return the last step.
 
-        Raises `TrainingDiverged` if training diverges and must neither continue nor roll back, or if it has
-        rolled back too often.
+        Raises `TrainingDiverged` if training diverges and `train.on_divergence` does not let it continue, or
+        if it has rolled back too often.
         """
         with progress("train", self._section.steps, "steps") as bar:
             while True:

@@ -67,7 +67,7 @@ class Optimizer:
         }
 
     def load_moments(self, moments: Mapping[str, Tensor]) -> None:
-        """Copy `moments()`; raises `ValueError` naming the first that do not fit."""
+        """Copy `moments()`; raises `ValueError` naming the first that does not fit."""
         by_parameter: dict[str, dict[str, Tensor]] = {}
         for key, tensor in moments.items():
             name, _, moment = key.rpartition("/")

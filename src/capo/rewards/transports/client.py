@@ -38,7 +38,7 @@ class ServerSource:
         self._url = section.url.rstrip("/")
 
     def identity(self) -> str:
-        """Return the identity of the known reward, wherever it runs; of an unknown one the address."""
+        """Return the identity of a known reward, independent of its server; the address of an unknown one."""
         return self._known.identity() if self._known else self._url
 
     def comparison(self) -> "Comparison | None":

@@ -1,7 +1,7 @@
 """Run a program that ends with capo, even if capo is killed: `python supervise.py LIFELINE COMMAND…`.
 
 LIFELINE is the file descriptor of a pipe whose other end only capo holds. When it closes, the process group
-is killed, after a moment in which the program can end by itself, as its input has ended too.
+is killed after a grace period, in which the program can exit by itself, since its input has ended too.
 """
 
 import os
