@@ -73,7 +73,7 @@ def print_alignment(reward: Reward, examples: int) -> None:
     """Print the accuracy of yes (above 1/2) or no by category; half of the images match their prompts."""
     questions = data.questions(examples, SEED, "cpu", SPLIT)
     right = (scores(reward, questions.images, questions.texts) > 0.5) == questions.answers.numpy()
-    print_by_category(f"`{reward.name}` is right", [CATEGORY[text] for text in questions.texts], right)
+    print_by_category(f"`{reward.name}`", [CATEGORY[text] for text in questions.texts], right)
 
 
 def print_correlations(rewards: dict[str, Reward], images: int) -> None:
@@ -109,7 +109,7 @@ def print_judge(examples: int) -> None:
     for spec, shown, scene, image in zip(specs, drawn, scenes, images, strict=True):
         shows = satisfies(scene.items, spec.metadata) and spec.background in (None, shown.background)
         right.append(judge(image, spec.metadata) == shows)
-    print_by_category("the judge is right", [spec.category for spec in specs], np.array(right))
+    print_by_category("judge", [spec.category for spec in specs], np.array(right))
 
 
 def agreement(examples: int) -> float:

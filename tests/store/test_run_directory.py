@@ -112,7 +112,7 @@ def test_writing_before_begin_or_after_commit_is_an_error(run, samples):
 
 
 def test_an_unfinished_artifact_has_no_digest(samples):
-    with pytest.raises(WorkspaceError, match="samples is not finished"):
+    with pytest.raises(WorkspaceError, match="samples is not complete"):
         _ = samples.digest
 
 
