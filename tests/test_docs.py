@@ -75,9 +75,8 @@ def test_parts_of_the_embedded_world_are_as_documented():
         for part, folder in folders.items()
     }
     sizes["base"] -= sizes["vae"]
-    documented = rows(PAGES_BY_NAME["docs/concepts/embedded-world.md"].partition("## How the checkpoints were made")[2])[
-        1:
-    ]
+    page = PAGES_BY_NAME["docs/concepts/embedded-world.md"]
+    documented = rows(page.partition("## How the checkpoints were made")[2])[1:]
     expected = {(f"`{p}`", str(origin[p]["seconds"]), f"{sizes[p] / 1e6:.1f} MB") for p in origin}
     assert set(map(tuple, documented)) == expected
 

@@ -207,7 +207,7 @@ def test_out_of_memory_with_several_rewards_falls_back_to_one(world, capsys, mon
     monkeypatch.setattr(rater, "load_reward", load)
     together = work(run, REDNESS, {"name": "hungry", "source": "function_rewards:hungry"})
     score(recipe, run, together)
-    assert loaded == [1, 2, 1, 1], "those that did not fit together are all gone before one goes on alone"
+    assert loaded == [1, 2, 1, 1], "all are unloaded before one is loaded alone"
     assert [artifact.summary["scored"] for artifact, _ in together] == [20, 20]
     assert "one model at a time" in capsys.readouterr().err
     monkeypatch.setattr("function_rewards.eaten", [])
