@@ -11,6 +11,8 @@ import shutil
 import time
 from pathlib import Path
 
+from capo.shapes.build.part import Part
+
 PARTS = ("vae", "base", "flow", "preference", "vqa", "aesthetic", "heldout")
 
 
@@ -31,12 +33,12 @@ def build(directory: Path, device: str = "cpu", parts: tuple[str, ...] = PARTS, 
     with quiet():
         from capo.shapes.build.save import BUILDERS
 
-        for part in (part for part in PARTS if part in parts):
+        for name in (name for name in PARTS if name in parts):
             started = time.monotonic()
-            work = directory / ".work" / part
-            BUILDERS[part](directory, work, device, scale)
+            work = directory / ".work" / name
+            BUILDERS[name](directory, Part(name, work, device, scale))
             shutil.rmtree(work, ignore_errors=True)
-            _record(directory, part, device, scale, time.monotonic() - started)
+            _record(directory, name, device, scale, time.monotonic() - started)
 
 
 def _record(directory: Path, part: str, device: str, scale: float, seconds: float) -> None:

@@ -1,6 +1,5 @@
 """The base model: a small SDXL whose text encoders and denoiser are trained on poorly captioned scenes."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +9,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from capo.engine.seeds import stable_seed
 from capo.shapes.build.drawn_data import captions
-from capo.shapes.build.fit import fit
+from capo.shapes.build.fit import Schedule, fit
+from capo.shapes.build.part import Part
 from capo.shapes.build.tokenizers import PROMPT_LENGTH, clip_tokenizer
 from capo.shapes.build.train_vae import encode_scenes
 from capo.shapes.scenes import SIZE
@@ -81,12 +81,12 @@ def scheduler() -> DDIMScheduler:
     )
 
 
-def train_base(vae: AutoencoderKL, folder: Path, device: str, scale: float) -> StableDiffusionXLPipeline:
+def train_base(vae: AutoencoderKL, part: Part) -> StableDiffusionXLPipeline:
     """Train text encoders and UNet, and return a complete pipeline."""
     torch.manual_seed(1)
-    tokenizer = clip_tokenizer()
+    device, tokenizer = part.device, clip_tokenizer()
     model = _Denoiser(tokenizer).to(device)
-    data = captions(round(SCENES * scale), 1, device)
+    data = captions(part.scaled(SCENES), 1, device)
     latents = encode_scenes(vae, data.images) * vae.config.scaling_factor
     tokens = tokenize(tokenizer, data.texts, device)
     del data
@@ -104,7 +104,7 @@ def train_base(vae: AutoencoderKL, folder: Path, device: str, scale: float) -> S
         )
         return nn.functional.mse_loss(predicted, noise)
 
-    fit("base", model, loss, steps=round(STEPS * scale), learning_rate=2e-3, folder=folder, average=0.9995)
+    fit(part.name, model, loss, Schedule(part.scaled(STEPS), 2e-3, average=0.9995), part.folder)
     return StableDiffusionXLPipeline(
         vae=vae,
         text_encoder=model.text_encoder,

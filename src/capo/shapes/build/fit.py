@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,16 +14,18 @@ from capo.engine.progress import progress
 SAVE_EVERY = 500
 
 
-def fit(
-    name: str,
-    model: nn.Module,
-    loss: Callable[[int], Tensor],
-    *,
-    steps: int,
-    learning_rate: float,
-    folder: Path,
-    average: float = 0.998,
-) -> None:
+@dataclass(frozen=True)
+class Schedule:
+    """The length and the settings of a training."""
+
+    steps: int
+    learning_rate: float
+    """The highest of the cycle."""
+    average: float = 0.998
+    """Decay of the averaged weights."""
+
+
+def fit(name: str, model: nn.Module, loss: Callable[[int], Tensor], schedule: Schedule, folder: Path) -> None:
     """Minimize `loss(step)` and leave the averaged weights in `model`.
 
     State is saved under `folder` every `SAVE_EVERY` steps. `loss` must depend on nothing but the step, so
@@ -30,12 +33,11 @@ def fit(
     """
     state = folder / f"{name}.state.safetensors"
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=steps, pct_start=0.05
-    )
+    steps, highest = schedule.steps, schedule.learning_rate
+    optimizer = torch.optim.AdamW(parameters, lr=highest, betas=(0.9, 0.99), weight_decay=0.01)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, highest, total_steps=steps, pct_start=0.05)
     averaged = [p.detach().clone() for p in parameters]
-    start = _restore(state, parameters, averaged, optimizer, schedule)
+    start = _restore(state, parameters, averaged, optimizer, cycle)
     model.train()
     with progress(f"build {name}", total=steps, unit="steps") as bar:
         bar.advance(start, resumed=True)
@@ -45,8 +47,8 @@ def fit(
             value.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0, error_if_nonfinite=True)
             optimizer.step()
-            schedule.step()
-            decay = min(average, (step + 1) / (step + 10))
+            cycle.step()
+            decay = min(schedule.average, (step + 1) / (step + 10))
             torch._foreach_lerp_(averaged, [p.detach() for p in parameters], 1 - decay)
             bar.advance(1)
             if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
@@ -83,7 +85,7 @@ def _restore(
     parameters: list[nn.Parameter],
     averaged: list[Tensor],
     optimizer: torch.optim.AdamW,
-    schedule: torch.optim.lr_scheduler.OneCycleLR,
+    cycle: torch.optim.lr_scheduler.OneCycleLR,
 ) -> int:
     if not path.exists():
         return 0
@@ -99,6 +101,6 @@ def _restore(
                     "exp_avg": tensors[f"{index}.first"],
                     "exp_avg_sq": tensors[f"{index}.second"],
                 }
-    schedule.load_state_dict({**schedule.state_dict(), "last_epoch": step - 1, "_step_count": step + 1})
-    schedule.step()
+    cycle.load_state_dict({**cycle.state_dict(), "last_epoch": step - 1, "_step_count": step + 1})
+    cycle.step()
     return step

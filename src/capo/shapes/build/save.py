@@ -10,52 +10,53 @@ from transformers import CLIPImageProcessorPil, CLIPVisionModel, PreTrainedModel
 from capo.shapes.build import drawn_data as data
 from capo.shapes.build import train_rewards as rewards
 from capo.shapes.build.base import train_base
+from capo.shapes.build.part import Part
 from capo.shapes.build.tokenizers import clip_tokenizer, question_tokenizer
 from capo.shapes.build.train_flow import train_flow
 from capo.shapes.build.train_vae import train_vae
 from capo.shapes.scenes import SIZE
 
 
-def build_vae(directory: Path, work: Path, device: str, scale: float) -> None:
+def build_vae(directory: Path, part: Part) -> None:
     """Build `directory/base/vae`, to which `build_base` adds the rest of the pipeline."""
-    vae = train_vae(work, device, scale)
+    vae = train_vae(part)
     vae.half().save_pretrained(directory / "base" / "vae")
 
 
-def build_base(directory: Path, work: Path, device: str, scale: float) -> None:
-    pipeline: StableDiffusionXLPipeline = train_base(_vae(directory, device), work, device, scale)
+def build_base(directory: Path, part: Part) -> None:
+    pipeline: StableDiffusionXLPipeline = train_base(_vae(directory, part.device), part)
     pipeline.to("cpu", torch.float16)
     pipeline.save_pretrained(directory / "base")
 
 
-def build_flow(directory: Path, work: Path, device: str, scale: float) -> None:
-    pipeline: StableDiffusion3Pipeline = train_flow(_vae(directory, device), work, device, scale)
+def build_flow(directory: Path, part: Part) -> None:
+    pipeline: StableDiffusion3Pipeline = train_flow(_vae(directory, part.device), part)
     pipeline.to("cpu", torch.float16)
     pipeline.save_pretrained(directory / "flow")
 
 
-def build_preference(directory: Path, work: Path, device: str, scale: float) -> None:
-    vae = _vae(directory, device)
-    model = rewards.train_preference(rewards.PREFERENCE, "preference", vae, work, device, scale)
+def build_preference(directory: Path, part: Part) -> None:
+    vae = _vae(directory, part.device)
+    model = rewards.train_preference(rewards.PREFERENCE, vae, part)
     _save_clip(model, directory / "preference")
 
 
-def build_heldout(directory: Path, work: Path, device: str, scale: float) -> None:
-    vae = _vae(directory, device)
-    model = rewards.train_preference(rewards.HELDOUT, "heldout", vae, work, device, scale)
+def build_heldout(directory: Path, part: Part) -> None:
+    vae = _vae(directory, part.device)
+    model = rewards.train_preference(rewards.HELDOUT, vae, part)
     _save_clip(model, directory / "heldout")
 
 
-def build_vqa(directory: Path, work: Path, device: str, scale: float) -> None:
+def build_vqa(directory: Path, part: Part) -> None:
     vision_tower = CLIPVisionModel.from_pretrained(directory / "preference", dtype=torch.float32)
-    model = rewards.train_vqa(vision_tower, _vae(directory, device), work, device, scale)
+    model = rewards.train_vqa(vision_tower, _vae(directory, part.device), part)
     _save(model, directory / "vqa")
     _image_processor().save_pretrained(directory / "vqa")
     question_tokenizer().save_pretrained(directory / "vqa")
 
 
-def build_aesthetic(directory: Path, work: Path, device: str, scale: float) -> None:
-    model = rewards.train_aesthetic(_vae(directory, device), work, device, scale)
+def build_aesthetic(directory: Path, part: Part) -> None:
+    model = rewards.train_aesthetic(_vae(directory, part.device), part)
     _save(model, directory / "aesthetic")
     _image_processor().save_pretrained(directory / "aesthetic")
 

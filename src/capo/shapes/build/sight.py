@@ -5,7 +5,6 @@ colors the image contains, and how many.
 """
 
 import random
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,8 @@ from torch import Tensor, nn
 
 from capo.engine.seeds import stable_seed
 from capo.shapes.build.drawn_data import normalize, random_spec, reconstruct, soften
-from capo.shapes.build.fit import fit
+from capo.shapes.build.fit import Schedule, fit
+from capo.shapes.build.part import Part
 from capo.shapes.layout import scene_of
 from capo.shapes.scenes import COLORS, MAX_ITEMS, SHAPES, SIZE, Scene, draw, signed_distance
 
@@ -24,13 +24,12 @@ BATCH = 128
 KINDS = len(SHAPES) * len(COLORS)
 
 
-def teach(
-    tower: Any, name: str, vae: AutoencoderKL, folder: Path, device: str, *, seed: int, scale: float
-) -> None:
+def teach(tower: Any, vae: AutoencoderKL, part: Part, seed: int) -> None:
     """Train a CLIP vision transformer in place, with two linear heads that are discarded."""
+    device = part.device
     width, patch = tower.config.hidden_size, tower.config.patch_size
     rng = random.Random(f"sight/{seed}")
-    scenes = [scene_of(random_spec(rng), rng) for _ in range(round(SCENES * scale))]
+    scenes = [scene_of(random_spec(rng), rng) for _ in range(part.scaled(SCENES))]
     blurs = [rng.uniform(0.3, 1.3) if rng.random() < 0.3 else 0.0 for _ in scenes]
     images = torch.cat([draw(scenes[i : i + 4096], device) for i in range(0, len(scenes), 4096)])
     images = reconstruct(vae, soften(images, torch.tensor(blurs, device=device)), seed)
@@ -49,7 +48,7 @@ def teach(
             patches.flatten(0, 1), under[index].flatten()
         ) + nn.functional.cross_entropy(whole.flatten(0, 1), held[index].flatten())
 
-    fit(name, learner, loss, steps=round(STEPS * scale), learning_rate=1.5e-3, folder=folder)
+    fit(f"{part.name}-sight", learner, loss, Schedule(part.scaled(STEPS), 1.5e-3), part.folder)
 
 
 def _under_patches(scenes: list[Scene], patch: int) -> Tensor:

@@ -1,7 +1,6 @@
 """The second base model: a small SD3 without T5, a rectified flow in the latents of the first one."""
 
 from functools import partial
-from pathlib import Path
 
 import torch
 from diffusers import (
@@ -16,7 +15,8 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 from capo.engine.seeds import stable_seed
 from capo.shapes.build.base import CAPTION_DROPOUT, text_config, tokenize
 from capo.shapes.build.drawn_data import captions
-from capo.shapes.build.fit import fit
+from capo.shapes.build.fit import Schedule, fit
+from capo.shapes.build.part import Part
 from capo.shapes.build.tokenizers import clip_tokenizer
 from capo.shapes.build.train_vae import encode_scenes
 from capo.shapes.grammar import SPLITS
@@ -70,27 +70,20 @@ class _Denoiser(nn.Module):
         ).sample
 
 
-def train_flow(vae: AutoencoderKL, folder: Path, device: str, scale: float) -> StableDiffusion3Pipeline:
+def train_flow(vae: AutoencoderKL, part: Part) -> StableDiffusion3Pipeline:
     """Train text encoders and transformer, and return a complete pipeline."""
     torch.manual_seed(6)
     tokenizer = clip_tokenizer()
     tokenizer.model_max_length = 16  # the longest prompt of the grammar
-    model = _Denoiser(tokenizer).to(device)
+    model = _Denoiser(tokenizer).to(part.device)
     for seed, (name, splits, steps, learning_rate) in enumerate(STAGES, 6):
-        data = captions(round(SCENES * scale), seed, device, splits=splits)
+        data = captions(part.scaled(SCENES), seed, part.device, splits=splits)
         latents = encode_scenes(vae, data.images) * vae.config.scaling_factor
-        tokens, nothing = (tokenize(tokenizer, texts, device) for texts in (data.texts, [""]))
+        tokens, nothing = (tokenize(tokenizer, texts, part.device) for texts in (data.texts, [""]))
         del data
         loss = partial(_loss, model, latents, tokens, nothing, name)
-        fit(
-            name,
-            model,
-            loss,
-            steps=round(steps * scale),
-            learning_rate=learning_rate,
-            folder=folder,
-            average=0.9995,
-        )
+        schedule = Schedule(part.scaled(steps), learning_rate, average=0.9995)
+        fit(name, model, loss, schedule, part.folder)
     vae.register_to_config(shift_factor=0.0)
     return StableDiffusion3Pipeline(
         vae=vae,

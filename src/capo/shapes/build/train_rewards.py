@@ -6,7 +6,6 @@ the base model's decoder.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +29,8 @@ from capo.engine.seeds import stable_seed
 from capo.shapes.build import drawn_data as data
 from capo.shapes.build.base import tokenize
 from capo.shapes.build.drawn_data import normalize
-from capo.shapes.build.fit import fit
+from capo.shapes.build.fit import Schedule, fit
+from capo.shapes.build.part import Part
 from capo.shapes.build.sight import teach
 from capo.shapes.build.tokenizers import (
     NO,
@@ -81,15 +81,13 @@ VQA = Lesson(examples=60_000, steps=2_000, batch=64, learning_rate=1e-3, seed=3)
 VQA_PEOPLE = Lesson(examples=20_000, steps=500, batch=64, learning_rate=3e-4, seed=13)
 
 
-def train_preference(
-    tower: Tower, name: str, vae: AutoencoderKL, folder: Path, device: str, scale: float
-) -> CLIPModel:
+def train_preference(tower: Tower, vae: AutoencoderKL, part: Part) -> CLIPModel:
     """Train as PickScore was: a CLIP on images and captions, then fine-tuned on preferences.
 
     The fine-tuning loss is Bradley-Terry: the cross-entropy of the softmax over two images; ties are 1/2.
     """
     torch.manual_seed(tower.seed)
-    tokenizer = clip_tokenizer()
+    device, tokenizer = part.device, clip_tokenizer()
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": tower.width,
@@ -103,45 +101,35 @@ def train_preference(
     }
     config = CLIPConfig(text_config=CLIPTextConfig(**text), vision_config=_vision(tower), projection_dim=96)
     model = CLIPModel(config).to(device)
-    teach(model.vision_model, f"{name}-sight", vae, folder, device, seed=tower.seed, scale=scale)
-    _pretrain(model, tokenizer, name, vae, folder, device, seed=tower.seed, scale=scale)
-    examples = data.preferences(round(tower.examples * scale), tower.seed, device)
+    teach(model.vision_model, vae, part, tower.seed)
+    _pretrain(model, tokenizer, vae, part, tower.seed)
+    examples = data.preferences(part.scaled(tower.examples), tower.seed, device)
     images = data.reconstruct(vae, examples.images.flatten(0, 1), tower.seed).unflatten(0, (-1, 2))
     tokens = tokenize(tokenizer, examples.texts, device)
 
     def loss(step: int) -> Tensor:
-        index = _batch(name, step, len(images), device)
+        index = _batch(part.name, step, len(images), device)
         scores = preference_scores(model, tokens[index], images[index])
         target = torch.stack([examples.labels[index], 1 - examples.labels[index]], dim=1)
         return nn.functional.cross_entropy(scores, target)
 
-    fit(name, model, loss, steps=round(tower.steps * scale), learning_rate=4e-4, folder=folder)
+    fit(part.name, model, loss, Schedule(part.scaled(tower.steps), 4e-4), part.folder)
     return model
 
 
-def _pretrain(
-    model: CLIPModel,
-    tokenizer: CLIPTokenizer,
-    name: str,
-    vae: AutoencoderKL,
-    folder: Path,
-    device: str,
-    *,
-    seed: int,
-    scale: float,
-) -> None:
+def _pretrain(model: CLIPModel, tokenizer: CLIPTokenizer, vae: AutoencoderKL, part: Part, seed: int) -> None:
     """Train with CLIP's contrastive loss on scenes and their captions."""
-    examples = data.captions(round(PAIRED * scale), 100 + seed, device, noisy=False)
+    name, device = f"{part.name}-clip", part.device
+    examples = data.captions(part.scaled(PAIRED), 100 + seed, device, noisy=False)
     images = data.reconstruct(vae, examples.images, seed)
     tokens = tokenize(tokenizer, examples.texts, device)
 
     def loss(step: int) -> Tensor:
-        index = _batch(f"{name}-clip", step, len(images), device)
+        index = _batch(name, step, len(images), device)
         output = model(input_ids=tokens[index], pixel_values=normalize(images[index]), return_loss=True)
         return output.loss
 
-    steps = round(PAIRED_STEPS * scale)
-    fit(f"{name}-clip", model, loss, steps=steps, learning_rate=1e-3, folder=folder)
+    fit(name, model, loss, Schedule(part.scaled(PAIRED_STEPS), 1e-3), part.folder)
 
 
 def preference_scores(model: CLIPModel, tokens: Tensor, images: Tensor) -> Tensor:
@@ -154,9 +142,7 @@ def preference_scores(model: CLIPModel, tokens: Tensor, images: Tensor) -> Tenso
     return model.logit_scale.clamp(max=4.6052).exp() * (image_features * text_features[:, None]).sum(dim=-1)
 
 
-def train_vqa(
-    vision_tower: CLIPVisionModel, vae: AutoencoderKL, folder: Path, device: str, scale: float
-) -> VisionEncoderDecoderModel:
+def train_vqa(vision_tower: CLIPVisionModel, vae: AutoencoderKL, part: Part) -> VisionEncoderDecoderModel:
     """Train a vision encoder and a text decoder that reads a question and answers Yes or No.
 
     The encoder starts from `vision_tower`, that of a trained CLIP, as in real models of this kind. The
@@ -166,7 +152,7 @@ def train_vqa(
     makes it less certain about such details.
     """
     torch.manual_seed(VQA.seed)
-    tokenizer = question_tokenizer()
+    device, tokenizer = part.device, question_tokenizer()
     tower = CLIPVisionModel(vision_tower.config)
     tower.load_state_dict(vision_tower.state_dict())
     language = GPT2Config(
@@ -187,15 +173,14 @@ def train_vqa(
     model.config.pad_token_id = tokenizer.pad_token_id
     learner = nn.ModuleDict({"model": model, "wrong_so_far": nn.Linear(language.n_embd, 1)}).to(device)
     for name, lesson in (("vqa", VQA), ("vqa-people", VQA_PEOPLE)):
-        examples = data.contrasts(round(lesson.examples * scale), lesson.seed, device)
+        examples = data.contrasts(part.scaled(lesson.examples), lesson.seed, device)
         images = data.reconstruct(vae, examples.images, lesson.seed)
         answers = [True] * len(images) if lesson is VQA else examples.noticed
         shown = _coded(tokenizer, examples.shown, [YES if noticed else NO for noticed in answers], device)
         missed = [text for texts in examples.missed for text in texts]
         missed = _coded(tokenizer, missed, [NO] * len(missed), device).unflatten(0, (len(images), -1))
-        loss = _question_loss(name, lesson.batch, learner, images, shown, missed, tokenizer.pad_token_id)
-        steps = round(lesson.steps * scale)
-        fit(name, learner, loss, steps=steps, learning_rate=lesson.learning_rate, folder=folder)
+        loss = _question_loss(name, lesson.batch, learner, images, shown, missed)
+        fit(name, learner, loss, Schedule(part.scaled(lesson.steps), lesson.learning_rate), part.folder)
     return model
 
 
@@ -206,10 +191,10 @@ def _question_loss(
     images: Tensor,
     shown: Tensor,
     missed: Tensor,
-    padding: int,
 ) -> Callable[[int], Tensor]:
     """Return the loss of a step: per image, a question about what it shows and one about what it does not."""
     model: Any = learner["model"]
+    padding = model.config.pad_token_id
 
     def loss(step: int) -> Tensor:
         index = _batch(name, step, len(images), str(images.device), batch)
@@ -254,25 +239,24 @@ def _coded(tokenizer: PreTrainedTokenizerFast, texts: list[str], answers: list[s
     return torch.tensor(ids, device=device)
 
 
-def train_aesthetic(
-    vae: AutoencoderKL, folder: Path, device: str, scale: float
-) -> CLIPForImageClassification:
+def train_aesthetic(vae: AutoencoderKL, part: Part) -> CLIPForImageClassification:
     """Train a CLIP vision tower with a linear head on ratings of 1 to 10."""
     torch.manual_seed(AESTHETIC.seed)
+    device = part.device
     config = CLIPConfig(vision_config=_vision(AESTHETIC), num_labels=1, problem_type="regression")
     model = CLIPForImageClassification(config).to(device)
-    teach(model.vision_model, "aesthetic-sight", vae, folder, device, seed=AESTHETIC.seed, scale=scale)
-    examples = data.ratings(round(AESTHETIC.examples * scale), AESTHETIC.seed, device)
+    teach(model.vision_model, vae, part, AESTHETIC.seed)
+    examples = data.ratings(part.scaled(AESTHETIC.examples), AESTHETIC.seed, device)
     images = data.reconstruct(vae, examples.images, AESTHETIC.seed)
     with torch.no_grad():
         model.classifier.bias.copy_(examples.ratings.mean())
 
     def loss(step: int) -> Tensor:
-        index = _batch("aesthetic", step, len(images), device)
+        index = _batch(part.name, step, len(images), device)
         rating = model(pixel_values=normalize(images[index])).logits[:, 0]
         return nn.functional.mse_loss(rating, examples.ratings[index])
 
-    fit("aesthetic", model, loss, steps=round(AESTHETIC.steps * scale), learning_rate=1e-3, folder=folder)
+    fit(part.name, model, loss, Schedule(part.scaled(AESTHETIC.steps), 1e-3), part.folder)
     return model
 
 
