@@ -254,8 +254,8 @@ def test_a_round_can_be_moved(second, tmp_path):
     recipe, folder = second("lora")
     moved = tiny_training.copied(folder, tmp_path / "moved")
     before = tiny_training.copied(recipe.start.run, tmp_path / "before")
-    there = further(recipe, before)
-    states = {each.name: each.state for each in pipeline.status(there, moved)}
+    rewritten = further(recipe, before)
+    states = {status.name: status.state for status in pipeline.status(rewritten, moved)}
     assert {states[name] for name in ("prompts", "pool", "samples", "pairs", "train")} == {"done"}
 
 

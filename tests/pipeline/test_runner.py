@@ -109,13 +109,13 @@ CHANGES = [
 @pytest.mark.parametrize(("change", "expected"), CHANGES)
 def test_a_change_makes_only_dependent_artifacts_stale(tmp_path, change, expected):
     made(tmp_path)
-    found = states(tmp_path, **change)
-    assert {name for name, state in found.items() if state == "stale"} == set(expected) & found.keys()
-    with pytest.raises(StaleArtifact) as refused:
+    statuses = states(tmp_path, **change)
+    assert {name for name, state in statuses.items() if state == "stale"} == set(expected) & statuses.keys()
+    with pytest.raises(StaleArtifact) as error:
         pipeline.run(recipe(**change), tmp_path)
-    assert refused.value.changes.keys() == set(expected) & found.keys()
-    assert all(name in str(refused.value) for name in refused.value.changes)
-    assert set(states(tmp_path).values()) == {"done"}, "a refused run changes nothing"
+    assert error.value.changes.keys() == set(expected) & statuses.keys()
+    assert all(name in str(error.value) for name in error.value.changes)
+    assert set(states(tmp_path).values()) == {"done"}, "a rejected run changes nothing"
     assert set(made(tmp_path, force=True, **change)) <= set(expected)
     assert set(states(tmp_path, **change).values()) == {"done"}
 
@@ -143,18 +143,21 @@ def test_an_unchanged_result_makes_nothing_after_it_again(tmp_path):
 
 
 def test_status_says_why(tmp_path):
-    found = {s.name: s for s in pipeline.status(recipe(), tmp_path)}
-    assert (found["prompts"].state, found["prompts"].why) == ("missing", "not started")
-    assert (found["train"].state, found["train"].why) == ("missing", "needs samples, pairs")
+    statuses = {s.name: s for s in pipeline.status(recipe(), tmp_path)}
+    assert (statuses["prompts"].state, statuses["prompts"].why) == ("missing", "not started")
+    assert (statuses["train"].state, statuses["train"].why) == ("missing", "needs samples, pairs")
     made(tmp_path)
-    found = {s.name: s for s in pipeline.status(recipe(generate={"guidance_scale": 5.0}), tmp_path)}
-    assert found["samples"].why == "generate.guidance_scale: 7.5 → 5.0"
-    assert found["samples"].changes == {"generate.guidance_scale": (7.5, 5.0)}
-    assert found["scores/first"].why == "samples changed"
+    statuses = {s.name: s for s in pipeline.status(recipe(generate={"guidance_scale": 5.0}), tmp_path)}
+    assert statuses["samples"].why == "generate.guidance_scale: 7.5 → 5.0"
+    assert statuses["samples"].changes == {"generate.guidance_scale": (7.5, 5.0)}
+    assert statuses["scores/first"].why == "samples changed"
     (tmp_path / "samples/shard-1").unlink()
-    found = {s.name: s for s in pipeline.status(recipe(), tmp_path)}
-    assert (found["samples"].state, found["samples"].why) == ("partial", "shard-1 is missing or truncated")
-    assert found["scores/first"].state == "done"
+    statuses = {s.name: s for s in pipeline.status(recipe(), tmp_path)}
+    assert (statuses["samples"].state, statuses["samples"].why) == (
+        "partial",
+        "shard-1 is missing or truncated",
+    )
+    assert statuses["scores/first"].state == "done"
 
 
 VALIDATED = {"validation_prompts": {"source": "shapes:validation", "count": 2}}
@@ -205,9 +208,9 @@ def test_runs_of_version_0_1_may_have_the_bases_validation_in_train(tmp_path):
 def test_changed_weights_of_a_reward_make_its_scores_stale(tmp_path, monkeypatch):
     made(tmp_path)
     monkeypatch.setattr("capo.rewards.resolve.reward_identity", lambda section: "other weights")
-    found = {s.name: s for s in pipeline.status(recipe(), tmp_path)}
-    assert found["scores/first"].why == "rewards.first.weights: weights of first → other weights"
-    assert found["samples"].state == "done"
+    statuses = {s.name: s for s in pipeline.status(recipe(), tmp_path)}
+    assert statuses["scores/first"].why == "rewards.first.weights: weights of first → other weights"
+    assert statuses["samples"].state == "done"
 
 
 def test_changed_contents_of_a_prompt_file_make_prompts_stale(tmp_path):

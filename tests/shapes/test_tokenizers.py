@@ -35,9 +35,9 @@ def test_every_word_of_the_grammar_is_one_token(clip, questions):
 def test_no_prompt_is_truncated(clip, questions):
     assert clip.model_max_length == PROMPT_LENGTH
     assert max(map(len, clip(TEXTS).input_ids)) <= PROMPT_LENGTH
-    asked = questions([QUESTION.format(prompt=text) for text in TEXTS]).input_ids
+    question = questions([QUESTION.format(prompt=text) for text in TEXTS]).input_ids
     assert questions.model_max_length == QUESTION_LENGTH
-    assert max(map(len, asked)) < QUESTION_LENGTH  # the answer follows
+    assert max(map(len, question)) < QUESTION_LENGTH  # the answer follows
 
 
 def test_prompts_have_the_special_tokens_and_padding_of_clip(clip):
@@ -54,9 +54,12 @@ def test_questions_are_padded_on_the_right(questions):
 
 
 def test_an_answer_is_one_token_after_the_question(questions):
-    asked = QUESTION.format(prompt="a red circle")
+    question = QUESTION.format(prompt="a red circle")
     for answer in (YES, NO):
-        assert questions(asked + answer).input_ids == questions(asked).input_ids + questions(answer).input_ids
+        assert (
+            questions(question + answer).input_ids
+            == questions(question).input_ids + questions(answer).input_ids
+        )
 
 
 def test_any_text_round_trips(clip, questions):
