@@ -25,8 +25,6 @@ BUSY = (429, 500, 502, 503, 504)
 TOO_LARGE, OUT_OF_MEMORY = 413, 507
 WAITS = tuple(min(0.2 * 2**n, 20.0) for n in range(10))
 """Seconds before each retry, about 85 in all."""
-SHOWN = 200
-"""Characters of a reply in an error message."""
 
 
 class ServerSource:
@@ -145,6 +143,6 @@ class ServerReward:
 
 
 def _excerpt(reply: "HttpReply") -> str:
-    from capo.rewards.transports.wire import plain_text
+    from capo.rewards.transports.wire import SHOWN, plain_text
 
     return plain_text(reply.body[:SHOWN].decode(errors="replace"))

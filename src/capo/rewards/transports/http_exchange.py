@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from capo.rewards.transports.wire import SHOWN
+
 CONNECT_SECONDS = 10.0
-SHOWN = 200
-"""Characters of a reply in an error message."""
 
 
 @dataclass(frozen=True)
