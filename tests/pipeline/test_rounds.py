@@ -16,7 +16,7 @@ from capo.diffusion.saved import SavedPolicy
 from capo.engine.model_loading import quiet
 from capo.engine.seeds import initial_noise
 from capo.method import BradleyTerry, PowerRatio, select_frontier
-from capo.pairing.selecting import make_pairs
+from capo.pairing.selecting import SelectionRule, make_pairs
 from capo.scoring.previous_round import PreviousRound, find_previous_round
 from capo.store import Run
 from capo.store.manifest import WorkspaceError, describe
@@ -134,7 +134,8 @@ def test_samples_are_compared_with_all_fully_scored_samples_of_the_pool():
     pool[3, :, 1] = np.nan  # no opponent in the pool
     scores[4, 1:, 0] = np.nan  # no other sample to pair with
     comparisons = [BradleyTerry(0.5), PowerRatio(2.0)]
-    found = make_pairs(scores, comparisons, select_frontier, torch.tensor([1.0, 3.0]), pool)
+    rule = SelectionRule(select_frontier, torch.tensor([1.0, 3.0]))
+    found = make_pairs(scores, comparisons, rule, pool)
     for prompt, sample in np.ndindex(6, 4):
         mine = scores[prompt, sample]
         others = [other for other in pool[prompt] if np.isfinite(other).all()]
@@ -280,10 +281,10 @@ def test_another_policy_or_reference_makes_dependent_artifacts_stale(second, fir
     ("changed", "message"),
     [
         ({"start": {"run": "nowhere"}}, "start.run: nowhere is not a run directory with a finished training"),
-        ({"train": {"lora_rank": 3}}, "train.lora_rank: 3, and the policy of .* was trained with 2"),
-        ({"train": {"lora_alpha": 5.0}}, "train.lora_alpha: 5.0, and .* with 2"),
-        ({"train": {"lora_targets": ["to_q"]}}, r"train.lora_targets: \['to_q'\], and"),
-        ({"train": {"adaptation": "full"}}, "train.adaptation: full, and .* with lora"),
+        ({"train": {"lora_rank": 3}}, "train.lora_rank is 3, .* trained with 2"),
+        ({"train": {"lora_alpha": 5.0}}, "train.lora_alpha is 5.0, .* with 2"),
+        ({"train": {"lora_targets": ["to_q"]}}, "train.lora_targets is .*to_q"),
+        ({"train": {"adaptation": "full"}}, "train.adaptation is full, .* with lora"),
         ({"rewards": [{"name": "green", "source": "tiny_training:redness"}]}, "no scores .* 'green'"),
         ({"rewards": [{"name": "red", "source": "tiny_training:blueness"}]}, "scored by another reward"),
     ],
@@ -324,7 +325,7 @@ def test_a_round_does_not_start_from_its_own_directory(first, tmp_path):
     recipe, before = first("lora")
     copy = tiny_training.copied(before, tmp_path / "copy")
     for force in (False, True):
-        with pytest.raises(WorkspaceError, match="own directory"):
+        with pytest.raises(WorkspaceError, match="start.run"):
             pipeline.run(further(recipe, copy), copy, force=force)
     assert pipeline.status(recipe, copy)[4].state == "done"
 
