@@ -30,8 +30,11 @@ def run(directory, *donors, **train):
 
 
 def contents(directory):
-    """All files of a run except its timings, and the record that a kill after the last commit leaves."""
-    left_out = (".lock", "timings.jsonl", "report.written.jsonl")
+    """All files of a run except its timings, and what a kill after the last commit leaves.
+
+    A command that has nothing to make does not write, so the next one that does removes these.
+    """
+    left_out = (".lock", "timings.jsonl", ".tmp-timings.jsonl", "report.written.jsonl")
     files = (p for p in directory.rglob("*") if p.is_file() and p.name not in left_out)
     return {p.relative_to(directory): p.read_bytes() for p in files}
 

@@ -325,7 +325,7 @@ def test_a_round_does_not_start_from_its_own_directory(first, tmp_path):
     recipe, before = first("lora")
     copy = tiny_training.copied(before, tmp_path / "copy")
     for force in (False, True):
-        with pytest.raises(WorkspaceError, match="start.run"):
+        with pytest.raises(WorkspaceError, match=r"start\.run"):
             pipeline.run(further(recipe, copy), copy, force=force)
     assert pipeline.status(recipe, copy)[4].state == "done"
 
