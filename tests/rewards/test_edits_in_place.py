@@ -88,11 +88,11 @@ def test_a_function_of_a_recipe_cannot_change_what_the_next_reward_sees(gray):
 @pytest.mark.parametrize(
     ("edit", "problem"),
     [
-        (paint, "image 1 is changed"),
-        (shrink, "image 1 is changed"),
-        (replace, "image 1 is changed"),
+        (paint, "image 1"),
+        (shrink, "image 1"),
+        (replace, "image 1"),
         (drop_image, "3 entries"),
-        (sort_prompts, "prompts is changed"),
+        (sort_prompts, "prompts"),
     ],
 )
 def test_the_check_reports_an_edit(gray, edit, problem):
