@@ -68,6 +68,6 @@ def test_a_stopped_process_ends_the_others(launch, rank):
 
 
 def test_waiting_long_for_a_busy_process_is_not_an_error(launch):
-    process = launch(0, limit=1, seconds=4)
+    process = launch(0, limit=2, seconds=4)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors

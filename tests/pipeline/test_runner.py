@@ -75,7 +75,8 @@ def test_two_runs_have_the_same_bytes_except_timings(tmp_path):
         for name in ("a", "b")
     )
     assert a.keys() == b.keys()
-    assert [p.name for p in a if a[p] != b[p]] == ["timings.jsonl"]
+    # Both may have measured the same rounded times.
+    assert {p.name for p in a if a[p] != b[p]} <= {"timings.jsonl"}
     lines = [json.loads(line) for line in (tmp_path / "a/timings.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == ORDER
     assert all(line["seconds"] >= 0 and line["peak_rss_bytes"] > 10**6 for line in lines)
@@ -307,7 +308,7 @@ def waiting(tmp_path):
 def test_an_interrupted_run_prints_how_to_resume_and_resumes(tmp_path, waiting, sent):
     process, _ = waiting
     process.send_signal(sent)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert f": capo run {tmp_path / 'tiny.yaml'} --run {tmp_path / 'run'}" in errors
     assert "Traceback" not in errors
@@ -318,7 +319,7 @@ def test_an_interrupted_run_prints_how_to_resume_and_resumes(tmp_path, waiting, 
 def test_two_runs_of_one_directory(tmp_path, waiting):
     process, arguments = waiting
     with start(*arguments) as second:
-        _, errors = second.communicate(timeout=20)
+        _, errors = second.communicate(timeout=120)
     assert second.returncode == 1
     assert f"in use by process {process.pid} on" in errors
     assert "Traceback" not in errors
@@ -327,9 +328,9 @@ def test_two_runs_of_one_directory(tmp_path, waiting):
 def test_a_killed_run_resumes_with_the_same_command(tmp_path, waiting):
     process, arguments = waiting
     process.kill()
-    process.communicate(timeout=20)
+    process.communicate(timeout=120)
     with start(*arguments) as again:
-        _, errors = again.communicate(timeout=20)
+        _, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
     assert "samples: up to date" in errors
     pipeline.run(recipe(), tmp_path / "whole")

@@ -335,7 +335,7 @@ def test_a_committed_artifact_follows_its_manifest_and_loses_an_older_record_at_
 
 
 def test_unused_failpoints_are_cheap():
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(1000):
         failpoint()
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
