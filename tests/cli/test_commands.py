@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 
 import pytest
@@ -69,6 +70,19 @@ def test_the_recipe_saved_in_the_run_directory_is_used_when_none_is_named():
     assert "nothing to do" in capo("run", "--run", "other").stdout
     values = json.loads(capo("status", "--run", "other", "--json").stdout)
     assert {a["state"] for a in values["artifacts"]} == {"done"}
+
+
+def test_status_of_a_recipe_that_expands_without_bound_is_a_quick_error(tmp_path):
+    lists = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 30))
+    capo("run", "tiny.yaml")
+    (tmp_path / "runs/bomb").mkdir()
+    (tmp_path / "runs/bomb/recipe.yaml").write_text("a0: &a0 x\n" + lists)
+    started = time.monotonic()
+    assert "bomb/recipe.yaml: not valid YAML" in capo("status", "--run", "runs/bomb", code=2).stderr
+    listed = capo("status").stdout
+    assert "aliases expand" in listed
+    assert "runs/tiny" in listed
+    assert time.monotonic() < started + 5
 
 
 def test_status_shows_what_is_stale_and_why():

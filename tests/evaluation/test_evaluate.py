@@ -18,13 +18,14 @@ from capo.engine.seeds import stable_seed
 from capo.evaluation import win_rates
 from capo.evaluation.baseline import make_baseline
 from capo.evaluation.evaluate import evaluate
+from capo.evaluation.model_images import JUDGMENTS, read_judgments
 from capo.method import bootstrap_interval
 from capo.prompts import make_prompt
 from capo.rewards.rgb_images import decode_image
 from capo.scoring import rater
 from capo.shapes.grammar import prompts as shapes_prompts
 from capo.shapes.judge import judge
-from capo.store import Run
+from capo.store import Run, WorkspaceError
 from capo.store.step import Job
 from parsed_page import ParsedPage
 
@@ -228,6 +229,24 @@ def test_judgements(evaluated, pixels, found):
         assert found["judge"][model] == pytest.approx(np.mean(correct))
     assert found["judge"]["name"] == "shapes"
     assert sum(c["prompts"] for c in found["judge"]["categories"].values()) == PROMPTS
+
+
+@pytest.mark.parametrize("committed", [False, True])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_damaged_judgments_are_never_used(tmp_path, committed, share):
+    with Run.open(tmp_path) as run:
+        baseline = run.artifact("baseline")
+        baseline.begin({})
+        columns = {"model": ["base"] * 4, "prompt_id": ["p"] * 4, "sample": range(4), "correct": [True] * 4}
+        baseline.write_table(JUDGMENTS, pa.table(columns))
+        if committed:
+            baseline.commit()
+        np.testing.assert_array_equal(read_judgments(baseline, 4)["base"], [[True] * 4])
+        data = bytearray((baseline.folder / JUDGMENTS).read_bytes())
+        data[int(share * len(data))] ^= 0x10
+        (baseline.folder / JUDGMENTS).write_bytes(data)
+    with pytest.raises(WorkspaceError, match=r"judgements\.parquet is damaged .* remove it"):
+        read_judgments(Run(tmp_path).artifact("baseline"), 4)
 
 
 def test_results_say_what_was_evaluated(evaluated, found):

@@ -34,7 +34,7 @@ def contents(directory):
 
     A command that has nothing to make does not write, so the next one that does removes these.
     """
-    left_out = (".lock", "timings.jsonl", ".tmp-timings.jsonl", "report.written.jsonl")
+    left_out = (".lock", "timings.jsonl", ".capo-tmp-timings.jsonl", "report.written.jsonl")
     files = (p for p in directory.rglob("*") if p.is_file() and p.name not in left_out)
     return {p.relative_to(directory): p.read_bytes() for p in files}
 

@@ -32,7 +32,7 @@ from capo.rewards import (
     transports,
 )
 from capo.rewards.protocol import RewardMemoryError
-from capo.rewards.transports import client, server, wire
+from capo.rewards.transports import client, header_timeout, server, wire
 from served_reward import serving, wait_until
 
 NOISE = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
@@ -300,6 +300,48 @@ def test_a_request_that_is_sent_too_slowly_is_rejected(gated, monkeypatch):
     with socket.create_connection(gated.address) as connection:
         connection.sendall(BEGINNING)
         assert connection.makefile("rb").readline().startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", HEAD, b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET /hea", HEAD + b"Content-Length: a\r\n"],
+    ids=["idle", "slow headers", "slow second request", "slow bad headers"],
+)
+def test_a_connection_without_a_request_is_closed(gated, monkeypatch, sent):
+    """A client that drips header bytes does not extend its time."""
+    monkeypatch.setattr(header_timeout, "HEADER_SECONDS", 0.3)
+    with socket.create_connection(gated.address, timeout=10) as connection:
+        started = time.monotonic()
+        connection.sendall(sent)
+        connection.settimeout(0.05)
+        while time.monotonic() < started + 5:
+            try:
+                connection.sendall(b"x" if sent else b"")
+                if not connection.recv(4096):
+                    break
+            except TimeoutError:
+                continue
+            except (ConnectionResetError, BrokenPipeError):
+                break
+        assert time.monotonic() < started + 3
+
+
+def test_idle_connections_and_slow_headers_block_no_other(gated):
+    connections = [socket.create_connection(gated.address) for _ in range(80)]
+    for connection in connections[::2]:
+        connection.sendall(HEAD)
+    started = time.monotonic()
+    np.testing.assert_array_equal(load(gated).score(IMAGES, PROMPTS), FIRSTS)
+    assert time.monotonic() < started + 5
+    for connection in connections:
+        connection.close()
+
+
+def test_scoring_takes_longer_than_headers_may(gated, monkeypatch):
+    monkeypatch.setattr(header_timeout, "HEADER_SECONDS", 0.1)
+    gated.reward.gate.clear()
+    threading.Timer(0.5, gated.reward.gate.set).start()
+    np.testing.assert_array_equal(load(gated).score(IMAGES, PROMPTS), FIRSTS)
 
 
 def test_requests_in_memory_are_limited(gated, monkeypatch):

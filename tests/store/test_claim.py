@@ -51,11 +51,11 @@ def test_opening_a_users_folder_changes_nothing(users_folder):
 
 def test_an_empty_folder_is_claimed_even_after_an_interrupted_claim(tmp_path):
     (tmp_path / ".lock").write_text("")
-    (tmp_path / ".tmp-.capo").write_text('{"ma')
+    (tmp_path / ".capo-tmp-.capo").write_text('{"ma')
     with Run.open(tmp_path):
         pass
     assert json.loads((tmp_path / ".capo").read_text())["kind"] == "run"
-    assert not (tmp_path / ".tmp-.capo").exists()
+    assert not (tmp_path / ".capo-tmp-.capo").exists()
 
 
 def test_a_study_directory_is_not_a_run_directory(tmp_path):
@@ -104,6 +104,20 @@ def samples(tmp_path):
         with artifact.write_directory("best") as folder:
             (folder / "weights").write_bytes(b"weights")
         yield artifact
+
+
+def test_names_like_those_of_temporary_files_are_kept(tmp_path):
+    with Run.open(tmp_path) as run:
+        run.artifact("samples").begin({"seed": 0})
+        run.artifact("samples").write_bytes("best/weights", b"weights")
+    users = [".tmp-notes", ".old-notes", "samples/best/.tmp-notes", "notes/.old-a/.tmp-b"]
+    for name in users:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    refused = pytest.raises(WorkspaceError, match=r"best/\.tmp-notes: capo has no record")
+    with Run.open(tmp_path) as run, refused:
+        run.artifact("samples").begin({"seed": 1}, force=True)
+    assert [(tmp_path / name).read_text() for name in users] == ["mine"] * 4
 
 
 @pytest.mark.parametrize("committed", [False, True])

@@ -9,9 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+import fake_stages
+from capo.recipe import load_recipe, parse_recipe
 from capo.store import Artifact, Run, StaleArtifact, WorkspaceError
 from capo.store.atomic import failpoint
 
@@ -298,15 +301,31 @@ def test_a_second_writer_is_rejected_and_the_lock_of_a_dead_one_released(tmp_pat
     assert (tmp_path / ".lock").read_text() == ""
 
 
+def test_a_recipe_with_comments_is_kept_until_its_content_changes(tmp_path):
+    recipe = parse_recipe(fake_stages.VALUES)
+    path = tmp_path / "recipe.yaml"
+    with Run.open(tmp_path, recipe):
+        assert load_recipe(path) == recipe
+    commented = "# the good one\n" + yaml.safe_dump(fake_stages.VALUES)
+    path.write_text(commented)
+    with Run.open(tmp_path, recipe):
+        assert path.read_text() == commented
+    other = parse_recipe(fake_stages.VALUES | {"seed": 1})
+    for text in (commented, "seed: [", "seed: x", ""):
+        path.write_text(text)
+        with Run.open(tmp_path, other):
+            assert load_recipe(path) == other
+
+
 def test_interrupted_writes_are_undone_at_open(tmp_path):
     with Run.open(tmp_path):
         pass
-    (tmp_path / "samples/.tmp-best").mkdir(parents=True)
-    (tmp_path / "samples/.tmp-best/a").write_text("")
-    (tmp_path / "samples/.tmp-x.parquet").write_text("")
-    (tmp_path / "train/.old-best").mkdir(parents=True)
-    (tmp_path / "train/.old-best/a").write_text("kept: not replaced yet")
-    (tmp_path / "evaluate/.old-best").mkdir(parents=True)
+    (tmp_path / "samples/.capo-tmp-best").mkdir(parents=True)
+    (tmp_path / "samples/.capo-tmp-best/a").write_text("")
+    (tmp_path / "samples/.capo-tmp-x.parquet").write_text("")
+    (tmp_path / "train/.capo-old-best").mkdir(parents=True)
+    (tmp_path / "train/.capo-old-best/a").write_text("kept: not replaced yet")
+    (tmp_path / "evaluate/.capo-old-best").mkdir(parents=True)
     (tmp_path / "evaluate/best").mkdir()
     with Run.open(tmp_path):
         pass

@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -105,6 +106,17 @@ def test_a_rerun_retries_only_failed_rows(outcome, file):
     after = {p: p.stat().st_mtime_ns for p in outcome.folder.glob("*/seed-0/*/*")}
     assert {p for p in after if after[p] != before.get(p) and "never" not in p.parts} == set()
     assert again.results == outcome.results
+
+
+def test_a_moved_study_stays_done(outcome, file, tmp_path, monkeypatch):
+    """However its folder is spelled; the soup row evaluates a policy by its path."""
+    moved = shutil.copytree(outcome.folder, tmp_path / "moved", copy_function=os.link)
+    monkeypatch.chdir(tmp_path)
+    for folder in (moved, Path("moved"), Path("../") / tmp_path.name / "moved"):
+        states = {run.row.name: run.state for run in runs_of(load_study(file), folder)}
+        assert {name: states[name] for name in ("capo", "ipo", "soup")} == dict.fromkeys(
+            ("capo", "ipo", "soup"), "done"
+        )
 
 
 def test_a_neighboring_study_reuses_whole_rows(outcome, file):

@@ -87,7 +87,7 @@ def lines(path):
     ("kind", "numbers"),
     [
         ({"log_every": 4}, range(1, 7)),
-        ({**FULL, "per_device_batch_size": 2}, (4,)),  # after the second micro-batch, before the update
+        ({**FULL, "per_device_batch_size": 2}, (4, 6)),  # after the second micro-batch, before the update
         ({"lora_dora": True, "ema_decay": 0.9, "schedule": "cosine", "warmup_steps": 2}, (3, 6)),
         (DIVERGING, (4, 5, 6)),
     ],

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from capo.engine.progress import say
@@ -136,7 +136,8 @@ class Artifact(ArtifactFiles):
         known = self._read_known()
         if known is None and self._begun_path.exists() and (names := self._on_disk()):
             # Begun by version 0.1, which kept no record: accept the files as they are now.
-            known = {name: [describe(self._place(name))] for name in names}
+            complete = [name for name in names if not PurePath(name).name.startswith(atomic.TEMPORARY_0_1)]
+            known = {name: [describe(self._place(name))] for name in complete}
             self._written.replace(known)
         elif self._manifest_path.exists():
             self._written.replace(known or {})

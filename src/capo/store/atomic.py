@@ -14,8 +14,11 @@ from pathlib import Path
 
 from capo.store.errors import explain_os_errors
 
-TEMPORARY = ".tmp-"
-REPLACED = ".old-"
+TEMPORARY, REPLACED = ".capo-tmp-", ".capo-old-"
+"""How the names of files and folders begin while they are written or replaced; reserved for capo."""
+
+TEMPORARY_0_1 = (".tmp-", ".old-")
+"""The same in version 0.1. A user may have such files too, so they are never removed."""
 
 BeforeRename = Callable[[Path], None]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from capo.store.errors import WorkspaceError
+from capo.store.locations import only_moved
 
 SCHEMA = 1
 """The version of the manifests and of the layout of artifacts."""
@@ -105,11 +106,16 @@ def read_record(path: Path) -> dict[str, Any] | None:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return the fields whose values differ, with both values; a missing field counts as None.
 
-    A branch of the Hub does not differ from a commit, since which commit the branch was at is unknown.
+    A branch of the Hub does not differ from a commit, since which commit the branch was at is unknown. A path
+    does not differ if its content is the same.
     """
     fields = [*new, *(field for field in old if field not in new)]
     values = {field: (old.get(field), new.get(field)) for field in fields}
-    return {field: (before, after) for field, (before, after) in values.items() if not alike(before, after)}
+    return {
+        field: (before, after)
+        for field, (before, after) in values.items()
+        if not alike(before, after) and not only_moved(field, old, new)
+    }
 
 
 def alike(one: Any, other: Any) -> bool:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from capo.recipe import Recipe, dump_recipe
+from capo.recipe import Recipe, RecipeError, dump_recipe, load_recipe
 from capo.store import atomic
 from capo.store.artifact import Artifact
 from capo.store.claim import LOCK, check_claimable, claim
@@ -28,6 +28,7 @@ from capo.store.manifest import MANIFESTS
 from capo.store.written_files import remove_superseded
 
 TIMINGS = "timings.jsonl"
+RECIPE = "recipe.yaml"
 
 
 class Run:
@@ -56,8 +57,8 @@ class Run:
             atomic.remove_leftovers(run.path)
             remove_superseded(run.path / MANIFESTS)
             run._lock = lock
-            if recipe is not None and run._read("recipe.yaml") != (text := dump_recipe(recipe)):
-                run.write_text("recipe.yaml", text)
+            if recipe is not None:
+                run._save_recipe(recipe)
             try:
                 yield run
             finally:
@@ -115,6 +116,15 @@ class Run:
         if self._lock is None:
             raise WorkspaceError(f"{self.path} is open for reading only; use Run.open to write to it")
         self._lock.check()
+
+    def _save_recipe(self, recipe: Recipe) -> None:
+        """Write `recipe.yaml`, but keep a file with the same content: it may have the user's comments."""
+        try:
+            if load_recipe(self.path / RECIPE) == recipe:
+                return
+        except RecipeError:  # missing, of another version, or damaged
+            pass
+        self.write_text(RECIPE, dump_recipe(recipe))
 
     def _read(self, relative: str) -> str | None:
         try:

@@ -13,6 +13,7 @@ The reply to /score may also have `truncated`: for each prompt whether only its 
     507             not enough memory for all images of the request at once
 
 The reward scores one batch at a time. Requests are read in parallel, so that a slow client delays no other.
+A connection without a request is closed (`header_timeout`).
 The connection is neither encrypted nor authenticated: it is for one machine or a trusted network.
 """
 
@@ -38,6 +39,7 @@ from capo.rewards.comparison import describe_comparison
 from capo.rewards.protocol import Reward, TransientError
 from capo.rewards.rgb_images import FORMATS, decode_image
 from capo.rewards.transports import wire
+from capo.rewards.transports.header_timeout import TimedProtocol
 from capo.rewards.transports.request_checks import check_headers, content_length
 
 LARGEST_REQUEST = 256 * 2**20
@@ -192,7 +194,7 @@ def build_server(service: RewardService) -> uvicorn.Server:
     """Return the server, to be run on a listening socket."""
     return uvicorn.Server(
         uvicorn.Config(
-            service.app, http="h11", ws="none", lifespan="off", log_level="warning", access_log=False,
+            service.app, http=TimedProtocol, ws="none", lifespan="off", log_level="warning", access_log=False,
             server_header=False,
         )
     )  # fmt: skip
