@@ -132,6 +132,7 @@ def install(set_attribute=setattr):
         return [step if maker is None else replace(step, make=maker) for step, maker in steps]
 
     set_attribute(graph, "steps_of", steps_of)
+    set_attribute(graph, "CHECKS", ())
     set_attribute(
         importlib.import_module("capo.rewards.resolve"),
         "reward_identity",

@@ -9,6 +9,8 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from capo.prompts import loading
+
 SHA = "0123456789" * 4
 
 
@@ -44,6 +46,7 @@ def commit(server, folder: Path, sha: str):
 
 def aim(monkeypatch, url):
     """Make the Hub's client use `url`, even if the tests run offline; HF_ENDPOINT is read only on import."""
+    loading._collected.cache_clear()  # what another Hub served
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)

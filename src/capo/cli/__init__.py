@@ -11,7 +11,8 @@ from types import FrameType
 from typing import NoReturn
 
 # Every module adds its commands to the app; the order is the order in `capo --help`.
-from capo.cli import run, status, compare, soup, plan, bench, calibration, rewards, data, recipes, shapes  # isort: skip
+from capo.cli import run, check, status, compare, soup  # isort: skip
+from capo.cli import plan, bench, calibration, rewards, data, recipes, shapes  # isort: skip
 from capo.cli.app import app
 from capo.cli.run import STAGES
 
@@ -20,6 +21,7 @@ __all__ = [
     "app",
     "bench",
     "calibration",
+    "check",
     "compare",
     "data",
     "main",

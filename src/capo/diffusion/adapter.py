@@ -20,7 +20,7 @@ def add_adapter(denoiser: Any, section: TrainSection, seed: int) -> list[LoraLay
 
     Raises `ValueError` for targets that the denoiser does not have.
     """
-    _check_targets(denoiser, section.lora_targets)
+    check_targets(denoiser, section.lora_targets)
     denoiser.add_adapter(
         LoraConfig(
             r=section.lora_rank,
@@ -59,7 +59,7 @@ def _measure_magnitude(layer: Any) -> None:
     )
 
 
-def _check_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> None:
+def check_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> None:
     """Raise `ValueError` for a target without a match; peft skips it as long as another target matches."""
     names = [name for name, module in denoiser.named_modules() if not list(module.children())]
     for target in targets:

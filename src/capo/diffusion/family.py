@@ -88,6 +88,10 @@ class Family(ABC):
         _, height, width = self.latent_shape(settings)
         return height * self._vae_factor, width * self._vae_factor
 
+    def check_sampler(self, settings: GenerateSection) -> None:
+        """Raise `ValueError` for a scheduler, a shift, or a guidance that does not fit the model."""
+        self._sampler(settings)
+
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         """Return the conditioning of P prompts, on the CPU."""

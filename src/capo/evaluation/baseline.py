@@ -8,6 +8,8 @@ from typing import Any
 
 from capo.recipe import Recipe
 from capo.sampling.generate import sampling_inputs
+from capo.store import Run
+from capo.store.check import Check
 from capo.store.step import Job, Step, flatten
 
 
@@ -15,6 +17,13 @@ def steps(recipe: Recipe) -> list[Step]:
     """The artifact `baseline`."""
     inputs = evaluated_model_inputs(recipe) | _baseline_inputs(recipe)
     return [Step("baseline", "evaluate", inputs, (), make_baseline)]
+
+
+def checks(recipe: Recipe, run: Run) -> list[Check]:
+    """That prompts, judge, and both candidates fit, and that every reward can be loaded."""
+    from capo.evaluation.evaluation_checks import evaluation_checks
+
+    return evaluation_checks(recipe, run)
 
 
 def evaluated_model_inputs(recipe: Recipe) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class Candidate:
     """Identifies everything its images depend on, apart from the recipe's settings."""
     load: "Callable[[ModelSection, torch.device], Family] | None" = None
     """Loads the model that makes its images, given the recipe's model; None if they exist already."""
+    whole_model: bool = False
+    """True if it needs no weights of the recipe's model."""
     existing: ImagesSection | None = None
     """The location of the existing images."""
     record: dict[str, Any] = field(default_factory=dict)
@@ -139,7 +141,7 @@ def _model(field_name: str, value: str) -> Candidate:
             raise ValueError(f"{field_name}: {error}") from error
 
     identity = diffusion.checkpoint_identity(checkpoint, revision or None)
-    return Candidate(name=value, identity=identity, load=load)
+    return Candidate(name=value, identity=identity, load=load, whole_model=True)
 
 
 def _images(value: str) -> Candidate:

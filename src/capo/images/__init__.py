@@ -11,7 +11,7 @@ Out: `PAIR_WRITERS`, in layouts that `open_images` and other trainers read.
 
 from capo.images.entries import Entry, ImagesError, ImageSource, count_entries
 from capo.images.pair_writers import PAIR_WRITERS, Pair, PairWriter
-from capo.images.sources import images_identity, images_inputs, open_images
+from capo.images.sources import check_images, images_identity, images_inputs, open_images
 
 __all__ = [
     "PAIR_WRITERS",
@@ -20,6 +20,7 @@ __all__ = [
     "ImagesError",
     "Pair",
     "PairWriter",
+    "check_images",
     "count_entries",
     "images_identity",
     "images_inputs",

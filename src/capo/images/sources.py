@@ -37,6 +37,14 @@ def open_images(section: ImagesSection) -> ImageSource:
     return ImageFolder(path, files, section.column)
 
 
+def check_images(section: ImagesSection) -> None:
+    """Raise `ImagesError` unless the data set exists; reads none of it."""
+    if section.source.startswith(hub.PREFIX):
+        _hub_files(section)
+    else:
+        _local(section)
+
+
 def images_inputs(section: ImagesSection | None) -> dict[str, Any]:
     """Return the part of a fingerprint that identifies the images an artifact is made from, if any."""
     if section is None:

@@ -17,8 +17,7 @@ from capo.images.shard_files import read_samples
 from capo.method import PowerRatio
 from capo.pairing.columns import LABELS, Columns
 from capo.pairing.selecting import Pairs, pairs_metadata, pairs_table
-from capo.pairing.simulated_people import FIELD, Answer, People, load_people
-from capo.prompts import Prompt
+from capo.pairing.simulated_people import Answer, check_comparable, load_people
 from capo.prompts.table import read_prompts
 from capo.recipe import Recipe
 from capo.scoring.score_table import decode_rows
@@ -40,7 +39,7 @@ def label_samples(recipe: Recipe, run: Run) -> "tuple[pa.Table, list[Pairs]]":
     assert recipe.pairs.people is not None
     people = load_people(recipe.pairs.people)
     prompts = {prompt.prompt_id: prompt for prompt in read_prompts(run)}
-    _check_prompts(recipe, people, list(prompts.values()))
+    check_comparable(people, recipe, list(prompts.values()))
     tables, labeled = [], []
     with progress("simulated people", len(prompts), "prompts") as bar:
         for prompt_id, images in _images_by_prompt(run.artifact("samples")):
@@ -88,12 +87,3 @@ def _pairs(answers: Sequence[Answer], samples: int) -> Pairs:
         rejected=labels == 0,
         set_aside=np.zeros(labels.shape, dtype=bool),
     )
-
-
-def _check_prompts(recipe: Recipe, people: People, prompts: Sequence[Prompt]) -> None:
-    unknown = [prompt.text for prompt in prompts if not people.can_compare(prompt)]
-    if unknown:
-        raise ValueError(
-            f"{FIELD}: {recipe.pairs.people} need metadata that {len(unknown)} of the {len(prompts)} prompts "
-            f"of {recipe.prompts.source} lack; the first is {unknown[0]!r}"
-        )

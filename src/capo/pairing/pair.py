@@ -1,9 +1,14 @@
 """Stage `pair`: select the chosen and rejected samples of every prompt."""
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from capo.recipe import Recipe
+from capo.store.check import Check
 from capo.store.step import Job, Step, flatten
+
+if TYPE_CHECKING:
+    from capo.store import Run
 
 
 def steps(recipe: Recipe) -> list[Step]:
@@ -11,6 +16,23 @@ def steps(recipe: Recipe) -> list[Step]:
     scores = tuple(f"scores/{reward.name}" for reward in recipe.pairing_rewards)
     pool = ("pool",) if recipe.start is not None and scores else ()
     return [Step("pairs", "pair", pair_inputs(recipe), (*scores, *pool) or ("samples",), pair)]
+
+
+def checks(recipe: Recipe, run: "Run") -> list[Check]:
+    """That the scores of every reward that determines pairs can be compared."""
+    from capo.rewards.reward_checks import comparison_check
+
+    if recipe.pairs.people is not None:
+        return [Check("pairs.people", "pair", partial(_check_people, recipe, run))]
+    return [comparison_check(reward, "pair") for reward in recipe.pairing_rewards]
+
+
+def _check_people(recipe: Recipe, run: "Run") -> None:
+    from capo.pairing.simulated_people import check_comparable, load_people
+    from capo.prompts.prompt_checks import training_prompts
+
+    assert recipe.pairs.people is not None
+    check_comparable(load_people(recipe.pairs.people), recipe, training_prompts(recipe, run))
 
 
 def pair_inputs(recipe: Recipe) -> dict[str, Any]:

@@ -5,16 +5,35 @@
 The scores are copied from the previous round, so that a round needs no other directory.
 """
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from capo.recipe import Recipe
-from capo.store.step import Job, Step
+from capo.store.check import Check
+from capo.store.step import Job, StageName, Step
+
+if TYPE_CHECKING:
+    from capo.store import Run
+
+_STARTED: tuple[StageName, ...] = ("prompts", "generate", "train")
+"""The stages that read the run directory of the previous round."""
 
 
 def steps(recipe: Recipe) -> list[Step]:
     """The artifact `pool`; none in a first round, and none if labels replace rewards."""
     inputs = _inputs(recipe)
     return [Step("pool", "prompts", inputs, ("prompts",), copy_pool)] if inputs else []
+
+
+def checks(recipe: Recipe, run: "Run") -> list[Check]:
+    """That the previous round can be continued, and has the scores that this one needs."""
+    if recipe.start is None:
+        return []
+    return [Check("start.run", stage, partial(_check_start, recipe)) for stage in _STARTED]
+
+
+def _check_start(recipe: Recipe) -> None:
+    _inputs(recipe)
 
 
 def _inputs(recipe: Recipe) -> dict[str, Any]:

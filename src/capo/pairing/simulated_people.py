@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from capo.prompts import Prompt
+from capo.recipe import Recipe
 from capo.recipe.plugins import PEOPLE, load_plugin, plugin_version
 
 if TYPE_CHECKING:
@@ -44,6 +45,16 @@ def load_people(name: str) -> People:
     """
     people: People = load_plugin(PEOPLE, name, FIELD)()
     return people
+
+
+def check_comparable(people: People, recipe: Recipe, prompts: Sequence[Prompt]) -> None:
+    """Raise `ValueError` if the people cannot compare images of some of the prompts."""
+    unknown = [prompt.text for prompt in prompts if not people.can_compare(prompt)]
+    if unknown:
+        raise ValueError(
+            f"{FIELD}: {recipe.pairs.people} need metadata that {len(unknown)} of the {len(prompts)} prompts "
+            f"of {recipe.prompts.source} lack; the first is {unknown[0]!r}"
+        )
 
 
 def people_inputs(name: str) -> dict[str, Any]:

@@ -1,6 +1,16 @@
 """From a recipe to a run: the artifacts it needs, their states, and making those that are not done."""
 
+from capo.pipeline.preflight import PreflightError, check_run
 from capo.pipeline.runner import RunResult, StageResult, run
 from capo.pipeline.states import ArtifactStatus, State, status
 
-__all__ = ["ArtifactStatus", "RunResult", "StageResult", "State", "run", "status"]
+__all__ = [
+    "ArtifactStatus",
+    "PreflightError",
+    "RunResult",
+    "StageResult",
+    "State",
+    "check_run",
+    "run",
+    "status",
+]

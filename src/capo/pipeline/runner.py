@@ -16,7 +16,7 @@ from typing import Any
 
 from capo.engine.launch import COMMAND, LaunchError, check_launch, processes
 from capo.engine.progress import say
-from capo.pipeline import graph
+from capo.pipeline import graph, preflight
 from capo.pipeline.reuse import reuse
 from capo.pipeline.states import check_upstream, fingerprint, reject_stale, statuses
 from capo.recipe import EngineSection, Recipe
@@ -91,11 +91,13 @@ def _run(
         raise WorkspaceError(
             f"start.run: {directory} is the directory of this run itself; choose another --run"
         )
-    steps, run = graph.steps_of(recipe), Run(directory)
+    run = Run(directory)
     run.check_claimable()
+    steps = preflight.steps_or_problems(recipe, directory, stage)
     states = statuses(steps, run)
     if stage is not None:
         check_upstream(stage, steps, states)
+    unfinished = [step for step in steps if step.artifact in states and states[step.artifact].state != "done"]
     steps = [step for step in steps if step.artifact in states and stage in (None, step.stage)]
     if not force:
         reject_stale([states[step.artifact] for step in steps])
@@ -104,6 +106,8 @@ def _run(
         return _result(run, [_skipped(run.artifact(step.artifact)) for step in steps])
     for step in waiting:
         run.artifact(step.artifact).check_no_foreign_files(resume=states[step.artifact].state == "partial")
+    if processes().is_main:
+        preflight.require(recipe, directory, waiting, unfinished)
     barrier()
     if not processes().is_main:
         return _follow(recipe, directory, barrier)

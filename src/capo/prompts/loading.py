@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,19 @@ def load_prompts(section: PromptsSection, seed: int, field: str = PROMPTS) -> li
 
 
 def collect_prompts(section: PromptsSection, seed: int, field: str = PROMPTS) -> tuple[list[Prompt], int]:
-    """Return what `load_prompts` does, and how many rows of the source repeat an earlier one."""
+    """Return what `load_prompts` does, and how many rows of the source repeat an earlier one.
+
+    Unchanged sources are read once per process; a set on the Hub counts as unchanged.
+    """
+    prompts, duplicates = _collected(section.model_dump_json(), seed, field, source_identity(section, field))
+    return list(prompts), duplicates
+
+
+@lru_cache(maxsize=8)
+def _collected(
+    section_json: str, seed: int, field: str, identity: str | None
+) -> tuple[tuple[Prompt, ...], int]:
+    section = PromptsSection.model_validate_json(section_json)
     request = PromptRequest(section, field)
     kind, name = _kind(request)
     first: dict[str, SourceRow] = {}
@@ -44,7 +57,7 @@ def collect_prompts(section: PromptsSection, seed: int, field: str = PROMPTS) ->
         condition = f" that meets {field}.where" if section.where else ""
         raise PromptsError(f"{section.source}: no prompt{condition}")
     kept = first.values() if section.count in (None, len(first)) else _draw(first, request, seed)
-    return [make_prompt(row.text, row.category, row.metadata) for row in kept], rows - len(first)
+    return tuple(make_prompt(row.text, row.category, row.metadata) for row in kept), rows - len(first)
 
 
 def prompts_inputs(field: str, section: PromptsSection) -> dict[str, Any]:

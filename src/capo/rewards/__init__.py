@@ -27,6 +27,7 @@ from capo.rewards.comparison import describe_comparison, reject_negative
 from capo.rewards.protocol import Reward, RewardError, Scored, TransientError
 from capo.rewards.resolve import (
     build_comparison,
+    check_reward_source,
     declared_comparison,
     load_reward,
     pin_weights,
@@ -41,6 +42,7 @@ __all__ = [
     "Scored",
     "TransientError",
     "build_comparison",
+    "check_reward_source",
     "declared_comparison",
     "describe_comparison",
     "entry_names",

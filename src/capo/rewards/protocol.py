@@ -1,8 +1,10 @@
 """The basic types of the rewards room: a loaded reward, the source it comes from, scores and errors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from capo.store.check import Finding
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,6 +89,9 @@ class RewardSource(Protocol):
 
     def comparison(self) -> "Comparison | None":
         """Return the comparison that the reward declares, or None. Loads no weights."""
+
+    def check(self) -> Iterator[Finding]:
+        """Raise, or yield what is wrong, if the reward could not be loaded here. Loads no weights."""
 
     def load(self, device: Any) -> Reward:
         """Return the reward, ready to score. `device` applies only to rewards that run in this process."""

@@ -11,7 +11,7 @@
 Imports no torch, because the pipeline calls `reward_identity` to see which scores are stale.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from capo.rewards.shipped_source import ShippedSource
 from capo.rewards.transports.client import ServerSource
 from capo.rewards.transports.function import FunctionSource, installed_functions, installed_source, is_path
 from capo.rewards.transports.program import ProgramSource
+from capo.store.check import Finding
 
 if TYPE_CHECKING:
     from capo.method.calibration import Comparison
@@ -65,6 +66,14 @@ def pin_weights(section: RewardSection) -> bool:
     """
     source = _resolve(section)
     return isinstance(source, ShippedSource) and source.pin()
+
+
+def check_reward_source(section: RewardSection) -> Iterator[Finding]:
+    """Raise, or yield what is wrong, if the reward of `section` could not be loaded here.
+
+    Loads no weights, but imports a function and starts a program.
+    """
+    yield from _resolve(section).check()
 
 
 def declared_comparison(section: RewardSection) -> "Comparison | None":

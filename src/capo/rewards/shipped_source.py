@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -14,8 +15,9 @@ from capo.recipe.hints import nearest
 from capo.recipe.hub_id import split_revision
 from capo.rewards.catalog import WEIGHT_OPTIONS, CatalogEntry
 from capo.rewards.protocol import Reward, RewardError
-from capo.rewards.weights.download import download_instructions
+from capo.rewards.weights.download import download_instructions, fetch_problem
 from capo.rewards.weights.location import check_location, file_identity, record_commit, weights_identity
+from capo.store.check import Finding
 
 if TYPE_CHECKING:
     from capo.method.calibration import Comparison
@@ -63,6 +65,17 @@ class ShippedSource:
         architecture = load_architecture(self._entry)
         adapt = getattr(architecture, "comparison_with", None)
         return adapt(**self._options) if adapt else architecture.comparison
+
+    def check(self) -> Iterator[Finding]:
+        """Check that all weights are known, and that those that are not here can be fetched."""
+        self.identity()
+        instructions = download_instructions(self._entry, self._options)
+        if instructions is None:
+            return
+        if problem := fetch_problem(self._entry, self._options):
+            yield Finding(f"rewards.{self._name}", f"{problem}. {instructions}")
+        else:
+            yield Finding(f"rewards.{self._name}", f"weights to be downloaded. {instructions}", "note")
 
     def load(self, device: Any) -> Reward:
         """Return the architecture with its weights. An error about missing weights says how to get them."""

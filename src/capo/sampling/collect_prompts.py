@@ -1,13 +1,15 @@
 """Stage `prompts`: collect the prompts to sample for."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from capo.engine.seeds import stable_seed
 from capo.recipe import ImagesSection, Recipe
+from capo.store.check import Check
 from capo.store.step import Job, Step, flatten
 
 if TYPE_CHECKING:
-    from capo.store import Artifact
+    from capo.store import Artifact, Run
 
 
 def steps(recipe: Recipe) -> list[Step]:
@@ -19,6 +21,17 @@ def steps(recipe: Recipe) -> list[Step]:
     if recipe.images is None:
         inputs |= prompts_inputs("prompts", recipe.prompts)
     return [Step("prompts", "prompts", inputs | {"seed": recipe.seed}, (), collect)]
+
+
+def checks(recipe: Recipe, run: "Run") -> list[Check]:
+    """That the prompts, or the images that bring them, can be read."""
+    from capo.images import check_images
+    from capo.prompts.prompt_checks import check_prompts, on_hub
+
+    if recipe.images is not None:
+        return [Check("images.source", "prompts", partial(check_images, recipe.images), machine=True)]
+    find = partial(check_prompts, recipe.prompts, recipe.seed, "prompts", {})
+    return [Check("prompts", "prompts", find, machine=on_hub(recipe.prompts))]
 
 
 def collect(job: Job) -> None:

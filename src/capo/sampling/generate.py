@@ -7,11 +7,12 @@ many as its pairs need. Existing images can take their place.
 from typing import TYPE_CHECKING, Any
 
 from capo.recipe import GenerateSection, Recipe
+from capo.store.check import Check
 from capo.store.step import Job, Step, flatten
 
 if TYPE_CHECKING:
-    from capo.diffusion.family import Family
     from capo.sampling.sampler import Waves
+    from capo.store import Run
 
 
 def steps(recipe: Recipe) -> list[Step]:
@@ -24,6 +25,23 @@ def steps(recipe: Recipe) -> list[Step]:
     inputs |= images_inputs(recipe.images) | {"seed": recipe.seed}
     inputs |= start_inputs(recipe.start, recipe.model, recipe.train)
     return [Step("samples", "generate", inputs | _adaptive_inputs(recipe), ("prompts",), make_samples)]
+
+
+def checks(recipe: Recipe, run: "Run") -> list[Check]:
+    """That the model can be loaded and makes images of the wanted size, and that a shard is not too large."""
+    from capo.diffusion.model_checks import device_check, model_check
+    from capo.rewards.reward_checks import comparison_check, reward_check
+    from capo.sampling.shard_check import shard_check
+
+    count, samples = recipe.prompts.count, recipe.generate.samples_per_prompt
+    found = [model_check(recipe.model, recipe.generate, recipe.train, "generate")]
+    found += [device_check(recipe.engine, "generate")]
+    if recipe.images is None:
+        found += [shard_check(recipe, "generate.samples_per_prompt", count, samples, "generate")]
+    if recipe.generate.adaptive is not None:
+        for reward in recipe.training_rewards:
+            found += [reward_check(reward, "generate"), comparison_check(reward, "generate")]
+    return found
 
 
 def sampling_inputs(section: GenerateSection) -> dict[str, Any]:
@@ -74,7 +92,6 @@ def sample_prompts(job: Job, waves: "Waves | None" = None) -> dict[str, Any]:
     recipe, seed = job.recipe, job.recipe.seed
     prompts = read_prompts(job.run)
     family = load_family(recipe.model, select_device(recipe.engine))
-    _check_later_shards(recipe, family)
     if recipe.start is not None:
         start = find_previous_round(recipe.start, recipe.model, recipe.train)
         load_policy(family, start.policy.folder)
@@ -94,16 +111,3 @@ def sample_prompts(job: Job, waves: "Waves | None" = None) -> dict[str, Any]:
         "samples": len(prompts) * samples,
         "truncated_prompts": sum(family.truncates([p.text for p in prompts])),
     }
-
-
-def _check_later_shards(recipe: Recipe, family: "Family") -> None:
-    """Raise now if validation or evaluation would reject a shard: its fix makes the samples stale."""
-    from capo.images.disk_space import check_shard
-    from capo.sampling.disk_forecast import image_bytes
-
-    later = [(recipe.evaluate.prompts, recipe.evaluate.samples_per_prompt)]
-    if recipe.train.validation_prompts is not None:
-        later.append((recipe.train.validation_prompts, recipe.train.validation_samples))
-    most = recipe.generate.shard_prompts
-    for section, samples in later:
-        check_shard(min(section.count or most, most), image_bytes(family, samples, recipe.generate))

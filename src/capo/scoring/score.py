@@ -3,10 +3,12 @@
 from typing import TYPE_CHECKING
 
 from capo.recipe import Recipe
+from capo.store.check import Check
 from capo.store.step import Job, Step
 
 if TYPE_CHECKING:
     from capo.scoring.score_artifact import ScoreArtifact
+    from capo.store import Run
 
 
 def steps(recipe: Recipe) -> list[Step]:
@@ -17,6 +19,15 @@ def steps(recipe: Recipe) -> list[Step]:
         Step(f"scores/{reward.name}", "score", reward_inputs(reward), ("samples",), make_scores)
         for reward in recipe.rewards
     ]
+
+
+def checks(recipe: Recipe, run: "Run") -> list[Check]:
+    """That every reward can be loaded."""
+    from capo.diffusion.model_checks import device_check
+    from capo.rewards.reward_checks import reward_check
+
+    found = [reward_check(reward, "score") for reward in recipe.rewards]
+    return [*found, device_check(recipe.engine, "score")]
 
 
 def make_scores(job: Job) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from capo.recipe import Recipe
 from capo.sampling.generate import sampling_inputs
+from capo.store import Run
+from capo.store.check import Check
 from capo.store.step import Job, Step, flatten
 
 
@@ -24,6 +26,13 @@ def steps(recipe: Recipe) -> list[Step]:
         *_validation_steps(recipe, sampling),
         Step("train", "train", inputs, ("samples", "pairs"), train),
     ]
+
+
+def checks(recipe: Recipe, run: Run) -> list[Check]:
+    """That the processes of the launch, the packages, the model, and what validation needs are there."""
+    from capo.training.train_checks import training_checks, validation_checks
+
+    return [*training_checks(recipe), *validation_checks(recipe, run)]
 
 
 def _train_inputs(recipe: Recipe) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from capo.cost.checkpoints import write_checkpoint
 from capo.cost.peak_memory import allocated_bytes
 from capo.diffusion import load_family, resolve_checkpoint
+from capo.diffusion.configuration_files import configuration_folder
 from capo.diffusion.family import Family
 from capo.diffusion.random_weights import RandomWeights
 from capo.recipe import ModelSection
@@ -32,9 +33,6 @@ PUBLISHED = {
     "black-forest-labs/FLUX.1-dev": "flux",
 }
 """Hub ids whose configurations are in `capo.diffusion.architectures`; these need no network."""
-
-SMALL_FILES = ("*.json", "*.txt", "*.model")
-"""Configurations and tokenizers, the only files downloaded for other Hub ids."""
 
 
 @contextmanager
@@ -77,16 +75,11 @@ def _configuration(section: ModelSection, folder: Path) -> str:
         return path
     if path in PUBLISHED:
         return str(write_checkpoint(PUBLISHED[path], folder))
-    from huggingface_hub import snapshot_download
-
     try:
-        return snapshot_download(path, revision=section.revision, allow_patterns=list(SMALL_FILES))
-    except (OSError, ValueError) as error:
+        return str(configuration_folder(section))
+    except ValueError as error:
         known = ", ".join(PUBLISHED)
-        raise ValueError(
-            f"model.checkpoint: cannot read the configuration of {path!r} ({error}). Name a diffusers "
-            f"directory, or a checkpoint that needs no download: {known}"
-        ) from error
+        raise ValueError(f"{error}. A checkpoint that needs no download: {known}") from error
 
 
 class _NoCopies(TorchFunctionMode):

@@ -6,11 +6,13 @@ Requests to a server that is restarting, busy or unreachable are retried at grow
 
 import json
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from capo.recipe import RewardSection
 from capo.rewards.comparison import parse_comparison
 from capo.rewards.protocol import ProtocolError, RewardError, RewardMemoryError, RewardSource, TransientError
+from capo.store.check import Finding
 from capo.store.manifest import alike
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 BUSY = (429, 500, 502, 503, 504)
 """Statuses that mean: try again later."""
 TOO_LARGE, OUT_OF_MEMORY = 413, 507
+CHECK_SECONDS = 5.0
+"""Limit on the answer of a server that is only asked whether it is there."""
 WAITS = tuple(min(0.2 * 2**n, 20.0) for n in range(10))
 """Seconds before each retry, about 85 in all."""
 
@@ -42,6 +46,20 @@ class ServerSource:
     def comparison(self) -> "Comparison | None":
         """Return the comparison of the known reward; ask the server about an unknown one."""
         return self._known.comparison() if self._known else self.load(None).comparison
+
+    def check(self) -> Iterator[Finding]:
+        """Warn if the server does not answer now; it may be started later."""
+        from capo.rewards.transports import http_exchange as http
+        from capo.rewards.transports.wire import LONGEST_REPLY, plain_text
+
+        try:
+            http.exchange("GET", f"{self._url}/health", None, CHECK_SECONDS, LONGEST_REPLY)
+        except (http.UnreachableError, http.SilenceError, http.RefusedReplyError) as error:
+            why = plain_text(str(error)) or f"no answer in {CHECK_SECONDS:g} s"
+            message = f"{self._url} does not answer now ({why}); it must run before images are scored"
+            yield Finding(f"rewards.{self._name}.url", message, "warning")
+            return
+        self.load(None)
 
     def load(self, device: Any) -> "ServerReward":
         """Connect to the server; raises `RewardError` if it serves another reward than the recipe names."""

@@ -10,7 +10,7 @@ which prompts are longer than what the function reads.
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -21,6 +21,7 @@ from capo.recipe import RewardSection
 from capo.rewards.comparison import NAMES, parse_comparison
 from capo.rewards.protocol import ProtocolError, RewardError
 from capo.rewards.weights.location import file_identity
+from capo.store.check import Finding
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +74,11 @@ class FunctionSource:
     def comparison(self) -> "Comparison | None":
         """Return the function's attribute `comparison`, or None."""
         return _declared_comparison(self.source)
+
+    def check(self) -> Iterator[Finding]:
+        """Import the function."""
+        _load(self.source)
+        yield from ()
 
     def load(self, device: Any) -> FunctionReward:
         """Import the function."""

@@ -5,7 +5,7 @@ program that has ended is started again for the next batch.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from capo.rewards.transports.child_program import PROGRAMS, ChildProgram, Progra
 from capo.rewards.transports.environment import environment
 from capo.rewards.transports.function import FunctionSource
 from capo.rewards.weights.location import file_identity
+from capo.store.check import Finding
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +45,11 @@ class ProgramSource:
     def comparison(self) -> "Comparison | None":
         """Start the program and return the comparison it declares."""
         return parse_comparison(_declared(self._name, self._command, self._requirements, self._timeout))
+
+    def check(self) -> Iterator[Finding]:
+        """Start the program, which must answer that it is ready."""
+        self.comparison()
+        yield from ()
 
     def load(self, device: Any) -> "ProgramReward":
         """Start the program, which chooses its device itself."""

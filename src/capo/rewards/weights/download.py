@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from capo.engine.hub_access import HubAccessError, find_repository
 from capo.recipe.hub_id import HUB_ID, split_revision
 from capo.rewards.catalog import CATALOG, WEIGHT_OPTIONS, CatalogEntry
 from capo.rewards.weights.location import WEB, has_any_file, is_downloaded, with_commit
@@ -27,6 +28,30 @@ def download_instructions(entry: CatalogEntry, options: Mapping[str, Any] | None
     about = f" ({_size(entry)}; {entry.license})" if entry in CATALOG.values() else ""
     name = split_revision(entry.checkpoint)[0]
     return f"To download {name}{about}: {'; '.join(steps)}."
+
+
+def fetch_problem(entry: CatalogEntry, options: Mapping[str, Any]) -> str | None:
+    """Say why capo cannot fetch what is missing here; None if it can, or if nothing is missing.
+
+    Asks the Hub about every repository that is missing, but fetches nothing.
+    """
+    if not entry.own_process and _weights_steps(entry):
+        if entry.checkpoint.startswith(WEB) or entry.pickle_file:
+            return "its weights are not on this machine, and capo does not fetch pickles"
+        if problem := _access_problem(entry.checkpoint):
+            return problem
+    others = [entry.processor] if _processor_steps(entry) else []
+    others += [options[name] for name in WEIGHT_OPTIONS if options.get(name)]
+    problems = (_access_problem(location) for location in others if location and not is_downloaded(location))
+    return next((problem for problem in problems if problem), None)
+
+
+def _access_problem(location: str) -> str | None:
+    try:
+        find_repository(*split_revision(with_commit(location)))
+    except HubAccessError as error:
+        return str(error)
+    return None
 
 
 def _weights_steps(entry: CatalogEntry) -> list[str]:

@@ -1,0 +1,148 @@
+"""Checks of a checkpoint before a run: whether its weights are here, and whether the settings fit it.
+
+The model is built from its configurations alone, on torch's `meta` device, by the code that loads it later.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from capo.diffusion import load_family, resolve_checkpoint
+from capo.diffusion.configuration_files import configuration_folder
+from capo.engine.device import select_device
+from capo.engine.hub_access import HubAccessError, find_repository
+from capo.recipe import EngineSection, GenerateSection, ModelSection, TrainSection
+from capo.store.check import Check, Finding, finding_of
+from capo.store.step import StageName
+
+CHECKPOINT = "model.checkpoint"
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of a model without its weights. Facts are None if the model or the settings are wrong."""
+
+    findings: tuple[Finding, ...]
+    image_size: tuple[int, int] | None = None
+    """Height and width in pixels."""
+    lacking: tuple[str, ...] = ()
+    """Networks whose weights are not on this machine."""
+
+
+def model_check(
+    section: ModelSection, generate: GenerateSection, train: TrainSection, stage: StageName
+) -> Check:
+    """The check that `stage` can load the model and use it with the settings."""
+    return Check(CHECKPOINT, stage, partial(_check_model, section, generate, train), machine=True)
+
+
+def device_check(engine: EngineSection, stage: StageName) -> Check:
+    """The check that this machine has the device that `stage` runs on."""
+    return Check("engine.device", stage, partial(_check_device, engine), machine=True)
+
+
+def _check_device(engine: EngineSection) -> None:
+    if engine.device not in ("auto", "cpu"):  # these always exist, and need no torch here
+        select_device(engine)
+
+
+def _check_model(section: ModelSection, generate: GenerateSection, train: TrainSection) -> Iterator[Finding]:
+    facts, path = model_facts(section, generate, train), resolve_checkpoint(section.checkpoint)
+    local = Path(path).is_dir()
+    if not local and (facts.lacking or any(f.field == CHECKPOINT for f in facts.findings)):
+        try:
+            repository = find_repository(path, section.revision)
+        except HubAccessError as error:  # says best why the model cannot be fetched
+            yield Finding(CHECKPOINT, f"{error}; name a diffusers directory, or a Hub id that can be fetched")
+            return
+        yield Finding(CHECKPOINT, f"{path} will be downloaded ({repository})", "note")
+    elif facts.lacking:
+        parts = ", ".join(facts.lacking)
+        yield Finding(CHECKPOINT, f"{path} has no safetensors weights{_of_variant(section)} of: {parts}")
+    yield from facts.findings
+
+
+def model_facts(section: ModelSection, generate: GenerateSection, train: TrainSection) -> ModelFacts:
+    """Build the model without weights and try the settings on it."""
+    return _facts(section.model_dump_json(), generate.model_dump_json(), train.model_dump_json())
+
+
+def truncated(section: ModelSection, prompts: Sequence[str]) -> int:
+    """Count the prompts that are too long for all text encoders of the model."""
+    return sum(_weightless(section).truncates(list(prompts)))
+
+
+@lru_cache(maxsize=4)  # several checks ask
+def _facts(model: str, generate: str, train: str) -> ModelFacts:
+    section = ModelSection.model_validate_json(model)
+    settings, training = (
+        GenerateSection.model_validate_json(generate),
+        TrainSection.model_validate_json(train),
+    )
+    try:
+        family = _weightless(section)
+    except Exception as error:  # diffusers and transformers raise many types for a malformed configuration
+        return ModelFacts((finding_of(error, CHECKPOINT),))
+    findings: list[Finding] = []
+
+    def attempt(work: Callable[[], Any], field: str) -> Any:
+        try:
+            return work()
+        except (ValueError, ImportError, RuntimeError) as error:
+            findings.append(finding_of(error, field))
+            return None
+
+    size = attempt(lambda: family.image_size(settings), "generate.height")
+    attempt(lambda: family.check_sampler(settings), "generate.scheduler")
+    attempt(lambda: _check_training(family, training), "train")
+    attempt(lambda: _arrange(family.denoiser, section), "model")
+    return ModelFacts(tuple(findings), size, tuple(_lacking(family, section)))
+
+
+def _weightless(section: ModelSection) -> Any:
+    """The family of `section` on the meta device, where its tensors have shapes but no values."""
+    import torch
+
+    from capo.diffusion.random_weights import RandomWeights
+
+    meta = torch.device("meta")
+    # Settings of how to compute are tried separately; their problems do not hide others.
+    plain = {"attention": None, "channels_last": False, "compile": False, "variant": None, "revision": None}
+    here = section.model_copy(update=plain | {"checkpoint": str(configuration_folder(section))})
+    return load_family(here, meta, RandomWeights(meta))
+
+
+def _check_training(family: Any, section: TrainSection) -> None:
+    """Raise `ValueError` for times or adapter targets that the model does not have."""
+    import torch
+
+    from capo.diffusion.adapter import check_targets
+
+    family.process.draw_times(1, torch.Generator(), section)
+    if section.adaptation == "lora":
+        check_targets(family.denoiser, section.lora_targets)
+
+
+def _arrange(denoiser: Any, section: ModelSection) -> None:
+    from capo.diffusion.arrangement import arrange
+
+    arrange(denoiser, section.model_copy(update={"compile": False}))
+
+
+def _lacking(family: Any, section: ModelSection) -> Iterator[str]:
+    """Yield the networks without weight files."""
+    from capo.diffusion.assembly import absent_parts
+    from capo.diffusion.components import Source
+
+    folder, variant = configuration_folder(section), section.variant
+    absent = absent_parts(family.pipeline_class, Source(str(folder)))
+    for name in (family.denoiser_name, *family.text_encoders, "vae"):
+        pattern = f"*.{variant}*.safetensors" if variant else "*.safetensors"
+        if name not in absent and not any((folder / name).glob(pattern)):
+            yield name
+
+
+def _of_variant(section: ModelSection) -> str:
+    return f" of variant {section.variant!r}" if section.variant else ""

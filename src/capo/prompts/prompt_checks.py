@@ -1,0 +1,49 @@
+"""Checks of prompts before a run: that they can be read, how many there are, and which sets share some."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from capo.prompts.loading import load_prompts
+from capo.prompts.prompt import Prompt
+from capo.prompts.table import read_prompts
+from capo.prompts.text_rules import PromptsError
+from capo.recipe import PromptsSection, Recipe
+from capo.store import Run
+from capo.store.check import Finding
+
+Load = Callable[[], Sequence[Prompt]]
+
+
+def on_hub(section: PromptsSection) -> bool:
+    """Return whether reading the prompts needs the Hub."""
+    return section.source.startswith("hub:")
+
+
+def training_prompts(recipe: Recipe, run: Run) -> list[Prompt]:
+    """Return the prompts that the run has or will have; none for existing images, which bring their own."""
+    if run.artifact("prompts").done:
+        return read_prompts(run)
+    return [] if recipe.images is not None else load_prompts(recipe.prompts, recipe.seed)
+
+
+def check_prompts(
+    section: PromptsSection, seed: int, field: str, others: Mapping[str, Load]
+) -> Iterator[Finding]:
+    """Read the prompts of the recipe's `field`; warn about those that the sets `others`, by field, share.
+
+    Raises `PromptsError` for prompts that cannot be read. Others that cannot be read are passed over.
+    """
+    prompts = load_prompts(section, seed, field)
+    yield Finding(field, f"{len(prompts):,} prompts of {section.source}", "note")
+    texts = {prompt.text for prompt in prompts}
+    for other, load in others.items():
+        try:
+            shared = texts & {prompt.text for prompt in load()}
+        except PromptsError:
+            continue
+        if shared:
+            yield Finding(
+                field,
+                f"{len(shared)} of {len(prompts):,} prompts are also in {other}, such as {min(shared)!r}; "
+                "a model is measured on prompts that it was not trained or chosen on: remove them from one",
+                "warning",
+            )

@@ -1,0 +1,30 @@
+"""Checks of a recipe's rewards before a run, for the stages that use them."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from capo.recipe import RewardSection
+from capo.rewards.resolve import build_comparison, check_reward_source
+from capo.store.check import Check, Finding
+from capo.store.step import StageName
+
+
+def reward_check(section: RewardSection, stage: StageName) -> Check:
+    """The check that a reward can be loaded when `stage` needs it."""
+    return Check(f"rewards.{section.name}", stage, partial(check_reward_source, section), machine=True)
+
+
+def comparison_check(section: RewardSection, stage: StageName) -> Check:
+    """The check that two scores of a reward can be compared, which the pairs of `stage` need."""
+    return Check(f"rewards.{section.name}.comparison", stage, partial(_check_comparison, section))
+
+
+def _check_comparison(section: RewardSection) -> Iterator[Finding]:
+    if section.url is not None and section.comparison is None:
+        # Asking a server that is down would take minutes of retries.
+        down = [finding for finding in check_reward_source(section) if finding.severity == "warning"]
+        if down:
+            message = "cannot be known while the server is down; set it, or start the server"
+            yield Finding(f"rewards.{section.name}.comparison", message, "warning")
+            return
+    build_comparison(section)

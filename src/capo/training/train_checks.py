@@ -1,0 +1,65 @@
+"""Checks of what training needs, before a run: the launch, packages, and what validation needs."""
+
+from collections.abc import Iterator
+from functools import partial
+from importlib.util import find_spec
+
+from capo.diffusion.model_checks import device_check, model_check
+from capo.engine.launch import check_launch, processes
+from capo.prompts.prompt_checks import check_prompts, on_hub, training_prompts
+from capo.recipe import Recipe, TrainSection
+from capo.rewards.reward_checks import reward_check
+from capo.sampling.shard_check import shard_check
+from capo.store import Run
+from capo.store.check import Check, Finding
+
+VALIDATION = "train.validation_prompts"
+
+
+def training_checks(recipe: Recipe) -> list[Check]:
+    """The checks of training itself."""
+    section = recipe.train
+    return [
+        model_check(recipe.model, recipe.generate, section, "train"),
+        device_check(recipe.engine, "train"),
+        Check("train.sharding", "train", partial(_check_launch, section), machine=True),
+        Check("train.optimizer", "train", partial(_check_packages, section), machine=True),
+    ]
+
+
+def validation_checks(recipe: Recipe, run: Run) -> list[Check]:
+    """The checks of validation; none without validation prompts."""
+    prompts = recipe.train.validation_prompts
+    if prompts is None:
+        return []
+    others = {"prompts": partial(training_prompts, recipe, run)}
+    find = partial(check_prompts, prompts, recipe.seed, VALIDATION, others)
+    samples = recipe.train.validation_samples
+    return [
+        Check(VALIDATION, "train", find, machine=on_hub(prompts)),
+        shard_check(recipe, "train.validation_samples", prompts.count, samples, "train"),
+        *(reward_check(reward, "train") for reward in recipe.rewards),
+    ]
+
+
+def _check_launch(section: TrainSection) -> Iterator[Finding]:
+    check_launch(section.sharding)
+    size, pairs = processes().size, section.global_batch_size
+    if pairs % size:
+        yield Finding(
+            "train.global_batch_size",
+            f"{pairs} pairs do not divide evenly between {size} processes; choose a multiple of {size}",
+        )
+
+
+def _check_packages(section: TrainSection) -> Iterator[Finding]:
+    if section.optimizer == "adamw-8bit" and find_spec("bitsandbytes") is None:
+        yield Finding(
+            "train.optimizer",
+            "bitsandbytes is not installed; pip install 'capo-diffusion[8bit]', or set it to adamw",
+        )
+    if section.tensorboard and find_spec("tensorboard") is None:
+        yield Finding(
+            "train.tensorboard",
+            "TensorBoard is not installed; pip install 'capo-diffusion[tensorboard]', or set it to false",
+        )
