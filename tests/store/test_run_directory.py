@@ -1,10 +1,10 @@
 import errno
+import io
 import json
 import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -17,6 +17,7 @@ import fake_stages
 from capo.recipe import load_recipe, parse_recipe
 from capo.store import Artifact, Run, StaleArtifact, WorkspaceError
 from capo.store.atomic import failpoint
+from capo.store.tensor_file import HashedFile
 
 # Life of an artifact.
 
@@ -222,24 +223,23 @@ def test_an_error_while_writing_a_folder_keeps_the_old_one(samples):
 
 def test_a_full_disk_leaves_no_half_written_file(samples, monkeypatch):
     def full(self, data):
-        with self.open("wb") as file:
-            file.write(data[: len(data) // 2])
+        io.BufferedWriter.write(self, data[: len(data) // 2])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(HashedFile, "write", full)
     with pytest.raises(WorkspaceError, match=r"a\.bin: no space left \([\d,]+ bytes free\)"):
         samples.write_bytes("a.bin", b"data")
     assert list(samples.folder.iterdir()) == []
 
 
-def test_a_full_disk_inside_safetensors_is_reported_too(samples, monkeypatch):
-    def full(tensors, path, metadata):
-        path.write_bytes(b"half")
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
+def test_a_full_disk_inside_safetensors_is_reported_too(samples):
+    def fail():
+        with samples.write_directory("best") as folder:
+            (folder / "w.safetensors").write_bytes(b"half")
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(WorkspaceError, match="no space left"):
-        samples.write_tensors("w.safetensors", {"w": torch.ones(1)})
+        fail()
     assert list(samples.folder.iterdir()) == []
 
 

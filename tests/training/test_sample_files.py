@@ -126,6 +126,7 @@ def test_a_flipped_bit_in_the_samples_is_detected(prepared, tmp_path):
     path.write_bytes(data)
     artifact = Run(folder).artifact("samples")
     samples = Samples(artifact)
-    prompt_id = artifact.read_table("shard-00000.parquet", ["prompt_id"])["prompt_id"][0].as_py()
+    ids = artifact.read_table("shard-00000.parquet", ["prompt_id"])["prompt_id"]
+    samples.conditioning(ids[0].as_py())
     with pytest.raises(WorkspaceError, match=r"shard-00000.conditioning.safetensors is damaged"):
-        samples.conditioning(prompt_id)
+        samples.conditioning(ids[-1].as_py())

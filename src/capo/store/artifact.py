@@ -20,6 +20,7 @@ from capo.store.manifest import (
     explain_change,
     pretty,
     read_record,
+    same_content,
     versions,
 )
 
@@ -80,7 +81,8 @@ class Artifact(ArtifactFiles):
         begun = self.begun()
         if begun is None:
             raise WorkspaceError(f"{self.run.path}: {self.name} cannot be committed before it is begun")
-        files = {name: self._final_description(name) for name in self.files()}
+        sizes = self._sizes()
+        files = {name: self._final_description(name, sizes[name]) for name in self.files()}
         self._finish(Manifest(self.name, SCHEMA, begun, files, dict(summary or {}), versions()))
 
     def adopt(self, other: "Artifact", *, force: bool = False) -> None:
@@ -110,9 +112,9 @@ class Artifact(ArtifactFiles):
 
     def lost(self, manifest: Manifest) -> str | None:
         """Return the first file of the manifest that is missing or of another length."""
+        sizes = self._sizes()
         for relative, described in manifest.files.items():
-            path = self._place(relative)
-            if not path.is_file() or path.stat().st_size != described["bytes"]:
+            if sizes.get(relative) != described["bytes"]:
                 return relative
         return None
 
@@ -158,13 +160,13 @@ class Artifact(ArtifactFiles):
         self._write_record(self._manifest_path, asdict(manifest))
         self._written.remove()
 
-    def _final_description(self, relative: str) -> Description:
-        """Describe a file at the commit; it is read again only if it was overwritten."""
-        size = self._place(relative).stat().st_size
+    def _final_description(self, relative: str, size: int) -> Description:
+        """Describe a file of `size` bytes at the commit; it is read again only if it was overwritten."""
         candidates = [c for c in (self._known or {}).get(relative, []) if c["bytes"] == size]
         if len(candidates) != 1:
             self._verify(relative)
-            return describe(self._place(relative))
+            described = describe(self._place(relative))
+            return next(c for c in candidates if same_content(c, described))
         return candidates[0]
 
     def _report_versions(self) -> None:

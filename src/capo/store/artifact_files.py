@@ -1,14 +1,25 @@
 """The files of an artifact: written atomically, recorded with their digests, and verified when read."""
 
 import json
+import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from capo.store import atomic
 from capo.store.errors import WorkspaceError
-from capo.store.manifest import MANIFESTS, Description, Manifest, describe, pretty, read_manifest
+from capo.store.manifest import (
+    MANIFESTS,
+    Description,
+    Manifest,
+    describe,
+    pretty,
+    read_manifest,
+    same_content,
+)
+from capo.store.tensor_file import HashedFile, read_row, row_digests, write_tensors
 from capo.store.written_files import SUFFIX, Versions, WrittenFiles, add_versions
 
 if TYPE_CHECKING:
@@ -40,6 +51,10 @@ class ArtifactFiles:
         self._known: Versions | None = None
         """The files on record. Kept, since an artifact may have thousands; None until they are read."""
         self._verified: set[str] = set()
+        self._manifest: tuple[tuple[int, ...], Manifest | None] = ((), None)
+        """The manifest as last read, and which file that was."""
+        self._recording = threading.RLock()
+        """Held while the record and `_known` change: a thread may write checkpoints."""
 
     # Listing and finding.
 
@@ -72,8 +87,8 @@ class ArtifactFiles:
 
     def write_bytes(self, relative: str, data: bytes) -> None:
         """Write a file."""
-        with self._writing(relative) as temporary:
-            temporary.write_bytes(data)
+        with self._writing(relative) as file:
+            file.write(data)
 
     def write_json(self, relative: str, value: Any) -> None:
         """Write a value as indented JSON; NaN is an error."""
@@ -88,18 +103,16 @@ class ArtifactFiles:
         """Write a Parquet file with a checksum for every page."""
         import pyarrow.parquet as pq
 
-        with self._writing(relative) as temporary:
-            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        with self._writing(relative) as file:
+            pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
     def write_tensors(
-        self, relative: str, tensors: Mapping[str, "Tensor"], metadata: dict[str, str] | None = None
+        self, relative: str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None
     ) -> None:
-        """Write a safetensors file; equal tensors and metadata make equal bytes."""
-        from safetensors.torch import save_file
-
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        with self._writing(relative) as temporary:
-            save_file(plain, temporary, metadata=metadata)
+        """Write a safetensors file for `read_row`; equal tensors and metadata make equal bytes."""
+        plain = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+        with self._writing(relative) as file:
+            write_tensors(file, plain, dict(metadata or {}) | row_digests(plain))
 
     @contextmanager
     def write_directory(self, relative: str) -> Iterator[Path]:
@@ -145,6 +158,21 @@ class ArtifactFiles:
         with self._reading(relative) as path:
             return _read_parquet(path, columns)
 
+    def read_row(self, relative: str, row: int) -> "dict[str, Tensor]":
+        """Read and verify one row of every tensor of a file that `write_tensors` wrote.
+
+        Reads no other row, except of files of version 0.1, which are verified as a whole.
+        """
+        known = self._read_known() if self._known is None else self._known
+        headers = [described.get("header") for described in (known or {}).get(relative, [])]
+        if len(headers) != 1 or headers[0] is None:
+            from safetensors import safe_open
+
+            with self._reading(relative) as path, safe_open(path, "pt") as file:
+                return {name: file.get_slice(name)[row] for name in file.keys()}  # noqa: SIM118
+        with self._explained(relative):
+            return read_row(self._place(relative), row, headers[0])
+
     def read_column(self, relative: str, column: str) -> list[Any]:
         """Read one column of a Parquet file without the others, checked by the checksums of its pages.
 
@@ -157,7 +185,14 @@ class ArtifactFiles:
 
     def manifest(self) -> Manifest | None:
         """Return the manifest, or None before the commit; raises `WorkspaceError` for a malformed one."""
-        return read_manifest(self._manifest_path)
+        try:
+            status = self._manifest_path.stat()
+        except FileNotFoundError:
+            return None
+        file = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if self._manifest[0] != file:
+            self._manifest = file, read_manifest(self._manifest_path)
+        return self._manifest[1]
 
     def check_no_foreign_files(self, *, resume: bool) -> None:
         """Raise `WorkspaceError` if the artifact's folder contains files that capo did not write.
@@ -173,24 +208,32 @@ class ArtifactFiles:
 
     def _read_known(self) -> Versions | None:
         """Read the files on record; None if the artifact has no record, as before version 0.2."""
-        manifest = self.manifest()
-        self._known = self._written.read() if manifest is None else add_versions({}, manifest.files)
-        return self._known
+        with self._recording:
+            manifest = self.manifest()
+            self._known = self._written.read() if manifest is None else add_versions({}, manifest.files)
+            return self._known
 
     def _record(self, files: Mapping[str, Description]) -> None:
         """Put files on record that are complete and about to be renamed into place."""
         self.run.check_writable()
-        self._written.add(files)
-        self._known = add_versions(self._known or {}, files)
-        self._verified -= files.keys()
+        with self._recording:
+            self._written.add(files)
+            self._known = add_versions(self._known or {}, files)
+            self._verified -= files.keys()
 
     def _on_disk(self, folder: Path | None = None) -> list[str]:
         """List all files in the artifact's folder or one inside it, capo's and others, sorted."""
         if self._single:
             return [self._single] if (self.folder / self._single).is_file() else []
-        paths = (folder or self.folder).rglob("*")
-        inside = [path.relative_to(self.folder) for path in paths if path.is_file()]
-        return sorted(p.as_posix() for p in inside if p.name not in LITTER and not atomic.is_temporary(p))
+        start = folder or self.folder
+        prefix = "" if start == self.folder else f"{start.relative_to(self.folder).as_posix()}/"
+        return sorted(name for name, _ in _walk(start, prefix))
+
+    def _sizes(self) -> dict[str, int]:
+        """Return the length of every file on disk."""
+        if self._single:
+            return {name: (self.folder / name).stat().st_size for name in self._on_disk()}
+        return {name: entry.stat().st_size for name, entry in _walk(self.folder, "")}
 
     # Checks.
 
@@ -230,11 +273,11 @@ class ArtifactFiles:
             return
         described = describe(self._place(relative))
         # Another process may have written the file after this one read the record.
-        if described not in (self._known or {}).get(relative, []):
+        if not _is_among(described, (self._known or {}).get(relative, [])):
             contents = (self._read_known() or {}).get(relative)
             if contents is None:
                 raise self._foreign([relative])
-            if described not in contents:
+            if not _is_among(described, contents):
                 raise self._damaged(relative, "its digest is not the recorded one")
         self._verified.add(relative)
 
@@ -247,15 +290,14 @@ class ArtifactFiles:
                 raise WorkspaceError(f"{self._place(name)} is missing; rerun the {self.name} stage")
 
     @contextmanager
-    def _writing(self, relative: str) -> Iterator[Path]:
+    def _writing(self, relative: str) -> Iterator[HashedFile]:
         place = self._open_place(relative)
         self._check_own(place)
-
-        def record(temporary: Path) -> None:
-            self._record({relative: describe(temporary)})
-
-        with self.run.replacing(place, record) as temporary:
-            yield temporary
+        written: Description = {}
+        with self.run.replacing(place, lambda temporary: self._record({relative: written})) as temporary:
+            with HashedFile(temporary) as file:
+                yield file
+            written |= file.description
 
     @contextmanager
     def _reading(self, relative: str) -> Iterator[Path]:
@@ -275,6 +317,22 @@ class ArtifactFiles:
         return WorkspaceError(
             f"{self._place(relative)} is damaged ({why}); remove it and rerun the same command to remake it"
         )
+
+
+def _walk(folder: Path | str, prefix: str) -> "Iterator[tuple[str, os.DirEntry[str]]]":
+    """Yield all finished files in a folder, at any depth, with their paths from `prefix` on."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:  # a folder may be removed meanwhile
+        for entry in entries:
+            if entry.name in LITTER or atomic.is_temporary(Path(entry.name)):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(entry.path, f"{prefix}{entry.name}/")
+            elif entry.is_file():
+                yield prefix + entry.name, entry
+
+
+def _is_among(described: Description, contents: Iterable[Description]) -> bool:
+    return any(same_content(described, known) for known in contents)
 
 
 def _read_parquet(path: Path, columns: list[str] | None) -> "pa.Table":

@@ -185,7 +185,7 @@ def _canonical_safetensors(path: Path) -> None:
     with path.open("r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
-        if len(metadata := header.get("__metadata__", {})) > 1:
+        if list(metadata := header.get("__metadata__", {})) != sorted(metadata):
             header["__metadata__"] = dict(sorted(metadata.items()))
             text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
             assert len(text) <= size, f"{path}: header grew from {size} to {len(text)} bytes"

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
@@ -29,7 +29,7 @@ LIBRARIES = ("capo-diffusion", "torch", "diffusers", "transformers", "peft", "nu
 
 
 Description = dict[str, Any]
-"""A file's length in `bytes` and its digest `blake2b`."""
+"""A file's length in `bytes`, its digest `blake2b`, and for tensors the digest of its `header`."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,14 @@ class Manifest:
     summary: dict[str, Any]
     versions: dict[str, str]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The digest of the contents of all files, by which other artifacts refer to this one."""
-        return hashlib.blake2b(canonical(self.files).encode(), digest_size=16).hexdigest()
+        contents = {
+            name: {"bytes": described["bytes"], "blake2b": described["blake2b"]}
+            for name, described in self.files.items()
+        }
+        return hashlib.blake2b(canonical(contents).encode(), digest_size=16).hexdigest()
 
 
 def describe(path: Path) -> Description:
@@ -54,6 +58,11 @@ def describe(path: Path) -> Description:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     return {"bytes": path.stat().st_size, "blake2b": digest}
+
+
+def same_content(one: Description, other: Description) -> bool:
+    """Report whether two descriptions are of the same bytes."""
+    return bool(one["bytes"] == other["bytes"] and one["blake2b"] == other["blake2b"])
 
 
 @cache

@@ -59,10 +59,7 @@ class Samples:
 
     def _rows(self, shard: str, kind: str, row: int) -> dict[str, Tensor]:
         """Read one row of every tensor in a shard's file."""
-        from safetensors import safe_open
-
-        with safe_open(self._artifact.path(_file(shard, kind)), "pt") as file:
-            return {name: file.get_slice(name)[row] for name in file.keys()}  # noqa: SIM118
+        return self._artifact.read_row(_file(shard, kind), row)
 
 
 @dataclass(frozen=True)
