@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from capo.engine.model_loading import quiet
 from capo.recipe import ModelSection
+from capo.recipe.hub_id import split_revision
 from capo.recipe.plugins import CHECKPOINTS, load_plugin, plugins
 from capo.store.step import flatten
 
 if TYPE_CHECKING:
     import torch
 
-    from capo.diffusion.components import PartLoader
+    from capo.diffusion.components import PartLoader, Source
     from capo.diffusion.family import Family
 
 FAMILIES = {
@@ -42,10 +43,29 @@ def load_family(
     """
     from capo.diffusion import components
 
-    path = resolve_checkpoint(section.checkpoint)
     with quiet():
-        kind = _family_class(_pipeline_name(section, path))
-        return kind(section, path, device, load_part or components.load_part)
+        source = locate(section)
+        kind = _family_class(_pipeline_name(section, source))
+        return kind(section, source, device, load_part or components.load_part)
+
+
+def locate(section: ModelSection) -> "Source":
+    """Return the location of the model's weights and configurations.
+
+    Raises `ValueError` for a single file whose configuration is unknown or cannot be read.
+    """
+    from capo.diffusion.components import Source
+    from capo.diffusion.single_file import is_single_file, locate_file
+
+    path = resolve_checkpoint(section.checkpoint)
+    if is_single_file(path):
+        return locate_file(section, path)
+    if section.config is not None:
+        raise ValueError(
+            f"model.config: applies only to a single .safetensors file, and {section.checkpoint} is none; "
+            "remove this field"
+        )
+    return Source(path, section.revision, section.variant)
 
 
 def check_lora(section: ModelSection, path: Path) -> None:
@@ -62,15 +82,16 @@ def check_lora(section: ModelSection, path: Path) -> None:
     load_family(plain, meta, RandomWeights(meta)).load_lora(path)
 
 
-def _pipeline_name(section: ModelSection, path: str) -> str:
+def _pipeline_name(section: ModelSection, source: "Source") -> str:
     from diffusers import DiffusionPipeline
 
     try:
-        index = DiffusionPipeline.load_config(path, revision=section.revision)
+        index = DiffusionPipeline.load_config(source.path, revision=source.revision)
     except OSError as error:
         raise ValueError(
             f"model.checkpoint: {section.checkpoint!r} is neither a diffusers directory (one with a "
-            f"model_index.json) nor a Hub id that can be read from here: {error}"
+            "model_index.json), nor a .safetensors file, nor a Hub id that can be read from here: "
+            f"{error}"
         ) from error
     if wrong := _malformed(index):
         raise ValueError(
@@ -118,16 +139,26 @@ def is_plugin_checkpoint(name: str) -> bool:
 
 def model_inputs(section: ModelSection) -> dict[str, Any]:
     """Return the part of a fingerprint that identifies the model an artifact is made with."""
-    weights = checkpoint_identity(section.checkpoint, section.revision)
-    return flatten("model", section.results()) | {"model.weights": weights}
+    inputs = flatten("model", section.results()) | {"model.weights": model_identity(section)}
+    if section.config is not None:
+        inputs["model.config.content"] = checkpoint_identity(*split_revision(section.config))
+    return inputs
+
+
+def model_identity(section: ModelSection) -> str:
+    """Return a digest of the weights that all stages start from, or `hub-id@revision`."""
+    return checkpoint_identity(section.checkpoint, section.revision)
 
 
 def checkpoint_identity(name: str, revision: str | None) -> str:
     """Return a digest of the checkpoint's files, or `hub-id@revision`.
 
-    A local directory has the same identity wherever it is. Its hidden files do not count.
+    A local file or directory has the same identity wherever it is. Hidden files do not count.
     """
     path = Path(resolve_checkpoint(name))
+    if path.is_file():
+        status = path.stat()
+        return _file_digest(path, status.st_size, status.st_mtime_ns)
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
         return _digest(path, tuple((p, p.stat().st_size, p.stat().st_mtime_ns) for p in files))
@@ -136,6 +167,12 @@ def checkpoint_identity(name: str, revision: str | None) -> str:
 
 def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
+
+
+@cache
+def _file_digest(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return f"blake2b:{hashlib.file_digest(file, 'blake2b').hexdigest()[:32]}"
 
 
 @cache  # Several stages ask, and big checkpoints take seconds. Sizes and times reveal a changed file.

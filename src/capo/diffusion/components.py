@@ -15,6 +15,8 @@ class Source:
     path: str
     revision: str | None = None
     variant: str | None = None
+    file: str | None = None
+    """A single file with the weights; `path` then has the configurations."""
 
 
 class PartLoader(Protocol):
@@ -30,6 +32,12 @@ def load_part(kind: Any, source: Source, folder: str, dtype: torch.dtype) -> Any
     Converts the weights to `dtype`, whatever their stored precision. Raises `ValueError` if there are no
     safetensors weights, or if weights are missing, unknown, or not finite.
     """
+    if source.file is not None:
+        from capo.diffusion.single_file import load_file_part
+
+        model = load_file_part(kind, source, folder, dtype)
+        if model is not None:
+            return model
     where = f"model.checkpoint: {source.path}, {folder}"
     chosen = {"revision": source.revision, "variant": source.variant}
     try:

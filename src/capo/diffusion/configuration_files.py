@@ -12,12 +12,16 @@ SMALL_FILES = ("*.json", "*.txt", "*.model")
 def configuration_folder(section: ModelSection) -> Path:
     """Return a directory with the configurations of `section.checkpoint`.
 
-    A local directory is used in place; of a Hub id only the small files are fetched. Raises `ValueError` if
-    they cannot be.
+    A local directory is used in place; of a Hub id only the small files are fetched. Those of a single file
+    are elsewhere (`model.config`). Raises `ValueError` if they cannot be read.
     """
     path = resolve_checkpoint(section.checkpoint)
     if Path(path).is_dir():
         return Path(path)
+    if path.endswith(".safetensors") and Path(path).is_file():
+        from capo.diffusion.single_file import locate_file
+
+        return Path(locate_file(section, path).path)
     from huggingface_hub import snapshot_download
 
     try:

@@ -52,7 +52,9 @@ class Family(ABC):
     """The network that is trained. `sample` and `predict` use the one set at the time of the call."""
     process: Process
 
-    def __init__(self, section: ModelSection, path: str, device: torch.device, load_part: PartLoader) -> None:
+    def __init__(
+        self, section: ModelSection, source: Source, device: torch.device, load_part: PartLoader
+    ) -> None:
         """Load the denoiser; text encoders and VAE follow when first used."""
         if section.max_sequence_length is not None and self.sequence_length is None:
             raise ValueError(
@@ -62,7 +64,7 @@ class Family(ABC):
         self.device = device
         self.dtype: torch.dtype = getattr(torch, section.dtype)
         self._section = section
-        self._source = Source(path, section.revision, section.variant)
+        self._source = source
         self._load_part = load_part
         # Any scheduler class reads the configuration file of any other.
         self.process = self.process_class(self._config(DDPMScheduler, "scheduler"))
@@ -212,6 +214,11 @@ class Family(ABC):
         """The absent parts that plain diffusers must receive as None when it loads the checkpoint."""
         optional = self.pipeline_class._optional_components
         return [name for name in absent_parts(self.pipeline_class, self._source) if name not in optional]
+
+    @property
+    def single_file_pipeline(self) -> str | None:
+        """The name of the pipeline class if the checkpoint is a single file, which does not record it."""
+        return None if self._source.file is None else str(self.pipeline_class.__name__)
 
     @property
     def vae(self) -> Any:

@@ -7,13 +7,8 @@ from typing import Any
 
 import yaml
 
-LOADING = {
-    "lora": """\
-pipeline = DiffusionPipeline.from_pretrained({base!r}{parts})
-pipeline.load_lora_weights("THIS FOLDER")""",
-    "full": """\
-pipeline = DiffusionPipeline.from_pretrained("THIS FOLDER"{parts})""",
-}
+from capo.recipe.hub_id import split_revision
+
 KINDS = {"lora": "A LoRA adapter for", "full": "A full fine-tune of"}
 
 
@@ -23,6 +18,10 @@ class Base:
 
     checkpoint: str
     identity: str
+    pipeline: str | None = None
+    """The pipeline class of a single file; None for a checkpoint that says so itself."""
+    config: str | None = None
+    """The recipe's `config`."""
 
     @property
     def on_hub(self) -> bool:
@@ -42,14 +41,39 @@ def card(title: str, base: Base, adaptation: str, tags: Sequence[str], text: str
 
 def loading(base: Base, adaptation: str, left_out: Sequence[str]) -> str:
     """Return Python code that loads the policy; `left_out` are the parts that the pipeline does without."""
-    parts = "".join(f", {name}=None" for name in left_out)
-    code = LOADING[adaptation].format(base=base.name, parts=parts)
-    return f"```python\nfrom diffusers import DiffusionPipeline\n\n{code}\n```"
+    absent = [f"{name}=None" for name in left_out]
+    kind, folder = "DiffusionPipeline", '"THIS FOLDER"'
+    if adaptation == "full":
+        code = [f"pipeline = {base_call(kind, folder, absent)}"]
+    else:
+        kind = base.pipeline or "DiffusionPipeline"
+        config = None if base.config is None else portable(base.config)
+        code = [
+            f"pipeline = {base_call(kind, repr(base.name), absent, config)}",
+            f"pipeline.load_lora_weights({folder})",
+        ]
+    return "\n".join(["```python", f"from diffusers import {kind}", "", *code, "```"])
+
+
+def base_call(kind: str, base: str, arguments: Sequence[str], config: str | None = None) -> str:
+    """Return the call that builds a pipeline of class `kind`: of a checkpoint, or of a single file.
+
+    `base` and `arguments` are Python expressions. Only a single file has a pipeline class of its own.
+    """
+    if kind == "DiffusionPipeline":
+        return f"{kind}.from_pretrained({', '.join([base, *arguments])})"
+    own = [] if config is None else [f"config={config!r}"]
+    return f"{kind}.from_single_file({', '.join([base, *own, *arguments])})"
 
 
 def kind(base: Base, adaptation: str) -> str:
     """Return "A LoRA adapter for" or "A full fine-tune of" with the name of the base."""
     return f"{KINDS[adaptation]} `{base.name}`"
+
+
+def portable(location: str) -> str:
+    """A Hub id without its revision, or the name of a directory without its path."""
+    return Path(location).name if Path(location).exists() else split_revision(location)[0]
 
 
 def plain(values: Mapping[str, Any]) -> str:

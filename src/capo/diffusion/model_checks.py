@@ -50,7 +50,7 @@ def _check_device(engine: EngineSection) -> None:
 
 def _check_model(section: ModelSection, generate: GenerateSection, train: TrainSection) -> Iterator[Finding]:
     facts, path = model_facts(section, generate, train), resolve_checkpoint(section.checkpoint)
-    local = Path(path).is_dir()
+    local = Path(path).exists()
     if not local and (facts.lacking or any(f.field == CHECKPOINT for f in facts.findings)):
         try:
             repository = find_repository(path, section.revision)
@@ -110,6 +110,7 @@ def _weightless(section: ModelSection) -> Any:
     meta = torch.device("meta")
     # Settings of how to compute are tried separately; their problems do not hide others.
     plain = {"attention": None, "channels_last": False, "compile": False, "variant": None, "revision": None}
+    plain |= {"config": None}
     here = section.model_copy(update=plain | {"checkpoint": str(configuration_folder(section))})
     return load_family(here, meta, RandomWeights(meta))
 
@@ -135,12 +136,16 @@ def _lacking(family: Any, section: ModelSection) -> Iterator[str]:
     """Yield the networks without weight files."""
     from capo.diffusion.assembly import absent_parts
     from capo.diffusion.components import Source
+    from capo.diffusion.single_file import has_part, is_single_file
 
     folder, variant = configuration_folder(section), section.variant
     absent = absent_parts(family.pipeline_class, Source(str(folder)))
-    for name in (family.denoiser_name, *family.text_encoders, "vae"):
+    file = resolve_checkpoint(section.checkpoint)
+    kinds = {family.denoiser_name: family.denoiser_class, **family.text_encoders, "vae": family.vae_class}
+    for name, kind in kinds.items():
         pattern = f"*.{variant}*.safetensors" if variant else "*.safetensors"
-        if name not in absent and not any((folder / name).glob(pattern)):
+        in_file = is_single_file(file) and has_part(file, kind, name)
+        if name not in absent and not in_file and not any((folder / name).glob(pattern)):
             yield name
 
 

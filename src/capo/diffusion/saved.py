@@ -40,7 +40,7 @@ class SavedPolicy:
 
     def check_base(self, model: ModelSection) -> None:
         """Raise `ValueError` unless the policy was tuned from `model`."""
-        base = diffusion.checkpoint_identity(model.checkpoint, model.revision)
+        base = diffusion.model_identity(model)
         if self.record.get("base") != base:
             raise ValueError(
                 f"{self.folder} was tuned from another model ({self.record.get('base')}) than "

@@ -3,6 +3,7 @@
 runs/first, soups/all                    a run's policy, or any folder with a capo.json
 style.safetensors, a folder with one     a LoRA of the recipe's model, as diffusers writes it
 ./other-model, owner/name@revision       a whole model: a diffusers directory or a Hub id
+other.safetensors                        a whole model in one file, with the recipe's `model.config`
 ./images, hub:owner/name                 images with their prompts, as `images.source` names them
 """
 
@@ -60,7 +61,7 @@ def against(section: EvaluateSection, model: ModelSection) -> Candidate:
     """The candidate to compare it with: `evaluate.against`, or else the recipe's own model."""
     if section.against is not None:
         return find_candidate("evaluate.against", section.against)
-    identity = diffusion.checkpoint_identity(model.checkpoint, model.revision)
+    identity = diffusion.model_identity(model)
     return Candidate(name=model.checkpoint, identity=identity, load=diffusion.load_family)
 
 
@@ -76,12 +77,16 @@ def find_candidate(field_name: str, value: str) -> Candidate:
 
     Raises `ValueError` if it names nothing that exists and can be evaluated.
     """
+    from capo.diffusion.single_file import is_checkpoint_file
+
     path = Path(diffusion.resolve_checkpoint(value))
     if value.startswith("hub:"):
         return _images(value)
     if is_policy(path):
         return _policy(find_policy(path), value)
     lora = path if path.suffix == ".safetensors" else path / LORA
+    if lora == path and is_checkpoint_file(path):
+        return _model(field_name, value)
     if lora.is_file():
         return _lora(field_name, value, lora)
     if (path / PEFT_CONFIG).is_file():
@@ -134,7 +139,8 @@ def _model(field_name: str, value: str) -> Candidate:
     checkpoint, _, revision = value.partition("@") if not Path(value).exists() else (value, "", "")
 
     def load(model: ModelSection, device: "torch.device") -> "Family":
-        other = {"checkpoint": checkpoint, "revision": revision or None, "variant": None}
+        other: dict[str, str | None] = {"checkpoint": checkpoint, "revision": revision or None}
+        other |= {"variant": None, "config": model.config if Path(checkpoint).is_file() else None}
         try:
             return diffusion.load_family(model.model_copy(update=other), device)
         except ValueError as error:

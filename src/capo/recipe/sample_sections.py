@@ -1,6 +1,6 @@
 """The sections that determine the samples: model, prompts, images, start and generate."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,8 +11,14 @@ class ModelSection(Section):
     """The base model: it generates the samples, it is fine-tuned, and it is the reference."""
 
     checkpoint: str = Field(
-        description="A diffusers directory, a Hub id, or a checkpoint that an installed package supplies, "
-        "such as the embedded model. Its weights must be safetensors."
+        description="A diffusers directory, a Hub id, one `.safetensors` file in the original layout, or a "
+        "checkpoint that an installed package supplies, such as the embedded model. Its weights must be "
+        "safetensors."
+    )
+    config: str | None = Field(
+        None,
+        description="For a single file: a diffusers directory, or a Hub id as `owner/name@revision`, with "
+        "the configurations and tokenizers of its architecture. If null, those of the published base model.",
     )
     revision: str | None = Field(
         None, description="Branch, tag or commit of a Hub id. Give a commit to make the run repeatable."
@@ -38,6 +44,13 @@ class ModelSection(Section):
     attention: Annotated[str | None, RUNTIME] = Field(
         None, description="Attention backend of diffusers, such as `flash`; the default backend if null."
     )
+
+    def results(self) -> dict[str, Any]:
+        """Return the fields that determine results, without fields of single files that are not set.
+
+        What was made before the fields existed thus stays up to date.
+        """
+        return {name: value for name, value in super().results().items() if name != "config" or value}
 
 
 class PromptsSection(Section):

@@ -3,6 +3,7 @@
 import json
 
 from capo.diffusion import is_plugin_checkpoint
+from capo.diffusion.model_card import base_call
 from capo.recipe import Recipe
 from capo.reporting import wording
 from capo.reporting.gather import Material
@@ -14,10 +15,12 @@ def loading_code(material: Material) -> str:
     plain = material.summaries["train"].get("plain_diffusers", {"left_out": [], "sampler": {}})
     sampler = ["pipe.scheduler.config", *(f"{k}={v!r}" for k, v in plain["sampler"].items())]
     prompt = material.side_by_side[0].prompt.text if material.side_by_side else "a prompt"
+    full = recipe.train.adaptation == "full"
+    kind = "DiffusionPipeline" if full else plain.get("pipeline", "DiffusionPipeline")
     lines = [
-        f"from diffusers import {', '.join(sorted({'DiffusionPipeline', settings.scheduler}))}",
+        f"from diffusers import {', '.join(sorted({kind, settings.scheduler}))}",
         "",
-        *_loading(recipe, [f"{part}=None" for part in plain["left_out"]]),
+        *_loading(recipe, kind, [f"{part}=None" for part in plain["left_out"]]),
         f"pipe.scheduler = {settings.scheduler}.from_config({', '.join(sampler)})",
         f"image = pipe({_literal(wording.excerpt(prompt, 80))}, {', '.join(_call(recipe))}).images[0]",
     ]
@@ -30,7 +33,7 @@ def _needs_capo(recipe: Recipe) -> bool:
     return is_plugin_checkpoint(recipe.model.checkpoint) and recipe.train.adaptation != "full"
 
 
-def _loading(recipe: Recipe, absent: list[str]) -> list[str]:
+def _loading(recipe: Recipe, kind: str, absent: list[str]) -> list[str]:
     """The lines that build `pipe`; `absent` are arguments for parts that the pipeline leaves out."""
     if recipe.train.adaptation == "full":
         arguments = ", ".join(['"train/best"', *absent])
@@ -40,7 +43,7 @@ def _loading(recipe: Recipe, absent: list[str]) -> list[str]:
     name = _literal(model.checkpoint)
     base = f"resolve_checkpoint({name})" if _needs_capo(recipe) else name
     return [
-        f"pipe = DiffusionPipeline.from_pretrained({', '.join([base, *options, *absent])})",
+        f"pipe = {base_call(kind, base, [*options, *absent], model.config)}",
         'pipe.load_lora_weights("train/best")',
     ]
 

@@ -14,8 +14,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from capo.diffusion import resolve_checkpoint
+from capo.diffusion import load_family, resolve_checkpoint
 from capo.diffusion.saved import RECORD
+from capo.diffusion.single_file import is_single_file
 from capo.engine.progress import progress
 from capo.method import soup_tensors
 from capo.recipe import ModelSection
@@ -49,7 +50,7 @@ class BaseWeights(Mapping[str, Tensor]):
     to the policy would be mostly rounding error.
     """
 
-    def __init__(self, stored: StoredWeights, loaded_as: torch.dtype, policy: StoredWeights) -> None:
+    def __init__(self, stored: Mapping[str, Tensor], loaded_as: torch.dtype, policy: StoredWeights) -> None:
         """Raise `ValueError` unless the names are the policy's."""
         if unlike := sorted(set(stored) ^ set(policy)):
             whose = "policy" if unlike[0] in policy else "base"
@@ -78,9 +79,8 @@ def merge_pipelines(
     a tensor that cannot be merged.
     """
     part = _denoiser(policies[0])
-    base_files = weight_files(base_folder(model) / part, model.variant)
     stored = [StoredWeights(weight_files(policy / part)) for policy in policies]
-    base = BaseWeights(StoredWeights(base_files), getattr(torch, model.dtype), stored[0])
+    base = BaseWeights(_base_weights(model, part), getattr(torch, model.dtype), stored[0])
     files = weight_files(policies[0] / part)
     _copy_the_rest(policies[0], target, files)
     merged = soup_tensors(base, stored, **settings)
@@ -88,6 +88,14 @@ def merge_pipelines(
         for file in files:
             for _ in _fill(target / part / file.name, file, merged):
                 bar.advance()
+
+
+def _base_weights(model: ModelSection, part: str) -> Mapping[str, Tensor]:
+    """The base's denoiser: read from its files, or as a whole from a single file, which has other names."""
+    if is_single_file(resolve_checkpoint(model.checkpoint)):
+        weights: dict[str, Tensor] = load_family(model, torch.device("cpu")).denoiser.state_dict()
+        return weights
+    return StoredWeights(weight_files(base_folder(model) / part, model.variant))
 
 
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:

@@ -135,7 +135,7 @@ class _Merge:
 
     def _write_record(self, folder: Path, description: dict[str, Any]) -> None:
         sources = [{"folder": str(p.folder), "identity": p.identity} for p in self._policies]
-        kept = {name: self._first[name] for name in (*KEPT, "left_out") if name in self._first}
+        kept = {name: self._first[name] for name in (*KEPT, "left_out", "pipeline") if name in self._first}
         record = {**kept, "soup": {**description, "policies": sources}}
         (folder / RECORD).write_text(pretty(record), encoding="utf-8")
         (folder / "README.md").write_text(soup_card(record), encoding="utf-8")

@@ -9,7 +9,8 @@ from capo.diffusion.model_card import Base, card, kind, loading, plain
 
 def soup_card(record: Mapping[str, Any]) -> str:
     """Return the model card of a soup with this `capo.json`: Markdown with the Hub's front matter."""
-    base, adaptation = Base(record["model"]["checkpoint"], record["base"]), record["adaptation"]
+    model, adaptation = record["model"], record["adaptation"]
+    base = Base(model["checkpoint"], record["base"], record.get("pipeline"), model.get("config"))
     merged = record["soup"]
     how = {name: value for name, value in merged.items() if name not in ("policies", "weights")}
     text = f"""\

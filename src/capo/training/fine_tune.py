@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from dataclasses import asdict
 from pathlib import Path
 
-from capo.diffusion import checkpoint_identity, load_family
+from capo.diffusion import load_family, model_identity
 from capo.diffusion.family import Family
 from capo.diffusion.policy import Policy
 from capo.diffusion.saved import BEST
@@ -60,13 +60,15 @@ def fine_tune(recipe: Recipe, run: Run, artifact: Artifact) -> None:
     step, validation = loop.load_best(last)
     digests = {name: run.artifact(name).digest for name in ("samples", "pairs")}
     number = None if previous is None else previous.next_round
-    origin = Origin(step, validation, reference, digests, tuple(family.left_out), number)
+    kind = family.single_file_pipeline
+    origin = Origin(step, validation, reference, digests, tuple(family.left_out), kind, number)
     _save_best(artifact, trainer, recipe, origin)
     loop.prune(over=True)
     if group.is_main:
         ended = {} if loop.ended is None else {"ended": loop.ended}
         summary = {"steps": last, **origin.summary(), "roll_backs": len(records.roll_backs), **ended}
         plain = {"left_out": family.left_out, "sampler": family.process.sampler_changes(recipe.generate)}
+        plain |= {} if kind is None else {"pipeline": kind}
         artifact.commit({**summary, "prompts": asdict(counts), "plain_diffusers": plain})
 
 
@@ -109,7 +111,7 @@ def _policy(family: Family, section: TrainSection, seed: int, previous: Previous
 def _reference(model: ModelSection, policy: Policy, previous: PreviousRound | None) -> dict[str, str]:
     """Return the identity of the model that the policy is compared with."""
     return {
-        "checkpoint": checkpoint_identity(model.checkpoint, model.revision),
+        "checkpoint": model_identity(model),
         "weights": policy.reference_digest(),
         **({} if previous is None else {"start": previous.policy.identity}),
     }

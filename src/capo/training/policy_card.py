@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from capo.diffusion.model_card import Base, card, kind, loading, plain
+from capo.diffusion.model_card import Base, card, kind, loading, plain, portable
 from capo.recipe import ModelSection, Recipe
 from capo.training.log import Row
 
@@ -23,6 +23,8 @@ class Origin:
     """Digests of the artifacts that the policy was trained on."""
     left_out: tuple[str, ...] = ()
     """Parts that the pipeline does without."""
+    pipeline: str | None = None
+    """The pipeline class of a base that is a single file."""
     round: int | None = None
     """The round, from 2 on; None in the first."""
 
@@ -39,6 +41,7 @@ class Origin:
             "base": self.reference["checkpoint"],
             "model": model.results(),
             **({"left_out": list(self.left_out)} if self.left_out else {}),
+            **({"pipeline": self.pipeline} if self.pipeline else {}),
             **self._rounds(),
         }
 
@@ -48,7 +51,8 @@ class Origin:
 
 def policy_card(recipe: Recipe, origin: Origin) -> str:
     """Return the model card of a trained policy: Markdown with the Hub's front matter."""
-    base, train = Base(recipe.model.checkpoint, origin.reference["checkpoint"]), recipe.train
+    model, train = recipe.model, recipe.train
+    base = Base(model.checkpoint, origin.reference["checkpoint"], origin.pipeline, model.config)
     text = f"""\
 {kind(base, train.adaptation)}, aligned with {_listed([r.name for r in recipe.training_rewards])} by
 the `{train.objective}` objective of Calibrated Multi-Preference Optimization. These are the weights
@@ -90,6 +94,8 @@ def _results(recipe: Recipe, base: Base) -> dict[str, Any]:
     values: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
     values |= {name: getattr(recipe, name).results() for name in sections}
     values["model"]["checkpoint"] = base.name
+    if base.config is not None:
+        values["model"]["config"] = portable(base.config)
     values["prompts"] = recipe.prompts.results() | {"source": Path(recipe.prompts.source).name}
     if recipe.train.validation_prompts is not None:
         source = Path(recipe.train.validation_prompts.source).name

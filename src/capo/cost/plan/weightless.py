@@ -19,7 +19,9 @@ from capo.diffusion import load_family, resolve_checkpoint
 from capo.diffusion.configuration_files import configuration_folder
 from capo.diffusion.family import Family
 from capo.diffusion.random_weights import RandomWeights
+from capo.diffusion.single_file import configuration, is_single_file
 from capo.recipe import ModelSection
+from capo.recipe.hub_id import split_revision
 
 META = torch.device("meta")
 
@@ -71,6 +73,8 @@ def count(work: Callable[[], object]) -> Count:
 def _configuration(section: ModelSection, folder: Path) -> str:
     """Return a directory with the configurations of the checkpoint."""
     path = resolve_checkpoint(section.checkpoint)
+    if is_single_file(path):
+        path, _ = split_revision(configuration(section, path))
     if Path(path).is_dir():
         return path
     if path in PUBLISHED:
