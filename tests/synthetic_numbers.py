@@ -60,6 +60,7 @@ def results(
     if "null" in models:
         chance = np.mean([rates["null", n] for n in training], axis=0)
         record["training_win_rate"] |= _interval("null_", "null", chance)
+    record["joint"] = _joint([r.name for r in rewards], scores)
     if correct is not None:
         record["judge"] = _judge(categories, correct)
     record["diversity"] = {
@@ -70,6 +71,19 @@ def results(
         "difference": {"value": -0.041, "low": -0.052, "high": -0.03, "p": 0.0001},
     }
     return record
+
+
+def _joint(names: Sequence[str], scores: Mapping[tuple[str, str], np.ndarray]) -> dict[str, Any]:
+    wins = np.stack([scores["tuned", name] > scores["base", name] for name in names])
+    rates = np.stack([_win_rates(scores["tuned", name], scores["base", name]) for name in names])
+    return {
+        "rewards": list(names),
+        "domination": _interval("", "rate", wins.all(axis=0).mean(axis=1)),
+        "collapse": _interval("", "rate", (~wins).all(axis=0).mean(axis=1)),
+        "prompts": rates.shape[1],
+        "won_by_all": int((rates > 0.5).all(axis=0).sum()),
+        "lost_by_all": int((rates < 0.5).all(axis=0).sum()),
+    }
 
 
 def _reward(

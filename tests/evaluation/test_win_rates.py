@@ -5,9 +5,8 @@ import pytest
 import torch
 
 import tiny_run
-from capo.engine.seeds import stable_seed
 from capo.evaluation.win_rates import Diversity, Measurements, evaluation_results, result_warnings
-from capo.method import bootstrap_interval
+from capo.method import mean_interval
 from capo.rewards import RewardError
 from capo.scoring.prompt_win_rates import prompt_win_rates, same_seed_win_rates
 
@@ -59,7 +58,8 @@ def test_a_reward_without_scores_is_rejected():
 def test_one_prompt_has_no_standard_error():
     found = numbers({"red": {"base": np.zeros((1, 2)), "tuned": np.ones((1, 2))}})
     assert found["rewards"][0]["standard_error"] is None
-    assert found["rewards"][0]["low"] == found["rewards"][0]["high"] == 1.0
+    assert (found["rewards"][0]["low"], found["rewards"][0]["high"]) == (pytest.approx(0.05), 1.0)
+    assert found["rewards"][0]["mean_difference"]["low"] is None
 
 
 def test_identical_models_tie():
@@ -79,7 +79,7 @@ def hacking(held, correct_tuned):
 def test_reward_hacking_is_reported():
     assert hacking(held=1, correct_tuned=True) == []
     (held,) = hacking(held=-1, correct_tuned=True)
-    for words in ("held-out reward held", "0.0% [0.0, 0.0]", "100.0% [100.0, 100.0]", "reward hacking"):
+    for words in ("held-out reward held", "0.0% [0.0, 13.9]", "100.0% [86.1, 100.0]", "reward hacking"):
         assert words in held
     (judged,) = hacking(held=1, correct_tuned=False)
     assert "shapes judge" in judged
@@ -103,7 +103,7 @@ def test_judge_difference_is_paired_by_prompt():
     tuned = np.array([[1, 1], [1, 1], [1, 0], [1, 1]], dtype=bool)
     found = numbers({"red": {"base": zero, "tuned": zero}}, {"base": base, "tuned": tuned}, judge="shapes")
     differences = torch.tensor([0.0, 0.5, 0.5, 0.0], dtype=torch.float64)
-    low, high = bootstrap_interval(differences, stable_seed("bootstrap", 0))
+    low, high = mean_interval(differences, (-1, 1))
     assert found["judge"] == {
         "name": "shapes",
         "base": 0.625,
@@ -112,8 +112,8 @@ def test_judge_difference_is_paired_by_prompt():
         "low": low,
         "high": high,
         "categories": {
-            "one": {"base": 0.5, "tuned": 0.75, "low": 0.0, "high": 0.5, "prompts": 2},
-            "two": {"base": 0.75, "tuned": 1.0, "low": 0.0, "high": 0.5, "prompts": 2},
+            "one": {"base": 0.5, "tuned": 0.75, "low": -1.0, "high": 1.0, "prompts": 2},
+            "two": {"base": 0.75, "tuned": 1.0, "low": -1.0, "high": 1.0, "prompts": 2},
         },
     }
 
@@ -128,6 +128,25 @@ def test_same_noise_comparison_uses_equal_seeds():
     assert "same_seed" not in numbers({"red": {"base": base, "tuned": tuned}}, same_noise=False)["rewards"][0]
 
 
+def test_joint_rates_by_hand():
+    """By two rewards: better and equal, worse and better; a missing score, better and better."""
+    base = np.array([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
+    first = np.array([[2.0, 0.0], [np.nan, 2.0], [0.0, 0.0]])
+    second = np.array([[1.0, 2.0], [2.0, 2.0], [0.0, 1.0]])
+    null = np.ones((3, 2))
+    scores = {
+        "red": {"base": base, "tuned": first, "null": null},
+        "held": {"base": base, "tuned": second, "null": null},
+    }
+    found = numbers(scores)["joint"]
+    assert found["rewards"] == ["red", "held"]
+    assert found["domination"]["rate"] == pytest.approx((0.5 + 1.0 + 0.0) / 3)
+    assert found["collapse"]["rate"] == pytest.approx((0.0 + 0.0 + 1.0) / 3)
+    assert found["domination"]["low"] <= found["domination"]["rate"] <= found["domination"]["high"]
+    assert (found["domination"]["null"], found["collapse"]["null"]) == (0.0, 0.0)
+    assert (found["won_by_all"], found["lost_by_all"], found["prompts"]) == (1, 1, 3)
+
+
 def test_prompts_are_counted_and_tested():
     """6 prompts won and 1 lost of 8: 2 · (1 + 7) / 2^7 of the tosses of 7 coins are as uneven."""
     base = np.full((8, 2), 1.0)
@@ -137,14 +156,14 @@ def test_prompts_are_counted_and_tested():
 
 
 def test_difference_of_means_is_paired_by_prompt():
-    """Prompts differ by hundreds and the models by one on every prompt, so the difference is certain."""
+    """Prompts differ by hundreds and the models by one on every prompt; of 2^10 signs, 2 are as far."""
     base = np.arange(10.0)[:, None] * 100 + np.array([0.0, 2.0])
     tuned = base + 1.0
     tuned[3] = [np.nan, 304.0]  # 304 - 301 is 3 on this prompt
     found = numbers({"red": {"base": base, "tuned": tuned}})["rewards"][0]["mean_difference"]
     assert found["value"] == pytest.approx(1.2)
-    assert found["low"] >= 1.0
-    assert found["p"] < 0.001
+    assert found["low"] == pytest.approx(1.2 - 2.262157 * 0.2)
+    assert found["p"] == 2 / 2**10
 
 
 def test_power_follows_from_the_variance_over_prompts():
@@ -164,7 +183,7 @@ def test_categories_have_intervals():
     base, tuned = generator.normal(size=(2, 20, 3))
     found = numbers({"red": {"base": base, "tuned": tuned}})["rewards"][0]
     rates = torch.from_numpy(prompt_win_rates("red", tuned, base)[::2])
-    low, high = bootstrap_interval(rates, stable_seed("bootstrap", 0))
+    low, high = mean_interval(rates, (0, 1))
     assert found["by_category"]["one"] == {
         "win_rate": pytest.approx(rates.mean().item()),
         "low": low,
@@ -176,17 +195,20 @@ def test_categories_have_intervals():
 def test_a_loss_of_diversity_is_measured_and_reported():
     scores = {"red": {"base": np.zeros((4, 2)), "tuned": np.ones((4, 2))}}
     base = np.array([0.4, 0.5, 0.4, 0.3])
-    alike = Diversity("dino", {"base": base, "tuned": base - 0.1, "null": base + 0.01})
+    alike = Diversity("dino", {"base": base, "tuned": base - [0.1, 0.1, 0.1, 0.12], "null": base + 0.01})
     found = numbers(scores, diversity=alike)
+    reach = 3.182446 * 0.005  # t with 3 degrees of freedom, times the standard error
     assert found["diversity"] == {
         "embedder": "dino",
         "base": pytest.approx(0.4),
-        "tuned": pytest.approx(0.3),
+        "tuned": pytest.approx(0.295),
         "null": pytest.approx(0.41),
-        "difference": pytest.approx({"value": -0.1, "low": -0.1, "high": -0.1, "p": 1 / 10_001}),
+        "difference": pytest.approx(
+            {"value": -0.105, "low": -0.105 - reach, "high": -0.105 + reach, "p": 1 / 8}
+        ),
     }
     (warning,) = found["warnings"]
-    assert "by dino is 0.3, compared with 0.4" in warning
+    assert "by dino is 0.295, compared with 0.4" in warning
     slightly = Diversity("dino", {"base": base, "tuned": base - 0.01})
     unsure = Diversity("dino", {"base": base, "tuned": base - [0.4, -0.2, 0.1, -0.1]})
     for harmless in (slightly, unsure, Diversity("dino", {"base": base, "tuned": base + 0.1})):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capo.method import bootstrap_interval, standard_error, win_rate
+from capo.method import bootstrap_interval, mean_interval, standard_error, win_rate
 
 
 def scores(images: int) -> st.SearchStrategy[torch.Tensor]:
@@ -69,19 +69,41 @@ def test_interval_in_several_blocks() -> None:
     assert mean + error < high < mean + 3 * error
 
 
-def test_interval_has_its_nominal_coverage() -> None:
-    """200 experiments of 100 draws around 1/2: 95% covered, within 4 standard deviations (6.2%)."""
-    generator = torch.Generator().manual_seed(0)
+def test_t_interval_by_hand() -> None:
+    """0, 1, 2, 1: mean 1, error sqrt(2/3)/2, t = 3.182446 with 3 degrees of freedom."""
+    values = torch.tensor([0.0, 1.0, 2.0, 1.0])
+    reach = 3.182446 * math.sqrt(2 / 3) / 2
+    assert mean_interval(values) == pytest.approx((1 - reach, 1 + reach))
+    assert mean_interval(values, bounds=(0.0, 2.0)) == (0.0, 2.0)
+
+
+@pytest.mark.parametrize("count", [8, 20])
+def test_t_interval_has_its_nominal_coverage(count: int) -> None:
+    """1,000 experiments on win-rates of 4 x 4 comparisons: 95% cover the mean, within 3 deviations (2%)."""
+    generator = torch.Generator().manual_seed(count)
+    rates = (torch.rand(1000, count, 16, generator=generator, dtype=torch.float64) < 0.6).double().mean(-1)
     covered = 0
-    for seed in range(200):
-        low, high = bootstrap_interval(torch.rand(100, generator=generator), seed, resamples=500)
-        covered += low <= 0.5 <= high
-    assert abs(covered / 200 - 0.95) < 0.062
+    for values in rates:
+        low, high = mean_interval(values, (0.0, 1.0))
+        covered += low <= 0.6 <= high
+    assert abs(covered / 1000 - 0.95) < 0.021
 
 
 def test_constant_and_single_values() -> None:
     assert bootstrap_interval(torch.full((5,), 0.25), seed=0, resamples=10) == (0.25, 0.25)
     assert bootstrap_interval(torch.tensor([0.75]), seed=0, resamples=10) == (0.75, 0.75)
+
+
+def test_equal_values_leave_room_for_prompts_that_differ() -> None:
+    """Six wins of six: up to 39.3% of prompts may be lost, since 0.607^6 = 0.05."""
+    low, high = mean_interval(torch.ones(6), (0.0, 1.0))
+    assert (low, high) == (pytest.approx(0.05 ** (1 / 6)), 1.0)
+    low, high = mean_interval(torch.full((2,), 0.75), (0.0, 1.0))
+    assert low < 0.2
+    assert high > 0.9
+    assert mean_interval(torch.tensor([3.0])) == (-math.inf, math.inf)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        mean_interval(torch.tensor([0.5, 1.5]), (0.0, 1.0))
 
 
 def test_standard_error_by_hand() -> None:

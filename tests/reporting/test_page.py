@@ -45,6 +45,8 @@ def test_headline_numbers(page: str, material: Material) -> None:
     for reward in results.rewards:
         assert f"{100 * reward.win_rate:.1f}%" in text
         assert f"{100 * reward.low:.1f} to {100 * reward.high:.1f}%" in text
+    assert results.joint is not None
+    assert f"{100 * results.joint.domination.rate:.1f}%" in text
     assert results.judge is not None
     for category in results.judge.categories.values():
         assert f"{100 * category.tuned:.1f}%" in text

@@ -58,6 +58,8 @@ def results(
     high: float,
     held_out: tuple[float, float] | None = None,
     judge: tuple[float, float] | None = None,
+    null: tuple[float, float] | None = None,
+    prompts: int = 20,
 ) -> Results:
     """Results with these bounds; values lie in the middle."""
 
@@ -80,10 +82,12 @@ def results(
         "high": judge[1],
     }
     training = {"value": (low + high) / 2, "low": low, "high": high}
+    if null:
+        training |= {"null": sum(null) / 2, "null_low": null[0], "null_high": null[1]}
     return Results.model_validate(
         {
             "models": {"base": "the base model", "tuned": "train/best"},
-            "prompts": 4,
+            "prompts": prompts,
             "samples_per_prompt": 2,
             "rewards": rewards,
             "training_win_rate": training,
@@ -104,6 +108,10 @@ def results(
         (results(0.55, 0.65, judge=(-0.1, -0.02)), "mixed", "reward hacking"),
         (results(0.55, 0.65, judge=(0.02, 0.1)), "better", "66.0% of its images, compared with 60.0%"),
         (results(0.35, 0.45, judge=(-0.1, -0.02)), "worse", "loses"),
+        (results(0.55, 0.65, null=(0.45, 0.55)), "better", "beats"),
+        (results(0.55, 0.65, null=(0.3, 0.4)), "unclear", "Too few to say"),
+        (results(0.55, 0.65, prompts=19), "unclear", "Too few to say"),
+        (results(0.35, 0.45, prompts=6), "unclear", "win 40.0% of comparisons"),
     ],
 )
 def test_verdict(outcome: Results, tone: str, words: str) -> None:

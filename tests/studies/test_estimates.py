@@ -1,13 +1,11 @@
 """Statistics of rows against numbers worked by hand."""
 
-import itertools
-
 import numpy as np
 import pytest
-from scipy.stats import permutation_test
 
+from capo.scoring.prompt_win_rates import RATE
 from capo.studies.equal_drift import equal_drift
-from capo.studies.estimates import holm, paired, row_estimate, sentence, sign_flip_p
+from capo.studies.estimates import holm, paired, row_estimate, sentence
 from capo.studies.measure_names import JUDGED, MEAN
 from capo.studies.run_measures import Curve, RunMeasures
 
@@ -19,42 +17,14 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
-def test_sign_flips_by_enumeration():
-    differences = np.array([0.3, -0.1, 0.2, 0.4, 0.05, 0.1])
-    flips = itertools.product((1, -1), repeat=len(differences))
-    means = [abs(np.mean(differences * np.array(signs))) for signs in flips]
-    expected = np.mean([mean >= abs(differences.mean()) - 1e-12 for mean in means])
-    assert sign_flip_p(differences, seed=0) == pytest.approx(expected)
-    assert sign_flip_p(-differences, seed=0) == pytest.approx(expected)
-    assert sign_flip_p(np.zeros(5), seed=0) == 1.0
-    assert sign_flip_p(np.array([0.3]), seed=0) == 1.0, "a single prompt says nothing"
-    clear = np.random.default_rng(0).normal(0.3, 0.3, 2000)
-    assert sign_flip_p(clear, seed=0) == 2 / 10_000, "no flip is as far: what was found is one of them"
-
-
-def test_sign_flips_agree_with_scipy():
-    """The p-values equal scipy's to the last bit, in a hundredth of the time."""
-    for seed, prompts in enumerate((12, 14, 30)):
-        differences = np.random.default_rng(seed).integers(-8, 11, prompts) / 64
-        found = permutation_test(
-            (differences,),
-            lambda flipped, axis: flipped.mean(axis=axis),
-            permutation_type="samples",
-            vectorized=True,
-            n_resamples=9999,
-            rng=np.random.default_rng(seed),
-        )
-        assert sign_flip_p(differences, seed) == found.pvalue
-
-
 def test_a_prompt_counts_once_over_all_seeds():
-    found = row_estimate([{"a": 0.4, "b": 0.8}, {"b": 0.6, "c": 0.2}], seed=0)
+    found = row_estimate([{"a": 0.4, "b": 0.8}, {"b": 0.6, "c": 0.2}], RATE)
     assert found["value"] == pytest.approx((0.4 + 0.7 + 0.2) / 3)
     assert found["seeds"] == pytest.approx([0.6, 0.4])
     assert found["spread"] == pytest.approx(np.std([0.6, 0.4], ddof=1))
     assert found["standard_error"] == pytest.approx(np.std([0.4, 0.7, 0.2], ddof=1) / np.sqrt(3))
     assert found["low"] <= found["value"] <= found["high"]
-    assert row_estimate([{"a": 0.4}], seed=0)["spread"] is None
+    assert row_estimate([{"a": 0.4}], RATE)["spread"] is None
 
 
 def test_rows_are_compared_on_shared_prompts():

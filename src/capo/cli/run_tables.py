@@ -89,6 +89,9 @@ def _print_results(results: dict[str, Any]) -> None:
     show(grid)
     if any("null_win_rate" in row for row in results["rewards"]):
         print("chance: win-rate of the base model against itself with other seeds")
+    if joint := results.get("joint"):
+        better, worse = (_joint_rate(joint[name]) for name in ("domination", "collapse"))
+        print(f"By all rewards at once: {better} of the images are better, {worse} worse")
     if judge := results.get("judge"):
         print(
             f"Images judged correct ({judge['name']}): {percent(judge['base'])} → "
@@ -96,10 +99,14 @@ def _print_results(results: dict[str, Any]) -> None:
             f"({points(judge['low'])} to {points(judge['high'])})"
         )
     if diversity := results.get("diversity"):
-        difference = diversity["difference"]
-        print(
-            f"Distance between images of a prompt: {diversity['base']:.3g} → {diversity['tuned']:.3g}, "
-            f"{difference['value']:+.2g} ({difference['low']:+.2g} to {difference['high']:+.2g})"
-        )
+        value, *bounds = (diversity["difference"][name] for name in ("value", "low", "high"))
+        text = f"Distance between images of a prompt: {diversity['base']:.3g} → {diversity['tuned']:.3g}"
+        if None not in bounds:
+            text += f", {value:+.2g} ({bounds[0]:+.2g} to {bounds[1]:+.2g})"
+        print(text)
     for warning in results.get("warnings", ()):
         print(f"Warning: {warning}")
+
+
+def _joint_rate(rate: dict[str, Any]) -> str:
+    return f"{percent(rate['rate'])} ({percent(rate['low'])} to {percent(rate['high'])})"

@@ -1,7 +1,7 @@
 """The results of an evaluation: win-rates with their intervals, judgments, diversity, and warnings.
 
 Notation: P prompts, K images of each from every model. Scores are float64 [P, K], NaN where one is missing.
-Intervals are 95% bootstrap intervals over prompts.
+Intervals are 95% t intervals over prompts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 
 from capo.engine.seeds import stable_seed
+from capo.evaluation.joint import ByModel, joint_results
 from capo.prompts import Prompt
 from capo.recipe import EvaluateSection, RewardSection
 from capo.rewards import RewardError
 from capo.scoring.prompt_win_rates import (
+    CHANGE,
+    RATE,
     bounds,
     difference,
     estimate,
@@ -26,9 +29,6 @@ from capo.scoring.prompt_win_rates import (
     same_seed_win_rates,
     signs,
 )
-
-ByModel = Mapping[str, np.ndarray]
-"""An array for every model: base, tuned, and null if the recipe asks for it."""
 
 LOWEST_DIVERSITY = 0.9
 """The tuned model's diversity, relative to the base's, below which the results carry a warning."""
@@ -68,7 +68,7 @@ def evaluation_results(
 
     Raises `RewardError` when a reward has scored both models on none of the prompts.
     """
-    seed = stable_seed("bootstrap", run_seed)
+    seed = stable_seed("sign-flips", run_seed)
     groups = _categories(prompts)
     models = [model for model in next(iter(measured.scores.values())) if model != "base"]
     rates = {
@@ -83,10 +83,12 @@ def evaluation_results(
             | _reward(measured.scores[reward.name], rates[reward.name], groups, seed, measured.same_noise)
             for reward in rewards
         ],
-        "training_win_rate": _training([rates[r.name] for r in rewards if r.use == "train"], seed),
+        "training_win_rate": _training([rates[r.name] for r in rewards if r.use == "train"]),
     }
+    if (joint := joint_results(measured.scores, rates)) is not None:
+        results["joint"] = joint
     if measured.correct:
-        results["judge"] = {"name": section.judge} | _judge(measured.correct, groups, seed)
+        results["judge"] = {"name": section.judge} | _judge(measured.correct, groups)
     if measured.diversity is not None:
         results["diversity"] = _diversity(measured.diversity, seed)
     results["warnings"] = result_warnings(results)
@@ -126,7 +128,7 @@ def _reward_hacking(results: Mapping[str, Any]) -> list[str]:
 
 
 def _low_diversity(diversity: Mapping[str, Any] | None) -> str | None:
-    if diversity is None or diversity["difference"]["high"] >= 0:
+    if diversity is None or (diversity["difference"]["high"] or 0) >= 0:
         return None
     base, tuned = diversity["base"], diversity["tuned"]
     if tuned > LOWEST_DIVERSITY * base:
@@ -147,18 +149,18 @@ def _reward(
         "mean_base": float(np.nanmean(base)),
         "mean_tuned": float(np.nanmean(tuned)),
         "mean_difference": difference(prompt_means(tuned), prompt_means(base), seed),
-        **estimate("win_rate", rates["tuned"], seed),
+        **estimate("win_rate", rates["tuned"], RATE),
         "standard_error": prompt_error(rates["tuned"]),
         "sign_test": signs(rates["tuned"]),
         "power": power(rates["tuned"]),
     }
     if same_noise and len(present(same_seed := same_seed_win_rates(tuned, base))):
-        numbers["same_seed"] = estimate("win_rate", same_seed, seed)
+        numbers["same_seed"] = estimate("win_rate", same_seed, RATE)
     if "null" in rates:
-        numbers |= estimate("null_win_rate", rates["null"], seed, "null_")
+        numbers |= estimate("null_win_rate", rates["null"], RATE, "null_")
     by_category = {name: rates["tuned"][indices] for name, indices in groups.items()}
     numbers["by_category"] = {
-        name: estimate("win_rate", values, seed) | {"prompts": count}
+        name: estimate("win_rate", values, RATE) | {"prompts": count}
         for name, values in by_category.items()
         if (count := len(present(values)))
     }
@@ -166,26 +168,26 @@ def _reward(
     return numbers
 
 
-def _training(rates: Sequence[ByModel], seed: int) -> dict[str, Any]:
+def _training(rates: Sequence[ByModel]) -> dict[str, Any]:
     """The mean win-rate over the training rewards, on the prompts where all of them have one."""
     means = {model: np.mean([by_model[model] for by_model in rates], axis=0) for model in rates[0]}
     if np.isnan(means["tuned"]).all():
         raise RewardError("no evaluation prompt has scores by all training rewards")
-    numbers: dict[str, Any] = estimate("value", means["tuned"], seed)
+    numbers: dict[str, Any] = estimate("value", means["tuned"], RATE)
     numbers["standard_error"] = prompt_error(means["tuned"])
     if "null" in means:
-        numbers |= estimate("null", means["null"], seed, "null_")
+        numbers |= estimate("null", means["null"], RATE, "null_")
     return numbers
 
 
-def _judge(correct: ByModel, groups: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
+def _judge(correct: ByModel, groups: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Shares of correct images; the difference is paired by prompt."""
     shares = {model: verdicts.mean(axis=1) for model, verdicts in correct.items()}
     numbers: dict[str, Any] = {model: float(share.mean()) for model, share in shares.items()}
-    numbers |= estimate("difference", shares["tuned"] - shares["base"], seed)
+    numbers |= estimate("difference", shares["tuned"] - shares["base"], CHANGE)
     numbers["categories"] = {
         category: {model: float(share[indices].mean()) for model, share in shares.items()}
-        | bounds(shares["tuned"][indices] - shares["base"][indices], seed)
+        | bounds(shares["tuned"][indices] - shares["base"][indices], CHANGE)
         | {"prompts": len(indices)}
         for category, indices in groups.items()
     }

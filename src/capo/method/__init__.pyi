@@ -23,8 +23,9 @@ from .selection import select_sum as select_sum
 from .selection import upper_frontier as upper_frontier
 from .significance import SignTest as SignTest
 from .significance import detectable_difference as detectable_difference
-from .significance import paired_bootstrap as paired_bootstrap
+from .significance import paired_difference as paired_difference
 from .significance import prompts_needed as prompts_needed
+from .significance import sign_flip_p as sign_flip_p
 from .significance import sign_test as sign_test
 from .soup import slerp as slerp
 from .soup import soup_tensors as soup_tensors
@@ -34,6 +35,7 @@ from .weighting import flow_sigmoid_weight as flow_sigmoid_weight
 from .weighting import flow_time as flow_time
 from .weighting import sigmoid_weight as sigmoid_weight
 from .winrate import bootstrap_interval as bootstrap_interval
+from .winrate import mean_interval as mean_interval
 from .winrate import same_seed_win_rate as same_seed_win_rate
 from .winrate import standard_error as standard_error
 from .winrate import win_rate as win_rate

@@ -7,16 +7,23 @@ Notation:
     P             prompts
 """
 
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
 
-import torch
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from .checks import check_positive, check_same_shape
-from .winrate import check_values, resampled_means, standard_error
+from .winrate import check_values, mean_interval, standard_error
+
+FLIPS = 9999
+"""Number of random sign flips, if there are more possible ones."""
+
+_FLIPS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -61,32 +68,56 @@ def sign_test(values: Float[Tensor, " P"], neutral: float) -> SignTest:
     return SignTest(won, lost, len(values) - won - lost, p)
 
 
-def paired_bootstrap(
-    candidate: Float[Tensor, " P"], base: Float[Tensor, " P"], seed: int, resamples: int = 10_000
+def paired_difference(
+    candidate: Float[Tensor, " P"], base: Float[Tensor, " P"], seed: int
 ) -> PairedDifference:
-    """Compute the mean difference of two models over the same prompts, resampling prompts.
+    """Compute the mean difference of two models over the same prompts.
 
-    The p-value is the share of resampled means, shifted to have mean 0, that are at least as far from 0
-    as the observed difference (Efron & Tibshirani, An Introduction to the Bootstrap, Sec. 16.4).
+    The interval is Student's t interval of the differences, infinite if they are all equal. The p-value is
+    `sign_flip_p`.
 
     Args:
         candidate: one number per prompt, float32 or float64, P >= 1.
         base: the same for the other model, with the prompts in the same order.
-        seed: determines the resamples.
-        resamples: number of bootstrap samples; p is at least 1 / (resamples + 1).
+        seed: determines the sign flips.
 
     Raises:
         ValueError: if values are not finite or not one-dimensional, or shapes differ.
     """
     check_same_shape(candidate=candidate, base=base)
     differences = candidate.detach().double() - base.detach().double()
-    means = resampled_means(differences, seed, resamples)
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    mean = differences.mean().item()
-    # If all differences are equal, rounding must not decide.
-    slack = 1e-12 * max(1.0, abs(mean))
-    as_far = int(((means - mean).abs() >= abs(mean) - slack).sum())
-    return PairedDifference(mean, low, high, (as_far + 1) / (resamples + 1))
+    low, high = mean_interval(differences)
+    return PairedDifference(differences.mean().item(), low, high, sign_flip_p(differences, seed))
+
+
+def sign_flip_p(differences: Float[Tensor, " P"], seed: int) -> float:
+    """Compute the two-sided p-value of the mean of differences under random sign flips.
+
+    If the models were equal, every difference would have either sign with equal probability. Exact if there
+    are at most `FLIPS` ways to flip the signs. Otherwise the observed signs count as one of the flips, so
+    that p is never 0 (Phipson and Smyth, 2010).
+
+    Args:
+        differences: one number per prompt, float32 or float64, P >= 1.
+        seed: determines the random flips.
+
+    Raises:
+        ValueError: if values are not finite or not one-dimensional.
+    """
+    check_values(differences, at_least=1)
+    values = differences.detach().cpu().double().numpy()
+    if not values.any():
+        return 1.0
+    exact = 2 ** len(values) <= FLIPS
+    mean = values.mean()
+    rounding = 100 * np.finfo(np.float64).eps * abs(mean)
+    above = below = flips = 0 if exact else 1
+    for signs in _all_signs(len(values)) if exact else _random_signs(len(values), seed):
+        means = np.multiply(signs.T, values[:, None], order="C").mean(axis=0)
+        above += int(np.count_nonzero(means >= mean - rounding))
+        below += int(np.count_nonzero(means <= mean + rounding))
+        flips += len(signs)
+    return min(1.0, 2 * min(above, below) / flips)
 
 
 def prompts_needed(
@@ -121,3 +152,16 @@ def detectable_difference(values: Float[Tensor, " P"], power: float = 0.8, level
             raise ValueError(f"{name} must be between {least:g} and 1, got {share}")
     normal = NormalDist()
     return (normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)) * standard_error(values)
+
+
+def _all_signs(prompts: int) -> Iterator[np.ndarray]:
+    """All sign patterns [2^P, P]."""
+    yield np.array(list(itertools.product((1.0, -1.0), repeat=prompts)))
+
+
+def _random_signs(prompts: int, seed: int) -> Iterator[np.ndarray]:
+    """`FLIPS` sign patterns [flips, P], drawn as in scipy's `permutation_test`, which would take minutes."""
+    rng = np.random.default_rng(seed)
+    for done in range(0, FLIPS, _FLIPS_AT_ONCE):
+        shape = (min(_FLIPS_AT_ONCE, FLIPS - done), prompts)
+        yield np.where(rng.integers(0, 2**32, shape, dtype=np.uint32) & 1, 1.0, -1.0)

@@ -66,10 +66,52 @@ def same_seed_win_rate(candidate: Float[Tensor, "*P K"], base: Float[Tensor, "*P
     return Threshold()(candidate, base).mean(dim=-1)
 
 
+def mean_interval(
+    values: Float[Tensor, " P"],
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Compute Student's t interval of the mean over prompts, within `bounds`.
+
+    Equal values have no variance to estimate. Their interval follows from the number of prompts alone: it
+    has the means for which P equal values have a probability of at least 1 - confidence, if all other
+    prompts were at a bound. Without bounds it is infinite.
+
+    Args:
+        values: float32 or float64, P >= 1.
+        bounds: the range of a single value, such as (0, 1) for win-rates.
+        confidence: the share of repeated experiments whose interval contains the mean, in (0, 1).
+
+    Returns:
+        (low, high), in the units of `values`.
+
+    Raises:
+        ValueError: if values are not finite, not one-dimensional, or out of bounds, or the confidence is
+            out of range.
+    """
+    from scipy.stats import t as student
+
+    _check_confidence(confidence)
+    check_values(values, at_least=1)
+    sample = values.detach().cpu().double()
+    if sample.min() < bounds[0] or sample.max() > bounds[1]:
+        raise ValueError(f"values must be between {bounds[0]:g} and {bounds[1]:g}")
+    mean, count = sample.mean().item(), len(sample)
+    if (sample == sample[0]).all():
+        share = 1 - (1 - confidence) ** (1 / count)
+        mean = sample[0].item()
+        return mean - share * (mean - bounds[0]), mean + share * (bounds[1] - mean)
+    reach = float(student.ppf((1 + confidence) / 2, count - 1)) * standard_error(sample)
+    return max(bounds[0], mean - reach), min(bounds[1], mean + reach)
+
+
 def bootstrap_interval(
     values: Float[Tensor, " P"], seed: int, confidence: float = 0.95, resamples: int = 10_000
 ) -> tuple[float, float]:
     """Compute the percentile bootstrap interval of the mean, resampling prompts.
+
+    It is too narrow for few prompts: at 8 of them, a 95% interval contains the mean in 88% of experiments.
+    `mean_interval` does not have this fault.
 
     Args:
         values: float32 or float64, P >= 1.
@@ -83,9 +125,8 @@ def bootstrap_interval(
     Raises:
         ValueError: if values are not finite or not one-dimensional, or a setting is out of range.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
-    means = resampled_means(values, seed, resamples)
+    _check_confidence(confidence)
+    means = _resampled_means(values, seed, resamples)
     tail = (1 - confidence) / 2
     low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high
@@ -104,7 +145,7 @@ def standard_error(values: Float[Tensor, " P"]) -> float:
     return values.detach().double().std().item() / math.sqrt(len(values))
 
 
-def resampled_means(values: Float[Tensor, " P"], seed: int, resamples: int) -> Float[Tensor, " resamples"]:
+def _resampled_means(values: Float[Tensor, " P"], seed: int, resamples: int) -> Float[Tensor, " resamples"]:
     """Compute the means of bootstrap samples: P of the values, drawn with replacement.
 
     Returns:
@@ -131,6 +172,11 @@ def check_values(values: Tensor, at_least: int) -> None:
     check_finite("values", values)
     if values.ndim != 1 or len(values) < at_least:
         raise ValueError(f"values must be [P] with P >= {at_least}, got {list(values.shape)}")
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
 
 
 def _check_scores(candidate: Tensor, base: Tensor) -> None:

@@ -26,11 +26,14 @@ class CategoryRate(Rate):
 
 
 class Difference(_Record):
-    """A mean difference (tuned minus base), paired by prompt, with its 95% interval and p-value."""
+    """A mean difference (tuned minus base), paired by prompt, with its 95% interval and p-value.
+
+    The interval is unknown if all differences are equal.
+    """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float
 
 
@@ -88,6 +91,28 @@ class TrainingRate(_Record):
     null_high: float | None = None
 
 
+class JointRate(_Record):
+    """A share of images with its 95% interval; `null` is the base against itself."""
+
+    rate: float
+    low: float
+    high: float
+    null: float | None = None
+    null_low: float | None = None
+    null_high: float | None = None
+
+
+class JointResult(_Record):
+    """Images that dominate those of the other model by all `rewards`, and prompts won or lost by all."""
+
+    rewards: tuple[str, ...]
+    domination: JointRate
+    collapse: JointRate
+    prompts: int
+    won_by_all: int
+    lost_by_all: int
+
+
 class JudgeCategory(_Record):
     """Shares of accepted images in one category; `low` and `high` bound their difference."""
 
@@ -137,6 +162,7 @@ class Results(_Record):
     samples_per_prompt: int
     rewards: tuple[RewardResult, ...]
     training_win_rate: TrainingRate
+    joint: JointResult | None = None
     judge: JudgeResult | None = None
     diversity: DiversityResult | None = None
     warnings: tuple[str, ...] = ()
@@ -148,6 +174,14 @@ class Results(_Record):
     @property
     def held_out(self) -> tuple[RewardResult, ...]:
         return tuple(r for r in self.rewards if r.use == "evaluate")
+
+    @property
+    def chance_differs(self) -> bool:
+        """True if the base's images with other seeds win or lose against its own by more than chance."""
+        rate = self.training_win_rate
+        if rate.null_low is None or rate.null_high is None:
+            return False
+        return not rate.null_low <= 0.5 <= rate.null_high
 
     @property
     def same_noise(self) -> bool:

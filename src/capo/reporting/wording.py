@@ -10,6 +10,9 @@ MINUS = "\N{MINUS SIGN}"
 THIN = "\N{NARROW NO-BREAK SPACE}"
 NONE = "\N{EN DASH}"
 
+FEWEST_PROMPTS = 20
+"""Prompts below which an evaluation is too small for a verdict."""
+
 Tone = Literal["better", "unclear", "worse", "mixed"]
 
 
@@ -100,8 +103,11 @@ class Verdict:
 def verdict(results: Results) -> Verdict:
     """Return the outcome in one sentence.
 
-    It names a winner only if the 95% interval excludes 50% or, for the judge, excludes no difference.
+    It names a winner only if the 95% interval excludes 50% or, for the judge, excludes no difference. There
+    is no verdict on fewer than `FEWEST_PROMPTS` prompts, or if the base does not even tie with itself.
     """
+    if reason := too_few(results):
+        return Verdict(reason, "unclear")
     headline = results.training_win_rate
     side = _side(headline.low, headline.high, 0.5)
     claim = {
@@ -110,10 +116,7 @@ def verdict(results: Results) -> Verdict:
         -1: "loses to its base",
     }[side]
     checks = [_held_out_side(reward) for reward in results.held_out]
-    clauses = [
-        f"The tuned model {claim}: it wins {percent(headline.value)} of comparisons under the training "
-        f"rewards (95% interval {interval(headline.low, headline.high)})"
-    ]
+    clauses = [f"The tuned model {claim}: {_headline(results)}"]
     if results.held_out:
         clauses.append(_held_out_clause(results.held_out, checks))
     if results.judge is not None:
@@ -131,6 +134,30 @@ def verdict(results: Results) -> Verdict:
         )
     tone: Tone = "better" if side == 1 else "worse" if side == -1 else "unclear"
     return Verdict(f"{joined}.", tone)
+
+
+def too_few(results: Results) -> str | None:
+    """Return why the evaluation is too small for a verdict, or None if it is not."""
+    measured = f"the tuned model's images {_headline(results, 'win')}"
+    if results.prompts < FEWEST_PROMPTS:
+        prompts = count(results.prompts, "evaluation prompt")
+        return f"Too few to say: {prompts}, a verdict needs at least {FEWEST_PROMPTS}. On these, {measured}."
+    rate = results.training_win_rate
+    if results.chance_differs:
+        return (
+            f"Too few to say: images of the base with other seeds win {percent(rate.null)} of comparisons "
+            f"with its own ({interval(rate.null_low, rate.null_high)}), which should be 50%, so chance "
+            f"does not average out. By comparison, {measured}. Evaluate more prompts."
+        )
+    return None
+
+
+def _headline(results: Results, verb: str = "it wins") -> str:
+    rate = results.training_win_rate
+    return (
+        f"{verb} {percent(rate.value)} of comparisons under the training rewards "
+        f"(95% interval {interval(rate.low, rate.high)})"
+    )
 
 
 def _held_out_clause(rewards: tuple[RewardResult, ...], sides: list[int]) -> str:

@@ -1,10 +1,11 @@
 """Estimates over the prompts of an evaluation: means, intervals, tests.
 
 Notation: P prompts, K images of each from every model. Scores are float64 [P, K] and values float64 [P], NaN
-where one is missing; missing values are left out. `seed` determines the bootstrap resamples.
+where one is missing; missing values are left out.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,9 +14,9 @@ import torch
 from torch import Tensor
 
 from capo.method import (
-    bootstrap_interval,
     detectable_difference,
-    paired_bootstrap,
+    mean_interval,
+    paired_difference,
     prompts_needed,
     same_seed_win_rate,
     sign_test,
@@ -23,6 +24,14 @@ from capo.method import (
     win_rate,
 )
 from capo.rewards import RewardError
+
+Limits = tuple[float, float]
+
+RATE = (0.0, 1.0)
+"""Bounds of win-rates."""
+
+CHANGE = (-1.0, 1.0)
+"""Bounds of differences between shares."""
 
 PLANNED_POINTS = (1, 2, 5)
 """Differences of win-rates, in percentage points, for which results say how many prompts they need."""
@@ -45,6 +54,19 @@ def same_seed_win_rates(candidate: np.ndarray, base: np.ndarray) -> np.ndarray:
     return _rates(candidate, both, base, both, same_seed_win_rate)
 
 
+def joint_domination(candidate: Sequence[np.ndarray], base: Sequence[np.ndarray]) -> np.ndarray:
+    """The share of every prompt's images that dominate the other model's image of the same number [P].
+
+    Both have the scores [P, K] of all rewards. An image dominates another if it is nowhere worse and
+    somewhere better. NaN for a prompt without two images that all rewards have scored.
+    """
+    ours, theirs = np.stack(candidate), np.stack(base)
+    known = (np.isfinite(ours) & np.isfinite(theirs)).all(axis=0)
+    wins = known & (ours >= theirs).all(axis=0) & (ours > theirs).any(axis=0)
+    counts = known.sum(axis=1)
+    return np.divide(wins.sum(axis=1), counts, out=np.full(len(counts), np.nan), where=counts > 0)
+
+
 def prompt_means(scores: np.ndarray) -> np.ndarray:
     """The mean of every prompt's scores [P], NaN for a prompt without scores."""
     known = np.isfinite(scores)
@@ -58,24 +80,26 @@ def present(values: np.ndarray) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def estimate(name: str, values: np.ndarray, seed: int, prefix: str = "") -> dict[str, float]:
-    """The mean, under the key `name`, and its 95% interval."""
-    return {name: float(np.nanmean(values))} | bounds(values, seed, prefix)
+def estimate(name: str, values: np.ndarray, limits: Limits, prefix: str = "") -> dict[str, float]:
+    """The mean, under the key `name`, and its 95% interval; `limits` are the bounds of a single value."""
+    return {name: float(np.nanmean(values))} | bounds(values, limits, prefix)
 
 
-def bounds(values: np.ndarray, seed: int, prefix: str = "") -> dict[str, float]:
+def bounds(values: np.ndarray, limits: Limits, prefix: str = "") -> dict[str, float]:
     """`low` and `high`, the 95% interval of the mean."""
-    low, high = bootstrap_interval(torch.from_numpy(present(values)), seed)
+    low, high = mean_interval(torch.from_numpy(present(values)), limits)
     return {f"{prefix}low": low, f"{prefix}high": high}
 
 
-def difference(candidate: np.ndarray, base: np.ndarray, seed: int) -> dict[str, float]:
+def difference(candidate: np.ndarray, base: np.ndarray, seed: int) -> dict[str, float | None]:
     """The difference of the means, paired by prompt: `value`, `low`, `high`, and `p`.
 
-    Raises `ValueError` when no prompt has both.
+    `seed` determines the sign flips. Bounds are None if all differences are equal. Raises `ValueError` when
+    no prompt has both.
     """
     both = np.isfinite(candidate) & np.isfinite(base)
-    return asdict(paired_bootstrap(torch.from_numpy(candidate[both]), torch.from_numpy(base[both]), seed))
+    found = paired_difference(torch.from_numpy(candidate[both]), torch.from_numpy(base[both]), seed)
+    return {name: value if math.isfinite(value) else None for name, value in asdict(found).items()}
 
 
 def prompt_error(values: np.ndarray) -> float | None:

@@ -11,7 +11,7 @@ from capo.studies.estimates import SIGNIFICANT
 
 ABOUT_CONTRASTS = (
     "Differences in percentage points on the same prompts and the same noise, averaged over seeds. In "
-    "parentheses: the 95% bootstrap interval over prompts; the p-value of a sign-flip test over prompts, "
+    "parentheses: the 95% interval over prompts; the p-value of a sign-flip test over prompts, "
     "corrected for the number of rows compared by that measure (Holm); and the number of seeds with the same "
     "sign. Bold: p < 0.05. Intervals are not corrected, so an interval may exclude 0 although p is not "
     "significant. Intervals and p-values generalize to other prompts; only the signs of the seeds hint at "

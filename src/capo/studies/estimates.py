@@ -5,38 +5,31 @@ seeds first, then prompts are the unit: intervals and p-values generalize to oth
 over seeds shows how another training seed might differ.
 """
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
+from capo.method import sign_flip_p
 from capo.reporting.wording import p_value, points
-from capo.scoring.prompt_win_rates import estimate, prompt_error
+from capo.scoring.prompt_win_rates import CHANGE, Limits, estimate, prompt_error
 from capo.studies.measure_names import JUDGED, MEAN
 
 SIGNIFICANT = 0.05
-
-FLIPS = 9999
-"""Number of random sign flips, if there are more possible ones."""
-
-FLIPS_AT_ONCE = 1000
-
-TIE = 100 * np.finfo(np.float64).eps
-"""Means that differ relatively by less are equal up to rounding."""
 
 PHRASES = {MEAN: "the mean of the training rewards", JUDGED: "images judged correct"}
 """Measures that sentences call by another name."""
 
 
-def row_estimate(seeds: Sequence[Mapping[str, float]], seed: int) -> dict[str, Any]:
+def row_estimate(seeds: Sequence[Mapping[str, float]], limits: Limits) -> dict[str, Any]:
     """Return `value` with interval and standard error over prompts, the means of `seeds`, and their spread.
 
-    `seeds` has the values by prompt id for every run of a row; `seed` determines the resamples.
+    `seeds` has the values by prompt id for every run of a row; `limits` are the bounds of a value.
     """
     means = [float(np.mean(list(values.values()))) for values in seeds]
     values = np.array(list(pooled(seeds).values()))
-    return estimate("value", values, seed) | {
+    return estimate("value", values, limits) | {
         "standard_error": prompt_error(values),
         "seeds": means,
         "spread": float(np.std(means, ddof=1)) if len(means) > 1 else None,
@@ -60,39 +53,8 @@ def paired(
         return None
     values = np.array(list(pooled(differences).values()))
     means = [float(np.mean(list(by_prompt.values()))) for by_prompt in differences]
-    return estimate("value", values, seed) | {"p": sign_flip_p(values, seed), "seeds": means}
-
-
-def sign_flip_p(differences: np.ndarray, seed: int) -> float:
-    """Two-sided p-value of the mean of differences [P] under random sign flips.
-
-    Exact if there are at most `FLIPS` ways to flip the signs. Otherwise the observed signs count as one of
-    the flips, so that p is never 0 (Phipson and Smyth, 2010).
-    """
-    if not differences.any():
-        return 1.0
-    exact = 2 ** len(differences) <= FLIPS
-    mean, rounding = differences.mean(), TIE * abs(differences.mean())
-    above = below = flips = 0 if exact else 1
-    for signs in _all_signs(len(differences)) if exact else _random_signs(len(differences), seed):
-        means = np.multiply(signs.T, differences[:, None], order="C").mean(axis=0)
-        above += int(np.count_nonzero(means >= mean - rounding))
-        below += int(np.count_nonzero(means <= mean + rounding))
-        flips += len(signs)
-    return min(1.0, 2 * min(above, below) / flips)
-
-
-def _all_signs(prompts: int) -> Iterator[np.ndarray]:
-    """All sign patterns [2^P, P]."""
-    yield np.array(list(itertools.product((1.0, -1.0), repeat=prompts)))
-
-
-def _random_signs(prompts: int, seed: int) -> Iterator[np.ndarray]:
-    """`FLIPS` sign patterns [flips, P], drawn as in scipy's `permutation_test`, which would take minutes."""
-    rng = np.random.default_rng(seed)
-    for done in range(0, FLIPS, FLIPS_AT_ONCE):
-        shape = (min(FLIPS_AT_ONCE, FLIPS - done), prompts)
-        yield np.where(rng.integers(0, 2**32, shape, dtype=np.uint32) & 1, 1.0, -1.0)
+    p = sign_flip_p(torch.from_numpy(values), seed)
+    return estimate("value", values, CHANGE) | {"p": p, "seeds": means}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,6 +1,6 @@
 """Names of measures in results and records, and their titles for readers.
 
-The names identify measures in saved records and seed the bootstrap, so they must not change.
+The names identify measures in saved records and seed the sign flips, so they must not change.
 """
 
 from collections.abc import Mapping

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 
 from capo.engine.seeds import stable_seed
+from capo.scoring.prompt_win_rates import CHANGE, RATE
 from capo.studies.equal_drift import equal_drift
 from capo.studies.estimates import holm, paired, row_estimate, sentence
 from capo.studies.gains import mean_gains
 from capo.studies.hypervolume import front_results
+from capo.studies.measure_names import JUDGED
 from capo.studies.run_measures import RunMeasures, Values
 from capo.studies.study import Row, Study
 
@@ -105,7 +107,7 @@ def _null(runs: Sequence[RunMeasures]) -> dict[str, Any] | None:
 
 def _estimates(seeds: Sequence[Values]) -> dict[str, Any]:
     return {
-        name: row_estimate([values[name] for values in seeds], stable_seed("study", name))
+        name: row_estimate([values[name] for values in seeds], CHANGE if name == JUDGED else RATE)
         for name in seeds[0]
         if all(values.get(name) for values in seeds)
     }
