@@ -1,9 +1,11 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -125,10 +127,30 @@ def test_stale_runs_are_rejected_unless_forced():
     capo("run", "tiny.yaml")
     refused = capo("run", "tiny.yaml", "--set", "train.beta=500", code=1)
     assert "train.beta: 300.0 → 500.0" in refused.stderr
-    assert "--force to remake train, evaluate, report" in refused.stderr
+    assert re.search(r"--force .*force=True.* train \(1 steps, 0 s\), evaluate \(0 s\)", refused.stderr)
     fake_stages.calls.clear()
-    capo("run", "tiny.yaml", "--set", "train.beta=500", "--force")
+    forced = capo("run", "tiny.yaml", "--set", "train.beta=500", "--force").stderr
     assert fake_stages.calls == ["train", "evaluate", "report"]
+    assert re.search(r"Replacing train \(1 steps, 0 s\), .* runs/tiny/replaced .*`capo clean`", forced)
+
+
+def test_clean_shows_what_was_replaced_and_removes_it_when_told():
+    assert "Nothing was replaced" in capo("clean").stdout
+    capo("run", "tiny.yaml")
+    capo("run", "tiny.yaml", "--set", "train.beta=500", "--force")
+    (listed,) = json.loads(capo("clean", "--json").stdout)["replaced"]
+    assert set(listed["artifacts"]) == {"train", "evaluate", "report"}
+    assert listed["artifacts"]["train"]["changes"] == {"train.beta": [300.0, 500.0]}
+    folder = Path(listed["folder"])
+    assert listed["bytes"] > (folder / "train/weights.json").stat().st_size
+    refused = capo("clean", code=1)  # nobody answers the question
+    assert "train (1 steps, 0 s)" in refused.stdout
+    (folder / "mine.txt").write_text("mine")
+    assert "mine.txt" in capo("clean", "--run", "runs/tiny", "--yes", code=1).stderr
+    (folder / "mine.txt").unlink()
+    capo("clean", "--run", "runs/tiny", "--yes")
+    assert not Path("runs/tiny/replaced").exists()
+    assert "nothing to do" in capo("run", "--run", "runs/tiny").stdout
 
 
 def test_stages_one_by_one_as_commands():

@@ -9,6 +9,7 @@ from capo import pipeline
 from capo.recipe import dump_recipe, parse_recipe
 from capo.store import Run, WorkspaceError
 from capo.store.claim import check_claimable, claim
+from capo.store.replaced import replaced_folders
 from capo.studies import load_study
 from capo.studies.run_study import run_study
 
@@ -179,7 +180,10 @@ def test_desktop_metadata_files_are_ignored(samples):
     (samples.folder / ".DS_Store").write_bytes(b"?")
     samples.path("best")
     samples.begin({"seed": 1}, force=True)
-    assert [entry.name for entry in samples.folder.iterdir()] == [".DS_Store"]
+    assert not samples.folder.exists()
+    (replaced,) = replaced_folders(samples.run.path)
+    assert (replaced.folder / "samples/.DS_Store").read_bytes() == b"?"
+    replaced.remove()
 
 
 def test_an_artifact_begun_by_version_0_1_is_resumed_but_not_removed(samples):

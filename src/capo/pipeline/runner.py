@@ -17,11 +17,13 @@ from typing import Any
 from capo.engine.launch import COMMAND, LaunchError, check_launch, processes
 from capo.engine.progress import say
 from capo.pipeline import graph, preflight
+from capo.pipeline.costs import replacing
 from capo.pipeline.reuse import reuse
-from capo.pipeline.states import check_upstream, fingerprint, reject_stale, statuses
+from capo.pipeline.states import check_upstream, fingerprint, reject_stale, stale_names, statuses
 from capo.recipe import EngineSection, Recipe
 from capo.store import Artifact, Run, WorkspaceError
 from capo.store.manifest import differences
+from capo.store.replaced import replaced_folders
 from capo.store.step import Job, Step
 
 
@@ -99,8 +101,9 @@ def _run(
         check_upstream(stage, steps, states)
     unfinished = [step for step in steps if step.artifact in states and states[step.artifact].state != "done"]
     steps = [step for step in steps if step.artifact in states and stage in (None, step.stage)]
+    wanted = [states[step.artifact] for step in steps]
     if not force:
-        reject_stale([states[step.artifact] for step in steps])
+        reject_stale(wanted, run)
     waiting = [step for step in steps if states[step.artifact].state != "done"]
     if not waiting:
         return _result(run, [_skipped(run.artifact(step.artifact)) for step in steps])
@@ -115,13 +118,27 @@ def _run(
         names = {step.artifact for step in steps}
         steps = [step for step in graph.steps_of(recipe) if step.artifact in names]
     with Run.open(directory, recipe) as opened:
-        results = [
-            result
-            for _, together in groupby(steps, lambda step: step.make)
-            for result in _make(list(together), recipe, opened, force, donors)
-        ]
+        if replaced := stale_names(wanted):
+            say(replacing(opened, replaced))
+        sources = [*donors, *(replaced.folder for replaced in replaced_folders(directory))]
+        results: list[StageResult] = []
+        try:
+            for _, together in groupby(steps, lambda step: step.make):
+                results += _make(list(together), recipe, opened, force, sources)
+        except BaseException:
+            if _put_back(opened, steps) and all(result.skipped for result in results):
+                opened.restore_recipe()
+            raise
         barrier()
         return _result(opened, results)
+
+
+def _put_back(run: Run, steps: Sequence[Step]) -> bool:
+    """Put back what the artifacts replaced that failed before they had a file; return whether any did."""
+    back = [step.artifact for step in steps if run.artifact(step.artifact).put_back()]
+    if back:
+        say(f"Nothing was lost: the former {', '.join(back)} are back")
+    return bool(back)
 
 
 def _follow(recipe: Recipe, directory: Path, barrier: Callable[[], None]) -> RunResult:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from capo.pipeline import graph
+from capo.pipeline.costs import with_costs
 from capo.recipe import Recipe
 from capo.store import Run, StaleArtifact, WorkspaceError
 from capo.store.manifest import differences, explain_change
@@ -48,11 +49,16 @@ def fingerprint(step: Step, run: Run) -> dict[str, Any]:
     return step.inputs | _digests(run, step.upstream)
 
 
-def reject_stale(wanted: Sequence[ArtifactStatus]) -> None:
+def stale_names(wanted: Sequence[ArtifactStatus]) -> list[str]:
+    """Return the names of the artifacts that are stale."""
+    return [status.name for status in wanted if status.state == "stale"]
+
+
+def reject_stale(wanted: Sequence[ArtifactStatus], run: Run) -> None:
     """Raise `StaleArtifact` if any artifact is stale."""
-    stale = [status for status in wanted if status.state == "stale"]
-    if stale:
-        raise StaleArtifact({status.name: status.changes for status in stale})
+    if stale := stale_names(wanted):
+        changes = {status.name: status.changes for status in wanted if status.name in stale}
+        raise StaleArtifact(changes, with_costs(run, stale))
 
 
 def check_upstream(stage: str, steps: Sequence[Step], states: Mapping[str, ArtifactStatus]) -> None:
@@ -79,7 +85,10 @@ def _step_status(step: Step, run: Run, states: Mapping[str, ArtifactStatus]) -> 
         return state("missing", f"needs {', '.join(waiting)}" if waiting else "not started")
     known = [name for name in step.upstream if states[name].state == "done"]
     compared = {name: v for name, v in begun.items() if name.removeprefix("@") in known or name[0] != "@"}
-    if changes := differences(compared, step.inputs | _digests(run, known)):
+    changes = differences(compared, step.inputs | _digests(run, known))
+    if changes and artifact.manifest() is None and not artifact.files():
+        return state("missing", "not started")
+    if changes:
         why = "; ".join(explain_change(name, *values) for name, values in changes.items())
         return state("stale", why, changes)
     if outdated := [name for name in step.upstream if states[name].state == "stale"]:

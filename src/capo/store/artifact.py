@@ -34,7 +34,8 @@ class StaleArtifact(WorkspaceError):
     An artifact without changed fields of its own is stale because an artifact it was made from is.
     """
 
-    def __init__(self, changes: Mapping[str, Changes]) -> None:
+    def __init__(self, changes: Mapping[str, Changes], listed: str = "") -> None:
+        """`listed` names the artifacts in the advice, with what they cost."""
         self.changes = dict(changes)
         lines: list[str] = []
         for name, fields in self.changes.items():
@@ -43,38 +44,62 @@ class StaleArtifact(WorkspaceError):
                 lines += [f"  {explain_change(field, *values)}" for field, values in fields.items()]
             else:
                 lines.append(f"{name} is stale: an artifact it was made from is stale")
-        names = ", ".join(self.changes)
-        lines.append(f"Use --force to remake {names}, or choose another --run directory to keep both.")
+        lines.append(
+            f"Use --force (in Python, force=True) to remake {listed or ', '.join(self.changes)}, which keeps "
+            "the old ones in the folder `replaced`; or choose another run directory."
+        )
         super().__init__("\n".join(lines))
 
 
 class Artifact(ArtifactFiles):
     """One result of a run: absent, begun and resumable, or complete and verified."""
 
+    replaced: "Artifact | None" = None
+    """What the last `begin` replaced, in its new place."""
+
     def begin(self, inputs: Mapping[str, Any], *, force: bool = False) -> None:
         """Start making the artifact from `inputs` (JSON values), or resume it and keep its files.
 
-        Raises `StaleArtifact` if it was begun from other inputs; with `force` its files are removed instead.
-        Raises `WorkspaceError` before any change if its folder contains files that capo did not write.
+        Raises `StaleArtifact` if it was begun from other inputs and has files; with `force` they are moved
+        to `replaced` instead. Raises `WorkspaceError` before any change if its folder contains files that
+        capo did not write.
         """
         self.run.check_writable()
         inputs = json.loads(canonical(inputs))
         begun = self.begun()
         changes = {} if begun is None else differences(begun, inputs)
-        if changes and not force:
+        if changes and self.files() and not force:
             raise StaleArtifact({self.name: changes})
         resume = begun is not None and not changes
         self.check_no_foreign_files(resume=resume)
         self._verified.clear()
-        self._reopen()
+        self.replaced = None
         if resume:
+            self._reopen()
             self._report_versions()
             return
-        if self._begun_path.exists():
-            atomic.remove(self._begun_path)
-        self._clear()
+        if changes and self.files():
+            self.replaced = self.run.replaced_folder.prepare(self.name, changes).artifact(self.name)
+            self._move_to(self.replaced)
+        else:
+            self._clear()
+        self._forget()
+        self._written.start()
         record = {"artifact": self.name, "schema": SCHEMA, "inputs": inputs, "versions": versions()}
         self._write_record(self._begun_path, record)
+
+    def put_back(self) -> bool:
+        """Undo a `begin` that replaced another artifact, unless a file was written since; return whether."""
+        if self.replaced is None or self.files():
+            return False
+        self._clear()
+        self._forget()
+        self.replaced._move_to(self)
+        for path in self.replaced._records:
+            atomic.remove(path)
+        self.run.replaced_folder.forget(self.name)
+        self.replaced = None
+        return True
 
     def commit(self, summary: Mapping[str, Any] | None = None) -> None:
         """Declare the artifact complete: write its manifest, with the digest of every file."""
@@ -145,6 +170,25 @@ class Artifact(ArtifactFiles):
             self._written.replace(known or {})
             atomic.remove(self._manifest_path)
         self._known = known
+
+    def _move_to(self, other: "Artifact") -> None:
+        """Move the files to the same artifact of another directory, which gets the records too."""
+        for mine, others in zip(self._records, other._records, strict=True):
+            if mine.exists():
+                atomic.link(mine, others)
+        source = self.folder / self._single if self._single else self.folder
+        atomic.move(source, other.folder / self._single if self._single else other.folder)
+
+    def _forget(self) -> None:
+        """Remove all records: first the manifest, so that no kill leaves one without its files."""
+        for path in self._records:
+            atomic.remove(path)
+        self._known = None
+        self._verified.clear()
+
+    @property
+    def _records(self) -> tuple[Path, Path, Path]:
+        return self._manifest_path, self._begun_path, self._written.path
 
     def _clear(self) -> None:
         """Remove the files on record, the folders they leave empty, and the record."""

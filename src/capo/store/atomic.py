@@ -135,6 +135,17 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def move(source: Path, path: Path) -> None:
+    """Move a file or a folder to `path`, which must not exist, on the same file system."""
+    with explain_os_errors(source):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        failpoint()
+        source.rename(path)
+        failpoint()
+        flush(path.parent)
+        flush(source.parent)
+
+
 def remove_files(paths: Sequence[Path]) -> None:
     """Remove files one by one, for callers that can tolerate a crash halfway."""
     for index, path in enumerate(paths):

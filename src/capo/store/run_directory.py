@@ -25,6 +25,7 @@ from capo.store.claim import LOCK, check_claimable, claim
 from capo.store.errors import WorkspaceError, explain_os_errors
 from capo.store.lock import Lock, hold_lock
 from capo.store.manifest import MANIFESTS
+from capo.store.replaced import ReplacedFolder
 from capo.store.written_files import remove_superseded
 
 TIMINGS = "timings.jsonl"
@@ -38,6 +39,9 @@ class Run:
         self.path = Path(path)
         self._artifacts: dict[str, Artifact] = {}
         self._lock: Lock | None = None
+        self._former_recipe: bytes | None = None
+        self.replaced_folder = ReplacedFolder(self, None)
+        """Where artifacts go that are replaced."""
 
     @classmethod
     @contextmanager
@@ -57,6 +61,9 @@ class Run:
             atomic.remove_leftovers(run.path)
             remove_superseded(run.path / MANIFESTS)
             run._lock = lock
+            recipe_file = run.path / RECIPE
+            run._former_recipe = recipe_file.read_bytes() if recipe_file.is_file() else None
+            run.replaced_folder = ReplacedFolder(run, run._former_recipe)
             if recipe is not None:
                 run._save_recipe(recipe)
             try:
@@ -116,6 +123,11 @@ class Run:
         if self._lock is None:
             raise WorkspaceError(f"{self.path} is open for reading only; use Run.open to write to it")
         self._lock.check()
+
+    def restore_recipe(self) -> None:
+        """Write the recipe that the directory had when it was opened, if any."""
+        if self._former_recipe is not None:
+            self.write_bytes(RECIPE, self._former_recipe)
 
     def _save_recipe(self, recipe: Recipe) -> None:
         """Write `recipe.yaml`, but keep a file with the same content: it may have the user's comments."""

@@ -22,12 +22,12 @@ class WrittenFiles:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def read(self) -> Versions | None:
         """Return the files on record, or None without a record."""
         try:
-            text = self._path.read_bytes().decode(errors="replace")
+            text = self.path.read_bytes().decode(errors="replace")
         except FileNotFoundError:
             return None
         versions: Versions = {}
@@ -43,28 +43,28 @@ class WrittenFiles:
 
     def start(self) -> None:
         """Begin an empty record."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_bytes(b"")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_bytes(b"")
 
     def add(self, files: Mapping[str, Description]) -> None:
         """Append files that are about to appear."""
-        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             # The newline in front ends a line that a crash cut off.
             os.write(handle, ("\n" + "\n".join(_line(*item) for item in files.items())).encode())
         finally:
             os.close(handle)
-        atomic.flush(self._path)
+        atomic.flush(self.path)
 
     def replace(self, versions: Versions) -> None:
         """Rewrite the record."""
         lines = [_line(path, described) for path, known in versions.items() for described in known]
-        with atomic.write_file(self._path) as temporary:
+        with atomic.write_file(self.path) as temporary:
             temporary.write_text("\n".join(lines), encoding="utf-8")
 
     def remove(self) -> None:
         """Remove the record, once a manifest has taken its place or its files are gone."""
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
 
 def remove_superseded(records: Path) -> None:

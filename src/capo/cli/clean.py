@@ -1,0 +1,93 @@
+"""`capo clean`: remove what `--force` replaced."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from capo.cli.app import Section, app, stop
+from capo.cli.options import Directory, Json
+
+if TYPE_CHECKING:
+    from capo.store.replaced import Replaced
+
+HELP = """Remove what --force replaced.
+
+Shows what every run keeps in its folder `replaced`, what it cost and how much space it takes, and asks
+before removing it. Current results are not touched. Without --run, covers all runs in runs/."""
+
+EPILOG = """\b
+Examples:
+  capo clean                           all runs in runs/
+  capo clean --run runs/first --yes    without asking
+  capo clean --json                    only list it"""
+
+RUNS = Path("runs")
+
+
+@app.command(help=HELP, epilog=EPILOG, rich_help_panel=Section.WHOLE)
+def clean(
+    directory: Directory = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it without asking.")] = False,
+    as_json: Json = False,
+) -> None:
+    from capo.cli.tables import print_json
+    from capo.store.replaced import replaced_folders
+
+    runs = [directory] if directory is not None else sorted(path.parent for path in RUNS.glob("*/replaced"))
+    found = [(run, replaced) for run in runs for replaced in replaced_folders(run)]
+    if as_json:
+        print_json({"replaced": [_values(run, replaced) for run, replaced in found], "removed": yes})
+    elif not found:
+        typer.echo("Nothing was replaced.")
+    else:
+        _print(found)
+    if not found or (as_json and not yes):
+        return
+    if not yes and not typer.confirm("Remove all of it?"):
+        stop("Nothing was removed.", 1)
+    for run, replaced in found:
+        _remove(run, replaced)
+
+
+def _remove(run: Path, replaced: "Replaced") -> None:
+    from capo.store import Run
+
+    with Run.open(run):
+        replaced.remove()
+        if not any(replaced.folder.parent.iterdir()):
+            replaced.folder.parent.rmdir()
+
+
+def _print(found: "list[tuple[Path, Replaced]]") -> None:
+    from capo.cli.tables import add_row, show, table
+    from capo.images.disk_space import format_bytes
+    from capo.pipeline.costs import with_costs
+    from capo.store import Run
+
+    grid = table(["run", "replaced", "artifacts", "size"], right=["size"])
+    for run, replaced in found:
+        artifacts = with_costs(Run(replaced.folder), replaced.changes)
+        add_row(grid, [run, replaced.time, artifacts, format_bytes(replaced.bytes)])
+    show(grid)
+    typer.echo(f"Total: {format_bytes(sum(replaced.bytes for _, replaced in found))}")
+
+
+def _values(run: Path, replaced: "Replaced") -> dict[str, Any]:
+    from capo.store import Run
+
+    timings = Run(replaced.folder).timings()
+    artifacts = {
+        name: {
+            "changes": {field: list(values) for field, values in changes.items()},
+            "seconds": timings.get(name, {}).get("seconds"),
+        }
+        for name, changes in replaced.changes.items()
+    }
+    return {
+        "run": str(run),
+        "folder": str(replaced.folder),
+        "time": replaced.time,
+        "bytes": replaced.bytes,
+        "artifacts": artifacts,
+    }
