@@ -38,7 +38,12 @@ def contents(run):
             rb'"(bytes|blake2b)": [^,\n]+', b"", files["manifests/report.json"]
         )
     # A kill just after a manifest appeared leaves the record of the files that it lists.
-    return {n: data for n, data in files.items() if n != ".lock" and not n.endswith(".written.jsonl")}
+    left_out = (".lock", "replaced/")
+    return {
+        n: data
+        for n, data in files.items()
+        if not n.startswith(left_out) and not n.endswith(".written.jsonl")
+    }
 
 
 def fork(work, **environment):
@@ -98,7 +103,10 @@ def make_something_else(path):
 
 @pytest.mark.parametrize("before", [lambda path: None, make_something_else], ids=["new", "stale"])
 def test_every_kill_while_writing_leaves_old_or_new_files(tmp_path, monkeypatch, before):
-    """As below, with artifacts of a few bytes that are also removed, replaced and remade."""
+    """As below, with artifacts of a few bytes that are also removed, replaced and remade.
+
+    The old files are kept, whenever the kill comes.
+    """
 
     def attempt(path, **environment):
         return ended(fork(lambda: make_everything(path), **environment))
@@ -107,11 +115,14 @@ def test_every_kill_while_writing_leaves_old_or_new_files(tmp_path, monkeypatch,
     before(tmp_path / "whole")
     assert attempt(tmp_path / "whole", CAPO_FAILPOINT_COUNT=str(tmp_path / "count")) == 0
     expected = contents(tmp_path / "whole")
+    old = [] if before is not make_something_else else [b"old"] * 2
     for k in range(1, int((tmp_path / "count").read_text()) + 1):
         before(tmp_path / str(k))
         assert attempt(tmp_path / str(k), CAPO_FAILPOINT=str(k)) == -signal.SIGKILL, k
         assert attempt(tmp_path / str(k)) == 0, k
         assert contents(tmp_path / str(k)) == expected, k
+        kept = [path.read_bytes() for path in (tmp_path / str(k)).glob("replaced/*/*/folder/old")]
+        assert kept == old, k
 
 
 # A whole recipe.

@@ -44,7 +44,7 @@ Directory = Annotated[
 ]
 Force = Annotated[
     bool,
-    typer.Option("--force", help="Remake artifacts whose inputs changed; keep everything up to date."),
+    typer.Option("--force", help="Remake artifacts whose inputs changed. The old ones move to `replaced`."),
 ]
 Gpu = Annotated[
     str,

@@ -35,8 +35,8 @@ class Replaced:
     folder: Path
     time: str
     """UTC, as `2026-12-01T09-30-00Z`."""
-    changes: dict[str, "Changes"]
-    """Artifact → the inputs that differed."""
+    changes: Mapping[str, "Changes"]
+    """Artifact → the inputs that differed. Leaves out what a kill kept from being moved."""
 
     @property
     def files(self) -> list[Path]:
@@ -73,11 +73,14 @@ def replaced_folders(run: Path) -> list[Replaced]:
 
 
 def _read(path: Path) -> Replaced:
+    from capo.store.run_directory import Run
+
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        changes = {
+        changes: dict[str, Changes] = {
             name: {field: (old, new) for field, (old, new) in fields.items()}
             for name, fields in record["artifacts"].items()
+            if Run(path.parent).artifact(name).files()
         }
         return Replaced(path.parent, record["time"], changes)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
