@@ -1,6 +1,8 @@
 """Selecting the device that models run on."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from capo.recipe import EngineSection
@@ -39,6 +41,23 @@ def device_name(device: "torch.device") -> str:
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch in one thread, for many short operations.
+
+    The threads of OpenMP spin while they wait for each other. On a busy machine that costs more than a second
+    thread gains.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _make_deterministic(device: "torch.device") -> "torch.device":

@@ -3,7 +3,7 @@
 Notation: P prompts, S samples in total, L rewards. Samples that lack a score are NaN.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,35 +52,43 @@ def read_columns(recipe: Recipe, run: Run) -> Columns:
     samples = None if recipe.samples_vary else recipe.generate.samples_per_prompt
     if recipe.pairs.selection == "labels":
         # A label is how often people prefer the sample; the power ratio of two labels is that share again.
-        labels = {LABELS: _read_labels(run.artifact("samples"))}
-        return _columns(labels, [PowerRatio()], prompt_ids, samples)
+        labels = _read_labels(run.artifact("samples"))
+        return _columns([(LABELS, labels)], [PowerRatio()], prompt_ids, samples)
     rewards = recipe.training_rewards
-    tables = {reward.name: read_scores(run.artifact(f"scores/{reward.name}")) for reward in rewards}
     pool = None if recipe.start is None else _read_pool(run.artifact("pool"), rewards, prompt_ids)
-    columns = _columns(tables, [build_comparison(reward) for reward in rewards], prompt_ids, samples, pool)
-    for name, table in tables.items():
-        check_missing(name, [table], len(columns.scores), recipe.pairs.max_skipped)
-    return columns
+    limit = recipe.pairs.max_skipped
+    tables = ((reward.name, _read_table(reward.name, run, limit)) for reward in rewards)
+    return _columns(tables, [build_comparison(reward) for reward in rewards], prompt_ids, samples, pool)
+
+
+def _read_table(reward: str, run: Run, limit: float) -> "pa.Table":
+    table = read_scores(run.artifact(f"scores/{reward}"))
+    check_missing(reward, [table], len(table), limit)
+    return table
 
 
 def _columns(
-    tables: "Mapping[str, pa.Table]",
+    tables: "Iterable[tuple[str, pa.Table]]",
     comparisons: Sequence[Comparison],
     prompt_ids: list[str],
     samples: int | None,
     pool: np.ndarray | None = None,
 ) -> Columns:
     """Arrange tables of scores as columns; `samples` is the number per prompt, None if it varies."""
-    if samples is None:
-        counts = count_samples(next(iter(tables.values())), prompt_ids)
-    else:
-        counts = np.full(len(prompt_ids), samples)
-    scores = np.stack([score_vector(table, prompt_ids, counts) for table in tables.values()], axis=-1)
-    ids, numbers = np.repeat(prompt_ids, counts), _sample_numbers(counts)
-    for name, comparison, column in zip(tables, comparisons, scores.T, strict=True):
-        reject_negative(name, comparison, column, ids, numbers)
+    counts = None if samples is None else np.full(len(prompt_ids), samples)
+    vectors: dict[str, np.ndarray] = {}
+    for name, table in tables:  # only one is in memory at a time
+        if counts is None:
+            counts = count_samples(table, prompt_ids)
+        vectors[name] = score_vector(table, prompt_ids, counts)
+    assert counts is not None
+    scores = np.stack(list(vectors.values()), axis=-1)
+    for name, comparison, column in zip(vectors, comparisons, scores.T, strict=True):
+        if (column < 0).any():
+            ids, numbers = np.repeat(prompt_ids, counts), _sample_numbers(counts)
+            reject_negative(name, comparison, column, ids, numbers)
     return Columns(
-        names=list(tables),
+        names=list(vectors),
         comparisons=list(comparisons),
         prompt_ids=prompt_ids,
         counts=counts,

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
+CHOSEN_AT_ONCE = 1 << 16
+"""Chosen samples that are paired at once, which bounds the memory."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairTable:
@@ -134,12 +137,16 @@ def delta_rewards(prompt: Array, combined: Array, chosen: Array, rejected: Array
         float [n], ordered by chosen, then by rejected sample.
     """
     better, worse = np.flatnonzero(chosen), np.flatnonzero(rejected)
-    first = np.searchsorted(prompt[worse], prompt[better], side="left")
-    counts = np.searchsorted(prompt[worse], prompt[better], side="right") - first
-    # For every chosen sample, the positions first, first + 1, ..., first + count - 1 in `worse`.
-    offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    partners = worse[np.repeat(first, counts) + offsets]
-    return np.asarray(combined[np.repeat(better, counts)] - combined[partners])
+    parts = [np.empty(0)]
+    for start in range(0, len(better), CHOSEN_AT_ONCE):
+        some = better[start : start + CHOSEN_AT_ONCE]
+        first = np.searchsorted(prompt[worse], prompt[some], side="left")
+        counts = np.searchsorted(prompt[worse], prompt[some], side="right") - first
+        # For every chosen sample, the positions first, first + 1, ..., first + count - 1 in `worse`.
+        offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        partners = worse[np.repeat(first, counts) + offsets]
+        parts.append(combined[np.repeat(some, counts)] - combined[partners])
+    return np.concatenate(parts)
 
 
 def _mask(lists: "pa.ListArray", starts: Array) -> Array:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from capo.engine.device import one_thread
 from capo.method import Comparison, Selection, calibrate, select_best_worst, select_frontier, select_sum
 from capo.method.selection import combine
 from capo.pairing.columns import Columns
@@ -22,6 +23,10 @@ from capo.rewards import describe_comparison
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+PROMPTS_AT_ONCE = 1 << 14
+"""Prompts that are paired at once, which bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +72,30 @@ def selection_rule(pairs: PairsSection, rewards: Sequence[RewardSection]) -> Sel
 
 
 def pair_samples(columns: Columns, rule: SelectionRule) -> "tuple[pa.Table, list[Pairs]]":
-    """The rows of `pairs.parquet`, and the same as arrays, grouped by the number of samples per prompt."""
+    """The rows of `pairs.parquet`, and the same as arrays.
+
+    The arrays hold prompts with equally many samples, and no more than `PROMPTS_AT_ONCE`.
+    """
     import pyarrow as pa
 
     starts = np.cumsum(columns.counts) - columns.counts
-    groups = [np.flatnonzero(columns.counts == count) for count in np.unique(columns.counts)]
+    groups = [
+        group[start : start + PROMPTS_AT_ONCE]
+        for count in np.unique(columns.counts)
+        for group in [np.flatnonzero(columns.counts == count)]
+        for start in range(0, len(group), PROMPTS_AT_ONCE)
+    ]
     paired, tables = [], []
-    for group in groups:
-        rows = starts[group][:, None] + np.arange(columns.counts[group[0]])
-        pool = None if columns.pool is None else columns.pool[group]
-        paired.append(make_pairs(columns.scores[rows], columns.comparisons, rule, pool))
-        tables.append(pairs_table([columns.prompt_ids[prompt] for prompt in group], paired[-1]))
+    with one_thread():
+        for group in groups:
+            rows = starts[group][:, None] + np.arange(columns.counts[group[0]])
+            pool = None if columns.pool is None else columns.pool[group]
+            paired.append(make_pairs(columns.scores[rows], columns.comparisons, rule, pool))
+            tables.append(pairs_table([columns.prompt_ids[prompt] for prompt in group], paired[-1]))
     table = pa.concat_tables(tables)
-    if len(groups) > 1:
-        table = table.take(np.argsort(np.concatenate(groups)))
+    order = np.concatenate(groups)
+    if (np.diff(order) < 0).any():
+        table = table.take(np.argsort(order))
     return table.replace_schema_metadata(pairs_metadata(columns.names, columns.comparisons)), paired
 
 
@@ -109,7 +124,7 @@ def make_pairs(
         set_aside=~usable,
     )
     paired = (counts >= 2) & ((sizes > 0) | (pool is None))
-    for count, size in np.unique(np.stack([counts, sizes])[:, paired], axis=1).T:
+    for count, size in sorted(set(zip(counts[paired].tolist(), sizes[paired].tolist(), strict=True))):
         rows = np.flatnonzero(paired & (counts == count) & (sizes == size))[:, None]
         columns = _first(usable[rows[:, 0]], count)
         raw = torch.from_numpy(scores[rows, columns])

@@ -45,11 +45,11 @@ def score_table(rows: "pa.Table", scored: Sequence[Scored]) -> "pa.Table":
     )
 
 
-def read_scores(artifact: Artifact) -> "pa.Table":
-    """Read all scores of an artifact `scores/REWARD`."""
+def read_scores(artifact: Artifact, columns: list[str] | None = None) -> "pa.Table":
+    """Read all scores of an artifact `scores/REWARD`, or some of their columns."""
     import pyarrow as pa
 
-    return pa.concat_tables([artifact.read_table(path) for path in artifact.files()])
+    return pa.concat_tables([artifact.read_table(path, columns) for path in artifact.files()])
 
 
 def has_all_scores(artifact: Artifact, path: str) -> bool:
@@ -93,7 +93,10 @@ def score_vector(table: "pa.Table", prompt_ids: Sequence[str], counts: np.ndarra
     known &= (column >= 0) & (column < counts[row])
     place = (np.cumsum(counts) - counts)[row] + column
     expected = int(counts.sum())
-    if not known.all() or len(np.unique(place)) != len(place) or len(place) != expected:
+    # With as many rows as samples, all samples are present only if none repeats.
+    present = np.zeros(expected, dtype=bool)
+    present[place[known]] = True
+    if not known.all() or len(place) != expected or not present.all():
         raise WorkspaceError(
             f"the table of {len(table)} scores does not match the {expected} samples of {len(prompt_ids)} "
             "prompts; run the score stage again with --force"
