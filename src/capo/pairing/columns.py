@@ -11,7 +11,7 @@ import numpy as np
 
 from capo.images.shard_files import read_samples
 from capo.method import Comparison, PowerRatio
-from capo.prompts.table import read_prompts
+from capo.prompts.table import read_prompt_ids
 from capo.recipe import Recipe, RewardSection
 from capo.rewards import build_comparison, reject_negative
 from capo.scoring.score_table import check_missing, count_samples, read_scores, score_vector
@@ -48,7 +48,7 @@ def read_columns(recipe: Recipe, run: Run) -> Columns:
     Raises `RewardError` for a reward with too many missing scores, without a comparison, or with scores that
     its comparison cannot take.
     """
-    prompt_ids = [prompt.prompt_id for prompt in read_prompts(run)]
+    prompt_ids = read_prompt_ids(run)
     samples = None if recipe.samples_vary else recipe.generate.samples_per_prompt
     if recipe.pairs.selection == "labels":
         # A label is how often people prefer the sample; the power ratio of two labels is that share again.
@@ -62,7 +62,7 @@ def read_columns(recipe: Recipe, run: Run) -> Columns:
 
 
 def _read_table(reward: str, run: Run, limit: float) -> "pa.Table":
-    table = read_scores(run.artifact(f"scores/{reward}"))
+    table = read_scores(run.artifact(f"scores/{reward}"), ["prompt_id", "sample", "score", "error"])
     check_missing(reward, [table], len(table), limit)
     return table
 

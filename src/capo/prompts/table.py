@@ -25,6 +25,14 @@ def prompt_table(prompts: Sequence[Prompt]) -> "pa.Table":
     )
 
 
+def read_prompt_ids(run: Run) -> list[str]:
+    """Return the ids of the prompts of a run, in order."""
+    ids: list[str] = (
+        run.artifact("prompts").read_table("prompts.parquet", ["prompt_id"])["prompt_id"].to_pylist()
+    )
+    return ids
+
+
 def read_prompts(run: Run) -> list[Prompt]:
     """Return the prompts of a run, in order."""
     rows = run.artifact("prompts").read_table("prompts.parquet").to_pylist()

@@ -15,6 +15,7 @@ from capo.store.manifest import (
     Description,
     Manifest,
     describe,
+    describe_bytes,
     pretty,
     read_manifest,
     same_content,
@@ -155,8 +156,17 @@ class ArtifactFiles:
 
     def read_table(self, relative: str, columns: list[str] | None = None) -> "pa.Table":
         """Read a Parquet file, or some of its columns."""
-        with self._reading(relative) as path:
-            return _read_parquet(path, columns)
+        if relative in self._verified or not self.has(relative):
+            with self._reading(relative) as path:
+                return _read_parquet(path, columns)
+        import pyarrow as pa
+
+        # The bytes that are verified are those that are parsed, and are read once.
+        with self._explained(relative):
+            data = self._place(relative).read_bytes()
+        self._verify(relative, describe_bytes(data))
+        with self._explained(relative):
+            return _read_parquet(pa.BufferReader(data), columns)
 
     def read_row(self, relative: str, row: int) -> "dict[str, Tensor]":
         """Read and verify one row of every tensor of a file that `write_tensors` wrote.
@@ -266,12 +276,14 @@ class ArtifactFiles:
             "move it out of the run directory, and rerun the same command"
         )
 
-    def _verify(self, relative: str) -> None:
+    def _verify(self, relative: str, described: Description | None = None) -> None:
+        """Raise `WorkspaceError` unless a file is as recorded; `described` is what it contains, if known."""
         if relative in self._verified:
             return
         if self._known is None and self._read_known() is None:
             return
-        described = describe(self._place(relative))
+        if described is None:
+            described = describe(self._place(relative))
         # Another process may have written the file after this one read the record.
         if not _is_among(described, (self._known or {}).get(relative, [])):
             contents = (self._read_known() or {}).get(relative)
@@ -335,11 +347,15 @@ def _is_among(described: Description, contents: Iterable[Description]) -> bool:
     return any(same_content(described, known) for known in contents)
 
 
-def _read_parquet(path: Path, columns: list[str] | None) -> "pa.Table":
-    """Read a table and decode its names and metadata, so that damage shows here and not at a later use."""
+def _read_parquet(source: "Path | pa.BufferReader", columns: list[str] | None) -> "pa.Table":
+    """Read a table and decode its names and metadata, so that damage shows here and not at a later use.
+
+    One thread reads it: a run has thousands of tables, and on a busy machine threads wait for each other.
+    """
     import pyarrow.parquet as pq
 
-    table = pq.ParquetFile(path, page_checksum_verification=True).read(columns=columns)
+    file = pq.ParquetFile(source, page_checksum_verification=True)
+    table = file.read(columns=columns, use_threads=False)
     str(table.schema)
     table.validate(full=True)
     return table

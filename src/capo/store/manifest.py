@@ -60,6 +60,11 @@ def describe(path: Path) -> Description:
     return {"bytes": path.stat().st_size, "blake2b": digest}
 
 
+def describe_bytes(data: bytes) -> Description:
+    """Return what `describe` returns for a file with these contents."""
+    return {"bytes": len(data), "blake2b": hashlib.blake2b(data, digest_size=16).hexdigest()}
+
+
 def same_content(one: Description, other: Description) -> bool:
     """Report whether two descriptions are of the same bytes."""
     return bool(one["bytes"] == other["bytes"] and one["blake2b"] == other["blake2b"])
