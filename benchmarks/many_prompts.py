@@ -144,7 +144,7 @@ def first_batch(folder: Path) -> dict[str, float]:
     prompts, _ = read_pairs(run.artifact("pairs"), None)
     pairs_read, read_before = time.monotonic(), _bytes_read()
     samples = Samples(run.artifact("samples"))
-    samples.forecast(prompt.prompt_id for prompt in prompts)
+    samples.forecast(prompts.ids)
     located = time.monotonic()
     batch = Batches(prompts, samples, NoTimes(), recipe.train, 0).batch(1)  # type: ignore[arg-type]
     needed = 2 * batch.chosen.nbytes + sum(tensor.nbytes for tensor in batch.conditioning.values())

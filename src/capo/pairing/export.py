@@ -29,11 +29,11 @@ def export(recipe: Recipe, run: Run, to: Path, layout: str, per_prompt: int | No
     """
     margin = max(0.0, recipe.pairs.min_margin or 0.0)
     prompts, _ = read_pairs(run.artifact("pairs"), margin)
-    by_prompt = {pairs.prompt_id: pairs for pairs in prompts}
+    place = {prompt_id: place for place, prompt_id in enumerate(prompts.ids)}
     texts = {prompt.prompt_id: prompt.text for prompt in read_prompts(run)}
     samples = run.artifact("samples")
     shards = sum(
-        any(prompt_id in by_prompt for prompt_id in table["prompt_id"].unique().to_pylist())
+        any(prompt_id in place for prompt_id in table["prompt_id"].unique().to_pylist())
         for table in read_samples(samples, columns=["prompt_id"])
     )
     # The location of a directory means nothing on another machine.
@@ -43,10 +43,10 @@ def export(recipe: Recipe, run: Run, to: Path, layout: str, per_prompt: int | No
     with atomic.create_folder(to) as folder, progress("export", shards, "shards") as bar:
         writer = PAIR_WRITERS[layout](folder, shards, model)
         for table in read_samples(samples, columns=["prompt_id", "sample", "image"]):
-            ids = [i for i in table["prompt_id"].unique().to_pylist() if i in by_prompt]
+            ids = [i for i in table["prompt_id"].unique().to_pylist() if i in place]
             if not ids:
                 continue
-            drawn = (_drawn(by_prompt[i], texts[i], recipe.seed, per_prompt) for i in ids)
+            drawn = (_drawn(prompts[place[i]], texts[i], recipe.seed, per_prompt) for i in ids)
             pairs = [pair for of_prompt in drawn for pair in of_prompt]
             images = _images(table, {(p.prompt_id, n) for p in pairs for n in (p.chosen, p.rejected)})
             writer.write(pairs, images)

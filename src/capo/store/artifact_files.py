@@ -335,7 +335,7 @@ def _walk(folder: Path | str, prefix: str) -> "Iterator[tuple[str, os.DirEntry[s
     """Yield all finished files in a folder, at any depth, with their paths from `prefix` on."""
     with suppress(FileNotFoundError), os.scandir(folder) as entries:  # a folder may be removed meanwhile
         for entry in entries:
-            if entry.name in LITTER or atomic.is_temporary(Path(entry.name)):
+            if entry.name in LITTER or atomic.is_temporary(entry.name):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 yield from _walk(entry.path, f"{prefix}{entry.name}/")

@@ -171,9 +171,9 @@ def remove_leftovers(root: Path) -> None:
             folders[:] = [n for n in folders if not n.startswith((TEMPORARY, REPLACED))]
 
 
-def is_temporary(path: Path) -> bool:
-    """Report whether a relative `path` belongs to a write in progress, or to one that a crash interrupted."""
-    return any(part.startswith((TEMPORARY, REPLACED)) for part in path.parts)
+def is_temporary(name: str) -> bool:
+    """Report whether a file or folder of this name is being written, or was when a crash came."""
+    return name.startswith((TEMPORARY, REPLACED))
 
 
 def flush(path: Path) -> None:

@@ -18,7 +18,7 @@ from capo.engine.progress import say
 from capo.engine.ranks import Group
 from capo.images.disk_space import format_bytes
 from capo.method.objective_table import OBJECTIVES
-from capo.pairing.training_pairs import PromptPairs, read_pairs
+from capo.pairing.training_pairs import TrainingPairs, read_pairs
 from capo.recipe import ModelSection, Recipe, TrainSection
 from capo.scoring.previous_round import PreviousRound, find_previous_round
 from capo.store import Artifact, Run
@@ -89,11 +89,11 @@ def _previous_round(recipe: Recipe) -> PreviousRound | None:
 
 
 def _batches(
-    prompts: list[PromptPairs], run: Run, family: Family, section: TrainSection, seed: int
+    prompts: TrainingPairs, run: Run, family: Family, section: TrainSection, seed: int
 ) -> Callable[[int], Batch]:
     """Return the function from a step to its batch; report how much it reads from disk."""
     samples = Samples(run.artifact("samples"))
-    latents, conditioning = map(format_bytes, samples.forecast(prompt.prompt_id for prompt in prompts))
+    latents, conditioning = map(format_bytes, samples.forecast(prompts.ids))
     say(f"train: reads {latents} of latents and {conditioning} of conditioning from disk")
     share = Group().share(section.global_batch_size)
     batches = Batches(prompts, samples, family.process, section, seed, share)
