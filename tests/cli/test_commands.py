@@ -99,6 +99,15 @@ def test_status_shows_what_is_stale_and_why():
     assert train["changes"] == {"train.beta": [300.0, 500.0]}
 
 
+def test_status_verifies_contents_on_request():
+    capo("run", "tiny.yaml")
+    assert capo("status", "tiny.yaml", "--verify").stdout == capo("status", "tiny.yaml").stdout
+    pairs = Path("runs/tiny/pairs.parquet")
+    pairs.write_bytes(pairs.read_bytes()[::-1])
+    capo("status", "tiny.yaml")
+    assert "pairs.parquet" in capo("status", "tiny.yaml", "--verify", code=1).stderr
+
+
 def test_status_without_arguments_lists_the_runs():
     assert "No run" in capo("status").stdout
     capo("run", "tiny.yaml")

@@ -1,8 +1,11 @@
 """`capo status`: what is done and what is not."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from capo.cli.app import Section, app, load
 from capo.cli.options import Directory, Json, Overrides, RecipeName
@@ -18,7 +21,8 @@ EPILOG = """\b
 Examples:
   capo status                                       all runs in runs/
   capo status --run runs/first                      one run
-  capo status --run runs/first --set train.beta=50  what a change makes stale"""
+  capo status --run runs/first --set train.beta=50  what a change makes stale
+  capo status --run runs/first --verify             whether any file is damaged"""
 
 RUNS = Path("runs")
 
@@ -28,11 +32,19 @@ def status(
     recipe: RecipeName = None,
     overrides: Overrides = None,
     directory: Directory = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Read the weights, the data and all files of the run again and compare their contents.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     from capo import pipeline
     from capo.cli.run_tables import print_runs, print_status, status_values
     from capo.cli.tables import print_json
+    from capo.store.file_digests import files_read_again
 
     if recipe is None and directory is None:
         runs = list(_saved_runs(RUNS))
@@ -42,7 +54,10 @@ def status(
             print_runs(runs)
         return
     loaded, path = load(recipe, overrides, directory)
-    states = pipeline.status(loaded, path)
+    with files_read_again() if verify else nullcontext():
+        states = pipeline.status(loaded, path)
+    if verify:
+        pipeline.verify(states, path)
     if as_json:
         print_json(status_values(path, states))
     else:

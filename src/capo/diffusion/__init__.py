@@ -5,7 +5,6 @@ A checkpoint's family follows from its `model_index.json`. Heavy libraries are i
 """
 
 import hashlib
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from capo.engine.model_loading import quiet
 from capo.recipe import ModelSection
 from capo.recipe.hub_id import split_revision
 from capo.recipe.plugins import CHECKPOINTS, load_plugin, plugins
+from capo.store.file_digests import file_digests
 from capo.store.step import flatten
 
 if TYPE_CHECKING:
@@ -157,11 +157,9 @@ def checkpoint_identity(name: str, revision: str | None) -> str:
     """
     path = Path(resolve_checkpoint(name))
     if path.is_file():
-        status = path.stat()
-        return _file_digest(path, status.st_size, status.st_mtime_ns)
+        return f"blake2b:{file_digests([path], size=64)[0][:32]}"
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
-        return _digest(path, tuple((p, p.stat().st_size, p.stat().st_mtime_ns) for p in files))
+        return _folder_digest(path)
     return f"{name}@{revision or 'main'}"
 
 
@@ -169,17 +167,10 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-@cache
-def _file_digest(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as file:
-        return f"blake2b:{hashlib.file_digest(file, 'blake2b').hexdigest()[:32]}"
-
-
-@cache  # Several stages ask, and big checkpoints take seconds. Sizes and times reveal a changed file.
-def _digest(root: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
+def _folder_digest(root: Path) -> str:
+    files = sorted(p for p in root.rglob("*") if p.is_file() and not _hidden(p.relative_to(root)))
     digest = hashlib.blake2b(digest_size=16)
-    for path, size, _ in files:
-        digest.update(f"{path.relative_to(root).as_posix()}\0{size}\0".encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    for path, content in zip(files, file_digests(files, size=64), strict=True):
+        digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
+        digest.update(bytes.fromhex(content))
     return f"blake2b:{digest.hexdigest()}"

@@ -2,7 +2,7 @@
 
 from capo.pipeline.preflight import PreflightError, check_run
 from capo.pipeline.runner import RunResult, StageResult, run
-from capo.pipeline.states import ArtifactStatus, State, status
+from capo.pipeline.states import ArtifactStatus, State, status, verify
 
 __all__ = [
     "ArtifactStatus",
@@ -13,4 +13,5 @@ __all__ = [
     "check_run",
     "run",
     "status",
+    "verify",
 ]

@@ -32,6 +32,14 @@ def status(recipe: Recipe, directory: str | Path) -> list[ArtifactStatus]:
     return list(statuses(graph.steps_of(recipe), Run(directory)).values())
 
 
+def verify(states: Sequence[ArtifactStatus], directory: str | Path) -> None:
+    """Read every file of the artifacts that are done; raise `WorkspaceError` naming a damaged one."""
+    run = Run(directory)
+    for status in states:
+        if status.state == "done":
+            run.artifact(status.name).verify()
+
+
 def statuses(steps: Sequence[Step], run: Run) -> dict[str, ArtifactStatus]:
     """Return the state of the artifact of every step, by name.
 

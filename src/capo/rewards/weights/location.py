@@ -10,13 +10,13 @@ recorded when it first fetched the branch. `hf download owner/name` updates that
 
 import hashlib
 import re
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from capo.diffusion import checkpoint_identity
 from capo.recipe.hub_id import HUB_ID, split_revision
 from capo.rewards.protocol import RewardError
+from capo.store.file_digests import file_digests
 
 PACKAGE = "package:"
 WEB = "https://"
@@ -76,16 +76,10 @@ def weights_identity(reward: str, location: str) -> str:
     if location.startswith(PACKAGE):
         return f"{location}=={_package_version(reward, location)}"
     if (path := Path(location)).is_file():
-        return _file_digest(path.resolve(), path.stat().st_size, path.stat().st_mtime_ns)
+        return f"blake2b:{file_digests([path], size=64)[0]}"
     if location.startswith(WEB):
         return location
     return checkpoint_identity(*split_revision(with_commit(location)))
-
-
-@cache  # Several stages ask, and a large file takes seconds. Size and time reveal a changed file.
-def _file_digest(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        return f"blake2b:{hashlib.file_digest(file, 'blake2b').hexdigest()}"
 
 
 def file_identity(path: Path) -> str:

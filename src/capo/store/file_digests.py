@@ -1,0 +1,88 @@
+"""Digests of files, cached across commands, so that hundreds of gigabytes are read once.
+
+A file is read again if its path, inode, size or modification time is new. The cache may be deleted at any
+time.
+"""
+
+import hashlib
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+
+from capo.store.user_cache import cache_folder
+
+TABLE = "CREATE TABLE IF NOT EXISTS digests (file TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID"
+WRITER_SECONDS = 60.0
+"""Seconds to wait while another process writes."""
+SMALL = 16 << 20
+"""Files that together have fewer bytes are read every time, which is as fast as looking them up."""
+SETTLED_SECONDS = 2.0
+"""A file modified more recently may be modified again without a new modification time."""
+
+_known: dict[str, str] = {}
+"""What this process has read or looked up, in case the cache cannot be written."""
+_trusted: ContextVar[bool] = ContextVar("trusted", default=True)
+
+
+@contextmanager
+def files_read_again() -> Iterator[None]:
+    """Within it, read all files again whatever the cache says, and correct the cache."""
+    token = _trusted.set(False)
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+def file_digests(paths: Sequence[Path], size: int = 16) -> list[str]:
+    """Return the digest (blake2b of `size` bytes, hexadecimal) of each file's contents."""
+    statuses = [path.stat() for path in paths]
+    if sum(status.st_size for status in statuses) < SMALL:
+        return [_digest(path, size) for path in paths]
+    keys = [
+        f"{size}\0{path.resolve()}\0{status.st_ino}\0{status.st_size}\0{status.st_mtime_ns}"
+        for path, status in zip(paths, statuses, strict=True)
+    ]
+    known = _look_up(keys) if _trusted.get() else {}
+    unknown = {key: path for key, path in zip(keys, paths, strict=True) if key not in known}
+    latest = time.time() - SETTLED_SECONDS
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
+        digests = pool.map(lambda path: _digest(path, size), unknown.values())
+        fresh = dict(zip(unknown, digests, strict=True))
+    times = {key: status.st_mtime for key, status in zip(keys, statuses, strict=True)}
+    _store({key: digest for key, digest in fresh.items() if times[key] < latest})
+    known |= fresh
+    return [known[key] for key in keys]
+
+
+def _digest(path: Path, size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=size)).hexdigest()
+
+
+def _look_up(keys: Sequence[str]) -> dict[str, str]:
+    # A cache that cannot be read or written is not used.
+    with suppress(sqlite3.Error, OSError), closing(_open()) as database:
+        for key in keys:
+            if key not in _known:
+                _known.update(database.execute("SELECT file, digest FROM digests WHERE file = ?", (key,)))
+    return {key: _known[key] for key in keys if key in _known}
+
+
+def _store(fresh: dict[str, str]) -> None:
+    _known.update(fresh)
+    if fresh:
+        with suppress(sqlite3.Error, OSError), closing(_open()) as database, database:
+            database.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", fresh.items())
+
+
+def _open() -> sqlite3.Connection:
+    place = cache_folder() / "digests.sqlite"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    database = sqlite3.connect(place, timeout=WRITER_SECONDS)
+    database.execute(TABLE)
+    return database
