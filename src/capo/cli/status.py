@@ -22,7 +22,7 @@ Examples:
   capo status                                       all runs in runs/
   capo status --run runs/first                      one run
   capo status --run runs/first --set train.beta=50  what a change makes stale
-  capo status --run runs/first --verify             whether any file is damaged"""
+  capo status --run runs/first --verify             whether a file is damaged"""
 
 RUNS = Path("runs")
 
