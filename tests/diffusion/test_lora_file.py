@@ -64,7 +64,7 @@ DAMAGE = {
         r"does not have: .*to_zz",
     ),
     "other network": (renamed("unet.", "transformer."), r"does not have: transformer"),
-    "peft's own": (renamed("unet.", "base_model.model."), r"does not have: base_model\..*PEFT"),
+    "peft's own": (renamed("unet.", "base_model.model."), r"does not have: base_model\."),
     "dora_scale": (
         lambda t: t.update({FIRST.replace("lora_A.weight", "dora_scale"): torch.ones(8)}),
         "not supported: .*dora_scale",

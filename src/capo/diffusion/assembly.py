@@ -1,4 +1,4 @@
-"""Whole diffusers pipelines: put together from checked parts, extended by LoRA files, and saved."""
+"""Whole diffusers pipelines: put together from checked parts, and saved."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,6 @@ from diffusers import ConfigMixin
 from transformers import PreTrainedTokenizerBase
 
 from capo.diffusion.components import Source
-from capo.diffusion.lora_file import check_applied, read_lora
 
 ABSENT = [None, None]
 """The entry of `model_index.json` for a part that a checkpoint does without."""
@@ -48,26 +47,3 @@ def save_assembled(pipeline: Any, source: Source, folder: Path) -> None:
     if local:
         pipeline.register_to_config(_name_or_path="")
     pipeline.save_pretrained(folder)
-
-
-def add_lora(pipeline: Any, denoiser: str, path: Path) -> None:
-    """Load a LoRA file, or the one in a folder, into the networks of the pipeline.
-
-    `denoiser` is the name of that part. Raises `ValueError` unless every tensor of the file is in use
-    afterwards, and for a file that adapts text encoders only.
-    """
-    file = read_lora(path)
-    network = getattr(pipeline, denoiser)
-    try:
-        # A dict of tensors: diffusers pops entries from it.
-        converted = pipeline.lora_state_dict(dict(file.tensors), unet_config=network.config)
-        converted = converted[0] if isinstance(converted, tuple) else converted
-        if not any(name.startswith(f"{denoiser}.") for name in converted) and any(
-            name.startswith("text_encoder") for name in converted
-        ):
-            raise ValueError(f"it adapts only text encoders, not the {denoiser}")
-        pipeline.load_lora_weights(file.path.parent, weight_name=file.path.name, use_safetensors=True)
-    except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{file.path} cannot be loaded into a {type(pipeline).__name__}: {error}") from error
-    parts = {name: getattr(pipeline, name, None) for name in pipeline._lora_loadable_modules}
-    check_applied(file, converted, {name: part for name, part in parts.items() if part is not None})

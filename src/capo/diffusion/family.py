@@ -17,8 +17,9 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from capo.diffusion.arrangement import arrange
-from capo.diffusion.assembly import absent_parts, add_lora, assemble, save_assembled
+from capo.diffusion.assembly import absent_parts, assemble, save_assembled
 from capo.diffusion.components import PartLoader, Source
+from capo.diffusion.lora_loading import add_lora, fuse_loras
 from capo.diffusion.process import Process
 from capo.diffusion.vae import compression, decode, encode
 from capo.engine.model_loading import quiet
@@ -300,7 +301,12 @@ class Family(ABC):
         return denoiser
 
     def _part(self, kind: Any, name: str, source: Source) -> Any:
-        return self._load_part(kind, source, name, self.dtype).to(self.device)
+        network = self._load_part(kind, source, name, self.dtype)
+        if source is self._source and name in getattr(self.pipeline_class, "_lora_loadable_modules", ()):
+            # On the CPU, so that the merged weights do not depend on the device.
+            part = (name, network)
+            fuse_loras(self.pipeline_class, self.denoiser_name, part, self._section.loras)
+        return network.to(self.device)
 
     def _config(self, part: Any, folder: str) -> dict[str, Any]:
         source = self._source

@@ -19,7 +19,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from capo.diffusion.saved import LORA, PEFT_HINT
+from capo.diffusion.saved import LORA, PEFT_CONFIG, PEFT_PREFIX, PEFT_WEIGHTS
 
 _HALF = re.compile(
     r"(?P<module>.+?)[._]lora(_linear_layer)?[._](?P<side>A|B|down|up)(\.default)?(\.weight)?$"
@@ -65,13 +65,40 @@ class LoraFile:
     """peft's settings from the metadata, by network and field: `unet.lora_alpha`; empty if it has none."""
 
 
-def read_lora(path: Path) -> LoraFile:
-    """Read a LoRA file, or the one in a folder.
+def read_lora(path: Path, denoiser: str | None = None) -> LoraFile:
+    """Read a LoRA file, or the one in a folder; `denoiser` names the network of a folder that peft saved.
 
     Raises `ValueError` unless it is a safetensors file of finite tensors that form whole adapters, with
     metadata that only describes them.
     """
+    if denoiser is not None and (path / PEFT_CONFIG).is_file():
+        return _read_peft(path, denoiser)
     file = path / LORA if path.is_dir() else path
+    tensors, metadata = _read(file)
+    return LoraFile(file, tensors, _config(file, metadata))
+
+
+def _read_peft(folder: Path, denoiser: str) -> LoraFile:
+    """Read a folder that peft itself saved, as diffusers would have saved it."""
+    path = folder / PEFT_CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is not a JSON object")
+    adapted = str((config.get("auto_mapping") or {}).get("base_model_class", ""))
+    if "Text" in adapted or "Encoder" in adapted:
+        raise ValueError(f"{folder} adapts only text encoders ({adapted}), not the {denoiser}")
+    file = folder / PEFT_WEIGHTS
+    tensors, _ = _read(file)
+    named = {f"{denoiser}.{name.removeprefix(PEFT_PREFIX)}": tensor for name, tensor in tensors.items()}
+    settings = {f"{denoiser}.{name}": value for name, value in config.items()}
+    _check_settings(path, settings)
+    return LoraFile(file, named, settings)
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     try:
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}
@@ -81,7 +108,7 @@ def read_lora(path: Path) -> LoraFile:
     _check_keys(file, tensors)
     if wrong := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise ValueError(f"{file} has weights that are not finite: {_some(wrong)}")
-    return LoraFile(file, tensors, _config(file, metadata))
+    return tensors, metadata
 
 
 def check_applied(file: LoraFile, converted: Mapping[str, Tensor], networks: Mapping[str, Any]) -> None:
@@ -98,8 +125,7 @@ def check_applied(file: LoraFile, converted: Mapping[str, Tensor], networks: Map
         if isinstance(layer, LoraLayer)
     }
     if unknown := sorted(wanted - applied):
-        hint = f"; {PEFT_HINT}" if unknown[0].startswith("base_model.") else ""
-        raise ValueError(f"{file.path} adapts modules that this model does not have: {_some(unknown)}{hint}")
+        raise ValueError(f"{file.path} adapts modules that this model does not have: {_some(unknown)}")
     if extra := sorted(applied - wanted):
         raise ValueError(f"{file.path} has no weights for adapted modules: {_some(extra)}")
     for name, network in networks.items():
@@ -137,11 +163,15 @@ def _config(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         raise ValueError(f"{file} has metadata that is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{file} has metadata that is not a JSON object")
+    _check_settings(file, config)
+    return config
+
+
+def _check_settings(file: Path, config: Mapping[str, Any]) -> None:
     # peft imports modules and alters base weights by some of its settings, so only known ones pass.
     wrong = [key for key, value in config.items() if not _allowed(key.partition(".")[2], value)]
     if wrong:
         raise ValueError(f"{file} has metadata with settings that are not supported: {_some(sorted(wrong))}")
-    return config
 
 
 def _allowed(name: str, value: Any) -> bool:

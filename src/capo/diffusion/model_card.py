@@ -22,6 +22,8 @@ class Base:
     """The pipeline class of a single file; None for a checkpoint that says so itself."""
     config: str | None = None
     """The recipe's `config`."""
+    loras: tuple[Mapping[str, Any], ...] = ()
+    """The recipe's `loras`: their `path` and `weight`."""
 
     @property
     def on_hub(self) -> bool:
@@ -48,8 +50,10 @@ def loading(base: Base, adaptation: str, left_out: Sequence[str]) -> str:
     else:
         kind = base.pipeline or "DiffusionPipeline"
         config = None if base.config is None else portable(base.config)
+        loras = [(Path(lora["path"]).name, lora["weight"]) for lora in base.loras]
         code = [
             f"pipeline = {base_call(kind, repr(base.name), absent, config)}",
+            *fusing_lines("pipeline", loras),
             f"pipeline.load_lora_weights({folder})",
         ]
     return "\n".join(["```python", f"from diffusers import {kind}", "", *code, "```"])
@@ -64,6 +68,19 @@ def base_call(kind: str, base: str, arguments: Sequence[str], config: str | None
         return f"{kind}.from_pretrained({', '.join([base, *arguments])})"
     own = [] if config is None else [f"config={config!r}"]
     return f"{kind}.from_single_file({', '.join([base, *own, *arguments])})"
+
+
+def fusing_lines(pipeline: str, loras: Sequence[tuple[str, float]]) -> list[str]:
+    """Return the lines of Python that merge LoRAs, given by path and weight, into the base's `pipeline`."""
+    return [
+        line
+        for path, weight in loras
+        for line in (
+            f"{pipeline}.load_lora_weights({path!r})",
+            f"{pipeline}.fuse_lora(lora_scale={weight!r})",
+            f"{pipeline}.unload_lora_weights()",
+        )
+    ]
 
 
 def kind(base: Base, adaptation: str) -> str:

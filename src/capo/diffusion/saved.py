@@ -20,7 +20,9 @@ LORA = "pytorch_lora_weights.safetensors"
 
 PEFT_CONFIG = "adapter_config.json"
 """A file in every folder that peft itself saves."""
-PEFT_HINT = "this is PEFT's own layout; load it with PEFT and save it with diffusers' save_lora_weights"
+PEFT_WEIGHTS = "adapter_model.safetensors"
+PEFT_PREFIX = "base_model.model."
+"""What peft puts before the names of the adapted network."""
 
 BEST = "best"
 """The folder of the best policy in the artifact `train`."""

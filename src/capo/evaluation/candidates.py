@@ -1,7 +1,7 @@
 """The two sides of an evaluation: a policy, a LoRA, a whole model, or existing images.
 
 runs/first, soups/all                    a run's policy, or any folder with a capo.json
-style.safetensors, a folder with one     a LoRA of the recipe's model, as diffusers writes it
+style.safetensors, a folder with one     a LoRA of the recipe's model, as diffusers, kohya or PEFT write it
 ./other-model, owner/name@revision       a whole model: a diffusers directory or a Hub id
 other.safetensors                        a whole model in one file, with the recipe's `model.config`
 ./images, hub:owner/name                 images with their prompts, as `images.source` names them
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capo import diffusion
-from capo.diffusion.saved import LORA, PEFT_CONFIG, PEFT_HINT, SavedPolicy, find_policy, is_policy
+from capo.diffusion.saved import LORA, PEFT_CONFIG, SavedPolicy, find_policy, is_policy
 from capo.images import images_identity
 from capo.recipe import EvaluateSection, ImagesSection, ModelSection
 from capo.recipe.hub_id import HUB_ID
@@ -90,7 +90,7 @@ def find_candidate(field_name: str, value: str) -> Candidate:
     if lora.is_file():
         return _lora(field_name, value, lora)
     if (path / PEFT_CONFIG).is_file():
-        raise ValueError(f"{field_name}: {value}: {PEFT_HINT}")
+        return _lora(field_name, value, path)
     if (path / "model_index.json").is_file() or (not path.exists() and HUB_ID.fullmatch(value)):
         return _model(field_name, value)
     if path.is_dir() or path.suffix == ".parquet":
@@ -130,17 +130,24 @@ def _lora(field_name: str, value: str, file: Path) -> Candidate:
         except ValueError as error:
             raise ValueError(f"{field_name}: {error}") from error
 
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "blake2b").hexdigest()
-    return Candidate(name=value, identity=f"blake2b:{digest}", load=load, check=check)
+    if file.is_dir():  # the settings are in a second file
+        identity = diffusion.checkpoint_identity(str(file), None)
+    else:
+        with file.open("rb") as opened:
+            identity = f"blake2b:{hashlib.file_digest(opened, 'blake2b').hexdigest()}"
+    return Candidate(name=value, identity=identity, load=load, check=check)
 
 
 def _model(field_name: str, value: str) -> Candidate:
     checkpoint, _, revision = value.partition("@") if not Path(value).exists() else (value, "", "")
 
     def load(model: ModelSection, device: "torch.device") -> "Family":
-        other: dict[str, str | None] = {"checkpoint": checkpoint, "revision": revision or None}
-        other |= {"variant": None, "config": model.config if Path(checkpoint).is_file() else None}
+        other: dict[str, Any] = {"checkpoint": checkpoint, "revision": revision or None}
+        other |= {
+            "variant": None,
+            "loras": (),
+            "config": model.config if Path(checkpoint).is_file() else None,
+        }
         try:
             return diffusion.load_family(model.model_copy(update=other), device)
         except ValueError as error:

@@ -13,6 +13,7 @@ from capo.recipe.reward_sections import PairsSection, RewardSection
 from capo.recipe.sample_sections import (
     GenerateSection,
     ImagesSection,
+    LoraSection,
     ModelSection,
     PromptsSection,
     StartSection,
@@ -26,6 +27,7 @@ __all__ = [
     "EvaluateSection",
     "GenerateSection",
     "ImagesSection",
+    "LoraSection",
     "ModelSection",
     "PairsSection",
     "PromptsSection",

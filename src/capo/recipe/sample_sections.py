@@ -7,6 +7,13 @@ from pydantic import Field, model_validator
 from capo.recipe.fields import RUNTIME, Condition, Positive, PositiveFloat, Section
 
 
+class LoraSection(Section):
+    """A LoRA that belongs to the base model."""
+
+    path: str = Field(description="A `.safetensors` file, or a folder with one.")
+    weight: float = Field(1.0, description="Factor of its update.")
+
+
 class ModelSection(Section):
     """The base model: it generates the samples, it is fine-tuned, and it is the reference."""
 
@@ -19,6 +26,11 @@ class ModelSection(Section):
         None,
         description="For a single file: a diffusers directory, or a Hub id as `owner/name@revision`, with "
         "the configurations and tokenizers of its architecture. If null, those of the published base model.",
+    )
+    loras: tuple[LoraSection, ...] = Field(
+        (),
+        description="LoRAs that are merged into the base model, as `[{path: FILE, weight: 1.0}]`. All stages "
+        "then start from the merged model.",
     )
     revision: str | None = Field(
         None, description="Branch, tag or commit of a Hub id. Give a commit to make the run repeatable."
@@ -46,11 +58,12 @@ class ModelSection(Section):
     )
 
     def results(self) -> dict[str, Any]:
-        """Return the fields that determine results, without fields of single files that are not set.
+        """Return the fields that determine results, without `config` and `loras` if they are not set.
 
-        What was made before the fields existed thus stays up to date.
+        What was made before these fields existed thus stays up to date.
         """
-        return {name: value for name, value in super().results().items() if name != "config" or value}
+        later = ("config", "loras")
+        return {name: value for name, value in super().results().items() if value or name not in later}
 
 
 class PromptsSection(Section):

@@ -3,7 +3,7 @@
 import json
 
 from capo.diffusion import is_plugin_checkpoint
-from capo.diffusion.model_card import base_call
+from capo.diffusion.model_card import base_call, fusing_lines
 from capo.recipe import Recipe
 from capo.reporting import wording
 from capo.reporting.gather import Material
@@ -44,6 +44,7 @@ def _loading(recipe: Recipe, kind: str, absent: list[str]) -> list[str]:
     base = f"resolve_checkpoint({name})" if _needs_capo(recipe) else name
     return [
         f"pipe = {base_call(kind, base, [*options, *absent], model.config)}",
+        *fusing_lines("pipe", [(lora.path, lora.weight) for lora in model.loras]),
         'pipe.load_lora_weights("train/best")',
     ]
 

@@ -91,8 +91,8 @@ def merge_pipelines(
 
 
 def _base_weights(model: ModelSection, part: str) -> Mapping[str, Tensor]:
-    """The base's denoiser: read from its files, or as a whole from a single file, which has other names."""
-    if is_single_file(resolve_checkpoint(model.checkpoint)):
+    """The base's denoiser: read from its files, or as a whole if these have other names or lack its LoRAs."""
+    if model.loras or is_single_file(resolve_checkpoint(model.checkpoint)):
         weights: dict[str, Tensor] = load_family(model, torch.device("cpu")).denoiser.state_dict()
         return weights
     return StoredWeights(weight_files(base_folder(model) / part, model.variant))

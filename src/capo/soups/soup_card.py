@@ -10,7 +10,8 @@ from capo.diffusion.model_card import Base, card, kind, loading, plain
 def soup_card(record: Mapping[str, Any]) -> str:
     """Return the model card of a soup with this `capo.json`: Markdown with the Hub's front matter."""
     model, adaptation = record["model"], record["adaptation"]
-    base = Base(model["checkpoint"], record["base"], record.get("pipeline"), model.get("config"))
+    loras = tuple(model.get("loras", ()))
+    base = Base(model["checkpoint"], record["base"], record.get("pipeline"), model.get("config"), loras)
     merged = record["soup"]
     how = {name: value for name, value in merged.items() if name not in ("policies", "weights")}
     text = f"""\

@@ -52,7 +52,8 @@ class Origin:
 def policy_card(recipe: Recipe, origin: Origin) -> str:
     """Return the model card of a trained policy: Markdown with the Hub's front matter."""
     model, train = recipe.model, recipe.train
-    base = Base(model.checkpoint, origin.reference["checkpoint"], origin.pipeline, model.config)
+    loras = tuple(lora.results() for lora in model.loras)
+    base = Base(model.checkpoint, origin.reference["checkpoint"], origin.pipeline, model.config, loras)
     text = f"""\
 {kind(base, train.adaptation)}, aligned with {_listed([r.name for r in recipe.training_rewards])} by
 the `{train.objective}` objective of Calibrated Multi-Preference Optimization. These are the weights
@@ -96,6 +97,8 @@ def _results(recipe: Recipe, base: Base) -> dict[str, Any]:
     values["model"]["checkpoint"] = base.name
     if base.config is not None:
         values["model"]["config"] = portable(base.config)
+    if base.loras:
+        values["model"]["loras"] = [{**lora, "path": Path(lora["path"]).name} for lora in base.loras]
     values["prompts"] = recipe.prompts.results() | {"source": Path(recipe.prompts.source).name}
     if recipe.train.validation_prompts is not None:
         source = Path(recipe.train.validation_prompts.source).name
