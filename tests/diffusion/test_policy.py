@@ -2,12 +2,15 @@
 
 import shutil
 import weakref
+from functools import partialmethod
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 
+import tiny
 from capo.diffusion import load_family
+from capo.diffusion.flow import RectifiedFlow
 from capo.diffusion.policy import Policy, load_policy
 from capo.engine.model_loading import quiet
 from capo.recipe import GenerateSection, ModelSection, TrainSection
@@ -247,12 +250,45 @@ def model(sdxl, **fields):
     return ModelSection(checkpoint=str(sdxl), **fields)
 
 
-def test_the_copy_of_a_compiled_denoiser_is_compiled_too(family):
-    """Other kernels would round differently, and the first margin not be 0."""
-    family.denoiser.compile()
-    policy = Policy(family, TrainSection(beta=1, adaptation="full"), seed=0)
-    with policy.reference():
-        assert family.denoiser._compiled_call_impl is not None
+def test_a_compiled_policy_starts_equal_to_its_reference(noise, tmp_path, monkeypatch):
+    """Compiled by all of torch.compile but the last step, which turns the same graph into machine code.
+
+    With gradients, it rounds bfloat16 in other places than without.
+    """
+    compiled = partialmethod(torch.nn.Module.compile, backend="aot_eager_decomp_partition")
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
+    with quiet():
+        tiny.save(lambda: tiny.sd3(t5=False, num_layers=1), tmp_path)
+    section = model(tmp_path, compile=True, max_sequence_length=0)
+    check_equal_start(section, noise, adaptation="full")
+
+
+def test_the_reference_of_a_compiled_adapter_runs_its_code(sdxl, noise):
+    with torch.compiler.set_stance("force_eager"):
+        check_equal_start(model(sdxl, compile=True), noise, lora_rank=2, lora_dora=True)
+
+
+def check_equal_start(section, noise, **train):
+    family, t = load_family(section, torch.device("cpu")), torch.tensor([0.2, 0.8])
+    t = t if isinstance(family.process, RectifiedFlow) else T
+    conditioning = family.encode(["a red circle", "two blue dogs"])
+    policy = Policy(family, TrainSection(beta=500.0, dtype="bfloat16", **train), seed=0)
+    assert family.denoiser._compiled_call_impl is not None
+
+    def both():
+        with policy.reference_pass():
+            reference = family.predict(noise, t, conditioning, torch.bfloat16)
+        assert reference.requires_grad  # without a graph, compiled code would differ
+        return reference.detach(), family.predict(noise, t, conditioning, torch.bfloat16)
+
+    reference, prediction = both()
+    assert torch.equal(reference, prediction)
+    prediction.float().square().mean().backward()
+    for parameter in policy.parameters().values():
+        parameter.data -= 0.1 * parameter.grad.sign()
+    again, moved = both()
+    assert torch.equal(again, reference)
+    assert not torch.equal(moved, reference)
 
 
 @pytest.mark.parametrize(("sampling", "training"), [("bfloat16", "float32"), ("float32", "bfloat16")])

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +47,8 @@ class Policy:
         denoiser: Any = family.denoiser
         denoiser.requires_grad_(False)
         widen(family, section)
+        self._compiled = denoiser._compiled_call_impl is not None
+        self._neutral: dict[str, Tensor] = {}
         if section.adaptation == "lora":
             self._prepare_adapter(section, seed)
         else:
@@ -65,6 +67,7 @@ class Policy:
         # An adapter's reference is the base without it, or the same adapter with these weights.
         frozen = section.adaptation == "lora" and reference == "start"
         self._frozen = {n: t.clone() for n, t in self.state().items()} if frozen else {}
+        self._swapped = self._frozen or self._neutral
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the trained parameters by name."""
@@ -80,10 +83,10 @@ class Policy:
 
         Leave it before any backward pass: recomputed activations must be the policy's.
         """
-        if self._frozen:
+        if self._swapped:
             own = {name: tensor.clone() for name, tensor in self.state().items()}
             try:
-                self._put(self._frozen)
+                self._put(self._swapped)
                 yield
             finally:
                 self._put(own)
@@ -100,6 +103,16 @@ class Policy:
                     yield
             finally:
                 self._family.denoiser = denoiser
+
+    @contextmanager
+    def reference_pass(self) -> Iterator[None]:
+        """Like `reference()`, for a forward pass whose output is compared with the policy's bit for bit.
+
+        Compiled code differs between passes with and without gradients, and so does its rounding. A compiled
+        reference therefore records a graph too, which ends with its output: detach it.
+        """
+        with nullcontext() if self._compiled else torch.no_grad(), self.reference():
+            yield
 
     def reference_digest(self) -> str:
         """Return a hash of the frozen weights."""
@@ -148,6 +161,10 @@ class Policy:
     def _prepare_adapter(self, section: TrainSection, seed: int) -> None:
         denoiser = self._family.denoiser
         self._layers = add_adapter(denoiser, section, seed)
+        if (
+            self._compiled
+        ):  # without the adapter it would be other code; with these weights, it changes nothing
+            self._neutral = {name: p.detach().clone() for name, p in _trainable(denoiser).items()}
         if self._folder is not None:
             _overwrite(get_peft_model_state_dict(denoiser), self._saved(self._folder))
 

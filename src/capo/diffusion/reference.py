@@ -27,6 +27,10 @@ class FrozenCopy:
         self.module: Any = copy.deepcopy(denoiser)
         if denoiser._compiled_call_impl is not None:  # lost in the copy
             self.module.compile()
+            # Compiled for gradients like the policy, whose code then rounds the same way.
+            self.module.requires_grad_(True)
+            if section.gradient_checkpointing:
+                self.module.enable_gradient_checkpointing()
         if section.reference_dtype == "bfloat16":
             # Not embeddings: a bfloat16 pass does not round them.
             kinds = {"skip_modules_pattern": None, "skip_modules_classes": (nn.Embedding,)}

@@ -109,8 +109,8 @@ class Trainer:
         target = family.process.target(latents, noise, t)
         # Both compute the same rows in one forward pass: other shapes could select other kernels, whose
         # rounding would hide the small difference of the two errors.
-        with torch.no_grad(), self.policy.reference():
-            reference = family.predict(x_t, t, conditioning, self._dtype)
+        with self.policy.reference_pass():
+            reference = family.predict(x_t, t, conditioning, self._dtype).detach()
         prediction = family.predict(x_t, t, conditioning, self._dtype)
         policy_error = denoising_error(prediction, target)
         reference_error = denoising_error(reference, target)
