@@ -13,8 +13,7 @@ from capo.diffusion import load_family, model_identity, model_inputs
 from capo.diffusion.model_checks import model_facts
 from capo.diffusion.original_layout import (
     original_clip,
-    original_open_clip,
-    original_unet,
+    original_file,
     original_vae,
 )
 from capo.diffusion.single_file import converted, is_checkpoint_file
@@ -83,27 +82,18 @@ def original_sd3(weights, layers):
     return {f"model.diffusion_model.{name}": tensor for name, tensor in out.items()}
 
 
-def original_file(name, family, target):
-    """The networks of a family in one file, as sites share them."""
+def original_sd3_file(family, target):
+    """The networks of an SD3 in one file, as its authors publish it."""
     parts = {part: network.state_dict() for part, network in family.networks.items()}
     out = dict(original_vae(parts["vae"], len(family.vae.config.block_out_channels)))
-    if name == "sd3":
-        out |= original_sd3(parts["transformer"], family.denoiser.config.num_layers)
-        out |= dict(original_clip(parts["text_encoder"], "text_encoders.clip_l."))
-        out |= dict(original_clip(parts["text_encoder_2"], "text_encoders.clip_g."))
-        moved = "text_encoders.clip_g.transformer.text_projection.weight"
-        out[moved] = out.pop("text_encoders.clip_g.transformer.text_model.text_projection.weight")
-        out.pop("text_encoders.clip_l.transformer.text_model.text_projection.weight")
-        out |= {f"text_encoders.t5xxl.transformer.{n}": t for n, t in parts["text_encoder_3"].items()}
-    else:
-        out |= dict(original_unet(parts["unet"], family.denoiser.config))
-    if name == "sdxl":
-        out |= dict(original_clip(parts["text_encoder"], "conditioner.embedders.0."))
-        out |= dict(original_open_clip(parts["text_encoder_2"], "conditioner.embedders.1.model."))
-    if name == "sd15":
-        out |= dict(original_clip(parts["text_encoder"], "cond_stage_model."))
+    out |= original_sd3(parts["transformer"], family.denoiser.config.num_layers)
+    out |= dict(original_clip(parts["text_encoder"], "text_encoders.clip_l."))
+    out |= dict(original_clip(parts["text_encoder_2"], "text_encoders.clip_g."))
+    moved = "text_encoders.clip_g.transformer.text_projection.weight"
+    out[moved] = out.pop("text_encoders.clip_g.transformer.text_model.text_projection.weight")
+    out.pop("text_encoders.clip_l.transformer.text_model.text_projection.weight")
+    out |= {f"text_encoders.t5xxl.transformer.{n}": t for n, t in parts["text_encoder_3"].items()}
     save_file({key: tensor.contiguous().clone() for key, tensor in out.items()}, target)
-    return target
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +110,9 @@ def single(checkpoint, tmp_path_factory):
                 encoder.text_projection.weight.data = torch.eye(len(encoder.text_projection.weight))
             ignored = shutil.ignore_patterns("*.safetensors")
             config = shutil.copytree(checkpoint(name), folder / "config", ignore=ignored)
-            made[name] = original_file(name, family, folder / f"{name}.safetensors"), config, family
+            file = folder / f"{name}.safetensors"
+            original_sd3_file(family, file) if name == "sd3" else original_file(family.networks, file)
+            made[name] = file, config, family
         return made[name]
 
     return build

@@ -86,6 +86,7 @@ def _apply(pipeline: Any, name: str, network: Any, converted: Converted, file: L
     text = name.startswith("text_encoder")
     load = getattr(pipeline, f"load_lora_into_{'text_encoder' if text else name}")
     arguments: dict[str, Any] = {"metadata": file.config or None, "network_alphas": alphas or None}
+    arguments["low_cpu_mem_usage"] = True  # what the file lacks then stays on the meta device
     arguments |= {"prefix": name, "text_encoder": network} if text else {name: network}
     known = signature(load).parameters
     load(dict(tensors), **{key: value for key, value in arguments.items() if key in known})

@@ -8,9 +8,11 @@ text_encoder_2  encoder.layers.0 (bigG)      -> conditioner.embedders.1.…, wit
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 Names = dict[str, str]
@@ -49,6 +51,19 @@ _OPEN_CLIP_LAYER: Names = {
     "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
 }
+
+
+def original_file(networks: Mapping[str, Any], target: Path) -> None:
+    """Write the networks of an SD 1.x or SDXL pipeline, by part, to one file in the original layout."""
+    parts = {name: network.state_dict() for name, network in networks.items()}
+    tensors = dict(original_unet(parts["unet"], networks["unet"].config))
+    tensors |= original_vae(parts["vae"], len(networks["vae"].config.block_out_channels))
+    if "text_encoder_2" in parts:
+        tensors |= original_clip(parts["text_encoder"], "conditioner.embedders.0.")
+        tensors |= original_open_clip(parts["text_encoder_2"], "conditioner.embedders.1.model.")
+    else:
+        tensors |= original_clip(parts["text_encoder"], "cond_stage_model.")
+    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, target)
 
 
 def unet_blocks(config: Mapping[str, Any]) -> Names:
