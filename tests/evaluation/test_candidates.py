@@ -1,5 +1,6 @@
 """Evaluations of models that were not trained in the run: policies, LoRAs, whole models, image folders."""
 
+import json
 import shutil
 
 import numpy as np
@@ -179,10 +180,21 @@ def test_an_unknown_kind_of_candidate_is_rejected(tmp_path, policy, recipe):
         run_both(tmp_path / "run", recipe(policy=str(other)))
 
 
-def test_an_adapter_in_pefts_own_layout_is_named(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"evaluate.policy: .*PEFT"):
-        find_candidate("evaluate.policy", str(tmp_path))
+def test_a_folder_that_peft_saved_is_an_adapter_of_the_denoiser(policy, recipe, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(policy / "pytorch_lora_weights.safetensors")
+    renamed = {name.replace("unet.", "base_model.model."): tensor for name, tensor in weights.items()}
+    save_file(renamed, tmp_path / "adapter_model.safetensors")
+    rank = next(len(tensor) for name, tensor in weights.items() if "lora_A" in name)
+    settings = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": ["to_q"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    found = find_candidate("evaluate.policy", str(tmp_path))
+    found.check(recipe().model)
+    settings["auto_mapping"] = {"base_model_class": "CLIPTextModel", "parent_library": "transformers"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"evaluate.policy: .*only text encoders"):
+        found.check(recipe().model)
 
 
 def test_a_lora_of_another_model_is_rejected(policy, recipe, tmp_path):
