@@ -25,6 +25,14 @@ def main_memory() -> int:
     return min(limits)
 
 
+def free_main_memory() -> int:
+    """Return the bytes of main memory that are free for this process."""
+    import psutil
+
+    own = psutil.Process().memory_info().rss
+    return max(0, min(psutil.virtual_memory().available, main_memory() - own))
+
+
 def free_memory(engine: EngineSection) -> int:
     """Return the bytes that are free on the device of `engine`; main memory where the device shares it."""
     import psutil

@@ -116,15 +116,23 @@ class ArtifactFiles:
             write_tensors(file, plain, dict(metadata or {}) | row_digests(plain))
 
     @contextmanager
-    def write_directory(self, relative: str) -> Iterator[Path]:
-        """Yield a temporary folder to fill; it replaces the folder `relative` as a whole."""
+    def write_directory(
+        self, relative: str, described: Mapping[str, Description] | None = None
+    ) -> Iterator[Path]:
+        """Yield a temporary folder to fill; it replaces the folder `relative` as a whole.
+
+        Files are read to hash them, except those that are in `described` by the end, by relative path.
+        """
         self.run.check_writable()
         place = self._open_place(relative)
         self._check_own(place)
 
         def record(temporary: Path) -> None:
-            files = sorted(path for path in temporary.rglob("*") if path.is_file())
-            self._record({f"{relative}/{p.relative_to(temporary).as_posix()}": describe(p) for p in files})
+            known, files = described or {}, {}
+            for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
+                name = path.relative_to(temporary).as_posix()
+                files[f"{relative}/{name}"] = known.get(name) or describe(path)
+            self._record(files)
 
         with atomic.write_folder(place, before_rename=record) as temporary:
             yield temporary

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ TEMPORARY_0_1 = (".tmp-", ".old-")
 BeforeRename = Callable[[Path], None]
 
 _passed = 0
+_passing = threading.Lock()
 
 
 def failpoint() -> None:
@@ -32,11 +34,12 @@ def failpoint() -> None:
     calls so far to a file.
     """
     global _passed
-    _passed += 1
-    if count := os.environ.get("CAPO_FAILPOINT_COUNT"):
-        Path(count).write_text(str(_passed))
-    if os.environ.get("CAPO_FAILPOINT") == str(_passed):
-        os.kill(os.getpid(), signal.SIGKILL)
+    with _passing:
+        _passed += 1
+        if count := os.environ.get("CAPO_FAILPOINT_COUNT"):
+            Path(count).write_text(str(_passed))
+        if os.environ.get("CAPO_FAILPOINT") == str(_passed):
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextmanager

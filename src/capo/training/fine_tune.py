@@ -52,7 +52,7 @@ def fine_tune(recipe: Recipe, run: Run, artifact: Artifact) -> None:
     reference = _reference(recipe.model, trainer.policy, previous)
     checkpoints = Checkpoints(artifact, trainer, reference)
     first = checkpoints.restore()
-    with _board(run, section, first + 1) as board:
+    with checkpoints, _board(run, section, first + 1) as board:
         records = Records(artifact, board)
         loop = Loop(section, trainer, make_batch, checkpoints, records, _validation(recipe, run, family))
         group.barrier()  # every process has read what the main process will change from now on

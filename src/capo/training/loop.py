@@ -97,6 +97,7 @@ class Loop:
                 if self._logs(step):
                     self._read(bar)
                 bar.advance()
+                self._checkpoints.check()
                 # Save first: the validation may take long.
                 self._save(step, bar)
                 self._validate(step)
