@@ -1,13 +1,16 @@
 """Write pairs for other trainers: Pick-a-Pic's columns, or a folder of image files."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from capo.engine.seeds import stable_seed
 from capo.images.folders import METADATA, PAIRS
+
+ROW_GROUP_BYTES = 1 << 27
+"""Bytes of images in a row group before they are encoded, which bounds the memory."""
 
 Images = Mapping[tuple[str, int], bytes]
 """Image files by prompt and sample."""
@@ -68,9 +71,12 @@ class PickAPicWriter:
             }
         )
         path = self._folder / f"train-{self._part:05d}-of-{self._parts:05d}.parquet"
-        with pq.ParquetWriter(path, columns, compression="zstd") as writer:
-            for pair in pairs:  # one by one, as an image may be in many pairs
-                writer.write_batch(pa.RecordBatch.from_pylist([self._row(pair, images)], columns))
+        # A dictionary holds an image once per row group and column, however many pairs it is in.
+        form = {"compression": "zstd", "dictionary_pagesize_limit": 2 * ROW_GROUP_BYTES}
+        with pq.ParquetWriter(path, columns, **form) as writer:
+            for group in _row_groups(pairs, images):
+                rows = [self._row(pair, images) for pair in group]
+                writer.write_batch(pa.RecordBatch.from_pylist(rows, columns))
         self._part += 1
 
     def _row(self, pair: Pair, images: Images) -> dict[str, Any]:
@@ -119,6 +125,21 @@ class FolderWriter:
 
 PAIR_WRITERS: dict[str, type[PairWriter]] = {"pick-a-pic": PickAPicWriter, "folder": FolderWriter}
 """Writers by `--layout`."""
+
+
+def _row_groups(pairs: Sequence[Pair], images: Images) -> Iterator[list[Pair]]:
+    """Split pairs, in order, into groups of at most `ROW_GROUP_BYTES` of images, or of a single pair."""
+    group: list[Pair] = []
+    used = 0
+    for pair in pairs:
+        size = sum(len(images[pair.prompt_id, sample]) for sample in (pair.chosen, pair.rejected))
+        if group and used + size > ROW_GROUP_BYTES:
+            yield group
+            group, used = [], 0
+        group.append(pair)
+        used += size
+    if group:
+        yield group
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
     from capo.diffusion.family import Family
 
-MOST_POSITIONS = 1 << 20
-"""The most latent positions (pixels of latents) in a batch: 64 images of 1024². More are no faster."""
+MOST_POSITIONS = 1 << 18
+"""The most latent positions (pixels of latents) in a batch: 16 images of 1024², 64 of 512². More only take
+more memory."""
 
 BYTES_A_POSITION = 80 * 1024
 """An upper bound of the memory that sampling on a CPU takes per latent position. In float32 with guidance
