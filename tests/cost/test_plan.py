@@ -15,6 +15,7 @@ from capo.cost.plan.disk import disk
 from capo.cost.plan.memory_needs import fitting_pairs, generate_memory, train_memory
 from capo.cost.plan.notes import notes
 from capo.cost.plan.scoring_work import score_flops
+from capo.cost.plan.wall_clock import wall_clock
 from capo.cost.plan.weightless import Count
 from capo.cost.plan.work import PromptCounts, stages
 from capo.recipe import RewardSection, parse_recipe
@@ -74,6 +75,50 @@ def test_hours_follow_from_the_work_and_the_share_of_the_peak():
     # Base, tuned and the base again: 3 x 20 prompts x 2 images.
     assert found["evaluate"].flops == 120 * 505 * TERA + 60 * TERA
     assert found["score"].flops == 0
+
+
+def times(gpus, price=None, **train):
+    settings = recipe(train, generate={"samples_per_prompt": 4, "shard_prompts": 4})
+    found = stages(settings, PROMPTS, SAMPLING, FULL, GPUS["h100"], 0.4)
+    on_one = {stage.name: stage.hours for stage in found}
+    return on_one, {time.stage: time for time in wall_clock(settings, PROMPTS, found, gpus, price)}
+
+
+def test_shards_and_pairs_are_what_gpus_share():
+    on_one, on_eight = times(8, price=2.0)
+    # 25 shards of prompts: 8, 8, 8, 1.
+    assert on_eight["generate"].hours == pytest.approx(on_one["generate"] * 4 / 25)
+    assert on_eight["generate"].busy == pytest.approx(25 / 32)
+    # 8 pairs of a step, one for each GPU.
+    assert on_eight["train"].hours == pytest.approx(on_one["train"] / 8)
+    assert (on_eight["train"].busy, on_eight["train"].limit) == (1, "")
+    # 10 prompts are 3 shards, once for the base and three times for the policy: 5 GPUs are idle.
+    assert on_eight["validation"].hours == pytest.approx(on_one["validation"] / 3)
+    assert on_eight["validation"].limit == "3 shards, 4 times one after another"
+    # Three models of 5 shards.
+    assert on_eight["evaluate"].hours == pytest.approx(on_one["evaluate"] * 2 / 15)
+    # All GPUs are paid for, idle or not.
+    assert on_eight["validation"].cost == pytest.approx(on_one["validation"] / 3 * 8 * 2)
+
+
+def test_one_gpu_takes_the_gpu_hours():
+    on_one, alone = times(1)
+    assert {name: time.hours for name, time in alone.items()} == pytest.approx(on_one)
+    assert all((time.busy, time.limit, time.cost) == (1, "", None) for time in alone.values())
+
+
+def test_training_uses_as_many_gpus_as_divide_the_batch():
+    on_one, on_six = times(6)
+    assert on_six["train"].hours == pytest.approx(on_one["train"] / 4)
+    assert on_six["train"].busy == pytest.approx(4 / 6)
+    assert "8 pairs per step" in on_six["train"].limit
+    with pytest.raises(ValueError, match="--gpus"):
+        times(0)
+
+
+def test_a_gpu_in_two_sizes_names_both():
+    with pytest.raises(ValueError, match="a100-80gb or a100-40gb"):
+        find_gpu("A100")
 
 
 def test_checkpointing_computes_the_forward_pass_again():
@@ -242,6 +287,10 @@ def test_the_command_prints_tables_or_json(tmp_path, sdxl):
         tensor.numel() for tensor in _weights(sdxl / "unet").values()
     )
     assert runner.invoke(app, ["plan", str(path), "--gpu", "abacus"]).exit_code == 1
+    priced = ["plan", str(path), "--gpus", "4", "--price", "2.5"]
+    assert "Wall-clock hours on 4" in runner.invoke(app, priced).output
+    values = json.loads(runner.invoke(app, [*priced, "--json"]).output)
+    assert values["cost"] == pytest.approx(values["wall_clock_hours"] * 4 * 2.5)
 
 
 def _weights(folder):

@@ -17,6 +17,8 @@ def print_plan(plan: Plan) -> None:
         print(f"  {work}: {_flops(flops)}")
     print(f"\nGPU hours on one {plan.gpu.name}, assuming {percent(plan.utilization, 0)} of its peak speed")
     _print_hours(plan)
+    if plan.gpus > 1 or plan.cost is not None:
+        _print_wall_clock(plan)
     for stage, parts in plan.memory.items():
         print(f"\nGPU memory for `capo {stage}` (estimate)")
         _print_amounts(
@@ -47,6 +49,24 @@ def _print_hours(plan: Plan) -> None:
         add_row(grid, [stage.name, stage.what, _flops(stage.flops), gpu_hours(stage.hours)])
     add_row(grid, ["total", "", _flops(plan.flops), gpu_hours(plan.hours)])
     show(grid)
+
+
+def _print_wall_clock(plan: Plan) -> None:
+    priced = plan.cost is not None
+    print(f"\nWall-clock hours on {plan.gpus} × {plan.gpu.name}")
+    right = ["hours", "GPUs busy", *(["cost"] if priced else [])]
+    grid = table(["stage", *right, "does not scale beyond"], right=right)
+    for time in plan.times:
+        cost = [_amount(time.cost)] if priced else []
+        add_row(grid, [time.stage, gpu_hours(time.hours), percent(time.busy, 0), *cost, time.limit])
+    busy = plan.hours / (plan.gpus * plan.wall_clock_hours) if plan.wall_clock_hours else 1.0
+    total = [_amount(plan.cost)] if priced else []
+    add_row(grid, ["total", gpu_hours(plan.wall_clock_hours), percent(busy, 0), *total, ""])
+    show(grid)
+
+
+def _amount(cost: float | None) -> str:
+    return "" if cost is None else f"{cost:,.2f}" if cost < 100 else f"{cost:,.0f}"
 
 
 def _with_total(parts: Mapping[str, float]) -> dict[str, float]:

@@ -55,9 +55,14 @@ VARIANTS = {"NVL", "Ti", "D", "Laptop"}
 
 
 def find_gpu(name: str) -> Gpu:
-    """Return the GPU that `--gpu` names; raise `ValueError` listing the known ones."""
+    """Return the GPU that `--gpu` names.
+
+    Raises `ValueError` listing the known ones, or those that a name such as `a100` could mean.
+    """
     if name.lower() in GPUS:
         return GPUS[name.lower()]
+    if variants := [known for known in GPUS if known.startswith(f"{name.lower()}-")]:
+        raise ValueError(f"--gpu: {name!r} could be {' or '.join(variants)}; name one of them")
     raise ValueError(f"--gpu: unknown GPU {name!r}; known: {', '.join(GPUS)}{nearest(name.lower(), GPUS)}")
 
 

@@ -12,6 +12,7 @@ from capo.cost.plan.counts import Sampling, Training, count_sampling, count_trai
 from capo.cost.plan.disk import disk
 from capo.cost.plan.memory_needs import generate_memory, train_memory
 from capo.cost.plan.notes import notes
+from capo.cost.plan.wall_clock import StageTime, wall_clock
 from capo.cost.plan.work import PromptCounts, Stage, stages
 from capo.prompts import load_prompts
 from capo.recipe import PromptsSection, Recipe
@@ -20,7 +21,7 @@ from capo.recipe.plugins import PROMPT_SOURCES, plugins
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of a recipe on one GPU."""
+    """The cost of a recipe on one GPU, and its time on `gpus` of them."""
 
     recipe: str
     gpu: Gpu
@@ -34,6 +35,20 @@ class Plan:
     disk: dict[str, float]
     """Bytes by artifact; estimates."""
     notes: list[str]
+    gpus: int
+    times: list[StageTime]
+    """By stage, on `gpus` GPUs."""
+
+    @property
+    def wall_clock_hours(self) -> float:
+        """Hours of all stages on `gpus` GPUs."""
+        return sum(time.hours for time in self.times)
+
+    @property
+    def cost(self) -> float | None:
+        """Price of all GPUs for that time; None without a price."""
+        costs = [time.cost for time in self.times if time.cost is not None]
+        return sum(costs) if costs else None
 
     @property
     def flops(self) -> int:
@@ -46,10 +61,12 @@ class Plan:
         return sum(stage.hours for stage in self.stages)
 
 
-def plan_run(recipe: Recipe, gpu: str, utilization: float) -> Plan:
-    """Compute the plan of a recipe; reads only configurations.
+def plan_run(
+    recipe: Recipe, gpu: str, utilization: float, *, gpus: int = 1, price: float | None = None
+) -> Plan:
+    """Compute the plan of a recipe on `gpus` GPUs at a `price` per GPU-hour; reads only configurations.
 
-    Raises `ValueError` for an unknown GPU, a utilization outside (0, 1], and a model whose
+    Raises `ValueError` for an unknown GPU, a utilization outside (0, 1], less than one GPU, and a model whose
     configuration cannot be read or does not fit the recipe.
     """
     if not 0 < utilization <= 1:
@@ -68,16 +85,19 @@ def plan_run(recipe: Recipe, gpu: str, utilization: float) -> Plan:
         "generate": generate_memory(recipe.generate, sampling),
         "train": train_memory(recipe, sampling, training),
     }
+    work = stages(recipe, prompts, sampling, training, chosen, utilization)
     return Plan(
         recipe=recipe.name,
         gpu=chosen,
         utilization=utilization,
         sampling=sampling,
         training=training,
-        stages=stages(recipe, prompts, sampling, training, chosen, utilization),
+        stages=work,
         memory=memory,
         disk=disk(recipe, prompts, sampling, training),
         notes=notes(recipe, prompts, sampling, training, chosen, memory),
+        gpus=gpus,
+        times=wall_clock(recipe, prompts, work, gpus, price),
     )
 
 
