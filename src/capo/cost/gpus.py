@@ -68,6 +68,12 @@ def find_gpu(name: str) -> Gpu:
 
 def peak_of(name: str) -> float | None:
     """Dense bf16 FLOP/s of a device by its own name, such as `NVIDIA H100 80GB HBM3`; None if unknown."""
+    key = find_device(name)
+    return None if key is None else GPUS[key].half
+
+
+def find_device(name: str) -> str | None:
+    """Return the key in `GPUS` of a device by its own name; None if unknown."""
     if VARIANTS & set(name.split()):
         return None
-    return next((GPUS[key].half for part, key in DEVICE_NAMES.items() if part in name), None)
+    return next((key for part, key in DEVICE_NAMES.items() if part in name), None)

@@ -6,7 +6,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,7 +35,24 @@ def progress(description: str, total: int, unit: str = "") -> "Iterator[Bar]":
         yield bar
         finished = True
     finally:
+        bar._tell(0)
         bar.close(finished)
+
+
+Listener = Callable[["Bar", int], None]
+"""Receives a bar and the units that it has just counted: 0 when it opens or closes, and for resumed ones."""
+
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Call `listener` for all bars of this process, in the order of their work."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 class Bar:
@@ -47,12 +64,14 @@ class Bar:
         self.trailer = ""
         self._fresh = 0
         self._started = time.monotonic()
+        self._tell(0)
 
     def advance(self, n: int = 1, *, resumed: bool = False) -> None:
         """Count `n` units; `resumed` ones were done before, so they do not count toward the speed."""
         self.done += n
         if not resumed:
             self._fresh += n
+        self._tell(0 if resumed else n)
         self.show()
 
     def note(self, text: str) -> None:
@@ -65,6 +84,10 @@ class Bar:
         if not self._fresh:
             return None
         return (time.monotonic() - self._started) / self._fresh * max(self.total - self.done, 0)
+
+    def _tell(self, n: int) -> None:
+        for listener in _listeners:
+            listener(self, n)
 
     def show(self) -> None:
         """Redraw."""

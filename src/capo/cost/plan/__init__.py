@@ -27,6 +27,7 @@ class Plan:
     gpu: Gpu
     utilization: float
     """Share of the GPU's peak speed that all work is assumed to reach."""
+    prompts: PromptCounts
     sampling: Sampling
     training: Training
     stages: list[Stage]
@@ -90,6 +91,7 @@ def plan_run(
         recipe=recipe.name,
         gpu=chosen,
         utilization=utilization,
+        prompts=prompts,
         sampling=sampling,
         training=training,
         stages=work,

@@ -1,0 +1,31 @@
+"""`capo rehearse`: every part of a run with two prompts, and what it says about the whole run."""
+
+from capo.cli.app import Section, app, load
+from capo.cli.options import Json, Overrides, RecipeName
+
+HELP = """Try every part of a recipe in minutes, and project the whole run.
+
+Runs all stages with the real models and rewards, but with two prompts, two images each, two steps of
+sampling and training, one validation and one evaluation. Reports seconds and peak memory by part, and the
+hours of the whole run at the measured speed. Keeps nothing, unless a stage fails."""
+
+EPILOG = """\b
+Examples:
+  capo rehearse my.yaml
+  capo rehearse my.yaml --set train.per_device_batch_size=8 --json
+
+Next: `capo run` with the same recipe and --set options."""
+
+
+@app.command(help=HELP, epilog=EPILOG, rich_help_panel=Section.WHOLE)
+def rehearse(recipe: RecipeName, overrides: Overrides = None, as_json: Json = False) -> None:
+    from capo.cli.rehearse_table import print_rehearsal, rehearsal_values
+    from capo.cli.tables import print_json
+    from capo.cost.rehearsal.rehearse import rehearse as rehearse_recipe
+
+    loaded, _ = load(recipe, overrides, None)
+    rehearsal = rehearse_recipe(loaded)
+    if as_json:
+        print_json(rehearsal_values(rehearsal))
+    else:
+        print_rehearsal(rehearsal)
