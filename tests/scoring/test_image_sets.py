@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 import tiny_run
+from capo.engine.local_executor import LocalExecutor
 from capo.images.shard_files import shard_path
 from capo.recipe import RewardSection
 from capo.scoring.image_sets import PARTS, ImageSet, score_image_sets
@@ -38,7 +39,7 @@ def sets(tmp_path):
 
 def score(sets, *rewards):
     engine = tiny_run.recipe([{"name": "red", "source": "function_rewards:redness"}]).engine
-    score_image_sets(sets, rewards, PROMPTS, engine, "test")
+    score_image_sets(LocalExecutor(), sets, rewards, PROMPTS, engine, "test")
 
 
 def tables(sets, *rewards):

@@ -5,6 +5,7 @@ import pytest
 
 import tiny_rewards
 import tiny_run
+from capo.engine.local_executor import LocalExecutor
 from capo.prompts import make_prompt
 from capo.recipe import RewardSection
 from capo.rewards import RewardError
@@ -177,13 +178,12 @@ def test_rewards_that_do_not_fit_in_memory_together_are_loaded_in_turn(world, tm
     monkeypatch.setattr(rater, "load_reward", load)
     checkpoint = str(tiny_rewards.clip(tmp_path / "clip"))
     sections = [{"name": name, "source": "pickscore", "checkpoint": checkpoint} for name in "abc"]
-    monkeypatch.setattr("capo.scoring.score_shards.free_memory", lambda engine: 100e9)
+    monkeypatch.setattr(LocalExecutor, "free_memory", lambda self, engine: 100e9)
     score(recipe, run, work(run, *sections))
     assert max(most) == 3
     most.clear()
-    monkeypatch.setattr(
-        "capo.scoring.score_shards.free_memory", lambda engine: 3 * 986 * 4e6
-    )  # half of it for weights
+    # Half of it for weights.
+    monkeypatch.setattr(LocalExecutor, "free_memory", lambda self, engine: 3 * 986 * 4e6)
     score(recipe, run, work(run, *[section | {"name": section["name"] * 2} for section in sections]))
     assert max(most) == 1
     assert (

@@ -111,8 +111,8 @@ def test_a_run_interrupted_at_any_step_ends_with_the_same_bytes(
 @pytest.mark.parametrize(
     ("function", "number", "after"),
     [
-        ("sample_images", 1, True),  # of the base model
-        ("sample_images", 2, False),  # of step 3
+        ("sample", 1, True),  # of the base model
+        ("sample", 2, False),  # of step 3
         ("score_image_sets", 2, False),  # the images of step 3
         ("score_image_sets", 3, True),  # the images of step 6
     ],
@@ -120,7 +120,8 @@ def test_a_run_interrupted_at_any_step_ends_with_the_same_bytes(
 def test_an_interrupted_validation_resumes(
     prepared, finished, tmp_path, sdxl, monkeypatch, function, number, after
 ):
-    real, calls = getattr(validation, function), []
+    owner = validation.ValidationImages if function == "sample" else validation
+    real, calls = getattr(owner, function), []
 
     def interrupted(*args, **kwargs):
         calls.append(0)
@@ -133,7 +134,7 @@ def test_an_interrupted_validation_resumes(
     settings = with_validation(tmp_path, sdxl)
     folder = copied(prepared, tmp_path / "interrupted")
     with monkeypatch.context() as patch:
-        patch.setattr(validation, function, interrupted)
+        patch.setattr(owner, function, interrupted)
         with pytest.raises(KeyboardInterrupt):
             trained(folder, settings)
     trained(folder, settings)

@@ -10,6 +10,7 @@ import torch
 
 from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
+from capo.engine.local_executor import LocalExecutor
 from capo.sampling.image_request import ImageRequest
 from capo.sampling.sampler import sample_images
 from capo.shapes.grammar import spec_of
@@ -58,8 +59,8 @@ def test_the_judge_is_measured_and_decides_nothing(tmp_path, sdxl):
         ):
             artifact.begin({})
             put_images(artifact, folder, prompts, right)
-        validate_base(asked, base)  # uses the existing images
-        compared = Validation(asked, run, family, train)
+        validate_base(asked, base, LocalExecutor())  # uses the existing images
+        compared = Validation(asked, run, family, train, LocalExecutor())
         start, row = compared.run(0), compared.run(1)
     assert (row["judge"], row["judge_base"]) == pytest.approx((4 / 6, 3 / 6))
     # The prompts' differences are 1/2, -1/2, 1/2: their mean, and their deviation 1/√3 over √3.
@@ -92,7 +93,7 @@ def test_the_base_is_sampled_as_the_reference_of_training_is(tmp_path, sdxl, tra
     with Run.open(tmp_path / "run") as run:
         base, other = run.artifact("validation"), run.artifact("train")
         base.begin({})
-        validate_base(asked, base)
+        validate_base(asked, base, LocalExecutor())
         other.begin({})
         family = load_family(asked.model, torch.device("cpu"))
         policy = Policy(family, asked.train, asked.seed)

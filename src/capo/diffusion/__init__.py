@@ -68,10 +68,10 @@ def locate(section: ModelSection) -> "Source":
     return Source(path, section.revision, section.variant)
 
 
-def check_lora(section: ModelSection, path: Path) -> None:
-    """Raise `ValueError` naming the file unless a LoRA file, or the one in a folder, fits the model.
+def load_weightless(section: ModelSection) -> "Family":
+    """Load the family of a checkpoint without weights: its configurations and tokenizers only.
 
-    Reads the configurations of `section.checkpoint` but none of its weights.
+    Its networks are on torch's `meta` device and compute shapes, but no values.
     """
     import torch
 
@@ -79,7 +79,15 @@ def check_lora(section: ModelSection, path: Path) -> None:
 
     meta = torch.device("meta")
     plain = section.model_copy(update={"attention": None, "channels_last": False, "compile": False})
-    load_family(plain, meta, RandomWeights(meta)).load_lora(path)
+    return load_family(plain, meta, RandomWeights(meta))
+
+
+def check_lora(section: ModelSection, path: Path) -> None:
+    """Raise `ValueError` naming the file unless a LoRA file, or the one in a folder, fits the model.
+
+    Reads the configurations of `section.checkpoint` but none of its weights.
+    """
+    load_weightless(section).load_lora(path)
 
 
 def _pipeline_name(section: ModelSection, source: "Source") -> str:

@@ -1,9 +1,10 @@
 """Computing upcoming items in the background: training batches, shards to score."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from typing import TypeVar
 
 Key = TypeVar("Key")
@@ -15,12 +16,12 @@ AHEAD = 2
 
 @contextmanager
 def prefetched(
-    make: Callable[[Key], Made], keys: Sequence[Key], ahead: int = AHEAD
+    make: Callable[[Key], Made], keys: Iterable[Key], ahead: int = AHEAD
 ) -> Iterator[Iterator[Made]]:
     """Yield an iterator over `make(key)` for all `keys`, in order; a thread computes `ahead` items early.
 
-    An error of `make` is raised where its result would be returned. Leaving the context cancels the items
-    that were not started.
+    Keys are taken when their item is about to be computed. An error of `make` is raised where its result
+    would be returned. Leaving the context cancels the items that were not started.
     """
     # One thread, so that `make` need not be thread-safe.
     with ThreadPoolExecutor(1, "prefetch") as pool:
@@ -31,11 +32,11 @@ def prefetched(
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, make: Callable[[Key], Made], keys: Sequence[Key], ahead: int
+    pool: ThreadPoolExecutor, make: Callable[[Key], Made], keys: Iterable[Key], ahead: int
 ) -> Iterator[Made]:
-    waiting: deque[Future[Made]] = deque(pool.submit(make, key) for key in keys[:ahead])
-    for place in range(len(keys)):
+    upcoming = iter(keys)
+    waiting: deque[Future[Made]] = deque(pool.submit(make, key) for key in islice(upcoming, ahead))
+    while waiting:
         item = waiting.popleft().result()
-        if place + ahead < len(keys):
-            waiting.append(pool.submit(make, keys[place + ahead]))
+        waiting.extend(pool.submit(make, key) for key in islice(upcoming, 1))
         yield item

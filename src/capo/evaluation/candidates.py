@@ -10,6 +10,7 @@ other.safetensors                        a whole model in one file, with the rec
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,9 @@ class Candidate:
     identity: str
     """Identifies everything its images depend on, apart from the recipe's settings."""
     load: "Callable[[ModelSection, torch.device], Family] | None" = None
-    """Loads the model that makes its images, given the recipe's model; None if they exist already."""
+    """Loads the model that makes its images, given the recipe's model; None if they exist already.
+
+    Picklable, since other processes may load it."""
     whole_model: bool = False
     """True if it needs no weights of the recipe's model."""
     existing: ImagesSection | None = None
@@ -62,7 +65,11 @@ def against(section: EvaluateSection, model: ModelSection) -> Candidate:
     if section.against is not None:
         return find_candidate("evaluate.against", section.against)
     identity = diffusion.model_identity(model)
-    return Candidate(name=model.checkpoint, identity=identity, load=diffusion.load_family)
+    return Candidate(name=model.checkpoint, identity=identity, load=_load_base)
+
+
+def _load_base(model: ModelSection, device: "torch.device") -> "Family":
+    return diffusion.load_family(model, device)
 
 
 def check_candidates(section: EvaluateSection, model: ModelSection) -> None:
@@ -102,59 +109,73 @@ def find_candidate(field_name: str, value: str) -> Candidate:
 
 
 def _policy(saved: SavedPolicy, name: str) -> Candidate:
-    def load(model: ModelSection, device: "torch.device") -> "Family":
-        from capo.diffusion.policy import load_policy
+    return Candidate(
+        name=name,
+        identity=saved.identity,
+        load=partial(_load_policy, saved),
+        record=saved.record,
+        check=partial(_check_policy, saved),
+    )
 
-        saved.check_base(model)
-        family = diffusion.load_family(model, device)
-        load_policy(family, saved.folder)
-        return family
 
-    def check(model: ModelSection) -> None:
-        saved.check_base(model)
-        if saved.record["adaptation"] == "lora":
-            diffusion.check_lora(model, saved.folder)
+def _load_policy(saved: SavedPolicy, model: ModelSection, device: "torch.device") -> "Family":
+    from capo.diffusion.policy import load_policy
 
-    return Candidate(name=name, identity=saved.identity, load=load, record=saved.record, check=check)
+    saved.check_base(model)
+    family = diffusion.load_family(model, device)
+    load_policy(family, saved.folder)
+    return family
+
+
+def _check_policy(saved: SavedPolicy, model: ModelSection) -> None:
+    saved.check_base(model)
+    if saved.record["adaptation"] == "lora":
+        diffusion.check_lora(model, saved.folder)
 
 
 def _lora(field_name: str, value: str, file: Path) -> Candidate:
-    def load(model: ModelSection, device: "torch.device") -> "Family":
-        family = diffusion.load_family(model, device)
-        family.load_lora(file)
-        return family
-
-    def check(model: ModelSection) -> None:
-        try:
-            diffusion.check_lora(model, file)
-        except ValueError as error:
-            raise ValueError(f"{field_name}: {error}") from error
-
     if file.is_dir():  # the settings are in a second file
         identity = diffusion.checkpoint_identity(str(file), None)
     else:
         with file.open("rb") as opened:
             identity = f"blake2b:{hashlib.file_digest(opened, 'blake2b').hexdigest()}"
+    load, check = partial(_load_lora, file), partial(_check_lora, field_name, file)
     return Candidate(name=value, identity=identity, load=load, check=check)
+
+
+def _load_lora(file: Path, model: ModelSection, device: "torch.device") -> "Family":
+    family = diffusion.load_family(model, device)
+    family.load_lora(file)
+    return family
+
+
+def _check_lora(field_name: str, file: Path, model: ModelSection) -> None:
+    try:
+        diffusion.check_lora(model, file)
+    except ValueError as error:
+        raise ValueError(f"{field_name}: {error}") from error
 
 
 def _model(field_name: str, value: str) -> Candidate:
     checkpoint, _, revision = value.partition("@") if not Path(value).exists() else (value, "", "")
-
-    def load(model: ModelSection, device: "torch.device") -> "Family":
-        other: dict[str, Any] = {"checkpoint": checkpoint, "revision": revision or None}
-        other |= {
-            "variant": None,
-            "loras": (),
-            "config": model.config if Path(checkpoint).is_file() else None,
-        }
-        try:
-            return diffusion.load_family(model.model_copy(update=other), device)
-        except ValueError as error:
-            raise ValueError(f"{field_name}: {error}") from error
-
     identity = diffusion.checkpoint_identity(checkpoint, revision or None)
+    load = partial(_load_other, field_name, checkpoint, revision)
     return Candidate(name=value, identity=identity, load=load, whole_model=True)
+
+
+def _load_other(
+    field_name: str, checkpoint: str, revision: str, model: ModelSection, device: "torch.device"
+) -> "Family":
+    other: dict[str, Any] = {"checkpoint": checkpoint, "revision": revision or None}
+    other |= {
+        "variant": None,
+        "loras": (),
+        "config": model.config if Path(checkpoint).is_file() else None,
+    }
+    try:
+        return diffusion.load_family(model.model_copy(update=other), device)
+    except ValueError as error:
+        raise ValueError(f"{field_name}: {error}") from error
 
 
 def _images(value: str) -> Candidate:

@@ -5,7 +5,6 @@ scores/MODEL/REWARD.parquet         one row per image
 judgements.parquet                  one row per image; only with a judge
 """
 
-import gc
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,14 @@ import numpy as np
 
 from capo.engine.device import select_device
 from capo.engine.progress import progress
+from capo.engine.shard_work import Workplace
 from capo.evaluation.candidates import Candidate
 from capo.images.evaluation_import import EvaluationImages, import_evaluation_images
 from capo.images.shard_files import shard_path
 from capo.prompts import Prompt
+from capo.recipe import Recipe
 from capo.sampling.image_request import ImageRequest
-from capo.sampling.sampler import sample_images
+from capo.sampling.sampler import Sampling
 from capo.scoring.image_sets import ImageSet, score_image_sets
 from capo.scoring.judging import Judge, check_size, load_judge, verdicts
 from capo.store import Artifact
@@ -29,6 +30,8 @@ from capo.store.step import Job
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from capo.diffusion.family import Family
 
 IMAGES = "images"
 JUDGMENTS = "judgements.parquet"
@@ -59,8 +62,7 @@ def measure(
     recipe, artifact = job.recipe, job.artifact
     sets = {model.name: image_set(artifact, model.name) for model in models}
     _make_images(job, prompts, models, candidate)
-    gc.collect()  # the rewards may need the device's memory
-    score_image_sets(list(sets.values()), recipe.rewards, prompts, recipe.engine, "evaluate")
+    score_image_sets(job.executor, list(sets.values()), recipe.rewards, prompts, recipe.engine, "evaluate")
     if recipe.evaluate.judge is not None and not artifact.has(JUDGMENTS):
         artifact.write_table(JUDGMENTS, _judgments(load_judge(recipe.evaluate.judge), prompts, sets))
 
@@ -108,18 +110,30 @@ def _make_images(
         for folder in folders.values():
             import_evaluation_images(artifact, folder, prompts, request)
         return
-    assert candidate.load is not None
-    family = candidate.load(recipe.model, select_device(recipe.engine))
-    check_size(judge, family.image_size(settings), "this model makes")
-    for model, folder in folders.items():
-        sampled = ImageRequest(
+    requests = [
+        ImageRequest(
             prompts=prompts,
             samples=samples,
             settings=settings,
             seed_key=(model.seed_key, recipe.seed),
             description=f"evaluate: {model.name} images",
+            folder=folder,
         )
-        sample_images(family, sampled, artifact, folder)
+        for model, folder in folders.items()
+    ]
+    title = f"evaluate: images of {' and '.join(model.name for model in models)}"
+    load = partial(_load_checked, recipe, candidate)
+    work = Sampling(title, job.run.access(), artifact.name, requests, load)
+    job.executor.run(work, work.missing(artifact))
+
+
+def _load_checked(recipe: Recipe, candidate: Candidate, place: Workplace) -> "Family":
+    """Load a candidate's model; raises `ValueError` if the judge does not accept the images that it makes."""
+    assert candidate.load is not None
+    family = candidate.load(recipe.model, select_device(recipe.engine))
+    size = family.image_size(recipe.generate)
+    check_size(recipe.evaluate.judge, size, "this model makes")
+    return family
 
 
 def _judgments(judge: Judge, prompts: Sequence[Prompt], sets: Mapping[str, ImageSet]) -> "pa.Table":

@@ -14,7 +14,7 @@ from capo.method import Comparison, PowerRatio
 from capo.prompts.table import read_prompt_ids
 from capo.recipe import Recipe, RewardSection
 from capo.rewards import build_comparison, reject_negative
-from capo.scoring.score_table import check_missing, count_samples, read_scores, score_vector
+from capo.scoring.score_table import check_missing, count_samples, find_gaps, read_scores, score_vector
 from capo.store import Artifact, Run
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def read_columns(recipe: Recipe, run: Run) -> Columns:
 
 def _read_table(reward: str, run: Run, limit: float) -> "pa.Table":
     table = read_scores(run.artifact(f"scores/{reward}"), ["prompt_id", "sample", "score", "error"])
-    check_missing(reward, [table], len(table), limit)
+    check_missing(reward, find_gaps(table), len(table), limit)
     return table
 
 

@@ -7,17 +7,19 @@ does not compute them again.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
 from capo.engine.device import select_device
+from capo.engine.shard_work import Workplace
 from capo.images.sample_table import sample_table
 from capo.images.shard_builder import ShardBuilder
 from capo.images.shard_files import read_samples
 from capo.method.clear_pairs import has_clear_pairs
 from capo.pairing.selecting import SelectionRule, make_pairs, selection_rule
-from capo.recipe import RewardSection
+from capo.recipe import Recipe, RewardSection
 from capo.recipe.sample_sections import AdaptiveSection
 from capo.rewards import Scored, build_comparison, reject_negative
 from capo.sampling.generate import sample_prompts
@@ -30,18 +32,21 @@ def adaptive_samples(job: Job) -> None:
 
     Raises what the score stage raises for a reward that cannot score.
     """
-    recipe = job.recipe
-    assert recipe.generate.adaptive is not None
-    rule = selection_rule(recipe.pairs, recipe.training_rewards)
-    scorer = WaveScorer(recipe.training_rewards, select_device(recipe.engine))
-    waves = AdaptiveWaves(recipe.generate.adaptive, recipe.generate.samples_per_prompt, scorer, rule)
-    summary = sample_prompts(job, waves)
+    summary = sample_prompts(job, partial(adaptive_waves, job.recipe))
     shards = read_samples(job.artifact, columns=["prompt_id"])
     counts = Counter(n for shard in shards for n in Counter(shard["prompt_id"].to_pylist()).values())
     most = summary["samples"]
     summary["samples"] = sum(samples * prompts for samples, prompts in counts.items())
     by_samples = {str(samples): counts[samples] for samples in sorted(counts)}
     job.artifact.commit(summary | {"samples_at_most": most, "prompts_by_samples": by_samples})
+
+
+def adaptive_waves(recipe: Recipe, place: Workplace) -> "AdaptiveWaves":
+    """Return what decides on the samples of a prompt, with the training rewards on this process's device."""
+    assert recipe.generate.adaptive is not None
+    rule = selection_rule(recipe.pairs, recipe.training_rewards)
+    scorer = WaveScorer(recipe.training_rewards, select_device(recipe.engine))
+    return AdaptiveWaves(recipe.generate.adaptive, recipe.generate.samples_per_prompt, scorer, rule)
 
 
 class WaveScorer:

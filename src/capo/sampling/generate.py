@@ -4,6 +4,8 @@ The base model makes them, or in a further round the policy of the previous roun
 many as its pairs need. Existing images can take their place.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from capo.recipe import GenerateSection, Recipe
@@ -11,6 +13,8 @@ from capo.store.check import Check
 from capo.store.step import Job, Step, flatten
 
 if TYPE_CHECKING:
+    from capo.diffusion.family import Family
+    from capo.engine.shard_work import Workplace
     from capo.sampling.sampler import Waves
     from capo.store import Run
 
@@ -79,23 +83,19 @@ def make_samples(job: Job) -> None:
         job.artifact.commit(sample_prompts(job))
 
 
-def sample_prompts(job: Job, waves: "Waves | None" = None) -> dict[str, Any]:
+def sample_prompts(job: Job, make_waves: "Callable[[Workplace], Waves] | None" = None) -> dict[str, Any]:
     """Fill `samples/` without committing it; returns its summary, counting all N samples of every prompt."""
-    from capo.diffusion import load_family
-    from capo.diffusion.policy import load_policy
-    from capo.engine.device import select_device
+    from capo.diffusion import load_weightless
     from capo.prompts.table import read_prompts
     from capo.sampling.image_request import ImageRequest
-    from capo.sampling.sampler import sample_images
+    from capo.sampling.sampler import Sampling
     from capo.scoring.previous_round import find_previous_round
 
     recipe, seed = job.recipe, job.recipe.seed
     prompts = read_prompts(job.run)
-    family = load_family(recipe.model, select_device(recipe.engine))
+    truncated = sum(load_weightless(recipe.model).truncates([p.text for p in prompts]))
     if recipe.start is not None:
-        start = find_previous_round(recipe.start, recipe.model, recipe.train)
-        load_policy(family, start.policy.folder)
-        seed = start.seed(seed)
+        seed = find_previous_round(recipe.start, recipe.model, recipe.train).seed(seed)
     samples = recipe.generate.samples_per_prompt
     request = ImageRequest(
         prompts=prompts,
@@ -105,9 +105,21 @@ def sample_prompts(job: Job, waves: "Waves | None" = None) -> dict[str, Any]:
         description="generate",
         keep_latents=True,
     )
-    sample_images(family, request, job.artifact, waves=waves)
-    return {
-        "prompts": len(prompts),
-        "samples": len(prompts) * samples,
-        "truncated_prompts": sum(family.truncates([p.text for p in prompts])),
-    }
+    load = partial(load_sampled_model, recipe)
+    work = Sampling("generate", job.run.access(), job.artifact.name, [request], load, make_waves)
+    job.executor.run(work, work.missing(job.artifact))
+    return {"prompts": len(prompts), "samples": len(prompts) * samples, "truncated_prompts": truncated}
+
+
+def load_sampled_model(recipe: Recipe, place: "Workplace") -> "Family":
+    """Load the base model, or in a further round the policy of the previous round."""
+    from capo.diffusion import load_family
+    from capo.diffusion.policy import load_policy
+    from capo.engine.device import select_device
+    from capo.scoring.previous_round import find_previous_round
+
+    family = load_family(recipe.model, select_device(recipe.engine))
+    if recipe.start is not None:
+        start = find_previous_round(recipe.start, recipe.model, recipe.train)
+        load_policy(family, start.policy.folder)
+    return family

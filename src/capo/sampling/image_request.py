@@ -1,5 +1,6 @@
 """A request for images of prompts."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,11 +21,17 @@ class ImageRequest:
     seed_key: tuple[str, int]
     """The purpose of the images, and the seed of the run or round."""
     description: str
+    folder: str = ""
+    """The folder of the artifact that the shards go to."""
     keep_latents: bool = False
     """True to also write latents and conditioning, which training reads."""
 
-    def shards(self) -> dict[int, Sequence[Prompt]]:
-        """The prompts of every shard, by its number."""
+    @property
+    def shards(self) -> range:
+        """The numbers of the shards."""
+        return range(math.ceil(len(self.prompts) / self.settings.shard_prompts))
+
+    def shard(self, number: int) -> Sequence[Prompt]:
+        """Return the prompts of the shard of this number."""
         size = self.settings.shard_prompts
-        starts = range(0, len(self.prompts), size)
-        return dict(enumerate(self.prompts[start : start + size] for start in starts))
+        return self.prompts[number * size : (number + 1) * size]

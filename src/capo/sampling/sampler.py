@@ -9,12 +9,19 @@ The address of an image (run seed, round, prompt, sample) determines its initial
 what else is sampled in the same batch.
 """
 
+import gc
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from capo.engine.progress import Bar, progress
+from capo.engine.local_executor import LocalExecutor
+from capo.engine.memory import release_memory
 from capo.engine.seeds import initial_noise, stable_seed
+from capo.engine.shard_work import Advance, Done, Workplace
 from capo.images.sample_table import latent_tensors
 from capo.images.shard_builder import SampleKey, ShardBuilder
 from capo.images.shard_files import UNCONDITIONAL, conditioning_path, latents_path, path_in, shard_path
@@ -24,15 +31,86 @@ from capo.sampling.disk_forecast import check_disk
 from capo.sampling.image_request import ImageRequest
 from capo.sampling.image_writer import ImageWriter
 from capo.store import Artifact
+from capo.store.run_directory import RunAccess
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from capo.diffusion.family import Family
 
 Waves = Callable[[ShardBuilder], Iterable[list[tuple[int, int]]]]
 """For a shard, what to sample, wave by wave: (position of the prompt in the shard, number of the sample)."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The work of sampling the requested images into an artifact, all with one model and equal settings."""
+
+    title: str
+    access: RunAccess
+    artifact: str
+    requests: Sequence[ImageRequest]
+    load: "Callable[[Workplace], Family]"
+    """Loads the model in the worker's process. Picklable, unless the executor is local."""
+    make_waves: Callable[[Workplace], Waves] | None = None
+    """Makes the function that decides in the worker's process how many samples a prompt gets: it yields what
+    to sample next, shard by shard, after it has seen the previous wave. None for all samples at once."""
+
+    unit = "prompts"
+
+    @cached_property
+    def shards(self) -> "list[_Shard]":
+        """The shards of all requests; the work numbers them from 0."""
+        return [_Shard(request, number) for request in self.requests for number in request.shards]
+
+    @property
+    def total(self) -> int:
+        """The number of prompts."""
+        return sum(len(request.prompts) for request in self.requests)
+
+    def size(self, shard: int) -> int:
+        """Return the number of prompts in a shard."""
+        return len(self.shards[shard].prompts)
+
+    def missing(self, artifact: Artifact) -> list[int]:
+        """Return the shards that `artifact` lacks."""
+        return [number for number, shard in enumerate(self.shards) if not artifact.has(shard.path)]
+
+    @contextmanager
+    def open(self, place: Workplace) -> "Iterator[ShardSampler]":
+        """Load the model. Raises `WorkspaceError` or `ValueError` if the images cannot be stored."""
+        artifact = self.access.open(place.writer).artifact(self.artifact)
+        family = self.load(place)
+        self._check_disk(family, artifact)
+        waves = None if self.make_waves is None else self.make_waves(place)
+        yield ShardSampler(family, self, artifact, waves, place.advance)
+        del family, waves
+        gc.collect()  # what follows may need the device's memory
+        release_memory()
+
+    def _check_disk(self, family: "Family", artifact: Artifact) -> None:
+        missing = [self.shards[number] for number in self.missing(artifact)]
+        for request in self.requests:
+            sizes = [len(shard.prompts) for shard in missing if shard.request is request]
+            if sizes:
+                check_disk(family, request, artifact.folder, prompts=sum(sizes), largest_shard=max(sizes))
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A shard of a request."""
+
+    request: ImageRequest
+    number: int
+
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        return self.request.shard(self.number)
+
+    @property
+    def path(self) -> str:
+        """The table, which marks the shard as complete."""
+        return shard_path(self.request.folder, self.number)
 
 
 def sample_images(
@@ -42,104 +120,90 @@ def sample_images(
     folder: str = "",
     waves: Waves | None = None,
 ) -> None:
-    """Write the missing shards of the requested images into `folder` of `artifact`.
-
-    `waves` may ask for fewer samples of a prompt: it yields what to sample next, shard by shard, after it
-    has seen the previous wave. Raises, before sampling, `WorkspaceError` when the disk is clearly too small,
-    and `ValueError` when a shard would be too large to be read back.
-    """
-    missing = {n: part for n, part in request.shards().items() if not artifact.has(shard_path(folder, n))}
-    count = sum(map(len, missing.values()))
-    with progress(request.description, total=len(request.prompts), unit="prompts") as bar:
-        bar.advance(len(request.prompts) - count, resumed=True)
-        if not missing:
-            return
-        largest = max(map(len, missing.values()))
-        check_disk(family, request, artifact.folder, prompts=count, largest_shard=largest)
-        with ImageWriter(family, request.settings.image_format) as writer:
-            files = _ShardFiles(artifact, folder, family.dtype if request.keep_latents else None)
-            sampler = _ShardSampler(family, request, writer, files)
-            for number, prompts in missing.items():
-                shard = ShardBuilder(number, prompts)
-                sampler.sample(shard, waves or partial(_one_wave, request.samples), bar)
-            files.flush()
+    """Write the missing shards of the requested images in this process, with a model that is loaded."""
+    make_waves = None if waves is None else lambda place: waves
+    requests = [replace(request, folder=folder)]
+    work = Sampling(
+        request.description, artifact.run.access(), artifact.name, requests, lambda place: family, make_waves
+    )
+    LocalExecutor().run(work, work.missing(artifact))
 
 
-class _ShardFiles:
-    """Writes the files of a shard while its successor is being sampled, since its images may be late."""
-
-    def __init__(self, artifact: Artifact, folder: str, latents_dtype: "torch.dtype | None") -> None:
-        """`latents_dtype` is None if latents and conditioning are not kept."""
-        self._artifact, self._folder, self._dtype = artifact, folder, latents_dtype
-        self._pending: ShardBuilder | None = None
-
-    def write_unconditional(self, tensors: "dict[str, Tensor]") -> None:
-        if self._dtype is not None:
-            self._artifact.write_tensors(path_in(self._folder, UNCONDITIONAL), tensors)
-
-    def write_conditioning(self, number: int, tensors: "dict[str, Tensor]") -> None:
-        if self._dtype is not None:
-            self._artifact.write_tensors(conditioning_path(self._folder, number), tensors)
-
-    def postpone(self, shard: ShardBuilder) -> None:
-        """Write a sampled shard at the next `flush`."""
-        self._pending = shard
-
-    def flush(self) -> None:
-        """Write the postponed shard, if there is one."""
-        shard, self._pending = self._pending, None
-        if shard is None:
-            return
-        if self._dtype is not None:
-            tensors = latent_tensors([shard.all_latents()], self._dtype)
-            self._artifact.write_tensors(latents_path(self._folder, shard.number), tensors)
-        # Last of its files, because the table marks the shard as complete.
-        self._artifact.write_table(shard_path(self._folder, shard.number), shard.table())
-
-
-class _ShardSampler:
-    """Samples one shard after another."""
+class ShardSampler:
+    """Samples one shard after another, with a model in this process."""
 
     def __init__(
-        self, family: "Family", request: ImageRequest, writer: ImageWriter, files: _ShardFiles
+        self, family: "Family", work: Sampling, artifact: Artifact, waves: Waves | None, advance: Advance
     ) -> None:
-        self._family, self._request, self._writer, self._files = family, request, writer, files
+        self._family, self._shards, self._artifact = family, work.shards, artifact
+        self._settings = work.requests[0].settings
+        self._waves, self._advance = waves, advance
         self._unconditional = family.unconditional()
-        files.write_unconditional(self._unconditional)
+        for request in work.requests:
+            if request.keep_latents:
+                artifact.write_tensors(path_in(request.folder, UNCONDITIONAL), self._unconditional)
 
-    def sample(self, shard: ShardBuilder, waves: Waves, bar: Bar) -> None:
-        """Sample a shard and postpone writing it; writes its predecessor after the first batch."""
+    def make(self, shards: Iterable[int]) -> Iterator[Done]:
+        """Sample shards. The files of one are written while the next is sampled, as its images are late."""
+        pending: deque[tuple[int, ShardBuilder, float]] = deque()
+
+        def written() -> Iterator[Done]:
+            while pending:
+                place, shard, started = pending.popleft()
+                self._write(place, shard)
+                yield Done(place, time.monotonic() - started)
+
+        with ImageWriter(self._family, self._settings.image_format) as writer:
+            for place in shards:
+                started = time.monotonic()
+                shard = ShardBuilder(self._shards[place].number, self._shards[place].prompts)
+                for _ in self._sample(place, shard, writer):
+                    yield from written()
+                yield from written()
+                pending.append((place, shard, started))
+            yield from written()
+
+    def _sample(self, place: int, shard: ShardBuilder, writer: ImageWriter) -> Iterator[None]:
+        """Sample a shard, and pause after every batch."""
+        request = self._shards[place].request
         conditioning = self._family.encode([prompt.text for prompt in shard.prompts])
-        self._files.write_conditioning(shard.number, conditioning)
+        if request.keep_latents:
+            path = conditioning_path(request.folder, shard.number)
+            self._artifact.write_tensors(path, conditioning)
         complete = 0
-        for wave in waves(shard):
-            keys = [SampleKey(prompt, n, self._seed(shard.prompts[prompt], n)) for prompt, n in wave]
-            for batch, latents in self._batches(keys, conditioning):
-                shard.add(batch, latents, self._writer.submit(latents))
-                last_samples = sum(key.sample == self._request.samples - 1 for key in batch)
-                bar.advance(last_samples)
+        for wave in self._waves(shard) if self._waves else _one_wave(request.samples, shard):
+            seeds = [stable_seed(*request.seed_key, shard.prompts[p].prompt_id, n) for p, n in wave]
+            keys = [SampleKey(p, n, seed) for (p, n), seed in zip(wave, seeds, strict=True)]
+            for batch, latents in self._batches(keys, conditioning, writer):
+                shard.add(batch, latents, writer.submit(latents))
+                last_samples = sum(key.sample == request.samples - 1 for key in batch)
+                self._advance(last_samples)
                 complete += last_samples
-                self._files.flush()
-        bar.advance(len(shard.prompts) - complete)
-        self._files.postpone(shard)
+                yield
+        self._advance(len(shard.prompts) - complete)
 
-    def _seed(self, prompt: Prompt, sample: int) -> int:
-        return stable_seed(*self._request.seed_key, prompt.prompt_id, sample)
+    def _write(self, place: int, shard: ShardBuilder) -> None:
+        request = self._shards[place].request
+        if request.keep_latents:
+            tensors = latent_tensors([shard.all_latents()], self._family.dtype)
+            self._artifact.write_tensors(latents_path(request.folder, shard.number), tensors)
+        # Last of its files, because the table marks the shard as complete.
+        self._artifact.write_table(self._shards[place].path, shard.table())
 
     def _batches(
-        self, keys: Sequence[SampleKey], conditioning: "dict[str, Tensor]"
+        self, keys: Sequence[SampleKey], conditioning: "dict[str, Tensor]", writer: ImageWriter
     ) -> "Iterator[tuple[Sequence[SampleKey], Tensor]]":
         """Samples of a shard with their latents [B, C, H, W] on the CPU, in batches across its prompts."""
         import torch
 
-        settings = self._request.settings
+        settings = self._settings
         shape = self._family.latent_shape(settings)
 
         def sample(batch: range) -> "Tensor":
             prompts = torch.tensor([keys[n].prompt for n in batch])
             noise = torch.stack([initial_noise(keys[n].seed, shape) for n in batch])
             of_batch = {name: tensor[prompts] for name, tensor in conditioning.items()}
-            with self._writer.sampling:
+            with writer.sampling:
                 latents = self._family.sample(of_batch, self._unconditional, noise, settings).cpu()
             if not latents.isfinite().all():
                 raise ValueError("sampling produced latents that are not finite; set model.dtype to float32")

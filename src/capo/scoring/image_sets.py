@@ -8,18 +8,15 @@ parts/REWARD/IMAGES/shard-00000.parquet  the scores of one shard; removed once t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from capo.engine.shard_work import Executor
 from capo.prompts import Prompt
 from capo.recipe import EngineSection, RewardSection
-from capo.scoring.score_shards import ImageShard, image_shards, score_shards
-from capo.scoring.score_table import has_all_scores, score_matrix
+from capo.scoring.score_shards import ImageShard, ScoreFiles, image_shards, score_shards
+from capo.scoring.score_table import Gaps, has_all_scores, score_matrix
 from capo.store import Artifact
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 PARTS = "parts"
 
@@ -49,6 +46,7 @@ class ImageSet:
 
 
 def score_image_sets(
+    executor: Executor,
     sets: Sequence[ImageSet],
     rewards: Sequence[RewardSection],
     prompts: Sequence[Prompt],
@@ -63,7 +61,8 @@ def score_image_sets(
     if lacking:
         texts = {prompt.prompt_id: prompt.text for prompt in prompts}
         shards = [shard for images in sets for shard in images.shards]
-        score_shards(shards, [_WholeTables(reward, sets) for reward in lacking], texts, engine, title)
+        tables = [_WholeTables(reward, sets) for reward in lacking]
+        score_shards(executor, shards, tables, texts, engine, title)
     for artifact in {images.artifact for images in sets}:
         if artifact.has(PARTS):
             artifact.remove(PARTS)
@@ -73,7 +72,7 @@ class _WholeTables:
     """A destination of the scoring loop that joins the tables of a reward's shards, set by set."""
 
     def __init__(self, section: RewardSection, sets: Sequence[ImageSet]) -> None:
-        self.section = section
+        self.files = ScoreFiles(section, None, f"{PARTS}/{section.name}/")
         self._sets = sets
         self._joined = {
             shard.path
@@ -85,16 +84,16 @@ class _WholeTables:
     def has(self, shard: ImageShard) -> bool:
         return shard.path in self._joined or has_all_scores(shard.artifact, self._part(shard))
 
-    def write(self, shard: ImageShard, table: "pa.Table") -> None:
-        shard.artifact.write_table(self._part(shard), table)
+    def add(self, gaps: Gaps) -> None:
+        """Accept missing scores, which are left out of the results and counted there."""
 
     def finish(self) -> None:
         import pyarrow as pa
 
         for images in self._sets:
-            if not images.artifact.has(path := images.table_path(self.section.name)):
+            if not images.artifact.has(path := images.table_path(self.files.reward.name)):
                 tables = [images.artifact.read_table(self._part(shard)) for shard in images.shards]
                 images.artifact.write_table(path, pa.concat_tables(tables).combine_chunks())
 
     def _part(self, shard: ImageShard) -> str:
-        return f"{PARTS}/{self.section.name}/{shard.path}"
+        return f"{self.files.folder}{shard.path}"

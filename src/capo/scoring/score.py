@@ -42,7 +42,7 @@ def make_scores(job: Job) -> None:
     recipe, samples = job.recipe, job.run.artifact("samples")
     texts = {prompt.prompt_id: prompt.text for prompt in read_prompts(job.run)}
     destinations = _destinations(job, samples.summary["samples"], len(texts))
-    seconds = score_shards(image_shards(samples), destinations, texts, recipe.engine, "score")
+    seconds = score_shards(job.executor, image_shards(samples), destinations, texts, recipe.engine, "score")
     job.seconds.update({f"scores/{name}": value for name, value in seconds.items()})
 
 

@@ -1,35 +1,36 @@
-"""The scoring loop: score shards of images by several rewards.
+"""Scoring: shards of images, scored by several rewards.
 
-It scores samples, validation images, and evaluation images alike. The unit of work is one shard of images
-with the rewards that have not scored it yet. A shard is read and decoded once for all of them while the one
-before it is being scored, and every reward's scores are written as soon as they are computed, so interrupted
-work resumes with the first shard that lacks scores.
+Samples, validation images and evaluation images are scored alike. A shard of work is a shard of images with
+the rewards that have not scored it yet. It is read and decoded once for all of them while the one before it
+is being scored, and every reward's scores are written as soon as they are computed, so interrupted work
+resumes with the first table that is missing.
 
 Rewards share a pass over the shards as far as their models fit into the device's memory together.
 """
 
 import gc
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from capo.engine.device import select_device
-from capo.engine.memory import free_memory, release_memory
+from capo.engine.memory import release_memory
 from capo.engine.prefetch import prefetched
-from capo.engine.progress import progress, say
+from capo.engine.progress import say
+from capo.engine.shard_work import Done, Executor, ShardsFailed, Workplace, errors_of
 from capo.images.sample_table import kept_columns, kept_scores
 from capo.images.shard_files import shard_paths
 from capo.recipe import EngineSection, RewardSection
-from capo.rewards import Scored, find_entry
+from capo.rewards import Scored, build_comparison, find_entry, reject_negative
 from capo.rewards.protocol import RewardMemoryError
 from capo.scoring.rater import ImageRows, Rater
-from capo.scoring.score_table import score_table
+from capo.scoring.score_table import Gaps, find_gaps, score_table, score_values
 from capo.store import Artifact
+from capo.store.run_directory import Run, RunAccess
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import torch
 
 WEIGHTS_SHARE = 0.5
@@ -56,61 +57,125 @@ class ImageShard:
         return ImageRows(rows, [texts[prompt_id] for prompt_id in rows["prompt_id"].to_pylist()])
 
 
+@dataclass(frozen=True)
+class ScoreFiles:
+    """Where the tables of a reward's scores are written, one per shard of images. Picklable."""
+
+    reward: RewardSection
+    artifact: str | None
+    """The artifact of all tables; None for the one that the images are in."""
+    folder: str
+    """The folder in it, which repeats the paths of the images."""
+    compared: bool = False
+    """True if scores that the reward's comparison cannot take are an error."""
+
+    def place(self, run: Run, artifact: str, path: str) -> tuple[Artifact, str]:
+        """Return the artifact and the path of the table for the images at `path` of `artifact`."""
+        return run.artifact(self.artifact or artifact), f"{self.folder}{path}"
+
+
 class Destination(Protocol):
-    """Stores the scores of one reward, one table per shard."""
+    """Collects the scores of one reward in the main process."""
 
     @property
-    def section(self) -> RewardSection:
-        """The reward."""
+    def files(self) -> ScoreFiles:
+        """Where the tables are."""
 
     def has(self, shard: ImageShard) -> bool:
         """Report whether all scores of a shard are stored, without a missing one."""
 
-    def write(self, shard: ImageShard, table: "pa.Table") -> None:
-        """Keep the scores of a shard."""
+    def add(self, gaps: Gaps) -> None:
+        """Learn about the missing scores of a table that was written; raises if they are too many."""
 
     def finish(self) -> None:
         """Complete the scores, once every shard has its table."""
 
 
 @dataclass(frozen=True)
-class Unit:
-    """A unit of work: one shard, and the destinations that lack its scores, by reward name."""
+class Scoring:
+    """The work of scoring `images` by `rewards`; a shard is a place in `images`. Picklable."""
 
-    shard: ImageShard
-    destinations: Mapping[str, Destination]
+    title: str
+    access: RunAccess
+    images: Sequence[tuple[str, str]]
+    """Artifact and path of every shard of images."""
+    lacking: Mapping[int, Sequence[str]]
+    """The rewards that have not scored a shard, for all shards where some have not."""
+    rewards: Sequence[ScoreFiles]
+    texts: Mapping[str, str]
+    """The prompts by their ids."""
+    engine: EngineSection
+
+    unit = "shards"
+
+    @property
+    def total(self) -> int:
+        """The number of shards of images."""
+        return len(self.images)
+
+    def size(self, shard: int) -> int:
+        """Return 1."""
+        return 1
+
+    @contextmanager
+    def open(self, place: Workplace) -> "Iterator[ShardScorer]":
+        """Prepare the rewards; their models are loaded when the first score must be computed."""
+        yield ShardScorer(self, self.access.open(place.writer), select_device(self.engine), place)
+        _free_memory()
 
 
 @dataclass(frozen=True)
-class ReadUnit:
-    """A unit whose images are in memory, and the scores that are known without computing them."""
+class _Read:
+    """A shard whose images are in memory, and the scores that are known without computing them."""
 
-    unit: Unit
+    shard: int
+    started: float
     images: ImageRows
     known: Mapping[str, list[Scored | None]]
 
 
 class ShardScorer:
-    """Several rewards on one device, which score one unit after another."""
+    """Several rewards on one device, which score one shard after another."""
 
-    def __init__(
-        self, rewards: Sequence[RewardSection], texts: Mapping[str, str], device: "torch.device"
-    ) -> None:
-        self._raters = {section.name: Rater(section, device) for section in rewards}
-        self._texts = texts
+    def __init__(self, work: Scoring, run: Run, device: "torch.device", place: Workplace) -> None:
+        self._work, self._run, self._place = work, run, place
+        self._raters = {files.reward.name: Rater(files.reward, device) for files in work.rewards}
+        self._files = {files.reward.name: files for files in work.rewards}
+        self._comparisons = {f.reward.name: build_comparison(f.reward) for f in work.rewards if f.compared}
 
-    def read(self, unit: Unit) -> ReadUnit:
-        """Read a unit's images and decode them if a reward must score any of them."""
-        images = unit.shard.read(self._texts, list(unit.destinations))
-        known = {name: self._known(name, images) for name in unit.destinations}
+    def make(self, shards: Iterable[int]) -> Iterator[Done]:
+        """Score shards; the images of the next one are read and decoded meanwhile."""
+        with prefetched(self._read, shards, ahead=1) as ready:
+            for read in ready:
+                seconds, gaps = {}, {}
+                for name in read.known:
+                    started = time.monotonic()
+                    gaps[name] = self._score(read, name)
+                    seconds[name] = time.monotonic() - started
+                fresh = any(None in known for known in read.known.values())
+                self._place.advance(1, resumed=not fresh)
+                note = {"seconds": seconds, "gaps": {name: g for name, g in gaps.items() if g.count}}
+                yield Done(read.shard, time.monotonic() - read.started, note)
+
+    def _read(self, shard: int) -> _Read:
+        """Read a shard's images and decode them if a reward must score any of them."""
+        started, names = time.monotonic(), self._work.lacking[shard]
+        artifact, path = self._work.images[shard]
+        images = ImageShard(self._run.artifact(artifact), path).read(self._work.texts, names)
+        known = {name: self._known(name, images) for name in names}
         if any(None in scores for scores in known.values()):
             _ = images.images
-        return ReadUnit(unit, images, known)
+        return _Read(shard, started, images, known)
 
-    def score(self, read: ReadUnit, reward: str) -> None:
-        """Score a unit by one reward and write the table."""
-        scored = self._raters[reward].score(read.images, read.known[reward])
-        read.unit.destinations[reward].write(read.unit.shard, score_table(read.images.rows, scored))
+    def _score(self, read: _Read, name: str) -> Gaps:
+        """Score a shard by one reward and write the table."""
+        scored, files = self._raters[name].score(read.images, read.known[name]), self._files[name]
+        table = score_table(read.images.rows, scored)
+        keys = table["prompt_id"], table["sample"]
+        reject_negative(name, self._comparisons.get(name), score_values(table), *keys)
+        artifact, path = files.place(self._run, *self._work.images[read.shard])
+        artifact.write_table(path, table)
+        return find_gaps(table)
 
     def _known(self, name: str, images: ImageRows) -> list[Scored | None]:
         kept = kept_scores(images.rows, name)
@@ -125,13 +190,8 @@ def image_shards(artifact: Artifact, folder: str = "") -> list[ImageShard]:
     return [ImageShard(artifact, path) for path in shard_paths(artifact, folder)]
 
 
-def missing_units(shards: Sequence[ImageShard], destinations: Sequence[Destination]) -> list[Unit]:
-    """The work that is left: every shard that some destination lacks scores of, in order."""
-    units = [Unit(s, {d.section.name: d for d in destinations if not d.has(s)}) for s in shards]
-    return [unit for unit in units if unit.destinations]
-
-
 def score_shards(
+    executor: Executor,
     shards: Sequence[ImageShard],
     destinations: Sequence[Destination],
     texts: Mapping[str, str],
@@ -140,67 +200,76 @@ def score_shards(
 ) -> dict[str, float]:
     """Score all shards by the rewards of all destinations, resuming after the shards that have scores.
 
-    `texts` maps prompt ids to prompts; `title` starts the names of the progress bars. Returns the seconds
-    spent on every reward, by name; time that rewards share is split evenly.
+    `texts` maps prompt ids to prompts; `title` starts the progress lines. Returns the seconds spent on every
+    reward, by name; time that rewards share is split evenly.
     """
+    passes = _Passes(executor, shards, texts, engine, title)
     started = time.monotonic()
-    loop = _Loop(shards, texts, engine, title, {d.section.name: 0.0 for d in destinations})
-    for group in _groups(destinations, free_memory(engine)):
-        if not loop.fits(group):
+    for group in _groups(destinations, executor.free_memory(engine)):
+        if not passes.fits(group):
             # By now, nothing holds memory of the failed attempt, not even its exception.
             _free_memory()
             for destination in group:
-                loop.run([destination])
-    shared = (time.monotonic() - started - sum(loop.seconds.values())) / len(loop.seconds)
-    return {name: own + shared for name, own in loop.seconds.items()}
+                passes.run([destination])
+    elapsed = time.monotonic() - started
+    own = {d.files.reward.name: passes.seconds.get(d.files.reward.name, 0.0) for d in destinations}
+    # Several workers spend more seconds than elapse.
+    scale = min(1.0, elapsed / sum(own.values())) if any(own.values()) else 1.0
+    shared = (elapsed - scale * sum(own.values())) / len(own)
+    return {name: scale * seconds + shared for name, seconds in own.items()}
 
 
 @dataclass(frozen=True)
-class _Loop:
+class _Passes:
     """Passes over the shards."""
 
+    executor: Executor
     shards: Sequence[ImageShard]
     texts: Mapping[str, str]
     engine: EngineSection
     title: str
-    seconds: dict[str, float]
-    """Time spent on every reward alone, by name."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Time that workers spent on every reward alone, by name."""
 
     def fits(self, destinations: Sequence[Destination]) -> bool:
-        """Make a pass with several rewards; False when the device has too little memory for all of them."""
+        """Make a pass with several rewards; False when a device has too little memory for all of them."""
         try:
             self.run(destinations)
-        except RewardMemoryError as error:
-            if len(destinations) == 1:
+        except (RewardMemoryError, ShardsFailed) as error:
+            errors = errors_of(error)
+            if len(destinations) == 1 or not all(isinstance(e, RewardMemoryError) for e in errors):
                 raise
-            say(f"{error}; loading one model at a time instead")
+            say(f"{errors[0]}; loading one model at a time instead")
             return False
         return True
 
     def run(self, destinations: Sequence[Destination]) -> None:
         """Make a pass over the shards and finish the destinations."""
-        rewards = [destination.section for destination in destinations]
-        scorer = ShardScorer(rewards, self.texts, select_device(self.engine))
-        units = missing_units(self.shards, destinations)
-        with ExitStack() as stack:
-            bars = {
-                reward.name: stack.enter_context(
-                    progress(f"{self.title}: {reward.name}", len(self.shards), "shards")
-                )
-                for reward in rewards
-            }
-            for name, bar in bars.items():
-                bar.advance(len(self.shards) - sum(name in unit.destinations for unit in units), resumed=True)
-            for read in stack.enter_context(prefetched(scorer.read, units, ahead=1)):
-                for name, known in read.known.items():
-                    started = time.monotonic()
-                    scorer.score(read, name)
-                    self.seconds[name] += time.monotonic() - started
-                    bars[name].advance(resumed=None not in known)
+        by_name = {destination.files.reward.name: destination for destination in destinations}
+        lacking = {
+            number: names
+            for number, shard in enumerate(self.shards)
+            if (names := [name for name, destination in by_name.items() if not destination.has(shard)])
+        }
+        work = Scoring(
+            title=f"{self.title}: {', '.join(by_name)}",
+            access=self.shards[0].artifact.run.access(),
+            images=[(shard.artifact.name, shard.path) for shard in self.shards],
+            lacking=lacking,
+            rewards=[destination.files for destination in destinations],
+            texts=self.texts,
+            engine=self.engine,
+        )
+
+        def on_done(done: Done) -> None:
+            for name, seconds in done.note["seconds"].items():
+                self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+            for name, gaps in done.note["gaps"].items():
+                by_name[name].add(gaps)
+
+        self.executor.run(work, list(lacking), on_done)
         for destination in destinations:
             destination.finish()
-        del scorer
-        _free_memory()
 
 
 def _groups(destinations: Sequence[Destination], free: float) -> Iterator[list[Destination]]:
@@ -208,7 +277,7 @@ def _groups(destinations: Sequence[Destination], free: float) -> Iterator[list[D
     group: list[Destination] = []
     used = 0.0
     for destination in destinations:
-        size = _weight_bytes(destination.section)
+        size = _weight_bytes(destination.files.reward)
         if group and used + size > WEIGHTS_SHARE * free:
             yield group
             group, used = [], 0.0

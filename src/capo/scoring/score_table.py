@@ -4,8 +4,9 @@
 do not report whether they read a prompt to its end.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -117,16 +118,30 @@ def decode_rows(rows: "pa.Table") -> "list[Image.Image]":
     return [decode_image(data) for data in image_files(rows)]
 
 
-def check_missing(reward: str, tables: "Iterable[pa.Table]", total: int, limit: float) -> None:
-    """Raise `RewardError` if `tables` lack more than the share `limit` of `total` scores."""
-    gaps = [table.filter(table["score"].is_null()) for table in tables]
-    missing = sum(map(len, gaps))
-    if missing <= limit * total:
+@dataclass(frozen=True)
+class Gaps:
+    """Missing scores: their number, and the rows of the first ones, with their reasons."""
+
+    count: int
+    rows: Sequence[Mapping[str, Any]]
+
+
+def find_gaps(table: "pa.Table") -> Gaps:
+    """Return the missing scores of a table."""
+    missing = table.filter(table["score"].is_null())
+    return Gaps(len(missing), missing.slice(0, REASONS_LISTED).to_pylist())
+
+
+def check_missing(reward: str, gaps: Gaps, total: int, limit: float) -> None:
+    """Raise `RewardError` if more than the share `limit` of `total` scores are missing."""
+    if gaps.count <= limit * total:
         return
-    rows = [row for table in gaps for row in table.slice(0, REASONS_LISTED).to_pylist()][:REASONS_LISTED]
-    reasons = [f"  prompt {row['prompt_id']}, sample {row['sample']}: {row['error']}" for row in rows]
+    reasons = [
+        f"  prompt {row['prompt_id']}, sample {row['sample']}: {row['error']}"
+        for row in gaps.rows[:REASONS_LISTED]
+    ]
     summary = (
-        f"reward {reward!r} gave no score for {missing} of {total} samples, more than pairs.max_skipped = "
+        f"reward {reward!r} gave no score for {gaps.count} of {total} samples, more than pairs.max_skipped = "
         f"{limit:g} allows; the first ones:"
     )
     raise RewardError("\n".join([summary, *reasons]))

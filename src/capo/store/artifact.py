@@ -173,6 +173,7 @@ class Artifact(ArtifactFiles):
 
     def _move_to(self, other: "Artifact") -> None:
         """Move the files to the same artifact of another directory, which gets the records too."""
+        self._written.merge()
         for mine, others in zip(self._records, other._records, strict=True):
             if mine.exists():
                 atomic.link(mine, others)

@@ -48,7 +48,7 @@ class ArtifactFiles:
         records = run.path / MANIFESTS
         self._begun_path = records / f"{name}.inputs.json"
         self._manifest_path = records / f"{name}.json"
-        self._written = WrittenFiles(records / f"{name}{SUFFIX}")
+        self._written = WrittenFiles(records / f"{name}{SUFFIX}", run.writer)
         self._known: Versions | None = None
         """The files on record. Kept, since an artifact may have thousands; None until they are read."""
         self._verified: set[str] = set()
@@ -271,9 +271,10 @@ class ArtifactFiles:
         """Raise `WorkspaceError` if `place` is, or contains, a file that capo did not write."""
         if not place.exists():
             return
-        known = (self._read_known() if self._known is None else self._known) or {}
         names = [place.relative_to(self.folder).as_posix()] if place.is_file() else self._on_disk(place)
-        if foreign := [name for name in names if name not in known]:
+        if self._known is None or any(name not in self._known for name in names):
+            self._read_known()  # other processes may have written more
+        if foreign := [name for name in names if name not in (self._known or {})]:
             raise self._foreign(foreign)
 
     def _foreign(self, names: list[str]) -> WorkspaceError:

@@ -43,12 +43,15 @@ def failpoint() -> None:
 
 
 @contextmanager
-def write_file(path: Path, before_rename: BeforeRename = lambda temporary: None) -> Iterator[Path]:
+def write_file(
+    path: Path, before_rename: BeforeRename = lambda temporary: None, writer: str = ""
+) -> Iterator[Path]:
     """Yield a temporary path; the file written there replaces `path` when the context ends without error.
 
-    `before_rename` is called with the temporary path once the file is complete.
+    `before_rename` is called with the temporary path once the file is complete. `writer` keeps the temporary
+    files apart of processes that may write the same file.
     """
-    temporary = path.with_name(TEMPORARY + path.name)
+    temporary = path.with_name(TEMPORARY + writer + path.name)
     with explain_os_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

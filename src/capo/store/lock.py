@@ -8,12 +8,27 @@ import fcntl
 import json
 import os
 import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from capo.store.errors import WorkspaceError, explain_os_errors
+
+
+class Claim(Protocol):
+    """The right to write what a lock protects."""
+
+    @property
+    def holder(self) -> str:
+        """Identifies the hold, on every machine and for all time."""
+        ...
+
+    def check(self) -> None:
+        """Raise `WorkspaceError` once the right is gone."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -22,6 +37,7 @@ class Lock:
 
     path: Path
     handle: int
+    holder: str
 
     def check(self) -> None:
         """Raise `WorkspaceError` unless the file at `path` is still the one that was locked.
@@ -37,6 +53,22 @@ class Lock:
             raise WorkspaceError(
                 f"{self.path.parent} was removed or replaced while this process was writing to it; "
                 "make sure that only one process uses it, and rerun the same command"
+            )
+
+
+@dataclass(frozen=True)
+class SharedLock:
+    """The share of another process in a lock that the main process of a launch holds."""
+
+    path: Path
+    holder: str
+
+    def check(self) -> None:
+        """Raise `WorkspaceError` unless the main process still holds the lock."""
+        if _read(self.path).get("id") != self.holder:
+            raise WorkspaceError(
+                f"{self.path.parent} is no longer held by the main process of this command, which ended, or "
+                "the directory was replaced; rerun the same command"
             )
 
 
@@ -57,10 +89,11 @@ def hold_lock(path: Path, *, instead: str = "choose another run directory with -
                 raise WorkspaceError(
                     f"{path.parent} is in use by {holder}; wait for it to finish, or {instead}"
                 ) from None
-            lock = Lock(path, handle)
+            lock = Lock(path, handle, uuid.uuid4().hex)
             lock.check()
+            content = {"pid": os.getpid(), "host": socket.gethostname(), "id": lock.holder}
             os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+            os.pwrite(handle, json.dumps(content).encode(), 0)
         try:
             yield lock
         finally:
@@ -90,7 +123,16 @@ def _open(path: Path) -> int:
 
 
 def _holder(path: Path) -> str:
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        holder = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {holder['pid']} on {holder['host']}"
+    content = _read(path)
+    if {"pid", "host"} <= content.keys():
+        return f"process {content['pid']} on {content['host']}"
     return "another process"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what the lock file says about its holder; empty if it says nothing."""
+    with suppress(OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+    return {}

@@ -15,15 +15,17 @@ never mix in one artifact: `StaleArtifact` says which inputs changed.
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from capo.engine.shard_work import MAIN
 from capo.recipe import Recipe, RecipeError, dump_recipe, load_recipe
 from capo.store import atomic
 from capo.store.artifact import Artifact
 from capo.store.claim import LOCK, check_claimable, claim
 from capo.store.errors import WorkspaceError, explain_os_errors
-from capo.store.lock import Lock, hold_lock
+from capo.store.lock import Claim, SharedLock, hold_lock
 from capo.store.manifest import MANIFESTS
 from capo.store.replaced import ReplacedFolder
 from capo.store.written_files import remove_superseded
@@ -35,10 +37,12 @@ RECIPE = "recipe.yaml"
 class Run:
     """A run directory: `Run(path)` reads it, `Run.open(path)` also writes to it."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, writer: str = MAIN) -> None:
         self.path = Path(path)
+        self.writer = writer
+        """The name under which this process records the files that it writes."""
         self._artifacts: dict[str, Artifact] = {}
-        self._lock: Lock | None = None
+        self._claim: Claim | None = None
         self._former_recipe: bytes | None = None
         self.replaced_folder = ReplacedFolder(self, None)
         """Where artifacts go that are replaced."""
@@ -60,7 +64,7 @@ class Run:
             claim(run.path, "run")
             atomic.remove_leftovers(run.path)
             remove_superseded(run.path / MANIFESTS)
-            run._lock = lock
+            run._claim = lock
             recipe_file = run.path / RECIPE
             run._former_recipe = recipe_file.read_bytes() if recipe_file.is_file() else None
             run.replaced_folder = ReplacedFolder(run, run._former_recipe)
@@ -69,7 +73,13 @@ class Run:
             try:
                 yield run
             finally:
-                run._lock = None
+                run._claim = None
+
+    def access(self) -> "RunAccess":
+        """Return the access of other processes to this run, which this one holds open for writing."""
+        self.check_writable()
+        assert self._claim is not None
+        return RunAccess(self.path.absolute(), self._claim.holder)
 
     def artifact(self, name: str) -> "Artifact":
         """Return an artifact by name, such as `samples` or `scores/REWARD`; it need not exist yet."""
@@ -94,7 +104,8 @@ class Run:
     ) -> Iterator[Path]:
         """Yield a temporary path whose file replaces `path`, as `atomic.write_file` does."""
         self.check_writable()
-        with atomic.write_file(path, before_rename) as temporary:
+        tag = "" if self.writer == MAIN else f"{self.writer}-"
+        with atomic.write_file(path, before_rename, tag) as temporary:
             yield temporary
             self.check_writable()
 
@@ -120,9 +131,9 @@ class Run:
 
     def check_writable(self) -> None:
         """Raise `WorkspaceError` unless inside `Run.open`, in the directory that was locked then."""
-        if self._lock is None:
+        if self._claim is None:
             raise WorkspaceError(f"{self.path} is open for reading only; use Run.open to write to it")
-        self._lock.check()
+        self._claim.check()
 
     def restore_recipe(self) -> None:
         """Write the recipe that the directory had when it was opened, if any."""
@@ -145,3 +156,18 @@ class Run:
             return None
         except ValueError as error:
             raise WorkspaceError(f"{self.path / relative} is damaged ({error}); remove it") from error
+
+
+@dataclass(frozen=True)
+class RunAccess:
+    """Permission to write files into begun artifacts of a run that the main process holds. Picklable."""
+
+    path: Path
+    holder: str
+    """Identifies the main process's hold on the run; once that ends, writing is an error."""
+
+    def open(self, writer: str) -> Run:
+        """Return the run, to write under the name `writer`, which no other process uses at the same time."""
+        run = Run(self.path, writer)
+        run._claim = SharedLock(self.path / LOCK, self.holder)
+        return run

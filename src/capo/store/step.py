@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from capo.engine.local_executor import LocalExecutor
+from capo.engine.shard_work import Executor
 from capo.recipe import Recipe
 from capo.store.artifact import Artifact
 from capo.store.run_directory import Run
@@ -18,6 +20,8 @@ class Job:
     recipe: Recipe
     run: Run
     artifacts: tuple[Artifact, ...]
+    executor: Executor = field(default_factory=LocalExecutor)
+    """Makes the shards of the artifacts."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds per artifact, set by a stage that makes several at once; by default they share the time."""
 

@@ -1,37 +1,51 @@
-"""The record of the files that capo has written for an artifact that is not committed yet."""
+"""The record of the files that capo has written for an artifact that is not committed yet.
+
+    manifests/NAME.written.jsonl           the files that the main process wrote
+    manifests/NAME.written/WRITER.jsonl    those of other processes, one file each
+
+Every process appends to a file of its own, since appending from several machines is not safe on a network
+file system. Readers merge them.
+"""
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from capo.engine.shard_work import MAIN
 from capo.store import atomic
 from capo.store.manifest import Description
 
-SUFFIX = ".written.jsonl"
+SUFFIX = ".written"
+LINES = ".jsonl"
 
 Versions = dict[str, list[Description]]
 """For each file, the contents it may have: more than one after it was overwritten."""
 
 
 class WrittenFiles:
-    """A JSON Lines file with a line for every file written, added before the file appears.
+    """JSON Lines files with a line for every file written, added before the file appears.
 
-    It says which files of a folder are capo's, and may be removed, and what they contain. A crash may leave a
-    line whose file never appeared, so a file matches its record if it has any of the recorded contents.
+    They say which files of a folder are capo's, and may be removed, and what they contain. A crash may leave
+    a line whose file never appeared, so a file matches the record if it has any of the recorded contents.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, writer: str) -> None:
+        """`path` is `manifests/NAME.written`; `writer` names this process."""
+        self.path = path.with_name(path.name + LINES)
+        """The main process's file."""
+        self._folder = path
+        self._own = self.path if writer == MAIN else path / (writer + LINES)
 
     def read(self) -> Versions | None:
         """Return the files on record, or None without a record."""
-        try:
-            text = self.path.read_bytes().decode(errors="replace")
-        except FileNotFoundError:
+        others = sorted(self._folder.glob(f"*{LINES}"))
+        texts = [text for path in (self.path, *others) if (text := _read(path)) is not None]
+        if not texts:
             return None
         versions: Versions = {}
-        for line in text.split("\n"):
+        for line in (line for text in texts for line in text.split("\n")):
             try:
                 row = json.loads(line)
                 described = {"bytes": row["bytes"], "blake2b": row["blake2b"]}
@@ -45,33 +59,47 @@ class WrittenFiles:
         """Begin an empty record."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_bytes(b"")
+        self._remove_others()
 
     def add(self, files: Mapping[str, Description]) -> None:
         """Append files that are about to appear."""
-        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        self._own.parent.mkdir(exist_ok=True)
+        handle = os.open(self._own, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             # The newline in front ends a line that a crash cut off.
             os.write(handle, ("\n" + "\n".join(_line(*item) for item in files.items())).encode())
         finally:
             os.close(handle)
-        atomic.flush(self.path)
+        atomic.flush(self._own)
 
     def replace(self, versions: Versions) -> None:
-        """Rewrite the record."""
+        """Rewrite the record, in one file."""
         lines = [_line(path, described) for path, known in versions.items() for described in known]
         with atomic.write_file(self.path) as temporary:
             temporary.write_text("\n".join(lines), encoding="utf-8")
+        self._remove_others()
+
+    def merge(self) -> None:
+        """Gather the record in the main process's file."""
+        if self._folder.is_dir():
+            self.replace(self.read() or {})
 
     def remove(self) -> None:
         """Remove the record, once a manifest has taken its place or its files are gone."""
         self.path.unlink(missing_ok=True)
+        self._remove_others()
+
+    def _remove_others(self) -> None:
+        if self._folder.is_dir():
+            shutil.rmtree(self._folder)
 
 
 def remove_superseded(records: Path) -> None:
     """Remove the records whose artifact has a manifest: a crash kept the commit from removing them."""
-    for path in records.rglob(f"*{SUFFIX}"):
-        if path.with_name(path.name.removesuffix(SUFFIX) + ".json").exists():
-            path.unlink()
+    for path in [*records.rglob(f"*{SUFFIX}{LINES}"), *records.rglob(f"*{SUFFIX}")]:
+        record = path.with_name(path.name.removesuffix(LINES))
+        if path.exists() and record.with_suffix(".json").exists():
+            WrittenFiles(record, MAIN).remove()
 
 
 def add_versions(versions: Versions, files: Mapping[str, Description]) -> Versions:
@@ -85,3 +113,10 @@ def add_versions(versions: Versions, files: Mapping[str, Description]) -> Versio
 
 def _line(path: str, described: Description) -> str:
     return json.dumps({"path": path, **described})
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_bytes().decode(errors="replace")
+    except FileNotFoundError:
+        return None

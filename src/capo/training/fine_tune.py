@@ -22,6 +22,7 @@ from capo.pairing.training_pairs import TrainingPairs, read_pairs
 from capo.recipe import ModelSection, Recipe, TrainSection
 from capo.scoring.previous_round import PreviousRound, find_previous_round
 from capo.store import Artifact, Run
+from capo.store.step import Job
 from capo.training.batches import Batch, Batches
 from capo.training.checkpoint import Checkpoints
 from capo.training.log import Board, Records
@@ -32,12 +33,13 @@ from capo.training.trainer import Trainer
 from capo.training.validation import Validation
 
 
-def fine_tune(recipe: Recipe, run: Run, artifact: Artifact) -> None:
+def fine_tune(job: Job) -> None:
     """Fill `train/`: checkpoints, metrics, validations, and `best/` in the layout of diffusers.
 
     Raises `TrainingDiverged` if the loss or gradient is not finite, and if errors or margins grow out of
     bounds.
     """
+    recipe, run, artifact = job.recipe, job.run, job.artifact
     section, group = recipe.train, Group()
     group.barrier()  # the main process has begun the artifact
     previous = _previous_round(recipe)
@@ -54,7 +56,7 @@ def fine_tune(recipe: Recipe, run: Run, artifact: Artifact) -> None:
     first = checkpoints.restore()
     with checkpoints, _board(run, section, first + 1) as board:
         records = Records(artifact, board)
-        loop = Loop(section, trainer, make_batch, checkpoints, records, _validation(recipe, run, family))
+        loop = Loop(section, trainer, make_batch, checkpoints, records, _validation(job, family))
         group.barrier()  # every process has read what the main process will change from now on
         last = loop.run(first)
     step, validation = loop.load_best(last)
@@ -126,10 +128,10 @@ def _board(run: Run, section: TrainSection, from_step: int) -> Iterator[Board | 
         yield board
 
 
-def _validation(recipe: Recipe, run: Run, family: Family) -> Validate | None:
-    if recipe.train.validation_prompts is None:
+def _validation(job: Job, family: Family) -> Validate | None:
+    if job.recipe.train.validation_prompts is None:
         return None
-    return Validation(recipe, run, family, run.artifact("train")).run
+    return Validation(job.recipe, job.run, family, job.artifact, job.executor).run
 
 
 def _save_best(artifact: Artifact, trainer: Trainer, recipe: Recipe, origin: Origin) -> None:

@@ -73,7 +73,7 @@ def make_validation(job: Job) -> None:
     """Fill `validation/`: the images and scores of the base, which do not depend on training."""
     from capo.training.validation import validate_base
 
-    validate_base(job.recipe, job.artifact)
+    validate_base(job.recipe, job.artifact, job.executor)
 
 
 def train(job: Job) -> None:
@@ -84,4 +84,4 @@ def train(job: Job) -> None:
     """
     from capo.training.fine_tune import fine_tune
 
-    fine_tune(job.recipe, job.run, job.artifact)
+    fine_tune(job)

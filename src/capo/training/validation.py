@@ -7,10 +7,9 @@
 Images and scores that exist are kept, so an interrupted validation resumes shard by shard.
 """
 
-import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -20,23 +19,23 @@ from capo.diffusion import load_family
 from capo.diffusion.family import Family
 from capo.diffusion.policy import widen
 from capo.engine.device import select_device
+from capo.engine.shard_work import Executor, Workplace
 from capo.prompts import Prompt, load_prompts
 from capo.recipe import Recipe
 from capo.sampling.image_request import ImageRequest
-from capo.sampling.sampler import sample_images
+from capo.sampling.sampler import Sampling
 from capo.scoring.image_sets import ImageSet, score_image_sets
 from capo.scoring.judging import can_judge, check_size, load_judge, verdicts
 from capo.scoring.prompt_win_rates import present, prompt_error, prompt_win_rates
 from capo.store import Artifact, Run
 
 
-def validate_base(recipe: Recipe, artifact: Artifact) -> None:
+def validate_base(recipe: Recipe, artifact: Artifact, executor: Executor) -> None:
     """Fill `validation/`: images of the base model and their scores, which do not depend on training."""
     prompts = validation_prompts(recipe)
-    base = ValidationImages(recipe, prompts, artifact, "base")
+    base = ValidationImages(recipe, prompts, artifact, "base", executor)
     if not base.scored:
-        _sample_base(recipe, base)
-        gc.collect()  # the rewards may need the device's memory
+        base.sample("validate the base", _load_base)
     samples = recipe.train.validation_samples
     artifact.commit({"prompts": len(prompts), "samples_per_prompt": samples, "rewards": [*base.scores]})
 
@@ -50,13 +49,16 @@ def validation_prompts(recipe: Recipe) -> list[Prompt]:
 class Validation:
     """Compares the policy with its base model; `run(step)` returns a row for `validation.jsonl`."""
 
-    def __init__(self, recipe: Recipe, run: Run, family: Family, artifact: Artifact) -> None:
+    def __init__(
+        self, recipe: Recipe, run: Run, family: Family, artifact: Artifact, executor: Executor
+    ) -> None:
         """`family` samples with the policy's weights; its images go to `artifact`."""
         self._recipe = recipe
         self._family = family
         self._artifact = artifact
+        self._executor = executor
         self._prompts = validation_prompts(recipe)
-        self._base = ValidationImages(recipe, self._prompts, run.artifact("validation"), "base")
+        self._base = ValidationImages(recipe, self._prompts, run.artifact("validation"), "base", executor)
 
     def run(self, step: int, roll_backs: int = 0) -> dict[str, Any]:
         """Validate the policy at a step; `roll_backs` counts how often training has rolled back so far.
@@ -88,9 +90,9 @@ class Validation:
     def _sampled(self, step: int, roll_backs: int) -> "ValidationImages":
         again = f"-again-{roll_backs}" if roll_backs else ""
         folder = f"validation/step-{step:06d}{again}"
-        images = ValidationImages(self._recipe, self._prompts, self._artifact, folder)
+        images = ValidationImages(self._recipe, self._prompts, self._artifact, folder, self._executor)
         if not images.scored:
-            images.sample(self._family, f"validate step {step}")
+            images.sample(f"validate step {step}", _held_policy, self._family)
         return images
 
 
@@ -102,6 +104,7 @@ class ValidationImages:
     prompts: Sequence[Prompt]
     artifact: Artifact
     folder: str
+    executor: Executor
 
     @cached_property
     def images(self) -> ImageSet:
@@ -121,7 +124,10 @@ class ValidationImages:
     def scores(self) -> Mapping[str, np.ndarray]:
         """The scores [P, K] by every reward, NaN where one is missing; computed if necessary."""
         # The models are released afterwards: they may not fit into memory with a model in training.
-        score_image_sets([self.images], self.recipe.rewards, self.prompts, self.recipe.engine, "validate")
+        recipe = self.recipe
+        score_image_sets(
+            self.executor, [self.images], recipe.rewards, self.prompts, recipe.engine, "validate"
+        )
         ids, samples = [prompt.prompt_id for prompt in self.prompts], self.recipe.train.validation_samples
         return {r.name: self.images.read_scores(r.name, ids, samples) for r in self.recipe.rewards}
 
@@ -135,26 +141,42 @@ class ValidationImages:
         judgments = [v for read in shards for v in verdicts(judge, self.prompts, read.rows, read.images)]
         return np.reshape(judgments, (len(self.prompts), -1)).mean(axis=1)
 
-    def sample(self, family: Family, description: str) -> None:
-        """Make the images that are missing."""
-        if self.judged:
-            check_size(
-                self.recipe.evaluate.judge, family.image_size(self.recipe.generate), "this model makes"
-            )
+    def sample(
+        self, title: str, load: Callable[[Recipe, Workplace], Family], held: Family | None = None
+    ) -> None:
+        """Make the images that are missing with the model that `load` returns; `held` is in this process."""
         request = ImageRequest(
             prompts=self.prompts,
             samples=self.recipe.train.validation_samples,
             settings=self.recipe.generate,
             seed_key=("validation", self.recipe.seed),
-            description=description,
+            description=title,
+            folder=self.folder,
         )
-        sample_images(family, request, self.artifact, self.folder)
+        load = partial(_load_checked, self.recipe, load, self.judged)
+        work = Sampling(title, self.artifact.run.access(), self.artifact.name, [request], load)
+        self.executor.run(work, work.missing(self.artifact), held=held)
 
 
-def _sample_base(recipe: Recipe, base: ValidationImages) -> None:
+def _load_checked(
+    recipe: Recipe, load: Callable[[Recipe, Workplace], Family], judged: bool, place: Workplace
+) -> Family:
+    """Load a model; raises `ValueError` if a judge does not accept the images that it makes."""
+    family = load(recipe, place)
+    if judged:
+        check_size(recipe.evaluate.judge, family.image_size(recipe.generate), "this model makes")
+    return family
+
+
+def _load_base(recipe: Recipe, place: Workplace) -> Family:
     family = load_family(recipe.model, select_device(recipe.engine))
     widen(family, recipe.train)  # as the policy is sampled, so that the two differ only by what it learned
-    base.sample(family, "validate the base")
+    return family
+
+
+def _held_policy(recipe: Recipe, place: Workplace) -> Family:
+    family: Family = place.held
+    return family
 
 
 def _held_out(rates: np.ndarray) -> dict[str, float | None]:
