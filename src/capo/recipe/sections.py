@@ -1,6 +1,6 @@
 """The recipe as a whole, and its sections evaluate, report and engine."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -66,7 +66,23 @@ class ReportSection(Section):
 
 
 class EngineSection(Section):
-    """The device and the threads that the work runs on."""
+    """The processes, the device and the threads that the work runs on. Results do not depend on them."""
+
+    executor: Annotated[Literal["auto", "ray"], RUNTIME] = Field(
+        "auto",
+        description="What makes images and scores: `auto` is this process, or all processes of the launch "
+        "that started it; `ray` is a Ray cluster, with the package's extra `ray`.",
+    )
+    address: Annotated[str, RUNTIME] = Field(
+        "auto",
+        description="The Ray cluster: `HOST:6379`, `ray://HOST:10001`, `auto` for the one that this machine "
+        "belongs to, or `local` for a new one of this machine alone.",
+    )
+    workers: Annotated[int | None, RUNTIME] = Field(
+        None,
+        gt=0,
+        description="Ray workers, which may be more than the cluster has room for now; one per GPU if null.",
+    )
 
     device: Annotated[str, RUNTIME] = Field(
         "auto", description="`cpu`, `cuda`, `cuda:1` or `mps`; `auto` picks CUDA, then MPS, then the CPU."

@@ -1,0 +1,75 @@
+"""Work on a real Ray cluster of two nodes on this machine."""
+
+import pytest
+
+from capo.engine.work import ShardsFailed
+from capo.recipe import EngineSection
+from squares import Squares
+
+ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
+
+from capo.engine.ray_executor import RayExecutor  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture
+def executor(cluster, tmp_path):
+    engine = EngineSection(executor="ray", address=cluster.address, workers=2, device="cpu")
+    executor = RayExecutor(engine, tmp_path / "logs")
+    yield executor
+    executor.close()
+
+
+def squares(folder):
+    return {int(path.name): path.read_text().split() for path in folder.iterdir() if path.name.isdigit()}
+
+
+def test_shards_are_made_once_by_two_workers(executor, tmp_path):
+    notes = []
+    executor.run(Squares(tmp_path, 12, seconds=0.05, workers=2), range(12), lambda done: notes.append(done.note))
+    assert {shard: int(text[0]) for shard, text in squares(tmp_path).items()} == {n: n * n for n in range(12)}
+    assert {len(text) for text in squares(tmp_path).values()} == {2}
+    assert len({text[1] for text in squares(tmp_path).values()}) == 2
+    assert sorted(note["square"] for note in notes) == [n * n for n in range(12)]
+
+
+def test_the_shards_of_a_killed_worker_go_to_another(executor, tmp_path):
+    executor.run(Squares(tmp_path, 10, deadly=frozenset({2, 5}), seconds=0.02), range(10))
+    assert sorted(squares(tmp_path)) == list(range(10))
+    assert {path.name for path in tmp_path.glob("killed-*")} == {"killed-2", "killed-5"}
+
+
+def test_a_poison_shard_is_named_and_all_others_are_made(executor, tmp_path):
+    with pytest.raises(ShardsFailed) as failed:
+        executor.run(Squares(tmp_path, 10, poison=frozenset({4})), range(10))
+    assert sorted(squares(tmp_path)) == [n for n in range(10) if n != 4]
+    (failure,) = failed.value.failures
+    assert failure.shards == (4,) and isinstance(failure.error, ValueError)
+    logs = "".join(path.read_text() for path in (tmp_path / "logs").iterdir())
+    assert "Traceback" in logs and "4 cannot be squared" in logs
+
+
+def test_a_node_that_leaves_takes_no_shard_with_it(cluster, executor, tmp_path):
+    node = cluster.add_node(num_cpus=1)
+    removed = []
+
+    def remove_node(done):
+        if not removed:
+            removed.append(node)
+            cluster.remove_node(node)
+
+    engine = EngineSection(executor="ray", address=cluster.address, workers=3, device="cpu")
+    three = RayExecutor(engine, tmp_path / "logs")
+    three.run(Squares(tmp_path, 15, seconds=0.1, workers=3), range(15), remove_node)
+    three.close()
+    assert sorted(squares(tmp_path)) == list(range(15))
