@@ -25,6 +25,7 @@ class Squares:
     workers: int = 1
 
     title, unit = "square", "numbers"
+    resources = {}  # noqa: RUF012
 
     def size(self, shard):
         return 1

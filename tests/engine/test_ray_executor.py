@@ -36,7 +36,9 @@ def squares(folder):
 
 def test_shards_are_made_once_by_two_workers(executor, tmp_path):
     notes = []
-    executor.run(Squares(tmp_path, 12, seconds=0.05, workers=2), range(12), lambda done: notes.append(done.note))
+    executor.run(
+        Squares(tmp_path, 12, seconds=0.05, workers=2), range(12), lambda done: notes.append(done.note)
+    )
     assert {shard: int(text[0]) for shard, text in squares(tmp_path).items()} == {n: n * n for n in range(12)}
     assert {len(text) for text in squares(tmp_path).values()} == {2}
     assert len({text[1] for text in squares(tmp_path).values()}) == 2
@@ -54,9 +56,11 @@ def test_a_poison_shard_is_named_and_all_others_are_made(executor, tmp_path):
         executor.run(Squares(tmp_path, 10, poison=frozenset({4})), range(10))
     assert sorted(squares(tmp_path)) == [n for n in range(10) if n != 4]
     (failure,) = failed.value.failures
-    assert failure.shards == (4,) and isinstance(failure.error, ValueError)
+    assert failure.shards == (4,)
+    assert isinstance(failure.error, ValueError)
     logs = "".join(path.read_text() for path in (tmp_path / "logs").iterdir())
-    assert "Traceback" in logs and "4 cannot be squared" in logs
+    assert "Traceback" in logs
+    assert "4 cannot be squared" in logs
 
 
 def test_a_node_that_leaves_takes_no_shard_with_it(cluster, executor, tmp_path):

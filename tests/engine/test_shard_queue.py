@@ -27,7 +27,8 @@ def make_all(shards, poison, ahead=2, workers=3):
 
 def test_without_errors_every_shard_is_made_once():
     queue, made = make_all(range(20), set())
-    assert sorted(made) == list(range(20)) and not queue.failures
+    assert sorted(made) == list(range(20))
+    assert not queue.failures
 
 
 def test_a_poison_shard_is_set_aside_and_its_neighbors_are_made():
@@ -44,7 +45,8 @@ def test_an_error_that_goes_away_is_forgiven():
         queue.failed((3,), "worker", ERROR)
     assert queue.next([]) == 3
     queue.made(3)
-    assert queue.finished and not queue.failures
+    assert queue.finished
+    assert not queue.failures
 
 
 def test_a_suspect_is_alone_on_its_worker():

@@ -5,12 +5,13 @@ run directory, which all machines share. Workers take part as soon as the cluste
 machines may join and leave at any time.
 """
 
-import os
+import logging
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from capo.engine.local_executor import LocalExecutor, progress_of
@@ -25,6 +26,9 @@ AHEAD = 2
 
 POLL = 1.0
 """Seconds between two looks at the number of workers, unless something happens."""
+
+CLOSING = 60.0
+"""Seconds to wait for workers to release what they hold."""
 
 OPENINGS = 3
 """Workers that may fail to open a work, one after another, before the run ends."""
@@ -56,12 +60,16 @@ class RayExecutor:
         self._engine, self._logs = engine, logs
         self._workers: list[_Worker] = []
         self._named = 0
+        self._resources: Mapping[str, float] = {}
 
     def run(self, work: Work, shards: Sequence[int], on_done: OnDone = ignore, *, held: Any = None) -> None:
         """Make all `shards`; work on something that only this process holds is done here."""
         if held is not None or not shards:
             LocalExecutor().run(work, shards, on_done, held=held)
             return
+        if work.resources != self._resources:
+            self.close()  # the present workers occupy the cluster
+            self._resources = work.resources
         with progress_of(work, shards) as bar:
             run = _RayRun(self, work, ShardQueue(shards), on_done, bar)
             try:
@@ -69,8 +77,7 @@ class RayExecutor:
             except BaseException:
                 self.close()  # workers may be in the middle of a shard
                 raise
-        for worker in self._workers:
-            worker.ready = False
+        self._release()
         if run.shards.failures:
             raise ShardsFailed(work, run.shards.failures)
 
@@ -95,7 +102,7 @@ class RayExecutor:
 
     def workers(self) -> "list[_Worker]":
         """Return as many workers as the recipe wants, some of which may not run yet."""
-        self._connect()
+        self.connect()
         while len(self._workers) < self._wanted():
             self._workers.append(self._start())
         return self._workers
@@ -107,20 +114,32 @@ class RayExecutor:
         self._workers.remove(worker)
         ray.kill(worker.actor)
 
-    def _connect(self) -> None:
+    def _release(self) -> None:
+        """Let the workers release the models of the work that is over."""
+        import ray
+
+        closing = [worker.actor.close.remote() for worker in self._workers if worker.ready]
+        if closing:
+            ray.wait(closing, num_returns=len(closing), timeout=CLOSING)
+        for worker in self._workers:
+            worker.ready = False
+
+    def connect(self) -> ModuleType:
+        """Return `ray`, connected to the cluster."""
         import ray
 
         if ray.is_initialized():
-            return
+            return ray
         address = None if self._engine.address == "local" else self._engine.address
         try:
-            ray.init(address, log_to_driver=False, logging_level="ERROR", include_dashboard=None)
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
             raise RuntimeError(
                 f"engine.address: {self._engine.address}: {error}. Start Ray on the machines of the cluster "
                 "(`ray start --head`, and `ray start --address HOST:6379` on the others), or set it to "
                 "`local` to use this machine alone"
             ) from error
+        return ray
 
     def _wanted(self) -> int:
         """The number of workers: by default, one for every GPU that the cluster has now."""
@@ -144,9 +163,15 @@ class RayExecutor:
         self._named += 1
         name = f"ray-{self._named}"
         log = self._logs / f"{name}.log"
-        options = {"num_gpus": 1, "num_cpus": 0} if self._uses_gpus else {"num_cpus": 1}
-        host = ray.remote(ShardHost).options(max_concurrency=AHEAD + 2, max_restarts=0, **options)
-        return _Worker(name, host.remote(name, log, os.getcwd(), sys.path), log)
+        wanted = dict(self._resources) or ({"GPU": 1.0} if self._uses_gpus else {"CPU": 1.0})
+        host = ray.remote(ShardHost).options(
+            num_gpus=wanted.pop("GPU", 0),
+            num_cpus=wanted.pop("CPU", 0),
+            resources=wanted,
+            max_concurrency=AHEAD + 2,
+            max_restarts=0,
+        )
+        return _Worker(name, host.remote(name, log, str(Path.cwd()), sys.path), log)
 
 
 class _RayRun:
@@ -155,12 +180,10 @@ class _RayRun:
     def __init__(
         self, executor: RayExecutor, work: Work, shards: ShardQueue, on_done: OnDone, bar: Bar
     ) -> None:
-        import ray
-
-        self._ray = ray
+        self._ray = executor.connect()
         self.shards = shards
         self._executor, self._work, self._on_done, self._bar = executor, work, on_done, bar
-        self._sent = ray.put(pickle.dumps(work))
+        self._sent = self._ray.put(pickle.dumps(work))
         self._calls: dict[Any, tuple[_Worker, int | None]] = {}
         """What is awaited: from which worker, and which shard; None for opening the work."""
         self._unopened: list[Failure] = []
@@ -194,7 +217,7 @@ class _RayRun:
         try:
             answer = self._ray.get(call)
         except self._ray.exceptions.RayError as error:
-            self._lose(worker, RuntimeError(f"the worker died: {type(error).__name__}"))
+            self._lose(worker, RuntimeError(f"the worker died: {_cause(error)}"))
             return
         if isinstance(answer, Failed):
             if shard is None:
@@ -234,3 +257,9 @@ class _RayRun:
         gone = [call for call, (w, s) in self._calls.items() if w is worker and (s is None or s in shards)]
         for call in gone:
             del self._calls[call]
+
+
+def _cause(error: Exception) -> str:
+    """Return what Ray says of the death of a worker, without its ids."""
+    lines = [line for line in str(error).splitlines() if line and not line.startswith("\t")]
+    return " ".join(lines) or type(error).__name__

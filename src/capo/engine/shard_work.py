@@ -5,7 +5,7 @@ complete last; nothing else is passed on but a small `Done`. So a shard can be m
 another one, or on another machine that shares the run directory.
 
     class Draw:                                       # a Work: picklable, and complete in itself
-        title, unit, total = "draw", "pictures", 640
+        title, unit, total, resources = "draw", "pictures", 640, {}
         def size(self, shard): return 64              # pictures in a shard
         @contextmanager
         def open(self, place):                        # in the worker's process: load what shards need
@@ -85,6 +85,11 @@ class Work(Protocol):
     @property
     def unit(self) -> str:
         """What the progress line counts, in the plural."""
+        ...
+
+    @property
+    def resources(self) -> Mapping[str, float]:
+        """What a worker takes of a Ray cluster, by Ray's names; one GPU, or else one CPU, if empty."""
         ...
 
     @property

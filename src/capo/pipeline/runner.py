@@ -14,8 +14,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from capo.engine.executors import open_executor
 from capo.engine.launch import COMMAND, LaunchError, check_launch, processes
 from capo.engine.progress import say
+from capo.engine.work import Executor
 from capo.pipeline import graph, preflight
 from capo.pipeline.costs import replacing
 from capo.pipeline.reuse import reuse
@@ -117,14 +119,14 @@ def _run(
     if _pin_weights(recipe, waiting):  # the commits are part of the inputs
         names = {step.artifact for step in steps}
         steps = [step for step in graph.steps_of(recipe) if step.artifact in names]
-    with Run.open(directory, recipe) as opened:
+    with Run.open(directory, recipe) as opened, open_executor(recipe.engine, directory) as executor:
         if replaced := stale_names(wanted):
             say(replacing(opened, replaced))
         sources = [*donors, *(replaced.folder for replaced in replaced_folders(directory))]
         results: list[StageResult] = []
         try:
             for _, together in groupby(steps, lambda step: step.make):
-                results += _make(list(together), recipe, opened, force, sources)
+                results += _make(list(together), executor, recipe, opened, force, sources)
         except BaseException:
             if _put_back(opened, steps) and all(result.skipped for result in results):
                 opened.restore_recipe()
@@ -161,7 +163,7 @@ def _pin_weights(recipe: Recipe, waiting: Sequence[Step]) -> bool:
 
 
 def _make(
-    steps: Sequence[Step], recipe: Recipe, run: Run, force: bool, donors: Sequence[Path]
+    steps: Sequence[Step], executor: Executor, recipe: Recipe, run: Run, force: bool, donors: Sequence[Path]
 ) -> list[StageResult]:
     """Skip, reuse or make the artifacts of steps that one call makes together."""
     results: dict[str, StageResult] = {}
@@ -177,7 +179,7 @@ def _make(
             artifact.begin(inputs, force=force)
             waiting.append(step)
     if waiting:
-        job = Job(recipe, run, tuple(run.artifact(step.artifact) for step in waiting))
+        job = Job(recipe, run, tuple(run.artifact(step.artifact) for step in waiting), executor)
         started = time.monotonic()
         waiting[0].make(job)
         share = (time.monotonic() - started) / len(waiting)

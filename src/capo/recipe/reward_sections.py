@@ -54,6 +54,11 @@ class RewardSection(Section):
     )
     weight: PositiveFloat = Field(1.0, description="Weight in the mean over rewards, which defines ΔR.")
     batch_size: Annotated[int, RUNTIME] = Field(64, gt=0, description="Images per scoring batch.")
+    resources: Annotated[dict[str, PositiveFloat], RUNTIME] = Field(
+        {},
+        description="With `engine.executor: ray`, what a worker that computes this reward takes of the "
+        "cluster, such as `{GPU: 2}` or `{CPU: 4, big_memory: 1}`; one GPU if empty.",
+    )
     cache: Annotated[bool | None, RUNTIME] = Field(
         None,
         description="Store scores for other runs and use theirs. If null, only for shipped rewards that run "

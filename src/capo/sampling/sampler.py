@@ -12,11 +12,11 @@ what else is sampled in the same batch.
 import gc
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from capo.engine.local_executor import LocalExecutor
 from capo.engine.memory import release_memory
@@ -57,6 +57,7 @@ class Sampling:
     to sample next, shard by shard, after it has seen the previous wave. None for all samples at once."""
 
     unit = "prompts"
+    resources: ClassVar[Mapping[str, float]] = {}
 
     @cached_property
     def shards(self) -> "list[_Shard]":

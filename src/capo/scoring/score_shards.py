@@ -109,6 +109,11 @@ class Scoring:
     unit = "shards"
 
     @property
+    def resources(self) -> Mapping[str, float]:
+        """What a worker takes of a Ray cluster; the rewards agree on it."""
+        return self.rewards[0].reward.resources
+
+    @property
     def total(self) -> int:
         """The number of shards of images."""
         return len(self.images)
@@ -273,12 +278,17 @@ class _Passes:
 
 
 def _groups(destinations: Sequence[Destination], free: float) -> Iterator[list[Destination]]:
-    """Split the destinations, in order, into groups whose weights fit into `free` bytes together."""
+    """Split the destinations, in order, into groups whose weights fit into `free` bytes together.
+
+    The rewards of a group want the same resources.
+    """
     group: list[Destination] = []
     used = 0.0
     for destination in destinations:
-        size = _weight_bytes(destination.files.reward)
-        if group and used + size > WEIGHTS_SHARE * free:
+        reward = destination.files.reward
+        size = _weight_bytes(reward)
+        together = group and group[0].files.reward.resources == reward.resources
+        if group and not (together and used + size <= WEIGHTS_SHARE * free):
             yield group
             group, used = [], 0.0
         group.append(destination)
