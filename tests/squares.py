@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from capo.engine.work import Done
+from capo.engine.shard_work import Done
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 import pytest
 
-from capo.engine.work import ShardsFailed
+from capo import load_recipe, run
+from capo.engine.shard_work import ShardsFailed
 from capo.recipe import EngineSection
+from capo.store import Run
 from squares import Squares
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
@@ -77,3 +79,17 @@ def test_a_node_that_leaves_takes_no_shard_with_it(cluster, executor, tmp_path):
     three.run(Squares(tmp_path, 15, seconds=0.1, workers=3), range(15), remove_node)
     three.close()
     assert sorted(squares(tmp_path)) == list(range(15))
+
+
+def test_samples_and_scores_are_those_of_a_single_process(cluster, tmp_path):
+    small = ["prompts.count=4", "generate.shard_prompts=2", "generate.samples_per_prompt=2"]
+    small += ["generate.num_inference_steps=2", "train.global_batch_size=2", "train.per_device_batch_size=2"]
+    on_ray = ["engine.executor=ray", f"engine.address={cluster.address}", "engine.workers=2"]
+    for name, settings in (("local", small), ("ray", small + on_ray)):
+        recipe = load_recipe("shapes", [*settings, "engine.device=cpu"])
+        for stage in ("prompts", "generate", "score"):
+            run(recipe, tmp_path / name, stage=stage)
+    for artifact in ("samples", "scores/alignment", "scores/heldout"):
+        local, ray_made = (Run(tmp_path / name).artifact(artifact) for name in ("local", "ray"))
+        ray_made.verify()
+        assert ray_made.digest == local.digest

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from capo.engine.local_executor import LocalExecutor
-from capo.engine.work import Executor
+from capo.engine.shard_work import Executor
 from capo.recipe import EngineSection
 
 LOGS = "logs"

@@ -18,7 +18,7 @@ from capo.engine.local_executor import LocalExecutor, progress_of
 from capo.engine.progress import Bar, say
 from capo.engine.shard_host import Failed, ShardHost
 from capo.engine.shard_queue import ShardQueue
-from capo.engine.work import Failure, OnDone, ShardsFailed, Work, ignore
+from capo.engine.shard_work import Failure, OnDone, ShardsFailed, Work, ignore
 from capo.recipe import EngineSection
 
 AHEAD = 2

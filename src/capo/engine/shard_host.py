@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from capo.engine.memory import free_memory
-from capo.engine.work import Done, Work, Worker, Workplace
+from capo.engine.shard_work import Done, Work, Worker, Workplace
 from capo.recipe import EngineSection
 
 

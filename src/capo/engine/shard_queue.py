@@ -3,7 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from capo.engine.work import Failure
+from capo.engine.shard_work import Failure
 
 TRIES = 3
 """A shard that fails so often, each time as the only one of its worker, is set aside."""

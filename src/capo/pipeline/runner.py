@@ -17,7 +17,7 @@ from typing import Any
 from capo.engine.executors import open_executor
 from capo.engine.launch import COMMAND, LaunchError, check_launch, processes
 from capo.engine.progress import say
-from capo.engine.work import Executor
+from capo.engine.shard_work import Executor
 from capo.pipeline import graph, preflight
 from capo.pipeline.costs import replacing
 from capo.pipeline.reuse import reuse
