@@ -1,4 +1,4 @@
-"""Several processes train like one: real processes, started by torchrun and connected by gloo."""
+"""Several processes do what one does: real processes, started by torchrun and connected by gloo."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from capo.recipe import dump_recipe
 from capo.store import Run
 from capo.training.trainer import Trainer
 
-pytestmark = pytest.mark.timeout(900)  # five processes are started in all
+pytestmark = pytest.mark.timeout(900)  # four processes are started in all
 
 WORKER = Path(__file__).parent / "together.py"
 STAGES = ("prompts", "generate", "score", "pair")
@@ -27,39 +27,48 @@ KINDS = {
     "fsdp": {"sharding": "fsdp", "gradient_checkpointing": True},
     "full": {"sharding": "fsdp", "adaptation": "full", "learning_rate": 1e-5, "ema_decay": 0.5},
 }
+UNTRAINED = ("prompts", "samples", "scores/red", "scores/blue", "pairs", "validation", "baseline")
+"""The artifacts that do not depend on training."""
+
+
+def recipe(root, sdxl, train):
+    validation = {"validation_prompts": {"source": str(root / "validation.txt")}, "validation_samples": 1}
+    given = {"steps": 4, "checkpoint_every": 1, "validate_every": 2, **validation, **train}
+    generate = {"shard_prompts": 1}
+    evaluate = {"prompts": {"source": str(root / "validation.txt")}, "samples_per_prompt": 1}
+    return tiny_training.recipe(root, sdxl, given, generate=generate, evaluate=evaluate)
 
 
 @pytest.fixture(scope="module")
-def paired(tmp_path_factory, sdxl):
-    """A folder with a recipe of every kind, and copies of a run with everything up to the pairs."""
+def alone(tmp_path_factory, sdxl):
+    """A folder with a recipe of every kind, and runs of one process: whole for `ddp`, else trained."""
     root = tmp_path_factory.mktemp("together")
-    recipes = {}
-    for kind, train in KINDS.items():
-        validation = {"validation_prompts": {"source": str(root / "validation.txt")}, "validation_samples": 1}
-        given = {"steps": 4, "checkpoint_every": 1, "validate_every": 2, **validation, **train}
-        recipes[kind] = tiny_training.recipe(root, sdxl, given)
-        (root / f"{kind}.yaml").write_text(dump_recipe(recipes[kind]))
+    recipes = {kind: recipe(root, sdxl, train) for kind, train in KINDS.items()}
+    for kind, settings in recipes.items():
+        (root / f"{kind}.yaml").write_text(dump_recipe(settings))
     for stage in STAGES:
-        pipeline.run(recipes["ddp"], root / "run", stage=stage)
-    for kind in KINDS:
-        for name in ("alone", "together"):
-            shutil.copytree(root / "run", root / f"{kind}-{name}")
+        pipeline.run(recipes["ddp"], root / "paired", stage=stage)
+    for name in ("fsdp-alone", "fsdp-together", "full-alone", "full-together", "ddp-alone"):
+        shutil.copytree(root / "paired", root / name)
     for name in ("ddp-poisoned", "full-changing"):
-        shutil.copytree(root / "run", root / name)
+        shutil.copytree(root / "paired", root / name)
+    for kind, settings in recipes.items():
+        pipeline.run(settings, root / f"{kind}-alone", stage=None if kind == "ddp" else "train")
     return root, recipes
 
 
-def entry(root, kind, name, **more):
-    return {"recipe": str(root / f"{kind}.yaml"), "run": str(root / f"{kind}-{name}"), **more}
+def entry(root, kind, name, stage="train", **more):
+    return {"recipe": str(root / f"{kind}.yaml"), "run": str(root / f"{kind}-{name}"), "stage": stage, **more}
 
 
 def launch(root, *entries):
-    """Train the entries in two processes."""
+    """Make the entries in two processes; return the exit code and the messages."""
     (root / "entries.json").write_text(json.dumps(entries))
+    paths = [str(WORKER.parent), os.environ.get("PYTHONPATH", "")]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     with subprocess.Popen(
         [*torchrun, WORKER, root / "entries.json"],
-        env=os.environ | {"PYTHONPATH": str(WORKER.parent), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
     ) as started:
@@ -67,19 +76,49 @@ def launch(root, *entries):
             _, errors = started.communicate(timeout=400)
         finally:
             started.terminate()  # and its child processes
-    assert started.returncode == 0, errors[-20000:]
+    return started.returncode, errors
 
 
 @pytest.fixture(scope="module")
-def trained(paired):
-    """Every kind trained by one and by two processes; also `ddp` on bad data, and `full` interrupted."""
-    root, recipes = paired
-    for kind in KINDS:
-        pipeline.run(recipes[kind], root / f"{kind}-alone", stage="train")
-    whole = [entry(root, kind, "together") for kind in KINDS]
-    bad = entry(root, "ddp", "poisoned", poison=2)
-    launch(root, *whole, bad, entry(root, "full", "changing", stop_before=2))
-    return paired
+def together(alone):
+    """The same by two processes; also `ddp` on bad data, `full` stopped, and a run with a killed process."""
+    root, recipes = alone
+    code, errors = launch(
+        root,
+        entry(root, "ddp", "together", stage=None),
+        entry(root, "fsdp", "together"),
+        entry(root, "full", "together"),
+        entry(root, "ddp", "poisoned", poison=2),
+        entry(root, "full", "changing", stop_before=2),
+        entry(root, "ddp", "killed", stage=None, kill=True),
+    )
+    assert code != 0
+    assert Run(root / "full-changing").artifact("train").has("checkpoints/step-000001/state.json"), errors
+    return root, recipes
+
+
+@pytest.fixture(scope="module")
+def resumed(together):
+    """What was interrupted, resumed: `full` by one process up to step 2, and everything by two to the end."""
+    root, recipes = together
+    step = Trainer.step
+
+    def interrupted(self, number, *arguments):
+        if number == 3:
+            raise KeyboardInterrupt
+        return step(self, number, *arguments)
+
+    samples = Run(root / "ddp-killed").artifact("samples")
+    assert samples.begun()
+    assert not samples.done
+    kept = {name: (samples.folder / name).stat().st_mtime_ns for name in samples.files()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(recipes["full"], root / "full-changing", stage="train")
+    code, errors = launch(root, entry(root, "full", "changing"), entry(root, "ddp", "killed", stage=None))
+    assert code == 0, errors[-20000:]
+    return root, kept
 
 
 def within_rounding(key, value):
@@ -110,16 +149,34 @@ def assert_same_training(first, second):
     assert states[0]["reference"] == states[1]["reference"]
 
 
+def assert_same_files(first, second, names=UNTRAINED):
+    """Assert that artifacts have the same files and summaries; whoever made them."""
+    for name in names:
+        manifests = [Run(path).artifact(name).manifest() for path in (first, second)]
+        assert manifests[0] == manifests[1], name
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_train_as_one(trained, kind):
-    root, _ = trained
+def test_two_processes_train_as_one(together, kind):
+    root, _ = together
     assert_same_training(root / f"{kind}-alone", root / f"{kind}-together")
     assert Run(root / f"{kind}-together").artifact("train").done
 
 
-def test_bad_data_in_one_process_stops_all(trained):
+def test_two_processes_make_a_whole_run_as_one_does(together):
+    root, recipes = together
+    assert_same_files(root / "ddp-alone", root / "ddp-together")
+    assert {status.state for status in pipeline.status(recipes["ddp"], root / "ddp-together")} == {"done"}
+    first, second = (
+        Run(root / name).artifact("evaluate").read_json("results.json")["rewards"]
+        for name in ("ddp-alone", "ddp-together")
+    )
+    assert [row["win_rate"] for row in first] == pytest.approx([row["win_rate"] for row in second])
+
+
+def test_bad_data_in_one_process_stops_all(together):
     """All processes report the same error, and the batch changes no weights."""
-    root, _ = trained
+    root, _ = together
     place = root / "ddp-poisoned"
     first, second = ((place / f"diverged-{rank}.txt").read_text() for rank in (0, 1))
     assert first == second
@@ -130,21 +187,17 @@ def test_bad_data_in_one_process_stops_all(trained):
     ]
 
 
-def test_a_run_resumes_with_another_number_of_processes(trained, monkeypatch):
+def test_a_run_resumes_with_another_number_of_processes(resumed):
     """Two up to step 1, one up to step 2, two to the end."""
-    root, recipes = trained
-    place = root / "full-changing"
-    assert Run(place).artifact("train").has("checkpoints/step-000001/state.json")
-    step = Trainer.step
+    root, _ = resumed
+    assert_same_training(root / "full-alone", root / "full-changing")
 
-    def interrupted(self, number, *arguments):
-        if number == 3:
-            raise KeyboardInterrupt
-        return step(self, number, *arguments)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            pipeline.run(recipes["full"], place, stage="train")
-    launch(root, entry(root, "full", "changing"))
-    assert_same_training(root / "full-alone", place)
+def test_a_run_with_a_killed_process_resumes_and_keeps_its_shards(resumed):
+    root, kept = resumed
+    assert_same_files(root / "ddp-alone", root / "ddp-killed")
+    assert_same_training(root / "ddp-alone", root / "ddp-killed")
+    samples = root / "ddp-killed/samples"
+    tables = {name for name, time in kept.items() if name.endswith(".parquet")}
+    assert tables, "the process that was killed had finished a shard"
+    assert all((samples / name).stat().st_mtime_ns == kept[name] for name in tables)

@@ -12,6 +12,7 @@ def test_processes_are_read_from_the_environment():
     assert processes({}).is_main
     found = processes(TORCHRUN)
     assert (found.rank, found.size, found.local_rank, found.is_main) == (5, 8, 1, False)
+    assert processes(TORCHRUN | {"LOCAL_WORLD_SIZE": "4"}).local_size == 4
 
 
 def test_the_resume_command_launches_as_many_processes():
@@ -36,8 +37,8 @@ def test_an_incomplete_launch_is_rejected(name):
             "ddp",
             "MASTER_ADDR=127.0.0.1 announces",
         ),
-        ({"OMPI_COMM_WORLD_SIZE": "4"}, "ddp", "train alone.*unset OMPI_COMM_WORLD_SIZE"),
-        ({"SLURM_STEP_NUM_TASKS": "2"}, "ddp", "torchrun"),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "ddp", "work alone.*unset OMPI_COMM_WORLD_SIZE"),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, "ddp", "srun --ntasks-per-node 1 torchrun"),
         (TORCHRUN | {"ACCELERATE_USE_FSDP": "true"}, "ddp", "set train.sharding=fsdp"),
         (TORCHRUN | {"ACCELERATE_USE_DEEPSPEED": "true"}, "fsdp", "DeepSpeed"),
         (TORCHRUN | {"ACCELERATE_MIXED_PRECISION": "bf16"}, "ddp", "train.dtype"),

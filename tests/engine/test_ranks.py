@@ -24,7 +24,10 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(os, "environ", {**os.environ})
     monkeypatch.setattr(ranks, "processes", lambda: Processes(0, 2, 0))
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setattr(ranks, "heartbeats", lambda *_: nullcontext())
+    monkeypatch.setattr(ranks, "lifeline", lambda *_: nullcontext())
+    monkeypatch.setattr(ranks.Group, "joined", None)
     monkeypatch.setattr(ranks, "rendezvous", lambda url: iter([(Store(), 0, 2)]))
     monkeypatch.setattr(ranks.dist, "init_process_group", lambda **_: made.append("init"))
     monkeypatch.setattr(ranks.dist, "destroy_process_group", lambda: made.append("destroy"))

@@ -17,6 +17,7 @@ from capo.shapes.grammar import spec_of
 from capo.shapes.layout import scene_of
 from capo.shapes.scenes import draw
 from capo.store import Run
+from capo.store.step import Job
 from capo.training.validation import Validation, validate_base, validation_prompts
 from tiny_run import png
 from tiny_training import recipe
@@ -60,7 +61,7 @@ def test_the_judge_is_measured_and_decides_nothing(tmp_path, sdxl):
             artifact.begin({})
             put_images(artifact, folder, prompts, right)
         validate_base(asked, base, LocalExecutor())  # uses the existing images
-        compared = Validation(asked, run, family, train, LocalExecutor())
+        compared = Validation(Job(asked, run, (train,)), family, LocalExecutor())
         start, row = compared.run(0), compared.run(1)
     assert (row["judge"], row["judge_base"]) == pytest.approx((4 / 6, 3 / 6))
     # The prompts' differences are 1/2, -1/2, 1/2: their mean, and their deviation 1/√3 over √3.

@@ -35,6 +35,8 @@ def heartbeats(store: Any, rank: int, size: int) -> Iterator[None]:
         yield
     finally:
         pulse.stopped.set()
+        for thread in threads:  # Python must not end while one of them is inside the store's library
+            thread.join(INTERVAL)
 
 
 class Pulse:

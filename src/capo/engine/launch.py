@@ -1,7 +1,7 @@
 """The processes of a command that `torchrun` or `accelerate launch` started.
 
 Both set `WORLD_SIZE`, `RANK` and `LOCAL_RANK` in the environment of every process; without these, the command
-runs in one process. Launches whose processes would train separately instead of together are rejected.
+runs in one process. Launches whose processes would work separately instead of together are rejected.
 """
 
 import os
@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 LAUNCHER = "torchrun --nproc-per-node {} -m --"
 
-COMMAND = f"{LAUNCHER.format(8)} capo train RECIPE --run DIR"
+COMMAND = f"{LAUNCHER.format(8)} capo run RECIPE --run DIR"
+
+SLURM_COMMAND = (
+    "srun --ntasks-per-node 1 torchrun --nnodes $SLURM_NNODES --nproc-per-node 8 --rdzv-backend c10d "
+    "--rdzv-endpoint $(scontrol show hostnames $SLURM_NODELIST | head -1):29500 "
+    "-m -- capo run RECIPE --run DIR"
+)
+"""In a job script with `#SBATCH --nodes N`."""
 
 ANNOUNCEMENTS = ("MASTER_ADDR", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 """Variables set by launchers that start several processes, or announce that they do."""
@@ -21,7 +28,7 @@ UNSUPPORTED = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON
 
 
 class LaunchError(ValueError):
-    """A launch whose processes would not train together."""
+    """A launch whose processes would not work together."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +38,14 @@ class Processes:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
+    """The number of processes on this machine."""
+    launched: bool = False
+    """True if a launcher started it, even if it started no other."""
 
     @property
     def is_main(self) -> bool:
-        """True for the process that writes and prints."""
+        """True for the process that begins and commits artifacts, and prints."""
         return self.rank == 0
 
 
@@ -44,7 +55,10 @@ def processes(environment: Mapping[str, str] = os.environ) -> Processes:
     if "WORLD_SIZE" not in environment:
         return Processes()
     try:
-        return Processes(*(int(environment[name]) for name in names))
+        rank, size, local_rank = (int(environment[name]) for name in names)
+        return Processes(
+            rank, size, local_rank, int(environment.get("LOCAL_WORLD_SIZE", size)), launched=True
+        )
     except (KeyError, ValueError):
         values = ", ".join(f"{name}={environment.get(name)}" for name in names)
         raise LaunchError(f"the launcher set {values}; all three must be integers. Use `{COMMAND}`") from None
@@ -60,16 +74,17 @@ def resume_command(arguments: Sequence[str], environment: Mapping[str, str] = os
 
 
 def check_launch(sharding: str, environment: Mapping[str, str] = os.environ) -> None:
-    """Raise `LaunchError` for a launch whose processes would not train together.
+    """Raise `LaunchError` for a launch whose processes would not work together.
 
     `sharding` is `train.sharding`. For example, `accelerate launch --cpu --num_processes 2` starts a single
     process, and a launcher that does not support torch starts several that do not know of each other.
     """
     announced = [f"{name}={environment[name]}" for name in ANNOUNCEMENTS if environment.get(name, "1") != "1"]
     if announced and "WORLD_SIZE" not in environment:
+        command = SLURM_COMMAND if announced[0].startswith("SLURM") else COMMAND
         raise LaunchError(
             f"{', '.join(announced)} announces several processes, but WORLD_SIZE is not set, so each "
-            f"would train alone. Use `{COMMAND}`, or unset {announced[0].partition('=')[0]}"
+            f"would work alone. Use `{command}`, or unset {announced[0].partition('=')[0]}"
         )
     for name, backend in UNSUPPORTED.items():
         if environment.get(name) == "true":

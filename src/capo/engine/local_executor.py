@@ -1,12 +1,14 @@
 """The executor of a single process: it makes all shards itself, in order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from capo.engine.progress import Bar, progress
-from capo.engine.shard_work import MAIN, OnDone, Work, Workplace, ignore
+from capo.engine.shard_work import MAIN, Executor, OnDone, Work, Workplace, ignore
 from capo.recipe import EngineSection
+
+T = TypeVar("T")
 
 
 class LocalExecutor:
@@ -22,6 +24,13 @@ class LocalExecutor:
             with work.open(place) as worker, closing(cast(Any, worker.make(iter(shards)))) as made:
                 for done in made:
                     on_done(done)
+
+    def call_all(self, function: Callable[[Executor, Any], None]) -> None:
+        """Do nothing: there are no other processes."""
+
+    def in_main(self, make: Callable[[], T], *, held: Any = None) -> T:
+        """Call `make`."""
+        return make()
 
     def free_memory(self, engine: EngineSection) -> int:
         """Return the bytes that this process's device has free."""

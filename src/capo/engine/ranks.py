@@ -1,14 +1,14 @@
-"""Communication between the processes of a training run.
+"""The processes of a launch, and their communication while they train.
 
-All processes take the same steps, each on its share of a batch, and make the same decisions from the same
-numbers. Only the main process, rank 0, writes. A single process needs no communication.
+In training, all processes take the same steps, each on its share of a batch, and make the same decisions from
+the same numbers. A single process needs no communication.
 """
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,12 +17,10 @@ from torch.distributed.rendezvous import rendezvous
 
 from capo.engine.heartbeat import heartbeats
 from capo.engine.launch import LaunchError, Processes, processes
+from capo.engine.lifeline import lifeline
 
 TIMEOUT = timedelta(days=1)
-"""The longest wait for another process: the main one validates while the others wait.
-
-A process that was stopped is detected sooner, by its heartbeats.
-"""
+"""The longest wait for another process. One that was stopped is detected sooner, by its heartbeats."""
 BUCKET = 1 << 28
 """Bytes of gradients that are exchanged in one call."""
 
@@ -32,7 +30,12 @@ T = TypeVar("T")
 class Group:
     """The processes of this training run, seen from one of them."""
 
-    def __init__(self) -> None:
+    joined: "ClassVar[Group | None]" = None
+    """The processes that this one has joined."""
+
+    def __init__(self, store: Any = None) -> None:
+        self.store = store
+        """The launch's store, in what `join_processes` yields."""
         started = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if started else 0
         self.size = dist.get_world_size() if started else 1
@@ -95,25 +98,30 @@ class Group:
 def join_processes(device: str) -> Iterator[Group]:
     """Connect the processes of this command; each takes a GPU of its own. `device` is `engine.device`.
 
-    Raises `LaunchError` if there are fewer GPUs than processes, or if `device` names one of them. A process
-    that fails inside the context leaves at once, so that the launcher notices and stops the others. If a
-    process is stopped, the others end with an error.
+    Raises `LaunchError` if there are fewer GPUs than processes, or if `device` names one of them. If a
+    process fails inside the context, is killed or stopped, the others end too, and the main one names it.
     """
     process = processes()
-    if process.size == 1 or dist.is_initialized():
-        yield Group()
+    if process.size == 1 or Group.joined is not None:
+        yield Group.joined or Group()
         return
     _take_device(process, device)
     if not process.is_main:
         os.environ["CAPO_QUIET"] = "1"
     store, _, _ = next(rendezvous("env://"))
     dist.init_process_group(store=store, rank=process.rank, world_size=process.size, timeout=TIMEOUT)
-    with heartbeats(store, process.rank, process.size):
-        yield Group()
+    host = os.environ["MASTER_ADDR"]
+    with (
+        heartbeats(store, process.rank, process.size),
+        lifeline(store, process.rank, process.size, host),
+    ):
+        Group.joined = Group(store)
+        yield Group.joined
         # Wait for the others, which may still read from this process's connections. After an error they might
         # wait for a process that failed, so this is not in a `finally`.
         store.set(f"left/{process.rank}", "")
         store.wait([f"left/{rank}" for rank in range(process.size)], TIMEOUT)
+    Group.joined = None
     dist.destroy_process_group()
 
 

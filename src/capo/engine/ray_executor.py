@@ -8,18 +8,20 @@ machines may join and leave at any time.
 import logging
 import pickle
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from capo.engine.local_executor import LocalExecutor, progress_of
 from capo.engine.progress import Bar, say
 from capo.engine.shard_host import Failed, ShardHost
 from capo.engine.shard_queue import ShardQueue
-from capo.engine.shard_work import Failure, OnDone, ShardsFailed, Work, ignore
+from capo.engine.shard_work import Executor, Failure, OnDone, ShardsFailed, Work, ignore
 from capo.recipe import EngineSection
+
+T = TypeVar("T")
 
 AHEAD = 2
 """Shards that a worker has: one in the making, and one for it to begin without waiting."""
@@ -80,6 +82,13 @@ class RayExecutor:
         self._release()
         if run.shards.failures:
             raise ShardsFailed(work, run.shards.failures)
+
+    def call_all(self, function: Callable[[Executor, Any], None]) -> None:
+        """Do nothing: training, which this is for, runs in the main process."""
+
+    def in_main(self, make: Callable[[], T], *, held: Any = None) -> T:
+        """Call `make`."""
+        return make()
 
     def free_memory(self, engine: EngineSection) -> int:
         """Return the least memory that a worker's device has free, of the workers that run."""

@@ -23,9 +23,11 @@ another one, or on another machine that shares the run directory.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from capo.recipe import EngineSection
+
+T = TypeVar("T")
 
 MAIN = "main"
 """The writer name of the main process, which begins and commits artifacts."""
@@ -120,6 +122,20 @@ class Executor(Protocol):
 
         `held` is `Workplace.held` in this process. An error of `on_done` ends the run. Raises the error of
         the work if it was made in this process, and otherwise `ShardsFailed`.
+        """
+        ...
+
+    def call_all(self, function: "Callable[[Executor, Any], None]") -> None:
+        """Let all other processes of the launch call a picklable function.
+
+        Its arguments are their executor and what they hold. The main process goes on meanwhile.
+        """
+        ...
+
+    def in_main(self, make: Callable[[], T], *, held: Any = None) -> T:
+        """Call `make` in the main process and return its result in all processes that call this.
+
+        The others take part in the work that `make` gives to the executor, with what each of them has `held`.
         """
         ...
 

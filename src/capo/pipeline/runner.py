@@ -8,14 +8,14 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from capo.engine.executors import open_executor
-from capo.engine.launch import COMMAND, LaunchError, check_launch, processes
+from capo.engine.launch import check_launch
 from capo.engine.progress import say
 from capo.engine.shard_work import Executor
 from capo.pipeline import graph, preflight
@@ -67,30 +67,25 @@ def run(
     before any work if the inputs of an artifact changed; with `force`, it is remade together with everything
     that depends on it. Raises `WorkspaceError` if the directory has contents but is not capo's.
     """
-    if processes().size == 1:
-        return _run(recipe, Path(directory), force, stage, donors)
-    if stage != "train":
-        raise LaunchError(
-            f"only `capo train` runs in several processes, not `capo {stage or 'run'}`: run that without a "
-            f"launcher, and then `{COMMAND}` when the pairs are done"
-        )
-    from capo.engine.ranks import join_processes
-
-    with join_processes(recipe.engine.device) as group:
-        return _run(recipe, Path(directory), force, stage, donors, group.barrier)
+    check_launch(recipe.train.sharding)
+    request = _Request(recipe, Path(directory), force, stage, donors)
+    with open_executor(recipe.engine, request.directory) as executor:
+        return executor.in_main(lambda: _run(request, executor))
 
 
-def _run(
-    recipe: Recipe,
-    directory: Path,
-    force: bool,
-    stage: str | None,
-    donors: Sequence[Path],
-    barrier: Callable[[], None] = lambda: None,
-) -> RunResult:
-    """Run in this process; `barrier` lets all processes read the directory before the main one changes it."""
-    if stage in (None, "train"):
-        check_launch(recipe.train.sharding)
+@dataclass(frozen=True)
+class _Request:
+    """The arguments of `run`."""
+
+    recipe: Recipe
+    directory: Path
+    force: bool
+    stage: str | None
+    donors: Sequence[Path]
+
+
+def _run(request: _Request, executor: Executor) -> RunResult:
+    recipe, directory, stage = request.recipe, request.directory, request.stage
     if recipe.start is not None and Path(recipe.start.run).resolve() == directory.resolve():
         raise WorkspaceError(
             f"start.run: {directory} is the directory of this run itself; choose another --run"
@@ -104,34 +99,30 @@ def _run(
     unfinished = [step for step in steps if step.artifact in states and states[step.artifact].state != "done"]
     steps = [step for step in steps if step.artifact in states and stage in (None, step.stage)]
     wanted = [states[step.artifact] for step in steps]
-    if not force:
+    if not request.force:
         reject_stale(wanted, run)
     waiting = [step for step in steps if states[step.artifact].state != "done"]
     if not waiting:
         return _result(run, [_skipped(run.artifact(step.artifact)) for step in steps])
     for step in waiting:
         run.artifact(step.artifact).check_no_foreign_files(resume=states[step.artifact].state == "partial")
-    if processes().is_main:
-        preflight.require(recipe, directory, waiting, unfinished)
-    barrier()
-    if not processes().is_main:
-        return _follow(recipe, directory, barrier)
+    preflight.require(recipe, directory, waiting, unfinished)
     if _pin_weights(recipe, waiting):  # the commits are part of the inputs
         names = {step.artifact for step in steps}
         steps = [step for step in graph.steps_of(recipe) if step.artifact in names]
-    with Run.open(directory, recipe) as opened, open_executor(recipe.engine, directory) as executor:
+    with Run.open(directory, recipe) as opened:
         if replaced := stale_names(wanted):
             say(replacing(opened, replaced))
-        sources = [*donors, *(replaced.folder for replaced in replaced_folders(directory))]
+        sources = [*request.donors, *(replaced.folder for replaced in replaced_folders(directory))]
+        request = replace(request, donors=sources)
         results: list[StageResult] = []
         try:
             for _, together in groupby(steps, lambda step: step.make):
-                results += _make(list(together), executor, recipe, opened, force, sources)
+                results += _make(list(together), request, opened, executor)
         except BaseException:
             if _put_back(opened, steps) and all(result.skipped for result in results):
                 opened.restore_recipe()
             raise
-        barrier()
         return _result(opened, results)
 
 
@@ -143,16 +134,6 @@ def _put_back(run: Run, steps: Sequence[Step]) -> bool:
     return bool(back)
 
 
-def _follow(recipe: Recipe, directory: Path, barrier: Callable[[], None]) -> RunResult:
-    """Take part in the training; only the main process writes, so this one never opens the run to write."""
-    from capo.training.train import train
-
-    followed = Run(directory)
-    train(Job(recipe, followed, (followed.artifact("train"),)))
-    barrier()
-    return _result(followed, [_skipped(followed.artifact("train"))])
-
-
 def _pin_weights(recipe: Recipe, waiting: Sequence[Step]) -> bool:
     """Look up the commits of reward weights that the recipe names by Hub id; return whether any is new."""
     from capo.rewards import pin_weights
@@ -162,10 +143,9 @@ def _pin_weights(recipe: Recipe, waiting: Sequence[Step]) -> bool:
     return any(pinned)
 
 
-def _make(
-    steps: Sequence[Step], executor: Executor, recipe: Recipe, run: Run, force: bool, donors: Sequence[Path]
-) -> list[StageResult]:
+def _make(steps: Sequence[Step], request: _Request, run: Run, executor: Executor) -> list[StageResult]:
     """Skip, reuse or make the artifacts of steps that one call makes together."""
+    recipe = request.recipe
     results: dict[str, StageResult] = {}
     waiting: list[Step] = []
     for step in steps:
@@ -173,10 +153,10 @@ def _make(
         if artifact.done and not differences(artifact.begun() or {}, inputs):
             say(f"{artifact.name}: up to date")
             results[step.artifact] = _skipped(artifact)
-        elif reuse(artifact, inputs, donors, force):
+        elif reuse(artifact, inputs, request.donors, request.force):
             results[step.artifact] = _skipped(artifact)
         else:
-            artifact.begin(inputs, force=force)
+            artifact.begin(inputs, force=request.force)
             waiting.append(step)
     if waiting:
         job = Job(recipe, run, tuple(run.artifact(step.artifact) for step in waiting), executor)

@@ -68,10 +68,11 @@ class ReportSection(Section):
 class EngineSection(Section):
     """The processes, the device and the threads that the work runs on. Results do not depend on them."""
 
-    executor: Annotated[Literal["auto", "ray"], RUNTIME] = Field(
+    executor: Annotated[Literal["auto", "local", "ranks", "ray"], RUNTIME] = Field(
         "auto",
-        description="What makes images and scores: `auto` is this process, or all processes of the launch "
-        "that started it; `ray` is a Ray cluster, with the package's extra `ray`.",
+        description="What makes images and scores: `local`, this process; `ranks`, all processes that "
+        "torchrun or accelerate started; `ray`, a Ray cluster, with the package's extra `ray`. `auto` is "
+        "`ranks` under a launcher, and otherwise `local`.",
     )
     address: Annotated[str, RUNTIME] = Field(
         "auto",

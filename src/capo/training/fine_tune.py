@@ -29,6 +29,7 @@ from capo.training.log import Board, Records
 from capo.training.loop import Loop, Validate
 from capo.training.policy_card import Origin, policy_card
 from capo.training.sample_files import Samples
+from capo.training.spread_policy import SpreadExecutor
 from capo.training.trainer import Trainer
 from capo.training.validation import Validation
 
@@ -56,7 +57,8 @@ def fine_tune(job: Job) -> None:
     first = checkpoints.restore()
     with checkpoints, _board(run, section, first + 1) as board:
         records = Records(artifact, board)
-        loop = Loop(section, trainer, make_batch, checkpoints, records, _validation(job, family))
+        validate = _validation(job, family, trainer.policy)
+        loop = Loop(section, trainer, make_batch, checkpoints, records, validate)
         group.barrier()  # every process has read what the main process will change from now on
         last = loop.run(first)
     step, validation = loop.load_best(last)
@@ -128,10 +130,14 @@ def _board(run: Run, section: TrainSection, from_step: int) -> Iterator[Board | 
         yield board
 
 
-def _validation(job: Job, family: Family) -> Validate | None:
+def _validation(job: Job, family: Family, policy: Policy) -> Validate | None:
     if job.recipe.train.validation_prompts is None:
         return None
-    return Validation(job.recipe, job.run, family, job.artifact, job.executor).run
+    sampling = SpreadExecutor(job.executor) if policy.spread else job.executor
+    validation = Validation(job, family, sampling)
+    return lambda step, roll_backs: job.executor.in_main(
+        lambda: validation.run(step, roll_backs), held=family
+    )
 
 
 def _save_best(artifact: Artifact, trainer: Trainer, recipe: Recipe, origin: Origin) -> None:

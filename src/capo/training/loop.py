@@ -11,11 +11,10 @@ from capo.training.checkpoint import Checkpoints
 from capo.training.guards import DivergenceGuard, TrainingDiverged, overoptimization, reason_to_end
 from capo.training.log import Records, Row, best_row
 from capo.training.rollback import LIMIT
-from capo.training.spread_policy import run_in_main_process
 from capo.training.trainer import Outcome, Trainer
 
 Validate = Callable[[int, int], Row]
-"""Maps a step and the number of roll-backs to the step's row of `validation.jsonl`."""
+"""Maps a step and the number of roll-backs to the step's row of `validation.jsonl`; all processes call it."""
 
 
 class Loop:
@@ -147,7 +146,7 @@ class Loop:
     def _validation_row(self, validate: Validate, step: int) -> Row:
         trainer, roll_backs = self._trainer, len(self._records.roll_backs)
         with trainer.averaged():
-            return run_in_main_process(trainer.family, trainer.policy, lambda: validate(step, roll_backs))
+            return validate(step, roll_backs)
 
     def _roll_back(self, error: TrainingDiverged) -> int:
         """Load the newest healthy state and return its step, or raise `error` again."""

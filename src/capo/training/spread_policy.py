@@ -1,10 +1,10 @@
-"""Work of the main process alone with a policy whose weights are spread over all processes (FSDP2).
+"""Sampling with a policy whose weights are spread over all processes (FSDP2).
 
-Validation samples images in the main process only, but that process holds only a part of every weight. So
-it broadcasts the arguments of every forward pass, and the other processes run the same pass with it.
+Every process holds only a part of every weight, so no process can sample alone. The main process samples: it
+broadcasts the arguments of every forward pass, and the others run the same pass with it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -13,27 +13,40 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from capo.diffusion.family import Family
-from capo.diffusion.policy import Policy
+from capo.engine.local_executor import LocalExecutor
 from capo.engine.ranks import Group
+from capo.engine.shard_work import Executor, OnDone, Work, ignore
+from capo.recipe import EngineSection
 
 T = TypeVar("T")
 
 
-def run_in_main_process(family: Family, policy: Policy, make: Callable[[], T]) -> T:
-    """Call `make` in the main process and return its result in all processes.
+class SpreadExecutor:
+    """Makes shards in the main process, while all others join its forward passes; `held` is the family."""
 
-    All processes call this. `make` may run `family.denoiser`, even if the policy is spread.
-    """
-    group = Group()
-    if not policy.spread:
-        return group.broadcast(make)
-    if not group.is_main:
-        _join_forward_passes(group, family)
-        return group.broadcast(make)
-    with _forward_passes_announced(group, family):
-        result = make()
-    group.broadcast(lambda: None)  # no more passes
-    return group.broadcast(lambda: result)
+    def __init__(self, executor: Executor) -> None:
+        """`executor` reaches the other processes."""
+        self._executor = executor
+
+    def run(self, work: Work, shards: Sequence[int], on_done: OnDone = ignore, *, held: Any = None) -> None:
+        """Make all `shards`."""
+        group = Group()
+        self._executor.call_all(join_forward_passes)
+        with _forward_passes_announced(group, held):
+            LocalExecutor().run(work, shards, on_done, held=held)
+        group.broadcast(lambda: None)  # no more passes
+
+    def call_all(self, function: Callable[[Executor, Any], None]) -> None:
+        """Let all other processes call a function."""
+        self._executor.call_all(function)
+
+    def in_main(self, make: Callable[[], T], *, held: Any = None) -> T:
+        """Call `make` in the main process and return its result in all processes."""
+        return self._executor.in_main(make, held=held)
+
+    def free_memory(self, engine: EngineSection) -> int:
+        """Return the bytes that every process has free."""
+        return self._executor.free_memory(engine)
 
 
 @contextmanager
@@ -52,9 +65,9 @@ def _forward_passes_announced(group: Group, family: Family) -> Iterator[None]:
         handle.remove()
 
 
-def _join_forward_passes(group: Group, family: Family) -> None:
+def join_forward_passes(executor: Executor, family: Family) -> None:
     """Run every forward pass that the main process announces, until it announces no more."""
-    kind = family.device.type
+    group, kind = Group(), family.device.type
     while (call := group.broadcast(_main_process_decides)) is not None:
         dtype, args, kwargs = _moved(call, family.device)
         with torch.no_grad(), torch.autocast(kind, dtype, enabled=dtype is not None):

@@ -4,8 +4,11 @@ validation   images of the base model for the validation prompts, and their scor
 train        checkpoints, metrics, validations of the policy, and the best policy
 """
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from capo.engine.shard_work import Executor
 from capo.recipe import Recipe
 from capo.sampling.generate import sampling_inputs
 from capo.store import Run
@@ -79,9 +82,18 @@ def make_validation(job: Job) -> None:
 def train(job: Job) -> None:
     """Fill `train/`: checkpoints, metrics, validations, and `best/` in the layout of diffusers.
 
-    In processes other than the main one, take part and write nothing. Raises `TrainingDiverged` if the loss
-    or gradient is not finite, and if errors or margins grow out of bounds.
+    All processes of a launch take part; the main one writes. Raises `TrainingDiverged` if the loss or
+    gradient is not finite, and if errors or margins grow out of bounds.
     """
     from capo.training.fine_tune import fine_tune
 
+    job.executor.call_all(partial(_take_part, job.recipe, job.run.path))
     fine_tune(job)
+
+
+def _take_part(recipe: Recipe, run: Path, executor: Executor, held: Any) -> None:
+    """Train in a process other than the main one; writes nothing."""
+    from capo.training.fine_tune import fine_tune
+
+    opened = Run(run)
+    fine_tune(Job(recipe, opened, (opened.artifact("train"),), executor))

@@ -27,7 +27,8 @@ from capo.sampling.sampler import Sampling
 from capo.scoring.image_sets import ImageSet, score_image_sets
 from capo.scoring.judging import can_judge, check_size, load_judge, verdicts
 from capo.scoring.prompt_win_rates import present, prompt_error, prompt_win_rates
-from capo.store import Artifact, Run
+from capo.store import Artifact
+from capo.store.step import Job
 
 
 def validate_base(recipe: Recipe, artifact: Artifact, executor: Executor) -> None:
@@ -35,7 +36,7 @@ def validate_base(recipe: Recipe, artifact: Artifact, executor: Executor) -> Non
     prompts = validation_prompts(recipe)
     base = ValidationImages(recipe, prompts, artifact, "base", executor)
     if not base.scored:
-        base.sample("validate the base", _load_base)
+        base.sample(executor, "validate the base", _load_base)
     samples = recipe.train.validation_samples
     artifact.commit({"prompts": len(prompts), "samples_per_prompt": samples, "rewards": [*base.scores]})
 
@@ -49,16 +50,15 @@ def validation_prompts(recipe: Recipe) -> list[Prompt]:
 class Validation:
     """Compares the policy with its base model; `run(step)` returns a row for `validation.jsonl`."""
 
-    def __init__(
-        self, recipe: Recipe, run: Run, family: Family, artifact: Artifact, executor: Executor
-    ) -> None:
-        """`family` samples with the policy's weights; its images go to `artifact`."""
+    def __init__(self, job: Job, family: Family, sampling: Executor) -> None:
+        """`family` samples with the policy's weights, by `sampling`; images go to the job's artifact."""
+        recipe, base = job.recipe, job.run.artifact("validation")
         self._recipe = recipe
         self._family = family
-        self._artifact = artifact
-        self._executor = executor
+        self._artifact = job.artifact
+        self._executor, self._sampling = job.executor, sampling
         self._prompts = validation_prompts(recipe)
-        self._base = ValidationImages(recipe, self._prompts, run.artifact("validation"), "base", executor)
+        self._base = ValidationImages(recipe, self._prompts, base, "base", job.executor)
 
     def run(self, step: int, roll_backs: int = 0) -> dict[str, Any]:
         """Validate the policy at a step; `roll_backs` counts how often training has rolled back so far.
@@ -92,7 +92,7 @@ class Validation:
         folder = f"validation/step-{step:06d}{again}"
         images = ValidationImages(self._recipe, self._prompts, self._artifact, folder, self._executor)
         if not images.scored:
-            images.sample(f"validate step {step}", _held_policy, self._family)
+            images.sample(self._sampling, f"validate step {step}", _held_policy, self._family)
         return images
 
 
@@ -142,7 +142,11 @@ class ValidationImages:
         return np.reshape(judgments, (len(self.prompts), -1)).mean(axis=1)
 
     def sample(
-        self, title: str, load: Callable[[Recipe, Workplace], Family], held: Family | None = None
+        self,
+        executor: Executor,
+        title: str,
+        load: Callable[[Recipe, Workplace], Family],
+        held: Family | None = None,
     ) -> None:
         """Make the images that are missing with the model that `load` returns; `held` is in this process."""
         request = ImageRequest(
@@ -155,7 +159,7 @@ class ValidationImages:
         )
         load = partial(_load_checked, self.recipe, load, self.judged)
         work = Sampling(title, self.artifact.run.access(), self.artifact.name, [request], load)
-        self.executor.run(work, work.missing(self.artifact), held=held)
+        executor.run(work, work.missing(self.artifact), held=held)
 
 
 def _load_checked(
