@@ -167,11 +167,6 @@ def test_two_processes_make_a_whole_run_as_one_does(together):
     root, recipes = together
     assert_same_files(root / "ddp-alone", root / "ddp-together")
     assert {status.state for status in pipeline.status(recipes["ddp"], root / "ddp-together")} == {"done"}
-    first, second = (
-        Run(root / name).artifact("evaluate").read_json("results.json")["rewards"]
-        for name in ("ddp-alone", "ddp-together")
-    )
-    assert [row["win_rate"] for row in first] == pytest.approx([row["win_rate"] for row in second])
 
 
 def test_bad_data_in_one_process_stops_all(together):

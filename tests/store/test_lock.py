@@ -1,18 +1,22 @@
 """One writer at a time, of the directory that was locked."""
 
+import errno
+import json
+import os
 import shutil
+import socket
 
 import pytest
 
-from capo.store import Run, WorkspaceError
+from capo.store import Run, WorkspaceError, lock
 from capo.store.lock import hold_lock, wait_for_lock
 
 
-@pytest.mark.parametrize("lock", [hold_lock, wait_for_lock])
-def test_a_link_in_place_of_a_lock_is_rejected_and_its_target_kept(tmp_path, lock):
+@pytest.mark.parametrize("locked", [hold_lock, wait_for_lock])
+def test_a_link_in_place_of_a_lock_is_rejected_and_its_target_kept(tmp_path, locked):
     (tmp_path / "thesis.tex").write_text("text")
     (tmp_path / ".lock").symlink_to("thesis.tex")
-    with pytest.raises(WorkspaceError, match="symbolic link"), lock(tmp_path / ".lock"):
+    with pytest.raises(WorkspaceError, match="symbolic link"), locked(tmp_path / ".lock"):
         pass
     assert (tmp_path / "thesis.tex").read_text() == "text"
 
@@ -52,3 +56,69 @@ def test_a_directory_replaced_during_a_write_gets_no_file(tmp_path):
         with pytest.raises(WorkspaceError, match="removed or replaced"):
             writing.__exit__(None, None, None)
         assert not samples.has("best")
+
+
+# Without flock, and across hosts.
+
+
+@pytest.fixture
+def no_flock(monkeypatch):
+    """A file system without `flock`, and short times."""
+
+    def unsupported(handle, kind):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", unsupported)
+    for name, seconds in (("INTERVAL", 0.02), ("LIMIT", 0.4), ("SETTLE", 0.05)):
+        monkeypatch.setattr(lock, name, seconds)
+
+
+def elsewhere(monkeypatch):
+    """Continue on another host."""
+    monkeypatch.setattr(lock.socket, "gethostname", lambda: "elsewhere")
+
+
+def test_a_beating_holder_on_another_host_is_named(tmp_path, no_flock, monkeypatch):
+    with Run.open(tmp_path):
+        here = socket.gethostname()
+        elsewhere(monkeypatch)
+        with pytest.raises(WorkspaceError, match=f"process {os.getpid()} on {here}"), Run.open(tmp_path):
+            pass
+
+
+def test_a_silent_holder_on_another_host_is_taken_over_and_notices(tmp_path, no_flock, monkeypatch):
+    monkeypatch.setattr(lock, "INTERVAL", 600)
+    with Run.open(tmp_path) as first:
+        elsewhere(monkeypatch)
+        with Run.open(tmp_path) as second:
+            second.write_text("a.txt", "")
+            with pytest.raises(WorkspaceError, match=r"taken over by process \d+ on elsewhere"):
+                first.write_text("a.txt", "")
+        assert (tmp_path / ".lock").read_text() == ""
+
+
+@pytest.mark.parametrize("change", [{"pid": 2**22 + 1}, {"started": 1.0}], ids=["no process", "pid reused"])
+def test_a_dead_holder_on_this_host_is_taken_over_at_once(tmp_path, no_flock, monkeypatch, change):
+    with Run.open(tmp_path):
+        held = json.loads((tmp_path / ".lock").read_text())
+        with pytest.raises(WorkspaceError, match="in use by process"), Run.open(tmp_path):
+            pass
+    monkeypatch.setattr(lock, "LIMIT", 600)
+    (tmp_path / ".lock").write_text(json.dumps(held | change))
+    with Run.open(tmp_path):
+        pass
+
+
+def test_a_worker_stops_once_the_main_process_ended(tmp_path):
+    with Run.open(tmp_path) as run:
+        run.artifact("samples").begin({})
+        samples = run.access().open("rank-1").artifact("samples")
+        samples.write_bytes("shard-0", b"one")
+        run.artifact("samples").write_bytes("shard-1", b"two")
+        assert run.artifact("samples").files() == samples.files() == ["shard-0", "shard-1"]
+        run.artifact("samples").commit()
+        assert not (tmp_path / "manifests/samples.written").exists()
+        run.artifact("train").begin({})
+        train = run.access().open("rank-1").artifact("train")
+    with pytest.raises(WorkspaceError, match="no longer held"):
+        train.write_bytes("weights", b"")

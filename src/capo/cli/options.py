@@ -46,6 +46,16 @@ Force = Annotated[
     bool,
     typer.Option("--force", help="Remake artifacts whose inputs changed. The old ones move to `replaced`."),
 ]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Make every N-th shard, from shard I, and commit nothing: for N independent jobs that share the "
+        "run directory. Afterwards, run the command without --shard.",
+        show_default=False,
+    ),
+]
 Gpu = Annotated[
     str,
     typer.Option(

@@ -3,12 +3,15 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from capo.cli.app import Section, app, load
-from capo.cli.options import Directory, Force, Json, Overrides, RecipeName
+from capo.cli.options import Directory, Force, Json, Overrides, RecipeName, Shard
+
+if TYPE_CHECKING:
+    from capo.recipe import Recipe
 
 STAGES = {
     "prompts": "Collect the training prompts.",
@@ -19,6 +22,9 @@ STAGES = {
     "evaluate": "Compare the tuned model with the base, or any two models.",
     "report": "Write the report: results, curves and images.",
 }
+
+SHARDED = ("generate", "score", "evaluate")
+"""Stages whose artifacts are made in shards."""
 
 RUN_HELP = """Run all stages of a recipe that are not up to date.
 
@@ -34,6 +40,7 @@ Examples:
   capo run shapes --set seed=1 --run runs/second
   capo run shapes --set "train.lora_targets=[to_q, to_v]"
   capo run --run runs/second --json
+  torchrun --nproc-per-node 8 -m -- capo run my.yaml --run runs/mine   all GPUs of this machine
 
 Next: open the report, or `capo status --run DIR`."""
 
@@ -64,9 +71,19 @@ def _runner(stage: str | None) -> Callable[..., None]:
         force: Force = False,
         as_json: Json = False,
     ) -> None:
-        _run(stage, recipe, overrides, directory, force, as_json)
+        _run(stage, _Target(recipe, overrides, directory), force, as_json)
 
-    return command
+    def command_in_parts(
+        recipe: RecipeName = None,
+        overrides: Overrides = None,
+        directory: Directory = None,
+        force: Force = False,
+        shard: Shard = None,
+        as_json: Json = False,
+    ) -> None:
+        _run(stage, _Target(recipe, overrides, directory), force, as_json, shard)
+
+    return command_in_parts if stage in (None, *SHARDED) else command
 
 
 def _evaluate(
@@ -91,6 +108,7 @@ def _evaluate(
         ),
     ] = None,
     force: Force = False,
+    shard: Shard = None,
     as_json: Json = False,
 ) -> None:
     overrides = list(overrides or ())
@@ -98,23 +116,27 @@ def _evaluate(
         if model is not None:
             # Quoted, as a path may look like a number; YAML does not read JSON's escapes of emoji.
             overrides.append(f"evaluate.{side}={json.dumps(model, ensure_ascii=False)}")
-    _run("evaluate", recipe, overrides, directory, force, as_json)
+    _run("evaluate", _Target(recipe, overrides, directory), force, as_json, shard)
 
 
-def _run(
-    stage: str | None,
-    recipe: str | None,
-    overrides: list[str] | None,
-    directory: Path | None,
-    force: bool,
-    as_json: bool,
-) -> None:
+class _Target(NamedTuple):
+    """The recipe and the run directory that a command names."""
+
+    recipe: str | None
+    overrides: list[str] | None
+    directory: Path | None
+
+
+def _run(stage: str | None, target: _Target, force: bool, as_json: bool, shard: str | None = None) -> None:
     from capo import pipeline
     from capo.cli.run_tables import print_result, result_values
     from capo.cli.tables import print_json
     from capo.engine.launch import processes
 
-    loaded, path = load(recipe, overrides, directory)
+    loaded, path = load(*target)
+    if shard is not None:
+        _run_part(loaded, path, stage, force, as_json, shard)
+        return
     result = pipeline.run(loaded, path, force=force, stage=stage)
     if not processes().is_main:
         return
@@ -124,7 +146,30 @@ def _run(
         print_result(result, whole=stage is None)
 
 
+def _run_part(
+    recipe: "Recipe", path: Path, stage: str | None, force: bool, as_json: bool, shard: str
+) -> None:
+    from capo.cli.run_tables import part_values, print_parts
+    from capo.cli.tables import print_json
+    from capo.engine.part_executor import Part
+    from capo.pipeline.parts import run_part
+    from capo.recipe import RecipeError
+
+    try:
+        part = Part.parse(shard)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error  # wrong usage
+    if force:
+        raise RecipeError("--shard: leave out --force; to replace results, run the command without --shard")
+    results = run_part(recipe, path, part, stage)
+    if as_json:
+        print_json(part_values(path, results))
+    else:
+        print_parts(path, results)
+
+
 app.command("run", help=RUN_HELP, epilog=RUN_EPILOG, rich_help_panel=Section.WHOLE)(_runner(None))
+_PARALLEL = (*SHARDED, "train")
 for _stage, _help in STAGES.items():
     if _stage == "evaluate":
         _command = app.command(
@@ -133,7 +178,7 @@ for _stage, _help in STAGES.items():
         _command(_evaluate)
         continue
     _needs = "" if _stage == "prompts" else " The stages before it must be up to date."
-    _launch = "\n  torchrun --nproc-per-node 8 -m capo train my.yaml" if _stage == "train" else ""
+    _launch = f"\n  torchrun --nproc-per-node 8 -m -- capo {_stage} my.yaml" if _stage in _PARALLEL else ""
     _command = app.command(
         _stage,
         help=f"{_help}\n\nRuns only this stage.{_needs}",

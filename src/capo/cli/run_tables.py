@@ -9,6 +9,7 @@ from rich.text import Text
 
 from capo.cli.tables import add_row, percent, points, show, table
 from capo.pipeline import ArtifactStatus, RunResult
+from capo.pipeline.parts import PartResult
 
 COLORS = {"done": "green", "partial": "yellow", "stale": "red", "missing": "dim"}
 
@@ -49,6 +50,21 @@ def print_result(result: RunResult, whole: bool) -> None:
         print(f"Tuned model: {result.directory / 'train' / 'best'}")
     if result.report is not None and "report" in stages:
         print(f"Report: {result.report}")
+
+
+def part_values(directory: Path, results: Sequence[PartResult]) -> dict[str, Any]:
+    """Return what a command with `--shard` did as JSON values."""
+    return {"directory": str(directory), "parts": [asdict(result) for result in results]}
+
+
+def print_parts(directory: Path, results: Sequence[PartResult]) -> None:
+    """Print what a command with `--shard` did, and what is left."""
+    if not results:
+        print(f"{directory} is up to date; nothing to do.")
+        return
+    for result in results:
+        print(f"{', '.join(result.artifacts)}: {result.made} shards made, {result.left} left to other parts")
+    print("When all parts have ended, rerun the command without --shard: it makes what is left and commits.")
 
 
 def print_status(directory: Path, states: Sequence[ArtifactStatus]) -> None:

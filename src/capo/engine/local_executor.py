@@ -14,12 +14,16 @@ T = TypeVar("T")
 class LocalExecutor:
     """Makes shards one after another in this process. An error ends the run, and is raised as it is."""
 
+    def __init__(self, writer: str = MAIN) -> None:
+        """`writer` is `Workplace.writer`."""
+        self._writer = writer
+
     def run(self, work: Work, shards: Sequence[int], on_done: OnDone = ignore, *, held: Any = None) -> None:
         """Make all `shards`."""
         with progress_of(work, shards) as bar:
             if not shards:
                 return
-            place = Workplace(MAIN, bar.advance, held)
+            place = Workplace(self._writer, bar.advance, held)
             # What `make` returns is a generator: closing it ends the threads of the worker.
             with work.open(place) as worker, closing(cast(Any, worker.make(iter(shards)))) as made:
                 for done in made:

@@ -16,7 +16,7 @@ from capo.store.step import Job, Step, flatten
 def steps(recipe: Recipe) -> list[Step]:
     """The artifact `baseline`."""
     inputs = evaluated_model_inputs(recipe) | _baseline_inputs(recipe)
-    return [Step("baseline", "evaluate", inputs, (), make_baseline)]
+    return [Step("baseline", "evaluate", inputs, (), make_baseline, sharded=True)]
 
 
 def checks(recipe: Recipe, run: Run) -> list[Check]:
@@ -61,9 +61,9 @@ def make_baseline(job: Job) -> None:
     check_candidates(section, recipe.model)
     prompts = load_prompts(section.prompts, recipe.seed, "evaluate.prompts")
     check_judgeable(section, prompts)
-    artifact.write_table("prompts.parquet", prompt_table(prompts))
     candidate = against(section, recipe.model)
     # Existing images have no other seeds to compare with.
     models = (BASE, NULL) if section.null_row and candidate.existing is None else (BASE,)
     measure(job, prompts, models, candidate)
+    artifact.write_table("prompts.parquet", prompt_table(prompts))
     artifact.commit({"prompts": len(prompts), "samples_per_prompt": section.samples_per_prompt})

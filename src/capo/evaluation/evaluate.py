@@ -19,7 +19,7 @@ def steps(recipe: Recipe) -> list[Step]:
     """The artifact `evaluate`."""
     trained = ("train",) if recipe.evaluate.policy is None else ()
     inputs = evaluated_model_inputs(recipe) | _evaluate_inputs(recipe)
-    return [Step("evaluate", "evaluate", inputs, (*trained, "baseline"), evaluate)]
+    return [Step("evaluate", "evaluate", inputs, (*trained, "baseline"), evaluate, sharded=True)]
 
 
 def _evaluate_inputs(recipe: Recipe) -> dict[str, Any]:

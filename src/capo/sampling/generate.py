@@ -28,7 +28,11 @@ def steps(recipe: Recipe) -> list[Step]:
     inputs = model_inputs(recipe.model) | flatten("generate", recipe.generate.results())
     inputs |= images_inputs(recipe.images) | {"seed": recipe.seed}
     inputs |= start_inputs(recipe.start, recipe.model, recipe.train)
-    return [Step("samples", "generate", inputs | _adaptive_inputs(recipe), ("prompts",), make_samples)]
+    return [
+        Step(
+            "samples", "generate", inputs | _adaptive_inputs(recipe), ("prompts",), make_samples, sharded=True
+        )
+    ]
 
 
 def checks(recipe: Recipe, run: "Run") -> list[Check]:

@@ -16,7 +16,7 @@ def steps(recipe: Recipe) -> list[Step]:
     from capo.rewards import reward_inputs
 
     return [
-        Step(f"scores/{reward.name}", "score", reward_inputs(reward), ("samples",), make_scores)
+        Step(f"scores/{reward.name}", "score", reward_inputs(reward), ("samples",), make_scores, sharded=True)
         for reward in recipe.rewards
     ]
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from capo.engine.device import select_device
 from capo.engine.memory import release_memory
+from capo.engine.part_executor import ShardsLeft
 from capo.engine.prefetch import prefetched
 from capo.engine.progress import say
 from capo.engine.shard_work import Done, Executor, ShardsFailed, Workplace, errors_of
@@ -210,12 +211,14 @@ def score_shards(
     """
     passes = _Passes(executor, shards, texts, engine, title)
     started = time.monotonic()
+    left: list[ShardsLeft] = []
     for group in _groups(destinations, executor.free_memory(engine)):
-        if not passes.fits(group):
-            # By now, nothing holds memory of the failed attempt, not even its exception.
-            _free_memory()
-            for destination in group:
-                passes.run([destination])
+        try:
+            passes.run_together(group)
+        except ShardsLeft as error:
+            left.append(error)
+    if left:
+        raise ShardsLeft.sum(left)
     elapsed = time.monotonic() - started
     own = {d.files.reward.name: passes.seconds.get(d.files.reward.name, 0.0) for d in destinations}
     # Several workers spend more seconds than elapse.
@@ -236,7 +239,15 @@ class _Passes:
     seconds: dict[str, float] = field(default_factory=dict)
     """Time that workers spent on every reward alone, by name."""
 
-    def fits(self, destinations: Sequence[Destination]) -> bool:
+    def run_together(self, destinations: Sequence[Destination]) -> None:
+        """Make one pass with several rewards, or one with each if they do not fit into memory together."""
+        if not self._fits(destinations):
+            # By now, nothing holds memory of the failed attempt, not even its exception.
+            _free_memory()
+            for destination in destinations:
+                self.run([destination])
+
+    def _fits(self, destinations: Sequence[Destination]) -> bool:
         """Make a pass with several rewards; False when a device has too little memory for all of them."""
         try:
             self.run(destinations)

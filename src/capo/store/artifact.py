@@ -1,6 +1,7 @@
 """Artifacts: results of a run, begun from their inputs, filled file by file, and committed with digests."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path, PurePath
@@ -87,6 +88,25 @@ class Artifact(ArtifactFiles):
         self._written.start()
         record = {"artifact": self.name, "schema": SCHEMA, "inputs": inputs, "versions": versions()}
         self._write_record(self._begun_path, record)
+
+    def begin_shared(self, inputs: Mapping[str, Any]) -> None:
+        """Begin or resume the artifact next to processes that do the same with equal inputs.
+
+        Raises `StaleArtifact` if it was begun from other inputs, and `WorkspaceError` if it was committed.
+        """
+        inputs = json.loads(canonical(inputs))
+        begun = self.begun()
+        if begun is not None and (changes := differences(begun, inputs)):
+            raise StaleArtifact({self.name: changes})
+        self.check_no_foreign_files(resume=begun is not None)
+        if self.manifest() is not None:
+            raise WorkspaceError(
+                f"{self.run.path}: {self.name} was complete but lacks a file; run the command without --shard"
+            )
+        if begun is None:
+            record = {"artifact": self.name, "schema": SCHEMA, "inputs": inputs, "versions": versions()}
+            with atomic.write_file(self._begun_path, writer=f"{os.getpid()}-") as temporary:
+                temporary.write_text(pretty(record), encoding="utf-8")
 
     def put_back(self) -> bool:
         """Undo a `begin` that replaced another artifact, unless a file was written since; return whether."""

@@ -10,6 +10,8 @@ from capo.store.manifest import MANIFESTS
 
 MARKER = ".capo"
 LOCK = ".lock"
+SHARES = ".shares"
+"""The folder of the locks of processes that share the directory."""
 
 Kind = Literal["run", "study"]
 
@@ -31,16 +33,19 @@ def check_claimable(folder: Path, kind: Kind, *, instead: str) -> None:
         )
 
 
-def claim(folder: Path, kind: Kind) -> None:
-    """Mark `folder`, which passed `check_claimable` and is locked by this process, as made by capo."""
+def claim(folder: Path, kind: Kind, writer: str = "") -> None:
+    """Mark `folder`, which passed `check_claimable` and is locked by this process, as made by capo.
+
+    `writer` names this process if others may do the same at the same time.
+    """
     if not (folder / MARKER).exists():
-        with atomic.write_file(folder / MARKER) as temporary:
+        with atomic.write_file(folder / MARKER, writer=writer) as temporary:
             temporary.write_text(json.dumps({"made_by": "capo", "kind": kind}) + "\n", encoding="utf-8")
 
 
 def _is_ours(name: str) -> bool:
     """Report whether an entry of an otherwise empty folder is left from an interrupted claim."""
-    return name == LOCK or (name.endswith(MARKER) and name.startswith(atomic.TEMPORARY))
+    return name in (LOCK, SHARES) or (name.endswith(MARKER) and name.startswith(atomic.TEMPORARY))
 
 
 def _claimed_as(folder: Path) -> Kind | None:

@@ -12,6 +12,10 @@ class WorkspaceError(RuntimeError):
     """A run directory that cannot be used as asked; the message names the path and the fix."""
 
 
+class LeftToMain(WorkspaceError):
+    """An attempt to do what only the process does that has the run directory to itself, such as to commit."""
+
+
 @contextmanager
 def explain_os_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's errors into `WorkspaceError`s that say what to do."""

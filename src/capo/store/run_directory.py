@@ -24,10 +24,11 @@ from capo.recipe import Recipe, RecipeError, dump_recipe, load_recipe
 from capo.store import atomic
 from capo.store.artifact import Artifact
 from capo.store.claim import LOCK, check_claimable, claim
-from capo.store.errors import WorkspaceError, explain_os_errors
-from capo.store.lock import Claim, SharedLock, hold_lock
+from capo.store.errors import LeftToMain, WorkspaceError, explain_os_errors
+from capo.store.lock import Claim, PartOfLock, hold_lock
 from capo.store.manifest import MANIFESTS
 from capo.store.replaced import ReplacedFolder
+from capo.store.shares import hold_share, reject_shares
 from capo.store.written_files import remove_superseded
 
 TIMINGS = "timings.jsonl"
@@ -43,6 +44,7 @@ class Run:
         """The name under which this process records the files that it writes."""
         self._artifacts: dict[str, Artifact] = {}
         self._claim: Claim | None = None
+        self._shared = False
         self._former_recipe: bytes | None = None
         self.replaced_folder = ReplacedFolder(self, None)
         """Where artifacts go that are replaced."""
@@ -60,6 +62,7 @@ class Run:
         with explain_os_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
         with hold_lock(run.path / LOCK) as lock:
+            reject_shares(run.path)
             run.check_claimable()
             claim(run.path, "run")
             atomic.remove_leftovers(run.path)
@@ -75,11 +78,32 @@ class Run:
             finally:
                 run._claim = None
 
+    @classmethod
+    @contextmanager
+    def share(cls, path: str | Path) -> "Iterator[Run]":
+        """Open the directory next to other processes that share it, to write shards by its `access`.
+
+        The run itself cannot be written: what only one process may do raises `LeftToMain`. Raises
+        `WorkspaceError` if a process has the directory to itself.
+        """
+        run = cls(path)
+        run.check_claimable()
+        with hold_share(run.path, run.path / LOCK) as share:
+            claim(run.path, "run", share.holder)
+            run._claim, run._shared = share, True
+            try:
+                yield run
+            finally:
+                run._claim = None
+
     def access(self) -> "RunAccess":
-        """Return the access of other processes to this run, which this one holds open for writing."""
-        self.check_writable()
+        """Return the access of workers to this run, which this process holds open for writing."""
+        if self._claim is None:
+            self.check_writable()
         assert self._claim is not None
-        return RunAccess(self.path.absolute(), self._claim.holder)
+        self._claim.check()
+        lock = self._claim.path.relative_to(self.path)
+        return RunAccess(self.path.absolute(), lock, self._claim.holder)
 
     def artifact(self, name: str) -> "Artifact":
         """Return an artifact by name, such as `samples` or `scores/REWARD`; it need not exist yet."""
@@ -133,6 +157,10 @@ class Run:
         """Raise `WorkspaceError` unless inside `Run.open`, in the directory that was locked then."""
         if self._claim is None:
             raise WorkspaceError(f"{self.path} is open for reading only; use Run.open to write to it")
+        if self._shared:
+            raise LeftToMain(
+                f"{self.path} is shared with other processes; a command without --shard does this"
+            )
         self._claim.check()
 
     def restore_recipe(self) -> None:
@@ -163,11 +191,13 @@ class RunAccess:
     """Permission to write files into begun artifacts of a run that the main process holds. Picklable."""
 
     path: Path
+    lock: Path
+    """The main process's lock file in the directory."""
     holder: str
     """Identifies the main process's hold on the run; once that ends, writing is an error."""
 
     def open(self, writer: str) -> Run:
         """Return the run, to write under the name `writer`, which no other process uses at the same time."""
         run = Run(self.path, writer)
-        run._claim = SharedLock(self.path / LOCK, self.holder)
+        run._claim = PartOfLock(self.path / self.lock, self.holder)
         return run

@@ -47,6 +47,8 @@ class Step:
     """Recipe fields by dotted name, and the identities of weights and sources."""
     upstream: tuple[str, ...]
     make: Callable[[Job], None]
+    sharded: bool = False
+    """True if independent commands can make its shards; only one commits it."""
     needed_by: str | None = None
     """The only artifact that reads this one, which may be missing once that artifact is up to date."""
 

@@ -57,7 +57,9 @@ def _validation_steps(recipe: Recipe, sampling: dict[str, Any]) -> list[Step]:
     inputs["train.validation_samples"] = section.validation_samples
     if recipe.model.dtype != "float32":  # training may widen the weights it samples with
         inputs |= {"train.adaptation": section.adaptation, "train.dtype": section.dtype}
-    return [Step("validation", "train", sampling | inputs, (), make_validation, needed_by="train")]
+    return [
+        Step("validation", "train", sampling | inputs, (), make_validation, sharded=True, needed_by="train")
+    ]
 
 
 def _validated_by(recipe: Recipe) -> dict[str, Any]:

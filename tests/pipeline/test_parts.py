@@ -1,0 +1,127 @@
+"""Independent commands make parts of the shards; a plain one then commits the bytes it would have made alone."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+import tiny_training
+from capo import pipeline
+from capo.engine.launch import LaunchError
+from capo.engine.part_executor import Part
+from capo.pipeline.parts import run_part
+from capo.recipe import dump_recipe
+from capo.store import Run, StaleArtifact, WorkspaceError
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory, sdxl):
+    folder = tmp_path_factory.mktemp("parts")
+    return tiny_training.recipe(
+        folder,
+        sdxl,
+        generate={"shard_prompts": 1, "num_inference_steps": 1, "guidance_scale": 0.0},
+        evaluate={"samples_per_prompt": 1, "null_row": False},
+    )
+
+
+def child(work):
+    """Start a process that does `work`; return its id."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads of libraries do not matter here
+        pid = os.fork()
+    if not pid:
+        try:
+            work()
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            os._exit(1)
+        os._exit(0)
+    return pid
+
+
+def at_once(*works):
+    """Do all `works` at the same time, each in a process of its own."""
+    children = [child(work) for work in works]
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0] * len(works)
+
+
+def manifests(run, *names):
+    return [Run(run).artifact(name).manifest() for name in names]
+
+
+def test_parts_at_once_and_a_plain_command_make_the_bytes_of_one_command(settings, tmp_path):
+    for name in ("whole", "parts"):
+        pipeline.run(settings, tmp_path / name, stage="prompts")
+    parts = [Part(n, 2) for n in range(2)]
+    at_once(*(lambda part=part: run_part(settings, tmp_path / "parts", part) for part in parts))
+    samples = Run(tmp_path / "parts").artifact("samples")
+    assert samples.manifest() is None
+    assert len([name for name in samples.files() if name.endswith(".parquet")]) == 6
+    times = {name: (samples.folder / name).stat().st_mtime_ns for name in samples.files()}
+    for name in ("whole", "parts"):
+        pipeline.run(settings, tmp_path / name, stage="generate")
+    at_once(*(lambda part=part: run_part(settings, tmp_path / "parts", part, "score") for part in parts))
+    for name in ("whole", "parts"):
+        pipeline.run(settings, tmp_path / name, stage="score")
+    names = ("samples", "scores/red", "scores/blue")
+    assert manifests(tmp_path / "whole", *names) == manifests(tmp_path / "parts", *names)
+    made = {name: (samples.folder / name).stat().st_mtime_ns for name in samples.files()}
+    assert times == made, "the plain command made no shard again"
+    assert not (tmp_path / "parts/manifests/samples.written").exists()
+
+
+def test_one_part_leaves_gaps_that_a_plain_command_fills(settings, tmp_path):
+    pipeline.run(settings, tmp_path, stage="prompts")
+    (result,) = run_part(settings, tmp_path, Part(1, 3), "generate")
+    assert (result.artifacts, result.made, result.left) == (("samples",), 2, 4)
+    assert [s.state for s in pipeline.status(settings, tmp_path) if s.name == "samples"] == ["partial"]
+    pipeline.run(settings, tmp_path, stage="generate")
+    assert Run(tmp_path).artifact("samples").done
+
+
+def test_what_a_part_cannot_make_is_an_error_with_the_command_to_run(settings, tmp_path, monkeypatch):
+    with pytest.raises(WorkspaceError, match=r"generate needs prompts.*capo prompts"):
+        run_part(settings, tmp_path, Part(0, 2), "generate")
+    pipeline.run(settings, tmp_path, stage="prompts")
+    with pytest.raises(WorkspaceError, match=r"score needs samples"):
+        run_part(settings, tmp_path, Part(0, 2), "score")
+    run_part(settings, tmp_path, Part(0, 2), "generate")
+    generate = settings.generate.model_copy(update={"num_inference_steps": 2})
+    other = settings.model_copy(update={"generate": generate})
+    with pytest.raises(StaleArtifact, match="num_inference_steps: 1 → 2"):
+        run_part(other, tmp_path, Part(0, 2), "generate")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(LaunchError, match="--shard"):
+        run_part(settings, tmp_path, Part(0, 2), "generate")
+
+
+def test_parts_and_a_plain_command_exclude_each_other(tmp_path):
+    refused = pytest.raises(WorkspaceError, match=r"in use by process \d+ on")
+    with Run.open(tmp_path), refused, Run.share(tmp_path):
+        pass
+    refused = pytest.raises(WorkspaceError, match=rf"2 commands with --shard \(process {os.getpid()} on")
+    with Run.share(tmp_path), Run.share(tmp_path), refused, Run.open(tmp_path):
+        pass
+    dead = child(lambda: Run.share(tmp_path).__enter__() and os._exit(0))
+    os.waitpid(dead, 0)
+    with Run.open(tmp_path):
+        assert not list((tmp_path / ".shares").iterdir())
+
+
+def test_the_command_prints_what_is_left_and_rejects_a_wrong_part(settings, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(dump_recipe(settings))
+    pipeline.run(settings, tmp_path / "run", stage="prompts")
+    command = [sys.executable, "-m", "capo", "generate", tmp_path / "tiny.yaml", "--run", tmp_path / "run"]
+    wrong = subprocess.run([*command, "--shard", "2/2"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert re.search(r"Error: --shard: '2/2'", wrong.stderr)
+    done = subprocess.run([*command, "--shard", "0/2", "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["parts"] == [{"artifacts": ["samples"], "made": 3, "left": 3}]
