@@ -1,4 +1,4 @@
-"""Independent commands make parts of the shards; a plain one then commits the bytes it would have made alone."""
+"""Independent commands make parts of the shards; a plain one commits the bytes it would have made alone."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -119,9 +120,10 @@ def test_the_command_prints_what_is_left_and_rejects_a_wrong_part(settings, tmp_
     (tmp_path / "tiny.yaml").write_text(dump_recipe(settings))
     pipeline.run(settings, tmp_path / "run", stage="prompts")
     command = [sys.executable, "-m", "capo", "generate", tmp_path / "tiny.yaml", "--run", tmp_path / "run"]
-    wrong = subprocess.run([*command, "--shard", "2/2"], capture_output=True, text=True)
+    here = Path(tiny_training.__file__).parent
+    wrong = subprocess.run([*command, "--shard", "2/2"], cwd=here, capture_output=True, text=True)
     assert wrong.returncode == 2
     assert re.search(r"Error: --shard: '2/2'", wrong.stderr)
-    done = subprocess.run([*command, "--shard", "0/2", "--json"], capture_output=True, text=True)
+    done = subprocess.run([*command, "--shard", "0/2", "--json"], cwd=here, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["parts"] == [{"artifacts": ["samples"], "made": 3, "left": 3}]

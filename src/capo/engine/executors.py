@@ -17,8 +17,8 @@ LOGS = "logs"
 def open_executor(engine: EngineSection, directory: Path) -> Iterator[Executor]:
     """Yield the executor that `engine.executor` selects for the processes of this command.
 
-    Ends its workers on leaving. `directory` is the run directory. Raises `LaunchError` if the processes that a
-    launcher started contradict the executor, and `RuntimeError` if its package is not installed.
+    Ends its workers on leaving. `directory` is the run directory. Raises `LaunchError` if the processes that
+    a launcher started contradict the executor, and `RuntimeError` if its package is not installed.
     """
     started = processes()
     _check(engine.executor, started)
@@ -43,8 +43,8 @@ def open_executor(engine: EngineSection, directory: Path) -> Iterator[Executor]:
 def _check(wanted: str, started: Processes) -> None:
     if started.size > 1 and wanted in ("local", "ray"):
         raise LaunchError(
-            f"engine.executor is {wanted}, but the launcher started {started.size} processes; set it to auto, "
-            "or start one process without a launcher"
+            f"engine.executor is {wanted}, but the launcher started {started.size} processes; set it to "
+            "auto, or start one process without a launcher"
         )
     if wanted == "ranks" and not started.launched:
         raise LaunchError(f"engine.executor is ranks, but no launcher started this process; use `{COMMAND}`")

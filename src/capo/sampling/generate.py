@@ -28,11 +28,9 @@ def steps(recipe: Recipe) -> list[Step]:
     inputs = model_inputs(recipe.model) | flatten("generate", recipe.generate.results())
     inputs |= images_inputs(recipe.images) | {"seed": recipe.seed}
     inputs |= start_inputs(recipe.start, recipe.model, recipe.train)
-    return [
-        Step(
-            "samples", "generate", inputs | _adaptive_inputs(recipe), ("prompts",), make_samples, sharded=True
-        )
-    ]
+    inputs |= _adaptive_inputs(recipe)
+    sharded = recipe.images is None
+    return [Step("samples", "generate", inputs, ("prompts",), make_samples, sharded=sharded)]
 
 
 def checks(recipe: Recipe, run: "Run") -> list[Check]:
