@@ -249,13 +249,12 @@ def test_two_models_from_elsewhere_are_compared(tmp_path):
     assert "evaluate.against: theirs → ours" in capo("evaluate", "tiny.yaml", *turned, code=1).stderr
 
 
-def test_only_training_runs_in_several_processes(monkeypatch):
-    capo("run", "tiny.yaml", "--set", "train.objective=ipo")
+def test_an_executor_that_contradicts_the_launch_is_rejected(monkeypatch):
+    assert "torchrun" in capo("run", "tiny.yaml", "--set", "engine.executor=ranks", code=1).stderr
     for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    for command in ("run", "generate", "evaluate"):
-        refused = capo(command, "tiny.yaml", code=1).stderr
-        assert f"only `capo train` runs in several processes, not `capo {command}`" in refused
+    refused = capo("run", "tiny.yaml", "--set", "engine.executor=local", code=1).stderr
+    assert "the launcher started 2 processes" in refused
 
 
 @pytest.mark.parametrize(("rank", "message"), [("0", "To resume: torchrun --nproc-per-node 2 "), ("1", "")])
@@ -274,7 +273,7 @@ def test_a_launch_that_would_train_alone_is_rejected(monkeypatch):
     """As after `accelerate launch --cpu --num_processes 2`, which starts one process."""
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     refused = capo("train", "tiny.yaml", code=1).stderr
-    assert "train alone" in refused
+    assert "work alone" in refused
     assert "torchrun" in refused
     capo("prompts", "tiny.yaml")
 

@@ -40,7 +40,7 @@ Examples:
   capo run shapes --set seed=1 --run runs/second
   capo run shapes --set "train.lora_targets=[to_q, to_v]"
   capo run --run runs/second --json
-  torchrun --nproc-per-node 8 -m -- capo run my.yaml --run runs/mine   all GPUs of this machine
+  torchrun --nproc-per-node 8 -m -- capo run my.yaml    on eight GPUs
 
 Next: open the report, or `capo status --run DIR`."""
 

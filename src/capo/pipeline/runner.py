@@ -28,6 +28,9 @@ from capo.store.manifest import differences
 from capo.store.replaced import replaced_folders
 from capo.store.step import Job, Step
 
+QUICK = ("prompts", "pair", "report")
+"""Stages that one process makes in little time, whatever a launcher announces."""
+
 
 @dataclass(frozen=True)
 class StageResult:
@@ -67,7 +70,8 @@ def run(
     before any work if the inputs of an artifact changed; with `force`, it is remade together with everything
     that depends on it. Raises `WorkspaceError` if the directory has contents but is not capo's.
     """
-    check_launch(recipe.train.sharding)
+    if stage not in QUICK:
+        check_launch(recipe.train.sharding)
     request = _Request(recipe, Path(directory), force, stage, donors)
     with open_executor(recipe.engine, request.directory) as executor:
         return executor.in_main(lambda: _run(request, executor))
