@@ -10,7 +10,7 @@ from capo.prompts import make_prompt
 from capo.recipe import RewardSection
 from capo.rewards import RewardError
 from capo.rewards.protocol import TransientError
-from capo.scoring import rater
+from capo.scoring import decoded_images, rater
 from capo.scoring.score import make_scores
 from capo.scoring.score_table import read_scores
 from capo.store import Run
@@ -133,8 +133,8 @@ def test_an_image_is_decoded_once_for_all_rewards(world, monkeypatch):
     run, recipe, _, _ = world
     alone = [contents(make(run, recipe, **section)) for section in (REDNESS, CONTRAST)]
     decoded = []
-    real = rater.decode_image
-    monkeypatch.setattr(rater, "decode_image", lambda data: decoded.append(data) or real(data))
+    real = decoded_images.decode_image
+    monkeypatch.setattr(decoded_images, "decode_image", lambda data: decoded.append(data) or real(data))
     together = work(run, REDNESS | {"name": "a"}, CONTRAST | {"name": "b"}, REDNESS | {"name": "c"})
     seconds = score(recipe, run, together)
     assert len(decoded) == len(set(decoded)) == 20

@@ -69,7 +69,7 @@ def import_samples(job: Job) -> None:
             part = entries[start : start + size]
             done = artifact.has(shard_path("", number))
             if done:
-                rows = artifact.read_table(shard_path("", number), ["prompt_id"])
+                rows = artifact.read_columns(shard_path("", number), ["prompt_id"])
                 unreadable.count += _count(part) - len(rows)
             else:
                 if family is None:

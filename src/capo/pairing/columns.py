@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from capo.images.shard_files import read_samples
+from capo.images.shard_files import shard_paths
 from capo.method import Comparison, PowerRatio
 from capo.prompts.table import read_prompt_ids
 from capo.recipe import Recipe, RewardSection
@@ -113,7 +113,8 @@ def _read_labels(samples: Artifact) -> "pa.Table":
     import pyarrow as pa
 
     names = ["prompt_id", "sample", "label"]
-    return pa.concat_tables(read_samples(samples, columns=names)).rename_columns([*names[:2], "score"])
+    tables = [samples.read_columns(path, names) for path in shard_paths(samples)]
+    return pa.concat_tables(tables).rename_columns([*names[:2], "score"])
 
 
 def _sample_numbers(counts: np.ndarray) -> np.ndarray:

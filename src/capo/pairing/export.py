@@ -9,7 +9,7 @@ import torch
 from capo.engine.progress import progress
 from capo.engine.seeds import stable_seed
 from capo.images import PAIR_WRITERS, Pair
-from capo.images.shard_files import read_samples
+from capo.images.shard_files import read_samples, shard_paths
 from capo.pairing.training_pairs import PromptPairs, read_pairs
 from capo.prompts.table import read_prompts
 from capo.recipe import Recipe
@@ -32,10 +32,8 @@ def export(recipe: Recipe, run: Run, to: Path, layout: str, per_prompt: int | No
     place = {prompt_id: place for place, prompt_id in enumerate(prompts.ids)}
     texts = {prompt.prompt_id: prompt.text for prompt in read_prompts(run)}
     samples = run.artifact("samples")
-    shards = sum(
-        any(prompt_id in place for prompt_id in table["prompt_id"].unique().to_pylist())
-        for table in read_samples(samples, columns=["prompt_id"])
-    )
+    ids_of_shards = (samples.read_columns(path, ["prompt_id"])["prompt_id"] for path in shard_paths(samples))
+    shards = sum(any(i in place for i in ids.unique().to_pylist()) for ids in ids_of_shards)
     # The location of a directory means nothing on another machine.
     named = recipe.model.checkpoint
     model = "unknown" if recipe.images else Path(named).name if Path(named).exists() else named

@@ -15,7 +15,7 @@ MAX_ASPECT_RATIO = 16
 """Largest ratio of the sides that `crop_strip` leaves as it is."""
 
 
-def decode_image(data: bytes) -> Image.Image:
+def decode_image(data: bytes | memoryview) -> Image.Image:
     """Decode stored bytes completely into an RGB image.
 
     Raises `ValueError` for anything but a complete image in one of `FORMATS` of at most `MAX_PIXELS`.
@@ -27,6 +27,15 @@ def decode_image(data: bytes) -> Image.Image:
         return as_rgb(image)
     except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"not a readable image: {error}") from error
+
+
+def decoded_bytes(data: bytes | memoryview) -> int:
+    """Return the bytes of an image once it is decoded, from its header; 0 for anything but an image."""
+    try:
+        width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return 0
+    return 3 * int(width) * int(height)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

@@ -42,7 +42,7 @@ LOCK_TIMEOUT = 60.0
 KEYS_PER_QUERY = 500
 
 
-def score_key(image: bytes, prompt: str) -> bytes:
+def score_key(image: bytes | memoryview, prompt: str) -> bytes:
     """Return the 16-byte key of an image file and its prompt."""
     content = hashlib.blake2b(image, digest_size=16).digest()
     return hashlib.blake2b(content + prompt.encode(), digest_size=16).digest()

@@ -1,7 +1,6 @@
 """A reward that scores images: loaded on first use, after looking up the scores that earlier runs cached."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,13 +10,12 @@ from capo.recipe import RewardSection
 from capo.rewards import Reward, Scored, load_reward, score_images
 from capo.rewards.batch_scoring import is_out_of_memory
 from capo.rewards.protocol import RewardMemoryError
-from capo.rewards.rgb_images import decode_image
 from capo.rewards.score_cache import open_cache, score_key
+from capo.scoring.decoded_images import DecodedImages
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
-    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class ImageRows:
     """The text of every row's prompt."""
 
     @cached_property
-    def files(self) -> list[bytes]:
+    def files(self) -> list[memoryview]:
         """The image files, still encoded."""
         return image_files(self.rows)
 
@@ -40,10 +38,9 @@ class ImageRows:
         return [score_key(*pair) for pair in zip(self.files, self.prompts, strict=True)]
 
     @cached_property
-    def images(self) -> "list[Image.Image]":
-        """The images, decoded once for all rewards, in as many threads as the machine has cores."""
-        with ThreadPoolExecutor() as pool:
-            return list(pool.map(decode_image, self.files))
+    def images(self) -> DecodedImages:
+        """The images, decoded once for all rewards unless they would take too much memory."""
+        return DecodedImages(self.files)
 
 
 class Rater:
@@ -64,7 +61,7 @@ class Rater:
         missing = [row for row, scored in enumerate(known) if scored is None]
         if not missing:
             return [scored for scored in known if scored is not None]
-        pictures, prompts = [images.images[row] for row in missing], [images.prompts[row] for row in missing]
+        pictures, prompts = images.images.chosen(missing), [images.prompts[row] for row in missing]
         computed = score_images(self._loaded(), pictures, prompts, self.section.batch_size)
         if self._cache:
             self._cache.keep([images.keys[row] for row in missing], computed)
@@ -84,6 +81,7 @@ class Rater:
         return self._model
 
 
-def image_files(rows: "pa.Table") -> list[bytes]:
-    """The encoded image files of a table of samples."""
-    return rows["image"].combine_chunks().field("bytes").to_pylist()
+def image_files(rows: "pa.Table") -> list[memoryview]:
+    """The encoded image files of a table of samples, which are not copied."""
+    column = rows["image"].combine_chunks().field("bytes")
+    return [memoryview(value.as_buffer() or b"") for value in column]

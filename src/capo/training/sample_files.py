@@ -22,7 +22,7 @@ class Samples:
         self._places: dict[str, _Place] = {}
         for name in artifact.files():
             if name.endswith(".parquet"):
-                counts = Counter(artifact.read_column(name, "prompt_id"))
+                counts = Counter(artifact.read_columns(name, ["prompt_id"])["prompt_id"].to_pylist())
                 ends = itertools.accumulate(counts.values())
                 for row, (prompt_id, end) in enumerate(zip(counts, ends, strict=True)):
                     shard = name.removesuffix(".parquet")
