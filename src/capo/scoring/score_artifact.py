@@ -11,7 +11,14 @@ from capo.rewards import (
     describe_comparison,
 )
 from capo.scoring.score_shards import ImageShard, ScoreFiles
-from capo.scoring.score_table import Gaps, check_missing, has_all_scores, read_scores, score_values
+from capo.scoring.score_table import (
+    REASONS_LISTED,
+    Gaps,
+    check_missing,
+    has_all_scores,
+    read_scores,
+    score_values,
+)
 from capo.store import Artifact
 
 
@@ -38,12 +45,12 @@ class ScoreArtifact:
 
     def add(self, gaps: Gaps) -> None:
         """Raises `RewardError` when too many scores are missing."""
-        self._gaps = Gaps(self._gaps.count + gaps.count, [*self._gaps.rows, *gaps.rows])
+        self._gaps = Gaps(self._gaps.count + gaps.count, [*self._gaps.rows, *gaps.rows][:REASONS_LISTED])
         check_missing(self.files.reward.name, self._gaps, self._samples, self._max_missing)
 
     def finish(self) -> None:
         """Commit the artifact; raises `RewardError` when it has no score at all."""
-        section, table = self.files.reward, read_scores(self._artifact)
+        section, table = self.files.reward, read_scores(self._artifact, ["prompt_id", "score", "truncated"])
         scores = score_values(table)
         present = scores[np.isfinite(scores)]
         if not len(present):
