@@ -134,7 +134,9 @@ def test_an_image_is_decoded_once_for_all_rewards(world, monkeypatch):
     alone = [contents(make(run, recipe, **section)) for section in (REDNESS, CONTRAST)]
     decoded = []
     real = decoded_images.decode_image
-    monkeypatch.setattr(decoded_images, "decode_image", lambda data: decoded.append(bytes(data)) or real(data))
+    monkeypatch.setattr(
+        decoded_images, "decode_image", lambda data: decoded.append(bytes(data)) or real(data)
+    )
     together = work(run, REDNESS | {"name": "a"}, CONTRAST | {"name": "b"}, REDNESS | {"name": "c"})
     seconds = score(recipe, run, together)
     assert len(decoded) == len(set(decoded)) == 20
