@@ -3,6 +3,7 @@
 import json
 import socket
 import sys
+from collections import namedtuple
 
 import pytest
 from typer.testing import CliRunner
@@ -46,6 +47,8 @@ def test_a_recipe_that_would_run_has_no_errors(good, tmp_path):
     counts = found(recipe, tmp_path / "run", "note")
     assert {field: message.split()[0] for field, message in counts.items()} == {
         "prompts": "6", "train.validation_prompts": "2", "evaluate.prompts": "2",
+        # 6 × 4 samples, (1 + 1) × 2 × 4 for validation, 3 × 2 × 8 for evaluation.
+        "generate.image_format": "88",
     }  # fmt: skip
 
 
@@ -143,6 +146,21 @@ def test_prompts_that_training_saw_are_a_warning(good, tmp_path):
     assert len(shared) == 2
     assert all(message.startswith("1 of 3 prompts") for message in shared)
     assert tiny_training.PROMPTS[0] in shared[0]
+
+
+def test_a_disk_too_small_for_the_images_of_all_stages_is_found(good, tmp_path, monkeypatch):
+    # 88 images of 32² at 1.7 bytes a pixel, and 24 latents; half of that must be free.
+    usage = namedtuple("Usage", "free")
+    monkeypatch.setattr("capo.images.disk_space.shutil.disk_usage", lambda _: usage(70_000))
+    assert "153 kB" in found(parse_recipe(good), tmp_path / "run")["generate.image_format"]
+    monkeypatch.setattr("capo.images.disk_space.shutil.disk_usage", lambda _: usage(90_000))
+    assert found(parse_recipe(good), tmp_path / "run") == {}
+
+
+def test_prompts_that_are_cut_are_counted(good, tmp_path):
+    (tmp_path / "test.txt").write_text("an owl " * 100 + "\na fish\n")
+    warning = found(parse_recipe(good), tmp_path / "run", "warning")["evaluate.prompts"]
+    assert warning.startswith("1 of 2 prompts")
 
 
 def test_a_server_that_is_down_is_a_warning(good, tmp_path):

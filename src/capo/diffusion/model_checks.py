@@ -3,6 +3,7 @@
 The model is built from its configurations alone, on torch's `meta` device, by the code that loads it later.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -19,6 +20,9 @@ from capo.store.step import StageName
 
 CHECKPOINT = "model.checkpoint"
 
+Load = Callable[[], Sequence[str]]
+"""Returns the texts of prompts."""
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -27,6 +31,8 @@ class ModelFacts:
     findings: tuple[Finding, ...]
     image_size: tuple[int, int] | None = None
     """Height and width in pixels."""
+    latent_bytes: int = 0
+    """Of the latent of one image."""
     lacking: tuple[str, ...] = ()
     """Networks whose weights are not on this machine."""
 
@@ -69,9 +75,20 @@ def model_facts(section: ModelSection, generate: GenerateSection, train: TrainSe
     return _facts(section.model_dump_json(), generate.model_dump_json(), train.model_dump_json())
 
 
-def truncated(section: ModelSection, prompts: Sequence[str]) -> int:
-    """Count the prompts that are too long for all text encoders of the model."""
-    return sum(_weightless(section).truncates(list(prompts)))
+def length_check(section: ModelSection, field: str, load: Load, stage: StageName) -> Check:
+    """The check that the text encoders read the whole prompts of `field`, which `load` returns."""
+    return Check(f"{field}.source", stage, partial(_check_length, section, field, load))
+
+
+def _check_length(section: ModelSection, field: str, load: Load) -> Iterator[Finding]:
+    try:
+        texts = list(load())
+        long = sum(_weightless(section.model_dump_json()).truncates(texts))
+    except Exception:  # the checks of the prompts and of the model say what is wrong
+        return
+    if long:
+        counted = f"{long:,} of {len(texts):,} prompts are longer than the text encoders read"
+        yield Finding(field, f"{counted}; their end has no effect", "warning")
 
 
 @lru_cache(maxsize=4)  # several checks ask
@@ -82,7 +99,7 @@ def _facts(model: str, generate: str, train: str) -> ModelFacts:
         TrainSection.model_validate_json(train),
     )
     try:
-        family = _weightless(section)
+        family = _weightless(model)
     except Exception as error:  # diffusers and transformers raise many types for a malformed configuration
         return ModelFacts((finding_of(error, CHECKPOINT),))
     findings: list[Finding] = []
@@ -98,16 +115,19 @@ def _facts(model: str, generate: str, train: str) -> ModelFacts:
     attempt(lambda: family.check_sampler(settings), "generate.scheduler")
     attempt(lambda: _check_training(family, training), "train")
     attempt(lambda: _arrange(family.denoiser, section), "model")
-    return ModelFacts(tuple(findings), size, tuple(_lacking(family, section)))
+    latent = 0 if size is None else math.prod(family.latent_shape(settings)) * family.dtype.itemsize
+    return ModelFacts(tuple(findings), size, latent, tuple(_lacking(family, section)))
 
 
-def _weightless(section: ModelSection) -> Any:
-    """The family of `section` on the meta device, where its tensors have shapes but no values."""
+@lru_cache(maxsize=2)
+def _weightless(model: str) -> Any:
+    """The family of a section, as JSON, on the meta device, where tensors have shapes but no values."""
     import torch
 
     from capo.diffusion.random_weights import RandomWeights
 
     meta = torch.device("meta")
+    section = ModelSection.model_validate_json(model)
     # Settings of how to compute are tried separately; their problems do not hide others.
     plain = {"attention": None, "channels_last": False, "compile": False, "variant": None, "revision": None}
     plain |= {"config": None}

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from functools import partial
 
-from capo.diffusion.model_checks import device_check, model_check, model_facts
+from capo.diffusion.model_checks import device_check, length_check, model_check, model_facts
 from capo.engine.hub_access import find_repository
 from capo.evaluation.candidates import check_candidates, find_candidate
 from capo.prompts import load_prompts
-from capo.prompts.prompt_checks import Load, check_prompts, on_hub, training_prompts
+from capo.prompts.prompt_checks import Load, check_prompts, load_texts, on_hub, training_prompts
 from capo.recipe import EvaluateSection, Recipe
 from capo.recipe.hub_id import split_revision
 from capo.rewards.reward_checks import reward_check
@@ -39,7 +39,9 @@ def evaluation_checks(recipe: Recipe, run: Run) -> list[Check]:
         embedder = partial(_check_embedder, section.embedder)
         found.append(Check("evaluate.embedder", "evaluate", embedder, machine=True))
     if _uses_model(section):
+        texts = partial(load_texts, section.prompts, recipe.seed, PROMPTS)
         found.append(model_check(recipe.model, recipe.generate, recipe.train, "evaluate"))
+        found.append(length_check(recipe.model, PROMPTS, texts, "evaluate"))
     return found
 
 

@@ -18,6 +18,11 @@ def on_hub(section: PromptsSection) -> bool:
     return section.source.startswith("hub:")
 
 
+def load_texts(section: PromptsSection, seed: int, field: str) -> list[str]:
+    """Return the texts of the prompts that `section` names."""
+    return [prompt.text for prompt in load_prompts(section, seed, field)]
+
+
 def training_prompts(recipe: Recipe, run: Run) -> list[Prompt]:
     """Return the prompts that the run has or will have; none for existing images, which bring their own."""
     if run.artifact("prompts").done:

@@ -52,6 +52,11 @@ class EvaluateSection(Section):
         "`owner/name@revision`. If null, that of the first CLIP-type reward, held-out ones first.",
     )
 
+    @property
+    def models_compared(self) -> int:
+        """The number of sets of images that evaluation makes per prompt: base, tuned, and the null row."""
+        return 3 if self.null_row else 2
+
 
 class ReportSection(Section):
     """The report page."""

@@ -1,5 +1,6 @@
 """The section `train`."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -138,3 +139,8 @@ class TrainSection(Section):
     tensorboard: Annotated[bool, RUNTIME] = Field(
         False, description="Also write `tensorboard/` in the run directory. Needs the extra `tensorboard`."
     )
+
+    @property
+    def validations(self) -> int:
+        """How often validation makes images: once for the base, then every `validate_every` steps."""
+        return 1 + math.ceil(self.steps / self.validate_every)

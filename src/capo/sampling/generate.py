@@ -37,11 +37,11 @@ def checks(recipe: Recipe, run: "Run") -> list[Check]:
     """That the model can be loaded and makes images of the wanted size, and that a shard is not too large."""
     from capo.diffusion.model_checks import device_check, model_check
     from capo.rewards.reward_checks import comparison_check, reward_check
-    from capo.sampling.shard_check import shard_check
+    from capo.sampling.shard_check import disk_check, shard_check
 
     count, samples = recipe.prompts.count, recipe.generate.samples_per_prompt
     found = [model_check(recipe.model, recipe.generate, recipe.train, "generate")]
-    found += [device_check(recipe.engine, "generate")]
+    found += [device_check(recipe.engine, "generate"), disk_check(recipe, run)]
     if recipe.images is None:
         found += [shard_check(recipe, "generate.samples_per_prompt", count, samples, "generate")]
     if recipe.generate.adaptive is not None:

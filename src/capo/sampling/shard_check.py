@@ -1,11 +1,14 @@
-"""The check that no shard of images of a stage will be too large to be read back."""
+"""Checks of the space that images take: that a shard can be read back, and that the disk has room for all."""
 
+from collections.abc import Iterator
 from functools import partial
 
 from capo.diffusion.model_checks import model_facts
-from capo.images.disk_space import check_shard, image_space
-from capo.recipe import Recipe
-from capo.store.check import Check
+from capo.images.disk_space import DiskSpace, check_shard, check_space, image_space
+from capo.prompts import load_prompts
+from capo.recipe import PromptsSection, Recipe
+from capo.store import Run
+from capo.store.check import Check, Finding
 from capo.store.step import StageName
 
 
@@ -15,6 +18,46 @@ def shard_check(recipe: Recipe, field: str, prompts: int | None, samples: int, s
     `prompts` is the number of all prompts, None if it is not known.
     """
     return Check(field, stage, partial(_check_shards, recipe, prompts, samples))
+
+
+def disk_check(recipe: Recipe, run: Run) -> Check:
+    """The check that the disk of the run directory has room for the images of all stages."""
+    return Check("generate.image_format", "generate", partial(_check_disk, recipe, run), machine=True)
+
+
+def _check_disk(recipe: Recipe, run: Run) -> Iterator[Finding]:
+    facts = model_facts(recipe.model, recipe.generate, recipe.train)
+    numbers = [_images(recipe, *section) for section in _sections(recipe)]
+    if facts.image_size is None or None in numbers:
+        return  # the checks of the model and of the prompts say what is wrong
+    pixels, sampled = facts.image_size[0] * facts.image_size[1], numbers[0] or 0
+    total = sum(number or 0 for number in numbers)
+    images = image_space(total, pixels, recipe.generate.image_format)
+    here = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())  # of an interrupted run
+    needed = DiskSpace(max(images - here, 0), latents=sampled * facts.latent_bytes)
+    report = f"{total:,} images of all stages: {check_space(needed, run.path)}"
+    yield Finding("generate.image_format", report, "note")
+
+
+def _sections(recipe: Recipe) -> Iterator[tuple[str, PromptsSection, int]]:
+    """Every section of prompts: its field, the section, and the images of a prompt in the whole run."""
+    sampled = 0 if recipe.images is not None else recipe.generate.samples_per_prompt
+    yield "prompts", recipe.prompts, sampled
+    train, evaluate = recipe.train, recipe.evaluate
+    if train.validation_prompts is not None:
+        times = train.validations * train.validation_samples
+        yield "train.validation_prompts", train.validation_prompts, times
+    yield "evaluate.prompts", evaluate.prompts, evaluate.models_compared * evaluate.samples_per_prompt
+
+
+def _images(recipe: Recipe, field: str, section: PromptsSection, images: int) -> int | None:
+    """The number of images of a section of prompts; None if the prompts cannot be read."""
+    if images == 0:
+        return 0
+    try:
+        return images * len(load_prompts(section, recipe.seed, field))
+    except (ValueError, OSError):
+        return None
 
 
 def _check_shards(recipe: Recipe, prompts: int | None, samples: int) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
 
-from capo.diffusion.model_checks import device_check, model_check
+from capo.diffusion.model_checks import device_check, length_check, model_check
 from capo.engine.launch import check_launch, processes
-from capo.prompts.prompt_checks import check_prompts, on_hub, training_prompts
+from capo.prompts.prompt_checks import check_prompts, load_texts, on_hub, training_prompts
 from capo.recipe import Recipe, TrainSection
 from capo.rewards.reward_checks import reward_check
 from capo.sampling.shard_check import shard_check
@@ -37,6 +37,9 @@ def validation_checks(recipe: Recipe, run: Run) -> list[Check]:
     samples = recipe.train.validation_samples
     return [
         Check(VALIDATION, "train", find, machine=on_hub(prompts)),
+        length_check(
+            recipe.model, VALIDATION, partial(load_texts, prompts, recipe.seed, VALIDATION), "train"
+        ),
         shard_check(recipe, "train.validation_samples", prompts.count, samples, "train"),
         *(reward_check(reward, "train") for reward in recipe.rewards),
     ]

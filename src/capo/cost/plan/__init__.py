@@ -12,7 +12,7 @@ from capo.cost.plan.counts import Sampling, Training, count_sampling, count_trai
 from capo.cost.plan.disk import disk
 from capo.cost.plan.memory_needs import generate_memory, train_memory
 from capo.cost.plan.notes import notes
-from capo.cost.plan.wall_clock import StageTime, wall_clock
+from capo.cost.plan.wall_clock import StageTime, wall_clock, wall_clock_notes
 from capo.cost.plan.work import PromptCounts, Stage, stages
 from capo.prompts import load_prompts
 from capo.recipe import PromptsSection, Recipe
@@ -97,7 +97,7 @@ def plan_run(
         stages=work,
         memory=memory,
         disk=disk(recipe, prompts, sampling, training),
-        notes=notes(recipe, prompts, sampling, training, chosen, memory),
+        notes=[*notes(recipe, prompts, sampling, training, chosen, memory), *wall_clock_notes(gpus)],
         gpus=gpus,
         times=wall_clock(recipe, prompts, work, gpus, price),
     )

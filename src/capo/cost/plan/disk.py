@@ -2,7 +2,7 @@
 
 from capo.cost.plan.counts import Sampling, Training
 from capo.cost.plan.memory_needs import moment_bytes
-from capo.cost.plan.work import PromptCounts, models_compared, validations
+from capo.cost.plan.work import PromptCounts
 from capo.images.disk_space import image_space
 from capo.recipe import Recipe
 
@@ -35,10 +35,10 @@ def disk(recipe: Recipe, prompts: PromptCounts, sampling: Sampling, training: Tr
     sizes["train: best"] = training.trained * 4 + (others if section.adaptation == "full" else 0)
     if prompts.validation is not None:
         sizes["train: validation images"] = images(
-            validations(section) * prompts.validation * section.validation_samples
+            section.validations * prompts.validation * section.validation_samples
         )
     if prompts.evaluate is not None:
         sizes["evaluate: images"] = images(
-            models_compared(recipe.evaluate) * prompts.evaluate * recipe.evaluate.samples_per_prompt
+            recipe.evaluate.models_compared * prompts.evaluate * recipe.evaluate.samples_per_prompt
         )
     return sizes

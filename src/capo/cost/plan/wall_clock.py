@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from capo.cost.plan.work import PromptCounts, Stage, models_compared, validations
+from capo.cost.plan.work import PromptCounts, Stage
 from capo.recipe import Recipe
 
 
@@ -50,6 +50,16 @@ def wall_clock(
     return [_stage_time(stage, _pieces(recipe, prompts, stage.name), gpus, price) for stage in stages]
 
 
+def wall_clock_notes(gpus: int) -> list[str]:
+    """Remarks on the hours on several GPUs."""
+    if gpus == 1:
+        return []
+    return [
+        "Wall-clock hours assume that all GPUs share the shards of images, each by a process of its own. "
+        "A stage that runs in a single process takes its GPU hours instead."
+    ]
+
+
 def _stage_time(stage: Stage, pieces: _Pieces, gpus: int, price: float | None) -> StageTime:
     rounds = math.ceil(pieces.number / gpus)
     if pieces.name == "pairs per step":  # processes must have equally many, so some GPUs may be left out
@@ -74,7 +84,7 @@ def _pieces(recipe: Recipe, prompts: PromptCounts, stage: str) -> _Pieces:
     if stage == "train":
         return _Pieces(recipe.train.global_batch_size, "pairs per step")
     if stage == "validation":
-        return _Pieces(shards(prompts.validation), "shards", validations(recipe.train))
+        return _Pieces(shards(prompts.validation), "shards", recipe.train.validations)
     if stage == "evaluate":
-        return _Pieces(models_compared(recipe.evaluate) * shards(prompts.evaluate), "shards")
+        return _Pieces(recipe.evaluate.models_compared * shards(prompts.evaluate), "shards")
     return _Pieces(shards(prompts.train), "shards")

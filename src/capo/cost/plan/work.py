@@ -1,6 +1,5 @@
 """The FLOPs of every stage, and the hours that a GPU takes for them."""
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 from capo.cost.gpus import Gpu
 from capo.cost.plan.counts import Sampling, Training, computing_dtype
 from capo.cost.plan.scoring_work import score_flops, score_precision
-from capo.recipe import EvaluateSection, Recipe, RewardSection, TrainSection
+from capo.recipe import Recipe, RewardSection
 
 Work = Counter[str]
 """FLOPs by the precision they are computed in."""
@@ -56,7 +55,7 @@ def stages(
 
 def artifact_shares(recipe: Recipe) -> dict[str, dict[str, float]]:
     """By stage, the artifacts that its work produces, with the share of the work for each."""
-    times, models = validations(recipe.train), models_compared(recipe.evaluate)
+    times, models = recipe.train.validations, recipe.evaluate.models_compared
     return {
         "generate": {"samples": 1.0},
         "score": {"scores": 1.0},
@@ -69,16 +68,6 @@ def artifact_shares(recipe: Recipe) -> dict[str, dict[str, float]]:
 def uncounted_rewards(rewards: Sequence[RewardSection]) -> list[str]:
     """Names of the rewards whose work is unknown."""
     return [reward.name for reward in rewards if score_flops(reward) is None]
-
-
-def validations(section: TrainSection) -> int:
-    """How often validation makes images: once for the base, then every `train.validate_every` steps."""
-    return 1 + math.ceil(section.steps / section.validate_every)
-
-
-def models_compared(section: EvaluateSection) -> int:
-    """The number of sets of images that evaluation makes per prompt: base, tuned, and the null row."""
-    return 3 if section.null_row else 2
 
 
 NamedWork = tuple[str, str, Work]
@@ -108,7 +97,7 @@ def _training(recipe: Recipe, training: Training) -> NamedWork:
 def _validating(recipe: Recipe, prompts: int | None, sampling: Sampling) -> Iterator[NamedWork]:
     if prompts is None:
         return
-    times, images = validations(recipe.train), prompts * recipe.train.validation_samples
+    times, images = recipe.train.validations, prompts * recipe.train.validation_samples
     work = _sampling(recipe.model.dtype, sampling, times * prompts, times * images)
     work += _scoring(recipe.rewards, times * images)
     yield "validation", f"{times} × {images:,} images", work
@@ -117,7 +106,7 @@ def _validating(recipe: Recipe, prompts: int | None, sampling: Sampling) -> Iter
 def _evaluating(recipe: Recipe, prompts: int | None, sampling: Sampling) -> Iterator[NamedWork]:
     if prompts is None:
         return
-    models, images = models_compared(recipe.evaluate), prompts * recipe.evaluate.samples_per_prompt
+    models, images = recipe.evaluate.models_compared, prompts * recipe.evaluate.samples_per_prompt
     work = _sampling(recipe.model.dtype, sampling, models * prompts, models * images)
     work += _scoring(recipe.rewards, models * images)
     yield "evaluate", f"{models} × {images:,} images", work

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from capo.cost.plan import Plan
 from capo.cost.plan.counts import Sampling
-from capo.cost.plan.work import Stage, models_compared, validations
+from capo.cost.plan.work import Stage
 from capo.cost.rehearsal.meter import Part
 from capo.recipe import Recipe
 
@@ -106,7 +106,7 @@ def _seconds(recipe: Recipe, plan: Plan, stage: str, speed: StageSpeed) -> float
         return speed.per_pair * recipe.train.steps * recipe.train.global_batch_size
     counts = {"validation": plan.prompts.validation, "evaluate": plan.prompts.evaluate}
     prompts, samples = counts.get(stage, plan.prompts.train) or 0, _samples(recipe, stage)
-    models = models_compared(recipe.evaluate) if stage == "evaluate" else _repetitions(recipe, stage)
+    models = recipe.evaluate.models_compared if stage == "evaluate" else _repetitions(recipe, stage)
     prompt = speed.per_flop * _prompt_flops(plan.sampling, samples) + speed.per_image * samples
     return models * prompts * prompt
 
@@ -129,4 +129,4 @@ def _samples(recipe: Recipe, stage: str) -> int:
 
 def _repetitions(recipe: Recipe, stage: str) -> int:
     """How often a run does the work of a stage."""
-    return validations(recipe.train) if stage == "validation" else 1
+    return recipe.train.validations if stage == "validation" else 1
