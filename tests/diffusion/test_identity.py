@@ -1,8 +1,10 @@
+import hashlib
 import shutil
 
 import pytest
 
 from capo.diffusion import checkpoint_identity, resolve_checkpoint
+from capo.store.manifest import differences
 
 
 @pytest.fixture
@@ -54,3 +56,60 @@ def test_the_identity_of_a_hub_id_has_its_revision():
 def test_shapes_is_a_model_of_the_package():
     assert resolve_checkpoint("shapes").endswith("shapes/checkpoints/base")
     assert resolve_checkpoint("owner/model") == "owner/model"
+
+
+def pipeline_folder(folder):
+    (folder / "unet").mkdir(parents=True)
+    (folder / "model_index.json").write_text('{"_class_name": "X", "unet": ["diffusers", "Y"]}')
+    (folder / "unet/config.json").write_text("{}")
+    (folder / "unet/weights.safetensors").write_bytes(b"12")
+    return folder
+
+
+FOREIGN = ["README.md", "sample.png", "notes.txt", "whole.safetensors", "unet/LICENSE.txt", "assets/a.json"]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_that_nothing_reads_do_not_count(tmp_path, name):
+    folder = pipeline_folder(tmp_path / "model")
+    before = checkpoint_identity(str(folder), None)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("mine")
+    assert checkpoint_identity(str(folder), None) == before
+    (folder / "unet/merges.txt").write_text("a b")
+    assert checkpoint_identity(str(folder), None) != before
+
+
+def test_documents_beside_other_weights_do_not_count(checkpoint):
+    before = checkpoint_identity(str(checkpoint), None)
+    for name in ("README.md", "a.PNG", "LICENSE"):
+        (checkpoint / name).touch()
+    assert checkpoint_identity(str(checkpoint), None) == before
+
+
+def old_digest(root):
+    """As version 0.1 computed it, over all files."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
+        digest.update(hashlib.blake2b(path.read_bytes()).digest())
+    return f"blake2b:{digest.hexdigest()}"
+
+
+def test_what_earlier_versions_recorded_is_still_up_to_date(tmp_path):
+    folder = pipeline_folder(tmp_path / "model")
+    assert checkpoint_identity(str(folder), None) == old_digest(folder), (
+        "without other files, nothing changes"
+    )
+    (folder / "README.md").write_text("mine")
+    old, new = old_digest(folder), checkpoint_identity(str(folder), None)
+    assert old != new
+    assert differences({"w": f"Clip {old} x"}, {"w": f"Clip {new} x"}) == {}
+    (folder / "unet/config.json").write_text("[]")
+    assert differences({"w": old}, {"w": checkpoint_identity(str(folder), None)})
+
+
+@pytest.mark.parametrize("name", ["./mv1", "../mv1", "/nowhere/mv1", "mv1", "models/sdxl/v1"])
+def test_a_path_that_does_not_exist_is_no_hub_id(name):
+    with pytest.raises(ValueError, match="does not exist"):
+        checkpoint_identity(name, None)

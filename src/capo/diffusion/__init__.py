@@ -4,16 +4,17 @@ A checkpoint's family follows from its `model_index.json`. Heavy libraries are i
 `load_family`, so that asking for identities stays cheap.
 """
 
-import hashlib
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from capo.diffusion.identity import checkpoint_identity as checkpoint_identity
+from capo.diffusion.identity import is_plugin_checkpoint as is_plugin_checkpoint
+from capo.diffusion.identity import resolve_checkpoint as resolve_checkpoint
 from capo.engine.model_loading import quiet
 from capo.recipe import ModelSection
 from capo.recipe.hub_id import split_revision
-from capo.recipe.plugins import CHECKPOINTS, load_plugin, plugins
-from capo.store.file_digests import file_digests
+from capo.store.manifest import identify
 from capo.store.step import flatten
 
 if TYPE_CHECKING:
@@ -129,27 +130,13 @@ def _family_class(pipeline: str) -> "type[Family]":
     return family
 
 
-def resolve_checkpoint(name: str) -> str:
-    """Return the directory or Hub id that the recipe's `name` means.
-
-    An installed package may supply the name, as an entry point of the group `capo.checkpoints`: a
-    function without arguments that returns the directory or Hub id.
-    """
-    if is_plugin_checkpoint(name):
-        return str(load_plugin(CHECKPOINTS, name, "model.checkpoint")())
-    return name
-
-
-def is_plugin_checkpoint(name: str) -> bool:
-    """Return whether an installed package supplies the checkpoint `name`."""
-    return name in plugins(CHECKPOINTS)
-
-
 def model_inputs(section: ModelSection) -> dict[str, Any]:
     """Return the part of a fingerprint that identifies the model an artifact is made with."""
-    inputs = flatten("model", section.results()) | {"model.weights": model_identity(section)}
-    if section.config is not None:
-        inputs["model.config.content"] = checkpoint_identity(*split_revision(section.config))
+    weights = identify("model.checkpoint", lambda: model_identity(section))
+    inputs = flatten("model", section.results()) | {"model.weights": weights}
+    if (config := section.config) is not None:
+        content = identify("model.config", lambda: checkpoint_identity(*split_revision(config)))
+        inputs["model.config.content"] = content
     return inputs
 
 
@@ -164,29 +151,3 @@ def model_identity(section: ModelSection) -> str:
             raise ValueError(f"model.loras.{position}.path: {lora.path} is neither a file nor a folder")
         parts.append(f"{checkpoint_identity(lora.path, None)}*{lora.weight!r}")
     return "+".join(parts)
-
-
-def checkpoint_identity(name: str, revision: str | None) -> str:
-    """Return a digest of the checkpoint's files, or `hub-id@revision`.
-
-    A local file or directory has the same identity wherever it is. Hidden files do not count.
-    """
-    path = Path(resolve_checkpoint(name))
-    if path.is_file():
-        return f"blake2b:{file_digests([path], size=64)[0][:32]}"
-    if path.is_dir():
-        return _folder_digest(path)
-    return f"{name}@{revision or 'main'}"
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def _folder_digest(root: Path) -> str:
-    files = sorted(p for p in root.rglob("*") if p.is_file() and not _hidden(p.relative_to(root)))
-    digest = hashlib.blake2b(digest_size=16)
-    for path, content in zip(files, file_digests(files, size=64), strict=True):
-        digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
-        digest.update(bytes.fromhex(content))
-    return f"blake2b:{digest.hexdigest()}"

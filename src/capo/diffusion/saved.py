@@ -12,6 +12,7 @@ from typing import Any
 from capo import diffusion
 from capo.recipe import ModelSection
 from capo.store import Run
+from capo.store.manifest import alike
 
 RECORD = "capo.json"
 
@@ -43,7 +44,7 @@ class SavedPolicy:
     def check_base(self, model: ModelSection) -> None:
         """Raise `ValueError` unless the policy was tuned from `model`."""
         base = diffusion.model_identity(model)
-        if self.record.get("base") != base:
+        if not alike(self.record.get("base"), base):
             raise ValueError(
                 f"{self.folder} was tuned from another model ({self.record.get('base')}) than "
                 f"{model.checkpoint} ({base})"

@@ -34,7 +34,7 @@ def evaluated_model_inputs(recipe: Recipe) -> dict[str, Any]:
 
 
 def _baseline_inputs(recipe: Recipe) -> dict[str, Any]:
-    from capo.evaluation.candidates import find_candidate
+    from capo.evaluation.candidates import candidate_identity
     from capo.prompts import prompts_inputs
     from capo.rewards import reward_inputs
     from capo.scoring.judging import judge_inputs
@@ -43,7 +43,7 @@ def _baseline_inputs(recipe: Recipe) -> dict[str, Any]:
     for tuned_only in ("evaluate.policy", "evaluate.embedder"):
         del inputs[tuned_only]
     if (against := recipe.evaluate.against) is not None:
-        inputs["evaluate.against.content"] = find_candidate("evaluate.against", against).identity
+        inputs["evaluate.against.content"] = candidate_identity("evaluate.against", against)
     for reward in recipe.rewards:
         inputs |= reward_inputs(reward)
     return inputs | prompts_inputs("evaluate.prompts", recipe.evaluate.prompts)

@@ -20,6 +20,7 @@ from capo.images import images_identity
 from capo.recipe import EvaluateSection, ImagesSection, ModelSection
 from capo.recipe.hub_id import HUB_ID
 from capo.store import Artifact
+from capo.store.manifest import identify
 
 if TYPE_CHECKING:
     import torch
@@ -77,6 +78,12 @@ def check_candidates(section: EvaluateSection, model: ModelSection) -> None:
     for field_name, value in (("evaluate.policy", section.policy), ("evaluate.against", section.against)):
         if value is not None:
             find_candidate(field_name, value).check(model)
+
+
+def candidate_identity(field_name: str, value: str) -> str:
+    """The identity of the candidate that `value` names, or the reason why there is none, as `Unknown`."""
+    identity: str = identify(field_name, lambda: find_candidate(field_name, value).identity)
+    return identity
 
 
 def find_candidate(field_name: str, value: str) -> Candidate:

@@ -7,6 +7,7 @@ from typing import Any
 
 from capo.evaluation.baseline import evaluated_model_inputs
 from capo.recipe import Recipe
+from capo.store.manifest import identify
 from capo.store.step import Job, Step, flatten
 
 PAGE = "index.html"
@@ -23,7 +24,7 @@ def steps(recipe: Recipe) -> list[Step]:
 
 
 def _evaluate_inputs(recipe: Recipe) -> dict[str, Any]:
-    from capo.evaluation.candidates import find_candidate
+    from capo.evaluation.candidates import candidate_identity
     from capo.prompts import prompts_inputs
     from capo.rewards import reward_inputs
     from capo.rewards.weights.location import weights_identity
@@ -33,9 +34,10 @@ def _evaluate_inputs(recipe: Recipe) -> dict[str, Any]:
     inputs = flatten("evaluate", section.results()) | judge_inputs(section.judge)
     inputs |= prompts_inputs("evaluate.prompts", section.prompts)
     if section.policy is not None:
-        inputs["evaluate.policy.content"] = find_candidate("evaluate.policy", section.policy).identity
+        inputs["evaluate.policy.content"] = candidate_identity("evaluate.policy", section.policy)
     if section.embedder is not None:
-        inputs["evaluate.embedder.content"] = weights_identity("evaluate.embedder", section.embedder)
+        field, embedder = "evaluate.embedder", section.embedder
+        inputs[f"{field}.content"] = identify(field, lambda: weights_identity(field, embedder))
     for reward in recipe.rewards:
         inputs |= flatten(f"rewards.{reward.name}", reward.results()) | reward_inputs(reward)
     return inputs

@@ -10,6 +10,7 @@ from capo.images.folders import ImageFolder
 from capo.prompts import hub
 from capo.recipe import ImagesSection
 from capo.store.file_digests import file_digests
+from capo.store.manifest import identify
 from capo.store.step import flatten
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def images_inputs(section: ImagesSection | None) -> dict[str, Any]:
     """Return the part of a fingerprint that identifies the images an artifact is made from, if any."""
     if section is None:
         return {"images": None}
-    return flatten("images", section.results()) | {"images.content": images_identity(section)}
+    content = identify("images.source", lambda: images_identity(section))
+    return flatten("images", section.results()) | {"images.content": content}
 
 
 def images_identity(section: ImagesSection) -> str:

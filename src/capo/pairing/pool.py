@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from capo.recipe import Recipe
 from capo.store.check import Check
+from capo.store.manifest import Unknown, identify
 from capo.store.step import Job, StageName, Step
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ _STARTED: tuple[StageName, ...] = ("prompts", "generate", "train")
 
 def steps(recipe: Recipe) -> list[Step]:
     """The artifact `pool`; none in a first round, and none if labels replace rewards."""
-    inputs = _inputs(recipe)
+    inputs = identify("start.run", lambda: _inputs(recipe))
+    if isinstance(inputs, Unknown):
+        inputs = {f"start.pool.{reward.name}": inputs for reward in recipe.pairing_rewards}
     return [Step("pool", "prompts", inputs, ("prompts",), copy_pool)] if inputs else []
 
 

@@ -21,7 +21,15 @@ from capo.engine.shard_work import Executor
 from capo.pipeline import graph, preflight
 from capo.pipeline.costs import replacing
 from capo.pipeline.reuse import reuse
-from capo.pipeline.states import check_upstream, fingerprint, reject_stale, stale_names, statuses
+from capo.pipeline.states import (
+    check_identified,
+    check_upstream,
+    fingerprint,
+    reject_stale,
+    stale_names,
+    statuses,
+    with_recorded,
+)
 from capo.recipe import EngineSection, Recipe
 from capo.store import Artifact, Run, WorkspaceError
 from capo.store.manifest import differences
@@ -103,9 +111,10 @@ def _run(request: _Request, executor: Executor) -> RunResult:
     unfinished = [step for step in steps if step.artifact in states and states[step.artifact].state != "done"]
     steps = [step for step in steps if step.artifact in states and stage in (None, step.stage)]
     wanted = [states[step.artifact] for step in steps]
+    waiting = [step for step in steps if states[step.artifact].state != "done"]
+    _check_sources(recipe, run, waiting, unfinished)
     if not request.force:
         reject_stale(wanted, run)
-    waiting = [step for step in steps if states[step.artifact].state != "done"]
     if not waiting:
         return _result(run, [_skipped(run.artifact(step.artifact)) for step in steps])
     for step in waiting:
@@ -128,6 +137,15 @@ def _run(request: _Request, executor: Executor) -> RunResult:
                 opened.restore_recipe()
             raise
         return _result(opened, results)
+
+
+def _check_sources(recipe: Recipe, run: Run, waiting: Sequence[Step], unfinished: Sequence[Step]) -> None:
+    """Raise an error, with all problems, if a source of a waiting step cannot be identified."""
+    try:
+        check_identified(waiting, run)
+    except ValueError:
+        preflight.require(recipe, run.path, waiting, unfinished)
+        raise
 
 
 def _put_back(run: Run, steps: Sequence[Step]) -> bool:
@@ -153,7 +171,7 @@ def _make(steps: Sequence[Step], request: _Request, run: Run, executor: Executor
     results: dict[str, StageResult] = {}
     waiting: list[Step] = []
     for step in steps:
-        artifact, inputs = run.artifact(step.artifact), fingerprint(step, run)
+        artifact, inputs = run.artifact(step.artifact), with_recorded(fingerprint(step, run), step, run)
         if artifact.done and not differences(artifact.begun() or {}, inputs):
             say(f"{artifact.name}: up to date")
             results[step.artifact] = _skipped(artifact)

@@ -9,7 +9,7 @@ from capo.pipeline import graph
 from capo.pipeline.costs import with_costs
 from capo.recipe import Recipe
 from capo.store import Run, StaleArtifact, WorkspaceError
-from capo.store.manifest import differences, explain_change
+from capo.store.manifest import Unknown, differences, explain_change
 from capo.store.step import StageName, Step
 
 State = Literal["done", "partial", "stale", "missing"]
@@ -55,6 +55,32 @@ def statuses(steps: Sequence[Step], run: Run) -> dict[str, ArtifactStatus]:
 def fingerprint(step: Step, run: Run) -> dict[str, Any]:
     """Return everything the artifact of `step` is made from: inputs, and digests of upstream artifacts."""
     return step.inputs | _digests(run, step.upstream)
+
+
+def unidentified(inputs: Mapping[str, Any]) -> str:
+    """Return why an input cannot be compared with what it was, such as a missing file; empty if all can."""
+    return next((f"not compared: {value}" for value in inputs.values() if isinstance(value, Unknown)), "")
+
+
+def with_recorded(inputs: Mapping[str, Any], step: Step, run: Run) -> dict[str, Any]:
+    """Return inputs, and what upstream artifacts recorded for those that cannot be identified.
+
+    Shows a finished run whose sources are gone.
+    """
+    recorded: dict[str, Any] = {}
+    for name in step.upstream:
+        recorded = (run.artifact(name).begun() or {}) | recorded
+    return {
+        field: recorded.get(field, value) if isinstance(value, Unknown) else value
+        for field, value in inputs.items()
+    }
+
+
+def check_identified(steps: Sequence[Step], run: Run) -> None:
+    """Raise `ValueError` if an input of a step can be neither identified nor looked up in the run."""
+    for step in steps:
+        if missing := unidentified(with_recorded(step.inputs, step, run)):
+            raise ValueError(missing.removeprefix("not compared: "))
 
 
 def stale_names(wanted: Sequence[ArtifactStatus]) -> list[str]:
@@ -106,7 +132,7 @@ def _step_status(step: Step, run: Run, states: Mapping[str, ArtifactStatus]) -> 
         return state("partial", "not finished")
     if lost := artifact.lost(manifest):
         return state("partial", f"{lost} is missing or truncated")
-    return state("done")
+    return state("done", unidentified(step.inputs))
 
 
 def _digests(run: Run, upstream: Sequence[str]) -> dict[str, str]:

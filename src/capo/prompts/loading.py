@@ -18,6 +18,7 @@ from capo.prompts.rows import PROMPTS, PromptRequest, SourceRow
 from capo.prompts.text_rules import PromptsError, check_text, text_problem
 from capo.recipe import PromptsSection
 from capo.recipe.plugins import PROMPT_SOURCES, plugin_version, plugins
+from capo.store.manifest import identify
 
 HUB = hub.PREFIX.removesuffix(":")
 
@@ -62,7 +63,7 @@ def _collected(
 
 def prompts_inputs(field: str, section: PromptsSection) -> dict[str, Any]:
     """Return the part of a fingerprint that identifies the prompts of the recipe's `field`."""
-    return {f"{field}.content": source_identity(section, field)}
+    return {f"{field}.content": identify(f"{field}.source", lambda: source_identity(section, field))}
 
 
 def source_identity(section: PromptsSection, field: str = PROMPTS) -> str | None:

@@ -1,6 +1,7 @@
 """Find, override, validate and write recipes."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from capo.recipe.fields import Section
 from capo.recipe.hints import nearest
+from capo.recipe.paths import resolve_paths
 from capo.recipe.sections import Recipe
 from capo.recipe.yaml_files import read_yaml
 
@@ -21,24 +23,35 @@ class RecipeError(ValueError):
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Load a shipped recipe by name, or a recipe from a YAML file, and apply overrides `a.b=c`.
 
-    The value of an override is YAML (`train.steps=100`, `rewards.0.weight=2`,
-    `train.lora_targets=[to_q]`). Raises `RecipeError` naming every invalid field.
+    Relative paths in a file are relative to its folder, or else to the current directory, as those in
+    overrides are (see `recipe.paths`). The value of an override is YAML (`train.steps=100`,
+    `rewards.0.weight=2`, `train.lora_targets=[to_q]`). Raises `RecipeError` naming every invalid field.
     """
     path = _find(name_or_path)
     try:
-        values = read_yaml(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = read_yaml(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: a recipe must be a mapping of sections")
+    users = path not in shipped_recipes().values() and not _in_a_run(path)
+    if users:
+        resolve_paths(values, [path.parent])
     for override in overrides:
         _override(values, override)
     changed = "".join(f" --set {override}" for override in overrides)
-    return parse_recipe(values, f"{path}{changed}")
+    recipe = parse_recipe(values, f"{path}{changed}")
+    return recipe.with_written(text) if users else recipe
 
 
 def parse_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
-    """Validate plain values; `where` is their file, for errors."""
+    """Validate plain values; `where` is their file, for errors.
+
+    Relative paths that exist in the current directory become absolute.
+    """
+    values = deepcopy(values)
+    resolve_paths(values, [Path.cwd()])
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -68,6 +81,11 @@ def _find(name_or_path: str | Path) -> Path:
     raise RecipeError(
         f"no recipe {str(name_or_path)!r}: it is neither a file nor one of {', '.join(shipped)}{near}"
     )
+
+
+def _in_a_run(path: Path) -> bool:
+    """Report whether a recipe was saved in a run directory, with absolute paths or those of version 0.1."""
+    return any((path.parent / name).exists() for name in (".capo", "manifests"))
 
 
 def _override(values: dict[str, Any], override: str) -> None:

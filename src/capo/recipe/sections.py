@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from capo.recipe.consistency import contradictions
 from capo.recipe.fields import RUNTIME, Name, Positive, Section
@@ -116,6 +116,25 @@ class Recipe(Section):
     evaluate: EvaluateSection
     report: ReportSection = ReportSection()
     engine: EngineSection = EngineSection()
+
+    _written: str | None = PrivateAttr(None)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare the fields, and not what the recipe was read from."""
+        return isinstance(other, Recipe) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def written(self) -> str | None:
+        """The text of the user's file that the recipe was read from, if it was, before any override."""
+        return self._written
+
+    def with_written(self, text: str) -> Self:
+        """Return the recipe with `written`."""
+        copy = self.model_copy()
+        copy._written = text
+        return copy
 
     @property
     def samples_vary(self) -> bool:

@@ -25,6 +25,7 @@ from capo.rewards.transports.client import ServerSource
 from capo.rewards.transports.function import FunctionSource, installed_functions, installed_source, is_path
 from capo.rewards.transports.program import ProgramSource
 from capo.store.check import Finding
+from capo.store.manifest import identify
 
 if TYPE_CHECKING:
     from capo.method.calibration import Comparison
@@ -54,7 +55,7 @@ def reward_inputs(section: RewardSection) -> dict[str, Any]:
     return {
         f"rewards.{section.name}.source": section.source or section.name,
         f"rewards.{section.name}.checkpoint": section.checkpoint,
-        f"rewards.{section.name}.weights": reward_identity(section),
+        f"rewards.{section.name}.weights": identify("reward", lambda: reward_identity(section)),
     }
 
 

@@ -14,7 +14,7 @@ from capo.engine.seeds import stable_seed
 from capo.recipe import ModelSection, StartSection, TrainSection
 from capo.scoring.score_table import read_scores
 from capo.store import Artifact, Run
-from capo.store.manifest import alike
+from capo.store.manifest import alike, identify
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,7 +79,11 @@ def start_inputs(start: StartSection | None, model: ModelSection, train: TrainSe
     """The part of a fingerprint that identifies the policy a further round starts from; empty otherwise."""
     if start is None:
         return {}
-    return {"start.policy": find_previous_round(start, model, train).policy.identity}
+    return {
+        "start.policy": identify(
+            "start.run", lambda: find_previous_round(start, model, train).policy.identity
+        )
+    }
 
 
 def find_previous_round(start: StartSection, model: ModelSection, train: TrainSection) -> PreviousRound:

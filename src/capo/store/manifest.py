@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -128,16 +128,43 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     return {
         field: (before, after)
         for field, (before, after) in values.items()
-        if not alike(before, after) and not only_moved(field, old, new)
+        if not alike(before, after) and not only_moved(field, old, new, alike)
     }
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Compare two values; `owner/name@main` and `owner/name@COMMIT` count as equal, word by word."""
-    if one == other or not (isinstance(one, str) and isinstance(other, str)):
-        return one == other
-    pairs = zip_longest(one.split(), other.split(), fillvalue="")
-    return all(a == b or _branch_of(a, b) or _branch_of(b, a) for a, b in pairs)
+    """Compare two values, texts word by word (a base and its LoRAs are joined by `+`).
+
+    `owner/name@main` equals `owner/name@COMMIT`, a digest equals a former one of the same content, and
+    `Unknown` equals everything.
+    """
+    if one == other or isinstance(one, Unknown) or isinstance(other, Unknown):
+        return True
+    if not (isinstance(one, str) and isinstance(other, str)):
+        return False
+    pairs = zip_longest(re.split(r"[\s+*]+", one), re.split(r"[\s+*]+", other), fillvalue="")
+    return all(a == b or _same(a, b) or _same(b, a) for a, b in pairs)
+
+
+class Unknown(str):
+    """The reason why an input cannot be identified, such as a missing file, in place of the input."""
+
+
+def identify(field: str, find: Callable[[], Any]) -> Any:
+    """Return what `find` identifies, or the reason why it fails, which names `field`, as `Unknown`."""
+    try:
+        return find()
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        named = str(error).startswith((field, field.partition(".")[0] + "."))
+        return Unknown(error if named else f"{field}: {error}")
+
+
+_FORMER: dict[str, Callable[[], str]] = {}
+
+
+def also_known_as(digest: str, former: Callable[[], str]) -> None:
+    """Make `alike` accept the digest that an earlier version computed for the same content."""
+    _FORMER[digest] = former
 
 
 def explain_change(field: str, old: Any, new: Any) -> str:
@@ -166,7 +193,10 @@ def _shorten(value: Any) -> str:
     if value is None:
         return "none"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+    if len(text) <= LONGEST:
+        return text
+    is_path = text.startswith("/")  # whose end says more
+    return "..." + text[3 - LONGEST :] if is_path else text[: LONGEST - 3] + "..."
 
 
 def _differing_words(old: str, new: str) -> tuple[str, str]:
@@ -184,6 +214,10 @@ def _is_description(value: Any) -> bool:
         and isinstance(value.get("bytes"), int)
         and isinstance(value.get("blake2b"), str)
     )
+
+
+def _same(one: str, other: str) -> bool:
+    return _branch_of(one, other) or (one in _FORMER and _FORMER[one]() == other)
 
 
 def _branch_of(vague: str, exact: str) -> bool:

@@ -33,6 +33,7 @@ from capo.store.written_files import remove_superseded
 
 TIMINGS = "timings.jsonl"
 RECIPE = "recipe.yaml"
+WRITTEN = "recipe.written.yaml"
 
 
 class Run:
@@ -169,7 +170,12 @@ class Run:
             self.write_bytes(RECIPE, self._former_recipe)
 
     def _save_recipe(self, recipe: Recipe) -> None:
-        """Write `recipe.yaml`, but keep a file with the same content: it may have the user's comments."""
+        """Write `recipe.yaml`, but keep a file with the same content: it may have the user's comments.
+
+        The user's own file, in which paths may be relative, is kept beside it.
+        """
+        if recipe.written is not None and self._read(WRITTEN) != recipe.written:
+            self.write_text(WRITTEN, recipe.written)
         try:
             if load_recipe(self.path / RECIPE) == recipe:
                 return

@@ -18,7 +18,7 @@ from capo import pipeline
 from capo.diffusion.saved import find_policy, is_policy
 from capo.pipeline.graph import steps_of
 from capo.recipe import Recipe
-from capo.store.manifest import MANIFESTS, canonical
+from capo.store.manifest import MANIFESTS, alike, canonical
 from capo.studies.record_file import read_record
 from capo.studies.study import Row, Study, run_directory
 
@@ -99,11 +99,10 @@ class StudyRun:
             return False
         made = find_policy(self.soup).record["soup"]
         identities = [find_policy(directory).identity for directory in self.ingredients]
-        method = (made["weights"], made["interpolation"])
-        return [policy["identity"] for policy in made["policies"]] == identities and method == (
-            self.weights,
-            self.row.interpolation,
-        )
+        if (made["weights"], made["interpolation"]) != (self.weights, self.row.interpolation):
+            return False
+        merged = [policy["identity"] for policy in made["policies"]]
+        return len(merged) == len(identities) and all(map(alike, merged, identities))
 
     @property
     def recipe(self) -> Recipe:

@@ -28,7 +28,7 @@ from capo.engine.progress import say
 from capo.engine.ranks import Group
 from capo.images.disk_space import format_bytes
 from capo.store import Artifact, WorkspaceError
-from capo.store.manifest import Description
+from capo.store.manifest import Description, differences
 from capo.store.tensor_file import HashedFile, write_tensors
 from capo.training.trainer import Trainer
 
@@ -179,7 +179,7 @@ class Checkpoints:
     def _load(self, step: int, state: Mapping[str, Any]) -> None:
         """Load files that were verified."""
         folder = self._folder(step)
-        if state["reference"] != self._reference:
+        if differences(state["reference"], self._reference):
             raise WorkspaceError(
                 f"{folder} was trained against another reference model "
                 f"({state['reference']}, now {self._reference}); train again with --force"

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from capo.method.calibration import Comparison
 
+SCRIPTS = (".py", ".sh")
+"""Endings of arguments that name a part of the program, which must exist."""
+
 
 class ProgramSource:
     """A section with a `command`, or a function that its `requirements` put into a process of its own."""
@@ -137,4 +140,6 @@ def _environment(requirements: Sequence[str]) -> dict[str, str]:
 
 def _identity_of(argument: str) -> str:
     path = Path(argument)
+    if path.is_absolute() and path.suffix in SCRIPTS and not path.exists():
+        raise RewardError(f"reward program {path} does not exist")
     return f"{path.name} {file_identity(path)}" if path.is_file() else argument
