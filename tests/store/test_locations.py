@@ -28,6 +28,11 @@ def test_moved_content_is_the_same(field, content, before, after):
     assert set(differences({field: before}, {field: after})) == {field}
 
 
+def test_texts_that_differ_in_spaces_differ():
+    for other in ("a  b", "a+b", "a b "):
+        assert differences({"report.title": "a b"}, {"report.title": other})
+
+
 @pytest.mark.parametrize(
     ("before", "after", "content"),
     [

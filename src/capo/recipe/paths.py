@@ -30,7 +30,7 @@ ELSEWHERE = ("hub:", "package:", "https:", "http:")
 """Prefixes of locations that are no paths."""
 
 
-def resolve_paths(values: dict[str, Any], folders: Sequence[Path]) -> None:
+def resolve_paths(values: Any, folders: Sequence[Path]) -> None:
     """Make existing relative paths of a recipe's plain `values` absolute, by the first folder that has them.
 
     Values of a wrong type are left alone; validation reports them.

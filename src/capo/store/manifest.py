@@ -142,7 +142,7 @@ def alike(one: Any, other: Any) -> bool:
         return True
     if not (isinstance(one, str) and isinstance(other, str)):
         return False
-    pairs = zip_longest(re.split(r"[\s+*]+", one), re.split(r"[\s+*]+", other), fillvalue="")
+    pairs = zip_longest(re.split(r"([\s+*])", one), re.split(r"([\s+*])", other), fillvalue="")
     return all(a == b or _same(a, b) or _same(b, a) for a, b in pairs)
 
 
