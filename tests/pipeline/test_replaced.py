@@ -1,11 +1,13 @@
 """What `--force` replaces is kept, comes back with the former settings, and is lost by no failure."""
 
 import shutil
+from functools import partial
 
 import pytest
 
 import fake_stages
 from capo import pipeline
+from capo.evaluation.kept_files import is_kept
 from capo.recipe import load_recipe, parse_recipe
 from capo.store import Run, StaleArtifact
 from capo.store.replaced import replaced_folders
@@ -99,6 +101,69 @@ def test_settings_may_change_while_nothing_was_made(tmp_path, monkeypatch):
     assert {s.name: s.state for s in pipeline.status(recipe(beta=5), tmp_path)}["train"] == "missing"
     pipeline.run(recipe(beta=5), tmp_path)
     assert not (tmp_path / "replaced").exists()
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    """Make the fake halves of the evaluation write images and scores; yield the files that were made."""
+    made = []
+
+    def stage(model, job):
+        names = [f"images/{model}/shard-0.parquet", "judgements.parquet"]
+        names += [f"scores/{model}/{reward.name}.parquet" for reward in job.recipe.rewards]
+        for name in (name for name in names if not job.artifact.has(name)):
+            made.append(name)
+            job.artifact.write_bytes(name, name.encode())
+        job.artifact.write_json("results.json", fake_stages.RESULTS)
+        job.artifact.commit()
+
+    for artifact, model in (("baseline", "base"), ("evaluate", "tuned")):
+        monkeypatch.setitem(fake_stages.STAGES, artifact, partial(stage, model))
+    return made
+
+
+def test_an_added_reward_keeps_the_images_and_the_other_scores_of_an_evaluation(tmp_path, evaluations):
+    more = [*fake_stages.VALUES["rewards"], {"name": "v1.5", "use": "evaluate"}]
+    fewer = [*fake_stages.VALUES["rewards"][:2], {"name": "v1.5", "use": "evaluate"}]
+    first = parse_recipe(fake_stages.VALUES)
+    pipeline.run(first, tmp_path / "run")
+    for rewards, new in ((more, ["v1.5"]), (fewer, [])):
+        changed = parse_recipe(fake_stages.VALUES | {"rewards": rewards})
+        evaluations.clear()
+        pipeline.run(changed, tmp_path / "run", force=True)
+        assert evaluations == [f"scores/{model}/{r}.parquet" for model in ("base", "tuned") for r in new]
+        pipeline.run(changed, tmp_path / "fresh", force=True)
+        for half in ("baseline", "evaluate"):  # as if everything had been made again
+            assert contents(tmp_path / "run" / half) == contents(tmp_path / "fresh" / half)
+        shutil.rmtree(tmp_path / "fresh")
+
+
+def test_a_failure_after_files_were_kept_changes_nothing(tmp_path, monkeypatch, evaluations):
+    pipeline.run(parse_recipe(fake_stages.VALUES), tmp_path)
+    before = contents(tmp_path)
+    changed = parse_recipe(fake_stages.VALUES | {"rewards": fake_stages.VALUES["rewards"][:2]})
+    monkeypatch.setitem(fake_stages.STAGES, "baseline", lambda job: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pipeline.run(changed, tmp_path, stage="evaluate", force=True)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "kept"),
+    [
+        ({"rewards.v1.weights"}, {"images/base/s", "judgements.parquet", "scores/base/v1.5.parquet"}),
+        ({"rewards.v1.weight"}, {"images/base/s", "judgements.parquet", "scores/base/v1.5.parquet",
+                                 "scores/base/v1.parquet"}),
+        ({"evaluate.judge"}, {"images/base/s", "scores/base/v1.5.parquet", "scores/base/v1.parquet"}),
+        ({"rewards.v1.weights", "seed"}, set()),
+        ({"evaluate.prompts.count"}, set()),
+        ({"@train"}, set()),
+    ],
+)  # fmt: skip
+def test_only_files_that_do_not_depend_on_a_change_are_kept(changed, kept):
+    files = {"images/base/s", "judgements.parquet", "scores/base/v1.parquet", "scores/base/v1.5.parquet",
+             "results.json", "parts/v1/images/base/s"}  # fmt: skip
+    assert {file for file in files if is_kept(file, changed)} == kept
 
 
 def test_what_was_replaced_is_used_only_if_it_is_whole(tmp_path):

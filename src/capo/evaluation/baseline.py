@@ -4,6 +4,7 @@ The artifact `baseline` holds the evaluation prompts, and images, scores, and ju
 null row is the base model again with other seeds: its win-rates show the size of chance.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from capo.recipe import Recipe
@@ -16,7 +17,7 @@ from capo.store.step import Job, Step, flatten
 def steps(recipe: Recipe) -> list[Step]:
     """The artifact `baseline`."""
     inputs = evaluated_model_inputs(recipe) | _baseline_inputs(recipe)
-    return [Step("baseline", "evaluate", inputs, (), make_baseline, sharded=True)]
+    return [Step("baseline", "evaluate", inputs, (), make_baseline, sharded=True, is_kept=is_kept)]
 
 
 def checks(recipe: Recipe, run: Run) -> list[Check]:
@@ -24,6 +25,13 @@ def checks(recipe: Recipe, run: Run) -> list[Check]:
     from capo.evaluation.evaluation_checks import evaluation_checks
 
     return evaluation_checks(recipe, run)
+
+
+def is_kept(file: str, changed: Collection[str]) -> bool:
+    """Report whether a file stays the same although the inputs `changed` differ."""
+    from capo.evaluation import kept_files
+
+    return kept_files.is_kept(file, changed)
 
 
 def evaluated_model_inputs(recipe: Recipe) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Base and tuned model share their prompts and seeds, so their images can be shown
 
 from typing import Any
 
-from capo.evaluation.baseline import evaluated_model_inputs
+from capo.evaluation.baseline import evaluated_model_inputs, is_kept
 from capo.recipe import Recipe
 from capo.store.manifest import identify
 from capo.store.step import Job, Step, flatten
@@ -20,7 +20,9 @@ def steps(recipe: Recipe) -> list[Step]:
     """The artifact `evaluate`."""
     trained = ("train",) if recipe.evaluate.policy is None else ()
     inputs = evaluated_model_inputs(recipe) | _evaluate_inputs(recipe)
-    return [Step("evaluate", "evaluate", inputs, (*trained, "baseline"), evaluate, sharded=True)]
+    return [
+        Step("evaluate", "evaluate", inputs, (*trained, "baseline"), evaluate, sharded=True, is_kept=is_kept)
+    ]
 
 
 def _evaluate_inputs(recipe: Recipe) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Reusing artifacts that another run made from the same inputs."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,24 @@ from typing import Any
 from capo.engine.progress import say
 from capo.store import Artifact, Run, WorkspaceError
 from capo.store.manifest import canonical, differences
+from capo.store.step import Step
+
+
+def keep_unchanged(artifact: Artifact, step: Step) -> None:
+    """Take the files of what `artifact` replaced that the change of inputs leaves as they are."""
+    former = artifact.replaced
+    if former is None or step.is_kept is None:
+        return
+    changed = differences(former.begun() or {}, artifact.begun() or {})
+    kept = [file for file in former.files() if step.is_kept(file, changed)]
+    try:
+        artifact.take(former, kept)
+    except WorkspaceError as error:
+        say(f"{artifact.name}: not everything is reused: {error}")
+    if kept:
+        folders = Counter(file.partition("/")[0] for file in kept)
+        counts = ", ".join(f"{count} files of {folder}" for folder, count in folders.items())
+        say(f"{artifact.name}: reused {counts}, which the change leaves as they are")
 
 
 def reuse(artifact: Artifact, inputs: Mapping[str, Any], donors: Sequence[Path], force: bool) -> bool:

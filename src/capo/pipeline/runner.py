@@ -20,7 +20,7 @@ from capo.engine.progress import say
 from capo.engine.shard_work import Executor
 from capo.pipeline import graph, preflight
 from capo.pipeline.costs import replacing
-from capo.pipeline.reuse import reuse
+from capo.pipeline.reuse import keep_unchanged, reuse
 from capo.pipeline.states import (
     check_identified,
     check_upstream,
@@ -179,6 +179,7 @@ def _make(steps: Sequence[Step], request: _Request, run: Run, executor: Executor
             results[step.artifact] = _skipped(artifact)
         else:
             artifact.begin(inputs, force=request.force)
+            keep_unchanged(artifact, step)
             waiting.append(step)
     if waiting:
         job = Job(recipe, run, tuple(run.artifact(step.artifact) for step in waiting), executor)

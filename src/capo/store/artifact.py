@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import Any
@@ -57,6 +57,8 @@ class Artifact(ArtifactFiles):
 
     replaced: "Artifact | None" = None
     """What the last `begin` replaced, in its new place."""
+    _taken: frozenset[str] = frozenset()
+    """Files that came from there."""
 
     def begin(self, inputs: Mapping[str, Any], *, force: bool = False) -> None:
         """Start making the artifact from `inputs` (JSON values), or resume it and keep its files.
@@ -74,7 +76,7 @@ class Artifact(ArtifactFiles):
         resume = begun is not None and not changes
         self.check_no_foreign_files(resume=resume)
         self._verified.clear()
-        self.replaced = None
+        self.replaced, self._taken = None, frozenset()
         if resume:
             self._reopen()
             self._report_versions()
@@ -110,7 +112,7 @@ class Artifact(ArtifactFiles):
 
     def put_back(self) -> bool:
         """Undo a `begin` that replaced another artifact, unless a file was written since; return whether."""
-        if self.replaced is None or self.files():
+        if self.replaced is None or not self._taken.issuperset(self.files()):
             return False
         self._clear()
         self._forget()
@@ -143,6 +145,15 @@ class Artifact(ArtifactFiles):
             self.run.check_writable()
             atomic.link(other._place(relative), self._open_place(relative))
         self._finish(manifest)
+
+    def take(self, other: "Artifact", files: Collection[str]) -> None:
+        """Add `files` of the artifact `other`, verified, by hard links where possible."""
+        for relative in files:
+            source = other.path(relative)
+            place = self._open_place(relative)
+            self._record({relative: describe(source)})
+            atomic.link(source, place)
+            self._taken |= {relative}
 
     def begun(self) -> dict[str, Any] | None:
         """Return the inputs the artifact was begun from, or None if it was not begun."""

@@ -1,6 +1,6 @@
 """Steps: the artifacts that a stage declares, with their inputs and the function that makes them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -49,6 +49,8 @@ class Step:
     make: Callable[[Job], None]
     sharded: bool = False
     """True if independent commands can make its shards; only one commits it."""
+    is_kept: Callable[[str, Collection[str]], bool] | None = None
+    """Reports whether a file is the same although the named inputs differ."""
     needed_by: str | None = None
     """The only artifact that reads this one, which may be missing once that artifact is up to date."""
 
