@@ -1,13 +1,21 @@
 """A whole run with four kinds of rewards: a model, a function, a program and a server."""
 
+import html
+import io
 import json
+import re
+import shlex
+import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from capo.pipeline import run
 from capo.recipe import RewardSection, dump_recipe, load_recipe, parse_recipe
 from capo.rewards import load_reward, reward_identity
+from capo.store import Run
 from served_reward import serving
 
 FUNCTION = """
@@ -77,3 +85,26 @@ def test_rewards_of_four_kinds_run_from_prompts_to_the_report(server, tmp_path, 
         assert (manifest["summary"]["scored"], manifest["summary"]["missing"]) == (16, 0)
     assert all(stage.skipped for stage in run(parse_recipe(values), "run").stages)
     assert dump_recipe(recipe) == (tmp_path / "run" / "recipe.yaml").read_text()
+    run_printed_code(tmp_path)
+
+
+def run_printed_code(folder):
+    """Run the code of the report and of the model card as printed, in the folders that they name."""
+    page = (folder / "run/report/index.html").read_text(encoding="utf-8")
+    blocks = [html.unescape(block) for block in re.findall(r"<code>(.*?)</code>", page, re.DOTALL)]
+    report, repeat = [block for block in blocks if block.startswith(("import torch", "capo run"))]
+    card = (folder / "run/train/best/README.md").read_text(encoding="utf-8")
+    (own,) = re.findall(r"^```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE)
+    code = f"{report}\nimport os\nos.chdir('run/train/best')\n{own}\nimage.save('../../../card.png')\n"
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=300)
+    assert Image.open(folder / "card.png").size == Image.open(folder / "tuned.png").size
+    shard = (
+        Run(folder / "run").artifact("evaluate").read_table("images/tuned/shard-00000.parquet").to_pylist()
+    )
+    shown = next(row for row in shard if f"manual_seed({row['seed']})" in report)
+    images = (Image.open(io.BytesIO(shown["image"]["bytes"])), Image.open(folder / "tuned.png"))
+    first, second = (np.asarray(image.convert("RGB"), dtype=int) for image in images)
+    assert np.abs(first - second).max() <= 1
+    _, _, recipe, _, again = shlex.split(repeat)
+    assert load_recipe(folder / recipe) == load_recipe(folder / "run" / "recipe.yaml")
+    assert not (folder / again).exists()

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
 from capo.diffusion import model_identity
@@ -156,10 +156,12 @@ def test_policy_and_reference_have_it_and_the_printed_code_loads_it(
         parameter.data += 0.1
     with policy.reference():
         torch.testing.assert_close(family.predict(noise, t, conditioning), base, rtol=0, atol=0)
-    (tmp_path / "train" / "best").mkdir(parents=True)
-    policy.save(tmp_path / "train" / "best", {})
-    card = loading(Base("base", "blake2b:1", loras=tuple(fields["loras"])), "lora", [])
-    code = card.replace("THIS FOLDER", "train/best").removeprefix("```python\n").removesuffix("```")
+    for folder in (tmp_path / "run/train/best", tmp_path / "copy"):
+        folder.mkdir(parents=True)
+        policy.save(folder, {})
+    base = Base("base", "blake2b:1", loras=tuple(fields["loras"]))
+    card = loading(base, "lora", {"dtype": "float32"}, [], ["num_inference_steps=1"])
+    code = card.partition("```python\n")[2].removesuffix("```")
     recipe = parse_recipe(
         {
             "name": "mine",
@@ -171,12 +173,13 @@ def test_policy_and_reference_have_it_and_the_printed_code_loads_it(
             "evaluate": {"prompts": {"source": "other.txt"}},
         }
     )
-    report = loading_code(SimpleNamespace(recipe=recipe, summaries={"train": {}}, side_by_side=[]))
+    material = SimpleNamespace(recipe=recipe, summaries={"train": {}}, side_by_side=[], place="run")
     tuned = family.predict(noise, t, conditioning)
-    for text, name in ((code, "pipeline"), (report, "pipe")):
-        scope = {"DiffusionPipeline": DiffusionPipeline}
+    for text, folder in ((code, "copy"), (loading_code(material), ".")):
+        scope = {}
+        monkeypatch.chdir(tmp_path / folder)
         with quiet():
             exec(text, scope)
-        assert isinstance(scope[name], StableDiffusionXLPipeline)
-        family.denoiser = scope[name].unet
+        assert isinstance(scope["pipe"], StableDiffusionXLPipeline)
+        family.denoiser = scope["pipe"].unet
         torch.testing.assert_close(family.predict(noise, t, conditioning), tuned, rtol=0, atol=1e-5)

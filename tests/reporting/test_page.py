@@ -1,10 +1,12 @@
 """The content of the report."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from capo.recipe import load_recipe
 from capo.reporting.gather import Material, gather
 from capo.reporting.report import write_report
 from capo.reporting.report_page import render
@@ -13,6 +15,7 @@ from capo.store.step import Job
 from parsed_page import ParsedPage
 from synthetic_run import Options, make_recipe, make_run
 
+WINS_AND_LOSSES = "../evaluate/index.html#extremes"
 SECTIONS = ["results", "judge", "images", "pairs", "rewards", "training", "use", "settings"]
 
 
@@ -35,7 +38,9 @@ def test_sections_in_order(page: str) -> None:
     parsed = ParsedPage(page)
     assert headings(parsed) == SECTIONS
     links = [e.attributes["href"] for e in parsed.all("a")]
-    assert links == [f"#{name}" for name in SECTIONS]
+    assert links[: len(SECTIONS)] == [f"#{name}" for name in SECTIONS]
+    targets = {e.attributes.get("id") for e in parsed.elements}
+    assert {link.removeprefix("#") for link in links} - targets == {WINS_AND_LOSSES}
 
 
 def test_headline_numbers(page: str, material: Material) -> None:
@@ -55,8 +60,8 @@ def test_headline_numbers(page: str, material: Material) -> None:
 def test_number_of_images_follows_the_recipe(page: str, material: Material) -> None:
     alternatives = [e.attributes["alt"] for e in ParsedPage(page).all("img")]
     count = material.recipe.report.side_by_side
-    assert sum(a.startswith("base model: ") for a in alternatives) == count
-    assert sum(a.startswith("tuned model: ") for a in alternatives) == count
+    assert sum(a.startswith("base model, image 1: ") for a in alternatives) == count
+    assert sum(a.startswith("tuned model, image ") for a in alternatives) == 4 * count
     assert len(material.examples) == material.recipe.report.pair_examples
     assert sum(a.startswith("chosen sample") for a in alternatives) == sum(
         len(e.chosen) for e in material.examples
@@ -157,27 +162,33 @@ def test_needs_the_evaluation(tmp_path: Path) -> None:
         (
             {},
             [
-                "from capo.diffusion import resolve_checkpoint  # the base ships with capo",
-                'pipe = DiffusionPipeline.from_pretrained(resolve_checkpoint("shapes"))',
-                'pipe.load_lora_weights("train/best")',
+                "from capo.diffusion import resolve_checkpoint  # finds the base",
+                '    resolve_checkpoint("shapes"),',
+                "    dtype=torch.float32,",
+                'pipe.load_lora_weights("runs/mine/train/best")',
             ],
         ),
         (
-            {"model": {"checkpoint": "some/model", "revision": "abc", "variant": "fp16"}},
-            ['pipe = DiffusionPipeline.from_pretrained("some/model", revision="abc", variant="fp16")'],
+            {"model": {"checkpoint": "some/model", "revision": "abc", "dtype": "bfloat16"}},
+            ['    revision="abc",', "    dtype=torch.bfloat16,"],
         ),
         (
             {"train": {"adaptation": "full"}},
-            ['pipe = DiffusionPipeline.from_pretrained("train/best")'],
+            ['pipe = DiffusionPipeline.from_pretrained("runs/mine/train/best", dtype=torch.float32)'],
         ),
     ],
 )
-def test_loading_code(tmp_path: Path, changes: dict[str, object], lines: list[str]) -> None:
-    recipe, run = make_run(tmp_path / "run", small(**changes))
-    from capo.reporting.loading_code import loading_code
+def test_loading_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], lines: list[str]
+) -> None:
+    recipe, run = make_run(tmp_path / "runs/mine", small(**changes))
+    monkeypatch.chdir(tmp_path)
+    from capo.reporting.loading_code import loading_code, repeat_command
 
-    code = loading_code(gather(recipe, run))
+    material = gather(recipe, run)
+    code = loading_code(material)
     compile(code, "loading", "exec")
-    for line in lines:
-        assert line in code.splitlines()
-    assert ("load_lora_weights" in code) == (recipe.train.adaptation == "lora")
+    assert set(lines) <= set(code.splitlines())
+    _, _, file, _, target = shlex.split(repeat_command(material))
+    assert load_recipe(file) == recipe
+    assert not Path(target).exists()

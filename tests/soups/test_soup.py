@@ -74,7 +74,8 @@ def narrow(tmp_path_factory):
         unet = load_family(ModelSection(checkpoint=str(checkpoint)), torch.device("cpu")).denoiser
         shutil.rmtree(checkpoint / "unet")
         unet.save_pretrained(checkpoint / "unet", max_shard_size="100KB")
-    policies = [put_policy(root / str(k), checkpoint, FULL, k, dtype="bfloat16") for k in range(3)]
+    wide = FULL | {"save_dtype": "float32"}
+    policies = [put_policy(root / str(k), checkpoint, wide, k, dtype="bfloat16") for k in range(3)]
     return checkpoint, policies
 
 
@@ -210,7 +211,13 @@ def test_the_model_card_describes_the_merge_and_how_to_load_it(tmp_path, sdxl, l
     data = ModelCard(text).data
     assert (data.base_model, data.base_model_relation) == ("owner/base", "adapter")
     assert {"lora", "merge"} <= set(data.tags)
-    assert "from_pretrained('owner/base', text_encoder_3=None)" in text
+    loading = [
+        "from_pretrained(",
+        '    "owner/base",',
+        "    dtype=torch.float32,",
+        "    text_encoder_3=None,",
+    ]
+    assert "\n".join(loading) in text
     table = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
     assert [row[0].removeprefix("| ") for row in table] == ["a", "b", "run"]
     assert [row[1] for row in table] == ["25.0%", "50.0%", "25.0%"]

@@ -10,14 +10,21 @@ from capo.training.policy_card import Origin, policy_card
 ROW = {"step": 3, "win_rate/red": 0.625, "mean_reward/red": 1.5, "win_rate": 0.625}
 
 
-def card(checkpoint="org/model", validation=ROW, identity="org/model@main", **train):
+def card(
+    checkpoint="org/model", validation=ROW, identity="org/model@main", prompts="hub:org/prompts", **train
+):
     recipe = parse_recipe(
         {
             "name": "mine",
             "model": {"checkpoint": checkpoint},
-            "prompts": {"source": "/home/me/prompts.txt"},
+            "prompts": {"source": prompts},
             "rewards": [{"name": "red", "checkpoint": checkpoint}, {"name": "blue"}],
-            "train": {"beta": 7, "per_device_batch_size": 1, **train},
+            "train": {
+                "beta": 7,
+                "per_device_batch_size": 1,
+                "validation_prompts": {"source": "/home/me/validation.txt"},
+                **train,
+            },
             "evaluate": {"prompts": {"source": "other.txt"}},
         }
     )
@@ -45,7 +52,7 @@ def test_the_card_lists_recipe_data_and_metrics():
 
 def test_local_paths_do_not_appear(tmp_path):
     (tmp_path / "base").mkdir()
-    text = card(str(tmp_path / "base"), identity="blake2b:abc")
+    text = card(str(tmp_path / "base"), identity="blake2b:abc", prompts="/home/me/prompts.txt")
     assert str(tmp_path) not in text
     assert "/home/me" not in text
     assert ModelCard(text).data.base_model is None
@@ -54,7 +61,21 @@ def test_local_paths_do_not_appear(tmp_path):
 def test_the_path_of_a_missing_folder_is_not_a_hub_id():
     text = card("models/base", identity="blake2b:abc")
     assert ModelCard(text).data.base_model is None
-    assert "from_pretrained('base')" in text
+    assert 'from_pretrained("../base", dtype=torch.float32)' in text
+
+
+def test_the_front_matter_has_data_sets_and_metrics_but_no_empty_fields():
+    front, validation = (card(validation=row).split("---\n")[1] for row in (ROW, None))
+    for text in (front, validation):
+        assert not [key for key, value in yaml.safe_load(text).items() if value in (None, [], {})]
+    data = ModelCard(card()).data
+    assert data.datasets == ["org/prompts"]
+    rates = {result.metric_name: result.metric_value for result in data.eval_results}
+    assert rates == {
+        "win-rate over the base, mean of the training rewards": 0.625,
+        "win-rate over the base, red": 0.625,
+    }
+    assert ModelCard(card(validation=None)).data.eval_results is None
 
 
 def test_speed_settings_do_not_appear():

@@ -7,7 +7,8 @@ NUMBERS = ("mean", "std", "within", "spread", "ties", "share")
 
 LEGEND = """mean, std: raw scores; within: their standard deviation within a prompt
 spread: standard deviation of the calibrated rewards; ties: equal scores of a prompt
-share: share of the variance of the combined reward, which decides the pairs"""
+share: share of the variance of the combined reward, which decides the pairs;
+  – if rewards oppose each other, so that almost nothing of it is left"""
 
 
 def print_calibration(report: CalibrationReport) -> None:
@@ -45,5 +46,6 @@ def _cells(reward: RewardCalibration) -> list[str]:
     comparison = dict(reward.comparison or {})
     words = [str(comparison.pop("comparison", "")), *(f"{value:g}" for value in comparison.values())]
     raw = [f"{value:.4g}" for value in (reward.mean, reward.std, reward.within)]
-    shares = [f"{reward.spread:.3f}", percent(reward.ties), percent(reward.share, 0)]
+    share = "–" if reward.share is None else percent(reward.share, 0)
+    shares = [f"{reward.spread:.3f}", percent(reward.ties), share]
     return [reward.name, " ".join(words), *raw, *shares]

@@ -1,10 +1,14 @@
 """Whole diffusers pipelines: put together from checked parts, and saved."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import ConfigMixin
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from capo.diffusion.components import Source
@@ -28,8 +32,10 @@ def assemble(kind: Any, source: Source, parts: Mapping[str, Any]) -> Any:
     return pipeline
 
 
-def save_assembled(pipeline: Any, source: Source, folder: Path) -> None:
-    """Write the pipeline to `folder` in the layout of diffusers, with the checkpoint's own tokenizers.
+def save_assembled(pipeline: Any, source: Source, folder: Path, dtype: torch.dtype) -> None:
+    """Write the pipeline to `folder` in the layout of diffusers, with all weights in `dtype`.
+
+    The tokenizers are the checkpoint's own.
 
     Encoding leaves its padding and truncation in a tokenizer, which would be saved with it: the files would
     then depend on the last prompts that were encoded. The path of a local checkpoint is not saved: it means
@@ -46,4 +52,22 @@ def save_assembled(pipeline: Any, source: Source, folder: Path) -> None:
             setattr(pipeline, name, untouched)
     if local:
         pipeline.register_to_config(_name_or_path="")
-    pipeline.save_pretrained(folder)
+    with _converted(pipeline, dtype):
+        pipeline.save_pretrained(folder)
+
+
+@contextmanager
+def _converted(pipeline: Any, dtype: torch.dtype) -> Iterator[None]:
+    """Replace the networks of another precision by copies in `dtype`, in main memory."""
+    own: dict[str, Any] = {
+        name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)
+    }
+    others = {name: part for name, part in own.items() if part.dtype != dtype}
+    try:
+        for name, part in others.items():
+            device = part.device
+            vars(pipeline)[name] = copy.deepcopy(part.to("cpu")).to(dtype)
+            part.to(device)
+        yield
+    finally:
+        vars(pipeline).update(others)

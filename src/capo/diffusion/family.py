@@ -48,6 +48,8 @@ class Family(ABC):
     """Tokens per prompt for a text encoder without a length of its own; None without such an encoder."""
     sampling: ClassVar[Mapping[str, Any]] = {}
     """Further arguments of every call of the pipeline."""
+    plain_latents: ClassVar[str] = "noise.to(pipe.device, pipe.dtype)"
+    """Code that turns initial noise [1, C, H, W] into what the pipeline `pipe` takes as `latents`."""
 
     denoiser: nn.Module
     """The network that is trained. `sample` and `predict` use the one set at the time of the call."""
@@ -196,10 +198,13 @@ class Family(ABC):
         with quiet():
             add_lora(self._current_pipeline(), self.denoiser_name, path)
 
-    def save_pipeline(self, folder: Path) -> None:
-        """Write the whole pipeline in the layout that its `from_pretrained` reads."""
+    def save_pipeline(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write the whole pipeline in the layout that its `from_pretrained` reads.
+
+        All weights are in `dtype`, by default `model.dtype`: parts of different precision fail together.
+        """
         with quiet():
-            save_assembled(self._current_pipeline(), self._source, folder)
+            save_assembled(self._current_pipeline(), self._source, folder, dtype or self.dtype)
 
     def load_denoiser(self, folder: Path) -> None:
         """Replace the denoiser by that of a pipeline directory; the current one is dropped first."""
@@ -215,6 +220,30 @@ class Family(ABC):
         """The absent parts that plain diffusers must receive as None when it loads the checkpoint."""
         optional = self.pipeline_class._optional_components
         return [name for name in absent_parts(self.pipeline_class, self._source) if name not in optional]
+
+    def sampler_changes(self, settings: GenerateSection) -> dict[str, Any]:
+        """Return the settings of `sample`'s scheduler that the class's `from_config` would not set."""
+        return self.process.sampler_changes(settings)
+
+    def plain_diffusers(self, settings: GenerateSection) -> dict[str, Any]:
+        """Return, as JSON values, what plain diffusers needs to make the images that `sample` makes.
+
+        `left_out` and `parts` are for `from_pretrained`, `sampler` for the scheduler, `arguments` for the
+        call, `noise` is the shape of the initial noise, and `latents` the code that passes it on. `pipeline`
+        is the class of a single file.
+        """
+        height, width = self.image_size(settings)
+        tokens = {} if self.sequence_length is None else {"max_sequence_length": self._tokens()}
+        chosen = {name: value for name, value in self.sampling.items() if value is not None}
+        return {
+            "left_out": self.left_out,
+            "parts": self._fixed_parts(),
+            "sampler": self.sampler_changes(settings),
+            "arguments": {"height": height, "width": width, **tokens, **chosen},
+            "noise": list(self.latent_shape(settings)),
+            "latents": self.plain_latents,
+            **({} if (kind := self.single_file_pipeline) is None else {"pipeline": kind}),
+        }
 
     @property
     def single_file_pipeline(self) -> str | None:

@@ -34,6 +34,7 @@ class Flux(Family):
     text_encoders: ClassVar = {"text_encoder": CLIPTextModel, "text_encoder_2": T5EncoderModel}
     process_class = RectifiedFlow
     sequence_length = 512
+    plain_latents = "pipe._pack_latents(noise, *noise.shape).to(pipe.device, pipe.dtype)"
 
     def _encode(self, prompts: list[str]) -> dict[str, Tensor]:
         embeds, pooled, _ = self._pipeline.encode_prompt(
@@ -83,10 +84,12 @@ class Flux(Family):
                 f"generate.scheduler: {settings.scheduler} does not work with FLUX, whose pipeline sets the "
                 "shift itself; choose FlowMatchEulerDiscreteScheduler or DPMSolverMultistepScheduler"
             )
-        if "flow_shift" in scheduler.config and not scheduler.config.use_dynamic_shifting:
-            mu = math.log(scheduler.config.flow_shift)
-            scheduler.register_to_config(use_dynamic_shifting=True, base_shift=mu, max_shift=mu)
+        scheduler.register_to_config(**_fixed_shift(scheduler.config))
         return scheduler
+
+    def sampler_changes(self, settings: GenerateSection) -> dict[str, Any]:
+        changes = super().sampler_changes(settings)
+        return changes | _fixed_shift(self.process.sampler(settings).config)
 
     def _packed(self, noise: Tensor) -> Tensor:
         return FluxPipeline._pack_latents(super()._packed(noise), *noise.shape)
@@ -102,3 +105,11 @@ class Flux(Family):
     def _tokens(self) -> int:
         """Return the tokens per prompt; -schnell was trained with half of -dev's."""
         return super()._tokens() if self._guided() or self._section.max_sequence_length else 256
+
+
+def _fixed_shift(config: Any) -> dict[str, Any]:
+    """Settings by which a general solver keeps its shift, although the pipeline always sets one."""
+    if "flow_shift" not in config or config["use_dynamic_shifting"]:
+        return {}
+    mu = math.log(config["flow_shift"])
+    return {"use_dynamic_shifting": True, "base_shift": mu, "max_shift": mu}

@@ -42,6 +42,7 @@ class Policy:
         does not fit.
         """
         self.adaptation = section.adaptation
+        self._save_dtype = None if section.save_dtype is None else getattr(torch, section.save_dtype)
         self._family = family
         self._folder = start
         denoiser: Any = family.denoiser
@@ -181,7 +182,10 @@ class Policy:
         config = denoiser.peft_config[ADAPTER].to_dict()
         # Sorted lists: the order of a set differs from process to process.
         metadata = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
-        layers = {name: whole(tensor) for name, tensor in get_peft_model_state_dict(denoiser).items()}
+        layers = {
+            name: whole(tensor).to(self._save_dtype or tensor.dtype)
+            for name, tensor in get_peft_model_state_dict(denoiser).items()
+        }
         if folder is not None:
             self._family.save_lora(folder, layers, metadata)
 
@@ -191,7 +195,7 @@ class Policy:
             if self.spread:
                 family.denoiser = gathered(denoiser, family.denoiser_class, folder is not None)
             if folder is not None:
-                family.save_pipeline(folder)
+                family.save_pipeline(folder, self._save_dtype)
         finally:
             family.denoiser = denoiser
 

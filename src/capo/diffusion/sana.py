@@ -28,6 +28,7 @@ class Sana(Family):
     process_class = RectifiedFlow
     pixel_multiple = 32
     sequence_length = 300
+    plain_latents = "noise.to(pipe.device)"
     sampling: ClassVar = {
         "negative_prompt": None,  # already encoded
         "use_resolution_binning": False,  # images of exactly the requested size

@@ -13,11 +13,14 @@ import torch
 
 from capo.method import BradleyTerry, Comparison, PowerRatio, Threshold, calibrate
 from capo.pairing.pair_table import PairTable
-from capo.pairing.underweighted import underweighted_rewards, underweighted_warning
+from capo.pairing.underweighted import TIED, advice, underweighted_rewards, underweighted_warning
 from capo.rewards import describe_comparison
 
 PROMPTS = 1000
 """The number of evenly spaced prompts from which a parameter is suggested."""
+
+LEAST_LEFT = 0.05
+"""Rewards oppose each other if less than this part of their variance is left in the combined reward."""
 
 MAX_FACTOR = 1e6
 """The largest factor between a suggested parameter and the current one."""
@@ -39,8 +42,9 @@ class RewardCalibration:
     """Standard deviation of the calibrated rewards."""
     ties: float
     """Share of the comparisons between two samples of a prompt in which the raw scores are equal."""
-    share: float
-    """Share of the variance of the combined reward; those of all rewards add up to 1."""
+    share: float | None
+    """Share of the variance of the combined reward; those of all rewards add up to 1. None if rewards cancel
+    each other, so that almost no variance is left to share."""
     suggestion: dict[str, float] | None = None
     """The parameter that would give an underweighted reward the spread of the strongest one."""
 
@@ -110,7 +114,7 @@ def _rewards(
     prompt, raw, calibrated = pairs.prompt[usable], scores[usable], pairs.calibrated[usable] - 0.5
     weights = weights / weights.sum()
     combined = calibrated @ weights
-    shares = weights * (calibrated.T @ combined) / max((combined**2).sum(), np.finfo(float).tiny)
+    shares = _shares(weights * (calibrated.T @ combined), (combined**2).sum())
     return [
         RewardCalibration(
             name=name,
@@ -120,10 +124,17 @@ def _rewards(
             within=_std_within_prompts(prompt, raw[:, i]),
             spread=float(pairs.spread[i]),
             ties=tied_share(prompt, raw[:, i]),
-            share=float(shares[i]),
+            share=shares[i],
         )
         for i, (name, comparison) in enumerate(zip(pairs.rewards, comparisons, strict=True))
     ]
+
+
+def _shares(parts: np.ndarray, total: float) -> list[float | None]:
+    """The parts of a variance [L] as shares of it; all None if opposed parts leave almost nothing of it."""
+    if total <= LEAST_LEFT * np.abs(parts).sum():
+        return [None] * len(parts)
+    return [float(part / total) for part in parts]
 
 
 def tied_share(prompt: np.ndarray, scores: np.ndarray) -> float:
@@ -203,9 +214,7 @@ def _rows(prompt: np.ndarray, scores: np.ndarray) -> torch.Tensor:
 
 def _warning(reward: RewardCalibration, strongest: RewardCalibration) -> str:
     observed = underweighted_warning(reward.name, reward.spread, strongest.name, strongest.spread)
-    if reward.suggestion is not None:
-        ((name, value),) = reward.suggestion.items()
-        return f"{observed}; {name} {value:g} would make them equal"
-    if reward.ties > 0.5:
-        return f"{observed}; {100 * reward.ties:.0f}% of its comparisons are ties, which no parameter breaks"
-    return f"{observed}; no parameter of its comparison would make them equal: raise its weight"
+    if reward.suggestion is None and reward.ties <= TIED:
+        return f"{observed}; no parameter of its comparison would make them equal: raise its weight"
+    name = (reward.comparison or {}).get("comparison", "")
+    return f"{observed}; {advice(reward.ties, name, reward.suggestion)}"

@@ -136,6 +136,12 @@ class TrainSection(Section):
         description="Relative growth of the denoising error on chosen samples over the reference's, averaged "
         "over several steps, from which training counts as diverging. 1 means twice the error.",
     )
+    save_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None,
+        description="Precision of all weights in `best/`. If null, that of the model (`model.dtype`) for a "
+        "full policy, as evaluation loads it, and float32 for an adapter, which is small. With `float32`, "
+        "further rounds and soups start from a full policy without rounding.",
+    )
     tensorboard: Annotated[bool, RUNTIME] = Field(
         False, description="Also write `tensorboard/` in the run directory. Needs the extra `tensorboard`."
     )

@@ -21,7 +21,10 @@ Values = Sequence[float] | np.ndarray
 
 @dataclass(frozen=True)
 class Key:
-    """An entry of a legend: its label, and the class and kind (line, circle, square, star) of its mark."""
+    """An entry of a legend: its label, and the class and kind of its mark.
+
+    Kinds are line, bar, circle, square and star.
+    """
 
     label: str
     css: str
@@ -114,6 +117,18 @@ class Chart:
                 a, b = _n(self.x_at(left) + 0.4), _n(self.x_at(right) - 0.4)
                 parts.append(f"M{a} {zero}V{_n(self.y_at(top))}H{b}V{zero}Z")
         self._marks.append(Markup('<path class="bar {}" d="{}"/>').format(css, "".join(parts)))
+
+    def error_bars(self, xs: Values, low: Values, high: Values, css: str) -> None:
+        """Draw a vertical bar with caps from `low` to `high` at every x; none where they are equal."""
+        parts = []
+        for x, bottom, top in zip(xs, low, high, strict=True):
+            if top > bottom:
+                at, a, b = self.x_at(x), _n(self.y_at(bottom)), _n(self.y_at(top))
+                left, right = _n(at - 2.5), _n(at + 2.5)
+                parts.append(f"M{left} {a}H{right}M{_n(at)} {a}V{b}M{left} {b}H{right}")
+        if parts:
+            mark = Markup('<path class="line whisker {}" d="{}"/>').format(css, "".join(parts))
+            self._marks.append(mark)
 
     def vertical(self, x: float, css: str) -> None:
         at = _n(self.x_at(x))

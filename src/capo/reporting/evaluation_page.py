@@ -12,5 +12,11 @@ def render_evaluation(results: Results, extremes: tuple[Extremes, ...], versions
     return (
         environment()
         .get_template("evaluation.html.j2")
-        .render(warnings=results.warnings, extremes=extremes, versions=versions, **outcome(results))
+        .render(
+            distributions=[],
+            warnings=results.warnings,
+            extremes=extremes,
+            versions=versions,
+            **outcome(results),
+        )
     )

@@ -12,7 +12,10 @@ from capo.reporting.pictures import Gallery, Picture
 from capo.reporting.results_schema import Results
 from capo.store import Artifact, Run
 
-SIDE_BY_SIDE_PIXELS = 320
+FIRST_PIXELS, OTHER_PIXELS = 352, 192
+"""Longest sides of the first image of a prompt from each model, and of the others."""
+IMAGES = 4
+"""Images of a prompt from each model."""
 PAIR_PIXELS = 160
 LARGEST_SET = 8
 """Images shown of a chosen or rejected set; the page gives the number of the others."""
@@ -28,16 +31,25 @@ class ShownPrompt:
 
 
 @dataclass(frozen=True)
-class SideBySide:
+class ImagePair:
     """An image of the base and one of the tuned model, for the same prompt and noise."""
 
-    prompt: ShownPrompt
     base: Picture
     tuned: Picture
     base_correct: bool | None
     tuned_correct: bool | None
     scores: tuple[tuple[str, float | None, float | None], ...]
     """reward, score of the base image, score of the tuned image"""
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """The first images of a prompt from both models."""
+
+    prompt: ShownPrompt
+    seed: int | None
+    """The seed of the first tuned image's noise; None for existing images."""
+    images: tuple[ImagePair, ...]
 
 
 @dataclass(frozen=True)
@@ -91,51 +103,58 @@ def spread(prompts: Sequence[ShownPrompt], count: int) -> list[ShownPrompt]:
 
 
 def side_by_side(recipe: Recipe, run: Run, results: Results) -> tuple[SideBySide, ...]:
-    """Return the first sample of some evaluation prompts from both models."""
+    """Return the first samples of some evaluation prompts from both models."""
     artifacts = {"base": run.artifact("baseline"), "tuned": run.artifact("evaluate")}
     prompts = read_prompts(artifacts["base"])
     selected = spread(list(prompts.values()), recipe.report.side_by_side)
-    wanted = {prompt.prompt_id: (0,) for prompt in selected}
-    pictures, scores = {}, {}
+    others = range(1, min(IMAGES, results.samples_per_prompt))
+    pictures, scores, seeds = {}, {}, {}
     for model, artifact in artifacts.items():
         gallery = Gallery(artifact, f"images/{model}", list(prompts), recipe.generate.shard_prompts)
-        pictures[model] = gallery.pictures(wanted, SIDE_BY_SIDE_PIXELS)
+        ids = [prompt.prompt_id for prompt in selected]
+        pictures[model] = gallery.pictures(dict.fromkeys(ids, (0,)), FIRST_PIXELS)
+        pictures[model] |= gallery.pictures(dict.fromkeys(ids, others), OTHER_PIXELS)
+        seeds = gallery.seeds(ids[:1])
         scores[model] = {
-            reward.name: _first_samples(artifact, f"scores/{model}/{reward.name}.parquet", "score")
+            reward.name: _column(artifact, f"scores/{model}/{reward.name}.parquet", "score")
             for reward in results.rewards
         }
     correct = _judgments(artifacts.values()) if results.judge is not None else {}
+
+    def pair(prompt_id: str, sample: int) -> ImagePair:
+        key = prompt_id, sample
+        return ImagePair(
+            base=pictures["base"][key],
+            tuned=pictures["tuned"][key],
+            base_correct=correct.get(("base", *key)),
+            tuned_correct=correct.get(("tuned", *key)),
+            scores=tuple(
+                (r.name, scores["base"][r.name].get(key), scores["tuned"][r.name].get(key))
+                for r in results.rewards
+            ),
+        )
+
     return tuple(
         SideBySide(
             prompt=prompt,
-            base=pictures["base"][prompt.prompt_id, 0],
-            tuned=pictures["tuned"][prompt.prompt_id, 0],
-            base_correct=correct.get(("base", prompt.prompt_id)),
-            tuned_correct=correct.get(("tuned", prompt.prompt_id)),
-            scores=tuple(
-                (
-                    reward.name,
-                    scores["base"][reward.name].get(prompt.prompt_id),
-                    scores["tuned"][reward.name].get(prompt.prompt_id),
-                )
-                for reward in results.rewards
-            ),
+            seed=seeds.get(prompt.prompt_id),
+            images=tuple(pair(prompt.prompt_id, sample) for sample in (0, *others)),
         )
         for prompt in selected
     )
 
 
-def _first_samples(artifact: Artifact, relative: str, column: str) -> dict[str, Any]:
-    """Return `column` of sample 0 of every prompt."""
+def _column(artifact: Artifact, relative: str, column: str) -> dict[tuple[str, int], Any]:
+    """Return `column` by prompt and sample."""
     table = artifact.read_table(relative, columns=["prompt_id", "sample", column])
-    return {row["prompt_id"]: row[column] for row in table.to_pylist() if row["sample"] == 0}
+    return {(row["prompt_id"], row["sample"]): row[column] for row in table.to_pylist()}
 
 
-def _judgments(artifacts: Iterable[Artifact]) -> dict[tuple[str, str], bool]:
-    """Return the verdict on sample 0 by model and prompt."""
+def _judgments(artifacts: Iterable[Artifact]) -> dict[tuple[str, str, int], bool]:
+    """Return the verdicts by model, prompt and sample."""
     tables = [artifact.read_table("judgements.parquet").to_pylist() for artifact in artifacts]
-    rows = (row for table in tables for row in table if row["sample"] == 0)
-    return {(row["model"], row["prompt_id"]): row["correct"] for row in rows}
+    rows = (row for table in tables for row in table)
+    return {(row["model"], row["prompt_id"], row["sample"]): row["correct"] for row in rows}
 
 
 def pair_examples(

@@ -5,10 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from capo.pairing.underweighted import underweighted_rewards, underweighted_warning
+from capo.pairing.calibration_statistics import tied_share
+from capo.pairing.underweighted import advice, underweighted_rewards, underweighted_warning
 from capo.recipe import GenerateSection
 from capo.reporting import wording
 from capo.reporting.gather import Material
+
+OPTIMIZERS = {"adamw": "AdamW", "adamw-8bit": "AdamW with 8-bit moments"}
 
 
 def warnings(material: Material) -> list[str]:
@@ -38,10 +41,18 @@ def warnings(material: Material) -> list[str]:
         observed = underweighted_warning(
             pairs.rewards[i], pairs.spread[i], pairs.rewards[strongest], pairs.spread[strongest]
         )
-        messages.append(
-            f"{observed}. A lower temperature, a higher exponent, or a larger weight makes it count more."
-        )
+        messages.append(f"{observed}; {_advice(material, i)}.")
     return messages
+
+
+def _advice(material: Material, i: int) -> str:
+    """What makes the underweighted reward `i` count more."""
+    pairs = material.pairs
+    name, usable = pairs.rewards[i], np.isfinite(pairs.combined)
+    scores, ties = material.raw_scores.get(name, np.empty(0)), 0.0
+    if len(scores) == len(usable) and usable.any():  # existing labels may cover other samples
+        ties = tied_share(pairs.prompt[usable], scores[usable])
+    return advice(ties, material.comparisons.get(name, {}).get("comparison", ""))
 
 
 def pair_statistics(material: Material) -> list[tuple[str, str]]:
@@ -92,7 +103,7 @@ def settings(material: Material) -> list[tuple[str, str]]:
         *_round(material),
         (
             "Optimizer",
-            f"Adam, learning rate {train.learning_rate:g}, "
+            f"{OPTIMIZERS[train.optimizer]}, learning rate {train.learning_rate:g}, "
             f"{train.steps:,} steps of {wording.count(train.global_batch_size, 'pair')}",
         ),
         ("Checkpoint kept", _kept(material)),

@@ -1,7 +1,9 @@
 """Read the artifacts of a run into the typed material of its report. No model is loaded."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from capo.reporting.examples import (
     read_prompts,
     side_by_side,
 )
+from capo.reporting.progress_images import Progress, progress_images
 from capo.reporting.results_schema import Results
 from capo.store import Run
 
@@ -45,6 +48,8 @@ class Material:
     """Everything the page shows, as data."""
 
     recipe: Recipe
+    place: str
+    """the run directory as seen from the current folder"""
     results: Results
     side_by_side: tuple[SideBySide, ...]
     examples: tuple[PairExample, ...]
@@ -58,6 +63,9 @@ class Material:
     versions: Mapping[str, str]
     prompts: Mapping[str, ShownPrompt]
     timings: tuple[StageTime, ...]
+    progress: Progress | None
+    evaluated: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    """by reward: scores of all evaluation images of the base and of the tuned model, NaN for missing ones"""
 
 
 def gather(recipe: Recipe, run: Run) -> Material:
@@ -72,6 +80,7 @@ def gather(recipe: Recipe, run: Run) -> Material:
     scores = [f"scores/{reward.name}" for reward in recipe.rewards]
     return Material(
         recipe=recipe,
+        place=Path(os.path.relpath(run.path)).as_posix(),
         results=results,
         side_by_side=side_by_side(recipe, run, results),
         examples=pair_examples(recipe, run, pairs, prompts),
@@ -83,6 +92,8 @@ def gather(recipe: Recipe, run: Run) -> Material:
         versions=_versions(run),
         prompts=prompts,
         timings=_timings(run),
+        progress=progress_images(recipe, run),
+        evaluated={reward.name: _evaluated(run, reward.name) for reward in results.rewards},
     )
 
 
@@ -92,6 +103,15 @@ def raw_scores(run: Run, reward: str) -> np.ndarray:
     shards = [name for name in artifact.files() if name.endswith(".parquet")]
     columns = [artifact.read_table(shard, columns=["score"])["score"] for shard in shards]
     return np.concatenate([np.empty(0), *(column.to_numpy() for column in columns)])
+
+
+def _evaluated(run: Run, reward: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores of all evaluation images of the base and of the tuned model."""
+    base, tuned = (
+        run.artifact(artifact).read_table(f"scores/{model}/{reward}.parquet", columns=["score"])["score"]
+        for artifact, model in (("baseline", "base"), ("evaluate", "tuned"))
+    )
+    return base.to_numpy(), tuned.to_numpy()
 
 
 def _training(run: Run) -> TrainingLog:

@@ -1,63 +1,79 @@
-"""The code sample of the report that loads the tuned model."""
+"""The code samples of the report: load the tuned model and make an image of it again; repeat the run."""
 
-import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
 
-from capo.diffusion import is_plugin_checkpoint
-from capo.diffusion.model_card import base_call, fusing_lines
-from capo.recipe import Recipe
-from capo.reporting import wording
+from capo.diffusion.plain_pipeline import PlainPipeline, call, literal, to_device
+from capo.recipe import GenerateSection
 from capo.reporting.gather import Material
+
+REGISTERED = ("base_shift", "max_shift")
+"""Settings that a pipeline reads from any scheduler, although not all schedulers take them."""
+
+OLD: Mapping[str, Any] = {"left_out": [], "sampler": {}}
+"""What runs that recorded nothing for plain diffusers need."""
 
 
 def loading_code(material: Material) -> str:
-    """Return Python code that loads the tuned model with diffusers, to be run in the run directory."""
-    recipe, settings = material.recipe, material.recipe.generate
-    plain = material.summaries["train"].get("plain_diffusers", {"left_out": [], "sampler": {}})
-    sampler = ["pipe.scheduler.config", *(f"{k}={v!r}" for k, v in plain["sampler"].items())]
-    prompt = material.side_by_side[0].prompt.text if material.side_by_side else "a prompt"
-    full = recipe.train.adaptation == "full"
-    kind = "DiffusionPipeline" if full else plain.get("pipeline", "DiffusionPipeline")
+    """Return Python code that makes the first tuned image of the page, in the folder of the run's start.
+
+    Runs of earlier versions did not record the noise of an image; their code makes another image of the
+    same prompt.
+    """
+    recipe, model = material.recipe, material.recipe.model
+    record = OLD | material.summaries["train"].get("plain_diffusers", {})
+    plain = PlainPipeline(
+        folder=f"{material.place}/train/best",
+        adaptation=recipe.train.adaptation,
+        dtype=model.dtype,
+        base=model.checkpoint,
+        options={name: value for name in ("revision", "variant") if (value := getattr(model, name))},
+        parts=dict.fromkeys(record["left_out"]) | record.get("parts", {}),
+        pipeline=record.get("pipeline"),
+        config=model.config,
+        loras=[(lora.path, lora.weight) for lora in model.loras],
+    )
+    first = material.side_by_side[0] if material.side_by_side else None
+    prompt = first.prompt.text if first else "a prompt"
+    seed = first.seed if first and recipe.evaluate.policy is None else None
+    return sampling_code(plain, recipe.generate, record, prompt, seed)
+
+
+def sampling_code(
+    plain: PlainPipeline, settings: GenerateSection, record: Mapping[str, Any], prompt: str, seed: int | None
+) -> str:
+    """Return code that loads a policy and makes the image of `prompt` with the noise of `seed`.
+
+    `record` is the result of `Family.plain_diffusers`. Without a seed, the noise is random.
+    """
+    sampler = {n: v for n, v in record["sampler"].items() if n not in REGISTERED}
+    registered = {n: v for n, v in record["sampler"].items() if n in REGISTERED}
+    config = ["pipe.scheduler.config", *_arguments(sampler)]
+    named = {name: getattr(settings, name) for name in ("num_inference_steps", "guidance_scale")}
+    arguments = named | record.get("arguments", {})
     lines = [
-        f"from diffusers import {', '.join(sorted({kind, settings.scheduler}))}",
-        "",
-        *_loading(recipe, kind, [f"{part}=None" for part in plain["left_out"]]),
-        f"pipe.scheduler = {settings.scheduler}.from_config({', '.join(sampler)})",
-        f"image = pipe({_literal(wording.excerpt(prompt, 80))}, {', '.join(_call(recipe))}).images[0]",
+        *plain.imports(settings.scheduler),
+        *plain.loading(),
+        to_device(),
+        call(f"pipe.scheduler = {settings.scheduler}.from_config", config),
     ]
-    if _needs_capo(recipe):
-        lines.insert(0, "from capo.diffusion import resolve_checkpoint  # the base ships with capo")
-    return "\n".join(lines)
+    if registered:
+        lines.append(call("pipe.scheduler.register_to_config", _arguments(registered)))
+    latents = []
+    if seed is not None and "noise" in record:
+        shape = ", ".join(map(str, (1, *record["noise"])))
+        lines.append(f"noise = torch.randn({shape}, generator=torch.Generator().manual_seed({seed}))")
+        latents = [f"latents={record['latents']}"]
+    lines.append(call("image = pipe", [literal(prompt), *_arguments(arguments), *latents], ".images[0]"))
+    return "\n".join([*lines, 'image.save("tuned.png")'])
 
 
-def _needs_capo(recipe: Recipe) -> bool:
-    return is_plugin_checkpoint(recipe.model.checkpoint) and recipe.train.adaptation != "full"
+def repeat_command(material: Material) -> str:
+    """Return the command that makes the run again, in another run directory."""
+    recipe, again = f"{material.place}/recipe.yaml", f"{material.place}-again"
+    return f"capo run {shlex.quote(recipe)} --run {shlex.quote(again)}"
 
 
-def _loading(recipe: Recipe, kind: str, absent: list[str]) -> list[str]:
-    """The lines that build `pipe`; `absent` are arguments for parts that the pipeline leaves out."""
-    if recipe.train.adaptation == "full":
-        arguments = ", ".join(['"train/best"', *absent])
-        return [f"pipe = DiffusionPipeline.from_pretrained({arguments})"]
-    model = recipe.model
-    options = [f"{k}={_literal(v)}" for k in ("revision", "variant") if (v := getattr(model, k))]
-    name = _literal(model.checkpoint)
-    base = f"resolve_checkpoint({name})" if _needs_capo(recipe) else name
-    return [
-        f"pipe = {base_call(kind, base, [*options, *absent], model.config)}",
-        *fusing_lines("pipe", [(lora.path, lora.weight) for lora in model.loras]),
-        'pipe.load_lora_weights("train/best")',
-    ]
-
-
-def _call(recipe: Recipe) -> list[str]:
-    """The arguments of the pipeline's call after the prompt."""
-    settings = recipe.generate
-    names = ("num_inference_steps", "guidance_scale", "height", "width")
-    call = [f"{name}={value:g}" for name in names if (value := getattr(settings, name)) is not None]
-    if recipe.model.max_sequence_length is not None:
-        call.append(f"max_sequence_length={recipe.model.max_sequence_length}")
-    return call
-
-
-def _literal(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)
+def _arguments(values: Mapping[str, Any]) -> list[str]:
+    return [f"{name}={value!r}" for name, value in values.items()]

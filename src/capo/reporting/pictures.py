@@ -51,11 +51,24 @@ class Gallery:
                     )
         return pictures
 
+    def seeds(self, prompts: Sequence[str]) -> dict[str, int]:
+        """Return the seed of the first sample of each prompt; empty for images that no model here made."""
+        seeds: dict[str, int] = {}
+        for shard in sorted({self._shard[prompt] for prompt in prompts}):
+            table = self._artifact.read_table(self._place(shard))
+            if "seed" not in table.column_names:
+                return {}
+            rows = table.select(["prompt_id", "sample", "seed"]).to_pylist()
+            seeds |= {row["prompt_id"]: row["seed"] for row in rows if row["sample"] == 0}
+        return {prompt: seeds[prompt] for prompt in prompts}
+
+    def _place(self, shard: int) -> str:
+        return f"{self._folder}/{_shard_name(shard)}" if self._folder else _shard_name(shard)
+
     def _pictures_in(
         self, shard: int, wanted: Mapping[str, Sequence[int]], longest: int
     ) -> dict[tuple[str, int], Picture]:
-        place = f"{self._folder}/{_shard_name(shard)}" if self._folder else _shard_name(shard)
-        table = self._artifact.read_table(place, columns=["prompt_id", "sample", "image"])
+        table = self._artifact.read_table(self._place(shard), columns=["prompt_id", "sample", "image"])
         keys = zip(table["prompt_id"].to_pylist(), table["sample"].to_pylist(), strict=True)
         return {
             (prompt, sample): embed(table["image"][row].as_py()["bytes"], longest)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -10,7 +11,7 @@ from capo.pairing.pair_table import PairTable
 from capo.reporting import wording
 from capo.reporting.axes import Chart, Key, Scale, scale_over
 
-BINS = 30
+BINS, COARSE_BINS = 30, 20
 CURVE_POINTS = 64
 LABEL = 40
 """Maximum characters of an axis label."""
@@ -38,6 +39,14 @@ class Curve:
     css: str
     steps: np.ndarray
     values: np.ndarray
+    errors: np.ndarray | None = None
+    """standard errors of the values, NaN where unknown"""
+
+    @property
+    def bars(self) -> tuple[np.ndarray, np.ndarray]:
+        """The bounds of 95% intervals; the values themselves where the error is unknown."""
+        reach = 0 if self.errors is None else 1.96 * np.nan_to_num(self.errors)
+        return self.values - reach, self.values + reach
 
 
 def raw_histogram(name: str, scores: np.ndarray) -> Plot:
@@ -50,6 +59,29 @@ def raw_histogram(name: str, scores: np.ndarray) -> Plot:
     mean = float(finite.mean()) if finite.size else float("nan")
     note = f"mean {wording.number(mean)}, standard deviation {wording.number(_std(finite))}"
     return Plot("Raw", chart.svg(f"Histogram of raw {name} scores: {note}"), note=note)
+
+
+def shifted_histogram(name: str, base: np.ndarray, tuned: np.ndarray) -> Plot:
+    """Draw a reward's raw scores of the base's images, and as a line those of the tuned model's."""
+    known = [scores[np.isfinite(scores)] for scores in (base, tuned)]
+    values = np.concatenate(known)
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, COARSE_BINS + 1)
+    shares = [np.histogram(scores, edges)[0] / max(1, len(scores)) for scores in known]
+    y = scale_over([0.0, float(max(map(np.max, shares))) or 1.0], percent=True, wanted=4)
+    chart = Chart(scale_over(edges, snug=True), y, "raw score", "share of images")
+    chart.bars(edges, shares[0], "raw")
+    steps = np.concatenate([[0.0], np.repeat(shares[1], 2), [0.0]])
+    chart.line(np.repeat(edges, 2), steps, "tuned")
+    means = [wording.number(float(scores.mean()) if scores.size else None) for scores in known]
+    note = f"mean {means[0]} → {means[1]}"
+    described = f"Histogram of {name} scores: base images have mean {means[0]}, tuned images {means[1]}"
+    return Plot(name, chart.svg(described), note=note)
+
+
+SHIFT_KEYS = (Key("base", "raw", "bar"), Key("tuned", "tuned"))
 
 
 def calibrated_histogram(name: str, calibrated: np.ndarray) -> Plot:
@@ -123,6 +155,7 @@ def curves(title: str, lines: Sequence[Curve], axis: ValueAxis, note: str = "") 
         return None
     steps = np.concatenate([interval[0] for _, interval in drawn])
     extent = [v for _, (_, mean, low, high) in drawn for v in (*_inner(low, high), *mean)]
+    extent += [v for line, _ in drawn if line.errors is not None for v in np.ravel(line.bars)]
     y = scale_over(extent, include=axis.include, percent=axis.percent)
     chart = Chart(scale_over(steps, include=[0], snug=True), y, "step", axis.label)
     if axis.reference is not None:
@@ -134,6 +167,9 @@ def curves(title: str, lines: Sequence[Curve], axis: ValueAxis, note: str = "") 
         chart.line(at, mean, line.css)
         if len(at) <= 12:
             chart.points(at, mean, line.css)
+        if line.errors is not None and len(at) == len(line.steps):
+            low, high = np.clip(line.bars, y.low, y.high)
+            chart.error_bars(line.steps, low, high, line.css)
     last = "; ".join(f"{line.label} ends at {wording.number(float(line.values[-1]), 3)}" for line, _ in drawn)
     keys = tuple(Key(line.label, line.css) for line, _ in drawn) if len(drawn) > 1 else ()
     return Plot(title, chart.svg(f"{title} over training steps: {last}"), keys, note)
@@ -145,13 +181,15 @@ def validation(mean: Curve, rewards: Sequence[Curve], best_step: int | None) -> 
     if not lines:
         return None
     values = np.concatenate([line.values for line in lines])
-    y = scale_over(values, include=[0.5], percent=True)
+    y = scale_over([*values, *np.clip(mean.bars, 0, 1).ravel()], include=[0.5], percent=True)
     steps = np.concatenate([line.steps for line in lines])
     chart = Chart(scale_over(steps, include=[0], snug=True), y, "step", "win-rate over the base")
     chart.horizontal(0.5, "half")
     for line in lines:
         chart.line(line.steps, line.values, line.css)
         chart.points(line.steps, line.values, line.css)
+    low, high = np.clip(mean.bars, 0, 1)
+    chart.error_bars(mean.steps, low, high, mean.css)
     keys = [Key(line.label, line.css) for line in (*lines[-1:], *lines[:-1])]
     best = mean.values[mean.steps == best_step] if best_step is not None else np.empty(0)
     if best.size:
@@ -163,15 +201,14 @@ def validation(mean: Curve, rewards: Sequence[Curve], best_step: int | None) -> 
     return Plot("Validation win-rate", chart.svg(description), tuple(keys))
 
 
-def line_of(rows: Sequence[Mapping[str, object]], key: str, label: str, css: str) -> Curve:
-    """Return the finite values of `key` in rows of metrics."""
-    pairs = [
-        (float(row["step"]), float(row[key]))  # type: ignore[arg-type]
-        for row in rows
-        if isinstance(row.get(key), int | float) and np.isfinite(row[key])  # type: ignore[call-overload]
-    ]
-    steps, values = (np.array(part) for part in zip(*pairs, strict=True)) if pairs else (np.empty(0),) * 2
-    return Curve(label, css, steps, values)
+def line_of(
+    rows: Sequence[Mapping[str, Any]], key: str, label: str, css: str, error: str | None = None
+) -> Curve:
+    """Return the finite values of `key` in rows of metrics, and their standard errors `error`."""
+    known = [row for row in rows if isinstance(row.get(key), int | float) and np.isfinite(row[key])]
+    steps, values = (np.array([float(row[name]) for row in known]) for name in ("step", key))
+    errors = None if error is None else np.array([row.get(error) for row in known], dtype=np.float64)
+    return Curve(label, css, steps, values, errors)
 
 
 def _histogram(values: np.ndarray, edges: np.ndarray, x_label: str, css: str) -> Chart:

@@ -6,7 +6,7 @@ from capo.recipe import dump_recipe
 from capo.reporting import facts, plots
 from capo.reporting.examples import ShownPrompt, spread
 from capo.reporting.gather import Material
-from capo.reporting.loading_code import loading_code
+from capo.reporting.loading_code import loading_code, repeat_command
 from capo.reporting.plots import Plot
 from capo.reporting.templating import environment, outcome
 from capo.reporting.training_plots import training_plots
@@ -27,17 +27,20 @@ def render(material: Material) -> str:
             recipe=material.recipe,
             warnings=facts.warnings(material),
             histograms=_histograms(material),
+            distributions=[plots.shifted_histogram(name, *both) for name, both in material.evaluated.items()],
             weights={name: weights.get(name, 1.0) for name in material.pairs.rewards},
             comparisons={name: facts.comparison(value) for name, value in material.comparisons.items()},
             pair_facts=facts.pair_statistics(material),
             deltas=plots.delta_histogram(material.pairs.delta_rewards),
             scatters=_scatters(material),
+            shift_keys=plots.SHIFT_KEYS,
             scatter_keys=plots.SCATTER_KEYS,
             series=plots.SERIES,
             training=training_plots(material),
             settings=facts.settings(material),
             recipe_yaml=dump_recipe(material.recipe),
             loading=loading_code(material),
+            repeat=repeat_command(material),
             **outcome(material.results),
         )
     )

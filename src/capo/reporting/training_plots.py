@@ -30,7 +30,7 @@ def _validation(material: Material) -> Plot | None:
         plots.line_of(rows, f"win_rate/{r.name}", r.name + (", held out" if css == "held-out" else ""), css)
         for r, css in colors
     ]
-    mean = plots.line_of(rows, "win_rate", "mean of training rewards", "mean")
+    mean = plots.line_of(rows, "win_rate", "mean of training rewards", "mean", "standard_error")
     return plots.validation(mean, rewards, None if training.best is None else training.best["step"])
 
 
@@ -38,9 +38,13 @@ def _judge(training: TrainingLog) -> Plot | None:
     rows = training.validation
     return plots.curves(
         "Correct images",
-        [plots.line_of(rows, "judge", "policy", "judge"), plots.line_of(rows, "judge_base", "base", "null")],
+        [
+            plots.line_of(rows, "judge", "policy", "judge", "judge_standard_error"),
+            plots.line_of(rows, "judge_base", "base", "null"),
+        ],
         ValueAxis("share of validation images", percent=True),
-        note="The judge only observes: it selects neither the best step nor the last one.",
+        note="The judge only observes: it selects neither the best step nor the last one. Bars are 95% "
+        "intervals of the difference from the base.",
     )
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from capo.diffusion.model_card import Base, card, kind, loading, plain
+from capo.diffusion.model_card import card, front_matter, kind, loading, plain
+from capo.diffusion.plain_pipeline import Base
 
 
 def soup_card(record: Mapping[str, Any]) -> str:
@@ -18,7 +19,7 @@ def soup_card(record: Mapping[str, Any]) -> str:
 {kind(base, adaptation)}: a soup of {len(merged["policies"])} policies that were tuned from it by Calibrated
 Multi-Preference Optimization, merged without further training.
 
-{loading(base, adaptation, record.get("left_out", []))}
+{loading(base, adaptation, record["model"], record.get("left_out", []), [])}
 
 ## Merged
 
@@ -27,7 +28,7 @@ Multi-Preference Optimization, merged without further training.
 ```yaml
 {plain(how)}```
 """
-    return card("Soup", base, adaptation, ["merge"], text)
+    return card("Soup", front_matter(base, adaptation, tags=["merge"]), text)
 
 
 def _table(policies: Sequence[Mapping[str, str]], weights: Sequence[float]) -> str:

@@ -64,15 +64,13 @@ def fine_tune(job: Job) -> None:
     step, validation = loop.load_best(last)
     digests = {name: run.artifact(name).digest for name in ("samples", "pairs")}
     number = None if previous is None else previous.next_round
-    kind = family.single_file_pipeline
-    origin = Origin(step, validation, reference, digests, tuple(family.left_out), kind, number)
+    plain = family.plain_diffusers(recipe.generate)
+    origin = Origin(step, validation, reference, digests, plain, number)
     _save_best(artifact, trainer, recipe, origin)
     loop.prune(over=True)
     if group.is_main:
         ended = {} if loop.ended is None else {"ended": loop.ended}
         summary = {"steps": last, **origin.summary(), "roll_backs": len(records.roll_backs), **ended}
-        plain = {"left_out": family.left_out, "sampler": family.process.sampler_changes(recipe.generate)}
-        plain |= {} if kind is None else {"pipeline": kind}
         artifact.commit({**summary, "prompts": asdict(counts), "plain_diffusers": plain})
 
 

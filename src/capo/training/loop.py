@@ -109,7 +109,7 @@ class Loop:
             row = outcome.row()
             if self._logs(row["step"]):
                 self._records.metrics.add(row)
-                bar.note(f"loss {row['loss']:.4f}")
+                bar.note(f"loss {row['loss']:.4g}")
                 self._check_divergence(row)
 
     def _check_divergence(self, row: Row) -> None:

@@ -1,13 +1,17 @@
 """The origin of a trained policy: its record in `capo.json`, and its model card."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from capo.diffusion.model_card import Base, card, kind, loading, plain, portable
+from capo.diffusion.model_card import card, front_matter, kind, loading, plain
+from capo.diffusion.plain_pipeline import Base, portable
 from capo.recipe import ModelSection, Recipe
 from capo.training.log import Row
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,8 @@ class Origin:
     """The model that the policy was compared with; its `checkpoint` is the identity of the base."""
     data: Mapping[str, str]
     """Digests of the artifacts that the policy was trained on."""
-    left_out: tuple[str, ...] = ()
-    """Parts that the pipeline does without."""
-    pipeline: str | None = None
-    """The pipeline class of a base that is a single file."""
+    plain: Mapping[str, Any] = field(default_factory=dict)
+    """What plain diffusers needs; see `Family.plain_diffusers`."""
     round: int | None = None
     """The round, from 2 on; None in the first."""
 
@@ -40,8 +42,7 @@ class Origin:
             "win_rate": None if self.validation is None else self.validation["win_rate"],
             "base": self.reference["checkpoint"],
             "model": model.results(),
-            **({"left_out": list(self.left_out)} if self.left_out else {}),
-            **({"pipeline": self.pipeline} if self.pipeline else {}),
+            **{name: value for name in ("left_out", "pipeline") if (value := self.plain.get(name))},
             **self._rounds(),
         }
 
@@ -52,14 +53,16 @@ class Origin:
 def policy_card(recipe: Recipe, origin: Origin) -> str:
     """Return the model card of a trained policy: Markdown with the Hub's front matter."""
     model, train = recipe.model, recipe.train
+    identity, pipeline = origin.reference["checkpoint"], origin.plain.get("pipeline")
     loras = tuple(lora.results() for lora in model.loras)
-    base = Base(model.checkpoint, origin.reference["checkpoint"], origin.pipeline, model.config, loras)
+    base = Base(model.checkpoint, identity, pipeline, model.config, loras)
+    left_out = origin.plain.get("left_out", [])
     text = f"""\
 {kind(base, train.adaptation)}, aligned with {_listed([r.name for r in recipe.training_rewards])} by
 the `{train.objective}` objective of Calibrated Multi-Preference Optimization. These are the weights
 of step {origin.step}.
 
-{loading(base, train.adaptation, origin.left_out)}
+{loading(base, train.adaptation, model.model_dump(), left_out, _arguments(recipe, origin.plain))}
 
 ## Validation
 
@@ -75,15 +78,55 @@ of step {origin.step}.
 ```yaml
 {plain(_results(recipe, base))}```
 """
-    return card(recipe.name, base, train.adaptation, [], text)
+    results = _eval_results(recipe, origin.validation) if origin.validation else []
+    data = front_matter(base, train.adaptation, name=recipe.name, datasets=_datasets(recipe), results=results)
+    return card(recipe.name, data, text)
+
+
+def _arguments(recipe: Recipe, plain: Mapping[str, Any]) -> list[str]:
+    """The arguments of the pipeline's call by which the run sampled its images."""
+    settings = recipe.generate
+    values = {"num_inference_steps": settings.num_inference_steps, "guidance_scale": settings.guidance_scale}
+    return [f"{name}={value:g}" for name, value in (values | plain.get("arguments", {})).items()]
+
+
+def _datasets(recipe: Recipe) -> list[str]:
+    """The data sets on the Hub that prompts and images come from."""
+    sources = [recipe.prompts.source, *([recipe.images.source] if recipe.images else [])]
+    names = ["/".join(s.removeprefix("hub:").split("/")[:2]) for s in sources if s.startswith("hub:")]
+    return list(dict.fromkeys(names))
+
+
+def _eval_results(recipe: Recipe, validation: Row) -> "list[EvalResult]":
+    """The win-rates of validation in the Hub's schema."""
+    from huggingface_hub import EvalResult
+
+    assert recipe.train.validation_prompts is not None
+    source = recipe.train.validation_prompts.source
+    rates = {"mean of the training rewards": validation["win_rate"]}
+    rates |= {name: validation[f"win_rate/{name}"] for name in _rewards(validation)}
+    return [
+        EvalResult(
+            task_type="text-to-image",
+            dataset_type=Path(source).name,
+            dataset_name="validation prompts",
+            metric_type="win_rate",
+            metric_name=f"win-rate over the base, {name}",
+            metric_value=round(rate, 4),
+        )
+        for name, rate in rates.items()
+    ]
+
+
+def _rewards(validation: Row) -> list[str]:
+    return [key.partition("/")[2] for key in validation if key.startswith("win_rate/")]
 
 
 def _table(validation: Row) -> str:
     """A table of win-rates over the base and mean scores, one row per reward."""
-    names = [key.partition("/")[2] for key in validation if key.startswith("win_rate/")]
     rows = [
         f"| {name} | {validation[f'win_rate/{name}']:.1%} | {validation[f'mean_reward/{name}']:.4g} |"
-        for name in names
+        for name in _rewards(validation)
     ]
     head = ["| reward | win-rate over the base | mean score |", "|---|---|---|"]
     return "\n".join(["On the validation prompts, with equal seeds:", "", *head, *rows])

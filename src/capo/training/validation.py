@@ -1,5 +1,6 @@
 """Validation: win-rates of the policy in training over its base model, on fixed prompts and seeds.
 
+    validation/prompts.parquet                                             the prompts
     validation/base/shard-*.parquet, scores/REWARD.parquet                 the base model; made once
     train/validation/step-000100/shard-*.parquet, scores/REWARD.parquet    the policy at a step
     train/validation/step-000100-again-1/…                                 the same step after a roll-back
@@ -21,6 +22,7 @@ from capo.diffusion.policy import widen
 from capo.engine.device import select_device
 from capo.engine.shard_work import Executor, Workplace
 from capo.prompts import Prompt, load_prompts
+from capo.prompts.table import prompt_table
 from capo.recipe import Recipe
 from capo.sampling.image_request import ImageRequest
 from capo.sampling.sampler import Sampling
@@ -30,10 +32,13 @@ from capo.scoring.prompt_win_rates import present, prompt_error, prompt_win_rate
 from capo.store import Artifact
 from capo.store.step import Job
 
+PROMPTS = "prompts.parquet"
+
 
 def validate_base(recipe: Recipe, artifact: Artifact, executor: Executor) -> None:
     """Fill `validation/`: images of the base model and their scores, which do not depend on training."""
     prompts = validation_prompts(recipe)
+    artifact.write_table(PROMPTS, prompt_table(prompts))
     base = ValidationImages(recipe, prompts, artifact, "base", executor)
     if not base.scored:
         base.sample(executor, "validate the base", _load_base)

@@ -132,12 +132,10 @@ def _range_check(reward: Reward, scores: np.ndarray) -> Check:
     """Check against the declared range. The power ratio has no meaning below 0."""
     declared: Any = getattr(reward, "range", None)
     low, high = declared or (-np.inf, np.inf)
-    what = "stays within its declared range"
-    if declared is None:
-        what = "stays within its range (none declared)"
+    what = "stays within its declared range" if declared else "no range declared, so none is checked"
     if isinstance(reward.comparison, PowerRatio):
         low = max(low, 0.0)
-        what = what if declared else "is never negative, as the power ratio requires"
+        what = what if declared else "is never negative, as the power ratio requires; no range declared"
     outside = scores[(scores < low) | (scores > high)]
     return Check(what, f"{outside[0]:g} is outside {low:g} to {high:g}" if len(outside) else None)
 

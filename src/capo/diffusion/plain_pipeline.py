@@ -1,0 +1,122 @@
+"""Code that loads a policy and samples with plain diffusers, for reports and model cards."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from capo.diffusion import is_plugin_checkpoint
+from capo.recipe.hub_id import split_revision
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model a policy was tuned from: the recipe's `checkpoint` and its recorded identity."""
+
+    checkpoint: str
+    identity: str
+    pipeline: str | None = None
+    """The pipeline class of a single file; None for a checkpoint that says so itself."""
+    config: str | None = None
+    """The recipe's `config`."""
+    loras: tuple[Mapping[str, Any], ...] = ()
+    """The recipe's `loras`: their `path` and `weight`."""
+
+    @property
+    def on_hub(self) -> bool:
+        """True for a Hub id, the only kind that may appear in the front matter; a directory has a digest."""
+        return self.identity.startswith(f"{self.checkpoint}@")
+
+    @property
+    def name(self) -> str:
+        """The Hub id, or the name of a directory without its path."""
+        return self.checkpoint if self.on_hub else Path(self.checkpoint).name
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainPipeline:
+    """A policy as plain diffusers loads it."""
+
+    folder: str
+    """The policy's folder, seen from the folder in which the code runs."""
+    adaptation: str
+    dtype: str
+    """The precision of sampling. transformers loads text encoders in the precision they are stored in, so
+    without it, parts of a pipeline may differ and fail."""
+    base: str
+    """The base of an adapter: a plugin's name, a Hub id, or a path."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Revision and variant of the base."""
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments for parts that the pipeline does without."""
+    pipeline: str | None = None
+    """The pipeline class of a base that is a single file."""
+    config: str | None = None
+    """The configuration of a base that is a single file."""
+    loras: Sequence[tuple[str, float]] = ()
+    """Path and weight of every LoRA that is merged into the base of an adapter."""
+
+    @property
+    def needs_capo(self) -> bool:
+        """True if capo must say where the base is."""
+        return self.adaptation == "lora" and is_plugin_checkpoint(self.base)
+
+    def imports(self, *names: str) -> list[str]:
+        """Return the imports that the code needs, with further `names` of diffusers."""
+        lines = ["import torch", f"from diffusers import {', '.join(sorted({self._kind, *names}))}"]
+        if self.needs_capo:
+            lines.insert(1, "from capo.diffusion import resolve_checkpoint  # finds the base")
+        return [*lines, ""]
+
+    def loading(self) -> list[str]:
+        """Return the lines that make `pipe`."""
+        parts = [f"{name}={value!r}" for name, value in self.parts.items()]
+        dtype = f"dtype=torch.{self.dtype}"
+        if self.adaptation == "full":
+            return [call("pipe = DiffusionPipeline.from_pretrained", [literal(self.folder), dtype, *parts])]
+        base = f"resolve_checkpoint({literal(self.base)})" if self.needs_capo else literal(self.base)
+        options = [f"{name}={literal(value)}" for name, value in self.options.items()]
+        if self.config is not None:
+            options.append(f"config={literal(self.config)}")
+        method = "from_pretrained" if self.pipeline is None else "from_single_file"
+        return [
+            call(f"pipe = {self._kind}.{method}", [base, *options, dtype, *parts]),
+            *(line for path, weight in self.loras for line in _fusing(path, weight)),
+            f"pipe.load_lora_weights({literal(self.folder)})",
+        ]
+
+    @property
+    def _kind(self) -> str:
+        return (self.adaptation == "lora" and self.pipeline) or "DiffusionPipeline"
+
+
+def _fusing(path: str, weight: float) -> list[str]:
+    return [
+        f"pipe.load_lora_weights({literal(path)})",
+        f"pipe.fuse_lora(lora_scale={weight!r})",
+        "pipe.unload_lora_weights()",
+    ]
+
+
+def to_device() -> str:
+    """Return the line that moves `pipe` to a GPU if there is one."""
+    return 'pipe.to("cuda" if torch.cuda.is_available() else "cpu")'
+
+
+def portable(location: str) -> str:
+    """Return a Hub id without its revision, or the name of a path without its folder."""
+    return Path(location).name if Path(location).exists() else split_revision(location)[0]
+
+
+def call(function: str, arguments: list[str], suffix: str = "") -> str:
+    """Return a call on one line, or with one argument per line if that is too long."""
+    line = f"{function}({', '.join(arguments)}){suffix}"
+    if len(line) <= 88:
+        return line
+    return "\n".join([f"{function}(", *(f"    {argument}," for argument in arguments), f"){suffix}"])
+
+
+def literal(value: str) -> str:
+    """Return a text as a Python literal."""
+    return json.dumps(value, ensure_ascii=False)
