@@ -135,7 +135,7 @@ def _range_check(reward: Reward, scores: np.ndarray) -> Check:
     what = "stays within its declared range" if declared else "no range declared, so none is checked"
     if isinstance(reward.comparison, PowerRatio):
         low = max(low, 0.0)
-        what = what if declared else "is never negative, as the power ratio requires; no range declared"
+        what = what if declared else "is never negative, as the power ratio requires"
     outside = scores[(scores < low) | (scores > high)]
     return Check(what, f"{outside[0]:g} is outside {low:g} to {high:g}" if len(outside) else None)
 
