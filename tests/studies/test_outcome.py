@@ -98,6 +98,27 @@ def test_rows_are_means_over_seeds_and_prompts(made):
     assert results["null"]["vqa"]["seeds"] == pytest.approx(null)
 
 
+def test_images_better_by_all_rewards_at_once(made):
+    results, runs = made
+    rewards = ("preference", "vqa", "aesthetic", "heldout")
+    shares = []
+    for run in runs[:2]:
+        tuned, base = ([scores(Run(run.directory), m, r) for r in rewards] for m in ("tuned", "base"))
+        wins = [
+            all(t[p][k] > b[p][k] for t, b in zip(tuned, base, strict=True))
+            for p in base[0]
+            for k in range(3)
+        ]
+        shares.append(np.mean(wins))
+    estimate = results["rows"][0]["joint"]["domination"]
+    assert estimate["seeds"] == pytest.approx(shares)
+    assert estimate["low"] < estimate["value"] < estimate["high"]
+    assert (
+        f"| good | {100 * estimate['value']:.1f}% (" in study_table(results, []).partition("all rewards")[2]
+    )
+    assert f"{100 * estimate['value']:.1f}%" in page_of(*made)
+
+
 def test_rows_are_compared_prompt_by_prompt(made):
     results, runs = made
     good, same = ([Run(r.directory) for r in runs[start : start + 2]] for start in (0, 2))

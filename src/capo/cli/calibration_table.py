@@ -1,9 +1,14 @@
 """Print a calibration report."""
 
+from collections.abc import Sequence
+
 from capo.cli.tables import add_row, percent, show, table
 from capo.pairing.calibration_statistics import CalibrationReport, RewardCalibration
 
 NUMBERS = ("mean", "std", "within", "spread", "ties", "share")
+
+WIDTH = 80
+"""Columns of a terminal that tables fit into."""
 
 LEGEND = """mean, std: raw scores; within: their standard deviation within a prompt
 spread: standard deviation of the calibrated rewards; ties: equal scores of a prompt
@@ -13,17 +18,11 @@ share: share of the variance of the combined reward, which decides the pairs;
 
 def print_calibration(report: CalibrationReport) -> None:
     """Print the report as tables, followed by its warnings."""
-    rewards = table(["reward", "comparison", *NUMBERS], title="Rewards", right=NUMBERS)
-    for reward in report.rewards:
-        add_row(rewards, _cells(reward))
-    show(rewards)
+    _print_rewards(report.rewards)
     print(LEGEND)
     if len(report.rewards) > 1:
         names = [reward.name for reward in report.rewards]
-        matrix = table(["", *names], title="\nCorrelation within prompts", right=names)
-        for name, row in zip(names, report.correlation, strict=True):
-            add_row(matrix, [name, *("" if value is None else f"{value:.2f}" for value in row)])
-        show(matrix)
+        _print_correlation(names, report.correlation)
     if report.agreement:
         labels = table(["reward", "agreement"], title="\nAgreement with labels", right=["agreement"])
         for name, value in report.agreement.items():
@@ -40,6 +39,30 @@ def print_calibration(report: CalibrationReport) -> None:
         )
     for warning in report.warnings:
         print(f"Warning: {warning}")
+
+
+def _print_rewards(rewards: Sequence[RewardCalibration]) -> None:
+    cells = [_cells(reward) for reward in rewards]
+    head = ["reward", "comparison", *NUMBERS]
+    if sum(max(map(len, column)) + 2 for column in zip(head, *cells, strict=True)) > WIDTH:
+        # Names stay whole: the comparison goes below them.
+        head = ["reward", *NUMBERS]
+        cells = [[f"{name}\n  {comparison}", *numbers] for name, comparison, *numbers in cells]
+    grid = table(head, title="Rewards", right=NUMBERS)
+    for row in cells:
+        add_row(grid, row)
+    show(grid)
+
+
+def _print_correlation(names: Sequence[str], correlation: Sequence[Sequence[float | None]]) -> None:
+    labels = heads = list(names)
+    if sum(len(name) + 2 for name in names) + max(map(len, names)) + 2 > WIDTH:
+        heads = [str(number) for number in range(1, len(names) + 1)]
+        labels = [f"{number} {name}" for number, name in zip(heads, names, strict=True)]
+    matrix = table(["", *heads], title="\nCorrelation within prompts", right=heads)
+    for label, row in zip(labels, correlation, strict=True):
+        add_row(matrix, [label, *("" if value is None else f"{value:.2f}" for value in row)])
+    show(matrix)
 
 
 def _cells(reward: RewardCalibration) -> list[str]:

@@ -106,8 +106,8 @@ def _print_results(results: dict[str, Any]) -> None:
     if any("null_win_rate" in row for row in results["rewards"]):
         print("chance: win-rate of the base model against itself with other seeds")
     if joint := results.get("joint"):
-        better, worse = (_joint_rate(joint[name]) for name in ("domination", "collapse"))
-        print(f"By all rewards at once: {better} of the images are better, {worse} worse")
+        print("Images better or worse than the base's by all rewards at once:")
+        print(f"  better {_joint_rate(joint['domination'])}, worse {_joint_rate(joint['collapse'])}")
     if judge := results.get("judge"):
         print(
             f"Images judged correct ({judge['name']}): {percent(judge['base'])} → "
@@ -116,7 +116,7 @@ def _print_results(results: dict[str, Any]) -> None:
         )
     if diversity := results.get("diversity"):
         value, *bounds = (diversity["difference"][name] for name in ("value", "low", "high"))
-        text = f"Distance between images of a prompt: {diversity['base']:.3g} → {diversity['tuned']:.3g}"
+        text = f"Diversity of a prompt's images: {diversity['base']:.3g} → {diversity['tuned']:.3g}"
         if None not in bounds:
             text += f", {value:+.2g} ({bounds[0]:+.2g} to {bounds[1]:+.2g})"
         print(text)

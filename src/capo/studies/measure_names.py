@@ -11,6 +11,9 @@ JUDGED = "Images found right, less the base's"
 HELD_OUT = "Held-out rewards"
 CORRECT = "Images found right"
 
+DOMINATION, COLLAPSE = "domination", "collapse"
+"""Shares of images that are better, or worse, than the base's with the same noise by all rewards at once."""
+
 TITLES = {JUDGED: "Images judged correct, minus base", CORRECT: "Images judged correct"}
 
 

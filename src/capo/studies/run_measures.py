@@ -1,7 +1,7 @@
 """The measures of one finished run, prompt by prompt, so that runs can be compared on equal prompts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -9,10 +9,10 @@ import numpy as np
 from capo.evaluation.model_images import image_sets, read_judgments
 from capo.recipe import Recipe
 from capo.reporting.examples import read_prompts
-from capo.scoring.prompt_win_rates import prompt_win_rates
+from capo.scoring.prompt_win_rates import joint_domination, prompt_win_rates
 from capo.store import Run
 from capo.studies.gains import Gains, gains_of
-from capo.studies.measure_names import JUDGED, MEAN
+from capo.studies.measure_names import COLLAPSE, DOMINATION, JUDGED, MEAN
 from capo.studies.study_run import StudyRun
 from capo.training.log import Row
 
@@ -66,6 +66,8 @@ class RunMeasures:
     """Training images made, including earlier rounds; None for a soup and for imported images."""
     spent: float
     """Seconds of the artifacts that this run made itself."""
+    joint: Values = field(default_factory=dict)
+    """The shares `domination` and `collapse` of every prompt; empty in records of earlier versions."""
 
 
 def measure_run(run: StudyRun) -> RunMeasures:
@@ -96,6 +98,7 @@ def measure_run(run: StudyRun) -> RunMeasures:
         seconds={name: row["seconds"] for name, row in timings.items()} | _seconds_before(run),
         images=_images(run),
         spent=sum(row["seconds"] for row in timings.values() if "shared" not in row),
+        joint=_joint(opened, recipe),
     )
 
 
@@ -133,6 +136,19 @@ def _values(opened: Run, recipe: Recipe) -> tuple[Values, Values]:
                 values[JUDGED] = correct[model].mean(axis=1) - correct["base"].mean(axis=1)
         both.append({name: _finite(ids, column) for name, column in values.items()})
     return both[0], both[1]
+
+
+def _joint(opened: Run, recipe: Recipe) -> Values:
+    """The images that dominate, or are dominated, by all rewards at once, as shares of every prompt's."""
+    baseline, evaluate = opened.artifact("baseline"), opened.artifact("evaluate")
+    ids, samples = list(read_prompts(baseline)), recipe.evaluate.samples_per_prompt
+    sets = image_sets(baseline, evaluate)
+    base, tuned = (
+        [sets[model].read_scores(reward.name, ids, samples) for reward in recipe.rewards]
+        for model in ("base", "tuned")
+    )
+    rates = {DOMINATION: joint_domination(tuned, base), COLLAPSE: joint_domination(base, tuned)}
+    return {name: _finite(ids, values) for name, values in rates.items()}
 
 
 def _finite(ids: list[str], values: np.ndarray) -> dict[str, float]:

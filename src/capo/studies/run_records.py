@@ -52,6 +52,7 @@ def _to_record(measures: RunMeasures) -> dict[str, Any]:
         "prompts": prompts,
         "tuned": _columns(measures.tuned, prompts),
         "null": _columns(measures.null, prompts),
+        "joint": _columns(measures.joint, prompts),
     }
 
 
@@ -62,6 +63,7 @@ def _from_record(record: Mapping[str, Any]) -> RunMeasures:
         RunMeasures(**fields),
         tuned=_values(record["tuned"], record["prompts"]),
         null=_values(record["null"], record["prompts"]),
+        joint=_values(record.get("joint", {}), record["prompts"]),
         curve=None if curve is None else Curve(**curve),
     )
 

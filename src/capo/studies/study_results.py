@@ -63,6 +63,7 @@ def _row(row: Row, runs: Sequence[RunMeasures]) -> dict[str, Any]:
         "interpolation": row.interpolation if row.soup else None,
         "seeds": [{"seed": run.seed, "step": run.step, "seconds": run.seconds} for run in runs],
         "measures": _estimates([run.tuned for run in runs]),
+        "joint": _joint(runs),
         "mean_scores": {
             reward: {
                 model: _mean(run.mean_scores[reward][i] for run in runs) for i, model in enumerate(MODELS)
@@ -111,6 +112,13 @@ def _estimates(seeds: Sequence[Values]) -> dict[str, Any]:
         for name in seeds[0]
         if all(values.get(name) for values in seeds)
     }
+
+
+def _joint(runs: Sequence[RunMeasures]) -> dict[str, Any]:
+    """The rates of images that are better, or worse, by all rewards; empty if a record lacks them."""
+    if not all(values for run in runs for values in (run.joint, *run.joint.values())):
+        return {}
+    return {name: row_estimate([run.joint[name] for run in runs], RATE) for name in runs[0].joint}
 
 
 def _comparisons(

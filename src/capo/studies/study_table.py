@@ -8,11 +8,12 @@ from capo.studies.commands import run_command, study_command
 from capo.studies.contrasts import ABOUT_CONTRASTS, Contrast, contrasts, nothing_compared
 from capo.studies.gains import best_and_last
 from capo.studies.hypervolume import dominance_sentence, volume_text
-from capo.studies.measure_names import measure_title
+from capo.studies.measure_names import COLLAPSE, DOMINATION, measure_title
 from capo.studies.table_cells import (
     ABOUT_COST,
     ABOUT_EQUAL_DRIFT,
     ABOUT_FRONTS,
+    ABOUT_JOINT,
     ABOUT_NULL,
     NULL_ROW,
     drift_measures,
@@ -31,6 +32,7 @@ def study_table(results: Mapping[str, Any], warnings: Sequence[str]) -> str:
         parts += ["**Warnings**", _list(warnings)]
     parts += [
         *_win_rates(results),
+        *_joint(results),
         *_comparisons(results),
         *_fronts(results),
         *_equal_drift(results),
@@ -73,6 +75,19 @@ def _win_rates(results: Mapping[str, Any]) -> Iterable[str]:
         lines.append([f"*{NULL_ROW}*", *chance, "", "", "", ""])
     yield _grid(head, lines)
     yield (f"{ABOUT_NULL} " if results["null"] else "") + ABOUT_COST
+
+
+def _joint(results: Mapping[str, Any]) -> Iterable[str]:
+    rows = [row for row in results["rows"] if row.get("joint")]
+    if not rows:
+        return
+    yield "## By all rewards at once"
+    yield ABOUT_JOINT
+    lines = [
+        [row["name"], *(estimate_cell(row["joint"][name], "training") for name in (DOMINATION, COLLAPSE))]
+        for row in rows
+    ]
+    yield _grid(["row", "better by all rewards", "worse by all rewards"], lines)
 
 
 def _comparisons(results: Mapping[str, Any]) -> Iterable[str]:

@@ -19,6 +19,12 @@ ABOUT_NULL = (
     "chance differences."
 )
 
+ABOUT_JOINT = (
+    "Images of the tuned model against the base's with the same noise. Better: no reward, held-out ones "
+    "included, scores the image lower, and some reward scores it higher (joint domination). Worse: the "
+    "reverse (joint collapse). The rewards disagree on all other images."
+)
+
 ABOUT_COST = (
     "Drift is the mean squared difference between the predictions of the policy and its reference on "
     "training pairs, at the saved step. Error growth is the relative growth of the denoising error on chosen "
