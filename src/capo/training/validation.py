@@ -38,10 +38,10 @@ PROMPTS = "prompts.parquet"
 def validate_base(recipe: Recipe, artifact: Artifact, executor: Executor) -> None:
     """Fill `validation/`: images of the base model and their scores, which do not depend on training."""
     prompts = validation_prompts(recipe)
-    artifact.write_table(PROMPTS, prompt_table(prompts))
     base = ValidationImages(recipe, prompts, artifact, "base", executor)
     if not base.scored:
         base.sample(executor, "validate the base", _load_base)
+    artifact.write_table(PROMPTS, prompt_table(prompts))
     samples = recipe.train.validation_samples
     artifact.commit({"prompts": len(prompts), "samples_per_prompt": samples, "rewards": [*base.scores]})
 
