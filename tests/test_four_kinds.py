@@ -91,6 +91,8 @@ def test_rewards_of_four_kinds_run_from_prompts_to_the_report(server, tmp_path, 
 def run_printed_code(folder):
     """Run the code of the report and of the model card as printed, in the folders that they name."""
     page = (folder / "run/report/index.html").read_text(encoding="utf-8")
+    assert "Too few to say" in page
+    assert 'alt="policy at step 2: ' in page
     blocks = [html.unescape(block) for block in re.findall(r"<code>(.*?)</code>", page, re.DOTALL)]
     report, repeat = [block for block in blocks if block.startswith(("import torch", "capo run"))]
     card = (folder / "run/train/best/README.md").read_text(encoding="utf-8")

@@ -13,6 +13,7 @@ from capo.cli import app
 from capo.pairing.calibration_report import calibration_report
 from capo.pairing.calibration_statistics import agreement, compared_samples, tied_share
 from capo.pairing.pair_table import PairTable
+from capo.pairing.underweighted import advice
 from capo.recipe import dump_recipe
 from capo.store import Run, WorkspaceError
 
@@ -163,3 +164,20 @@ def test_a_run_without_scores_is_rejected(tmp_path):
         tiny_run.fill(run, recipe, tiny_run.prompts(2))
     with pytest.raises(WorkspaceError, match="scores/strong"):
         calibration_report(recipe, Run(tmp_path))
+
+
+def test_opposed_rewards_have_no_shares(tmp_path):
+    """The second reward is minus the first, so their sum does not vary: shares of it mean nothing."""
+    scores = normal()["strong"]
+    opposed = WEAK | {"temperature": 1.0, "weight": 1.0}
+    recipe = scored(tmp_path, [STRONG, opposed], {"strong": scores, "weak": -scores})
+    assert [reward.share for reward in calibration_report(recipe, Run(tmp_path)).rewards] == [None, None]
+
+
+def test_advice_follows_from_ties_and_comparison():
+    assert "temperature" in advice(0.0, "bradley-terry")
+    assert "exponent" in advice(0.0, "power-ratio")
+    for ties in (0.8, 1.0):
+        assert "temperature" not in advice(ties, "bradley-terry")
+    assert "80% of its comparisons are ties" in advice(0.8, "bradley-terry")
+    assert "weight" not in advice(1.0, "bradley-terry")
