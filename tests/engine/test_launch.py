@@ -2,7 +2,7 @@
 
 import pytest
 
-from capo.engine.launch import LaunchError, Processes, check_launch, processes, resume_command
+from capo.engine.launch import LaunchError, Processes, check_launch, idle_gpus, processes, resume_command
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1"}
 
@@ -20,6 +20,15 @@ def test_the_resume_command_launches_as_many_processes():
     assert resume_command(arguments, {}) == "capo train 'my recipe.yaml'"
     launched = resume_command(arguments, TORCHRUN | {"LOCAL_WORLD_SIZE": "4"})
     assert launched == "torchrun --nproc-per-node 4 -m -- capo train 'my recipe.yaml'"
+
+
+def test_idle_gpus_are_those_that_this_process_could_use(tmp_path):
+    for name in ("nvidia0", "nvidia1", "nvidia2", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert idle_gpus({}, tmp_path) == 3
+    assert idle_gpus({"CUDA_VISIBLE_DEVICES": "0,2"}, tmp_path) == 2
+    assert idle_gpus({"CUDA_VISIBLE_DEVICES": "1"}, tmp_path) == 0
+    assert idle_gpus(TORCHRUN, tmp_path) == 0
 
 
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK"])

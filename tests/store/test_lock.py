@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import threading
 
 import pytest
 
@@ -122,3 +123,17 @@ def test_a_worker_stops_once_the_main_process_ended(tmp_path):
         train = run.access().open("rank-1").artifact("train")
     with pytest.raises(WorkspaceError, match="no longer held"):
         train.write_bytes("weights", b"")
+
+
+def test_files_of_other_processes_may_appear_late(tmp_path):
+    with Run.open(tmp_path) as run:
+        samples = run.artifact("samples")
+        samples.begin({})
+        with pytest.raises(WorkspaceError, match=r"shard-0: another process reported"):
+            samples.wait_until_visible(["shard-0"], limit=0.05)
+        worker = run.access().open("rank-1").artifact("samples")
+        late = threading.Timer(0.1, worker.write_bytes, ["shard-0", b"one"])
+        late.start()
+        samples.wait_until_visible(["shard-0"], limit=5)
+        late.join()
+        assert samples.files() == ["shard-0"]

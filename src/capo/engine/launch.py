@@ -8,6 +8,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 LAUNCHER = "torchrun --nproc-per-node {} -m --"
 
@@ -62,6 +63,16 @@ def processes(environment: Mapping[str, str] = os.environ) -> Processes:
     except (KeyError, ValueError):
         values = ", ".join(f"{name}={environment.get(name)}" for name in names)
         raise LaunchError(f"the launcher set {values}; all three must be integers. Use `{COMMAND}`") from None
+
+
+def idle_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> int:
+    """Return the number of GPUs if this command uses one of several, and else 0; imports no torch."""
+    if "WORLD_SIZE" in environment:
+        return 0
+    count = len(list(devices.glob("nvidia[0-9]*")))
+    if (visible := environment.get("CUDA_VISIBLE_DEVICES")) is not None:
+        count = min(count, len([name for name in visible.split(",") if name]))
+    return count if count > 1 else 0
 
 
 def resume_command(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> str:

@@ -134,7 +134,13 @@ class _OtherEnd:
     def __init__(self, store: Store, rank: int, host: str) -> None:
         port, token = store.get(KEY).decode().split()
         self._left = False
-        self._connection = socket.create_connection((host, int(port)), timeout=60)
+        try:
+            self._connection = socket.create_connection((host, int(port)), timeout=60)
+        except OSError as error:
+            raise RuntimeError(
+                f"process {rank} on {socket.gethostname()} cannot reach the main process at {host}, port "
+                f"{port} ({error}); allow connections between the machines of the launch"
+            ) from error
         self._connection.settimeout(None)
         _keep_alive(self._connection)
         _send(self._connection, {"rank": rank, "host": socket.gethostname(), "token": token})

@@ -22,7 +22,7 @@ from capo.images.shard_files import shard_path
 from capo.prompts import Prompt
 from capo.recipe import Recipe
 from capo.sampling.image_request import ImageRequest
-from capo.sampling.sampler import Sampling
+from capo.sampling.sampler import Sampling, run_sampling
 from capo.scoring.image_sets import ImageSet, score_image_sets
 from capo.scoring.judging import Judge, check_size, load_judge, verdicts
 from capo.store import Artifact
@@ -124,7 +124,7 @@ def _make_images(
     title = f"evaluate: images of {' and '.join(model.name for model in models)}"
     load = partial(_load_checked, recipe, candidate)
     work = Sampling(title, job.run.access(), artifact.name, requests, load)
-    job.executor.run(work, work.missing(artifact))
+    run_sampling(job.executor, work, artifact)
 
 
 def _load_checked(recipe: Recipe, candidate: Candidate, place: Workplace) -> "Family":

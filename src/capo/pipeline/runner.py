@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from capo.engine.executors import open_executor
-from capo.engine.launch import check_launch
+from capo.engine.launch import LAUNCHER, check_launch, idle_gpus
 from capo.engine.progress import say
 from capo.engine.shard_work import Executor
 from capo.pipeline import graph, preflight
@@ -183,6 +184,8 @@ def _make(steps: Sequence[Step], request: _Request, run: Run, executor: Executor
             waiting.append(step)
     if waiting:
         job = Job(recipe, run, tuple(run.artifact(step.artifact) for step in waiting), executor)
+        if waiting[0].sharded:
+            _suggest_all_gpus(recipe.engine)
         started = time.monotonic()
         waiting[0].make(job)
         share = (time.monotonic() - started) / len(waiting)
@@ -191,6 +194,14 @@ def _make(steps: Sequence[Step], request: _Request, run: Run, executor: Executor
                 artifact, recipe.engine, run, job.seconds.get(artifact.name, share)
             )
     return [results[step.artifact] for step in steps]
+
+
+@cache  # once for a command
+def _suggest_all_gpus(engine: EngineSection) -> None:
+    """Say how to use all GPUs of this machine, if the command uses one of several."""
+    if engine.executor in ("auto", "local") and engine.device in ("auto", "cuda") and (count := idle_gpus()):
+        command = f"{LAUNCHER.format(count)} capo ..."
+        say(f"This machine has {count} GPUs, and this command uses one. To use all of them: {command}")
 
 
 def _made(artifact: Artifact, engine: EngineSection, run: Run, seconds: float) -> StageResult:

@@ -90,7 +90,7 @@ def sample_prompts(job: Job, make_waves: "Callable[[Workplace], Waves] | None" =
     from capo.diffusion import load_weightless
     from capo.prompts.table import read_prompts
     from capo.sampling.image_request import ImageRequest
-    from capo.sampling.sampler import Sampling
+    from capo.sampling.sampler import Sampling, run_sampling
     from capo.scoring.previous_round import find_previous_round
 
     recipe, seed = job.recipe, job.recipe.seed
@@ -109,7 +109,7 @@ def sample_prompts(job: Job, make_waves: "Callable[[Workplace], Waves] | None" =
     )
     load = partial(load_sampled_model, recipe)
     work = Sampling("generate", job.run.access(), job.artifact.name, [request], load, make_waves)
-    job.executor.run(work, work.missing(job.artifact))
+    run_sampling(job.executor, work, job.artifact)
     return {"prompts": len(prompts), "samples": len(prompts) * samples, "truncated_prompts": truncated}
 
 

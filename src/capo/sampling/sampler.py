@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 from capo.engine.local_executor import LocalExecutor
 from capo.engine.memory import release_memory
 from capo.engine.seeds import initial_noise, stable_seed
-from capo.engine.shard_work import Advance, Done, Workplace
+from capo.engine.shard_work import Advance, Done, Executor, Workplace
 from capo.images.sample_table import latent_tensors
 from capo.images.shard_builder import SampleKey, ShardBuilder
 from capo.images.shard_files import UNCONDITIONAL, conditioning_path, latents_path, path_in, shard_path
@@ -114,6 +114,14 @@ class _Shard:
         return shard_path(self.request.folder, self.number)
 
 
+def run_sampling(
+    executor: Executor, work: Sampling, artifact: Artifact, held: "Family | None" = None
+) -> None:
+    """Make the shards of `work` that `artifact` lacks; `held` is a model that this process holds."""
+    executor.run(work, work.missing(artifact), held=held)
+    artifact.wait_until_visible(shard.path for shard in work.shards)
+
+
 def sample_images(
     family: "Family",
     request: ImageRequest,
@@ -127,7 +135,7 @@ def sample_images(
     work = Sampling(
         request.description, artifact.run.access(), artifact.name, requests, lambda place: family, make_waves
     )
-    LocalExecutor().run(work, work.missing(artifact))
+    run_sampling(LocalExecutor(), work, artifact)
 
 
 class ShardSampler:

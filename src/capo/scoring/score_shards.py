@@ -284,6 +284,10 @@ class _Passes:
                 by_name[name].add(gaps)
 
         self.executor.run(work, list(lacking), on_done)
+        for shard, names in ((self.shards[number], names) for number, names in lacking.items()):
+            for files in (by_name[name].files for name in names):
+                artifact, path = files.place(shard.artifact.run, shard.artifact.name, shard.path)
+                artifact.wait_until_visible([path])
         for destination in destinations:
             destination.finish()
 

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from capo.store.run_directory import Run
+
+LATE = 120.0
+"""Seconds after which a network file system shows the files of other machines; NFS caches folders for 60."""
 
 LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")
 """Files that desktops leave in every folder they show. They are ignored, and go when their folder goes."""
@@ -83,6 +87,23 @@ class ArtifactFiles:
                 self._verify(name)
             self._check_complete(place)
         return place
+
+    def wait_until_visible(self, paths: Iterable[str], limit: float = LATE) -> None:
+        """Wait for files that other processes have written, which a network file system may show late.
+
+        Raises `WorkspaceError` naming a file that does not appear within `limit` seconds.
+        """
+        until = time.monotonic() + limit
+        for relative in paths:
+            while not self.has(relative):
+                if time.monotonic() > until:
+                    raise WorkspaceError(
+                        f"{self._place(relative)}: another process reported that it wrote this file, but it "
+                        f"is not visible here after {limit:.0f} s; do all machines share the run directory?"
+                    )
+                # A change of its own makes this machine read the folder again.
+                atomic.poke(self.folder)
+                time.sleep(min(1.0, limit / 10))
 
     # Writing.
 

@@ -177,6 +177,15 @@ def remove_leftovers(root: Path) -> None:
             folders[:] = [n for n in folders if not n.startswith((TEMPORARY, REPLACED))]
 
 
+def poke(folder: Path) -> None:
+    """Change a folder without an effect, so that this machine does not use what it remembers of it."""
+    with explain_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"{TEMPORARY}look"
+        temporary.touch()
+        temporary.unlink(missing_ok=True)
+
+
 def is_temporary(name: str) -> bool:
     """Report whether a file or folder of this name is being written, or was when a crash came."""
     return name.startswith((TEMPORARY, REPLACED))

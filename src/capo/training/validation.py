@@ -25,7 +25,7 @@ from capo.prompts import Prompt, load_prompts
 from capo.prompts.table import prompt_table
 from capo.recipe import Recipe
 from capo.sampling.image_request import ImageRequest
-from capo.sampling.sampler import Sampling
+from capo.sampling.sampler import Sampling, run_sampling
 from capo.scoring.image_sets import ImageSet, score_image_sets
 from capo.scoring.judging import can_judge, check_size, load_judge, verdicts
 from capo.scoring.prompt_win_rates import present, prompt_error, prompt_win_rates
@@ -164,7 +164,7 @@ class ValidationImages:
         )
         load = partial(_load_checked, self.recipe, load, self.judged)
         work = Sampling(title, self.artifact.run.access(), self.artifact.name, [request], load)
-        executor.run(work, work.missing(self.artifact), held=held)
+        run_sampling(executor, work, self.artifact, held)
 
 
 def _load_checked(
