@@ -1,7 +1,12 @@
-"""Settings and fixtures of all tests: one thread, no progress output, and tiny checkpoints built once."""
+"""Settings and fixtures of all tests.
+
+One thread, no progress output, no waiting for the disk, and tiny checkpoints built once.
+"""
 
 import functools
+import gc
 import os
+from pathlib import Path
 
 os.environ["CAPO_QUIET"] = "1"
 # No test reuses cached scores, except the tests of the cache, which set this themselves.
@@ -14,11 +19,34 @@ from hypothesis import settings
 import tiny
 import tiny_training
 from capo.engine.model_loading import quiet
+from capo.store import atomic
 
 torch.set_num_threads(1)
 # No deadline on a busy machine, and the same cases each run.
 settings.register_profile("capo", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("capo")
+# Flushing protects against power cuts. Tests that start processes still flush.
+atomic.flush = lambda path: None
+
+
+LONGEST = (
+    "test_killed.py", "test_together.py", "studies/test_quick.py", "training/test_train.py",
+    "cost/test_counts.py", "cost/test_plan.py", "cost/test_bench.py", "diffusion/test_policy.py",
+    "pipeline/test_rounds.py", "studies/test_running.py", "training/test_trainer.py",
+    "engine/test_heartbeat.py",
+)  # fmt: skip
+"""Files that take longest. They start first, so that no process is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items):
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def pytest_collection_finish():
+    """Exclude what the imports made from garbage collection, which stages of a run ask for."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

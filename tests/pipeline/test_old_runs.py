@@ -46,9 +46,14 @@ def test_the_report_is_rendered_again(old):
 
 
 def test_its_policy_is_evaluated(old, tmp_path):
-    """The results are the ones that version 0.1 wrote, number by number."""
+    """The scores are those that version 0.1 wrote, up to the last bit of pixels, which processors differ in.
+
+    These few images are so alike that one bit may decide which of two is better.
+    """
     changes = [f"evaluate.policy={json.dumps(str(old / 'train' / 'best'))}"]
     again = pipeline.run(load_recipe(old / "recipe.yaml", changes), tmp_path / "new", stage="evaluate")
     before = Run(old).artifact("evaluate").read_json("results.json")
     for reward, old_reward in zip(again.results["rewards"], before["rewards"], strict=True):
-        assert reward["win_rate"] == pytest.approx(old_reward["win_rate"], abs=1e-6)
+        for model in ("base", "tuned"):
+            assert reward[f"mean_{model}"] == pytest.approx(old_reward[f"mean_{model}"], abs=1e-3)
+        assert reward["win_rate"] == pytest.approx(old_reward["win_rate"], abs=0.1)

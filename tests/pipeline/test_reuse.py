@@ -3,14 +3,14 @@
 import json
 import os
 import signal
-import sys
 
 import pytest
 
 import fake_stages
 from capo import pipeline
 from capo.recipe import parse_recipe
-from capo.store import Run, atomic
+from capo.store import Run
+from forked import ended, fork
 
 SHARED = ["prompts", "samples", "scores/first", "scores/second", "scores/held-out", "baseline"]
 
@@ -103,22 +103,13 @@ def test_a_damaged_original_is_not_reused(tmp_path, capsys, monkeypatch):
     assert "samples" in fake_stages.calls
 
 
-def test_reuse_survives_a_kill_at_every_failpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(atomic, "flush", lambda path: None)
+def test_reuse_survives_a_kill_at_every_failpoint(tmp_path):
     run(tmp_path / "first")
     run(tmp_path / "whole", tmp_path / "first", steps=5)
     expected, count = contents(tmp_path / "whole"), tmp_path / "count"
 
     def attempt(name, **environment):
-        child = os.fork()
-        if not child:
-            os.environ.update(environment)
-            atomic._passed = 0
-            try:
-                run(tmp_path / name, tmp_path / "first", steps=5)
-            finally:
-                os._exit(sys.exc_info()[0] is not None)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return ended(fork(lambda: run(tmp_path / name, tmp_path / "first", steps=5), **environment))
 
     assert attempt("counted", CAPO_FAILPOINT_COUNT=str(count)) == 0
     for k in range(1, int(count.read_text()) + 1, 3):

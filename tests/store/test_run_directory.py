@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import fake_stages
 from capo.recipe import load_recipe, parse_recipe
-from capo.store import Artifact, Run, StaleArtifact, WorkspaceError
+from capo.store import Artifact, Run, StaleArtifact, WorkspaceError, atomic
 from capo.store.atomic import failpoint
 from capo.store.tensor_file import HashedFile
 
@@ -201,6 +201,19 @@ def test_a_folder_appears_complete_and_replaces_the_old_one(samples):
     assert samples.files() == ["best/inner/a.txt"]
     samples.remove("best")
     assert not samples.has("best")
+
+
+def test_contents_are_flushed_before_they_get_their_name_and_its_folder_after(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(atomic, "flush", lambda path: flushed.append((path, (tmp_path / "new").exists())))
+    with atomic.write_file(tmp_path / "new") as file:
+        file.write_bytes(b"text")
+    assert flushed == [(file, False), (tmp_path, True)]
+    (tmp_path / "new").unlink()
+    flushed.clear()
+    with atomic.write_folder(tmp_path / "new") as folder:
+        (folder / "weights").write_bytes(b"numbers")
+    assert flushed == [(folder / "weights", False), (folder, False), (tmp_path, True)]
 
 
 def test_an_error_while_writing_a_folder_keeps_the_old_one(samples):

@@ -1,5 +1,6 @@
 """The templates of all pages. They escape every value and fail on undefined names."""
 
+import functools
 from typing import Any
 
 import jinja2
@@ -8,8 +9,9 @@ from capo.reporting import forest, wording
 from capo.reporting.results_schema import Results
 
 
+@functools.cache
 def environment() -> jinja2.Environment:
-    """Return the environment of the templates.
+    """Return the environment of the templates, one for the process: compiling them takes most of the time.
 
     All pages extend `frame.html.j2`, whose policy forbids scripts and remote resources.
     """
