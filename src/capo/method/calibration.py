@@ -23,6 +23,7 @@ from .checks import (
     check_samples,
     naming,
 )
+from .chunks import prompt_chunks
 
 Comparison = Callable[[Tensor, Tensor], Tensor]
 """Takes two score tensors that broadcast and returns the probabilities in [0, 1] that the first wins.
@@ -30,8 +31,6 @@ Comparison = Callable[[Tensor, Tensor], Tensor]
 It must not fall as the first score grows, must be 1/2 for equal scores, and
 `comparison(a, b) + comparison(b, a)` must be 1.
 """
-
-_PROMPTS_AT_ONCE = 4096  # bounds the memory; chunks that fit the processor's caches are faster
 
 
 @dataclass(frozen=True)
@@ -134,11 +133,11 @@ def calibrate(
                 f"scores {list(scores.shape)} and reference {list(reference.shape)} must agree in "
                 "all dimensions but the last"
             )
-    rows = torch.split(scores.reshape(-1, scores.shape[-1]), _PROMPTS_AT_ONCE)
+    rows = prompt_chunks(scores, 1)
     if reference is None:
         rewards = [_calibrate_rows(row, comparison, None) for row in rows]
     else:
-        pools = torch.split(reference.reshape(-1, reference.shape[-1]), _PROMPTS_AT_ONCE)
+        pools = prompt_chunks(reference, 1)
         rewards = [_calibrate_rows(row, comparison, pool) for row, pool in zip(rows, pools, strict=True)]
     return torch.cat(rewards).reshape(scores.shape)
 

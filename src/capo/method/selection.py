@@ -18,8 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .checks import check_everywhere, check_finite, check_same_shape, check_samples
-
-_PROMPTS_AT_ONCE = 4096  # bounds the memory; chunks that fit the processor's caches are faster
+from .chunks import prompt_chunks
 
 
 class Selection(NamedTuple):
@@ -190,7 +189,7 @@ def draw_pair(allowed: Int[Tensor, "pairs 2"], generator: torch.Generator) -> tu
 
 def _undominated(rewards: Float[Tensor, "*P N L"]) -> Bool[Tensor, "*P N"]:
     """Return the upper frontier without checking the rewards."""
-    prompts = torch.split(rewards.reshape(-1, *rewards.shape[-2:]), _PROMPTS_AT_ONCE)
+    prompts = prompt_chunks(rewards, 2)
     masks = [_undominated_rows(prompt.movedim(-1, 0).contiguous()) for prompt in prompts]
     return torch.cat(masks).reshape(rewards.shape[:-1])
 
