@@ -340,6 +340,7 @@ def test_exported_columns_are_those_of_pick_a_pic(prepared, tmp_path, sdxl):
     ]
     rows = [row for file in files[1:] for row in pq.read_table(file).to_pylist()]
     assert len(rows) == written["pairs"] == written["prompts"]
+    assert all(pq.ParquetFile(file).num_row_groups == 1 for file in files[1:])
     allowed = all_pairs(Run(prepared))
     for row in rows:
         assert (row["label_0"], row["label_1"]) in ((1.0, 0.0), (0.0, 1.0))

@@ -8,6 +8,7 @@ import torch
 
 import tiny_run
 from capo.method import BradleyTerry, PowerRatio, select_frontier
+from capo.pairing import pair_table, selecting
 from capo.pairing.pair import pair
 from capo.pairing.selecting import SelectionRule, make_pairs
 from capo.recipe import RewardSection
@@ -136,6 +137,14 @@ def test_the_file_records_its_settings(tmp_path):
         "calibrated": "list<list<double>>",
         "combined": "list<double>",
     }
+
+
+def test_pairing_some_prompts_at_a_time_changes_nothing(tmp_path, monkeypatch):
+    scores = gappy_scores()
+    whole = make(tmp_path / "whole", [BT, RATIO], scores)
+    monkeypatch.setattr(selecting, "PROMPTS_AT_ONCE", 5)
+    monkeypatch.setattr(pair_table, "CHOSEN_AT_ONCE", 3)
+    assert make(tmp_path / "parts", [BT, RATIO], scores) == whole
 
 
 def test_calibrated_rewards_average_one_half(tmp_path):
