@@ -1,7 +1,6 @@
 """Single-file checkpoints in the original layout load like the diffusers directory they were made from."""
 
 import json
-import re
 import shutil
 
 import pytest
@@ -19,67 +18,9 @@ from capo.diffusion.original_layout import (
 from capo.diffusion.single_file import converted, is_checkpoint_file
 from capo.recipe import ModelSection, TrainSection
 from diffusion_cases import family_of, settings_of
+from original_layouts import original_sd3
 
 CPU = torch.device("cpu")
-
-SD3_BLOCK = {
-    "norm1.linear": "x_block.adaLN_modulation.1",
-    "norm1_context.linear": "context_block.adaLN_modulation.1",
-    "attn.to_out.0": "x_block.attn.proj",
-    "attn.to_add_out": "context_block.attn.proj",
-    "attn2.to_out.0": "x_block.attn2.proj",
-    "attn.norm_q": "x_block.attn.ln_q",
-    "attn.norm_k": "x_block.attn.ln_k",
-    "attn.norm_added_q": "context_block.attn.ln_q",
-    "attn.norm_added_k": "context_block.attn.ln_k",
-    "attn2.norm_q": "x_block.attn2.ln_q",
-    "attn2.norm_k": "x_block.attn2.ln_k",
-    "ff.net.0.proj": "x_block.mlp.fc1",
-    "ff.net.2": "x_block.mlp.fc2",
-    "ff_context.net.0.proj": "context_block.mlp.fc1",
-    "ff_context.net.2": "context_block.mlp.fc2",
-}
-SD3_FUSED = {
-    "x_block.attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-    "context_block.attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-    "x_block.attn2.qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
-}
-SD3_OUTSIDE = {
-    "pos_embed.pos_embed": "pos_embed",
-    "pos_embed.proj": "x_embedder.proj",
-    "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
-    "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
-    "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
-    "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
-    "context_embedder": "context_embedder",
-    "norm_out.linear": "final_layer.adaLN_modulation.1",
-    "proj_out": "final_layer.linear",
-}
-"""The layout of Stability's SD3 files, by module."""
-
-
-def swapped(tensor):
-    """Scale and shift in the other order."""
-    return torch.cat([*reversed(tensor.chunk(2))])
-
-
-def original_sd3(weights, layers):
-    """The tensors of an SD3 transformer in the layout of its authors."""
-    out = {}
-    for name, tensor in weights.items():
-        if block := re.fullmatch(r"transformer_blocks\.(\d+)\.(.+)\.(weight|bias)", name):
-            place, inner, kind = f"joint_blocks.{block[1]}.", block[2], block[3]
-            if fused := next((new for new, parts in SD3_FUSED.items() if inner in parts), None):
-                parts = [f"transformer_blocks.{block[1]}.{part}.{kind}" for part in SD3_FUSED[fused]]
-                out[f"{place}{fused}.{kind}"] = torch.cat([weights[part] for part in parts])
-                continue
-            last = inner == "norm1_context.linear" and int(block[1]) == layers - 1
-            out[f"{place}{SD3_BLOCK[inner]}.{kind}"] = swapped(tensor) if last else tensor
-        else:
-            start = next(start for start in SD3_OUTSIDE if name.startswith(start))
-            value = swapped(tensor) if start == "norm_out.linear" else tensor
-            out[SD3_OUTSIDE[start] + name.removeprefix(start)] = value
-    return {f"model.diffusion_model.{name}": tensor for name, tensor in out.items()}
 
 
 def original_sd3_file(family, target):

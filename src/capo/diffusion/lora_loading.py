@@ -56,7 +56,7 @@ def fuse_loras(kind: Any, denoiser: str, part: tuple[str, Any], loras: tuple[Lor
             if own:
                 _apply(kind, name, network, (own, alphas), file)
                 check_applied(file, own, {name: network})
-                _merge(network, lora.weight)
+                merge_adapter(network, lora.weight)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"model.loras.{position}: {lora.path} cannot be merged: {error}") from error
 
@@ -92,13 +92,15 @@ def _apply(pipeline: Any, name: str, network: Any, converted: Converted, file: L
     load(dict(tensors), **{key: value for key, value in arguments.items() if key in known})
 
 
-def _merge(network: Any, weight: float) -> None:
-    """Add the adapter to the weights it adapts, times `weight`, and remove it."""
+def merge_adapter(network: Any, weight: float) -> None:
+    """Add the adapter of a network, if it has one, to its weights, times `weight`, and remove it."""
+    layers = [module for module in network.modules() if isinstance(module, LoraLayer)]
+    if not layers:
+        return
     with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, LoraLayer) and network.device.type != "meta":
-                module.scale_layer(weight)
-                module.merge()
+        for layer in layers if network.device.type != "meta" else ():
+            layer.scale_layer(weight)
+            layer.merge()
     recurse_remove_peft_layers(network)
     network._hf_peft_config_loaded = False
     if hasattr(network, "peft_config"):

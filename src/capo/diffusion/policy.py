@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from capo.diffusion.adapter import ADAPTER, add_adapter
 from capo.diffusion.components import Source, load_part
 from capo.diffusion.family import Family
+from capo.diffusion.kohya import KOHYA, write_kohya
 from capo.diffusion.lora_file import read_lora
 from capo.diffusion.reference import FrozenCopy, digest
 from capo.diffusion.saved import RECORD, read_record
@@ -180,12 +181,17 @@ class Policy:
     def _save_adapter(self, folder: Path | None) -> None:
         denoiser: Any = self._family.denoiser
         config = denoiser.peft_config[ADAPTER].to_dict()
+        scale = config["lora_alpha"] / config["r"]
         # Sorted lists: the order of a set differs from process to process.
         metadata = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
+        # The scale goes into the weights: many readers ignore the metadata, and assume 1.
+        metadata["lora_alpha"] = config["r"]
+        layers = {name: whole(tensor) for name, tensor in get_peft_model_state_dict(denoiser).items()}
         layers = {
-            name: whole(tensor).to(self._save_dtype or tensor.dtype)
-            for name, tensor in get_peft_model_state_dict(denoiser).items()
+            name: (tensor * scale if _scaled(name) else tensor).to(self._save_dtype or tensor.dtype)
+            for name, tensor in layers.items()
         }
+        write_kohya(denoiser, None if folder is None else folder / KOHYA)
         if folder is not None:
             self._family.save_lora(folder, layers, metadata)
 
@@ -207,8 +213,13 @@ class Policy:
         """The trained weights that `save` wrote to `folder`, under peft's names or the denoiser's."""
         family = self._family
         if self.adaptation == "lora":
-            prefix = f"{family.denoiser_name}."
-            return {name.removeprefix(prefix): tensor for name, tensor in read_lora(folder).tensors.items()}
+            file, part = read_lora(folder), f"{family.denoiser_name}."
+            alpha, rank = (file.config.get(f"{part}{name}", 1) for name in ("lora_alpha", "r"))
+            denoiser: Any = family.denoiser
+            own = denoiser.peft_config[ADAPTER]
+            scale = alpha / rank * own.r / own.lora_alpha
+            tensors = {name.removeprefix(part): tensor for name, tensor in file.tensors.items()}
+            return {name: t * scale if _scaled(name) else t for name, t in tensors.items()}
         source = Source(str(folder))
         saved = load_part(family.denoiser_class, source, family.denoiser_name, torch.float32)
         return {name: parameter.detach() for name, parameter in saved.named_parameters()}
@@ -266,6 +277,11 @@ def _overwrite(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(saved[name])
+
+
+def _scaled(name: str) -> bool:
+    """Report whether a tensor of an adapter, under peft's names, is one that its scale multiplies."""
+    return ".lora_B." in name
 
 
 def _trainable(denoiser: nn.Module) -> dict[str, nn.Parameter]:
