@@ -32,6 +32,18 @@ FAMILIES = {
 }
 """Pipeline class of `model_index.json` → module and class of the family."""
 
+OTHER_TASKS = {
+    "Inpaint": "it fills in parts of an image",
+    "Fill": "it fills in parts of an image",
+    "Img2Img": "it changes or refines an image, like SDXL's refiner",
+    "ControlNet": "it needs a control image",
+    "Control": "it needs a control image",
+    "Kontext": "it edits an image",
+    "Edit": "it edits an image",
+    "Upscale": "it enlarges an image",
+}
+"""Parts of the names of pipelines that do not make images from text alone."""
+
 
 def load_family(
     section: ModelSection, device: "torch.device", load_part: "PartLoader | None" = None
@@ -56,7 +68,9 @@ def locate(section: ModelSection) -> "Source":
     Raises `ValueError` for a single file whose configuration is unknown or cannot be read.
     """
     from capo.diffusion.components import Source
+    from capo.diffusion.configuration_files import configuration_folder
     from capo.diffusion.single_file import is_single_file, locate_file
+    from capo.diffusion.weight_files import check_variant
 
     path = resolve_checkpoint(section.checkpoint)
     if is_single_file(path):
@@ -66,7 +80,12 @@ def locate(section: ModelSection) -> "Source":
             f"model.config: applies only to a single .safetensors file, and {section.checkpoint} is none; "
             "remove this field"
         )
-    return Source(path, section.revision, section.variant)
+    folder = str(configuration_folder(section))
+    hub = None if Path(path).is_dir() else path
+    source = Source(folder, hub, section.revision, section.variant)
+    if section.variant is not None:
+        check_variant(source)
+    return source
 
 
 def load_weightless(section: ModelSection) -> "Family":
@@ -95,12 +114,11 @@ def _pipeline_name(section: ModelSection, source: "Source") -> str:
     from diffusers import DiffusionPipeline
 
     try:
-        index = DiffusionPipeline.load_config(source.path, revision=source.revision)
+        index = DiffusionPipeline.load_config(source.path)
     except OSError as error:
         raise ValueError(
-            f"model.checkpoint: {section.checkpoint!r} is neither a diffusers directory (one with a "
-            "model_index.json), nor a .safetensors file, nor a Hub id that can be read from here: "
-            f"{error}"
+            f"model.checkpoint: {section.checkpoint} is neither a diffusers directory (one with a "
+            f"model_index.json), nor a .safetensors file, nor the Hub id of a diffusers model: {error}"
         ) from error
     if wrong := _malformed(index):
         raise ValueError(
@@ -124,7 +142,8 @@ def _malformed(index: Any) -> str | None:
 def _family_class(pipeline: str) -> "type[Family]":
     if pipeline not in FAMILIES:
         known = ", ".join(FAMILIES)
-        raise ValueError(f"model.checkpoint: no model family covers {pipeline}; supported: {known}")
+        why = next((f" ({reason})" for part, reason in OTHER_TASKS.items() if part in pipeline), "")
+        raise ValueError(f"model.checkpoint: no model family covers {pipeline}{why}; supported: {known}")
     module, name = FAMILIES[pipeline].split(".")
     family: type[Family] = getattr(import_module(f"capo.diffusion.{module}"), name)
     return family

@@ -19,15 +19,13 @@ ABSENT = [None, None]
 
 def absent_parts(kind: Any, source: Source) -> list[str]:
     """Return the parts that the checkpoint of pipeline class `kind` does without."""
-    index = kind.load_config(source.path, revision=source.revision)
+    index = kind.load_config(source.path)
     return [name for name, entry in index.items() if entry == ABSENT]
 
 
 def assemble(kind: Any, source: Source, parts: Mapping[str, Any]) -> Any:
     """Return a pipeline of class `kind` with these `parts`; the checkpoint supplies the others."""
-    pipeline = kind.from_pretrained(
-        source.path, revision=source.revision, use_safetensors=True, **dict(parts)
-    )
+    pipeline = kind.from_pretrained(source.path, use_safetensors=True, **dict(parts))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -41,15 +39,12 @@ def save_assembled(pipeline: Any, source: Source, folder: Path, dtype: torch.dty
     then depend on the last prompts that were encoded. The path of a local checkpoint is not saved: it means
     nothing on another machine, and files that name it would differ between two copies of the checkpoint.
     """
-    local = Path(source.path).exists()
+    local = source.hub is None
     for name, part in pipeline.components.items():
         if local and isinstance(part, ConfigMixin):
             part.register_to_config(_name_or_path="")
         if isinstance(part, PreTrainedTokenizerBase):
-            untouched = type(part).from_pretrained(
-                source.path, subfolder=name, revision=source.revision or "main"
-            )
-            setattr(pipeline, name, untouched)
+            setattr(pipeline, name, type(part).from_pretrained(source.path, subfolder=name))
     if local:
         pipeline.register_to_config(_name_or_path="")
     with _converted(pipeline, dtype):

@@ -6,17 +6,28 @@ from typing import Any, Protocol
 import torch
 
 from capo.engine.model_loading import weight_defect
+from capo.engine.progress import say
 
 
 @dataclass(frozen=True)
 class Source:
-    """The location of a checkpoint: a directory, or a Hub id with its revision and variant."""
+    """The location of a checkpoint."""
 
     path: str
+    """The directory with the configurations and tokenizers; with the weights unless they are elsewhere."""
+    hub: str | None = None
+    """The Hub id that has the weights."""
     revision: str | None = None
+    """The revision of the Hub id."""
     variant: str | None = None
+    """The variant of the weights to load where a part has it."""
     file: str | None = None
-    """A single file with the weights; `path` then has the configurations."""
+    """A single file with the weights."""
+
+    @property
+    def name(self) -> str:
+        """The name of the weights in messages."""
+        return self.file or self.hub or self.path
 
 
 class PartLoader(Protocol):
@@ -38,11 +49,15 @@ def load_part(kind: Any, source: Source, folder: str, dtype: torch.dtype) -> Any
         model = load_file_part(kind, source, folder, dtype)
         if model is not None:
             return model
-    where = f"model.checkpoint: {source.path}, {folder}"
-    chosen = {"revision": source.revision, "variant": source.variant}
+    from capo.diffusion.weight_files import chosen_variant
+
+    where = f"model.checkpoint: {source.name}, {folder}"
+    chosen = {"revision": source.revision, "variant": chosen_variant(source, folder)}
+    if source.variant is not None and chosen["variant"] is None:
+        say(f"model.variant: {folder} has no weights of variant {source.variant!r}; using its default ones")
     try:
         model, report = kind.from_pretrained(
-            source.path,
+            source.hub or source.path,
             subfolder=folder,
             dtype=dtype,
             use_safetensors=True,

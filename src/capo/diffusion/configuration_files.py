@@ -5,7 +5,7 @@ from pathlib import Path
 from capo.diffusion import resolve_checkpoint
 from capo.recipe import ModelSection
 
-SMALL_FILES = ("*.json", "*.txt", "*.model")
+SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 """Configurations and tokenizers."""
 
 

@@ -44,6 +44,8 @@ class Family(ABC):
     process_class: ClassVar[type[Process]]
     pixel_multiple: ClassVar[int] = 8
     """Image sizes must be multiples of it for the pipeline to accept them."""
+    packed_side: ClassVar[int] = 1
+    """Latents per side that the pipeline packs into one token."""
     sequence_length: ClassVar[int | None] = None
     """Tokens per prompt for a text encoder without a length of its own; None without such an encoder."""
     sampling: ClassVar[Mapping[str, Any]] = {}
@@ -67,12 +69,14 @@ class Family(ABC):
         self.device = device
         self.dtype: torch.dtype = getattr(torch, section.dtype)
         self._section = section
-        self._source = source
+        self.source = source
         self._load_part = load_part
         # Any scheduler class reads the configuration file of any other.
-        self.process = self.process_class(self._config(DDPMScheduler, "scheduler"))
+        self.scheduler_config = self._config(DDPMScheduler, "scheduler")
+        self.process = self.process_class(self.scheduler_config)
         self._vae_factor = compression(self._config(self.vae_class, "vae"))
-        self.denoiser = self._load_denoiser(self._source)
+        self._check_denoiser()
+        self.denoiser = self._load_denoiser(self.source)
 
     def latent_shape(self, settings: GenerateSection) -> tuple[int, int, int]:
         """Return C, H, W of a latent at the image size of `settings`.
@@ -92,6 +96,10 @@ class Family(ABC):
         """Return the height and width in pixels of images made with `settings`."""
         _, height, width = self.latent_shape(settings)
         return height * self._vae_factor, width * self._vae_factor
+
+    def sampler_name(self, settings: GenerateSection) -> str:
+        """Return the class name of the scheduler that samples: the one set, or the family's default."""
+        return settings.scheduler or self.process.default_sampler
 
     def check_sampler(self, settings: GenerateSection) -> None:
         """Raise `ValueError` for a scheduler, a shift, or a guidance that does not fit the model."""
@@ -148,8 +156,8 @@ class Family(ABC):
             pipeline.scheduler = own
         if not all(map(torch.equal, random_states, (generator.get_state(), self._random_state()))):
             raise ValueError(
-                f"generate.scheduler: {settings.scheduler} draws noise while it samples, so the seed of an "
-                "image would not determine it; choose a deterministic scheduler such as DDIMScheduler"
+                f"generate.scheduler: {self.sampler_name(settings)} draws noise while it samples, so the "
+                "seed of an image would not determine it; choose a deterministic one such as DDIMScheduler"
             )
         return self._unpacked(latents, noise).float()
 
@@ -204,7 +212,7 @@ class Family(ABC):
         All weights are in `dtype`, by default `model.dtype`: parts of different precision fail together.
         """
         with quiet():
-            save_assembled(self._current_pipeline(), self._source, folder, dtype or self.dtype)
+            save_assembled(self._current_pipeline(), self.source, folder, dtype or self.dtype)
 
     def load_denoiser(self, folder: Path) -> None:
         """Replace the denoiser by that of a pipeline directory; the current one is dropped first."""
@@ -219,7 +227,7 @@ class Family(ABC):
     def left_out(self) -> list[str]:
         """The absent parts that plain diffusers must receive as None when it loads the checkpoint."""
         optional = self.pipeline_class._optional_components
-        return [name for name in absent_parts(self.pipeline_class, self._source) if name not in optional]
+        return [name for name in absent_parts(self.pipeline_class, self.source) if name not in optional]
 
     def sampler_changes(self, settings: GenerateSection) -> dict[str, Any]:
         """Return the settings of `sample`'s scheduler that the class's `from_config` would not set."""
@@ -248,7 +256,7 @@ class Family(ABC):
     @property
     def single_file_pipeline(self) -> str | None:
         """The name of the pipeline class if the checkpoint is a single file, which does not record it."""
-        return None if self._source.file is None else str(self.pipeline_class.__name__)
+        return None if self.source.file is None else str(self.pipeline_class.__name__)
 
     @property
     def vae(self) -> Any:
@@ -308,16 +316,16 @@ class Family(ABC):
     @cached_property
     def _pipeline(self) -> Any:
         with quiet():
-            absent = absent_parts(self.pipeline_class, self._source)
+            absent = absent_parts(self.pipeline_class, self.source)
             # The pipeline requires absent parts as explicit None.
             parts: dict[str, Any] = dict.fromkeys(absent)
             for name, kind in {**self.text_encoders, "vae": self.vae_class}.items():
                 if name not in absent:
-                    parts[name] = self._part(kind, name, self._source)
+                    parts[name] = self._part(kind, name, self.source)
             if parts["vae"].config.get("force_upcast"):  # it overflows in half precision
                 parts["vae"].to(torch.float32)
             parts |= {self.denoiser_name: self.denoiser, **self._fixed_parts()}
-            return assemble(self.pipeline_class, self._source, parts)
+            return assemble(self.pipeline_class, self.source, parts)
 
     def _current_pipeline(self) -> Any:
         """The pipeline with the denoiser as it is now."""
@@ -331,16 +339,31 @@ class Family(ABC):
 
     def _part(self, kind: Any, name: str, source: Source) -> Any:
         network = self._load_part(kind, source, name, self.dtype)
-        if source is self._source and name in getattr(self.pipeline_class, "_lora_loadable_modules", ()):
+        if source is self.source and name in getattr(self.pipeline_class, "_lora_loadable_modules", ()):
             # On the CPU, so that the merged weights do not depend on the device.
             part = (name, network)
             fuse_loras(self.pipeline_class, self.denoiser_name, part, self._section.loras)
         return network.to(self.device)
 
     def _config(self, part: Any, folder: str) -> dict[str, Any]:
-        source = self._source
-        config: dict[str, Any] = part.load_config(source.path, subfolder=folder, revision=source.revision)
+        config: dict[str, Any] = part.load_config(self.source.path, subfolder=folder)
         return config
+
+    def _check_denoiser(self) -> None:
+        """Raise `ValueError` for a denoiser that takes more than a noised latent, such as a masked image."""
+        expected = self._config(self.vae_class, "vae").get("latent_channels", 4) * self.packed_side**2
+        config = self._config(self.denoiser_class, self.denoiser_name)
+        if config.get("time_cond_proj_dim"):
+            raise ValueError(
+                "model.checkpoint: it is a latent consistency model, whose network takes the guidance scale "
+                "as an input; use the model it was distilled from"
+            )
+        channels = config.get("in_channels", expected)
+        if channels != expected:
+            raise ValueError(
+                f"model.checkpoint: its {self.denoiser_name} takes {channels} channels, not {expected}: it "
+                "is for inpainting or editing an image, not for making one from text"
+            )
 
     # Details of computing.
 

@@ -43,6 +43,8 @@ class RectifiedFlow:
     have no shift (Sec. 4.4, App. A.3).
     """
 
+    default_sampler = "DPMSolverMultistepScheduler"
+
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
 
@@ -76,7 +78,7 @@ class RectifiedFlow:
 
     def sampler_changes(self, settings: GenerateSection) -> dict[str, Any]:
         """Return the shift under the scheduler's own name; a general solver must also follow a flow."""
-        known = signature(_kind(settings.scheduler).__init__).parameters
+        known = signature(_kind(self._name(settings)).__init__).parameters
         shift = settings.shift or self._config.get("shift") or self._config.get("flow_shift") or 1.0
         if "use_flow_sigmas" in known:
             changes = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
@@ -85,12 +87,15 @@ class RectifiedFlow:
         by_size = self._config.get("use_dynamic_shifting") and settings.shift is not None
         return changes | ({"use_dynamic_shifting": False} if by_size else {})
 
+    def _name(self, settings: GenerateSection) -> str:
+        return settings.scheduler or self.default_sampler
+
     def sampler(self, settings: GenerateSection) -> Any:
         """Return one of `SAMPLERS` with `generate.shift`, by default the checkpoint's own shift.
 
         The pipeline computes a shift by image size (FLUX.1-dev) itself, unless `generate.shift` is set.
         """
-        kind = _kind(settings.scheduler)
+        kind = _kind(self._name(settings))
         known = signature(kind.__init__).parameters
         own = {**self._config, **self.sampler_changes(settings)}
         with quiet():  # some log which of their defaults they change

@@ -33,6 +33,7 @@ class Flux(Family):
     denoiser_class = FluxTransformer2DModel
     text_encoders: ClassVar = {"text_encoder": CLIPTextModel, "text_encoder_2": T5EncoderModel}
     process_class = RectifiedFlow
+    packed_side = 2
     sequence_length = 512
     plain_latents = "pipe._pack_latents(noise, *noise.shape).to(pipe.device, pipe.dtype)"
 
@@ -81,8 +82,8 @@ class Flux(Family):
         # The pipeline always passes its scheduler "mu", the logarithm of a shift.
         if "mu" not in signature(scheduler.set_timesteps).parameters:
             raise ValueError(
-                f"generate.scheduler: {settings.scheduler} does not work with FLUX, whose pipeline sets the "
-                "shift itself; choose FlowMatchEulerDiscreteScheduler or DPMSolverMultistepScheduler"
+                f"generate.scheduler: {type(scheduler).__name__} does not work with FLUX, whose pipeline "
+                "sets the shift itself; choose FlowMatchEulerDiscreteScheduler or DPMSolverMultistepScheduler"
             )
         scheduler.register_to_config(**_fixed_shift(scheduler.config))
         return scheduler

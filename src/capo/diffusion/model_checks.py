@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from capo.diffusion import load_family, resolve_checkpoint
+from capo.diffusion import load_family, locate, resolve_checkpoint
 from capo.diffusion.configuration_files import configuration_folder
 from capo.engine.device import select_device
 from capo.engine.hub_access import HubAccessError, find_repository
@@ -22,6 +22,9 @@ CHECKPOINT = "model.checkpoint"
 
 Load = Callable[[], Sequence[str]]
 """Returns the texts of prompts."""
+
+FEW_STEPS = 10
+"""More sampling steps than any distilled model is meant for."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def _check_model(section: ModelSection, generate: GenerateSection, train: TrainS
         yield Finding(CHECKPOINT, f"{path} will be downloaded ({repository})", "note")
     elif facts.lacking:
         parts = ", ".join(facts.lacking)
-        yield Finding(CHECKPOINT, f"{path} has no safetensors weights{_of_variant(section)} of: {parts}")
+        yield Finding(CHECKPOINT, f"{path} has no weights of: {parts}; model.config needs them then")
     yield from facts.findings
 
 
@@ -99,7 +102,7 @@ def _facts(model: str, generate: str, train: str) -> ModelFacts:
         TrainSection.model_validate_json(train),
     )
     try:
-        family = _weightless(model)
+        source, family = locate(section), _weightless(model)
     except Exception as error:  # diffusers and transformers raise many types for a malformed configuration
         return ModelFacts((finding_of(error, CHECKPOINT),))
     findings: list[Finding] = []
@@ -115,8 +118,26 @@ def _facts(model: str, generate: str, train: str) -> ModelFacts:
     attempt(lambda: family.check_sampler(settings), "generate.scheduler")
     attempt(lambda: _check_training(family, training), "train")
     attempt(lambda: _arrange(family.denoiser, section), "model")
+    for part in _parts(family):
+        attempt(partial(_check_weights, source, part), CHECKPOINT)
+    findings += _few_steps(family, settings)
     latent = 0 if size is None else math.prod(family.latent_shape(settings)) * family.dtype.itemsize
-    return ModelFacts(tuple(findings), size, latent, tuple(_lacking(family, section)))
+    return ModelFacts(tuple(findings), size, latent, tuple(_lacking(family, source)))
+
+
+def _few_steps(family: Any, settings: GenerateSection) -> Iterator[Finding]:
+    """Warn about many steps with a checkpoint that was distilled for few, as its own scheduler shows."""
+    own = family.scheduler_config
+    kind, steps = own.get("_class_name", ""), settings.num_inference_steps
+    turbo = kind == "EulerAncestralDiscreteScheduler" and own.get("timestep_spacing") == "trailing"
+    if (turbo or kind in ("LCMScheduler", "TCDScheduler")) and steps > FEW_STEPS:
+        yield Finding(
+            "generate.num_inference_steps",
+            f"the checkpoint's own scheduler is {kind}: it was distilled for very few steps, and {steps} "
+            "steps with guidance spoil its images. Try 4 steps of EulerDiscreteScheduler with guidance_scale "
+            "0, and train.timesteps [249, 499, 749, 999]",
+            "warning",
+        )
 
 
 @lru_cache(maxsize=2)
@@ -152,22 +173,29 @@ def _arrange(denoiser: Any, section: ModelSection) -> None:
     arrange(denoiser, section.model_copy(update={"compile": False}))
 
 
-def _lacking(family: Any, section: ModelSection) -> Iterator[str]:
-    """Yield the networks without weight files."""
+def _parts(family: Any) -> dict[str, Any]:
+    """The networks of the model and their classes."""
     from capo.diffusion.assembly import absent_parts
-    from capo.diffusion.components import Source
-    from capo.diffusion.single_file import has_part, is_single_file
 
-    folder, variant = configuration_folder(section), section.variant
-    absent = absent_parts(family.pipeline_class, Source(str(folder)))
-    file = resolve_checkpoint(section.checkpoint)
     kinds = {family.denoiser_name: family.denoiser_class, **family.text_encoders, "vae": family.vae_class}
-    for name, kind in kinds.items():
-        pattern = f"*.{variant}*.safetensors" if variant else "*.safetensors"
-        in_file = is_single_file(file) and has_part(file, kind, name)
-        if name not in absent and not in_file and not any((folder / name).glob(pattern)):
+    absent = absent_parts(family.pipeline_class, family.source)
+    return {name: kind for name, kind in kinds.items() if name not in absent}
+
+
+def _check_weights(source: Any, part: str) -> None:
+    """Raise `ValueError` if a part has no weights that can be loaded, or only other variants."""
+    from capo.diffusion.weight_files import chosen_variant
+
+    if source.file is None:
+        chosen_variant(source, part)
+
+
+def _lacking(family: Any, source: Any) -> Iterator[str]:
+    """Yield the networks of a single file or a Hub id without weights on this machine."""
+    from capo.diffusion.single_file import has_part
+
+    for name, kind in _parts(family).items():
+        in_file = source.file is not None and has_part(source.file, kind, name)
+        local = source.file is None and source.hub is None
+        if not local and not in_file and not any((Path(source.path) / name).glob("*.safetensors")):
             yield name
-
-
-def _of_variant(section: ModelSection) -> str:
-    return f" of variant {section.variant!r}" if section.variant else ""

@@ -22,9 +22,15 @@ from capo.recipe.hints import nearest
 
 PREDICTIONS = ("epsilon", "v_prediction")
 
+NOISY = ("Ancestral", "SDE", "LCM", "TCD", "DDPM")
+"""Parts of the names of schedulers that draw noise while they sample."""
+
 
 class Process(Protocol):
     """The forward process of a family, for training and sampling. Shapes are those of `Family`."""
+
+    default_sampler: str
+    """The scheduler that a recipe without `generate.scheduler` samples with: the paper's."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Take the configuration of the checkpoint's own scheduler."""
@@ -57,11 +63,14 @@ class Process(Protocol):
 class DDPM:
     """The process of a DDPM schedule; the arithmetic is that of diffusers' `DDPMScheduler`.
 
-    Times are timesteps, int64 from 0 (nearly clean) to 999 (nearly pure noise).
+    Times are timesteps, int64 from 0 (nearly clean) to 999 (nearly pure noise, or pure noise if the
+    checkpoint's schedule has zero terminal SNR).
     """
 
+    default_sampler = "DDIMScheduler"
+
     def __init__(self, config: Mapping[str, Any]) -> None:
-        """Raise `ValueError` for a prediction type other than `epsilon` and `v_prediction`."""
+        """Raise `ValueError` unless it predicts ε, or v, which a schedule with zero terminal SNR needs."""
         self._scheduler: Any = DDPMScheduler.from_config(config)
         self._alphas_cumprod: Tensor = self._scheduler.alphas_cumprod.clone()
         self.prediction_type: str = self._scheduler.config.prediction_type
@@ -69,6 +78,12 @@ class DDPM:
             known = " or ".join(PREDICTIONS)
             raise ValueError(
                 f"model.checkpoint: its scheduler predicts {self.prediction_type!r}; supported: {known}"
+            )
+        if self.prediction_type == "epsilon" and not self._alphas_cumprod[-1]:
+            raise ValueError(
+                "model.checkpoint: its scheduler has zero terminal SNR (rescale_betas_zero_snr) but predicts "
+                "epsilon, from which no image can be recovered where the input is pure noise. One of the two "
+                "is wrong: correct scheduler_config.json"
             )
 
     def draw_times(self, n: int, generator: torch.Generator, section: TrainSection) -> Tensor:
@@ -85,9 +100,13 @@ class DDPM:
             raise ValueError(
                 f"train.timesteps: {wrong[0]} is outside this model's schedule, 0 to {known - 1}"
             )
-        return torch.tensor(section.timesteps)[
-            torch.randint(len(section.timesteps), (n,), generator=generator)
-        ]
+        times = torch.tensor(section.timesteps)
+        if not self.loss_weight(times, section.weighting, section.weighting_bias).any():
+            raise ValueError(
+                "train.timesteps: the loss has weight 0 at all of these, so there is no gradient; at pure "
+                "noise, a velocity says nothing about the image. Add earlier timesteps"
+            )
+        return times[torch.randint(len(times), (n,), generator=generator)]
 
     def noise_to(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return x_t [B, C, H, W]: `latents` noised to the timesteps `t` [B]."""
@@ -122,10 +141,22 @@ class DDPM:
         if settings.shift is not None:
             raise ValueError("generate.shift: only flow models have a shift; remove this field")
         known = {kind.__name__: kind for kind in self._scheduler.compatibles}
-        return choose_sampler(known, settings.scheduler).from_config(self._scheduler.config)
+        name = settings.scheduler or self.default_sampler
+        check_quiet(name, self._scheduler.config)
+        return choose_sampler(known, name).from_config(self._scheduler.config)
 
     def _alpha_squared(self, t: Tensor) -> Tensor:
         return self._alphas_cumprod.to(t.device)[t]
+
+
+def check_quiet(name: str, config: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a scheduler that draws noise while it samples, by its class or the settings."""
+    stochastic = str(config.get("algorithm_type", "")).startswith("sde") and name.startswith("DPMSolver")
+    if stochastic or any(part in name for part in NOISY):
+        raise ValueError(
+            f"generate.scheduler: {name} draws noise while it samples, so the seed of an image would not "
+            "determine it; choose a deterministic scheduler such as DDIMScheduler or EulerDiscreteScheduler"
+        )
 
 
 def choose_sampler(known: Mapping[str, Any], name: str) -> Any:

@@ -31,6 +31,5 @@ class RandomWeights:
 
 def _build(kind: Any, source: Source, folder: str) -> Any:
     if hasattr(kind, "from_config"):  # diffusers
-        return kind.from_config(kind.load_config(source.path, subfolder=folder, revision=source.revision))
-    revision = source.revision or "main"
-    return kind(kind.config_class.from_pretrained(source.path, subfolder=folder, revision=revision))
+        return kind.from_config(kind.load_config(source.path, subfolder=folder))
+    return kind(kind.config_class.from_pretrained(source.path, subfolder=folder))

@@ -7,6 +7,7 @@ from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from capo.diffusion.assembly import absent_parts
 from capo.diffusion.family import Family
 from capo.diffusion.process import DDPM
 
@@ -56,6 +57,14 @@ class SDXL(Family):
             return_dict=False,
         )[0]
         return prediction
+
+    def _check_denoiser(self) -> None:
+        super()._check_denoiser()
+        if "text_encoder" in absent_parts(self.pipeline_class, self.source):
+            raise ValueError(
+                "model.checkpoint: it lacks SDXL's first text encoder, like the refiner, which only improves "
+                "images; use a base model"
+            )
 
     def _fixed_parts(self) -> dict[str, Any]:
         return {"add_watermarker": False}

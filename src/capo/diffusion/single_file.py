@@ -68,7 +68,7 @@ def locate_file(section: ModelSection, file: str) -> Source:
     """
     where = configuration(section, file)
     path = where if Path(where).is_dir() else _download_configuration(where, file, given=bool(section.config))
-    source = Source(path, None, section.variant, file)
+    source = Source(path, variant=section.variant, file=file)
     _check_prediction(source)
     return source
 

@@ -154,10 +154,11 @@ class GenerateSection(Section):
         f"({_ADAPTIVE.first}) samples, then `step` ({_ADAPTIVE.step}) more at a time until the mean ΔR of "
         f"its pairs reaches `margin` ({_ADAPTIVE.margin}). Every prompt gets `samples_per_prompt` if null.",
     )
-    scheduler: str = Field(
-        "DDIMScheduler",
+    scheduler: str | None = Field(
+        None,
         description="Class name of a diffusers scheduler, which uses the noise schedule of the checkpoint. "
-        "It must not draw noise while sampling.",
+        "It must not draw noise while sampling. If null, the paper's: `DDIMScheduler` for a DDPM schedule, "
+        "`DPMSolverMultistepScheduler` for a flow.",
     )
     num_inference_steps: Positive = Field(50, description="Number of denoising steps.")
     guidance_scale: float = Field(
@@ -179,3 +180,8 @@ class GenerateSection(Section):
         description="Format of stored images. `png` is lossless; `webp` and `jpeg` (quality 95) take about a "
         "quarter of the space.",
     )
+
+    def results(self) -> dict[str, Any]:
+        """Return the fields that determine results; the earlier default, DDIM, stands for the default."""
+        values = super().results()
+        return values | {"scheduler": values["scheduler"] or "DDIMScheduler"}

@@ -77,6 +77,12 @@ def pair_statistics(material: Material) -> list[tuple[str, str]]:
     return facts
 
 
+def scheduler_name(material: Material) -> str:
+    """Return the class name of the scheduler that made the images: the recipe's, or the family's default."""
+    plain = material.summaries["train"].get("plain_diffusers", {})
+    return material.recipe.generate.scheduler or str(plain.get("scheduler", "DDIMScheduler"))
+
+
 def settings(material: Material) -> list[tuple[str, str]]:
     """Return the most important settings; the page also shows the complete recipe."""
     recipe = material.recipe
@@ -92,7 +98,7 @@ def settings(material: Material) -> list[tuple[str, str]]:
         else ("Samples per prompt", samples(recipe.generate, material.summaries["samples"])),
         (
             "Sampler",
-            f"{generate.scheduler}, {wording.count(generate.num_inference_steps, 'step')}, "
+            f"{scheduler_name(material)}, {wording.count(generate.num_inference_steps, 'step')}, "
             f"guidance {generate.guidance_scale:g}",
         ),
         ("Training rewards", ", ".join(r.name for r in recipe.training_rewards)),

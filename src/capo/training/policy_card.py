@@ -137,6 +137,7 @@ def _results(recipe: Recipe, base: Base) -> dict[str, Any]:
     sections = ("model", "generate", "pairs", "train")
     values: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
     values |= {name: getattr(recipe, name).results() for name in sections}
+    values["generate"]["scheduler"] = recipe.generate.scheduler
     values["model"]["checkpoint"] = base.name
     if base.config is not None:
         values["model"]["config"] = portable(base.config)

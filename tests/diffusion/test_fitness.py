@@ -1,0 +1,107 @@
+"""Checkpoints and settings that cannot work are named from the configurations, before anything runs."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+
+from capo.diffusion.flow import RectifiedFlow
+from capo.diffusion.model_checks import model_facts
+from capo.diffusion.process import DDPM
+from capo.recipe import GenerateSection, ModelSection, TrainSection
+
+CONFIG = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}
+ZERO_SNR = {**CONFIG, "rescale_betas_zero_snr": True}
+
+
+@pytest.fixture
+def edited(checkpoint, tmp_path):
+    """From a name and changes of one configuration file to a copy of that checkpoint."""
+
+    def build(name, file, **changes):
+        folder = shutil.copytree(checkpoint(name), tmp_path / "model")
+        values = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(values | changes))
+        return folder
+
+    return build
+
+
+def findings(folder, **generate):
+    section = ModelSection(checkpoint=str(folder))
+    return model_facts(section, GenerateSection(**generate), TrainSection(beta=1.0)).findings
+
+
+UNET, INDEX, SCHEDULER = "unet/config.json", "model_index.json", "scheduler/scheduler_config.json"
+CHECKPOINTS = {
+    "inpainting": ("sd15", UNET, {"in_channels": 9}, "9 channels, not 4: it is for inpainting"),
+    "fill": ("flux-dev", "transformer/config.json", {"in_channels": 96}, "96 channels, not 16"),
+    "consistency": ("sd15", UNET, {"time_cond_proj_dim": 8}, "latent consistency"),
+    "refiner": ("sdxl", INDEX, {"text_encoder": [None, None], "tokenizer": [None, None]}, "refiner"),
+    "inpaint class": ("sd15", INDEX, {"_class_name": "StableDiffusionInpaintPipeline"}, "fills in parts"),
+    "refiner class": ("sdxl", INDEX, {"_class_name": "StableDiffusionXLImg2ImgPipeline"}, "refiner"),
+    "zero snr": ("sd15", SCHEDULER, {"rescale_betas_zero_snr": True}, "zero terminal SNR.*epsilon"),
+}
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_a_checkpoint_for_something_else_is_named(kind, edited):
+    name, file, changes, message = CHECKPOINTS[kind]
+    (finding,) = findings(edited(name, file, **changes))
+    assert (finding.field, finding.severity) == ("model.checkpoint", "error")
+    assert re.search(message, finding.message)
+
+
+@pytest.mark.parametrize(
+    "name", ["EulerAncestralDiscreteScheduler", "DDPMScheduler", "DPMSolverSDEScheduler"]
+)
+def test_schedulers_that_draw_noise_are_rejected_before_sampling(name, checkpoint):
+    (finding,) = findings(checkpoint("sd15"), scheduler=name)
+    assert finding.field == "generate.scheduler"
+    assert "draws noise" in finding.message
+
+
+def test_a_stochastic_solver_of_the_checkpoint_is_rejected_too():
+    process = DDPM({**CONFIG, "algorithm_type": "sde-dpmsolver++"})
+    with pytest.raises(ValueError, match="draws noise"):
+        process.sampler(GenerateSection(scheduler="DPMSolverMultistepScheduler"))
+    assert process.sampler(GenerateSection()) is not None
+
+
+def test_many_steps_of_a_distilled_model_are_a_warning(edited):
+    own = {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
+    folder = edited("sdxl", SCHEDULER, **own)
+    (finding,) = findings(folder)
+    assert (finding.field, finding.severity) == ("generate.num_inference_steps", "warning")
+    assert findings(folder, num_inference_steps=4, scheduler="EulerDiscreteScheduler") == ()
+
+
+def test_velocity_with_zero_terminal_snr_trains():
+    process = DDPM({**ZERO_SNR, "prediction_type": "v_prediction"})
+    latents, noise = torch.randn(2, 2, 4, 8, 8)
+    t = torch.tensor([0, 999])
+    assert torch.equal(process.noise_to(latents, noise, t)[1], noise[1])
+    for weighting in ("sigmoid", "constant"):
+        weight = process.loss_weight(torch.arange(1000), weighting, 1.5)
+        assert weight.isfinite().all()
+        assert (weight[:-1] > 0).all()
+        assert weight[-1] == 0
+    times = process.draw_times(4, torch.Generator(), TrainSection(beta=1.0, timesteps=(499, 999)))
+    assert set(times.tolist()) <= {499, 999}
+    with pytest.raises(ValueError, match=r"train\.timesteps: .*no gradient"):
+        process.draw_times(4, torch.Generator(), TrainSection(beta=1.0, timesteps=(999,)))
+
+
+def test_the_default_scheduler_is_that_of_the_process():
+    assert type(DDPM(CONFIG).sampler(GenerateSection())).__name__ == "DDIMScheduler"
+    flow = RectifiedFlow({"shift": 3.0}).sampler(GenerateSection())
+    assert (type(flow).__name__, flow.config.flow_shift) == ("DPMSolverMultistepScheduler", 3.0)
+    plain, named = GenerateSection().results(), GenerateSection(scheduler="DDIMScheduler").results()
+    assert plain == named  # runs made before there was a default by family stay up to date
