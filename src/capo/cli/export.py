@@ -7,7 +7,7 @@ import typer
 
 from capo.cli.app import Section, app
 
-HELP = """Write a policy as a whole model, or as a LoRA for ComfyUI and kohya's scripts.
+HELP = """Write a policy as a whole model or a LoRA for ComfyUI.
 
 POLICY is a run directory or a policy folder. A whole model has the LoRA merged into the base model, as well
 as the LoRAs of the recipe's `model.loras`. Weights are saved in the recipe's `model.dtype`."""
