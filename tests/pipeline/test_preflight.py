@@ -68,7 +68,7 @@ FAULTS = [
     ({"generate": {"width": 33}}, "generate.width", "multiple"),
     ({"generate": {"height": 30}}, "generate.height", "multiple"),
     ({"model": {"attention": "flashh"}}, "model.attention", "flashh"),
-    ({"model": {"variant": "fp16"}}, "model.checkpoint", "unet, text_encoder, text_encoder_2, vae"),
+    ({"model": {"variant": "fp16"}}, "model.variant", "fp16"),
     ({"train": {"lora_targets": ["to_q", "to_w"]}}, "train.lora_targets", "to_w"),
     ({"train": {"time_sampling": "logit-normal"}}, "train.time_sampling", "flow"),
     ({"train": {"timesteps": [5000]}}, "train.timesteps", "5000"),
