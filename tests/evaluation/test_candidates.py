@@ -14,9 +14,10 @@ from capo.diffusion.policy import Policy
 from capo.engine.device import select_device
 from capo.engine.model_loading import quiet
 from capo.evaluation.baseline import make_baseline
-from capo.evaluation.candidates import find_candidate
-from capo.evaluation.evaluate import evaluate
+from capo.evaluation.candidates import Candidate, find_candidate
+from capo.evaluation.evaluate import _truncated, evaluate
 from capo.pipeline.graph import steps_of
+from capo.prompts import make_prompt
 from capo.rewards.rgb_images import decode_image
 from capo.store import Run
 from capo.store.step import Job
@@ -240,3 +241,12 @@ def test_diversity_is_measured_too(recipe, policy, tmp_path, of_policy):
     assert diversity["tuned"] == pytest.approx(np.mean(table["tuned"]))
     step = next(step for step in steps_of(settings) if step.artifact == "evaluate")
     assert "evaluate.embedder.content" in step.inputs
+
+
+def test_prompts_that_the_model_cannot_read_to_their_end_are_counted(recipe):
+    settings = recipe()
+    prompts = [make_prompt("a red cat"), make_prompt("a red cat " * 20)]
+    made, existing = Candidate(name="a", identity="a"), Candidate(name="b", identity="b", whole_model=True)
+    assert _truncated(settings, prompts, made, existing) == {"truncated_prompts": 1}
+    assert _truncated(settings, prompts[:1], made) == {}
+    assert _truncated(settings, prompts, existing, existing) == {}

@@ -95,6 +95,8 @@ def test_no_hacking_without_a_gain():
         "judge": {"name": "shapes", "difference": -0.5, "low": -0.6, "high": -0.4},
     }
     assert result_warnings(found) == []
+    (text,) = result_warnings(found | {"prompts": 9, "truncated_prompts": 2})
+    assert text.startswith("2 of 9 evaluation prompts are longer")
 
 
 def test_judge_difference_is_paired_by_prompt():

@@ -3,12 +3,17 @@
 Base and tuned model share their prompts and seeds, so their images can be shown side by side.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from capo.evaluation.baseline import evaluated_model_inputs, is_kept
 from capo.recipe import Recipe
 from capo.store.manifest import identify
 from capo.store.step import Job, Step, flatten
+
+if TYPE_CHECKING:
+    from capo.evaluation.candidates import Candidate
+    from capo.prompts import Prompt
 
 PAGE = "index.html"
 
@@ -54,7 +59,7 @@ def evaluate(job: Job) -> None:
     from capo.evaluation.measure_diversity import find_encoder, measure_diversity
     from capo.evaluation.model_images import TUNED, image_sets, measure, read_judgments
     from capo.evaluation.results_page import results_page
-    from capo.evaluation.win_rates import Measurements, evaluation_results
+    from capo.evaluation.win_rates import Measurements, evaluation_results, result_warnings
     from capo.prompts import load_prompts
 
     recipe, section, artifact = job.recipe, job.recipe.evaluate, job.artifact
@@ -79,12 +84,24 @@ def evaluate(job: Job) -> None:
     results = {
         "models": {"base": base.name, "tuned": candidate.name},
         **evaluation_results(section, recipe.rewards, prompts, measured, recipe.seed),
+        **_truncated(recipe, prompts, candidate, base),
         "policy": {name: candidate.record[name] for name in POLICY_FIELDS if name in candidate.record},
     }
+    results["warnings"] = result_warnings(results)
     artifact.write_json("results.json", results)
     page = results_page(prompts, recipe.rewards, measured.scores, sets, recipe.generate, results)
     artifact.write_bytes(PAGE, page.encode())
     artifact.commit(_summary(results))
+
+
+def _truncated(recipe: Recipe, prompts: "Sequence[Prompt]", *candidates: "Candidate") -> dict[str, int]:
+    """The number of prompts that the recipe's model cannot read to their end, if a model made the images."""
+    from capo.diffusion import load_weightless
+
+    if all(candidate.existing is not None or candidate.whole_model for candidate in candidates):
+        return {}
+    count = sum(load_weightless(recipe.model).truncates([prompt.text for prompt in prompts]))
+    return {"truncated_prompts": count} if count else {}
 
 
 def _summary(results: dict[str, Any]) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def evaluation_results(
 
 
 def result_warnings(results: Mapping[str, Any]) -> list[str]:
-    """Warnings about the results: reward hacking, low diversity, missing scores."""
+    """Warnings about the results: reward hacking, low diversity, missing scores, truncated prompts."""
     texts = _reward_hacking(results)
     if text := _low_diversity(results.get("diversity")):
         texts.append(text)
@@ -105,6 +105,11 @@ def result_warnings(results: Mapping[str, Any]) -> list[str]:
             texts.append(
                 f"{missing} images have no score by {reward['name']} and are left out of its numbers."
             )
+    if truncated := results.get("truncated_prompts"):
+        texts.append(
+            f"{truncated} of {results['prompts']} evaluation prompts are longer than the text encoders can "
+            "read. The ends of these prompts had no effect on the images."
+        )
     return texts
 
 

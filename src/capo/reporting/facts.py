@@ -35,6 +35,11 @@ def warnings(material: Material) -> list[str]:
             f"{wording.count(truncated, 'prompt is', 'prompts are')} longer than the text encoders can read. "
             "The ends of these prompts had no effect."
         )
+    if truncated := material.summaries.get("validation", {}).get("truncated_prompts", 0):
+        messages.append(
+            f"{wording.count(truncated, 'validation prompt is', 'validation prompts are')} longer than the "
+            "text encoders can read. The ends of these prompts had no effect."
+        )
     pairs = material.pairs
     strongest, weak = underweighted_rewards(pairs.spread)
     for i in weak:

@@ -88,7 +88,8 @@ def gather(recipe: Recipe, run: Run) -> Material:
         pairs=pairs,
         comparisons=pairs.comparisons,
         training=_training(run),
-        summaries={name: run.artifact(name).summary for name in ("samples", *scores, "train")},
+        summaries={name: run.artifact(name).summary for name in ("samples", *scores, "train")}
+        | {"validation": run.artifact("validation").summary if run.artifact("validation").done else {}},
         versions=_versions(run),
         prompts=prompts,
         timings=_timings(run),

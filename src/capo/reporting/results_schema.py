@@ -165,6 +165,8 @@ class Results(_Record):
     joint: JointResult | None = None
     judge: JudgeResult | None = None
     diversity: DiversityResult | None = None
+    truncated_prompts: int = 0
+    """Prompts longer than the text encoders of the recipe's model read."""
     warnings: tuple[str, ...] = ()
 
     @property

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from capo.diffusion import load_family
+from capo.diffusion import load_family, load_weightless
 from capo.diffusion.family import Family
 from capo.diffusion.policy import widen
 from capo.engine.device import select_device
@@ -43,7 +43,10 @@ def validate_base(recipe: Recipe, artifact: Artifact, executor: Executor) -> Non
         base.sample(executor, "validate the base", _load_base)
     artifact.write_table(PROMPTS, prompt_table(prompts))
     samples = recipe.train.validation_samples
-    artifact.commit({"prompts": len(prompts), "samples_per_prompt": samples, "rewards": [*base.scores]})
+    truncated = sum(load_weightless(recipe.model).truncates([prompt.text for prompt in prompts]))
+    counts = {"prompts": len(prompts), "samples_per_prompt": samples}
+    counts |= {"truncated_prompts": truncated} if truncated else {}
+    artifact.commit({**counts, "rewards": [*base.scores]})
 
 
 def validation_prompts(recipe: Recipe) -> list[Prompt]:
