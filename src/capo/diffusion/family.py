@@ -251,6 +251,7 @@ class Family(ABC):
             "noise": list(self.latent_shape(settings)),
             "latents": self.plain_latents,
             **({} if (kind := self.single_file_pipeline) is None else {"pipeline": kind}),
+            **({} if settings.scheduler else {"scheduler": self.process.default_sampler}),
         }
 
     @property

@@ -47,16 +47,17 @@ def sampling_code(
 
     `record` is the result of `Family.plain_diffusers`. Without a seed, the noise is random.
     """
+    scheduler = settings.scheduler or str(record.get("scheduler", "DDIMScheduler"))
     sampler = {n: v for n, v in record["sampler"].items() if n not in REGISTERED}
     registered = {n: v for n, v in record["sampler"].items() if n in REGISTERED}
     config = ["pipe.scheduler.config", *_arguments(sampler)]
     named = {name: getattr(settings, name) for name in ("num_inference_steps", "guidance_scale")}
     arguments = named | record.get("arguments", {})
     lines = [
-        *plain.imports(settings.scheduler),
+        *plain.imports(scheduler),
         *plain.loading(),
         to_device(),
-        call(f"pipe.scheduler = {settings.scheduler}.from_config", config),
+        call(f"pipe.scheduler = {scheduler}.from_config", config),
     ]
     if registered:
         lines.append(call("pipe.scheduler.register_to_config", _arguments(registered)))
