@@ -7,7 +7,7 @@ import typer
 from capo.cli.app import Section, app, load
 from capo.cli.options import Directory, Json, Overrides, RecipeName
 
-HELP = """Check everything a run needs, and report all problems at once.
+HELP = """Check a run and report all problems at once.
 
 Checks models, rewards, prompts, judge, sizes, packages, disk and launch for every stage that is not up to
 date. Makes nothing and loads no weights; reward functions are imported and reward programs started. `capo

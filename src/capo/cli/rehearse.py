@@ -3,7 +3,7 @@
 from capo.cli.app import Section, app, load
 from capo.cli.options import Json, Overrides, RecipeName
 
-HELP = """Try every part of a recipe in minutes, and project the whole run.
+HELP = """Try every part of a run in minutes.
 
 Runs all stages with the real models and rewards, but with two prompts, two images each, two steps of
 sampling and training, one validation and one evaluation. Reports seconds and peak memory by part, and the
