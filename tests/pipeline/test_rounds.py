@@ -266,11 +266,11 @@ def test_another_policy_or_reference_makes_dependent_artifacts_stale(second, fir
     stale = {e.name for e in pipeline.status(other, folder) if e.state == "stale"}
     assert stale == {"train"}
     before = tiny_training.copied(recipe.start.run, tmp_path / "before")
-    card = before / "train/best/README.md"
-    card.write_text(card.read_text().swapcase())
+    policy = before / "train/best/capo.json"
+    policy.write_text(policy.read_text() + "\n")
     manifest = before / "manifests/train.json"
     record = json.loads(manifest.read_text())
-    record["files"]["best/README.md"] = describe(card)
+    record["files"]["best/capo.json"] = describe(policy)
     manifest.write_text(json.dumps(record))
     stale = {e.name for e in pipeline.status(further(recipe, before), folder) if e.state == "stale"}
     assert {"samples", "pairs", "train"} <= stale
