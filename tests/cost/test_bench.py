@@ -40,8 +40,7 @@ def file(tmp_path, recipe):
 
 @pytest.fixture
 def data(tmp_path, recipe):
-    with training_data(Subject("tiny", recipe, CPU, tmp_path), recipe, 2) as made:
-        yield made
+    return training_data(Subject("tiny", recipe, CPU, tmp_path), recipe, 2)
 
 
 def test_training_is_measured_against_the_conventional_loop(file):
@@ -109,23 +108,31 @@ def test_the_conventional_loop_trains_on_the_latents_of_the_images(recipe, data)
 
 @pytest.mark.parametrize("part", [Part.GENERATE, Part.DECODE, Part.SCORE])
 def test_other_parts_are_measured(part, file):
-    found = bench(part, None, file, [], repeats=1)
+    *_, found = bench(part, None, file, [], repeats=1)
     assert found.unit == "images"
     assert all(row.per_second > 0 for row in found.rows)
 
 
 def test_pairs_are_measured(file, monkeypatch):
     monkeypatch.setattr(score_bench, "PROMPTS", 50)
-    rows = bench(Part.PAIRS, None, file, [], repeats=1).rows
-    assert [row.name for row in rows] == ["frontier", "sum", "best-worst"]
+    *_, found = bench(Part.PAIRS, None, file, [], repeats=1)
+    assert [row.name for row in found.rows] == ["frontier", "sum", "best-worst"]
+
+
+def test_only_the_wanted_cases_are_measured(file, monkeypatch):
+    monkeypatch.setattr(score_bench, "PROMPTS", 50)
+    found = [each.rows for each in bench(Part.PAIRS, None, file, [], 1, ["sum", "frontier"])]
+    assert [[row.name for row in rows] for rows in found] == [["frontier"], ["frontier", "sum"]]
+    with pytest.raises(ValueError, match=r"--case: unknown case 'summ'; .*best-worst"):
+        next(bench(Part.PAIRS, None, file, [], 1, ["summ"]))
 
 
 def test_out_of_memory_gives_a_row_without_measurements():
     def too_large():
         raise RuntimeError("lower it") from torch.OutOfMemoryError("no memory")
 
-    row = measure(Case("full", nullcontext(too_large), units=1, flops=5), CPU, repeats=1)
-    assert row == Row("full", flops=5)
+    row = measure(Case("full", nullcontext(too_large), 1, CPU, effort=lambda: (5, 3)), repeats=1)
+    assert row == Row("full", flops=5, parameters=3)
     rows = [Row("conventional", per_second=2.0), row]
     assert Benchmark("train", "", "pairs", "cpu", 1, {}, {}, rows).ratios(row) == {
         "speed": None,
@@ -153,7 +160,7 @@ def test_any_other_failure_stops_the_benchmark():
         raise RuntimeError("shapes differ")
 
     with pytest.raises(RuntimeError, match="shapes differ"):
-        measure(Case("full", nullcontext(broken), units=1), CPU, repeats=1)
+        measure(Case("full", nullcontext(broken), 1, CPU), repeats=1)
 
 
 def test_every_part_has_a_measurement():

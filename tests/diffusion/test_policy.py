@@ -10,8 +10,10 @@ from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 
 import tiny
 from capo.diffusion import load_family
+from capo.diffusion import policy as policy_module
 from capo.diffusion.flow import RectifiedFlow
 from capo.diffusion.policy import Policy, load_policy
+from capo.diffusion.reference import bit_sums
 from capo.engine.model_loading import quiet
 from capo.recipe import GenerateSection, ModelSection, TrainSection
 from diffusion_cases import family_of
@@ -83,6 +85,33 @@ def test_the_reference_does_not_depend_on_the_adaptation(sdxl):
         for family, kind in zip(families, KINDS.values(), strict=True)
     }
     assert len(digests) == 1
+
+
+def test_frozen_weights_are_hashed_again_only_if_a_bit_has_changed(family, section, monkeypatch):
+    hashed = []
+    real = policy_module.digest
+    monkeypatch.setattr(policy_module, "digest", lambda weights: hashed.append(1) or real(weights))
+    policy = Policy(family, section, seed=0)
+    first = policy.reference_digest()
+    assert policy.reference_digest() == first
+    assert len(hashed) == 1
+    frozen = policy._reference_weights()
+    for name in (min(frozen), max(frozen)):
+        frozen[name].data.view(torch.int32).view(-1)[-1] ^= 1
+        assert policy.reference_digest() != first
+        frozen[name].data.view(torch.int32).view(-1)[-1] ^= 1
+        assert policy.reference_digest() == first
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("shape", [(3,), (2, 4), (5, 7), ()])
+def test_every_bit_counts_in_the_sum(dtype, shape):
+    stored = torch.zeros(256, dtype=torch.uint8)
+    length = int(torch.Size(shape).numel()) * dtype.itemsize
+    tensor = stored[4 : 4 + length].view(dtype).view(shape)  # not at the start of its storage
+    (before,) = bit_sums({"w": tensor})
+    stored[4 + length - 1] ^= 128
+    assert bit_sums({"w": tensor}) != [before]
 
 
 def test_the_policy_returns_after_an_error_within_the_reference(family, section, noise, conditioning):

@@ -18,6 +18,7 @@ EPILOG = """\b
 Examples:
   capo bench train --arch sdxl         real size, for a GPU
   capo bench train --arch tiny-sdxl    1/8 of the width, for a CPU
+  capo bench train --arch sdxl --case conventional --case LoRA
   capo bench generate --recipe shapes  a recipe's own model and settings
   capo bench score --recipe my.yaml    every reward of a recipe
   capo bench pairs                     calibration and pairing, on the CPU"""
@@ -44,6 +45,12 @@ def bench(
         ),
     ] = None,
     overrides: Overrides = None,
+    cases: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--case", metavar="NAME", help="Measure only this row; repeat for several.", show_default=False
+        ),
+    ] = None,
     repeats: Annotated[
         int, typer.Option(metavar="N", min=1, help="Timed repetitions; the median is reported.")
     ] = 5,
@@ -53,7 +60,7 @@ def bench(
     from capo.cli.tables import print_json
     from capo.cost.bench.benchmark import bench as measure_part
 
-    measured = measure_part(part, architecture, recipe, overrides or (), repeats)
+    *_, measured = measure_part(part, architecture, recipe, overrides or (), repeats, cases or ())
     if as_json:
         print_json(benchmark_values(measured))
     else:

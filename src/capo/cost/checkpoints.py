@@ -91,12 +91,13 @@ def _write_part(folder: Path, part: str, kind: str, config: Config) -> list[str]
 
 
 def _write_tokenizer(folder: Path, encoder: str) -> list[str]:
-    tokenizer = _t5_tokenizer() if encoder == "T5EncoderModel" else _clip_tokenizer()
+    tokenizer = _t5_tokenizer() if encoder == "T5EncoderModel" else clip_tokenizer()
     tokenizer.save_pretrained(folder)
     return ["transformers", type(tokenizer).__name__]
 
 
-def _clip_tokenizer() -> Any:
+def clip_tokenizer() -> Any:
+    """Return a CLIP tokenizer of single characters."""
     from transformers import CLIPTokenizer
 
     letters = string.ascii_letters + string.digits + string.punctuation

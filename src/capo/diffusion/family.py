@@ -5,8 +5,8 @@ Shapes: B rows of a batch, C H W a latent, P prompts.
 
 import gc
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -135,31 +135,36 @@ class Family(ABC):
         Raises `ValueError` for a scheduler that does not fit the model or that draws noise of its own.
         """
         height, width = self._pixels(noise)
-        pipeline = self._current_pipeline()
         generator = torch.Generator().manual_seed(0)
         random_states = generator.get_state(), self._random_state()
-        own, pipeline.scheduler = pipeline.scheduler, self._sampler(settings)
-        try:
-            with self._autocast(self.dtype):
-                latents: Tensor = pipeline(
-                    **self._prompt_arguments(conditioning, unconditional, len(noise)),
-                    **self.sampling,
-                    latents=self._packed(noise),
-                    height=height,
-                    width=width,
-                    num_inference_steps=settings.num_inference_steps,
-                    guidance_scale=settings.guidance_scale,
-                    generator=generator,
-                    output_type="latent",
-                ).images
-        finally:
-            pipeline.scheduler = own
+        with self.pipeline(settings) as pipeline, self._autocast(self.dtype):
+            latents: Tensor = pipeline(
+                **self._prompt_arguments(conditioning, unconditional, len(noise)),
+                **self.sampling,
+                latents=self._packed(noise),
+                height=height,
+                width=width,
+                num_inference_steps=settings.num_inference_steps,
+                guidance_scale=settings.guidance_scale,
+                generator=generator,
+                output_type="latent",
+            ).images
         if not all(map(torch.equal, random_states, (generator.get_state(), self._random_state()))):
             raise ValueError(
                 f"generate.scheduler: {self.sampler_name(settings)} draws noise while it samples, so the "
                 "seed of an image would not determine it; choose a deterministic one such as DDIMScheduler"
             )
         return self._unpacked(latents, noise).float()
+
+    @contextmanager
+    def pipeline(self, settings: GenerateSection) -> Iterator[Any]:
+        """Yield diffusers' own pipeline with the denoiser as it is now and the sampler of `settings`."""
+        pipeline = self._current_pipeline()
+        own, pipeline.scheduler = pipeline.scheduler, self._sampler(settings)
+        try:
+            yield pipeline
+        finally:
+            pipeline.scheduler = own
 
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Return the images of latents [B, C, H, W]; raises `ValueError` if the VAE overflows."""

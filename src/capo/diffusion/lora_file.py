@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from capo.diffusion.saved import LORA, PEFT_CONFIG, PEFT_PREFIX, PEFT_WEIGHTS
+from capo.engine.model_loading import is_finite
 
 _HALF = re.compile(
     r"(?P<module>.+?)[._]lora(_linear_layer)?[._](?P<side>A|B|down|up)(\.default)?(\.weight)?$"
@@ -106,7 +107,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{file} is not a readable safetensors file: {error}") from error
     _check_keys(file, tensors)
-    if wrong := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+    if wrong := [name for name, tensor in tensors.items() if not is_finite(tensor)]:
         raise ValueError(f"{file} has weights that are not finite: {_some(wrong)}")
     return tensors, metadata
 

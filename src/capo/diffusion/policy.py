@@ -15,10 +15,10 @@ from capo.diffusion.components import Source, load_part
 from capo.diffusion.family import Family
 from capo.diffusion.kohya import KOHYA, write_kohya
 from capo.diffusion.lora_file import read_lora
-from capo.diffusion.reference import FrozenCopy, digest
+from capo.diffusion.reference import FrozenCopy, bit_sums, digest
 from capo.diffusion.saved import RECORD, read_record
 from capo.diffusion.sharding import check_shardable, gathered, part_like, shard, together, whole
-from capo.engine.model_loading import quiet
+from capo.engine.model_loading import is_finite, quiet
 from capo.recipe import TrainSection
 
 
@@ -70,6 +70,7 @@ class Policy:
         frozen = section.adaptation == "lora" and reference == "start"
         self._frozen = {n: t.clone() for n, t in self.state().items()} if frozen else {}
         self._swapped = self._frozen or self._neutral
+        self._hashed: tuple[list[int], str] = [], ""
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the trained parameters by name."""
@@ -117,15 +118,13 @@ class Policy:
             yield
 
     def reference_digest(self) -> str:
-        """Return a hash of the frozen weights."""
-        if self.adaptation == "full":
-            return digest(dict(self._copy.module.named_parameters()))
-        frozen = {
-            name.replace(".base_layer.", "."): parameter
-            for name, parameter in self._family.denoiser.named_parameters()
-            if name not in self._trained
-        }
-        return digest(frozen | self._frozen)
+        """Return a hash of the frozen weights, computed again only if a sum over their bits has changed."""
+        frozen = self._reference_weights()
+        if self.spread:
+            return digest(frozen)
+        if (sums := bit_sums(frozen)) != self._hashed[0]:
+            self._hashed = sums, digest(frozen)
+        return self._hashed[1]
 
     def state(self) -> dict[str, Tensor]:
         """Return the trained weights by name."""
@@ -205,6 +204,16 @@ class Policy:
         finally:
             family.denoiser = denoiser
 
+    def _reference_weights(self) -> dict[str, Tensor]:
+        if self.adaptation == "full":
+            return dict(self._copy.module.named_parameters())
+        frozen: dict[str, Tensor] = {
+            name.replace(".base_layer.", "."): parameter
+            for name, parameter in self._family.denoiser.named_parameters()
+            if name not in self._trained
+        }
+        return frozen | self._frozen
+
     def _first_state(self) -> dict[str, Tensor]:
         """An adapter's first weights, in main memory; empty in full training, where the copy has them."""
         return {n: t.cpu().clone() for n, t in self.state().items()} if self.adaptation == "lora" else {}
@@ -267,7 +276,7 @@ def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
         if tensor.shape != expected[name].shape:
             shapes = f"{list(tensor.shape)}, expected {list(expected[name].shape)}"
             raise ValueError(f"weights of another model: {name} is {shapes}")
-        if not tensor.isfinite().all():
+        if not is_finite(tensor):
             raise ValueError(f"weights of {name} are not finite")
 
 

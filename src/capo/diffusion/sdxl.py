@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -44,15 +43,17 @@ class SDXL(Family):
 
     def _predict(self, x_t: Tensor, t: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
         height, width = self._pixels(x_t)
-        # Original size, crop, target size: the pipeline's values for images of this size.
-        time_ids = torch.tensor([height, width, 0, 0, height, width], device=x_t.device, dtype=x_t.dtype)
+        # Original size, crop, target size: the pipeline's values for images of this size. Filled in on the
+        # device, since a copy from main memory would wait for all of its work.
+        time_ids = x_t.new_zeros(len(x_t), 6)
+        time_ids[:, 0::4], time_ids[:, 1::4] = height, width
         prediction: Tensor = self.denoiser(
             x_t,
             t,
             encoder_hidden_states=conditioning["prompt_embeds"],
             added_cond_kwargs={
                 "text_embeds": conditioning["pooled_prompt_embeds"],
-                "time_ids": time_ids.expand(len(x_t), -1),
+                "time_ids": time_ids,
             },
             return_dict=False,
         )[0]

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from capo.cost.bench import Part
-from capo.cost.bench.generation_speed import bench_decode, bench_generate
-from capo.cost.bench.measure import Row
-from capo.cost.bench.scoring_speed import bench_pairs, bench_score
+from capo.cost.bench.generation_speed import decoding_cases, generation_cases
+from capo.cost.bench.measure import Case, Row, measure
+from capo.cost.bench.scoring_speed import pair_cases, score_cases
 from capo.cost.bench.subject import Subject, subject
-from capo.cost.bench.training_speed import bench_train
+from capo.cost.bench.training_speed import training_cases
 from capo.engine.device import device_name, select_device
 from capo.engine.progress import say
 from capo.store.manifest import versions
@@ -27,16 +27,15 @@ class Measurement:
     """How a part is measured."""
 
     unit: str
-    rows: Callable[[Subject, int], Iterator[Row]]
-    """Yields the rows for a subject and a number of repetitions."""
+    cases: Callable[[Subject], list[Case]]
 
 
 MEASUREMENTS = {
-    Part.TRAIN: Measurement("pairs", bench_train),
-    Part.GENERATE: Measurement("images", bench_generate),
-    Part.DECODE: Measurement("images", bench_decode),
-    Part.SCORE: Measurement("images", bench_score),
-    Part.PAIRS: Measurement("prompts", bench_pairs),
+    Part.TRAIN: Measurement("pairs", training_cases),
+    Part.GENERATE: Measurement("images", generation_cases),
+    Part.DECODE: Measurement("images", decoding_cases),
+    Part.SCORE: Measurement("images", score_cases),
+    Part.PAIRS: Measurement("prompts", pair_cases),
 }
 
 
@@ -64,31 +63,47 @@ class Benchmark:
 
 
 def bench(
-    part: Part, architecture: str | None, recipe: str | None, overrides: Sequence[str], repeats: int
-) -> Benchmark:
+    part: Part,
+    architecture: str | None,
+    recipe: str | None,
+    overrides: Sequence[str],
+    repeats: int,
+    wanted: Sequence[str] = (),
+) -> Iterator[Benchmark]:
     """Measure a part of the pipeline for the model that `capo.cost.bench.subject.subject` selects.
 
-    Raises `ValueError` for an unknown architecture and `RecipeError` for an invalid recipe.
+    Yields the results after every case. Measures only the cases called `wanted`, or all of them. Raises
+    `ValueError` for an unknown architecture or case, and `RecipeError` for an invalid recipe.
     """
     measurement, rows = MEASUREMENTS[part], []
     with subject(architecture, recipe, overrides) as measured:
-        for row in measurement.rows(measured, repeats):
-            say(f"{row.name}: " + ("out of memory" if row.seconds is None else f"{row.seconds:.3g} s"))
-            rows.append(row)
+        cases = _chosen(measurement.cases(measured), wanted)
         settings = {
             name: getattr(measured.recipe, name).model_dump(mode="json") for name in RECORDED_SECTIONS
         }
         device = device_name(select_device(measured.recipe.engine))
-    return Benchmark(
-        part.value,
-        measured.name,
-        measurement.unit,
-        device,
-        torch.get_num_threads(),
-        versions(),
-        settings,
-        rows,
-    )
+        for case in cases:
+            row = measure(case, repeats)
+            say(f"{row.name}: " + ("out of memory" if row.seconds is None else f"{row.seconds:.3g} s"))
+            rows.append(row)
+            yield Benchmark(
+                part.value,
+                measured.name,
+                measurement.unit,
+                device,
+                torch.get_num_threads(),
+                versions(),
+                settings,
+                list(rows),
+            )
+
+
+def _chosen(cases: list[Case], wanted: Sequence[str]) -> list[Case]:
+    names = [case.name for case in cases]
+    for name in wanted:
+        if name not in names:
+            raise ValueError(f"--case: unknown case {name!r}; this part has: {'; '.join(names)}")
+    return [case for case in cases if case.name in wanted or not wanted]
 
 
 def _ratio(value: float | None, base: float | None) -> float | None:

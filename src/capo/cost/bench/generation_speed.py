@@ -1,4 +1,4 @@
-"""Images per second: sampling in batches, as the stage does, against one image per call; and decoding."""
+"""Images per second: sampling as the stage does, against diffusers' own pipeline; and decoding."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,36 +6,35 @@ from itertools import count
 
 import torch
 
-from capo.cost.bench.measure import Case, Row, Work, measure
+from capo.cost.bench.measure import Case, Work
 from capo.cost.bench.subject import Subject, changed, prompts
-from capo.diffusion.family import Family
 from capo.engine.seeds import initial_noise
 from capo.images.encoding import ENCODINGS, encode_image
-from capo.recipe import GenerateSection, Recipe
+from capo.recipe import Recipe
 from capo.sampling.image_request import ImageRequest
 from capo.sampling.sampler import sample_images
 from capo.store import Run
 
 
-def bench_generate(subject: Subject, repeats: int) -> Iterator[Row]:
-    """One image per call first, with its prompt encoded and its file written in turn; then batches."""
-    one = Case("conventional", _one_image(subject), units=1, threads=True)
-    yield measure(one, subject.device, repeats)
+def generation_cases(subject: Subject) -> list[Case]:
+    """The bare pipeline, one image per call and all samples of a prompt at once; then the stage."""
     samples = subject.recipe.generate.samples_per_prompt
+    cases = {
+        "conventional": (_bare_pipeline(subject, 1), 1),
+        f"conventional, batches of {samples}": (_bare_pipeline(subject, samples), samples),
+    }
     for size in sorted({min(size, samples) for size in (1, 4, samples)}):
         recipe = changed(subject.recipe, generate={"batch_size": size})
-        case = Case(f"batches of {size}", _stage(subject, recipe), units=samples, threads=True)
-        yield measure(case, subject.device, repeats)
+        cases[f"batches of {size}"] = _stage(subject, recipe), samples
+    return [Case(name, work, units, subject.device, threads=True) for name, (work, units) in cases.items()]
 
 
-def bench_decode(subject: Subject, repeats: int) -> Iterator[Row]:
+def decoding_cases(subject: Subject) -> list[Case]:
     """Latents to pixels, and to image files of every format."""
-    family = subject.family(subject.recipe.model)
     images = min(4, subject.recipe.generate.samples_per_prompt)
-    latents = _noise(family, subject.recipe.generate, images)
-    for name in ("pixels", *ENCODINGS):
-        work = _decode(family, latents, None if name == "pixels" else name)
-        yield measure(Case(name, work, units=images), subject.device, repeats)
+    return [
+        Case(name, _decode(subject, images, name), images, subject.device) for name in ("pixels", *ENCODINGS)
+    ]
 
 
 @contextmanager
@@ -58,29 +57,36 @@ def _stage(subject: Subject, recipe: Recipe) -> Iterator[Work]:
 
 
 @contextmanager
-def _one_image(subject: Subject) -> Iterator[Work]:
-    recipe = changed(subject.recipe, model={"compile": False})
-    family, settings = subject.family(recipe.model), recipe.generate
-    noise = _noise(family, settings, 1)
+def _bare_pipeline(subject: Subject, rows: int) -> Iterator[Work]:
+    """Diffusers' own pipeline from a prompt to images, whose files are written in turn."""
+    family, settings = subject.family(subject.recipe.model), subject.recipe.generate
     (prompt,) = prompts(1)
+    height, width = family.image_size(settings)
 
     def work() -> object:
-        latents = family.sample(family.encode([prompt.text]), family.unconditional(), noise, settings)
-        (image,) = family.decode(latents)
-        return encode_image(image, settings.image_format)
+        images = pipeline(
+            prompt=prompt.text,
+            num_images_per_prompt=rows,
+            height=height,
+            width=width,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            **family.sampling,
+        ).images
+        return [encode_image(image, settings.image_format) for image in images]
 
-    yield work
+    with family.pipeline(settings) as pipeline:
+        yield work
 
 
 @contextmanager
-def _decode(family: Family, latents: torch.Tensor, image_format: str | None) -> Iterator[Work]:
+def _decode(subject: Subject, images: int, name: str) -> Iterator[Work]:
+    family = subject.family(subject.recipe.model)
+    shape = family.latent_shape(subject.recipe.generate)
+    latents = torch.stack([initial_noise(seed, shape) for seed in range(images)])
+
     def work() -> object:
-        images = family.decode(latents)
-        return [encode_image(image, image_format) for image in images] if image_format else images
+        pixels = family.decode(latents)
+        return pixels if name == "pixels" else [encode_image(image, name) for image in pixels]
 
     yield work
-
-
-def _noise(family: Family, settings: GenerateSection, rows: int) -> torch.Tensor:
-    shape = family.latent_shape(settings)
-    return torch.stack([initial_noise(seed, shape) for seed in range(rows)])

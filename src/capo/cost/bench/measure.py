@@ -24,8 +24,9 @@ class Case:
     """Sets up and yields the function to time."""
     units: int
     """Pairs, images or prompts that one call processes."""
-    flops: int | None = None
-    parameters: int | None = None
+    device: torch.device
+    effort: Callable[[], tuple[int, int]] | None = None
+    """Counts the denoiser's FLOPs per call and the trained parameters."""
     threads: bool = False
     """True if the work runs in several threads, whose memory is known only on CUDA."""
 
@@ -53,11 +54,13 @@ class Row:
     """Trained parameters."""
 
 
-def measure(case: Case, device: torch.device, repeats: int) -> Row:
+def measure(case: Case, repeats: int) -> Row:
     """Call the work once to warm up, once to find its memory, then `repeats` times to time it.
 
     Returns a row without measurements if the device runs out of memory.
     """
+    device = case.device
+    flops, parameters = case.effort() if case.effort else (None, None)
     try:
         with case.work as do:
             do()
@@ -66,7 +69,7 @@ def measure(case: Case, device: torch.device, repeats: int) -> Row:
     except RuntimeError as error:
         if not any(isinstance(raised, torch.OutOfMemoryError) for raised in (error, error.__cause__)):
             raise
-        return Row(case.name, flops=case.flops, parameters=case.parameters)
+        return Row(case.name, flops=flops, parameters=parameters)
     finally:
         _free(device)
     seconds, host_seconds = zip(*times, strict=True)
@@ -78,9 +81,9 @@ def measure(case: Case, device: torch.device, repeats: int) -> Row:
         host_seconds=statistics.median(host_seconds),
         per_second=case.units / median,
         peak_bytes=memory,
-        flops=case.flops,
-        share_of_peak=None if case.flops is None or peak is None else case.flops / median / peak,
-        parameters=case.parameters,
+        flops=flops,
+        share_of_peak=None if flops is None or peak is None else flops / median / peak,
+        parameters=parameters,
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from capo.cost.bench.measure import Case, Row, Work, measure
+from capo.cost.bench.measure import Case, Work
 from capo.cost.bench.subject import Subject, changed, prompts
 from capo.diffusion import load_family
 from capo.diffusion.random_weights import RandomWeights
@@ -20,23 +20,26 @@ PROMPTS = 100_000
 """As many as in the paper."""
 
 
-def bench_score(subject: Subject, repeats: int) -> Iterator[Row]:
+def score_cases(subject: Subject) -> list[Case]:
     """Every reward on images in memory: one at a time, and in batches of the recipe's size."""
     meta = torch.device("meta")
     family = load_family(subject.recipe.model, meta, RandomWeights(meta))
     height, width = family.image_size(subject.recipe.generate)
     images = [_picture(seed, (width, height)) for seed in range(IMAGES)]
-    for reward in subject.recipe.rewards:
-        for name, batch in ((f"{reward.name}, one at a time", 1), (reward.name, reward.batch_size)):
-            work = _scoring(reward, images, subject.device, batch)
-            yield measure(Case(name, work, units=IMAGES), subject.device, repeats)
+    return [
+        Case(name, _scoring(reward, images, subject.device, batch), IMAGES, subject.device)
+        for reward in subject.recipe.rewards
+        for name, batch in ((f"{reward.name}, one at a time", 1), (reward.name, reward.batch_size))
+    ]
 
 
-def bench_pairs(subject: Subject, repeats: int) -> Iterator[Row]:
+def pair_cases(subject: Subject) -> list[Case]:
     """Every selection on random scores for as many prompts as in the paper."""
-    for selection in ("frontier", "sum", "best-worst"):
-        case = Case(selection, _pairing(subject, selection), units=PROMPTS)
-        yield measure(case, torch.device("cpu"), repeats)
+    cpu = torch.device("cpu")
+    return [
+        Case(selection, _pairing(subject, selection), PROMPTS, cpu)
+        for selection in ("frontier", "sum", "best-worst")
+    ]
 
 
 @contextmanager

@@ -1,15 +1,16 @@
 """Pairs per second in training, against the conventional loop in the same process."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from capo.cost.bench.conventional import Conventional, ImagePair
-from capo.cost.bench.measure import Case, Row, Work, measure
+from capo.cost.bench.measure import Case, Work
 from capo.cost.bench.subject import Subject, changed, prompts
 from capo.diffusion import load_family
 from capo.diffusion.adapter import add_adapter
@@ -23,7 +24,7 @@ from capo.recipe import Recipe
 from capo.sampling.image_request import ImageRequest
 from capo.sampling.sampler import sample_images
 from capo.store import Artifact, Run
-from capo.training.batches import Batches
+from capo.training.batches import Batch, Batches
 from capo.training.sample_files import Samples
 from capo.training.trainer import Trainer
 
@@ -68,8 +69,8 @@ class Data:
         return [ImagePair(prompt.text, next(files), next(files)) for prompt in self.prompts]
 
 
-def bench_train(subject: Subject, repeats: int) -> Iterator[Row]:
-    """One row per way of training; the conventional loop comes first.
+def training_cases(subject: Subject) -> list[Case]:
+    """Every way of training; the conventional loop comes first.
 
     A step is the forward and backward pass of one micro-batch, plus the update. Compiled networks are
     measured only on accelerators.
@@ -87,25 +88,26 @@ def bench_train(subject: Subject, repeats: int) -> Iterator[Row]:
         },
         train={"gradient_checkpointing": False, "global_batch_size": pairs, "per_device_batch_size": None},
     )
-    efforts: dict[str, tuple[int, int]] = {}
-    with training_data(subject, plain, pairs) as data:
-        for name, changes in {**CONVENTIONAL, **OURS}.items():
-            recipe = changed(plain, **changes)
-            if recipe.model.compile and subject.device.type == "cpu":
-                continue
-            adaptation = recipe.train.adaptation
-            if adaptation not in efforts:
-                efforts[adaptation] = effort(recipe, data)
-            if name in CONVENTIONAL:
-                work = _conventional_step(recipe, subject, data, together=name != FOUR_FORWARDS)
-            else:
-                work = _step(recipe, subject, data)
-            yield measure(Case(name, work, pairs, *efforts[adaptation]), subject.device, repeats)
+    data = cache(lambda: training_data(subject, plain, pairs))
+    efforts = {
+        adaptation: cache(partial(_effort_on, changed(plain, train={"adaptation": adaptation}), data))
+        for adaptation in ("lora", "full")
+    }
+    cases = []
+    for name, changes in {**CONVENTIONAL, **OURS}.items():
+        recipe = changed(plain, **changes)
+        if recipe.model.compile and subject.device.type == "cpu":
+            continue
+        work = _conventional_step if name in CONVENTIONAL else _step
+        case = Case(
+            name, work(name, recipe, subject, data), pairs, subject.device, efforts[recipe.train.adaptation]
+        )
+        cases.append(case)
+    return cases
 
 
-@contextmanager
-def training_data(subject: Subject, recipe: Recipe, count: int) -> Iterator[Data]:
-    """Yield samples of `count` prompts, in a run directory inside the subject's folder."""
+def training_data(subject: Subject, recipe: Recipe, count: int) -> Data:
+    """Make samples of `count` prompts, in a run directory inside the subject's folder."""
     with Run.open(subject.folder / "run", recipe) as run:
         data = Data(prompts(count), run.artifact("samples"))
         data.artifact.begin({})
@@ -119,23 +121,36 @@ def training_data(subject: Subject, recipe: Recipe, count: int) -> Iterator[Data
         )
         sample_images(subject.family(recipe.model), request, data.artifact)
         data.artifact.commit()
-        yield data
+    return data
 
 
 @contextmanager
-def _step(recipe: Recipe, subject: Subject, data: Data) -> Iterator[Work]:
+def _step(name: str, recipe: Recipe, subject: Subject, data: Callable[[], Data]) -> Iterator[Work]:
     family = subject.family(recipe.model)
     trainer = Trainer(family, Policy(family, recipe.train, recipe.seed), recipe.train)
     numbers = iter(ENDLESS)
-    with prefetched(data.batches(recipe, family).batch, ENDLESS) as batches:
-        yield lambda: trainer.step(next(numbers), next(batches)).row()
+    batches = data().batches(recipe, family)
+
+    def prepare(step: int) -> Batch:
+        batch = batches.batch(step)
+        return batch.pinned() if subject.device.type == "cuda" else batch
+
+    with prefetched(prepare, ENDLESS) as prepared:
+        yield lambda: trainer.step(next(numbers), next(prepared)).row()
 
 
 @contextmanager
-def _conventional_step(recipe: Recipe, subject: Subject, data: Data, *, together: bool) -> Iterator[Work]:
+def _conventional_step(
+    name: str, recipe: Recipe, subject: Subject, data: Callable[[], Data]
+) -> Iterator[Work]:
+    together = name != FOUR_FORWARDS
     loop = Conventional(subject.family(recipe.model), recipe.train, together)
-    pairs = data.image_pairs()
+    pairs = data().image_pairs()
     yield lambda: loop.step(pairs)
+
+
+def _effort_on(recipe: Recipe, data: Callable[[], Data]) -> tuple[int, int]:
+    return effort(recipe, data())
 
 
 def effort(recipe: Recipe, data: Data) -> tuple[int, int]:

@@ -1,0 +1,111 @@
+"""The GPU day in its tiny form: parts in processes, results that survive a kill, and the table."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from capo.cost.bench import scoring_speed
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def gpu_day(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu_day
+
+    return gpu_day
+
+
+def test_a_part_is_killed_at_its_limit_and_keeps_its_results(gpu_day, tmp_path):
+    child = tmp_path / "child"
+    (tmp_path / "x.json").write_text('{"part": "x", "benchmarks": [1]}')
+    script = f"sleep 60 & echo $! > {child}; echo started; wait"
+    started = time.monotonic()
+    result = gpu_day.run_part("x", ["sh", "-c", script], tmp_path, limit=1)
+    assert time.monotonic() - started < 30
+    assert result == json.loads((tmp_path / "x.json").read_text())
+    assert (result["state"], result["benchmarks"], result["output"]) == ("killed", [1], "started\n")
+    for _ in range(100):
+        state = Path(f"/proc/{int(child.read_text())}/stat")
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the child of a killed part still runs")
+
+
+def test_a_part_that_fails_says_why(gpu_day, tmp_path):
+    result = gpu_day.run_part("x", ["sh", "-c", "echo no GPU >&2; exit 3"], tmp_path, limit=60)
+    assert (result["state"], result["output"]) == ("failed", "no GPU\n")
+
+
+def test_no_part_starts_without_time(gpu_day, tmp_path, capsys):
+    assert gpu_day.run_all(tmp_path, ["tests", "score"], tiny=True, minutes=0.0) == []
+    assert "score: no time left" in capsys.readouterr().out
+
+
+def test_every_case_of_the_day_exists(gpu_day):
+    """A misspelled case would be discovered only on the GPU."""
+    from capo.cost.bench.benchmark import MEASUREMENTS
+    from capo.cost.bench.subject import subject
+
+    for benches in (gpu_day.BENCHES, gpu_day.TINY_BENCHES):
+        for measured in (each for part in benches.values() for each in part if each.cases):
+            known = set()
+            for device in ("cpu", "meta"):
+                changes = [*measured.overrides, f"engine.device={device}"]
+                with subject(measured.architecture, None, changes) as chosen:
+                    known |= {case.name for case in MEASUREMENTS[measured.part].cases(chosen)}
+            assert set(measured.cases) <= known
+
+
+def test_tiny_rewards_are_measured_and_put_in_the_table(gpu_day, tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring_speed, "IMAGES", 2)
+    (tmp_path / "work").mkdir()
+    monkeypatch.setattr(gpu_day, "TINY_IMAGES", 2)
+    result = gpu_day.measure("score")(gpu_day.Settings(tmp_path, tmp_path / "work", tiny=True))
+    written = json.loads((tmp_path / "score.json").read_text())
+    assert (written["state"], written["benchmarks"]) == ("running", result["benchmarks"])
+    rows = {row["name"]: row for row in written["benchmarks"][-1]["rows"]}
+    assert list(rows) == ["clip-h, one at a time", "clip-h", "vlm-7b, one at a time", "vlm-7b"]
+    assert all(row["per_second"] > 0 for row in rows.values())
+    text = gpu_day.table([written | {"seconds": 1.0}])
+    assert all(f"| tiny-sdxl, {name} | {row['seconds']:.3g} |" in text for name, row in rows.items())
+
+
+def test_the_table_compares_equal_work_with_the_targets(gpu_day):
+    from gpu_day_table import table
+
+    def row(name, speed, memory, share=None):
+        fields = {"seconds": 1.0, "per_second": speed, "peak_bytes": memory, "share_of_peak": share}
+        return {"name": name, **fields}
+
+    def found(part, subject, rows, pairs=2, **more):
+        settings = {"train": {"global_batch_size": pairs}}
+        about = {"part": part, "subject": subject, "unit": "x", "device": "A GPU", "settings": settings}
+        return {**about, "changes": [], "attention": None, "rows": rows, **more}
+
+    train = [
+        found("train", "sdxl", [row("conventional", 1.0, 100), row("LoRA", 2.5, 50)]),
+        found("train", "sdxl", [row("LoRA", 3.0, 70)], changes=["model.channels_last=true"]),
+        found("train", "sdxl", [row("LoRA", 4.0, 70)], pairs=8),  # nothing with as many pairs to compare with
+    ]
+    generate = [
+        found("generate", "sd3", [row("conventional", 1.0, 1), row("conventional, batches of 4", 2.0, 1)]),
+        found("generate", "sd3", [row("batches of 4", 1.9, 1)], attention="cudnn"),
+    ]
+    sd3 = [found("train", "sd3", [row("LoRA", 1.0, 1, share=0.41)])]
+    parts = {"train-sdxl": train, "train-sd3": sd3, "generate": generate}
+    text = table([{"part": n, "state": "done", "seconds": 1.0, "benchmarks": b} for n, b in parts.items()])
+    assert text.startswith("A GPU\n")
+    *_, goals = text.split("\n\n")
+    measured = [line.strip("| ").split(" | ") for line in goals.strip().splitlines()[2:]]
+    assert [(cells[1], cells[3]) for cells in measured] == [
+        ("2.50× the speed, 50% of the memory", "yes"),
+        ("3.00× the speed, 70% of the memory", "no"),
+        ("41% of the peak", "yes"),
+        ("0.95× the bare pipeline", "no"),
+    ]
