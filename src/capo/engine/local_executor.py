@@ -29,8 +29,9 @@ class LocalExecutor:
                 for done in made:
                     on_done(done)
 
-    def call_all(self, function: Callable[[Executor, Any], None]) -> None:
+    def call_all(self, function: Callable[[Executor, Any], None], shares: int = 1) -> bool:
         """Do nothing: there are no other processes."""
+        return True
 
     def in_main(self, make: Callable[[], T], *, held: Any = None) -> T:
         """Call `make`."""

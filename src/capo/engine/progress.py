@@ -16,7 +16,7 @@ PLAIN_INTERVAL = 10.0
 
 def say(text: str) -> None:
     """Print one line to stderr, unless progress is turned off."""
-    if not _silenced():
+    if not silenced():
         print(text, file=sys.stderr, flush=True)
 
 
@@ -24,7 +24,7 @@ def say(text: str) -> None:
 def progress(description: str, total: int, unit: str = "") -> "Iterator[Bar]":
     """Show the progress of work: `with progress("generate", 192, "prompts") as bar: bar.advance(16)`."""
     bar: Bar
-    if _silenced():
+    if silenced():
         bar = Bar(description, total, unit)
     elif sys.stderr.isatty():
         bar = _TerminalBar(description, total, unit)
@@ -166,5 +166,6 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
-def _silenced() -> bool:
+def silenced() -> bool:
+    """Report whether progress is turned off."""
     return os.environ.get("CAPO_QUIET", "") not in ("", "0")

@@ -116,9 +116,10 @@ class RanksExecutor:
             if reports.failures:
                 raise ShardsFailed(work, reports.failures)
 
-    def call_all(self, function: Callable[[Executor, Any], None]) -> None:
+    def call_all(self, function: Callable[[Executor, Any], None], shares: int = 1) -> bool:
         """Let every other process call a picklable `function`, with its executor and what it holds."""
         self._send(_Call(function))
+        return True
 
     def in_main(self, make: Callable[[], T], *, held: Any = None) -> T:
         """Call `make` in the main process and return its result in all; the others take part in its work."""

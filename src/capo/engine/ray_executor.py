@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from capo.engine.local_executor import LocalExecutor, progress_of
 from capo.engine.progress import Bar, say
+from capo.engine.ray_launch import RankHost, RayLaunch
 from capo.engine.shard_host import Failed, ShardHost
 from capo.engine.shard_queue import ShardQueue
 from capo.engine.shard_work import Executor, Failure, OnDone, ShardsFailed, Work, ignore
@@ -83,8 +84,16 @@ class RayExecutor:
         if run.shards.failures:
             raise ShardsFailed(work, run.shards.failures)
 
-    def call_all(self, function: Callable[[Executor, Any], None]) -> None:
-        """Do nothing: training, which this is for, runs in the main process."""
+    def call_all(self, function: Callable[[Executor, Any], None], shares: int = 1) -> bool:
+        """Call `function` in processes of the cluster, one per worker that the recipe wants, up to `shares`.
+
+        The main process takes no part, since its machine may have no GPU.
+        """
+        self.close()  # the workers occupy the GPUs
+        self.connect()
+        size = max(n for n in range(1, min(self._wanted(), shares) + 1) if shares % n == 0)
+        RayLaunch(self._start_rank, self._logs, self._engine.device).call(function, size)
+        return False
 
     def in_main(self, make: Callable[[], T], *, held: Any = None) -> T:
         """Call `make`."""
@@ -172,15 +181,24 @@ class RayExecutor:
         self._named += 1
         name = f"ray-{self._named}"
         log = self._logs / f"{name}.log"
-        wanted = dict(self._resources) or ({"GPU": 1.0} if self._uses_gpus else {"CPU": 1.0})
-        host = ray.remote(ShardHost).options(
-            num_gpus=wanted.pop("GPU", 0),
-            num_cpus=wanted.pop("CPU", 0),
-            resources=wanted,
-            max_concurrency=AHEAD + 2,
-            max_restarts=0,
-        )
+        host = ray.remote(ShardHost).options(max_concurrency=AHEAD + 2, **self._room(self._resources))
         return _Worker(name, host.remote(name, log, str(Path.cwd()), sys.path), log)
+
+    def _start_rank(self, log: Path) -> Any:
+        import ray
+
+        host = ray.remote(RankHost).options(**self._room({}))
+        return host.remote(log, str(Path.cwd()), sys.path)
+
+    def _room(self, resources: Mapping[str, float]) -> dict[str, Any]:
+        """Return the options of an actor that takes `resources` of the cluster; one GPU or CPU if empty."""
+        wanted = dict(resources) or ({"GPU": 1.0} if self._uses_gpus else {"CPU": 1.0})
+        return {
+            "num_gpus": wanted.pop("GPU", 0),
+            "num_cpus": wanted.pop("CPU", 0),
+            "resources": wanted,
+            "max_restarts": 0,
+        }
 
 
 class _RayRun:

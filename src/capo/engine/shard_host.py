@@ -44,7 +44,7 @@ class ShardHost:
         It works in `folder` and finds the modules of `python_path`, as the main process does.
         """
         self.name = name
-        _redirect_output(log)
+        redirect_output(log)
         os.chdir(folder)
         sys.path += [path for path in python_path if path not in sys.path]
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
@@ -125,7 +125,8 @@ def _sendable(error: BaseException) -> BaseException:
     return cast(BaseException, copy)
 
 
-def _redirect_output(log: Path) -> None:
+def redirect_output(log: Path) -> None:
+    """Append what this process prints to the file `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (sys.stdout, sys.stderr):

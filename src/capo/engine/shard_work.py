@@ -125,10 +125,12 @@ class Executor(Protocol):
         """
         ...
 
-    def call_all(self, function: "Callable[[Executor, Any], None]") -> None:
+    def call_all(self, function: "Callable[[Executor, Any], None]", shares: int = 1) -> bool:
         """Let all other processes of the launch call a picklable function.
 
-        Its arguments are their executor and what they hold. The main process goes on meanwhile.
+        Its arguments are their executor and what they hold. Returns True if the main process must do the same
+        meanwhile. Returns False if that is not so, because it has no device for it: processes were started,
+        have done it without the main one, and are gone. Their number divides `shares`.
         """
         ...
 

@@ -36,9 +36,9 @@ class SpreadExecutor:
             LocalExecutor().run(work, shards, on_done, held=held)
         group.broadcast(lambda: None)  # no more passes
 
-    def call_all(self, function: Callable[[Executor, Any], None]) -> None:
+    def call_all(self, function: Callable[[Executor, Any], None], shares: int = 1) -> bool:
         """Let all other processes call a function."""
-        self._executor.call_all(function)
+        return self._executor.call_all(function, shares)
 
     def in_main(self, make: Callable[[], T], *, held: Any = None) -> T:
         """Call `make` in the main process and return its result in all processes."""

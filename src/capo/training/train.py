@@ -5,14 +5,15 @@ train        checkpoints, metrics, validations of the policy, and the best polic
 """
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from capo.engine.shard_work import Executor
+from capo.engine.launch import processes
+from capo.engine.shard_work import MAIN, Executor
 from capo.recipe import Recipe
 from capo.sampling.generate import sampling_inputs
 from capo.store import Run
 from capo.store.check import Check
+from capo.store.run_directory import RunAccess
 from capo.store.step import Job, Step, flatten
 
 
@@ -89,13 +90,14 @@ def train(job: Job) -> None:
     """
     from capo.training.fine_tune import fine_tune
 
-    job.executor.call_all(partial(_take_part, job.recipe, job.run.path))
-    fine_tune(job)
+    there = partial(_take_part, job.recipe, job.run.access())
+    if job.executor.call_all(there, job.recipe.train.global_batch_size):
+        fine_tune(job)
 
 
-def _take_part(recipe: Recipe, run: Path, executor: Executor, held: Any) -> None:
-    """Train in a process other than the main one; writes nothing."""
+def _take_part(recipe: Recipe, access: RunAccess, executor: Executor, held: Any) -> None:
+    """Train in a process other than the one that runs the recipe; rank 0 among these writes."""
     from capo.training.fine_tune import fine_tune
 
-    opened = Run(run)
+    opened = access.open(MAIN if processes().is_main else f"rank-{processes().rank}")
     fine_tune(Job(recipe, opened, (opened.artifact("train"),), executor))
