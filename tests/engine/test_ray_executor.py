@@ -1,8 +1,13 @@
 """Work on a real Ray cluster of two nodes on this machine."""
 
+import os
+import signal
+from functools import partial
+
 import pytest
 
 from capo import load_recipe, run
+from capo.engine.launch import processes
 from capo.engine.shard_work import ShardsFailed
 from capo.recipe import EngineSection
 from capo.store import Run
@@ -79,6 +84,22 @@ def test_a_node_that_leaves_takes_no_shard_with_it(cluster, executor, tmp_path):
     three.run(Squares(tmp_path, 15, seconds=0.1, workers=3), range(15), remove_node)
     three.close()
     assert sorted(squares(tmp_path)) == list(range(15))
+
+
+def meet(folder, executor, held):
+    """Write down who is there; the first time, one process dies before the others can meet it."""
+    rank = processes().rank
+    scar = folder / "killed-rank"
+    if rank == 1 and not scar.exists():
+        scar.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / f"rank-{rank}").write_text(str(executor.in_main(lambda: f"main of {processes().size}")))
+
+
+def test_processes_that_train_together_start_again_when_one_is_lost(executor, tmp_path):
+    assert executor.call_all(partial(meet, tmp_path), 4) is False
+    assert (tmp_path / "killed-rank").exists()
+    assert [(tmp_path / f"rank-{rank}").read_text() for rank in (0, 1)] == ["main of 2"] * 2
 
 
 def test_samples_and_scores_are_those_of_a_single_process(cluster, tmp_path):
