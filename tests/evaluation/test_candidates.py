@@ -115,7 +115,8 @@ def test_a_plain_lora_equals_the_policy_without_its_record(of_policy, policy, re
     assert same_pixels(pixels(run, "base"), pixels(of_policy, "tuned"))
     (red,) = found(run)["rewards"]
     assert (red["win_rate"], red["same_seed"]["win_rate"]) == (0.5, 0.5)
-    assert red["mean_difference"] == {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
+    # Without any variation there is no interval.
+    assert red["mean_difference"] == {"value": 0.0, "low": None, "high": None, "p": 1.0}
 
 
 def test_a_whole_model_against_itself(recipe, sdxl, tmp_path):
@@ -206,7 +207,7 @@ def test_a_lora_of_another_model_is_rejected(policy, recipe, tmp_path):
         {name.replace("unet.", "transformer."): tensor for name, tensor in weights.items()},
         tmp_path / "other.safetensors",
     )
-    with pytest.raises(ValueError, match=r"evaluate.policy: .*other.safetensors adapts modules"):
+    with pytest.raises(ValueError, match=r"evaluate.policy: .*other.safetensors .*adapts modules"):
         run_both(tmp_path / "run", recipe(policy=str(tmp_path / "other.safetensors")))
     assert not (tmp_path / "run" / "baseline" / "images").exists(), "rejected before any image is made"
 
