@@ -24,9 +24,14 @@ def stable_seed(*key: str | int) -> int:
     return int.from_bytes(digest[:8], "big") & (2**63 - 1)
 
 
+def sample_key(run_seed: int) -> tuple[str, int]:
+    """Return the beginning of the keys of all training samples of a run or round."""
+    return ("sample", run_seed)
+
+
 def sample_seed(run_seed: int, prompt_id: str, sample: int) -> int:
     """Return the seed of the initial noise of a training sample, given its address."""
-    return stable_seed("sample", run_seed, prompt_id, sample)
+    return stable_seed(*sample_key(run_seed), prompt_id, sample)
 
 
 def initial_noise(seed: int, shape: Sequence[int]) -> "torch.Tensor":

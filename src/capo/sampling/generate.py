@@ -88,6 +88,7 @@ def make_samples(job: Job) -> None:
 def sample_prompts(job: Job, make_waves: "Callable[[Workplace], Waves] | None" = None) -> dict[str, Any]:
     """Fill `samples/` without committing it; returns its summary, counting all N samples of every prompt."""
     from capo.diffusion import load_weightless
+    from capo.engine.seeds import sample_key
     from capo.prompts.table import read_prompts
     from capo.sampling.image_request import ImageRequest
     from capo.sampling.sampler import Sampling, run_sampling
@@ -103,7 +104,7 @@ def sample_prompts(job: Job, make_waves: "Callable[[Workplace], Waves] | None" =
         prompts=prompts,
         samples=samples,
         settings=recipe.generate,
-        seed_key=("sample", seed),
+        seed_key=sample_key(seed),
         description="generate",
         keep_latents=True,
     )

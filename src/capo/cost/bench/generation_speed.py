@@ -8,7 +8,7 @@ import torch
 
 from capo.cost.bench.measure import Case, Work
 from capo.cost.bench.subject import Subject, changed, prompts
-from capo.engine.seeds import initial_noise
+from capo.engine.seeds import initial_noise, sample_key
 from capo.images.encoding import ENCODINGS, encode_image
 from capo.recipe import Recipe
 from capo.sampling.image_request import ImageRequest
@@ -48,7 +48,7 @@ def _stage(subject: Subject, recipe: Recipe) -> Iterator[Work]:
             prompts=prompt,
             samples=recipe.generate.samples_per_prompt,
             settings=recipe.generate,
-            seed_key=("sample", recipe.seed),
+            seed_key=sample_key(recipe.seed),
             description="generate",
             keep_latents=True,
         )

@@ -17,6 +17,7 @@ from capo.diffusion.adapter import add_adapter
 from capo.diffusion.policy import Policy
 from capo.diffusion.random_weights import RandomWeights
 from capo.engine.prefetch import prefetched
+from capo.engine.seeds import sample_key
 from capo.images.shard_files import read_samples
 from capo.pairing.training_pairs import PromptPairs
 from capo.prompts import Prompt
@@ -115,7 +116,7 @@ def training_data(subject: Subject, recipe: Recipe, count: int) -> Data:
             prompts=data.prompts,
             samples=2,
             settings=recipe.generate,
-            seed_key=("sample", recipe.seed),
+            seed_key=sample_key(recipe.seed),
             description="images to train on",
             keep_latents=True,
         )
