@@ -23,6 +23,7 @@ from capo.rewards import (
     load_reward,
     reward_identity,
 )
+from capo.store import file_digests
 
 
 def section(source, **fields):
@@ -67,8 +68,10 @@ def test_the_identity_of_local_weights_is_their_content(clip, tmp_path):
 
 def test_a_weights_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
     """The file can be gigabytes, and every stage needs its identity."""
+    monkeypatch.setattr(file_digests, "SMALL", 1)
     path, read = tmp_path / "weights.pt", []
     path.write_bytes(b"some")
+    os.utime(path, (0, 0))  # so that it cannot be in the middle of a change
     digest = hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda *args: read.append(1) or digest(*args))
     weights = section("imagereward", checkpoint=str(path))

@@ -109,7 +109,7 @@ def write_kohya(denoiser: Any, path: Path | None) -> bool:
 
 def _places(denoiser: Any, adapted: list[str]) -> dict[str, list[str]] | None:
     """Original modules → those of diffusers in them, at least one of which is adapted; None if unknown."""
-    kind = type(denoiser).__name__
+    kind = type(denoiser).__name__.removeprefix("FSDP")  # which is what sharding adds
     if kind == "UNet2DConditionModel":
         if denoiser.config.addition_embed_type is None:  # SD: kohya's scripts use diffusers' names
             return {name: [name] for name in adapted}
