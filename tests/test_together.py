@@ -150,7 +150,7 @@ def assert_same_training(first, second):
 
 
 def assert_same_files(first, second, names=UNTRAINED):
-    """Assert that artifacts have the same files and summaries; whoever made them."""
+    """Assert that artifacts have the same files and summaries, regardless of the process that made them."""
     for name in names:
         manifests = [Run(path).artifact(name).manifest() for path in (first, second)]
         assert manifests[0] == manifests[1], name

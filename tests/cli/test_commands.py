@@ -152,7 +152,7 @@ def test_clean_shows_what_was_replaced_and_removes_it_when_told():
     assert listed["artifacts"]["train"]["changes"] == {"train.beta": [300.0, 500.0]}
     folder = Path(listed["folder"])
     assert listed["bytes"] > (folder / "train/weights.json").stat().st_size
-    refused = capo("clean", code=1)  # nobody answers the question
+    refused = capo("clean", code=1)  # there is no terminal to confirm on
     assert "train (1 steps, 0 s)" in refused.stdout
     (folder / "mine.txt").write_text("mine")
     assert "mine.txt" in capo("clean", "--run", "runs/tiny", "--yes", code=1).stderr

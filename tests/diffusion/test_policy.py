@@ -198,7 +198,10 @@ def test_plain_diffusers_loads_a_saved_policy(family, sdxl, section, noise, tmp_
         guidance_scale=5.0,
         output_type="latent",
     ).images
-    torch.testing.assert_close(latents, expected)
+    if section.lora_alpha is None:
+        assert torch.equal(latents, expected)
+    else:  # the saved weights contain the scale, here a factor of 3, and are rounded
+        torch.testing.assert_close(latents, expected)
 
     fresh = load_family(model(sdxl), torch.device("cpu"))
     assert load_policy(fresh, tmp_path) == {"step": 7, "adaptation": section.adaptation}

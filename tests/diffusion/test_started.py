@@ -67,7 +67,10 @@ def test_it_starts_as_the_saved_policy_with_the_chosen_reference(
     answer = family.predict(noise, T, conditioning)
     with torch.no_grad(), policy.reference():
         measured = family.predict(noise, T, conditioning)
-    torch.testing.assert_close(answer, started)  # a LoRA's scale is in the saved weights
+    if section.lora_alpha is None:
+        assert torch.equal(answer, started)
+    else:  # the saved weights contain the scale, here a factor of 3, and are rounded
+        torch.testing.assert_close(answer, started)
     expected = base if reference == "base" else answer
     assert torch.equal(measured, expected), "so the margin of step 0 is 0 with reference start"
 

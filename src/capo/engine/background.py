@@ -1,4 +1,4 @@
-"""Work that goes on in a thread while the caller continues."""
+"""Run work in a thread while the caller continues."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor

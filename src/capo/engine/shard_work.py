@@ -1,6 +1,6 @@
 """Work that executors place: shards, which any process makes with the same bytes.
 
-A shard is a numbered piece of an artifact. Whoever makes it writes its files, the one that marks it as
+A shard is a numbered piece of an artifact. Its worker writes its files, the one that marks it as
 complete last; nothing else is passed on but a small `Done`. So a shard can be made in this process, in
 another one, or on another machine that shares the run directory.
 
@@ -70,7 +70,7 @@ class Worker(Protocol):
         """Yield every shard once all of its files are written, in the order of `shards`.
 
         A worker asks for the next shard when it is ready to start it, which may be before it has yielded
-        the previous one: whoever deals must answer without waiting for that. Closing the iterator ends
+        the previous one: the executor must deal without waiting for that. Closing the iterator ends
         everything that the worker started.
         """
         ...

@@ -1,7 +1,7 @@
 """Making a part of the shards of a run, at the same time as other commands that make the other parts.
 
 The commands share the run directory and nothing else. None of them commits an artifact: a command without a
-part makes what is left, commits, and goes on.
+part makes the remaining shards, commits, and continues.
 """
 
 from collections.abc import Sequence

@@ -141,7 +141,7 @@ def wait_for_lock(path: Path) -> Iterator[None]:
 
 
 def find_holder(path: Path) -> Holder | None:
-    """Return who holds the lock file `path`, or None if nobody does, by the rules of `hold_lock`."""
+    """Return who holds the lock file `path`, or None if it is free, by the rules of `hold_lock`."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:

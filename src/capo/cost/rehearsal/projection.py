@@ -48,7 +48,7 @@ class PartSpeed:
     """`image` or `pair`."""
     loading_seconds: float
     seconds_per_item: float | None
-    """Without loading; None if it cannot be told from loading."""
+    """Excludes loading; None if the two cannot be separated."""
     peak_bytes: int
     """Of the GPU if there is one, else of the process."""
 

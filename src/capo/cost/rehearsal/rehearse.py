@@ -112,7 +112,7 @@ def _scratch() -> Iterator[Path]:
 
 @contextmanager
 def _no_cached_scores() -> Iterator[None]:
-    """Compute all scores: cached ones take no time, and those of two steps of sampling help nobody."""
+    """Compute all scores: cached ones would take no time, and those of rehearsals are of no later use."""
     name = "CAPO_SCORE_CACHE"
     before = os.environ.get(name)
     os.environ[name] = "0"

@@ -1,7 +1,7 @@
 """A time limit for the headers of a request, which uvicorn does not have.
 
 Without one, a client that connects and sends nothing, or one header byte at a time, keeps its connection
-forever; enough of them use up the process's file descriptors, and then nobody else can connect.
+forever; enough of them use up the process's file descriptors, and then no other client can connect.
 """
 
 import asyncio
