@@ -26,8 +26,8 @@ from capo.shapes.build import drawn_data as data
 from capo.shapes.grammar import CATEGORIES, draw_specs, grammar
 from capo.shapes.judge import judge, satisfies
 from capo.shapes.layout import corrupt, scene_of
-from capo.shapes.people import prefer
 from capo.shapes.scenes import draw
+from capo.shapes.simulated_raters import prefer
 
 REWARDS = ("shapes-preference", "shapes-vqa", "shapes-aesthetic", "shapes-heldout")
 SEED = 1000  # far from the seeds of training

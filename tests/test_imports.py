@@ -24,6 +24,7 @@ LAYERS = (
     {"cost"},
     {"pipeline"},
     {"training", "soups"},
+    {"people"},
     {"evaluation"},
     {"sampling"},
     {"reporting"},

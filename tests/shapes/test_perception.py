@@ -5,9 +5,9 @@ import pytest
 
 from capo.shapes.grammar import SPLITS, draw_specs, grammar, spec_of
 from capo.shapes.layout import corrupt, scene_of
-from capo.shapes.people import alignment, beauty
 from capo.shapes.perception import perceive
 from capo.shapes.scenes import draw
+from capo.shapes.simulated_raters import alignment, beauty
 
 
 def test_perception_reads_the_scene_from_pixels():

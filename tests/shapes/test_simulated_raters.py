@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from capo.shapes.grammar import CATEGORIES, Spec, Subject, grammar
 from capo.shapes.layout import corrupt, scene_of
-from capo.shapes.people import alignment, beauty, prefer
 from capo.shapes.scenes import Item, Scene
+from capo.shapes.simulated_raters import alignment, beauty, prefer
 
 seeds = st.integers(0, 2**40)
 specs = st.builds(
