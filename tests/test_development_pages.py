@@ -16,7 +16,7 @@ from capo.diffusion import FAMILIES, load_family
 from capo.method import objective
 from capo.method.objective_table import OBJECTIVES
 from capo.pipeline import graph
-from capo.prompts.benchmarks import BENCHMARKS, read_benchmark
+from capo.prompts.benchmark_prompts import BENCHMARKS, read_benchmark
 from capo.recipe import ModelSection, RewardSection, load_recipe
 from capo.rewards import load_reward, reward_identity
 from capo.rewards.catalog import CATALOG

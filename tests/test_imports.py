@@ -24,7 +24,7 @@ LAYERS = (
     {"cost"},
     {"pipeline"},
     {"training", "soups"},
-    {"people"},
+    {"benchmarks", "people"},
     {"evaluation"},
     {"sampling"},
     {"reporting"},

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from capo.prompts import PromptsError, load_prompts, source_identity
-from capo.prompts.benchmarks import BENCHMARKS
+from capo.prompts.benchmark_prompts import BENCHMARKS
 from capo.recipe import PromptsSection
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "prompts"

@@ -9,7 +9,7 @@ from typing import Any
 from capo.engine.progress import say
 from capo.engine.seeds import stable_seed
 from capo.prompts import hub
-from capo.prompts.benchmarks import BENCHMARKS, find_benchmark, read_benchmark
+from capo.prompts.benchmark_prompts import BENCHMARKS, find_benchmark, read_benchmark
 from capo.prompts.files import READERS, read_text
 from capo.prompts.parquet import read_hub, read_parquet
 from capo.prompts.plugin_sources import read_plugin

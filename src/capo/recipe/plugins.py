@@ -22,6 +22,7 @@ PROMPT_SOURCES = "capo.prompts"
 PEOPLE = "capo.people"
 JUDGES = "capo.judges"
 REWARD_CATALOG = "capo.reward_catalog"
+BENCHMARKS = "capo.benchmarks"
 
 
 class PluginError(ValueError):

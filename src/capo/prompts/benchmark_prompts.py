@@ -19,8 +19,8 @@ STYLES = ("anime", "concept-art", "paintings", "photo")
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """A public benchmark: a finder and a reader of its files."""
+class BenchmarkFiles:
+    """The prompt files of a public benchmark: a finder and a reader."""
 
     find: Callable[[Path], list[Path]]
     """Maps a file or folder to the benchmark's files."""
@@ -156,12 +156,12 @@ def _text(row: dict[str, object], name: str, place: str) -> str:
 
 
 BENCHMARKS = {
-    "partiprompts": Benchmark(_named("PartiPrompts.tsv"), _partiprompts),
-    "geneval": Benchmark(_named("evaluation_metadata.jsonl"), _geneval),
-    "dpg": Benchmark(_dpg_files, _dpg),
-    "t2i-compbench": Benchmark(_named(*(f"{category}_val.txt" for category in COMPBENCH)), _compbench),
-    "genai-bench": Benchmark(_genai_files, _genai),
-    "drawbench": Benchmark(_named("drawbench.csv"), _drawbench),
-    "hpdv2": Benchmark(_named(*(f"{style}.json" for style in STYLES)), _hpdv2),
+    "partiprompts": BenchmarkFiles(_named("PartiPrompts.tsv"), _partiprompts),
+    "geneval": BenchmarkFiles(_named("evaluation_metadata.jsonl"), _geneval),
+    "dpg": BenchmarkFiles(_dpg_files, _dpg),
+    "t2i-compbench": BenchmarkFiles(_named(*(f"{category}_val.txt" for category in COMPBENCH)), _compbench),
+    "genai-bench": BenchmarkFiles(_genai_files, _genai),
+    "drawbench": BenchmarkFiles(_named("drawbench.csv"), _drawbench),
+    "hpdv2": BenchmarkFiles(_named(*(f"{style}.json" for style in STYLES)), _hpdv2),
 }
 """Benchmarks by the word before the colon in `prompts.source`."""

@@ -1,0 +1,29 @@
+"""Scores as weighted means over prompts."""
+
+import pytest
+
+from capo.benchmarks.summary import Score, by_category, mean_by_prompt, mean_of_means
+
+ROWS = [
+    {"prompt": 0, "image": 0, "category": "count", "correct": True},
+    {"prompt": 0, "image": 1, "category": "count", "correct": False},
+    {"prompt": 1, "image": 0, "category": "count", "correct": True},
+    {"prompt": 2, "image": 0, "category": "color", "correct": False},
+]
+
+
+def test_categories_are_means_over_prompts_and_overall_a_mean_of_categories():
+    assert mean_by_prompt(ROWS, "correct") == {0: 0.5, 1: 1.0, 2: 0.0}
+    count, color = by_category(ROWS, "correct")
+    assert (count.name, count.value, color.name, color.value) == ("count", 0.75, "color", 0.0)
+    overall = mean_of_means("overall", (count, color))
+    assert overall.value == 0.375  # not 0.5, the mean over prompts
+    assert overall.strata == {0: "count", 1: "count", 2: "color"}
+    assert overall.weight(2) == 2 * overall.weight(0)
+
+
+def test_weights_count_and_an_empty_score_has_no_value():
+    assert Score("atoms", {0: 1.0, 1: 0.0}, {0: 3.0, 1: 1.0}).value == 0.75
+    assert Score("none", {}).value is None
+    with pytest.raises(ValueError, match="prompt 0"):
+        mean_of_means("overall", [Score("a", {0: 1.0}), Score("b", {0: 1.0})])
