@@ -102,6 +102,7 @@ CATALOG: dict[str, CatalogEntry] = {
         parameters_millions=986,
         processor=CLIP_VIT_H,
         pickle_file="HPS_v2_compressed.pt",
+        extra_identity="clip_text:cleaning_identity",
     ),
     "hpsv2.1": CatalogEntry(
         "hpsv2:HpsV2",
@@ -111,6 +112,7 @@ CATALOG: dict[str, CatalogEntry] = {
         license="Apache-2.0",
         parameters_millions=986,
         processor=CLIP_VIT_H,
+        extra_identity="clip_text:cleaning_identity",
     ),
     "mps": CatalogEntry(
         "mps:Mps",

@@ -3,6 +3,7 @@
 Wu et al., "Human Preference Score v2" (2023), Sec. 4; shipped checkpoints: `xswu/HPSv2` (a pickle,
 downloaded by hand) and `RE-N-Y/hpsv21`.
 Score: the bare cosine, about 0.15 to 0.36. Published tables show 100 times that.
+Prompts: cleaned as by open_clip's tokenizer (`clip_text`).
 Comparison: Bradley-Terry with temperature 1/100, since training used log-odds of 100 · cos. With
 temperature 1, every comparison would be nearly even.
 
@@ -21,6 +22,7 @@ from capo.method.calibration import BradleyTerry
 from capo.rewards.batch_scoring import float64
 from capo.rewards.catalog import CLIP_VIT_H
 from capo.rewards.models.clip_layout import drop_prefix, from_open_clip
+from capo.rewards.models.clip_text import clean_text
 from capo.rewards.models.clip_towers import ClipTowers
 from capo.rewards.rgb_images import as_rgb
 from capo.rewards.weights.load_weights import (
@@ -68,12 +70,12 @@ class HpsV2:
 
     @torch.inference_mode()
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> np.ndarray:
-        """Return scores, float64 [n] in [-1, 1]. Prompts are cut at 77 tokens."""
-        return float64(self._towers.cosine(images, prompts))
+        """Return scores, float64 [n] in [-1, 1]. Prompts are cleaned, and cut at 77 tokens."""
+        return float64(self._towers.cosine(images, [clean_text(prompt) for prompt in prompts]))
 
     def truncated(self, prompts: list[str]) -> list[bool]:
         """Return for each prompt whether it is longer than the model reads."""
-        return self._towers.tokens.truncated(prompts)
+        return self._towers.tokens.truncated([clean_text(prompt) for prompt in prompts])
 
 
 def letterbox(image: "Image.Image", size: int, antialias: bool) -> Tensor:
