@@ -113,7 +113,9 @@ class _Table:
 
         self.y = np.asarray(values, dtype=np.float64)
         if not len(self.y) == len(prompts) == len(raters) or not len(self.y):
-            raise ValueError(f"{len(self.y)} votes, {len(prompts)} prompts and {len(raters)} raters must be equal")
+            raise ValueError(
+                f"{len(self.y)} votes, {len(prompts)} prompts and {len(raters)} raters must be equal"
+            )
         if not ((self.y >= 0) & (self.y <= 1)).all():
             raise ValueError("votes must be in [0, 1]")
         names, at_prompt = np.unique(np.asarray(prompts), return_inverse=True)

@@ -78,9 +78,7 @@ def power(prompts: int, raters: int, difference: float, votes: Votes, level: flo
     if variance <= 0:
         return 1.0
     freedom = variance**2 / (
-        by_prompt**2 / (prompts - 1)
-        + by_rater**2 / (raters - 1)
-        + single**2 / ((prompts - 1) * (raters - 1))
+        by_prompt**2 / (prompts - 1) + by_rater**2 / (raters - 1) + single**2 / ((prompts - 1) * (raters - 1))
     )
     limit = float(t.ppf(1 - level / 2, freedom))
     shift = difference / math.sqrt(variance)
