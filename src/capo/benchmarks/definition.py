@@ -118,6 +118,8 @@ class Benchmark:
     """Ways to compute the scores, the official one first. Changing it judges nothing again."""
     count: int | None = None
     """Number of prompts by default; None for all, as for every public benchmark."""
+    bounds: tuple[float, float] | None = (0.0, 1.0)
+    """The range of a prompt's value; None if it has none."""
     unit: float = 1.0
     """Scores are shown as multiples of this: 0.01 for a benchmark that publishes percentages of a share."""
     point: float = 0.01

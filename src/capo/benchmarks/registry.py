@@ -9,7 +9,12 @@ from capo.benchmarks.definition import Benchmark
 from capo.recipe.hints import nearest
 from capo.recipe.plugins import BENCHMARKS, load_plugin, plugins
 
-SHIPPED: dict[str, str] = {}
+SHIPPED: dict[str, str] = {
+    "drawbench": "capo.benchmarks.drawbench:DRAWBENCH",
+    "genai-bench": "capo.benchmarks.genai_bench:GENAI_BENCH",
+    "hpdv2": "capo.benchmarks.hpdv2:HPDV2",
+    "partiprompts": "capo.benchmarks.parti_prompts:PARTI_PROMPTS",
+}
 """The object of every shipped benchmark by name, imported when it is used."""
 
 
