@@ -27,6 +27,8 @@ class ClusteredMean:
     high: float
     p: float
     """two-sided p-value of the hypothesis that the mean is 1/2, in (0, 1]"""
+    error: float | None
+    """standard error over prompts and raters; None if the votes do not say"""
     votes: int
     prompts: int
     raters: int
@@ -86,14 +88,14 @@ def clustered_mean(
         share = 1 - (1 - CONFIDENCE) ** (1 / min(table.prompts, table.raters))
         low, high = mean - share * mean, mean + share * (1 - mean)
         p = 1.0 if mean == 0.5 else min(1.0, 2 * 0.5 ** min(table.prompts, table.raters))
-        return ClusteredMean(mean, low, high, p, *counts)
+        return ClusteredMean(mean, low, high, p, None, *counts)
     if min(table.prompts, table.raters) < 2:
-        return ClusteredMean(mean, 0.0, 1.0, 1.0, *counts)
+        return ClusteredMean(mean, 0.0, 1.0, 1.0, None, *counts)
     error = table.variances().both ** 0.5
     deviations = table.studentized(mean, np.random.default_rng(seed))
     reach = error * float(np.quantile(deviations, CONFIDENCE, method="higher"))
     p = (1 + int((deviations >= abs(mean - 0.5) / error).sum())) / (1 + len(deviations))
-    return ClusteredMean(mean, max(0.0, mean - reach), min(1.0, mean + reach), p, *counts)
+    return ClusteredMean(mean, max(0.0, mean - reach), min(1.0, mean + reach), p, error, *counts)
 
 
 def variances(values: Sequence[float], prompts: Sequence[str], raters: Sequence[str]) -> Variances:
