@@ -6,6 +6,7 @@ One thread, no progress output, no waiting for the disk, and tiny checkpoints bu
 import functools
 import gc
 import os
+import shutil
 from pathlib import Path
 
 os.environ["CAPO_QUIET"] = "1"
@@ -74,3 +75,17 @@ def checkpoint(tmp_path_factory, sdxl):
 def prepared(tmp_path_factory, sdxl):
     """A run directory with everything up to the pairs; copy it before training in it."""
     return tiny_training.prepare(tmp_path_factory.mktemp("prepared"), sdxl)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """The system's Chromium, driven by playwright; skips if either is missing."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    executable = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+    if executable is None:
+        pytest.skip("no chromium or google-chrome on this machine")
+    with playwright.sync_playwright() as started:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        browser = started.chromium.launch(executable_path=executable, args=arguments)
+        yield browser
+        browser.close()

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 # Every module adds its commands to the app; the order is the order in `capo --help`.
-from capo.cli import run, check, rehearse, status, clean, compare, soup, export  # isort: skip
+from capo.cli import run, check, rehearse, status, clean, compare, soup, export, people  # isort: skip
 from capo.cli import plan, bench, calibration, rewards, data, recipes, shapes  # isort: skip
 from capo.cli.app import app
 from capo.cli.run import STAGES
@@ -27,6 +27,7 @@ __all__ = [
     "data",
     "export",
     "main",
+    "people",
     "plan",
     "recipes",
     "rehearse",

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from capo.store.manifest import canonical
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 PAGE, IMAGES = "page", "images"
 STUDY, KEY, VOTES = "study.json", "key.json", "votes"
 

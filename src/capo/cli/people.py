@@ -1,0 +1,130 @@
+"""`capo people`: studies in which people compare images."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from capo.cli.app import Section, app, group, load
+from capo.cli.options import Directory, Json, Overrides, RecipeName
+
+people_app = group(help="Let people compare images: make a study, collect votes, report.")
+app.add_typer(people_app, name="people", rich_help_panel=Section.MORE)
+
+MAKE_HELP = """Make the page on which people compare the images of two models.
+
+Uses the first image of every evaluation prompt from a run whose evaluation is done.
+
+Publish the folder page/ of the study on any web space, open it from disk, or start `capo people serve`. The
+rest of the study stays with you: key.json says which image is whose."""
+
+MAKE_EPILOG = """\b
+Examples:
+  capo people make --run runs/first --to study
+  capo people make --run runs/first --to study --prompts 100 --raters 8 --prompt-following --tie
+  capo people make --run runs/first --to study --post https://example.org/votes
+
+\b
+Next:
+  capo people serve study"""
+
+Prompts = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Number of prompts, drawn with the seed. Default: 200, or all if there are fewer.",
+        show_default=False,
+    ),
+]
+Raters = Annotated[int, typer.Option(metavar="N", min=1, help="Planned number of raters; more may vote.")]
+Title = Annotated[str | None, typer.Option(metavar="TEXT", help="Title of the page.", show_default=False)]
+Instruction = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="What raters read before the first pair.", show_default=False),
+]
+Question = Annotated[
+    str | None,
+    typer.Option(
+        "--question",
+        metavar="TEXT",
+        help="The question about every pair. Default: which image looks better.",
+        show_default=False,
+    ),
+]
+Following = Annotated[
+    bool, typer.Option("--prompt-following", help="Also ask which image shows better what the text says.")
+]
+Tie = Annotated[bool, typer.Option("--tie", help="Let raters answer that neither image is better.")]
+Catches = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="Catch trials: half are pairs repeated with their sides exchanged, half show one image twice. "
+        "Default: a tenth of the pairs.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Seed of prompts, sides and order. Default: the recipe's.", show_default=False
+    ),
+]
+Format = Annotated[
+    Literal["png", "webp", "jpeg"],
+    typer.Option(help="Format of the images; webp and jpeg are smaller, with small losses."),
+]
+Post = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", help="Address to which the page sends a rater's votes at the end.", show_default=False
+    ),
+]
+
+
+@people_app.command("make", help=MAKE_HELP, epilog=MAKE_EPILOG)
+def make(
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to create.")],
+    recipe: RecipeName = None,
+    overrides: Overrides = None,
+    directory: Directory = None,
+    prompts: Prompts = None,
+    raters: Raters = 5,
+    title: Title = None,
+    instruction: Instruction = None,
+    question: Question = None,
+    prompt_following: Following = False,
+    tie: Tie = False,
+    catches: Catches = None,
+    seed: Seed = None,
+    image_format: Format = "png",
+    post: Post = None,
+    as_json: Json = False,
+) -> None:
+    from capo.cli.people_tables import print_study, study_values
+    from capo.cli.tables import print_json
+    from capo.people.build_study import PREFERENCE, PROMPT_FOLLOWING, StudySettings, build_study
+    from capo.people.study_sources import draw_prompts, evaluated
+    from capo.store import Run
+
+    loaded, path = load(recipe, overrides, directory)
+    first = PREFERENCE if question is None else PREFERENCE.model_copy(update={"text": question})
+    settings = StudySettings(
+        title=title or StudySettings.title,
+        instruction=instruction or StudySettings.instruction,
+        questions=(first, PROMPT_FOLLOWING) if prompt_following else (first,),
+        tie=tie,
+        raters=raters,
+        catches=catches,
+        seed=loaded.seed if seed is None else seed,
+        image_format=image_format,
+        post=post,
+    )
+    known, models = evaluated(Run(path), loaded.generate.shard_prompts)
+    study = build_study(to, draw_prompts(known, prompts, settings.seed), models, settings)
+    if as_json:
+        print_json(study_values(to, study))
+    else:
+        print_study(to, study)

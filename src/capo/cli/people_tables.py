@@ -1,0 +1,39 @@
+"""Print what a study consists of."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from capo.people.human_study import Study
+
+
+def study_values(folder: Path, study: "Study") -> dict[str, Any]:
+    """Return a new study as JSON values."""
+    from capo.people.human_study import PAGE, read_key
+    from capo.people.rater_page import INDEX
+
+    key = read_key(folder, study)
+    files = {image.file for pair in study.pairs for image in (pair.left, pair.right)}
+    return {
+        "directory": str(folder),
+        "page": str(folder / PAGE / INDEX),
+        "study": study.id,
+        "prompts": len({pair.prompt_id for pair in key.pairs.values()}),
+        "pairs": len(study.pairs),
+        "catch_trials": sum(pair.catch is not None for pair in key.pairs.values()),
+        "questions": [question.name for question in study.questions],
+        "raters": study.raters,
+        "votes": study.raters * len(study.pairs) * len(study.questions),
+        "image_bytes": sum((folder / PAGE / file).stat().st_size for file in files),
+    }
+
+
+def print_study(folder: Path, study: "Study") -> None:
+    """Print the size of a new study, and what to do with it."""
+    values = study_values(folder, study)
+    print(
+        f"Study {study.id}: {values['pairs']:,} pairs of {values['prompts']:,} prompts, "
+        f"{values['catch_trials']} of them catch trials; {values['votes']:,} votes of {study.raters} raters"
+    )
+    print(f"Page: {values['page']} ({values['image_bytes'] / 1e6:,.1f} MB of images)")
+    print(f"Publish {folder / 'page'} and nothing else, or: capo people serve {folder}")
