@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import tiny_rewards
 import tiny_training
 from capo import pipeline
 from capo.recipe import dump_recipe
@@ -35,7 +36,13 @@ def recipe(root, sdxl, train):
     validation = {"validation_prompts": {"source": str(root / "validation.txt")}, "validation_samples": 1}
     given = {"steps": 4, "checkpoint_every": 1, "validate_every": 2, **validation, **train}
     generate = {"shard_prompts": 1}
-    evaluate = {"prompts": {"source": str(root / "validation.txt")}, "samples_per_prompt": 1}
+    evaluate = {
+        "prompts": {"source": "shapes:test", "count": 2},
+        "samples_per_prompt": 2,
+        "judge": "shapes",
+        "embedder": str(root / "clip"),
+        "null_row": False,
+    }
     return tiny_training.recipe(root, sdxl, given, generate=generate, evaluate=evaluate)
 
 
@@ -43,6 +50,7 @@ def recipe(root, sdxl, train):
 def alone(tmp_path_factory, sdxl):
     """A folder with a recipe of every kind, and runs of one process: whole for `ddp`, else trained."""
     root = tmp_path_factory.mktemp("together")
+    tiny_rewards.clip(root / "clip")
     recipes = {kind: recipe(root, sdxl, train) for kind, train in KINDS.items()}
     for kind, settings in recipes.items():
         (root / f"{kind}.yaml").write_text(dump_recipe(settings))

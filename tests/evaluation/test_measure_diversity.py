@@ -11,11 +11,7 @@ from transformers.models.bit import BitImageProcessorPil
 import tiny_rewards
 import tiny_run
 from capo.evaluation.measure_diversity import EncoderWeights, ImageEncoder, find_encoder, prompt_distances
-from capo.images.sample_table import sample_table
-from capo.images.shard_files import shard_path
 from capo.rewards import RewardError
-from capo.scoring.score_shards import image_shards
-from capo.store import Run
 
 
 def pictures(count, seed=0):
@@ -23,25 +19,13 @@ def pictures(count, seed=0):
     return [Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(count)]
 
 
-@pytest.fixture
-def shards(tmp_path):
-    """Images of two prompts in two shards: three different images, and three copies of one image."""
-    with Run.open(tmp_path / "run") as run:
-        artifact = run.artifact("baseline")
-        artifact.begin({})
-        for number, images in enumerate((pictures(3, seed=1), pictures(1, seed=2) * 3)):
-            files = [tiny_run.png(np.asarray(image)) for image in images]
-            artifact.write_table(shard_path("images/base", number), sample_table({}, files))
-        return image_shards(artifact, "images/base")
-
-
 def encoder(place):
     return ImageEncoder(EncoderWeights("it", str(place), str(place)), torch.device("cpu"))
 
 
-def test_distances_are_between_clip_image_features(tmp_path, shards):
+def test_distances_are_between_clip_image_features(tmp_path):
     place = tiny_rewards.clip(tmp_path / "clip")
-    found = prompt_distances(encoder(place), shards, 3, "base")
+    found = prompt_distances(encoder(place), [*pictures(3, seed=1), *pictures(1, seed=2) * 3], 3)
     model = CLIPModel.from_pretrained(place).eval()
     pixels = torch.stack([torch.from_numpy(np.array(i)).permute(2, 0, 1) / 255 for i in pictures(3, seed=1)])
     processor = tiny_rewards._image_processor()

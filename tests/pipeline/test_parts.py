@@ -8,14 +8,17 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import tiny_rewards
+import tiny_run
 import tiny_training
 from capo import pipeline
 from capo.engine.launch import LaunchError
 from capo.engine.part_executor import Part
 from capo.pipeline.parts import run_part
-from capo.recipe import dump_recipe
+from capo.recipe import dump_recipe, parse_recipe
 from capo.store import Run, StaleArtifact, WorkspaceError
 
 
@@ -83,6 +86,54 @@ def test_one_part_leaves_gaps_that_a_plain_command_fills(settings, tmp_path):
     assert [s.state for s in pipeline.status(settings, tmp_path) if s.name == "samples"] == ["partial"]
     pipeline.run(settings, tmp_path, stage="generate")
     assert Run(tmp_path).artifact("samples").done
+
+
+def image_folders(folder, prompts):
+    """Write a folder with two images for each prompt, named by its number; return the folder's name."""
+    rng = np.random.default_rng(len(folder.name))
+    for number in range(prompts):
+        for sample in range(2):
+            path = folder / str(number) / f"{sample}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(tiny_run.png(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)))
+    return str(folder)
+
+
+def test_parts_import_images_and_evaluate_in_one_pass(settings, tmp_path, monkeypatch):
+    """Every job makes, scores, judges and measures its shards; the plain command only joins tables."""
+    values = settings.model_dump(mode="json")
+    values["prompts"], values["images"] = {"source": "images"}, {"source": image_folders(tmp_path / "own", 3)}
+    values["evaluate"] |= {
+        "prompts": {"source": "shapes:test", "count": 3},
+        "samples_per_prompt": 2,
+        "judge": "shapes",
+        "embedder": str(tiny_rewards.clip(tmp_path / "clip")),
+        "policy": image_folders(tmp_path / "mine", 3),
+        "against": image_folders(tmp_path / "yours", 3),
+    }
+    recipe = parse_recipe(values)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+
+    def in_parts(stage):
+        return [run_part(recipe, parts, Part(n, 2), stage)[0] for n in (1, 0)]
+
+    for run in (whole, parts):
+        pipeline.run(recipe, run, stage="prompts")
+    assert [result.left for result in in_parts("generate")] == [2, 0]
+    pipeline.run(recipe, whole, stage="evaluate")
+    assert [result.made for result in in_parts("evaluate")] == [3 * 1, 3 * 2]
+    with monkeypatch.context() as patched:
+        patched.setattr("capo.evaluation.candidates.tuned", lambda *_: exit("the baseline is complete"))
+        patched.delattr("capo.scoring.rater.score_images")  # nothing is left to compute
+        with pytest.raises(SystemExit):
+            pipeline.run(recipe, parts, stage="evaluate")
+    # The images of both models are measured; those of the baseline belong to the parts too.
+    assert [result.made for result in in_parts("evaluate")] == [3 * 1 + 3, 3 * 2 + 3]
+    for run in (whole, parts):
+        pipeline.run(recipe, run, stage="generate")
+        pipeline.run(recipe, run, stage="evaluate")
+    names = ("samples", "baseline", "evaluate")
+    assert manifests(whole, *names) == manifests(parts, *names)
 
 
 def test_what_a_part_cannot_make_is_an_error_with_the_command_to_run(settings, tmp_path, monkeypatch):

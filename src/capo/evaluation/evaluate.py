@@ -4,12 +4,13 @@ Base and tuned model share their prompts and seeds, so their images can be shown
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from capo.evaluation.baseline import evaluated_model_inputs, is_kept
 from capo.recipe import Recipe
 from capo.store.manifest import identify
-from capo.store.step import Job, Step, flatten
+from capo.store.step import Job, Step, flatten, make_all
 
 if TYPE_CHECKING:
     from capo.evaluation.candidates import Candidate
@@ -56,8 +57,8 @@ def evaluate(job: Job) -> None:
     Images without a score are left out of the win-rates and counted.
     """
     from capo.evaluation.candidates import against, tuned
-    from capo.evaluation.measure_diversity import find_encoder, measure_diversity
-    from capo.evaluation.model_images import TUNED, image_sets, measure, read_judgments
+    from capo.evaluation.measure_diversity import find_encoder, measure_diversity, read_diversity
+    from capo.evaluation.model_images import TUNED, image_sets, measure, own_sets, read_judgments
     from capo.evaluation.results_page import results_page
     from capo.evaluation.win_rates import Measurements, evaluation_results, result_warnings
     from capo.prompts import load_prompts
@@ -66,19 +67,20 @@ def evaluate(job: Job) -> None:
     baseline = job.run.artifact("baseline")
     prompts = load_prompts(section.prompts, recipe.seed, "evaluate.prompts")
     candidate, base = tuned(section, job.run.artifact("train")), against(section, recipe.model)
-    measure(job, prompts, [TUNED], candidate)
-    sets = image_sets(baseline, artifact)
+    sets = image_sets(baseline) | own_sets(job, prompts, [TUNED])
     ids, samples = [prompt.prompt_id for prompt in prompts], section.samples_per_prompt
     encoder = find_encoder(section.embedder, recipe.rewards) if samples > 1 else None
+    pieces = [partial(measure, job, prompts, [TUNED], candidate)]
+    if encoder is not None:
+        pieces.append(partial(measure_diversity, job, encoder, ids, sets))
+    make_all(pieces)
     measured = Measurements(
         scores={
             reward.name: {m: images.read_scores(reward.name, ids, samples) for m, images in sets.items()}
             for reward in recipe.rewards
         },
         correct={**read_judgments(baseline, samples), **read_judgments(artifact, samples)},
-        diversity=None
-        if encoder is None
-        else measure_diversity(encoder, artifact, ids, sets, samples, recipe.engine),
+        diversity=None if encoder is None else read_diversity(encoder, artifact, sets),
         same_noise=candidate.existing is None and base.existing is None,
     )
     results = {

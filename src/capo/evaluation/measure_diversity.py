@@ -6,19 +6,20 @@ first: training moves images along the features of a reward that it optimizes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from capo.engine.device import select_device
-from capo.engine.progress import progress
+from capo.engine.shard_work import Workplace
 from capo.evaluation.win_rates import Diversity
 from capo.recipe import EngineSection, RewardSection
 from capo.rewards.catalog import CLIP_PREFERENCE, find_entry
 from capo.scoring.image_sets import ImageSet
-from capo.scoring.score_shards import ImageShard
-from capo.scoring.score_table import decode_rows
+from capo.scoring.measure_shards import Measure, measure_shards
 from capo.store import Artifact
+from capo.store.step import Job
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DISTANCES = "diversity.parquet"
+MEASURED_SHARDS = "diversity"
+"""The folder with the distances of shards, until they are joined."""
 
 BATCH = 64
 """Images encoded at once."""
@@ -81,44 +84,67 @@ class ImageEncoder:
 
 
 def measure_diversity(
-    weights: EncoderWeights,
-    artifact: Artifact,
-    prompt_ids: Sequence[str],
-    sets: Mapping[str, ImageSet],
-    samples: int,
-    engine: EngineSection,
-) -> Diversity:
-    """Distances between the images of every prompt, by model, kept in `diversity.parquet` of `artifact`.
+    job: Job, weights: EncoderWeights, prompt_ids: Sequence[str], sets: Mapping[str, ImageSet]
+) -> None:
+    """Write the distances between the images of every prompt, by model, to `diversity.parquet` of the job.
 
-    `sets` has the images of every model, `samples` of each prompt (two or more).
+    `sets` has the images of every model, two or more of each prompt.
     """
-    if not artifact.has(DISTANCES):
-        encoder = ImageEncoder(weights, select_device(engine))
-        distances = {
-            model: prompt_distances(encoder, images.shards, samples, model) for model, images in sets.items()
-        }
-        artifact.write_table(DISTANCES, _table(prompt_ids, distances))
+    artifact, recipe = job.artifact, job.recipe
+    if artifact.has(DISTANCES):
+        return
+    # First the job's own images: their shards have the numbers under which they were made.
+    models = sorted(sets, key=lambda model: sets[model].artifact is not artifact)
+    shards = [shard for model in models for shard in sets[model].shards]
+    load = _LoadEncoder(weights, recipe.evaluate.samples_per_prompt, recipe.engine)
+    tables = iter(measure_shards(job.executor, shards, load, (artifact, MEASURED_SHARDS), "diversity"))
+    distances = {
+        model: np.concatenate([next(tables)["distance"].to_numpy() for _ in sets[model].shards])
+        for model in models
+    }
+    artifact.write_table(DISTANCES, _table(prompt_ids, {model: distances[model] for model in sets}))
+    artifact.remove(MEASURED_SHARDS)
+
+
+def read_diversity(weights: EncoderWeights, artifact: Artifact, sets: Mapping[str, ImageSet]) -> Diversity:
+    """Return the distances that `measure_diversity` wrote."""
     table = artifact.read_table(DISTANCES).to_pydict()
     return Diversity(weights.name, {model: np.array(table[model]) for model in sets})
 
 
-def prompt_distances(
-    encoder: ImageEncoder, shards: Sequence[ImageShard], samples: int, model: str
-) -> np.ndarray:
-    """The mean cosine distance between the images of every prompt, float64 [P], in the shards' order."""
+@dataclass(frozen=True)
+class _LoadEncoder:
+    """Loads the encoder in the process of a worker. Picklable."""
+
+    weights: EncoderWeights
+    samples: int
+    engine: EngineSection
+
+    def __call__(self, place: Workplace) -> Measure:
+        encoder = ImageEncoder(self.weights, select_device(self.engine))
+        return partial(_distance_table, encoder, self.samples)
+
+
+def _distance_table(
+    encoder: ImageEncoder, samples: int, rows: "pa.Table", images: "Sequence[Image.Image]"
+) -> "pa.Table":
+    import pyarrow as pa
+
+    return pa.table({"distance": prompt_distances(encoder, images, samples)})
+
+
+def prompt_distances(encoder: ImageEncoder, images: "Sequence[Image.Image]", samples: int) -> np.ndarray:
+    """The mean cosine distance between the images of every prompt, float64 [P].
+
+    The `samples` images of a prompt follow one another.
+    """
     import torch
 
     from capo.method import pairwise_distance
 
-    distances = []
-    with progress(f"diversity: {model} images", len(shards), "shards") as bar:
-        for shard in shards:
-            images = decode_rows(shard.artifact.read_table(shard.path, ["image"]))
-            parts = [encoder.embed(images[at : at + BATCH]) for at in range(0, len(images), BATCH)]
-            features = torch.cat(parts)
-            distances.append(pairwise_distance(features.reshape(-1, samples, features.shape[-1])).numpy())
-            bar.advance()
-    return np.concatenate(distances)
+    parts = [encoder.embed(images[at : at + BATCH]) for at in range(0, len(images), BATCH)]
+    features = torch.cat(parts)
+    return pairwise_distance(features.reshape(-1, samples, features.shape[-1])).numpy()
 
 
 def _table(prompt_ids: Sequence[str], distances: Mapping[str, np.ndarray]) -> "pa.Table":

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from capo.engine.device import select_device
-from capo.engine.progress import progress
 from capo.engine.shard_work import Workplace
 from capo.evaluation.candidates import Candidate
 from capo.images.evaluation_import import EvaluationImages, import_evaluation_images
@@ -24,17 +23,18 @@ from capo.recipe import Recipe
 from capo.sampling.image_request import ImageRequest
 from capo.sampling.sampler import Sampling, run_sampling
 from capo.scoring.image_sets import ImageSet, score_image_sets
-from capo.scoring.judging import Judge, check_size, load_judge, verdicts
+from capo.scoring.judge_images import judge_images
+from capo.scoring.judging import check_size
 from capo.store import Artifact
-from capo.store.step import Job
+from capo.store.step import Job, make_all
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from capo.diffusion.family import Family
 
 IMAGES = "images"
 JUDGMENTS = "judgements.parquet"
+JUDGED_SHARDS = "judgements"
+"""The folder with the judgments on shards, until they are joined."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,24 @@ def measure(
 
     Images and scores that exist are kept, so interrupted work resumes shard by shard.
     """
-    recipe, artifact = job.recipe, job.artifact
-    sets = {model.name: image_set(artifact, model.name) for model in models}
-    _make_images(job, prompts, models, candidate)
-    score_image_sets(job.executor, list(sets.values()), recipe.rewards, prompts, recipe.engine, "evaluate")
-    if recipe.evaluate.judge is not None and not artifact.has(JUDGMENTS):
-        artifact.write_table(JUDGMENTS, _judgments(load_judge(recipe.evaluate.judge), prompts, sets))
+    sets = own_sets(job, prompts, models)
+    pieces = (
+        partial(_make_images, job, prompts, models, candidate),
+        partial(_score, job, prompts, sets),
+        partial(_judge, job, prompts, sets),
+    )
+    make_all(pieces)
 
 
-def image_set(artifact: Artifact, model: str) -> ImageSet:
-    """A model's images and scores in `artifact`."""
-    return ImageSet(artifact, f"{IMAGES}/{model}", f"scores/{model}")
+def own_sets(job: Job, prompts: Sequence[Prompt], models: Sequence[EvaluatedModel]) -> dict[str, ImageSet]:
+    """The images of `models` in the job's artifact, by model, including those that are not made yet."""
+    shards = math.ceil(len(prompts) / job.recipe.generate.shard_prompts)
+    return {model.name: image_set(job.artifact, model.name, shards) for model in models}
+
+
+def image_set(artifact: Artifact, model: str, shards: int | None = None) -> ImageSet:
+    """A model's images and scores in `artifact`; `shards` is `ImageSet.count`."""
+    return ImageSet(artifact, f"{IMAGES}/{model}", f"scores/{model}", shards)
 
 
 def image_sets(*artifacts: Artifact) -> dict[str, ImageSet]:
@@ -106,9 +113,9 @@ def _make_images(
     samples, judge = recipe.evaluate.samples_per_prompt, recipe.evaluate.judge
     if candidate.existing is not None:
         check = partial(check_size, judge)
-        request = EvaluationImages(candidate.existing, samples, settings.shard_prompts, check)
+        request = EvaluationImages(candidate.existing, prompts, samples, settings.shard_prompts, check)
         for folder in folders.values():
-            import_evaluation_images(artifact, folder, prompts, request)
+            import_evaluation_images(job.executor, artifact, folder, request)
         return
     requests = [
         ImageRequest(
@@ -136,18 +143,25 @@ def _load_checked(recipe: Recipe, candidate: Candidate, place: Workplace) -> "Fa
     return family
 
 
-def _judgments(judge: Judge, prompts: Sequence[Prompt], sets: Mapping[str, ImageSet]) -> "pa.Table":
-    """One row per image: model, prompt_id, sample, and whether it is correct."""
+def _score(job: Job, prompts: Sequence[Prompt], sets: Mapping[str, ImageSet]) -> None:
+    """Write the scores of all rewards."""
+    recipe = job.recipe
+    score_image_sets(job.executor, list(sets.values()), recipe.rewards, prompts, recipe.engine, "evaluate")
+
+
+def _judge(job: Job, prompts: Sequence[Prompt], sets: Mapping[str, ImageSet]) -> None:
+    """Write one row per image: model, prompt_id, sample, and whether it is correct."""
     import pyarrow as pa
 
-    texts = {prompt.prompt_id: prompt.text for prompt in prompts}
-    tables = []
-    for model, images in sets.items():
-        with progress(f"judge: {model} images", len(images.shards), "shards") as bar:
-            for shard in images.shards:
-                read = shard.read(texts)
-                correct = verdicts(judge, prompts, read.rows, read.images)
-                columns = {"model": [model] * len(correct), "prompt_id": read.rows["prompt_id"]}
-                tables.append(pa.table(columns | {"sample": read.rows["sample"], "correct": correct}))
-                bar.advance()
-    return pa.concat_tables(tables)
+    judge, artifact = job.recipe.evaluate.judge, job.artifact
+    if judge is None or artifact.has(JUDGMENTS):
+        return
+    models = [model for model, images in sets.items() for _ in images.shards]
+    shards = [shard for images in sets.values() for shard in images.shards]
+    judged = judge_images(job.executor, judge, prompts, shards, (artifact, JUDGED_SHARDS), "judge")
+    tables = [
+        table.add_column(0, "model", [[model] * len(table)])
+        for model, table in zip(models, judged, strict=True)
+    ]
+    artifact.write_table(JUDGMENTS, pa.concat_tables(tables))
+    artifact.remove(JUDGED_SHARDS)

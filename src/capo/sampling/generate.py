@@ -29,8 +29,7 @@ def steps(recipe: Recipe) -> list[Step]:
     inputs |= images_inputs(recipe.images) | {"seed": recipe.seed}
     inputs |= start_inputs(recipe.start, recipe.model, recipe.train)
     inputs |= _adaptive_inputs(recipe)
-    sharded = recipe.images is None
-    return [Step("samples", "generate", inputs, ("prompts",), make_samples, sharded=sharded)]
+    return [Step("samples", "generate", inputs, ("prompts",), make_samples, sharded=True)]
 
 
 def checks(recipe: Recipe, run: "Run") -> list[Check]:

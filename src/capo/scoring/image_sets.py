@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from capo.engine.shard_work import Executor
+from capo.images.shard_files import shard_path
 from capo.prompts import Prompt
 from capo.recipe import EngineSection, RewardSection
 from capo.scoring.score_shards import ImageShard, ScoreFiles, image_shards, score_shards
@@ -30,11 +31,15 @@ class ImageSet:
     """The folder with the shards."""
     scores: str
     """The folder with the table of every reward."""
+    count: int | None = None
+    """The number of shards, of which some may be missing; None if those that exist are all."""
 
     @cached_property
     def shards(self) -> list[ImageShard]:
         """Its shards, in order."""
-        return image_shards(self.artifact, self.images)
+        if self.count is None:
+            return image_shards(self.artifact, self.images)
+        return [ImageShard(self.artifact, shard_path(self.images, n)) for n in range(self.count)]
 
     def table_path(self, reward: str) -> str:
         """The path of a reward's scores in the artifact."""

@@ -12,7 +12,6 @@ from capo.recipe import EvaluateSection
 from capo.recipe.plugins import JUDGES, load_plugin, plugin_version
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from PIL import Image
 
 FIELD = "evaluate.judge"
@@ -77,12 +76,3 @@ def check_size(name: str | None, size: tuple[int, int], what: str) -> None:
             f"{FIELD}: {name} needs images of {wanted[1]}×{wanted[0]} pixels, but {what} "
             f"{size[1]}×{size[0]}; set it to null"
         )
-
-
-def verdicts(
-    judge: Judge, prompts: Sequence[Prompt], rows: "pa.Table", images: "Sequence[Image.Image]"
-) -> list[bool]:
-    """Return the judge's verdict on each image, which belongs to the prompt of its row."""
-    known = {prompt.prompt_id: prompt for prompt in prompts}
-    of_rows = [known[prompt_id] for prompt_id in rows["prompt_id"].to_pylist()]
-    return [bool(verdict) for verdict in judge.verdicts(images, of_rows)]

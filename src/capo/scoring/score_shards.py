@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from capo.engine.device import select_device
 from capo.engine.memory import release_memory
-from capo.engine.part_executor import ShardsLeft
 from capo.engine.prefetch import prefetched
 from capo.engine.progress import say
 from capo.engine.shard_work import Done, Executor, ShardsFailed, Workplace, errors_of
@@ -30,6 +30,7 @@ from capo.scoring.rater import ImageRows, Rater
 from capo.scoring.score_table import Gaps, find_gaps, score_table, score_values
 from capo.store import Artifact
 from capo.store.run_directory import Run, RunAccess
+from capo.store.step import make_all
 
 if TYPE_CHECKING:
     import torch
@@ -211,14 +212,8 @@ def score_shards(
     """
     passes = _Passes(executor, shards, texts, engine, title)
     started = time.monotonic()
-    left: list[ShardsLeft] = []
-    for group in _groups(destinations, executor.free_memory(engine)):
-        try:
-            passes.run_together(group)
-        except ShardsLeft as error:
-            left.append(error)
-    if left:
-        raise ShardsLeft.sum(left)
+    groups = _groups(destinations, executor.free_memory(engine))
+    make_all(partial(passes.run_together, group) for group in groups)
     elapsed = time.monotonic() - started
     own = {d.files.reward.name: passes.seconds.get(d.files.reward.name, 0.0) for d in destinations}
     # Several workers spend more seconds than elapse.

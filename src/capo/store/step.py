@@ -1,13 +1,15 @@
 """Steps: the artifacts that a stage declares, with their inputs and the function that makes them."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from capo.engine.local_executor import LocalExecutor
+from capo.engine.part_executor import ShardsLeft
 from capo.engine.shard_work import Executor
 from capo.recipe import Recipe
 from capo.store.artifact import Artifact
+from capo.store.errors import LeftToMain
 from capo.store.run_directory import Run
 
 StageName = Literal["prompts", "generate", "score", "pair", "train", "evaluate", "report"]
@@ -53,6 +55,27 @@ class Step:
     """Reports whether a file is the same although the named inputs differ."""
     needed_by: str | None = None
     """The only artifact that reads this one, which may be missing once that artifact is up to date."""
+
+
+def make_all(works: Iterable[Callable[[], None]]) -> None:
+    """Do several pieces of a stage's work, all of them even if some are left to other commands.
+
+    A later piece may need the shards with the same numbers of an earlier one. Raises `ShardsLeft` with the
+    sum, or `LeftToMain` if no shard is left but the main process must complete a piece.
+    """
+    shards: list[ShardsLeft] = []
+    main: LeftToMain | None = None
+    for work in works:
+        try:
+            work()
+        except ShardsLeft as error:
+            shards.append(error)
+        except LeftToMain as error:
+            main = error
+    if shards:
+        raise ShardsLeft.sum(shards)
+    if main is not None:
+        raise main
 
 
 def flatten(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:

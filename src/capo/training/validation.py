@@ -27,18 +27,22 @@ from capo.recipe import Recipe
 from capo.sampling.image_request import ImageRequest
 from capo.sampling.sampler import Sampling, run_sampling
 from capo.scoring.image_sets import ImageSet, score_image_sets
-from capo.scoring.judging import can_judge, check_size, load_judge, verdicts
+from capo.scoring.judge_images import judge_images
+from capo.scoring.judging import can_judge, check_size
 from capo.scoring.prompt_win_rates import present, prompt_error, prompt_win_rates
 from capo.store import Artifact
 from capo.store.step import Job
 
 PROMPTS = "prompts.parquet"
 
+JUDGED = "judgements"
+"""The folder of judgments on shards, until all are there."""
+
 
 def validate_base(recipe: Recipe, artifact: Artifact, executor: Executor) -> None:
     """Fill `validation/`: images of the base model and their scores, which do not depend on training."""
     prompts = validation_prompts(recipe)
-    base = ValidationImages(recipe, prompts, artifact, "base", executor)
+    base = ValidationImages(recipe, prompts, artifact, "base", executor, artifact)
     if not base.scored:
         base.sample(executor, "validate the base", _load_base)
     artifact.write_table(PROMPTS, prompt_table(prompts))
@@ -66,7 +70,7 @@ class Validation:
         self._artifact = job.artifact
         self._executor, self._sampling = job.executor, sampling
         self._prompts = validation_prompts(recipe)
-        self._base = ValidationImages(recipe, self._prompts, base, "base", job.executor)
+        self._base = ValidationImages(recipe, self._prompts, base, "base", job.executor, job.artifact)
 
     def run(self, step: int, roll_backs: int = 0) -> dict[str, Any]:
         """Validate the policy at a step; `roll_backs` counts how often training has rolled back so far.
@@ -98,7 +102,8 @@ class Validation:
     def _sampled(self, step: int, roll_backs: int) -> "ValidationImages":
         again = f"-again-{roll_backs}" if roll_backs else ""
         folder = f"validation/step-{step:06d}{again}"
-        images = ValidationImages(self._recipe, self._prompts, self._artifact, folder, self._executor)
+        artifact, executor = self._artifact, self._executor
+        images = ValidationImages(self._recipe, self._prompts, artifact, folder, executor, artifact)
         if not images.scored:
             images.sample(self._sampling, f"validate step {step}", _held_policy, self._family)
         return images
@@ -113,6 +118,8 @@ class ValidationImages:
     artifact: Artifact
     folder: str
     executor: Executor
+    judged_in: Artifact
+    """Where judgments are kept until all are there; the artifact of the base's images is complete."""
 
     @cached_property
     def images(self) -> ImageSet:
@@ -142,12 +149,13 @@ class ValidationImages:
     @cached_property
     def accepted(self) -> np.ndarray:
         """The share of each prompt's images that the judge accepts [P]."""
-        assert self.recipe.evaluate.judge is not None
-        judge = load_judge(self.recipe.evaluate.judge)
-        texts = {prompt.prompt_id: prompt.text for prompt in self.prompts}
-        shards = (shard.read(texts) for shard in self.images.shards)
-        judgments = [v for read in shards for v in verdicts(judge, self.prompts, read.rows, read.images)]
-        return np.reshape(judgments, (len(self.prompts), -1)).mean(axis=1)
+        judge = self.recipe.evaluate.judge
+        assert judge is not None
+        shards, place = self.images.shards, (self.judged_in, JUDGED)
+        tables = judge_images(self.executor, judge, self.prompts, shards, place, "validate: judge")
+        self.judged_in.remove(JUDGED)
+        judgments = np.concatenate([table["correct"].to_numpy() for table in tables])
+        return judgments.reshape(len(self.prompts), -1).mean(axis=1)
 
     def sample(
         self,
