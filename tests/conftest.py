@@ -18,6 +18,7 @@ import torch
 from hypothesis import settings
 
 import tiny
+import tiny_today
 import tiny_training
 from capo.engine.model_loading import quiet
 from capo.store import atomic
@@ -66,7 +67,9 @@ def checkpoint(tmp_path_factory, sdxl):
         if name == "sdxl":
             return sdxl
         with quiet():
-            return tiny.save(tiny.FAMILIES[name], tmp_path_factory.mktemp("checkpoints") / name)
+            return tiny.save(
+                (tiny.FAMILIES | tiny_today.FAMILIES)[name], tmp_path_factory.mktemp("checkpoints") / name
+            )
 
     return build
 

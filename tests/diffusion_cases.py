@@ -2,11 +2,16 @@
 
 import torch
 from diffusers import (
+    Flux2KleinPipeline,
+    Flux2Pipeline,
     FluxPipeline,
+    PixArtSigmaPipeline,
+    QwenImagePipeline,
     SanaPipeline,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
+    ZImagePipeline,
 )
 
 from capo.diffusion import load_family
@@ -22,7 +27,22 @@ PIPELINES = {
     "flux-dev": FluxPipeline,
     "flux-schnell": FluxPipeline,
     "sana": SanaPipeline,
+    "pixart": PixArtSigmaPipeline,
+    "qwen-image": QwenImagePipeline,
+    "z-image": ZImagePipeline,
+    "flux2-dev": Flux2Pipeline,
+    "flux2-klein": Flux2KleinPipeline,
+    "flux2-klein-base": Flux2KleinPipeline,
 }
+SHORT = {
+    "pixart": {"max_sequence_length": 32},
+    "qwen-image": {"max_sequence_length": 180},
+    "z-image": {"max_sequence_length": 64},
+    "flux2-dev": {"max_sequence_length": 220},
+    "flux2-klein": {"max_sequence_length": 64},
+    "flux2-klein-base": {"max_sequence_length": 64},
+}
+"""Fewer tokens than these families read by default, for speed."""
 ABSENT = {
     "sd15": {"safety_checker": None},
     "sd21": {"safety_checker": None},
@@ -32,11 +52,14 @@ ABSENT = {
 
 def settings_of(name, **fields):
     """Three steps of 32-pixel images with the paper's sampler, or that of the pipeline's authors."""
-    if name.startswith("flux"):
+    if name.startswith("flux-"):
         own = {
             "scheduler": "FlowMatchEulerDiscreteScheduler",
             "guidance_scale": 3.5 if name == "flux-dev" else 0,
         }
+    elif name.startswith(("flux2", "qwen", "z-image")):
+        guidance = 0 if name == "flux2-klein" else 4.0
+        own = {"scheduler": "FlowMatchEulerDiscreteScheduler", "guidance_scale": guidance}
     elif name.startswith(("sd3", "sana")):
         own = {"scheduler": "DPMSolverMultistepScheduler", "guidance_scale": 5.0}
     else:

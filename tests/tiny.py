@@ -60,7 +60,7 @@ def sdxl(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, **s
     def build() -> StableDiffusionXLPipeline:
         tokenizer = clip_tokenizer()
         return StableDiffusionXLPipeline(
-            vae=_vae(),
+            vae=vae(),
             text_encoder=CLIPTextModel(text_config(tokenizer)),
             text_encoder_2=CLIPTextModelWithProjection(text_config(tokenizer)),
             tokenizer=tokenizer,
@@ -81,7 +81,7 @@ def sdxl(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, **s
 def sd(prediction_type: str = "epsilon") -> StableDiffusionPipeline:
     tokenizer = clip_tokenizer()
     return StableDiffusionPipeline(
-        vae=_vae(),
+        vae=vae(),
         text_encoder=CLIPTextModel(text_config(tokenizer)),
         tokenizer=tokenizer,
         unet=_unet(cross_attention_dim=16),
@@ -96,10 +96,10 @@ def sd3(*, t5: bool = True, **transformer: object) -> StableDiffusion3Pipeline:
     tokenizer = clip_tokenizer()
     tokenizer_3 = t5_tokenizer() if t5 else None
     return StableDiffusion3Pipeline(
-        vae=_vae(scaling_factor=1.5, shift_factor=0.06),
+        vae=vae(scaling_factor=1.5, shift_factor=0.06),
         text_encoder=CLIPTextModelWithProjection(text_config(tokenizer)),
         text_encoder_2=CLIPTextModelWithProjection(text_config(tokenizer)),
-        text_encoder_3=_t5(tokenizer_3) if t5 else None,
+        text_encoder_3=t5_encoder(tokenizer_3) if t5 else None,
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         tokenizer_3=tokenizer_3,
@@ -129,9 +129,9 @@ def flux(*, dev: bool) -> FluxPipeline:
     tokenizer, tokenizer_2 = clip_tokenizer(), t5_tokenizer()
     dynamic = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
     return FluxPipeline(
-        vae=_vae(scaling_factor=0.36, shift_factor=0.12),
+        vae=vae(scaling_factor=0.36, shift_factor=0.12),
         text_encoder=CLIPTextModel(text_config(tokenizer)),
-        text_encoder_2=_t5(tokenizer_2),
+        text_encoder_2=t5_encoder(tokenizer_2),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer_2,
         transformer=FluxTransformer2DModel(
@@ -273,7 +273,7 @@ def gemma_tokenizer() -> GemmaTokenizer:
     return tokenizer
 
 
-def _t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
+def t5_encoder(tokenizer: T5Tokenizer) -> T5EncoderModel:
     return T5EncoderModel(
         T5Config(
             vocab_size=len(tokenizer),
@@ -289,7 +289,7 @@ def _t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
     )
 
 
-def _vae(**fields: float) -> AutoencoderKL:
+def vae(**fields: float) -> AutoencoderKL:
     blocks = 3
     return AutoencoderKL(
         block_out_channels=(8,) * blocks,

@@ -10,25 +10,33 @@ from diffusers import FluxPipeline
 from safetensors.torch import load_file, save_file
 
 from capo.diffusion.flux import Flux
+from capo.diffusion.flux2 import Flux2Klein
+from capo.diffusion.pixart import PixArtSigma
 from capo.diffusion.policy import Policy, load_policy
 from capo.diffusion.process import DDPM
+from capo.diffusion.qwen_image import QwenImage
 from capo.diffusion.sana import Sana
+from capo.diffusion.vae import scaled
+from capo.diffusion.z_image import ZImage
 from capo.engine.model_loading import quiet
 from capo.recipe import GenerateSection, TrainSection
-from diffusion_cases import PIPELINES, family_of, settings_of
+from diffusion_cases import PIPELINES, SHORT, family_of, settings_of
 
-PROMPTS = ["a red circle", "two blue dogs"]
+PROMPTS = ("a red circle", "two blue dogs")
 every = pytest.mark.parametrize("name", PIPELINES)
-each_architecture = pytest.mark.parametrize("name", ["sd15", "sd3", "flux-dev", "sana"])  # SDXL: test_sdxl.py
+TODAY = ["pixart", "qwen-image", "z-image", "flux2-klein-base"]
+each_architecture = pytest.mark.parametrize(  # SDXL: test_sdxl.py
+    "name", ["sd15", "sd3", "flux-dev", "sana", *TODAY]
+)
 
 
 @pytest.fixture
 def family(name, checkpoint):
-    return family_of(checkpoint(name))
+    return family_of(checkpoint(name), **SHORT.get(name, {}))
 
 
 def sample(family, settings, noise, prompts=PROMPTS):
-    return family.sample(family.encode(prompts), family.unconditional(), noise, settings)
+    return family.sample(family.encode([*prompts]), family.unconditional(), noise, settings)
 
 
 def pixels(images):
@@ -41,9 +49,16 @@ def arguments(settings, family, noise):
     values = {name: getattr(settings, name) for name in names}
     if isinstance(family, Flux):
         noise = FluxPipeline._pack_latents(noise, *noise.shape)
-        values["max_sequence_length"] = 512 if settings.guidance_scale else 256  # -dev, -schnell
-    if isinstance(family, Sana):
+    if isinstance(family, QwenImage):
+        noise = FluxPipeline._pack_latents(noise, *noise.shape)
+        values["true_cfg_scale"] = values.pop("guidance_scale")
+        values["negative_prompt"] = [" "] * len(PROMPTS)
+    if isinstance(family, Sana | PixArtSigma):
         values["use_resolution_binning"] = False
+    if isinstance(family, PixArtSigma):
+        values["clean_caption"] = False
+    if family.sequence_length is not None:
+        values["max_sequence_length"] = family._tokens()
     return {"latents": noise, **values}
 
 
@@ -51,7 +66,7 @@ def arguments(settings, family, noise):
 def test_images_are_those_of_the_pipeline(name, family, bare, noise):
     settings = settings_of(name)
     images = pixels(family.decode(sample(family, settings, noise)))
-    expected = pixels(bare(name)(PROMPTS, **arguments(settings, family, noise)).images)
+    expected = pixels(bare(name)(prompt=[*PROMPTS], **arguments(settings, family, noise)).images)
     assert images.shape == (2, 32, 32, 3)
     # The pipeline encodes the empty prompt once a row, we once: the last bit may differ.
     assert np.abs(images - expected).max() <= 1
@@ -66,14 +81,24 @@ def test_a_prediction_is_that_of_the_network_in_the_pipelines_loop(name, family,
     pipeline, answers = bare(name), []
     network = getattr(pipeline, family.denoiser_name)
     network.register_forward_hook(lambda *call: answers.append(call[-1][0]))
-    settings = settings_of(name, num_inference_steps=2, guidance_scale=0 if name == "flux-schnell" else 1)
-    pipeline(PROMPTS, **arguments(settings, family, noise), output_type="latent")
+    guidance = 0 if name in ("flux-schnell", "z-image") else 1
+    settings = settings_of(name, num_inference_steps=2, guidance_scale=guidance)
+    pipeline(prompt=[*PROMPTS], **arguments(settings, family, noise), output_type="latent")
     first = pipeline.scheduler.timesteps[0]
     t = (first if isinstance(family.process, DDPM) else first / 1000).expand(2)
-    prediction = family.predict(noise, t, family.encode(PROMPTS))
-    expected = family._unpacked(answers[0], noise)
+    prediction = family.predict(noise, t, family.encode([*PROMPTS]))
+    expected = _velocity(answers[0], family, noise)
     torch.testing.assert_close(prediction, expected, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(family.predict(noise, t * 0, family.encode(PROMPTS)), expected, atol=1e-2)
+    assert not torch.allclose(family.predict(noise, t * 0, family.encode([*PROMPTS])), expected, atol=1e-2)
+
+
+def _velocity(answer, family, noise):
+    """What the pipeline makes of an answer of the network."""
+    if isinstance(family, ZImage):
+        return -torch.stack(answer)[:, :, 0]
+    if isinstance(family, PixArtSigma):
+        return answer.chunk(2, dim=1)[0]
+    return family._unpacked(answer, noise)
 
 
 @each_architecture
@@ -85,10 +110,13 @@ def test_images_do_not_depend_on_the_rest_of_the_batch(name, family, noise):
 
 
 @every
-def test_the_encoder_that_reads_furthest_decides_which_prompts_are_truncated(name, family):
-    longest = {"sd3": 256, "sd35": 256, "flux-dev": 512, "flux-schnell": 256, "sana": 299}.get(name, 16)
-    marks = 1 if name in ("sd3", "sd35", "flux-dev", "flux-schnell", "sana") else 2  # start, end or both
-    fits = "red " * (longest - marks) if name != "sana" else "r" * (longest - marks)
+def test_the_encoder_that_reads_furthest_decides_which_prompts_are_truncated(name, checkpoint):
+    family = family_of(checkpoint(name))
+    words = {"sd3": 255, "sd35": 255, "flux-dev": 511, "flux-schnell": 255, "pixart": 299}
+    # With tokenizers of single characters, after an instruction or the start of a chat.
+    characters = {"sana": 298, "qwen-image": 397, "z-image": 506, "flux2-dev": 328}
+    characters |= {"flux2-klein": 506, "flux2-klein-base": 506}
+    fits = "r" * characters[name] if name in characters else "red " * words.get(name, 14)
     assert family.truncates(["red", fits, fits + "r"]) == [False, False, True]
 
 
@@ -104,6 +132,8 @@ def test_only_sizes_that_the_network_accepts_are_allowed(name, family):
 @pytest.mark.parametrize("adaptation", ["lora", "full"])
 @each_architecture
 def test_plain_diffusers_loads_a_trained_policy(name, adaptation, family, checkpoint, bare, noise, tmp_path):
+    if (name, adaptation) == ("pixart", "lora"):
+        return  # diffusers has no LoRA for it: test_today.py
     settings = settings_of(name)
     base = sample(family, settings, noise)
     policy = Policy(family, TrainSection(beta=1.0, adaptation=adaptation, lora_rank=2), seed=0)
@@ -116,27 +146,29 @@ def test_plain_diffusers_loads_a_trained_policy(name, adaptation, family, checkp
         with quiet():
             pipeline.load_lora_weights(tmp_path)
     tuned = sample(family, settings, noise)
-    latents = pipeline(PROMPTS, **arguments(settings, family, noise), output_type="latent").images
+    latents = pipeline(prompt=[*PROMPTS], **arguments(settings, family, noise), output_type="latent").images
+    if isinstance(family, Flux2Klein):  # whose pipeline returns the VAE's own latents
+        latents = scaled(latents, family.vae).flatten(2).transpose(1, 2)
     torch.testing.assert_close(family._unpacked(latents, noise), tuned, rtol=0, atol=1e-4)
     assert not torch.allclose(tuned, base, atol=1e-2)
-    fresh = family_of(checkpoint(name))
+    fresh = family_of(checkpoint(name), **SHORT.get(name, {}))
     load_policy(fresh, tmp_path)
     assert torch.equal(sample(fresh, settings, noise), tuned)
 
 
 @each_architecture
 def test_latents_are_float32_in_narrow_precision_too(name, checkpoint, noise):
-    family = family_of(checkpoint(name), dtype="bfloat16")
+    family = family_of(checkpoint(name), dtype="bfloat16", **SHORT.get(name, {}))
     latents = sample(family, settings_of(name), noise)
     assert latents.dtype == torch.float32
     assert latents.isfinite().all()
     t = torch.tensor([1, 2]) if isinstance(family.process, DDPM) else torch.tensor([0.1, 0.2])
-    assert family.predict(noise, t, family.encode(PROMPTS)).dtype == torch.bfloat16
+    assert family.predict(noise, t, family.encode([*PROMPTS])).dtype == torch.bfloat16
 
 
 @each_architecture
 def test_training_loads_neither_text_encoders_nor_vae(name, family, checkpoint, noise):
-    conditioning = family_of(checkpoint(name)).encode(PROMPTS)
+    conditioning = family_of(checkpoint(name), **SHORT.get(name, {})).encode([*PROMPTS])
     t = family.process.draw_times(2, torch.Generator().manual_seed(0), TrainSection(beta=1.0))
     assert family.predict(noise, t, conditioning).shape == noise.shape
     assert "_pipeline" not in vars(family)

@@ -15,7 +15,7 @@ from capo.engine.model_loading import quiet
 from capo.engine.seeds import initial_noise
 from capo.recipe import TrainSection
 from capo.reporting.loading_code import sampling_code
-from diffusion_cases import family_of, settings_of
+from diffusion_cases import SHORT, family_of, settings_of
 
 CASES = [
     ("sd15", "lora", {}, {}),
@@ -29,6 +29,11 @@ CASES = [
     ("flux-schnell", "full", {}, {}),
     ("flux-schnell", "lora", {}, {"scheduler": "DPMSolverMultistepScheduler"}),
     ("sana", "full", {}, {}),
+    ("pixart", "full", SHORT["pixart"], {}),
+    ("qwen-image", "lora", SHORT["qwen-image"], {}),
+    ("z-image", "full", SHORT["z-image"], {"guidance_scale": 1.0}),
+    ("flux2-dev", "lora", SHORT["flux2-dev"], {"shift": 2.0}),
+    ("flux2-klein-base", "full", SHORT["flux2-klein-base"] | {"dtype": "bfloat16"}, {}),
 ]
 PROMPT = 'a "red" circle and two cats'
 SEED = 2**62 + 5

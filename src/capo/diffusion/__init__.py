@@ -29,6 +29,11 @@ FAMILIES = {
     "StableDiffusion3Pipeline": "sd3.SD3",
     "FluxPipeline": "flux.Flux",
     "SanaPipeline": "sana.Sana",
+    "PixArtSigmaPipeline": "pixart.PixArtSigma",
+    "QwenImagePipeline": "qwen_image.QwenImage",
+    "ZImagePipeline": "z_image.ZImage",
+    "Flux2Pipeline": "flux2.Flux2",
+    "Flux2KleinPipeline": "flux2.Flux2Klein",
 }
 """Pipeline class of `model_index.json` → module and class of the family."""
 

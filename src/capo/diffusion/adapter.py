@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from diffusers.loaders import PeftAdapterMixin
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import nn
@@ -60,7 +61,14 @@ def _measure_magnitude(layer: Any) -> None:
 
 
 def check_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> None:
-    """Raise `ValueError` for a target without a match; peft skips it as long as another target matches."""
+    """Raise `ValueError` for a target without a match, which peft skips as long as another target matches.
+
+    Also for a denoiser for which diffusers has no adapters.
+    """
+    if not isinstance(denoiser, PeftAdapterMixin):
+        raise ValueError(
+            f"train.adaptation: diffusers has no LoRA for a {type(denoiser).__name__}; set it to full"
+        )
     names = [name for name, module in denoiser.named_modules() if not list(module.children())]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):

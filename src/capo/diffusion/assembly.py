@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers import ConfigMixin
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from capo.diffusion.components import Source
 
@@ -43,7 +43,7 @@ def save_assembled(pipeline: Any, source: Source, folder: Path, dtype: torch.dty
     for name, part in pipeline.components.items():
         if local and isinstance(part, ConfigMixin):
             part.register_to_config(_name_or_path="")
-        if isinstance(part, PreTrainedTokenizerBase):
+        if isinstance(part, PreTrainedTokenizerBase | ProcessorMixin):
             setattr(pipeline, name, type(part).from_pretrained(source.path, subfolder=name))
     if local:
         pipeline.register_to_config(_name_or_path="")

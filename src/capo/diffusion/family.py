@@ -21,7 +21,7 @@ from capo.diffusion.assembly import absent_parts, assemble, save_assembled
 from capo.diffusion.components import PartLoader, Source
 from capo.diffusion.lora_loading import add_lora, fuse_loras
 from capo.diffusion.process import Process
-from capo.diffusion.vae import compression, decode, encode
+from capo.diffusion.vae import compression, decode, encode, latent_channels
 from capo.engine.model_loading import quiet
 from capo.recipe import GenerateSection, ModelSection
 
@@ -50,6 +50,8 @@ class Family(ABC):
     """Tokens per prompt for a text encoder without a length of its own; None without such an encoder."""
     sampling: ClassVar[Mapping[str, Any]] = {}
     """Further arguments of every call of the pipeline."""
+    guidance_argument: ClassVar[str] = "guidance_scale"
+    """The name of `generate.guidance_scale` among the arguments of the pipeline's call."""
     plain_latents: ClassVar[str] = "noise.to(pipe.device, pipe.dtype)"
     """Code that turns initial noise [1, C, H, W] into what the pipeline `pipe` takes as `latents`."""
 
@@ -138,17 +140,17 @@ class Family(ABC):
         generator = torch.Generator().manual_seed(0)
         random_states = generator.get_state(), self._random_state()
         with self.pipeline(settings) as pipeline, self._autocast(self.dtype):
-            latents: Tensor = pipeline(
+            arguments = {
                 **self._prompt_arguments(conditioning, unconditional, len(noise)),
                 **self.sampling,
-                latents=self._packed(noise),
-                height=height,
-                width=width,
-                num_inference_steps=settings.num_inference_steps,
-                guidance_scale=settings.guidance_scale,
-                generator=generator,
-                output_type="latent",
-            ).images
+                "latents": self._packed(noise),
+                "height": height,
+                "width": width,
+                "num_inference_steps": settings.num_inference_steps,
+                self.guidance_argument: settings.guidance_scale,
+                "generator": generator,
+            }
+            latents = self._run(pipeline, arguments)
         if not all(map(torch.equal, random_states, (generator.get_state(), self._random_state()))):
             raise ValueError(
                 f"generate.scheduler: {self.sampler_name(settings)} draws noise while it samples, so the "
@@ -257,6 +259,7 @@ class Family(ABC):
             "latents": self.plain_latents,
             **({} if (kind := self.single_file_pipeline) is None else {"pipeline": kind}),
             **({} if settings.scheduler else {"scheduler": self.process.default_sampler}),
+            **({} if self.guidance_argument == "guidance_scale" else {"guidance": self.guidance_argument}),
         }
 
     @property
@@ -291,6 +294,11 @@ class Family(ABC):
 
     def _unconditional(self) -> dict[str, Tensor]:
         return self._encode([""])
+
+    def _run(self, pipeline: Any, arguments: dict[str, Any]) -> Tensor:
+        """Return the pipeline's latents."""
+        latents: Tensor = pipeline(**arguments, output_type="latent").images
+        return latents
 
     def _tokens(self) -> int:
         """Tokens per prompt for the text encoder without a length of its own."""
@@ -357,7 +365,7 @@ class Family(ABC):
 
     def _check_denoiser(self) -> None:
         """Raise `ValueError` for a denoiser that takes more than a noised latent, such as a masked image."""
-        expected = self._config(self.vae_class, "vae").get("latent_channels", 4) * self.packed_side**2
+        expected = latent_channels(self._config(self.vae_class, "vae")) * self.packed_side**2
         config = self._config(self.denoiser_class, self.denoiser_name)
         if config.get("time_cond_proj_dim"):
             raise ValueError(

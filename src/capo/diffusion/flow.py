@@ -1,4 +1,4 @@
-"""The forward process of rectified flows (SD3, FLUX, Sana).
+"""The forward process of rectified flows (SD3, FLUX, Sana, Qwen-Image, Z-Image).
 
 Notation (name here -> paper):
     latents, noise  -> x, ε               [B, C, H, W]
@@ -102,6 +102,24 @@ class RectifiedFlow:
             scheduler = kind(**{name: value for name, value in own.items() if name in known})
         scheduler.register_to_config(**{n: v for n, v in self._config.items() if n in BY_SIZE})
         return scheduler
+
+
+class EulerFlow(RectifiedFlow):
+    """A rectified flow whose pipeline chooses the noise levels of the steps itself.
+
+    Of the schedulers that accept them, only Euler's method also accepts a fixed shift.
+    """
+
+    default_sampler = "FlowMatchEulerDiscreteScheduler"
+
+    def sampler(self, settings: GenerateSection) -> Any:
+        """Return Euler's method with `generate.shift`, by default the checkpoint's own shift."""
+        if (name := self._name(settings)) != self.default_sampler:
+            raise ValueError(
+                f"generate.scheduler: {name} does not work with this model, whose pipeline chooses the noise "
+                f"levels of the steps itself; choose {self.default_sampler}"
+            )
+        return super().sampler(settings)
 
 
 def _kind(name: str) -> Any:

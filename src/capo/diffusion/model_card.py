@@ -77,7 +77,7 @@ def loading(
         *plain.imports(),
         *plain.loading(),
         to_device(),
-        call("image = pipe", ['"a red circle on a green square"', *arguments], ".images[0]"),
+        call("image = pipe", ['prompt="a red circle on a green square"', *arguments], ".images[0]"),
     ])  # fmt: skip
     return f"In this folder{where}:\n\n```python\n{code}\n```"
 

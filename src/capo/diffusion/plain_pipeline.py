@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from capo.diffusion import is_plugin_checkpoint
+from capo.recipe import GenerateSection
 from capo.recipe.hub_id import split_revision
 
 
@@ -97,6 +98,21 @@ def _fusing(path: str, weight: float) -> list[str]:
         f"pipe.fuse_lora(lora_scale={weight!r})",
         "pipe.unload_lora_weights()",
     ]
+
+
+def call_values(settings: GenerateSection, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the pipeline's call, apart from the prompt and the noise.
+
+    `record` is the result of `Family.plain_diffusers`.
+    """
+    guidance = record.get("guidance", "guidance_scale")
+    values = {"num_inference_steps": settings.num_inference_steps, guidance: settings.guidance_scale}
+    return values | record.get("arguments", {})
+
+
+def keywords(values: Mapping[str, Any]) -> list[str]:
+    """Return values as keyword arguments of Python code."""
+    return [f"{name}={value!r}" for name, value in values.items()]
 
 
 def to_device() -> str:

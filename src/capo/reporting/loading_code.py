@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from capo.diffusion.plain_pipeline import PlainPipeline, call, literal, to_device
+from capo.diffusion.plain_pipeline import PlainPipeline, call, call_values, keywords, literal, to_device
 from capo.recipe import GenerateSection
 from capo.reporting.gather import Material
 
@@ -50,9 +50,7 @@ def sampling_code(
     scheduler = settings.scheduler or str(record.get("scheduler", "DDIMScheduler"))
     sampler = {n: v for n, v in record["sampler"].items() if n not in REGISTERED}
     registered = {n: v for n, v in record["sampler"].items() if n in REGISTERED}
-    config = ["pipe.scheduler.config", *_arguments(sampler)]
-    named = {name: getattr(settings, name) for name in ("num_inference_steps", "guidance_scale")}
-    arguments = named | record.get("arguments", {})
+    config = ["pipe.scheduler.config", *keywords(sampler)]
     lines = [
         *plain.imports(scheduler),
         *plain.loading(),
@@ -60,13 +58,14 @@ def sampling_code(
         call(f"pipe.scheduler = {scheduler}.from_config", config),
     ]
     if registered:
-        lines.append(call("pipe.scheduler.register_to_config", _arguments(registered)))
+        lines.append(call("pipe.scheduler.register_to_config", keywords(registered)))
     latents = []
     if seed is not None and "noise" in record:
         shape = ", ".join(map(str, (1, *record["noise"])))
         lines.append(f"noise = torch.randn({shape}, generator=torch.Generator().manual_seed({seed}))")
         latents = [f"latents={record['latents']}"]
-    lines.append(call("image = pipe", [literal(prompt), *_arguments(arguments), *latents], ".images[0]"))
+    arguments = [f"prompt={literal(prompt)}", *keywords(call_values(settings, record)), *latents]
+    lines.append(call("image = pipe", arguments, ".images[0]"))
     return "\n".join([*lines, 'image.save("tuned.png")'])
 
 
@@ -74,7 +73,3 @@ def repeat_command(material: Material) -> str:
     """Return the command that makes the run again, in another run directory."""
     recipe, again = f"{material.place}/recipe.yaml", f"{material.place}-again"
     return f"capo run {shlex.quote(recipe)} --run {shlex.quote(again)}"
-
-
-def _arguments(values: Mapping[str, Any]) -> list[str]:
-    return [f"{name}={value!r}" for name, value in values.items()]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capo.diffusion.model_card import card, front_matter, kind, loading, plain
-from capo.diffusion.plain_pipeline import Base, portable
+from capo.diffusion.plain_pipeline import Base, call_values, keywords, portable
 from capo.recipe import ModelSection, Recipe
 from capo.training.log import Row
 
@@ -56,13 +56,13 @@ def policy_card(recipe: Recipe, origin: Origin) -> str:
     identity, pipeline = origin.reference["checkpoint"], origin.plain.get("pipeline")
     loras = tuple(lora.results() for lora in model.loras)
     base = Base(model.checkpoint, identity, pipeline, model.config, loras)
-    left_out = origin.plain.get("left_out", [])
+    left_out, arguments = origin.plain.get("left_out", []), call_values(recipe.generate, origin.plain)
     text = f"""\
 {kind(base, train.adaptation)}, aligned with {_listed([r.name for r in recipe.training_rewards])} by
 the `{train.objective}` objective of Calibrated Multi-Preference Optimization. These are the weights
 of step {origin.step}.
 
-{loading(base, train.adaptation, model.model_dump(), left_out, _arguments(recipe, origin.plain))}
+{loading(base, train.adaptation, model.model_dump(), left_out, keywords(arguments))}
 
 ## Validation
 
@@ -81,13 +81,6 @@ of step {origin.step}.
     results = _eval_results(recipe, origin.validation) if origin.validation else []
     data = front_matter(base, train.adaptation, name=recipe.name, datasets=_datasets(recipe), results=results)
     return card(recipe.name, data, text)
-
-
-def _arguments(recipe: Recipe, plain: Mapping[str, Any]) -> list[str]:
-    """The arguments of the pipeline's call by which the run sampled its images."""
-    settings = recipe.generate
-    values = {"num_inference_steps": settings.num_inference_steps, "guidance_scale": settings.guidance_scale}
-    return [f"{name}={value:g}" for name, value in (values | plain.get("arguments", {})).items()]
 
 
 def _datasets(recipe: Recipe) -> list[str]:

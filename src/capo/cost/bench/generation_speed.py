@@ -8,6 +8,7 @@ import torch
 
 from capo.cost.bench.measure import Case, Work
 from capo.cost.bench.subject import Subject, changed, prompts
+from capo.diffusion.plain_pipeline import call_values
 from capo.engine.seeds import initial_noise, sample_key
 from capo.images.encoding import ENCODINGS, encode_image
 from capo.recipe import Recipe
@@ -61,18 +62,10 @@ def _bare_pipeline(subject: Subject, rows: int) -> Iterator[Work]:
     """Diffusers' own pipeline from a prompt to images, whose files are written in turn."""
     family, settings = subject.family(subject.recipe.model), subject.recipe.generate
     (prompt,) = prompts(1)
-    height, width = family.image_size(settings)
+    arguments = call_values(settings, family.plain_diffusers(settings))
 
     def work() -> object:
-        images = pipeline(
-            prompt=prompt.text,
-            num_images_per_prompt=rows,
-            height=height,
-            width=width,
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            **family.sampling,
-        ).images
+        images = pipeline(prompt=prompt.text, num_images_per_prompt=rows, **arguments).images
         return [encode_image(image, settings.image_format) for image in images]
 
     with family.pipeline(settings) as pipeline:

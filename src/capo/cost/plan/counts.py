@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from capo.cost.plan.weightless import META, Count, count, weightless
 from capo.diffusion.adapter import add_adapter
 from capo.diffusion.family import Family
+from capo.diffusion.vae import decoded
 from capo.recipe import GenerateSection, Recipe
 
 
@@ -73,7 +74,7 @@ def count_sampling(recipe: Recipe) -> Sampling:
         guided = settings.guidance_scale > 1 and bool(family.unconditional())
         rows, vae = 2 if guided else 1, family.vae
         denoising = count(_forward(family, latent, conditioning, rows))
-        decoding = count(lambda: vae.decode(latent.to(vae.dtype)))
+        decoding = count(lambda: decoded(vae, latent))
         return Sampling(
             encode=count(lambda: family.encode([""])).flops,
             step=denoising.flops,

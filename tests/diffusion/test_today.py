@@ -1,0 +1,67 @@
+"""Families of today: the exact start, gradients, and what their pipelines cannot do."""
+
+import pytest
+import torch
+
+from capo.diffusion.policy import Policy
+from capo.method.objective import denoising_error
+from capo.recipe import TrainSection
+from diffusion_cases import SHORT, family_of, settings_of
+
+PROMPTS = ["a red circle", "two blue dogs"]
+
+
+@pytest.fixture
+def family(name, checkpoint):
+    return family_of(checkpoint(name), **SHORT[name])
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_a_policy_starts_at_its_reference_and_learns(name, family, noise):
+    full = TrainSection(beta=1.0, adaptation="full" if name == "pixart" else "lora", lora_rank=2)
+    policy, conditioning = Policy(family, full, seed=0), family.encode(PROMPTS)
+    t = family.process.draw_times(2, torch.Generator().manual_seed(0), full)
+    latents = torch.linspace(-1, 1, noise.numel()).view(noise.shape)
+    x_t, target = family.process.noise_to(latents, noise, t), family.process.target(latents, noise, t)
+    with policy.reference_pass():
+        reference = family.predict(x_t, t, conditioning)
+    tuned = family.predict(x_t, t, conditioning)
+    assert torch.equal(tuned, reference)
+    denoising_error(tuned, target).sum().backward()
+    with torch.no_grad():
+        for parameter in policy.parameters().values():
+            parameter -= 1e-3 * parameter.grad
+    better = denoising_error(family.predict(x_t, t, conditioning), target).sum()
+    assert better < denoising_error(reference, target).sum()
+
+
+@pytest.mark.parametrize("name", ["z-image", "qwen-image"])
+def test_a_prompt_does_not_depend_on_its_neighbors(name, family):
+    alone, together = family.encode(PROMPTS[:1]), family.encode([*PROMPTS, "a cat " * 4])
+    for key, value in alone.items():
+        torch.testing.assert_close(together[key][:1], value, rtol=0, atol=1e-5)
+
+
+def test_pixart_has_no_lora(checkpoint):
+    with pytest.raises(ValueError, match=r"train.adaptation: .* set it to full"):
+        Policy(family_of(checkpoint("pixart")), TrainSection(beta=1.0, adaptation="lora"), seed=0)
+
+
+@pytest.mark.parametrize("name", ["qwen-image", "z-image", "flux2-dev"])
+def test_other_samplers_are_rejected_where_the_pipeline_chooses_noise_levels(name, family):
+    with pytest.raises(ValueError, match=r"generate.scheduler: .* choose FlowMatchEulerDiscreteScheduler"):
+        family.check_sampler(settings_of(name, scheduler="DPMSolverMultistepScheduler"))
+    assert family.sampler_name(settings_of(name, scheduler=None)) == "FlowMatchEulerDiscreteScheduler"
+
+
+@pytest.mark.parametrize("name", ["flux2-klein"])
+def test_guidance_is_rejected_for_a_distilled_klein(name, family):
+    with pytest.raises(ValueError, match=r"generate.guidance_scale: .* set it to 0"):
+        family.check_sampler(settings_of(name, guidance_scale=4.0))
+
+
+@pytest.mark.parametrize("name", ["flux2-dev"])
+def test_guidance_reaches_the_network_of_flux2(name, family, noise):
+    conditioning = family.encode(PROMPTS)
+    images = [family.sample(conditioning, {}, noise, settings_of(name, guidance_scale=g)) for g in (1.0, 4.0)]
+    assert not torch.allclose(*images, atol=1e-3)
