@@ -65,3 +65,14 @@ def test_guidance_reaches_the_network_of_flux2(name, family, noise):
     conditioning = family.encode(PROMPTS)
     images = [family.sample(conditioning, {}, noise, settings_of(name, guidance_scale=g)) for g in (1.0, 4.0)]
     assert not torch.allclose(*images, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["qwen-image"])
+def test_more_tokens_than_the_pipelines_default_all_count(name, checkpoint, noise):
+    family = family_of(checkpoint(name), max_sequence_length=600)
+    conditioning = family.encode(["r" * 450, "r" * 440 + "a cat" * 2])
+    one = noise[:1].expand(2, -1, -1, -1)
+    first, second = family.sample(conditioning, {}, one, settings_of(name, guidance_scale=0))
+    assert not torch.allclose(first, second, atol=1e-4)
+    with pytest.raises(ValueError, match=r"model.max_sequence_length: .* more than the 1024"):
+        family_of(checkpoint(name), max_sequence_length=1025)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from capo.diffusion.arrangement import arrange
 from capo.diffusion.assembly import absent_parts, assemble, save_assembled
 from capo.diffusion.components import PartLoader, Source
+from capo.diffusion.input_checks import check_inputs, check_tokens
 from capo.diffusion.lora_loading import add_lora, fuse_loras
 from capo.diffusion.process import Process
 from capo.diffusion.vae import compression, decode, encode, latent_channels
@@ -48,6 +49,8 @@ class Family(ABC):
     """Latents per side that the pipeline packs into one token."""
     sequence_length: ClassVar[int | None] = None
     """Tokens per prompt for a text encoder without a length of its own; None without such an encoder."""
+    longest_sequence: ClassVar[int | None] = None
+    """The most tokens per prompt that the pipeline accepts; None without a limit."""
     sampling: ClassVar[Mapping[str, Any]] = {}
     """Further arguments of every call of the pipeline."""
     guidance_argument: ClassVar[str] = "guidance_scale"
@@ -63,11 +66,7 @@ class Family(ABC):
         self, section: ModelSection, source: Source, device: torch.device, load_part: PartLoader
     ) -> None:
         """Load the denoiser; text encoders and VAE follow when first used."""
-        if section.max_sequence_length is not None and self.sequence_length is None:
-            raise ValueError(
-                f"model.max_sequence_length: the text encoders of a {self.pipeline_class.__name__} read a "
-                "fixed number of tokens; remove this field"
-            )
+        check_tokens(type(self), section.max_sequence_length)
         self.device = device
         self.dtype: torch.dtype = getattr(torch, section.dtype)
         self._section = section
@@ -365,19 +364,8 @@ class Family(ABC):
 
     def _check_denoiser(self) -> None:
         """Raise `ValueError` for a denoiser that takes more than a noised latent, such as a masked image."""
-        expected = latent_channels(self._config(self.vae_class, "vae")) * self.packed_side**2
-        config = self._config(self.denoiser_class, self.denoiser_name)
-        if config.get("time_cond_proj_dim"):
-            raise ValueError(
-                "model.checkpoint: it is a latent consistency model, whose network takes the guidance scale "
-                "as an input; use the model it was distilled from"
-            )
-        channels = config.get("in_channels", expected)
-        if channels != expected:
-            raise ValueError(
-                f"model.checkpoint: its {self.denoiser_name} takes {channels} channels, not {expected}: it "
-                "is for inpainting or editing an image, not for making one from text"
-            )
+        channels = latent_channels(self._config(self.vae_class, "vae")) * self.packed_side**2
+        check_inputs(self.denoiser_name, self._config(self.denoiser_class, self.denoiser_name), channels)
 
     # Details of computing.
 

@@ -35,6 +35,7 @@ class Flux(Family):
     process_class = RectifiedFlow
     packed_side = 2
     sequence_length = 512
+    longest_sequence = 512
     plain_latents = "pipe._pack_latents(noise, *noise.shape).to(pipe.device, pipe.dtype)"
 
     def _encode(self, prompts: list[str]) -> dict[str, Tensor]:

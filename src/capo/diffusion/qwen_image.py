@@ -31,6 +31,7 @@ class QwenImage(Family):
     process_class = EulerFlow
     packed_side = 2
     sequence_length = 512
+    longest_sequence = 1024
     guidance_argument = "true_cfg_scale"
     plain_latents = "pipe._pack_latents(noise, *noise.shape).to(pipe.device, pipe.dtype)"
 
@@ -67,6 +68,10 @@ class QwenImage(Family):
             return_dict=False,
         )[0]
         return self._unpacked(prediction, x_t)
+
+    def _run(self, pipeline: Any, arguments: dict[str, Any]) -> Tensor:
+        # The pipeline cuts conditioning too at this length.
+        return super()._run(pipeline, arguments | {"max_sequence_length": self._tokens()})
 
     def _grid(self) -> tuple[int, int, int]:
         config: Any = self.denoiser.config

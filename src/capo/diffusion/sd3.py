@@ -27,6 +27,7 @@ class SD3(Family):
     }
     process_class = RectifiedFlow
     sequence_length = 256
+    longest_sequence = 512
 
     def _encode(self, prompts: list[str]) -> dict[str, Tensor]:
         embeds, _, pooled, _ = self._pipeline.encode_prompt(

@@ -44,8 +44,8 @@ class ModelSection(Section):
     max_sequence_length: int | None = Field(
         None,
         ge=0,
-        description="Number of prompt tokens for T5 (SD3, FLUX) or Gemma (Sana); the default of the pipeline "
-        "if null. Without T5, SD3 uses this many zeros instead.",
+        description="Number of prompt tokens for a text encoder that reads any number, such as T5 or a "
+        "language model; the default of the pipeline if null. Without T5, SD3 uses this many zeros instead.",
     )
     compile: Annotated[bool, RUNTIME] = Field(
         False, description="Compile the denoiser with `torch.compile`: slower to start, then faster."
@@ -158,7 +158,7 @@ class GenerateSection(Section):
         None,
         description="Class name of a diffusers scheduler, which uses the noise schedule of the checkpoint. "
         "It must not draw noise while sampling. If null, the paper's: `DDIMScheduler` for a DDPM schedule, "
-        "`DPMSolverMultistepScheduler` for a flow.",
+        "`DPMSolverMultistepScheduler` for a flow, or the only one that the pipeline accepts.",
     )
     num_inference_steps: Positive = Field(50, description="Number of denoising steps.")
     guidance_scale: float = Field(
