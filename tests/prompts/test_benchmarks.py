@@ -50,6 +50,16 @@ def test_geneval_metadata_is_what_its_evaluator_reads(write):
     assert (prompt.text, prompt.category, prompt.metadata) == ("a photo of two cats", "counting", line)
 
 
+def test_geneval2_metadata_has_questions_and_skills(write):
+    line = {"atom_count": 3, "vqa_list": [["Is the cat red?", "Yes"]], "skills": ["attribute"]}
+    path = write("geneval2_data.jsonl", json.dumps({"prompt": "a red cat"} | line))
+    (prompt,) = load(f"geneval2:{path.parent}")
+    assert (prompt.text, prompt.category, prompt.metadata) == ("a red cat", "3 atoms", line)
+    write("geneval2_data.jsonl", json.dumps({"prompt": "a red cat"}))
+    with pytest.raises(PromptsError, match=r":1: atom_count"):
+        load(f"geneval2:{path.parent}")
+
+
 def test_dpg_reads_a_folder_of_text_files(write):
     write("prompts/b2.txt", "A dog,\r\nand a cat.\r\n")
     path = write("prompts/a1.txt", "\ufeffA bird.")
@@ -152,6 +162,7 @@ def test_the_identity_covers_every_file(write):
         ("partiprompts", "partiprompts", 1632, {"Abstract": 51, "Produce & Plants": 50}),
         ("geneval", "geneval", 553, {"single_object": 80, "two_object": 99, "counting": 80, "colors": 94,
                                      "position": 100, "color_attr": 100}),
+        ("geneval2", "geneval2", 800, {f"{atoms} atoms": 100 for atoms in range(3, 11)}),
         ("dpg", "dpg_bench", 1065, {None: 1065}),
         ("t2i-compbench", "t2i_compbench", 2400, dict.fromkeys(COMPBENCH, 300)),
         ("genai-bench", "genai_bench/genai_1600_prompts.jsonl", 1600,
@@ -162,8 +173,8 @@ def test_the_identity_covers_every_file(write):
     ],
 )  # fmt: skip
 def test_the_published_files(source, place, count, categories):
-    if not PUBLISHED.is_dir():
-        pytest.skip("the benchmark files are not available")
+    if not (PUBLISHED / place).exists():
+        pytest.skip(f"the files of {source} are not available")
     prompts = load(f"{source}:{PUBLISHED / place}")
     assert len(prompts) == len({p.prompt_id for p in prompts}) == count
     assert Counter(p.category for p in prompts).items() >= categories.items()

@@ -38,10 +38,15 @@ def failed(why: str) -> Judgment:
 class ImageJudge(Protocol):
     """A judge. Cheap to create; its weights are loaded by `load`."""
 
-    name: str
-    """As tables show it. A judge that is not the official one says so in its name."""
-    official: bool
-    """True if its numbers may stand beside those that the authors of the benchmark publish."""
+    @property
+    def name(self) -> str:
+        """As tables show it. A judge that is not the official one says so in its name."""
+        ...
+
+    @property
+    def official(self) -> bool:
+        """True if its numbers may stand beside those that the authors of the benchmark publish."""
+        ...
 
     @property
     def fingerprint(self) -> str:

@@ -12,6 +12,8 @@ from capo.recipe.plugins import BENCHMARKS, load_plugin, plugins
 SHIPPED: dict[str, str] = {
     "drawbench": "capo.benchmarks.drawbench:DRAWBENCH",
     "genai-bench": "capo.benchmarks.genai_bench:GENAI_BENCH",
+    "geneval": "capo.benchmarks.geneval:GENEVAL",
+    "geneval2": "capo.benchmarks.geneval2:GENEVAL2",
     "hpdv2": "capo.benchmarks.hpdv2:HPDV2",
     "partiprompts": "capo.benchmarks.parti_prompts:PARTI_PROMPTS",
 }

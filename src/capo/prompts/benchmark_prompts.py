@@ -67,6 +67,16 @@ def _geneval(files: list[Path]) -> Iterator[SourceRow]:
         yield SourceRow(text.strip(), tag, metadata, place)
 
 
+def _geneval2(files: list[Path]) -> Iterator[SourceRow]:
+    for number, row in json_objects(str(files[0]), files[0].read_bytes()):
+        place = f"{files[0]}:{number}"
+        text, atoms = _text(row, "prompt", place), row.get("atom_count")
+        if not isinstance(atoms, int):
+            raise PromptsError(f"{place}: atom_count must be the number of the prompt's atoms, not {atoms!r}")
+        metadata = {name: value for name, value in row.items() if name != "prompt"}
+        yield SourceRow(text.strip(), f"{atoms} atoms", metadata, place)
+
+
 def _dpg_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
@@ -158,6 +168,7 @@ def _text(row: dict[str, object], name: str, place: str) -> str:
 BENCHMARKS = {
     "partiprompts": BenchmarkFiles(_named("PartiPrompts.tsv"), _partiprompts),
     "geneval": BenchmarkFiles(_named("evaluation_metadata.jsonl"), _geneval),
+    "geneval2": BenchmarkFiles(_named("geneval2_data.jsonl"), _geneval2),
     "dpg": BenchmarkFiles(_dpg_files, _dpg),
     "t2i-compbench": BenchmarkFiles(_named(*(f"{category}_val.txt" for category in COMPBENCH)), _compbench),
     "genai-bench": BenchmarkFiles(_genai_files, _genai),

@@ -12,8 +12,7 @@ _BITS = 11
 def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return an image, uint8 [H, W, 3], resized to uint8 [height, width, 3] without smoothing.
 
-    Equal to `cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)`, but for rare differences of
-    one level where OpenCV's vector code orders the sums differently.
+    Equal to `cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)`.
     """
     if image.shape[:2] == (height, width):
         return image
@@ -27,10 +26,12 @@ def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _neighbors(before: int, after: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return for each of `after` places its two neighbors among `before`, and their weights out of 2^11."""
+    """Return for each of `after` places its two neighbors among `before`, and their weights out of 2^11.
+
+    At the edges both neighbors are the same place.
+    """
     place = ((np.arange(after) + 0.5) * (before / after) - 0.5).astype(np.float32)
-    place = place.clip(0, before - 1)
     low = np.floor(place).astype(np.int32)
     share = place - low.astype(np.float32)
     weights = [np.rint(part * 2**_BITS).astype(np.int32) for part in (np.float32(1) - share, share)]
-    return low, np.minimum(low + 1, before - 1), *weights
+    return low.clip(0, before - 1), (low + 1).clip(0, before - 1), *weights
