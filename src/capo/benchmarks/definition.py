@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 Judgment = Mapping[str, Any]
 """What a judge says about one image: JSON values. For the page, it may have `correct` (bool), `score`
-(number), `reason` (text), `boxes` ([{"box": [left, top, right, bottom] in pixels, "label": text}]) and
-`answers` ([{"question": text, "answer": text, "score": number}])."""
+(number, better if larger), `reason` (text), `boxes` ([{"box": [left, top, right, bottom] in pixels, "label":
+text, "outline": [[x, y], ...] of a mask, optional}]) and `answers` ([{"question": text, "answer": text,
+"score": number}])."""
 
 Row = Mapping[str, Any]
 """A judgment with `prompt`, `image` and `category`."""

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 # Every module adds its commands to the app; the order is the order in `capo --help`.
 from capo.cli import run, check, rehearse, status, clean, compare, soup, export, people  # isort: skip
-from capo.cli import plan, bench, calibration, rewards, data, recipes, shapes  # isort: skip
+from capo.cli import benchmark, plan, bench, calibration, rewards, data, recipes, shapes  # isort: skip
 from capo.cli.app import app
 from capo.cli.run import STAGES
 
@@ -20,6 +20,7 @@ __all__ = [
     "STAGES",
     "app",
     "bench",
+    "benchmark",
     "calibration",
     "check",
     "clean",

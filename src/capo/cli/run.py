@@ -135,7 +135,7 @@ def _run(stage: str | None, target: _Target, force: bool, as_json: bool, shard: 
 
     loaded, path = load(*target)
     if shard is not None:
-        _run_part(loaded, path, stage, force, as_json, shard)
+        run_part_of(loaded, path, stage, ("",), force, as_json, shard)
         return
     result = pipeline.run(loaded, path, force=force, stage=stage)
     if not processes().is_main:
@@ -146,9 +146,16 @@ def _run(stage: str | None, target: _Target, force: bool, as_json: bool, shard: 
         print_result(result, whole=stage is None)
 
 
-def _run_part(
-    recipe: "Recipe", path: Path, stage: str | None, force: bool, as_json: bool, shard: str
+def run_part_of(
+    recipe: "Recipe",
+    path: Path,
+    stage: str | None,
+    within: tuple[str, ...],
+    force: bool,
+    as_json: bool,
+    shard: str,
 ) -> None:
+    """Make one part of the shards of a stage, or of all for None, and print the outcome."""
     from capo.cli.run_tables import part_values, print_parts
     from capo.cli.tables import print_json
     from capo.engine.part_executor import Part
@@ -161,7 +168,7 @@ def _run_part(
         raise RecipeError(str(error)) from error  # wrong usage
     if force:
         raise RecipeError("--shard: leave out --force; to replace results, run the command without --shard")
-    results = run_part(recipe, path, part, stage)
+    results = run_part(recipe, path, part, stage, within)
     if as_json:
         print_json(part_values(path, results))
     else:

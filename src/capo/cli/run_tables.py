@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
+from capo.cli.benchmark_table import print_scores
 from capo.cli.tables import add_row, percent, points, show, table
 from capo.pipeline import ArtifactStatus, RunResult
 from capo.pipeline.parts import PartResult
@@ -24,6 +25,7 @@ def result_values(result: RunResult) -> dict[str, Any]:
         "stages": [asdict(stage) for stage in result.stages],
         "report": None if result.report is None else str(result.report),
         "results": result.results,
+        "benchmarks": result.benchmarks,
     }
 
 
@@ -46,6 +48,10 @@ def print_result(result: RunResult, whole: bool) -> None:
     if result.results is not None and "evaluate" in stages:
         _print_results(result.results)
         print(f"Side by side: {result.directory / 'evaluate' / 'index.html'}")
+    for name, results in result.benchmarks.items():
+        if f"benchmarks/{name}/results" in stages:
+            print_scores(results)
+            print(f"Page: {result.directory / 'benchmarks' / name / 'results' / 'index.html'}")
     if "train" in stages:
         print(f"Tuned model: {result.directory / 'train' / 'best'}")
     if result.report is not None and "report" in stages:

@@ -56,15 +56,23 @@ class Candidate:
 
 def tuned(section: EvaluateSection, train: Artifact) -> Candidate:
     """The candidate to evaluate: `evaluate.policy`, or else the policy in `train`."""
-    if section.policy is None:
-        return _policy(find_policy(train.path("best")), "train/best")
-    return find_candidate("evaluate.policy", section.policy)
+    return trained(train) if section.policy is None else find_candidate("evaluate.policy", section.policy)
+
+
+def trained(train: Artifact) -> Candidate:
+    """The best policy of a run, in its artifact `train`."""
+    return _policy(find_policy(train.path("best")), "train/best")
 
 
 def against(section: EvaluateSection, model: ModelSection) -> Candidate:
     """The candidate to compare it with: `evaluate.against`, or else the recipe's own model."""
     if section.against is not None:
         return find_candidate("evaluate.against", section.against)
+    return base_model(model)
+
+
+def base_model(model: ModelSection) -> Candidate:
+    """The recipe's own model."""
     identity = diffusion.model_identity(model)
     return Candidate(name=model.checkpoint, identity=identity, load=_load_base)
 

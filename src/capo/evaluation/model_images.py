@@ -9,27 +9,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from capo.engine.device import select_device
-from capo.engine.shard_work import Workplace
+from capo.evaluation.candidate_images import CandidateImages, make_candidate_images
 from capo.evaluation.candidates import Candidate
-from capo.images.evaluation_import import EvaluationImages, import_evaluation_images
-from capo.images.shard_files import shard_path
 from capo.prompts import Prompt
-from capo.recipe import Recipe
-from capo.sampling.image_request import ImageRequest
-from capo.sampling.sampler import Sampling, run_sampling
 from capo.scoring.image_sets import ImageSet, score_image_sets
 from capo.scoring.judge_images import judge_images
 from capo.scoring.judging import check_size
 from capo.store import Artifact
 from capo.store.step import Job, make_all
-
-if TYPE_CHECKING:
-    from capo.diffusion.family import Family
 
 IMAGES = "images"
 JUDGMENTS = "judgements.parquet"
@@ -105,42 +95,17 @@ def read_judgments(artifact: Artifact, samples: int) -> Mapping[str, np.ndarray]
 def _make_images(
     job: Job, prompts: Sequence[Prompt], models: Sequence[EvaluatedModel], candidate: Candidate
 ) -> None:
-    recipe, artifact, settings = job.recipe, job.artifact, job.recipe.generate
-    folders = {model: image_set(artifact, model.name).images for model in models}
-    shards = range(math.ceil(len(prompts) / settings.shard_prompts))
-    if all(artifact.has(shard_path(folder, shard)) for folder in folders.values() for shard in shards):
-        return
-    samples, judge = recipe.evaluate.samples_per_prompt, recipe.evaluate.judge
-    if candidate.existing is not None:
-        check = partial(check_size, judge)
-        request = EvaluationImages(candidate.existing, prompts, samples, settings.shard_prompts, check)
-        for folder in folders.values():
-            import_evaluation_images(job.executor, artifact, folder, request)
-        return
-    requests = [
-        ImageRequest(
-            prompts=prompts,
-            samples=samples,
-            settings=settings,
-            seed_key=(model.seed_key, recipe.seed),
-            description=f"evaluate: {model.name} images",
-            folder=folder,
-        )
-        for model, folder in folders.items()
-    ]
-    title = f"evaluate: images of {' and '.join(model.name for model in models)}"
-    load = partial(_load_checked, recipe, candidate)
-    work = Sampling(title, job.run.access(), artifact.name, requests, load)
-    run_sampling(job.executor, work, artifact)
-
-
-def _load_checked(recipe: Recipe, candidate: Candidate, place: Workplace) -> "Family":
-    """Load a candidate's model; raises `ValueError` if the judge does not accept the images that it makes."""
-    assert candidate.load is not None
-    family = candidate.load(recipe.model, select_device(recipe.engine))
-    size = family.image_size(recipe.generate)
-    check_size(recipe.evaluate.judge, size, "this model makes")
-    return family
+    section = job.recipe.evaluate
+    wanted = CandidateImages(
+        purpose="evaluate",
+        field="evaluate.samples_per_prompt",
+        prompts=prompts,
+        samples=section.samples_per_prompt,
+        folders={image_set(job.artifact, model.name).images: model.seed_key for model in models},
+        title=f"images of {' and '.join(model.name for model in models)}",
+        check=partial(check_size, section.judge),
+    )
+    make_candidate_images(job, wanted, candidate)
 
 
 def _score(job: Job, prompts: Sequence[Prompt], sets: Mapping[str, ImageSet]) -> None:

@@ -1,7 +1,7 @@
-"""Existing images in place of a model's, for an evaluation.
+"""Existing images in place of a model's, for an evaluation or a benchmark.
 
 They are matched to prompts by their caption, or by the name of their folder: the prompt's id, or its number
-among the evaluation prompts, counted from 0.
+among the prompts, counted from 0.
 """
 
 import time
@@ -37,9 +37,14 @@ class EvaluationImages:
     prompts: Sequence[Prompt]
     samples: int
     """K, images of each prompt."""
+    field: str
+    """The recipe field with this number, for errors."""
     shard_prompts: int
     check: Callable[[tuple[int, int], str], None]
     """Called with (height, width) of every image and a description; raises for sizes that do not fit."""
+    purpose: str
+    """Starts the progress line."""
+    open_source: Callable[[ImagesSection], ImageSource] = open_images
 
 
 def import_evaluation_images(
@@ -70,7 +75,7 @@ class _ImportingImages:
 
     @property
     def title(self) -> str:
-        return f"evaluate: images of {self.request.section.source}"
+        return f"{self.request.purpose}: images of {self.request.section.source}"
 
     @property
     def total(self) -> int:
@@ -96,7 +101,7 @@ class _ImageImporter:
 
     def __init__(self, work: _ImportingImages, artifact: Artifact, advance: Advance) -> None:
         self._work, self._artifact, self._advance = work, artifact, advance
-        self._source = open_images(work.request.section)
+        self._source = work.request.open_source(work.request.section)
         self._images = _match(work.request, self._source)
 
     def make(self, shards: Iterable[int]) -> Iterator[Done]:
@@ -126,7 +131,7 @@ def _match(request: EvaluationImages, source: ImageSource) -> list[Images]:
         if len(images) < request.samples:
             raise ValueError(
                 f"{request.section.source} has {len(images)} images of prompt {number}, {prompt.text!r} (id "
-                f"{prompt.prompt_id}), but evaluate.samples_per_prompt is {request.samples}"
+                f"{prompt.prompt_id}), but {request.field} is {request.samples}"
             )
         matched.append((prompt, images[: request.samples]))
     return matched

@@ -1,9 +1,10 @@
 """The graph of a run: the steps that the stages declare, in the order in which they run.
 
-prompts ─► samples ─► scores ─► pairs ─► train ─► evaluate ─► report
+prompts ─► samples ─► scores ─► pairs ─► train ─► evaluate ─► benchmarks ─► report
                                validation ─┘  baseline ─┘
 """
 
+from capo.benchmarks import benchmark_stage
 from capo.evaluation import baseline, evaluate
 from capo.pairing import pair, pool
 from capo.recipe import Recipe
@@ -24,6 +25,7 @@ STAGES = (
     train.steps,
     baseline.steps,
     evaluate.steps,
+    benchmark_stage.steps,
 )
 """In order: a stage reads only artifacts of earlier stages."""
 
@@ -35,6 +37,7 @@ CHECKS = (
     pair.checks,
     train.checks,
     baseline.checks,
+    benchmark_stage.checks,
 )
 """What the stages need, to be checked before any of them runs."""
 

@@ -13,7 +13,7 @@ from capo.engine.launch import LaunchError, check_launch, processes
 from capo.engine.part_executor import Part, PartExecutor, ShardsLeft
 from capo.engine.progress import say
 from capo.pipeline import preflight
-from capo.pipeline.states import ArtifactStatus, check_upstream, fingerprint, reject_stale, statuses
+from capo.pipeline.states import ArtifactStatus, check_upstream, chosen, fingerprint, reject_stale, statuses
 from capo.recipe import Recipe
 from capo.store import Run, WorkspaceError
 from capo.store.errors import LeftToMain
@@ -31,8 +31,16 @@ class PartResult:
     """Shards that were missing when it started and belong to other parts."""
 
 
-def run_part(recipe: Recipe, directory: str | Path, part: Part, stage: str | None = None) -> list[PartResult]:
+def run_part(
+    recipe: Recipe,
+    directory: str | Path,
+    part: Part,
+    stage: str | None = None,
+    within: tuple[str, ...] = ("",),
+) -> list[PartResult]:
     """Make the shards of `part` of all artifacts of `stage`, or of the run, that can be made now.
+
+    `within` has the beginnings of the names of these artifacts.
 
     Raises `WorkspaceError` if there are none: what they are made from is not complete, or is not made in
     shards. Raises `StaleArtifact` before any work if inputs changed.
@@ -45,8 +53,8 @@ def run_part(recipe: Recipe, directory: str | Path, part: Part, stage: str | Non
     steps = preflight.steps_or_problems(recipe, directory, stage)
     states = statuses(steps, run)
     if stage is not None:
-        check_upstream(stage, steps, states)
-    steps = [step for step in steps if step.artifact in states and stage in (None, step.stage)]
+        check_upstream(stage, steps, states, within)
+    steps = [step for step in chosen(steps, stage, within) if step.artifact in states]
     reject_stale([states[step.artifact] for step in steps], run)
     waiting = [step for step in steps if states[step.artifact].state != "done"]
     ready = [step for step in waiting if step.sharded and _made(step.upstream, states)]

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -25,6 +25,7 @@ from capo.pipeline.reuse import keep_unchanged, reuse
 from capo.pipeline.states import (
     check_identified,
     check_upstream,
+    chosen,
     fingerprint,
     reject_stale,
     stale_names,
@@ -56,13 +57,14 @@ class RunResult:
     """The outcome of a run.
 
     `report` is the page and `results` the win-rates and judgments (`evaluate/results.json`); each is None
-    until its stage is done.
+    until its stage is done. `benchmarks` has the `results.json` of every benchmark that is done, by name.
     """
 
     directory: Path
     stages: tuple[StageResult, ...]
     report: Path | None
     results: dict[str, Any] | None
+    benchmarks: dict[str, Any] = field(default_factory=dict)
 
 
 def run(
@@ -72,16 +74,18 @@ def run(
     force: bool = False,
     stage: str | None = None,
     donors: Sequence[Path] = (),
+    within: tuple[str, ...] = ("",),
 ) -> RunResult:
     """Make every artifact that is not done, or only those of `stage`; resumes an interrupted run.
 
-    Reuses artifacts that a run directory among `donors` has made from the same inputs. Raises `StaleArtifact`
-    before any work if the inputs of an artifact changed; with `force`, it is remade together with everything
-    that depends on it. Raises `WorkspaceError` if the directory has contents but is not capo's.
+    `within` has the beginnings of the names of artifacts to make. Reuses artifacts that a run directory among
+    `donors` has made from the same inputs. Raises `StaleArtifact` before any work if the inputs of an
+    artifact changed; with `force`, it is remade together with everything that depends on it. Raises
+    `WorkspaceError` if the directory has contents but is not capo's.
     """
     if stage not in QUICK:
         check_launch(recipe.train.sharding)
-    request = _Request(recipe, Path(directory), force, stage, donors)
+    request = _Request(recipe, Path(directory), force, stage, donors, within)
     with open_executor(recipe.engine, request.directory) as executor:
         return executor.in_main(lambda: _run(request, executor))
 
@@ -95,6 +99,7 @@ class _Request:
     force: bool
     stage: str | None
     donors: Sequence[Path]
+    within: tuple[str, ...]
 
 
 def _run(request: _Request, executor: Executor) -> RunResult:
@@ -108,16 +113,16 @@ def _run(request: _Request, executor: Executor) -> RunResult:
     steps = preflight.steps_or_problems(recipe, directory, stage)
     states = statuses(steps, run)
     if stage is not None:
-        check_upstream(stage, steps, states)
+        check_upstream(stage, steps, states, request.within)
     unfinished = [step for step in steps if step.artifact in states and states[step.artifact].state != "done"]
-    steps = [step for step in steps if step.artifact in states and stage in (None, step.stage)]
+    steps = [step for step in chosen(steps, stage, request.within) if step.artifact in states]
     wanted = [states[step.artifact] for step in steps]
     waiting = [step for step in steps if states[step.artifact].state != "done"]
     _check_sources(recipe, run, waiting, unfinished)
     if not request.force:
         reject_stale(wanted, run)
     if not waiting:
-        return _result(run, [_skipped(run.artifact(step.artifact)) for step in steps])
+        return _result(recipe, run, [_skipped(run.artifact(step.artifact)) for step in steps])
     for step in waiting:
         run.artifact(step.artifact).check_no_foreign_files(resume=states[step.artifact].state == "partial")
     preflight.require(recipe, directory, waiting, unfinished)
@@ -137,7 +142,7 @@ def _run(request: _Request, executor: Executor) -> RunResult:
             if _put_back(opened, steps) and all(result.skipped for result in results):
                 opened.restore_recipe()
             raise
-        return _result(opened, results)
+        return _result(recipe, opened, results)
 
 
 def _check_sources(recipe: Recipe, run: Run, waiting: Sequence[Step], unfinished: Sequence[Step]) -> None:
@@ -226,11 +231,15 @@ def _skipped(artifact: Artifact) -> StageResult:
     return StageResult(artifact.name, True, 0.0, artifact.summary)
 
 
-def _result(run: Run, stages: Sequence[StageResult]) -> RunResult:
+def _result(recipe: Recipe, run: Run, stages: Sequence[StageResult]) -> RunResult:
+    from capo.benchmarks.artifacts import RESULTS, artifact_name
+
+    measured = {s.name: run.artifact(artifact_name(s.name, "results")) for s in recipe.benchmarks}
     report, evaluate = run.artifact("report"), run.artifact("evaluate")
     return RunResult(
         run.path,
         tuple(stages),
         report.folder / "index.html" if report.done else None,
         evaluate.read_json("results.json") if evaluate.done else None,
+        {name: artifact.read_json(RESULTS) for name, artifact in measured.items() if artifact.done},
     )

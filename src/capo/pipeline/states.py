@@ -95,9 +95,16 @@ def reject_stale(wanted: Sequence[ArtifactStatus], run: Run) -> None:
         raise StaleArtifact(changes, with_costs(run, stale))
 
 
-def check_upstream(stage: str, steps: Sequence[Step], states: Mapping[str, ArtifactStatus]) -> None:
-    """Raise `WorkspaceError` unless every artifact that `stage` reads is done."""
-    made = {step.artifact for step in steps if step.stage == stage}
+def chosen(steps: Sequence[Step], stage: str | None, within: tuple[str, ...] = ("",)) -> list[Step]:
+    """Return the steps of a stage, or of all for None, whose artifact's name begins with one of `within`."""
+    return [step for step in steps if stage in (None, step.stage) and step.artifact.startswith(within)]
+
+
+def check_upstream(
+    stage: str, steps: Sequence[Step], states: Mapping[str, ArtifactStatus], within: tuple[str, ...] = ("",)
+) -> None:
+    """Raise `WorkspaceError` unless every artifact that the chosen steps of `stage` read is done."""
+    made = {step.artifact for step in chosen(steps, stage, within)}
     needed = {name for step in steps if step.artifact in made for name in step.upstream} - made
     for name in (step.artifact for step in steps):
         if name in needed and states[name].state != "done":

@@ -4,7 +4,7 @@ load_prompts(PromptsSection(source="my-prompts.csv", column="english"), seed=0)
 load_prompts(PromptsSection(source="geneval:geneval/prompts"), seed=0)
 """
 
-from capo.prompts.loading import collect_prompts, load_prompts, prompts_inputs, source_identity
+from capo.prompts.loading import collect_prompts, load_prompts, load_rows, prompts_inputs, source_identity
 from capo.prompts.prompt import Prompt, make_prompt
 from capo.prompts.text_rules import PromptsError
 
@@ -13,6 +13,7 @@ __all__ = [
     "PromptsError",
     "collect_prompts",
     "load_prompts",
+    "load_rows",
     "make_prompt",
     "prompts_inputs",
     "source_identity",

@@ -1,7 +1,9 @@
 """Load the prompts that a recipe section names."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,30 @@ def _collected(
         raise PromptsError(f"{section.source}: no prompt{condition}")
     kept = first.values() if section.count in (None, len(first)) else _draw(first, request, seed)
     return tuple(make_prompt(row.text, row.category, row.metadata) for row in kept), rows - len(first)
+
+
+def load_rows(section: PromptsSection, seed: int, field: str) -> list[Prompt]:
+    """Return a prompt for every row of the source, in order, with `count` as in `load_prompts`.
+
+    Rows that repeat a text have an address of their own: their images start from other noise.
+    """
+    request = PromptRequest(section, field)
+    kind, name = _kind(request)
+    seen: Counter[str] = Counter()
+    prompts = []
+    for row in _usable(_rows(kind, name, request, seed), section.source):
+        prompt = make_prompt(row.text, row.category, row.metadata)
+        if repeats := seen[row.text]:
+            address = make_prompt(f"{row.text}\0{repeats}").prompt_id
+            prompt = replace(prompt, prompt_id=address)
+        seen[row.text] += 1
+        prompts.append(prompt)
+    if not prompts:
+        raise PromptsError(f"{field}: {section.source} has no prompts")
+    if section.count in (None, len(prompts)):
+        return prompts
+    drawn = _drawn([prompt.prompt_id for prompt in prompts], request, seed)
+    return [prompt for prompt in prompts if prompt.prompt_id in drawn]
 
 
 def prompts_inputs(field: str, section: PromptsSection) -> dict[str, Any]:
@@ -149,13 +175,18 @@ def _rows(kind: str, name: str, request: PromptRequest, seed: int) -> Iterator[S
 
 
 def _draw(rows: dict[str, SourceRow], request: PromptRequest, seed: int) -> list[SourceRow]:
-    source, count = request.section.source, request.section.count
-    if count is None or count > len(rows):
-        raise PromptsError(
-            f"{source}: {request.field}.count is {count}, but it has {len(rows)} distinct prompts"
-        )
-    drawn = set(sorted(rows, key=lambda text: stable_seed("prompts", seed, text))[:count])
+    drawn = _drawn(list(rows), request, seed)
     return [row for text, row in rows.items() if text in drawn]
+
+
+def _drawn(keys: list[str], request: PromptRequest, seed: int) -> set[str]:
+    """Draw `count` of the keys; raises `PromptsError` if there are too few."""
+    source, count = request.section.source, request.section.count
+    if count is None or count > len(keys):
+        raise PromptsError(
+            f"{source}: {request.field}.count is {count}, but it has {len(keys)} distinct prompts"
+        )
+    return set(sorted(keys, key=lambda key: stable_seed("prompts", seed, key))[:count])
 
 
 def _no_file(request: PromptRequest) -> PromptsError:

@@ -22,6 +22,7 @@ def contradictions(recipe: "Recipe") -> Iterator[str]:
     yield from _pairs(recipe)
     yield from _training(recipe)
     yield from _adaptation(recipe)
+    yield from _benchmarks(recipe)
 
 
 def _images(recipe: "Recipe") -> Iterator[str]:
@@ -109,6 +110,12 @@ def _adaptation(recipe: "Recipe") -> Iterator[str]:
                 yield f"train.{field}: applies only to adaptation full, which copies the reference"
     elif train.reference_dtype == "bfloat16" and (train.dtype or recipe.model.dtype) != "bfloat16":
         yield "train.reference_dtype: bfloat16 needs train.dtype bfloat16, or policy and reference differ"
+
+
+def _benchmarks(recipe: "Recipe") -> Iterator[str]:
+    names = [section.name for section in recipe.benchmarks]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"benchmarks: the name {name!r} is repeated"
 
 
 def _measured_on(recipe: "Recipe") -> "dict[str, PromptsSection]":

@@ -26,6 +26,9 @@ LOCATIONS = (
 )
 """Fields whose value may be a path, or a path after a prefix as in `parti:PATH`."""
 
+BENCHMARK_LOCATIONS = ("prompts", "model", "against")
+"""Such fields of a benchmark. All of its options may be paths, too."""
+
 ELSEWHERE = ("hub:", "package:", "https:", "http:")
 """Prefixes of locations that are no paths."""
 
@@ -49,10 +52,23 @@ def resolve_paths(values: Any, folders: Sequence[Path]) -> None:
     for lora in loras if isinstance(loras, list) else []:
         if isinstance(lora, dict) and isinstance(lora.get("path"), str):
             lora["path"] = _resolved(lora["path"], folders)
+    benchmarks = values.get("benchmarks")
+    for section in benchmarks if isinstance(benchmarks, list) else []:
+        if isinstance(section, dict):
+            _resolve_benchmark(section, folders)
     rewards = values.get("rewards")
     for reward in rewards if isinstance(rewards, list) else []:
         if isinstance(reward, dict):
             _resolve_reward(reward, folders)
+
+
+def _resolve_benchmark(section: dict[str, Any], folders: Sequence[Path]) -> None:
+    options = section.get("options")
+    places = [(section, field) for field in BENCHMARK_LOCATIONS]
+    places += [(options, name) for name in options] if isinstance(options, dict) else []
+    for values, field in places:
+        if isinstance(values.get(field), str):
+            values[field] = _resolved(values[field], folders)
 
 
 def _resolve_reward(reward: dict[str, Any], folders: Sequence[Path]) -> None:

@@ -59,6 +59,14 @@ def parse_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
         raise RecipeError("\n  ".join([f"{where}:", *lines])) from None
 
 
+def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """Return the recipe with overrides `a.b=c` applied, as `load_recipe` does."""
+    values = recipe.model_dump(mode="json")
+    for override in overrides:
+        _override(values, override)
+    return parse_recipe(values, "".join(f" --set {override}" for override in overrides).strip() or "recipe")
+
+
 def shipped_recipes() -> dict[str, Path]:
     """Return the name and path of every recipe that comes with capo."""
     folder = Path(str(resources.files("capo") / "recipes"))

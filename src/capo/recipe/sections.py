@@ -1,4 +1,4 @@
-"""The recipe as a whole, and its sections evaluate, report and engine."""
+"""The recipe as a whole, and its sections evaluate, benchmarks, report and engine."""
 
 from typing import Annotated, Literal, Self
 
@@ -58,6 +58,62 @@ class EvaluateSection(Section):
         return 3 if self.null_row else 2
 
 
+class BenchmarkSection(Section):
+    """A benchmark that measures the tuned model and its base after training."""
+
+    name: Name = Field(description="The benchmark; `capo benchmark` without a name lists all.")
+    prompts: str | None = Field(
+        None,
+        description="File or folder with the benchmark's prompts as its authors publish them. Null for a "
+        "benchmark that brings its own.",
+    )
+    count: Positive | None = Field(
+        None,
+        description="Number of prompts, drawn with `seed`; the benchmark's if null. With fewer, scores must "
+        "not be compared with published ones.",
+    )
+    images: Positive | None = Field(
+        None, description="Images per prompt from each model; the benchmark's number if null."
+    )
+    judge: Name | None = Field(
+        None, description="The judge, by name; the benchmark's first, which is the official one, if null."
+    )
+    options: dict[str, str | int | float | bool] = Field(
+        {}, description="Settings of the judge, such as the location of its weights."
+    )
+    variant: Name | None = Field(
+        None, description="How scores are computed from judgments; the official way if null."
+    )
+    model: str | None = Field(
+        None,
+        description="Model to measure instead of `evaluate.policy` or what this run trained, in the same "
+        "notation. `capo benchmark --model` sets it.",
+    )
+    against: str | None = Field(
+        None,
+        description="Model to compare with instead of `evaluate.against` or the recipe's own, in the same "
+        "notation. `capo benchmark --against` sets it.",
+    )
+    compare: bool = Field(
+        True, description="Also measure the other model, with the same prompts and noise. If false, only one."
+    )
+
+    export: Literal["official"] | None = Field(
+        None, description="`official` also writes the images as files in the layout of the authors' scripts."
+    )
+
+    @property
+    def field(self) -> str:
+        """The section's place in the recipe, for inputs and errors."""
+        return f"benchmarks.{self.name}"
+
+    @model_validator(mode="after")
+    def _compares(self) -> Self:
+        if self.against is not None and not self.compare:
+            raise ValueError("against: does not apply with compare: false")
+        return self
+
+
 class ReportSection(Section):
     """The report page."""
 
@@ -114,6 +170,7 @@ class Recipe(Section):
     pairs: PairsSection = PairsSection()
     train: TrainSection
     evaluate: EvaluateSection
+    benchmarks: tuple[BenchmarkSection, ...] = ()
     report: ReportSection = ReportSection()
     engine: EngineSection = EngineSection()
 

@@ -47,7 +47,7 @@ def warnings(material: Material) -> list[str]:
             pairs.rewards[i], pairs.spread[i], pairs.rewards[strongest], pairs.spread[strongest]
         )
         messages.append(f"{observed}; {_advice(material, i)}.")
-    return messages
+    return [*messages, *(f"{b.title}: {text}" for b in material.benchmarks for text in b.warnings)]
 
 
 def _advice(material: Material, i: int) -> str:

@@ -83,13 +83,16 @@ def win_rates(results: Results) -> Forest:
     )
 
 
-def compared(entries: Sequence[tuple[str, str, Rate]], neutral: float, wanted: int = 6) -> Forest:
+def compared(
+    entries: Sequence[tuple[str, str, Rate]], neutral: float, wanted: int = 6, *, percent: bool = True
+) -> Forest:
     """Return a row per entry (name, kind, interval); `neutral` marks no change.
 
-    `wanted` is the approximate number of ticks.
+    `wanted` is the approximate number of ticks; `percent` labels them as shares.
     """
     values = [value for _, _, rate in entries for value in rate]
-    scale = scale_over(values, include=[neutral - 0.02, neutral + 0.02], percent=True, wanted=wanted)
+    include = [neutral - 0.02, neutral + 0.02]
+    scale = scale_over(values, include=include, percent=percent, wanted=wanted)
     return Forest(
         tuple(
             ForestRow(name, kind, _intervals(scale, rate, None, kind, neutral), rate, None)

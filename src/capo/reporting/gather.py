@@ -10,6 +10,7 @@ import numpy as np
 
 from capo.pairing.pair_table import PairTable
 from capo.recipe import Recipe
+from capo.reporting.benchmark_schema import BenchmarkResults
 from capo.reporting.examples import (
     PairExample,
     ShownPrompt,
@@ -66,6 +67,7 @@ class Material:
     progress: Progress | None
     evaluated: Mapping[str, tuple[np.ndarray, np.ndarray]]
     """by reward: scores of all evaluation images of the base and of the tuned model, NaN for missing ones"""
+    benchmarks: tuple[BenchmarkResults, ...] = ()
 
 
 def gather(recipe: Recipe, run: Run) -> Material:
@@ -95,6 +97,7 @@ def gather(recipe: Recipe, run: Run) -> Material:
         timings=_timings(run),
         progress=progress_images(recipe, run),
         evaluated={reward.name: _evaluated(run, reward.name) for reward in results.rewards},
+        benchmarks=tuple(_benchmark(run, section.name) for section in recipe.benchmarks),
     )
 
 
@@ -113,6 +116,11 @@ def _evaluated(run: Run, reward: str) -> tuple[np.ndarray, np.ndarray]:
         for artifact, model in (("baseline", "base"), ("evaluate", "tuned"))
     )
     return base.to_numpy(), tuned.to_numpy()
+
+
+def _benchmark(run: Run, name: str) -> BenchmarkResults:
+    values = run.artifact(f"benchmarks/{name}/results").read_json("results.json")
+    return BenchmarkResults.model_validate(values)
 
 
 def _training(run: Run) -> TrainingLog:

@@ -18,6 +18,8 @@ class Picture:
     uri: str
     width: int
     height: int
+    original: tuple[int, int]
+    """Width and height before it was shrunk."""
 
     @property
     def tiny(self) -> bool:
@@ -86,6 +88,7 @@ def embed(data: bytes, longest: int) -> Picture:
 
     with Image.open(io.BytesIO(data)) as image:
         small = image.convert("RGB")
+    original = small.size
     small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     tiny = max(small.size) <= TINY and max(small.size) < longest
     buffer = io.BytesIO()
@@ -95,7 +98,7 @@ def embed(data: bytes, longest: int) -> Picture:
         small.save(buffer, "JPEG", quality=84, optimize=True)
     kind = "png" if tiny else "jpeg"
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(f"data:image/{kind};base64,{encoded}", *small.size)
+    return Picture(f"data:image/{kind};base64,{encoded}", *small.size, original)
 
 
 def _shard_name(index: int) -> str:

@@ -4,6 +4,7 @@ import itertools
 
 from capo.recipe import dump_recipe
 from capo.reporting import facts, plots
+from capo.reporting.benchmark_page import scores
 from capo.reporting.examples import ShownPrompt, spread
 from capo.reporting.gather import Material
 from capo.reporting.loading_code import loading_code, repeat_command
@@ -36,6 +37,7 @@ def render(material: Material) -> str:
             shift_keys=plots.SHIFT_KEYS,
             scatter_keys=plots.SCATTER_KEYS,
             series=plots.SERIES,
+            benchmarks=[{"results": found, **scores(found)} for found in material.benchmarks],
             training=training_plots(material),
             settings=facts.settings(material),
             recipe_yaml=dump_recipe(material.recipe),

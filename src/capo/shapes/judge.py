@@ -59,10 +59,15 @@ class ShapesJudge:
 def judge(image: np.ndarray, metadata: dict[str, Any]) -> bool:
     """Return whether an image (uint8 `[H, W, 3]`) satisfies a prompt's metadata (`Spec.metadata`)."""
     check_image("the judge", image)
+    return not fault_of(image, detect(image), metadata)
+
+
+def fault_of(image: np.ndarray, shapes: Sequence[Detection], metadata: dict[str, Any]) -> str:
+    """Return why an image with these shapes does not satisfy the metadata; empty if it does."""
     wanted = metadata.get("background")
-    if wanted is not None and background_of(image) != wanted:
-        return False
-    return satisfies(detect(image), metadata)
+    if wanted is not None and (background := background_of(image)) != wanted:
+        return f"expected a {wanted} background, found a {background} one"
+    return fault(shapes, metadata)
 
 
 def satisfies(shapes: Sequence[Any], metadata: dict[str, Any]) -> bool:
@@ -71,18 +76,26 @@ def satisfies(shapes: Sequence[Any], metadata: dict[str, Any]) -> bool:
     Every included class must occur at least `count` times and every excluded one fewer times. For a
     position, some pair of the two classes must be in that relation.
     """
-    groups = [[s for s in shapes if _matches(s, want)] for want in metadata["include"]]
-    if any(len(g) < want["count"] for g, want in zip(groups, metadata["include"], strict=True)):
-        return False
+    return not fault(shapes, metadata)
+
+
+def fault(shapes: Sequence[Any], metadata: dict[str, Any]) -> str:
+    """Return which of GenEval's rules shapes break first; empty if none."""
+    wanted = metadata["include"]
+    groups = [[s for s in shapes if _matches(s, want)] for want in wanted]
+    for group, want in zip(groups, wanted, strict=True):
+        if len(group) < want["count"]:
+            return f"expected {want['count']} {_named(want)}, found {len(group)}"
     for unwanted in metadata.get("exclude", ()):
-        if sum(_matches(shape, unwanted) for shape in shapes) >= unwanted["count"]:
-            return False
-    for group, want in zip(groups, metadata["include"], strict=True):
+        count = sum(_matches(shape, unwanted) for shape in shapes)
+        if count >= unwanted["count"]:
+            return f"expected fewer than {unwanted['count']} {_named(unwanted)}, found {count}"
+    for group, want in zip(groups, wanted, strict=True):
         if "position" in want:
             relation, other = want["position"]
             if not any(stands(a, relation, b) for a in group for b in groups[other]):
-                return False
-    return True
+                return f"no {_named(want)} {relation} a {_named(wanted[other])}"
+    return ""
 
 
 def stands(a: Any, relation: str, b: Any) -> bool:
@@ -121,6 +134,10 @@ def check_image(reader: str, image: np.ndarray) -> None:
     """Raise `ValueError` for an image that is not uint8 `[SIZE, SIZE, 3]`."""
     if image.shape != (SIZE, SIZE, 3) or image.dtype != np.uint8:
         raise ValueError(f"{reader} reads uint8 [{SIZE}, {SIZE}, 3] images, got {image.dtype} {image.shape}")
+
+
+def _named(want: dict[str, Any]) -> str:
+    return " ".join(word for word in (want.get("color"), want["class"]) if word)
 
 
 def _matches(shape: Any, want: dict[str, Any]) -> bool:

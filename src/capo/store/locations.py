@@ -12,6 +12,7 @@ _CONTENT_FIELDS = (
     (re.compile(r"model\.(?:checkpoint|loras)"), "model.weights"),
     (re.compile(r"(model\.config)"), r"\1.content"),
     (re.compile(r"(evaluate\.(?:policy|against|embedder))"), r"\1.content"),
+    (re.compile(r"(benchmarks\..+\.(?:prompts|model|against))"), r"\1.content"),
     (re.compile(r"images\.source"), "images.content"),
     (re.compile(r"((?:\w+\.)?(?:validation_)?prompts)\.source"), r"\1.content"),
     (re.compile(r"(rewards\..+)\.(?:checkpoint|command)"), r"\1.weights"),

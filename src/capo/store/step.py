@@ -12,7 +12,7 @@ from capo.store.artifact import Artifact
 from capo.store.errors import LeftToMain
 from capo.store.run_directory import Run
 
-StageName = Literal["prompts", "generate", "score", "pair", "train", "evaluate", "report"]
+StageName = Literal["prompts", "generate", "score", "pair", "train", "evaluate", "benchmark", "report"]
 
 
 @dataclass(frozen=True)
