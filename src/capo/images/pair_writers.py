@@ -4,10 +4,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from capo.engine.seeds import stable_seed
 from capo.images.folders import METADATA, PAIRS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ROW_GROUP_BYTES = 1 << 27
 """Bytes of images in a row group before they are encoded, which bounds the memory."""
@@ -53,23 +56,7 @@ class PickAPicWriter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        columns = pa.schema(
-            {
-                "are_different": pa.bool_(),
-                "best_image_uid": pa.string(),
-                "caption": pa.string(),
-                "has_label": pa.bool_(),
-                "image_0_uid": pa.string(),
-                "image_1_uid": pa.string(),
-                "jpg_0": pa.binary(),
-                "jpg_1": pa.binary(),
-                "label_0": pa.float64(),
-                "label_1": pa.float64(),
-                "model_0": pa.string(),
-                "model_1": pa.string(),
-                "delta_reward": pa.float64(),
-            }
-        )
+        columns = pick_a_pic_columns()
         path = self._folder / f"train-{self._part:05d}-of-{self._parts:05d}.parquet"
         # A dictionary holds an image once per row group and column, however many pairs it is in.
         form = {"compression": "zstd", "dictionary_pagesize_limit": 2 * ROW_GROUP_BYTES}
@@ -98,6 +85,29 @@ class PickAPicWriter:
                 f"model_{side}": self._model,
             }
         return row
+
+
+def pick_a_pic_columns() -> "pa.Schema":
+    """Return the columns that Pick-a-Pic has and capo reads, plus `delta_reward`."""
+    import pyarrow as pa
+
+    return pa.schema(
+        {
+            "are_different": pa.bool_(),
+            "best_image_uid": pa.string(),
+            "caption": pa.string(),
+            "has_label": pa.bool_(),
+            "image_0_uid": pa.string(),
+            "image_1_uid": pa.string(),
+            "jpg_0": pa.binary(),
+            "jpg_1": pa.binary(),
+            "label_0": pa.float64(),
+            "label_1": pa.float64(),
+            "model_0": pa.string(),
+            "model_1": pa.string(),
+            "delta_reward": pa.float64(),
+        }
+    )
 
 
 class FolderWriter:

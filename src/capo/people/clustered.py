@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 RESAMPLES = 4999
+_CELLS_AT_ONCE = 4_000_000  # bounds the memory of the bootstrap: a few arrays of 8 bytes per cell
 CONFIDENCE = 0.95
 
 
@@ -137,12 +138,23 @@ class _Table:
 
     def studentized(self, mean: float, rng: np.random.Generator) -> Float[np.ndarray, " B"]:
         """Return `|mean* - mean| / error*` of all resamples; infinite without an error, 0 if equal too."""
-        drawn_prompts = rng.multinomial(self.prompts, np.full(self.prompts, 1 / self.prompts), RESAMPLES)
-        drawn_raters = rng.multinomial(self.raters, np.full(self.raters, 1 / self.raters), RESAMPLES)
+        at_once = max(1, _CELLS_AT_ONCE // (self.prompts + self.raters))
+        parts = []
+        for done in range(0, RESAMPLES, at_once):
+            count = min(at_once, RESAMPLES - done)
+            drawn = (
+                rng.multinomial(clusters, np.full(clusters, 1 / clusters), count).astype(np.float64)
+                for clusters in (self.prompts, self.raters)
+            )
+            parts.append(self._ratios(mean, *drawn))
+        return np.concatenate(parts)
+
+    def _ratios(
+        self, mean: float, prompts: Float[np.ndarray, "B P"], raters: Float[np.ndarray, "B R"]
+    ) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):  # a resample may have no votes at all
-            means, parts = self._weighted(drawn_prompts.astype(float), drawn_raters.astype(float))
-            prompts, raters, single = parts
-            errors = np.sqrt(np.maximum(np.maximum(prompts + raters - single, prompts), raters))
+            means, (by_prompt, by_rater, single) = self._weighted(prompts, raters)
+            errors = np.sqrt(np.maximum(np.maximum(by_prompt + by_rater - single, by_prompt), by_rater))
             away = np.abs(means - mean)
             ratios = np.where(errors > 1e-9, away / errors, np.where(away > 1e-9, np.inf, 0.0))
         return ratios[np.isfinite(means)]

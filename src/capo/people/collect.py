@@ -6,8 +6,19 @@ from pathlib import Path
 from typing import Literal
 
 from capo.people.human_study import VOTES, Study, read_study
-from capo.people.votes import Ballot, VotesError, ballot_name, collected_votes, read_votes
+from capo.people.votes import (
+    Ballot,
+    VoteLine,
+    VotesError,
+    ballot_name,
+    collected_votes,
+    read_vote_lines,
+    read_votes,
+    vote_line,
+)
 from capo.store import atomic
+
+Outcome = Literal["added", "extended", "already there", "refused"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +28,7 @@ class Added:
     file: str
     rater: str | None
     votes: int
-    outcome: Literal["added", "extended", "already there", "refused"]
+    outcome: Outcome
     """`extended`: the study had an earlier file of the rater, with some of the same votes."""
     reason: str = ""
     """why it was refused"""
@@ -64,3 +75,25 @@ def _add(folder: Path, study: Study, path: Path) -> Added:
 
 def _missing(earlier: Ballot, later: Ballot) -> int:
     return len({vote.key for vote in earlier.votes} - {vote.key for vote in later.votes})
+
+
+def store_lines(folder: Path, study: Study, name: str, votes: Sequence[VoteLine]) -> Outcome:
+    """Store votes from another tool as `votes/NAME.jsonl`.
+
+    The same votes again change nothing; more votes replace fewer. Raises `VotesError` if the study has votes
+    under this name that the new ones lack or contradict, or other votes of the same raters.
+    """
+    place = folder / VOTES / f"{name}.jsonl"
+    earlier = set(read_vote_lines(place, study)) if place.exists() else None
+    wanted = set(votes)
+    if earlier == wanted:
+        return "already there"
+    if earlier is not None and not earlier < wanted:
+        raise VotesError(
+            f"{place}: has {len(earlier - wanted)} votes that the file lacks or contradicts; remove "
+            f"{place.name} to replace its votes"
+        )
+    with atomic.write_file(place) as temporary:
+        lines = (vote_line(study, vote.rater, vote, vote.source) for vote in votes)
+        temporary.write_text("".join(lines), encoding="utf-8")
+    return "added" if earlier is None else "extended"

@@ -11,6 +11,7 @@ person who wants to forge votes can compute it, too.
 import json
 import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -162,6 +163,19 @@ def read_vote_lines(path: Path, study: Study) -> list[VoteLine]:
         check.add(vote.rater, vote, vote.source, where)
         found[vote.rater, *vote.key] = vote
     return list(found.values())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of another tool; raises `VotesError` with file and line for anything else."""
+    return _json(_text(path), path, 1)
+
+
+def utc_moment(value: Any) -> str:
+    """Return a time of another tool as votes have it; raises `ValueError` for anything else."""
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a time")
+    moment = datetime.fromisoformat(value).astimezone(UTC)
+    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def collected_votes(folder: Path, study: Study) -> list[VoteLine]:
