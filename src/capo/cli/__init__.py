@@ -11,8 +11,9 @@ from types import FrameType
 from typing import NoReturn
 
 # Every module adds its commands to the app; the order is the order in `capo --help`.
-from capo.cli import run, check, rehearse, status, clean, compare, soup, export, people  # isort: skip
-from capo.cli import benchmark, plan, bench, calibration, rewards, data, recipes, shapes  # isort: skip
+from capo.cli import run, check, rehearse, status, clean, compare, soup, export  # isort: skip
+from capo.cli import people, people_votes, benchmark, plan, bench, calibration  # isort: skip
+from capo.cli import rewards, data, recipes, shapes  # isort: skip
 from capo.cli.app import app
 from capo.cli.run import STAGES
 
@@ -29,6 +30,7 @@ __all__ = [
     "export",
     "main",
     "people",
+    "people_votes",
     "plan",
     "recipes",
     "rehearse",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-RESAMPLES = 4999
+RESAMPLES = 1999
 _CELLS_AT_ONCE = 4_000_000  # bounds the memory of the bootstrap: a few arrays of 8 bytes per cell
 CONFIDENCE = 0.95
 
