@@ -30,5 +30,5 @@ clean:
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs,front,tensorboard,ocr,ray,safety,serve]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs,front,tensorboard,ocr,ray,safety,serve,wandb]'
 	touch $@

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from capo.engine.events import StageResult, TrainingStep, ValidationStep
 from capo.pipeline import run
 from capo.recipe import RewardSection, dump_recipe, load_recipe, parse_recipe
 from capo.rewards import load_reward, reward_identity
@@ -63,6 +64,19 @@ def merged(values, changes):
     return values
 
 
+def _check_events(events, result):
+    """Every line of the logs, and every stage, was an event."""
+    train = Run("run").artifact("train")
+    for kind, name in ((TrainingStep, "metrics.jsonl"), (ValidationStep, "validation.jsonl")):
+        rows = [{"step": e.step, **e.measures} for e in events if isinstance(e, kind)]
+        assert rows == train.read_json_lines(name)
+    assert [event for event in events if isinstance(event, StageResult)] == list(result.stages)
+    last = next(event for event in reversed(events) if isinstance(event, ValidationStep))
+    prompts = Run("run").artifact("validation").read_table("prompts.parquet")["text"].to_pylist()
+    assert [shown.prompt for shown in last.images()] == prompts
+    assert {image.size for shown in last.images() for image in (shown.base, shown.policy)} == {(32, 32)}
+
+
 def test_rewards_of_four_kinds_run_from_prompts_to_the_report(server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "four_kinds_warmth.py").write_text(FUNCTION)
@@ -75,9 +89,11 @@ def test_rewards_of_four_kinds_run_from_prompts_to_the_report(server, tmp_path, 
     ]
     values = merged(load_recipe("shapes").model_dump(mode="json"), SMALL) | {"rewards": rewards}
     recipe = parse_recipe(values)
-    result = run(recipe, "run")
+    events = []
+    result = run(recipe, "run", callbacks=[events.append])
     assert result.report.is_file()
     assert [each["name"] for each in result.results["rewards"]] == [each["name"] for each in rewards]
+    _check_events(events, result)
     for reward in rewards:
         manifest = json.loads(
             (tmp_path / "run" / "manifests" / "scores" / f"{reward['name']}.json").read_text()

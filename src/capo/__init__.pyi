@@ -1,5 +1,8 @@
 # The public names, each written once: `__init__.py` reads them from here.
 
+from .engine.events import StageResult as StageResult
+from .engine.events import TrainingStep as TrainingStep
+from .engine.events import ValidationStep as ValidationStep
 from .method.calibration import BradleyTerry as BradleyTerry
 from .method.calibration import PowerRatio as PowerRatio
 from .method.calibration import Threshold as Threshold

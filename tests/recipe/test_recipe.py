@@ -6,6 +6,7 @@ import yaml
 
 import fake_stages
 from capo.recipe import (
+    RUNTIME,
     Recipe,
     RecipeError,
     dump_recipe,
@@ -51,6 +52,14 @@ def test_saving_and_loading_gives_the_same_recipe(tmp_path, recipe_values):
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
     assert load_recipe(tmp_path / "recipe.yaml") == recipe
     assert "guidance_scale: 7.5" in dump_recipe(recipe)
+
+
+def test_a_mapping_is_a_recipe_too_and_is_not_changed(recipe_values):
+    before = copy.deepcopy(recipe_values)
+    assert load_recipe(recipe_values, ["seed=7"]) == parse_recipe(before | {"seed": 7})
+    assert recipe_values == before
+    with pytest.raises(RecipeError, match="beta: missing"):
+        load_recipe(recipe_values | {"train": {}})
 
 
 @pytest.mark.parametrize("path", shipped_recipes().values(), ids=lambda path: path.stem)
@@ -233,9 +242,12 @@ def test_every_field_of_a_recipe_is_an_input_of_an_artifact(recipe_values, monke
     monkeypatch.setattr("capo.rewards.resolve.reward_identity", lambda section: "weights")
     recipe = parse_recipe(recipe_values)
     held = {field for step in steps_of(recipe) for field in step.inputs}
-    for name in Recipe.model_fields:
+    for name, info in Recipe.model_fields.items():
         section = getattr(recipe, name)
-        if name in ("rewards", "start"):  # `start` has none of its own in a first round
+        if RUNTIME in info.metadata or name in (
+            "rewards",
+            "start",
+        ):  # `start` has none of its own in a first round
             continue
         fields = [f"{name}.{f}" for f in section.results()] if hasattr(section, "results") else [name]
         for field in fields:

@@ -1,18 +1,14 @@
-import sys
-
-import pytest
-
-from capo.training.log import Board, Log, best_row
+from capo.training.log import Log, best_row
 
 
 def test_rows_are_on_disk_after_a_flush_and_dropped_on_rewind(artifact):
-    log = Log(artifact, "metrics.jsonl", None)
+    log = Log(artifact, "metrics.jsonl")
     for step in (1, 2, 3):
         log.add({"step": step, "loss": step / 3})
     log.flush()
     log.add({"step": 4, "loss": 1.0})
 
-    resumed = Log(artifact, "metrics.jsonl", None)
+    resumed = Log(artifact, "metrics.jsonl")
     assert [row["step"] for row in resumed.rows] == [1, 2, 3]
     assert resumed.rows[0]["loss"] == 1 / 3
     resumed.rewind(2)
@@ -30,20 +26,3 @@ def test_the_best_row_has_the_highest_win_rate_and_is_the_first_of_equals():
 def test_the_base_model_is_never_the_best():
     assert best_row([{"step": 0, "win_rate": 0.5}]) is None
     assert best_row([]) is None
-
-
-def test_tensorboard_gets_the_numbers(tmp_path, artifact):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    board = Board(tmp_path / "board", 1)
-    Log(artifact, "metrics.jsonl", board).add({"step": 3, "loss": 0.25})
-    board.close()
-    events = accumulator.EventAccumulator(str(tmp_path / "board"))
-    events.Reload()
-    (event,) = events.Scalars("loss")
-    assert (event.step, event.value) == (3, 0.25)
-
-
-def test_missing_tensorboard_is_an_error_that_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ImportError, match=r"train.tensorboard: .* pip install 'capo-diffusion\[tensor"):
-        Board(tmp_path / "board", 1)

@@ -396,15 +396,6 @@ def test_training_needs_neither_text_encoders_nor_vae(prepared, tmp_path, sdxl):
     assert trained(folder, recipe(tmp_path, checkpoint))["steps"] == 6
 
 
-def test_tensorboard_is_not_part_of_the_results(prepared, tmp_path, sdxl):
-    pytest.importorskip("tensorboard")
-    folder, plain = copied(prepared, tmp_path / "run"), copied(prepared, tmp_path / "plain")
-    trained(folder, recipe(tmp_path, sdxl, {"tensorboard": True}))
-    trained(plain, recipe(tmp_path, sdxl))
-    assert contents(folder / "train") == contents(plain / "train")
-    assert any((folder / "tensorboard").iterdir())
-
-
 @pytest.mark.parametrize(
     ("objective", "chosen", "margin"),
     [("capo", None, None), ("dpo", None, 0.0), ("ipo", None, 0.0), ("capo", 0.1, 0.1), ("dpo", -1.0, -1.0)],

@@ -7,6 +7,7 @@ prompts ─► samples ─► scores ─► pairs ─► train ─► evaluate �
 from capo.benchmarks import benchmark_stage
 from capo.evaluation import baseline, evaluate
 from capo.pairing import pair, pool
+from capo.pipeline import trackers
 from capo.recipe import Recipe
 from capo.reporting import report
 from capo.sampling import collect_prompts, generate
@@ -38,6 +39,7 @@ CHECKS = (
     train.checks,
     baseline.checks,
     benchmark_stage.checks,
+    trackers.checks,
 )
 """What the stages need, to be checked before any of them runs."""
 

@@ -15,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from capo.engine.events import Callback, StageResult, calling, emit
 from capo.engine.executors import open_executor
 from capo.engine.launch import LAUNCHER, check_launch, idle_gpus
 from capo.engine.progress import say
@@ -32,6 +33,7 @@ from capo.pipeline.states import (
     statuses,
     with_recorded,
 )
+from capo.pipeline.trackers import calling_trackers
 from capo.recipe import EngineSection, Recipe
 from capo.store import Artifact, Run, WorkspaceError
 from capo.store.manifest import differences
@@ -40,16 +42,6 @@ from capo.store.step import Job, Step
 
 QUICK = ("prompts", "pair", "report")
 """Stages that one process makes in little time, whatever a launcher announces."""
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """The outcome for one artifact: made, or skipped because it was done."""
-
-    name: str
-    skipped: bool
-    seconds: float
-    summary: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -75,10 +67,12 @@ def run(
     stage: str | None = None,
     donors: Sequence[Path] = (),
     within: tuple[str, ...] = ("",),
+    callbacks: Sequence[Callback] = (),
 ) -> RunResult:
     """Make every artifact that is not done, or only those of `stage`; resumes an interrupted run.
 
-    `within` has the beginnings of the names of artifacts to make. Reuses artifacts that a run directory among
+    `within` has the beginnings of the names of artifacts to make. Calls every one of `callbacks` with the
+    events of the run (see `capo.engine.events`), as they happen. Reuses artifacts that a run directory among
     `donors` has made from the same inputs. Raises `StaleArtifact` before any work if the inputs of an
     artifact changed; with `force`, it is remade together with everything that depends on it. Raises
     `WorkspaceError` if the directory has contents but is not capo's.
@@ -86,8 +80,13 @@ def run(
     if stage not in QUICK:
         check_launch(recipe.train.sharding)
     request = _Request(recipe, Path(directory), force, stage, donors, within)
+
+    def make(executor: Executor) -> RunResult:
+        with calling(callbacks):  # in the main process only
+            return _run(request, executor)
+
     with open_executor(recipe.engine, request.directory) as executor:
-        return executor.in_main(lambda: _run(request, executor))
+        return executor.in_main(lambda: make(executor))
 
 
 @dataclass(frozen=True)
@@ -122,14 +121,14 @@ def _run(request: _Request, executor: Executor) -> RunResult:
     if not request.force:
         reject_stale(wanted, run)
     if not waiting:
-        return _result(recipe, run, [_skipped(run.artifact(step.artifact)) for step in steps])
+        return _result(recipe, run, [_reported(_skipped(run.artifact(step.artifact))) for step in steps])
     for step in waiting:
         run.artifact(step.artifact).check_no_foreign_files(resume=states[step.artifact].state == "partial")
     preflight.require(recipe, directory, waiting, unfinished)
     if _pin_weights(recipe, waiting):  # the commits are part of the inputs
         names = {step.artifact for step in steps}
         steps = [step for step in graph.steps_of(recipe) if step.artifact in names]
-    with Run.open(directory, recipe) as opened:
+    with Run.open(directory, recipe) as opened, calling_trackers(recipe, opened):
         if replaced := stale_names(wanted):
             say(replacing(opened, replaced))
         sources = [*request.donors, *(replaced.folder for replaced in replaced_folders(directory))]
@@ -180,9 +179,9 @@ def _make(steps: Sequence[Step], request: _Request, run: Run, executor: Executor
         artifact, inputs = run.artifact(step.artifact), with_recorded(fingerprint(step, run), step, run)
         if artifact.done and not differences(artifact.begun() or {}, inputs):
             say(f"{artifact.name}: up to date")
-            results[step.artifact] = _skipped(artifact)
+            results[step.artifact] = _reported(_skipped(artifact))
         elif reuse(artifact, inputs, request.donors, request.force):
-            results[step.artifact] = _skipped(artifact)
+            results[step.artifact] = _reported(_skipped(artifact))
         else:
             artifact.begin(inputs, force=request.force)
             keep_unchanged(artifact, step)
@@ -195,9 +194,8 @@ def _make(steps: Sequence[Step], request: _Request, run: Run, executor: Executor
         waiting[0].make(job)
         share = (time.monotonic() - started) / len(waiting)
         for artifact in job.artifacts:
-            results[artifact.name] = _made(
-                artifact, recipe.engine, run, job.seconds.get(artifact.name, share)
-            )
+            seconds = job.seconds.get(artifact.name, share)
+            results[artifact.name] = _reported(_made(artifact, recipe.engine, run, seconds))
     return [results[step.artifact] for step in steps]
 
 
@@ -225,6 +223,12 @@ def _made(artifact: Artifact, engine: EngineSection, run: Run, seconds: float) -
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
     return StageResult(artifact.name, False, round(seconds, 3), artifact.summary)
+
+
+def _reported(result: StageResult) -> StageResult:
+    """Return the result, after the callbacks have received it."""
+    emit(result)
+    return result
 
 
 def _skipped(artifact: Artifact) -> StageResult:

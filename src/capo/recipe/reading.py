@@ -1,6 +1,6 @@
 """Find, override, validate and write recipes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from importlib import resources
 from pathlib import Path
@@ -20,14 +20,18 @@ class RecipeError(ValueError):
     """A recipe that cannot be used; the message lists every problem on its own line."""
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Load a shipped recipe by name, or a recipe from a YAML file, and apply overrides `a.b=c`.
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Load a shipped recipe by name, a YAML file, or a mapping of sections, and apply overrides `a.b=c`.
 
     Relative paths in a file are relative to its folder, or else to the current directory, as those in
     overrides are (see `recipe.paths`). The value of an override is YAML (`train.steps=100`,
     `rewards.0.weight=2`, `train.lora_targets=[to_q]`). Raises `RecipeError` naming every invalid field.
     """
-    path = _find(name_or_path)
+    if isinstance(source, Mapping):
+        values = deepcopy(dict(source))
+        _override_all(values, overrides)
+        return parse_recipe(values)
+    path = _find(source)
     try:
         text = path.read_text(encoding="utf-8")
         values = read_yaml(text)
@@ -38,8 +42,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     users = path not in shipped_recipes().values() and not _in_a_run(path)
     if users:
         resolve_paths(values, [path.parent])
-    for override in overrides:
-        _override(values, override)
+    _override_all(values, overrides)
     changed = "".join(f" --set {override}" for override in overrides)
     recipe = parse_recipe(values, f"{path}{changed}")
     return recipe.with_written(text) if users else recipe
@@ -94,6 +97,11 @@ def _find(name_or_path: str | Path) -> Path:
 def _in_a_run(path: Path) -> bool:
     """Report whether a recipe was saved in a run directory, with absolute paths or those of version 0.1."""
     return any((path.parent / name).exists() for name in (".capo", "manifests"))
+
+
+def _override_all(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    for override in overrides:
+        _override(values, override)
 
 
 def _override(values: dict[str, Any], override: str) -> None:

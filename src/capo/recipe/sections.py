@@ -1,6 +1,6 @@
 """The recipe as a whole, and its sections evaluate, benchmarks, report and engine."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
@@ -15,6 +15,9 @@ from capo.recipe.sample_sections import (
     StartSection,
 )
 from capo.recipe.train_section import TrainSection
+
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+"""A program that shows the measures of runs."""
 
 
 class EvaluateSection(Section):
@@ -173,6 +176,11 @@ class Recipe(Section):
     benchmarks: tuple[BenchmarkSection, ...] = ()
     report: ReportSection = ReportSection()
     engine: EngineSection = EngineSection()
+    trackers: Annotated[tuple[Tracker, ...], RUNTIME] = Field(
+        (),
+        description="Where to log measures, win-rates and validation images while the run is made; "
+        "every tracker needs the extra of its name.",
+    )
 
     _written: str | None = PrivateAttr(None)
 
@@ -207,6 +215,17 @@ class Recipe(Section):
     def pairing_rewards(self) -> tuple[RewardSection, ...]:
         """The rewards that determine the pairs; none if labels do."""
         return () if self.pairs.selection == "labels" else self.training_rewards
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_0_1(cls, values: Any) -> Any:
+        """Read `train.tensorboard` of version 0.1, which `trackers` replaces."""
+        train = values.get("train") if isinstance(values, dict) else None
+        if not isinstance(train, dict) or not isinstance(train.get("tensorboard"), bool):
+            return values
+        rest = {name: value for name, value in train.items() if name != "tensorboard"}
+        added = {"trackers": ["tensorboard"]} if train["tensorboard"] and not values.get("trackers") else {}
+        return values | {"train": rest} | added
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -142,9 +142,6 @@ class TrainSection(Section):
         "full policy, as evaluation loads it, and float32 for an adapter, which is small. With `float32`, "
         "further rounds and soups start from a full policy without rounding.",
     )
-    tensorboard: Annotated[bool, RUNTIME] = Field(
-        False, description="Also write `tensorboard/` in the run directory. Needs the extra `tensorboard`."
-    )
 
     @property
     def validations(self) -> int:

@@ -4,8 +4,8 @@ An interrupted run resumes from its newest checkpoint and ends with the same byt
 With several processes, all run this; only the main process writes.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from capo.store import Artifact, Run
 from capo.store.step import Job
 from capo.training.batches import Batch, Batches
 from capo.training.checkpoint import Checkpoints
-from capo.training.log import Board, Records
+from capo.training.log import Records
 from capo.training.loop import Loop, Validate
 from capo.training.policy_card import Origin, policy_card
 from capo.training.sample_files import Samples
@@ -55,8 +55,8 @@ def fine_tune(job: Job) -> None:
     reference = _reference(recipe.model, trainer.policy, previous)
     checkpoints = Checkpoints(artifact, trainer, reference)
     first = checkpoints.restore()
-    with checkpoints, _board(run, section, first + 1) as board:
-        records = Records(artifact, board)
+    with checkpoints:
+        records = Records(artifact)
         validate = _validation(job, family, trainer.policy)
         loop = Loop(section, trainer, make_batch, checkpoints, records, validate)
         group.barrier()  # every process has read what the main process will change from now on
@@ -117,15 +117,6 @@ def _reference(model: ModelSection, policy: Policy, previous: PreviousRound | No
         "weights": policy.reference_digest(),
         **({} if previous is None else {"start": previous.policy.identity}),
     }
-
-
-@contextmanager
-def _board(run: Run, section: TrainSection, from_step: int) -> Iterator[Board | None]:
-    if not section.tensorboard or not Group().is_main:
-        yield None
-        return
-    with closing(Board(run.path / "tensorboard", from_step)) as board:
-        yield board
 
 
 def _validation(job: Job, family: Family, policy: Policy) -> Validate | None:

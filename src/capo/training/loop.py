@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from capo.engine.events import TrainingStep, emit
 from capo.engine.prefetch import prefetched
 from capo.engine.progress import Bar, progress, say
 from capo.engine.ranks import Group
@@ -110,6 +111,7 @@ class Loop:
             if self._logs(row["step"]):
                 self._records.metrics.add(row)
                 bar.note(f"loss {row['loss']:.4g}")
+                emit(TrainingStep(row["step"], {name: v for name, v in row.items() if name != "step"}))
                 self._check_divergence(row)
 
     def _check_divergence(self, row: Row) -> None:

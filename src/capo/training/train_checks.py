@@ -61,8 +61,3 @@ def _check_packages(section: TrainSection) -> Iterator[Finding]:
             "train.optimizer",
             "bitsandbytes is not installed; pip install 'capo-diffusion[8bit]', or set it to adamw",
         )
-    if section.tensorboard and find_spec("tensorboard") is None:
-        yield Finding(
-            "train.tensorboard",
-            "TensorBoard is not installed; pip install 'capo-diffusion[tensorboard]', or set it to false",
-        )

@@ -20,7 +20,9 @@ from capo.diffusion import load_family, load_weightless
 from capo.diffusion.family import Family
 from capo.diffusion.policy import widen
 from capo.engine.device import select_device
+from capo.engine.events import ComparedImages, ValidationStep, emit
 from capo.engine.shard_work import Executor, Workplace
+from capo.images.first_images import first_images
 from capo.prompts import Prompt, load_prompts
 from capo.prompts.table import prompt_table
 from capo.recipe import Recipe
@@ -37,6 +39,9 @@ PROMPTS = "prompts.parquet"
 
 JUDGED = "judgements"
 """The folder of judgments on shards, until all are there."""
+
+SHOWN = 4
+"""Prompts of which callbacks can read images."""
 
 
 def validate_base(recipe: Recipe, artifact: Artifact, executor: Executor) -> None:
@@ -97,7 +102,14 @@ class Validation:
             row |= _held_out(np.mean(held_out, axis=0))
         if self._base.judged:
             row |= _judge_columns(policy.accepted, self._base.accepted)
+        measures = {name: value for name, value in row.items() if name != "step"}
+        emit(ValidationStep(step, measures, partial(self._compared, policy)))
         return row
+
+    def _compared(self, policy: "ValidationImages") -> list[ComparedImages]:
+        texts = {prompt.prompt_id: prompt.text for prompt in self._prompts}
+        base, tuned = (first_images(side.artifact, side.folder, SHOWN) for side in (self._base, policy))
+        return [ComparedImages(texts[name], base[name], tuned[name]) for name in base]
 
     def _sampled(self, step: int, roll_backs: int) -> "ValidationImages":
         again = f"-again-{roll_backs}" if roll_backs else ""
