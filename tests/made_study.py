@@ -41,3 +41,23 @@ def drawn(label, size=48):
 def make(to: Path, labels=("base", "tuned"), prompts=PROMPTS, **settings) -> Study:
     models = {label: ModelImages(SECRETS[label], f"identity-{label}", drawn(label)) for label in labels}
     return build_study(to, prompts, models, StudySettings(**{"catches": 2, **settings}))
+
+
+def wait_for_pair(tab, number):
+    """Wait until a pair can be answered."""
+    tab.wait_for_function(
+        "n => document.getElementById('number').textContent.startsWith(`${n} of`)"
+        " && !document.querySelector('#images.waiting')",
+        arg=number,
+    )
+
+
+def answer(tab, number, touch, ties=True):
+    """Answer one pair: left, right, tie, in turn."""
+    wait_for_pair(tab, number)
+    choice = ("left", "right", "tie" if ties else "left")[number % 3]
+    if touch:
+        tab.tap(f"#{choice}")
+    else:
+        tab.keyboard.press({"left": "ArrowLeft", "right": "ArrowRight", "tie": " "}[choice])
+    return choice

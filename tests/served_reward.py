@@ -4,20 +4,27 @@ import threading
 import time
 from contextlib import contextmanager
 
-from capo.rewards.transports.server import RewardService, build_server, listen, url_of
+from capo.rewards.transports.http_serving import build_server, listen, url_of
+from capo.rewards.transports.server import RewardService
 
 
 @contextmanager
 def serving(reward, identity="something", **options):
     """Yield the service, with its `url` and `address`."""
     service = RewardService(reward, identity, **options)
-    server = build_server(service)
-    with listen("127.0.0.1", 0) as listening:
-        service.url, service.address = url_of(listening), listening.getsockname()
+    with running(service.app) as (service.url, service.address):
+        yield service
+
+
+@contextmanager
+def running(app, port=0):
+    """Serve an application over a loopback socket; yields its URL and its address."""
+    server = build_server(app)
+    with listen("127.0.0.1", port) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            yield service
+            yield url_of(listening), listening.getsockname()
         finally:
             server.should_exit = True
             thread.join()

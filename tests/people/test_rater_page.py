@@ -7,12 +7,9 @@ import pytest
 
 from capo.people.human_study import PAGE, is_swapped, rater_order, read_key
 from capo.people.votes import read_votes
-from made_study import TEXTS, make
+from made_study import TEXTS, answer, make, wait_for_pair
 
-SCREENS = {
-    "desktop": {"viewport": {"width": 1280, "height": 800}},
-    "phone": {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True},
-}
+SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 
 
 @pytest.fixture(scope="module")
@@ -21,51 +18,8 @@ def folder(tmp_path_factory):
     return folder, make(folder, tie=True)
 
 
-@pytest.fixture
-def visit(browser):
-    """Open an address in a browser of its own; fails on messages in its console."""
-    contexts, messages = [], []
-
-    def open_page(address, screen="desktop"):
-        context = browser.new_context(**SCREENS[screen], reduced_motion="reduce")
-        contexts.append(context)
-        tab = context.new_page()
-        tab.set_default_timeout(10_000)
-        tab.on("console", lambda message: messages.append(message.text))
-        tab.on("pageerror", lambda error: messages.append(str(error)))
-        tab.on("dialog", lambda dialog: messages.append(dialog.message))
-        tab.goto(address)
-        return tab
-
-    open_page.messages = messages
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert messages == []
-
-
 def address(folder, rater="anna"):
     return f"{(folder / PAGE / 'index.html').as_uri()}#rater={rater}"
-
-
-def wait_for_pair(tab, number):
-    """Wait until a pair can be answered."""
-    tab.wait_for_function(
-        "n => document.getElementById('number').textContent.startsWith(`${n} of`)"
-        " && !document.querySelector('#images.waiting')",
-        arg=number,
-    )
-
-
-def answer(tab, number, touch):
-    """Answer one pair: left, right, tie, in turn."""
-    wait_for_pair(tab, number)
-    choice = ("left", "right", "tie")[number % 3]
-    if touch:
-        tab.tap(f"#{choice}")
-    else:
-        tab.keyboard.press({"left": "ArrowLeft", "right": "ArrowRight", "tie": " "}[choice])
-    return choice
 
 
 def saved(tab, path):
@@ -75,7 +29,7 @@ def saved(tab, path):
     return path / download.value.suggested_filename
 
 
-@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("screen", SIZES)
 def test_a_study_from_disk(visit, folder, tmp_path, screen):
     """Clicked through with a reload in the middle; its votes are those that were made."""
     place, study = folder
@@ -119,13 +73,13 @@ def test_what_a_rater_sees_is_what_the_vote_says(visit, folder, tmp_path):
         )
 
 
-@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("screen", SIZES)
 def test_the_page_fits_and_can_be_used_without_eyes(visit, folder, screen):
     place, _ = folder
     tab = visit(address(place, "clara"), screen)
     tab.click("#start")
     wait_for_pair(tab, 1)
-    width, height = SCREENS[screen]["viewport"].values()
+    width, height = SIZES[screen]
     root = "document.documentElement"
     assert tab.evaluate(f"[{root}.scrollWidth, {root}.scrollHeight]") == [width, height]
     left, right = (tab.locator(f"#{side} img").bounding_box() for side in ("left", "right"))

@@ -352,8 +352,9 @@ def test_requests_in_memory_are_limited(gated, monkeypatch):
 
 def test_the_command_names_the_missing_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "capo.rewards.transports.server")
-    monkeypatch.delattr(transports, "server")
+    for name in ("server", "http_serving"):
+        monkeypatch.delitem(sys.modules, f"capo.rewards.transports.{name}")
+        monkeypatch.delattr(transports, name)
     result = CliRunner().invoke(app, ["rewards", "serve", "shapes-vqa"])
     assert result.exit_code == 1
     assert "capo-diffusion[serve]" in result.output

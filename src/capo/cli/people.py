@@ -1,5 +1,6 @@
 """`capo people`: studies in which people compare images."""
 
+import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,6 +8,7 @@ import typer
 
 from capo.cli.app import Section, app, group, load
 from capo.cli.options import Directory, Json, Overrides, RecipeName
+from capo.cli.serving import AllowHost, Host, Port, run_until_stopped, serve_extra
 
 people_app = group(help="Let people compare images: make a study, collect votes, report.")
 app.add_typer(people_app, name="people", rich_help_panel=Section.MORE)
@@ -27,6 +29,17 @@ Examples:
 \b
 Next:
   capo people serve study"""
+
+SERVE_HELP = """Serve the page of a study, and save the votes that come in.
+
+Prints the address for raters, who need nothing else. Votes are saved in votes/served.jsonl of the study as
+they are made. Raters can stop and continue at any time, and so can the server: the token in the address stays
+the same. Needs `pip install 'capo-diffusion[serve]'`."""
+
+SERVE_EPILOG = """\b
+Examples:
+  capo people serve study
+  capo people serve study --host 0.0.0.0 --port 8900"""
 
 Prompts = Annotated[
     int | None,
@@ -128,3 +141,29 @@ def make(
         print_json(study_values(to, study))
     else:
         print_study(to, study)
+
+
+@people_app.command("serve", help=SERVE_HELP, epilog=SERVE_EPILOG)
+def serve(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="Folder that `capo people make` created.")],
+    host: Host = "127.0.0.1",
+    port: Port = 8900,
+    allow_host: AllowHost = None,
+) -> None:
+    from capo.people.human_study import check_study_images, read_study
+    from capo.people.vote_log import open_vote_log
+
+    with serve_extra("people serve"):
+        from capo.people.vote_server import MOST_CONNECTIONS, VoteService
+        from capo.rewards.transports.http_serving import listen, url_of
+
+    made = read_study(study)
+    check_study_images(study, made)
+    with open_vote_log(study, made) as log, listen(host, port) as listening:
+        service = VoteService(study, made, log, tuple(allow_host or ()))
+        url = url_of(listening).replace("//0.0.0.0:", f"//{socket.gethostname()}:")
+        print(
+            f"Serving study {made.id}; stop with Ctrl-C. Address for raters: {url}/{service.token}/",
+            flush=True,
+        )
+        run_until_stopped(service.app, listening, MOST_CONNECTIONS)

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from capo.cli.app import Section, app, stop
+from capo.cli.app import Section, app
 from capo.cli.options import Json
+from capo.cli.serving import AllowHost, Host, Port, run_until_stopped, serve_extra
 
 if TYPE_CHECKING:
     from capo.recipe import RewardSection
@@ -124,15 +125,8 @@ def serve(
     name: Name,
     recipe: FromRecipe = None,
     overrides: Overrides = None,
-    host: Annotated[
-        str,
-        typer.Option(
-            metavar="ADDRESS", help="Address to listen on; 0.0.0.0 accepts connections from other machines."
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(metavar="N", min=0, max=65535, help="Port; 0 chooses a free one.")
-    ] = 8800,
+    host: Host = "127.0.0.1",
+    port: Port = 8800,
     device: Device = "auto",
     waiting: Annotated[
         int,
@@ -140,38 +134,24 @@ def serve(
             metavar="N", min=0, help="Batches that may queue; beyond that clients must retry later."
         ),
     ] = 16,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Another host name under which clients reach this machine. Repeatable."
-        ),
-    ] = None,
+    allow_host: AllowHost = None,
 ) -> None:
     from capo.engine.device import select_device
     from capo.engine.progress import say
     from capo.recipe import EngineSection
     from capo.rewards import load_reward, reward_identity
 
-    try:
-        from capo.rewards.transports import server
-    except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
-            raise
-        stop(
-            "Error: `capo rewards serve` needs the packages of an extra: pip install 'capo-diffusion[serve]'",
-            1,
-        )
+    with serve_extra("rewards serve"):
+        from capo.rewards.transports.http_serving import listen, url_of
+        from capo.rewards.transports.server import RewardService
 
     section = _section(name, recipe, overrides)
     identity = reward_identity(section)
     reward = load_reward(section, select_device(EngineSection(device=device)))
-    service = server.RewardService(reward, identity, section.batch_size, waiting, tuple(allow_host or ()))
-    with server.listen(host, port) as listening:  # only now: clients retry until the server can answer
-        say(f"Serving {section.name} at {server.url_of(listening)}; stop with Ctrl-C")
-        try:
-            server.build_server(service).run(sockets=[listening])
-        except KeyboardInterrupt:
-            stop("Stopped.", 130)
+    service = RewardService(reward, identity, section.batch_size, waiting, tuple(allow_host or ()))
+    with listen(host, port) as listening:  # only now: clients retry until the server can answer
+        say(f"Serving {section.name} at {url_of(listening)}; stop with Ctrl-C")
+        run_until_stopped(service.app, listening)
 
 
 def _section(name: str, recipe: str | None, overrides: list[str] | None) -> "RewardSection":

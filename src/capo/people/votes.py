@@ -109,13 +109,17 @@ def vote_line(study: Study, rater: str, vote: Vote, source: Source = "page") -> 
 
 
 def read_votes(path: Path, study: Study) -> Ballot:
-    """Read a votes file of `study`.
+    """Read a votes file of `study`; raises the errors of `parse_votes`."""
+    return parse_votes(_text(path), path, study)
+
+
+def parse_votes(text: str, path: Path, study: Study) -> Ballot:
+    """Parse the text of a votes file of `study`; `path` names it in errors.
 
     Raises `VotesError` with file and line for a file that is damaged, belongs to another study, or was
     changed, and for votes that the page could not have made: on unknown pairs or questions, twice on the
     same pair, ties where none are allowed, or with the wrong sides.
     """
-    text = _text(path)
     values = _json(text, path, 1)
     if not isinstance(values, dict) or "votes" not in values:
         raise VotesError(f"{path}, line 1: not a votes file; add the files that the study's page saves")
@@ -225,11 +229,12 @@ class _Checks:
                 f"{'with' if expected else 'without'} its sides exchanged, but the vote says otherwise: it "
                 "was changed, or moved from another rater; ask the rater for the original"
             )
-        first = self._seen.setdefault((rater, *vote.key), where)
-        if first != where and not self._replace:
+        first = self._seen.get((rater, *vote.key))
+        if first is not None and not self._replace:
             raise VotesError(
                 f"{where}: a second vote on {vote.pair} ({vote.question}); the first is at {first}"
             )
+        self._seen[rater, *vote.key] = where
 
 
 def _text(path: Path) -> str:

@@ -26,7 +26,7 @@ async function checkedAddress(described) {
   try {
     response = await fetch(described.file);
   } catch {
-    throw new Refusal("The connection was lost. Your answers are kept.");
+    throw new Refusal("Your answers are kept. Try again in a moment.", true);
   }
   if (!response.ok) throw new Refusal(`An image of this study is missing (${described.file}).`);
   const bytes = new Uint8Array(await response.arrayBuffer());

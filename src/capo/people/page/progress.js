@@ -82,8 +82,13 @@ class Progress {
   }
 }
 
-/** A reason why the page cannot go on, for the rater to read. */
-class Refusal extends Error {}
+/** A reason why the page cannot go on, for the rater to read; one that is `passing` may soon be gone. */
+class Refusal extends Error {
+  constructor(reason, passing = false) {
+    super(reason);
+    this.passing = passing;
+  }
+}
 
 function now() { return new Date().toISOString(); }
 

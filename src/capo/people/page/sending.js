@@ -34,7 +34,7 @@ class Sender {
       const response = await fetch(this.url, { method: "POST", headers, body: JSON.stringify(file) });
       if (response.ok) return "saved";
       if (response.status >= 500 || [408, 429].includes(response.status)) return "later";
-      this.refused = await response.text();
+      this.refused = reasonIn(await response.text());
       return "refused";
     } catch {
       return "later";
@@ -47,6 +47,15 @@ class Sender {
       this.waiting = false;
       this.send();
     }, 3000);
+  }
+}
+
+/** Return the reason in a server's reply. */
+function reasonIn(text) {
+  try {
+    return JSON.parse(text).error ?? text.slice(0, 300);
+  } catch {
+    return text.slice(0, 300);
   }
 }
 

@@ -127,6 +127,8 @@ class Page {
     this.shown = 0;
     if (!(error instanceof Refusal)) throw error;
     view("refusal");
+    element("problem").textContent = error.passing ? "The connection was lost" : "This study cannot continue";
+    element("tell").hidden = error.passing;
     element("reason").textContent = error.message;
     element("rescue").hidden = this.progress.votes.length === 0;
     element("again").hidden = Boolean(this.sender?.refused);

@@ -12,21 +12,29 @@ from starlette.requests import Request
 def check_headers(request: Request, hosts: Sequence[str]) -> None:
     """Raise `HTTPException` for a request that a web page may have caused.
 
-    The host must be an IP address, the name of this machine, or one of `hosts`: an attacker can make any
-    other name resolve to this machine. Browsers declare the origin of what a page sends, and send JSON to
-    another origin only if the server agrees.
+    Browsers declare the origin of what a page sends, and send JSON to another origin only
+    if the server agrees.
     """
-    host = _host(request)
-    if host is None or not (_is_address(host) or host in ("localhost", socket.gethostname().lower(), *hosts)):
-        raise HTTPException(
-            421, f"this server is not known as {host!r}; use its IP address, or serve with --allow-host"
-        )
+    check_host(request, hosts)
     if "origin" in request.headers:
         raise HTTPException(403, "requests from web pages are refused")
     if request.method == "POST":
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json" or "content-encoding" in request.headers:
             raise HTTPException(415, "the content must be application/json, not compressed")
+
+
+def check_host(request: Request, hosts: Sequence[str]) -> None:
+    """Raise `HTTPException` unless the request names this server as its host.
+
+    The host must be an IP address, the name of this machine, or one of `hosts`: an attacker can make any
+    other name resolve to this machine.
+    """
+    host = _host(request)
+    if host is None or not (_is_address(host) or host in ("localhost", socket.gethostname().lower(), *hosts)):
+        raise HTTPException(
+            421, f"this server is not known as {host!r}; use its IP address, or serve with --allow-host"
+        )
 
 
 def content_length(request: Request) -> int:

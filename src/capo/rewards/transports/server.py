@@ -20,17 +20,15 @@ The connection is neither encrypted nor authenticated: it is for one machine or 
 import asyncio
 import io
 import json
-import socket
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import uvicorn
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
@@ -39,8 +37,8 @@ from capo.rewards.comparison import describe_comparison
 from capo.rewards.protocol import Reward, TransientError
 from capo.rewards.rgb_images import FORMATS, decode_image
 from capo.rewards.transports import wire
-from capo.rewards.transports.header_timeout import TimedProtocol
-from capo.rewards.transports.request_checks import check_headers, content_length
+from capo.rewards.transports.http_serving import Intake, Limits, report
+from capo.rewards.transports.request_checks import check_headers
 
 LARGEST_REQUEST = 256 * 2**20
 """Bytes: some 64 images of 1024 by 1024 pixels."""
@@ -73,8 +71,7 @@ class RewardService:
         self.reward, self.identity, self.batch_size = reward, identity, batch_size
         self.in_line = 0
         """Requests that have been read: the one being scored, and those that wait."""
-        self.buffered = 0
-        """Bytes of requests in memory."""
+        self._intake = Intake()
         self._longest_line, self._hosts = waiting + 1, tuple(hosts)
         self._turn = asyncio.Lock()
         self.app = Starlette(
@@ -82,7 +79,7 @@ class RewardService:
                 Route("/health", self._health, methods=["GET"]),
                 Route("/score", self._score, methods=["POST"]),
             ],
-            exception_handlers={HTTPException: _report},
+            exception_handlers={HTTPException: report},
         )
 
     async def _health(self, request: Request) -> JSONResponse:
@@ -93,9 +90,8 @@ class RewardService:
 
     async def _score(self, request: Request) -> JSONResponse:
         check_headers(request, self._hosts)
-        body = bytearray()
-        try:
-            await self._read(request, body)
+        limits = Limits(LARGEST_REQUEST, BUFFER, READ_SECONDS, READ_RATE)
+        async with self._intake.content(request, limits) as body:
             if self.in_line >= self._longest_line:
                 raise HTTPException(503, "too many requests are waiting; try again later")
             self.in_line += 1
@@ -103,25 +99,11 @@ class RewardService:
                 return JSONResponse(await self._answer(body))
             finally:
                 self.in_line -= 1
-        finally:
-            self.buffered -= len(body)
 
-    async def _read(self, request: Request, body: bytearray) -> None:
-        """Read the request into `body`, counting its bytes as buffered."""
-        length = content_length(request)
-        if length > LARGEST_REQUEST:
-            raise HTTPException(413, f"the request is too large; the limit is {LARGEST_REQUEST} bytes")
-        try:
-            async with asyncio.timeout(READ_SECONDS + length / READ_RATE):
-                async for part in request.stream():
-                    if self.buffered + len(part) > BUFFER:
-                        raise HTTPException(503, "the requests in memory are too large; try again later")
-                    body += part
-                    self.buffered += len(part)
-        except TimeoutError:
-            raise HTTPException(408, "the request was sent too slowly") from None
-        except ClientDisconnect:
-            raise HTTPException(400, "the client disconnected") from None
+    @property
+    def buffered(self) -> int:
+        """Bytes of requests in memory."""
+        return self._intake.buffered
 
     async def _answer(self, body: bytearray) -> dict[str, Any]:
         try:
@@ -171,30 +153,3 @@ def _pixels(file: bytes) -> int:
         raise HTTPException(413, str(error)) from error
     except (OSError, SyntaxError) as error:
         raise ValueError(f"not a readable image: {error}") from error
-
-
-async def _report(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    headers = {"Retry-After": "1"} if error.status_code == 503 else None
-    return JSONResponse({"error": error.detail}, error.status_code, headers)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; any free port for 0. Raises `OSError` if the address is not available."""
-    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-
-
-def url_of(listening: socket.socket) -> str:
-    """Return the address of a listening socket."""
-    host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def build_server(service: RewardService) -> uvicorn.Server:
-    """Return the server, to be run on a listening socket."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            service.app, http=TimedProtocol, ws="none", lifespan="off", log_level="warning", access_log=False,
-            server_header=False,
-        )
-    )  # fmt: skip
