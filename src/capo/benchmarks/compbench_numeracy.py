@@ -19,17 +19,12 @@ SAME = 0.9
 """Overlap above which two boxes of a class are one object: of the union, or of either box."""
 
 
-def read_objects(lines: Sequence[str]) -> dict[str, str]:
-    """Return plural by singular from lines `singular - plural` (`new_objects.txt`), in lower case."""
-    pairs = (line.split(" - ") for line in lines if line.strip())
-    return {singular.strip().lower(): plural.strip().lower() for singular, plural in pairs}
-
-
 def expected_counts(words: Sequence[str], plurals: Mapping[str, str]) -> list[tuple[str, int]]:
     """Return the classes that a prompt counts with their numbers, in its order.
 
-    A number counts the noun of two words or one word that follows it. Nouns that are not in `plurals` are
-    skipped, as in the official code.
+    `plurals` has the plural of every noun by its singular, from `new_objects.txt`. A number counts the noun
+    of two words or one word that follows it. Nouns that are not in `plurals` are skipped, as in the
+    official code.
     """
     singular_of = {plural: singular for singular, plural in plurals.items()}
     counts: list[tuple[str, int]] = []

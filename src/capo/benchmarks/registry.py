@@ -10,12 +10,14 @@ from capo.recipe.hints import nearest
 from capo.recipe.plugins import BENCHMARKS, load_plugin, plugins
 
 SHIPPED: dict[str, str] = {
+    "dpg-bench": "capo.benchmarks.dpg_bench:DPG_BENCH",
     "drawbench": "capo.benchmarks.drawbench:DRAWBENCH",
     "genai-bench": "capo.benchmarks.genai_bench:GENAI_BENCH",
     "geneval": "capo.benchmarks.geneval:GENEVAL",
     "geneval2": "capo.benchmarks.geneval2:GENEVAL2",
     "hpdv2": "capo.benchmarks.hpdv2:HPDV2",
     "partiprompts": "capo.benchmarks.parti_prompts:PARTI_PROMPTS",
+    "t2i-compbench": "capo.benchmarks.t2i_compbench:T2I_COMPBENCH",
 }
 """The object of every shipped benchmark by name, imported when it is used."""
 

@@ -7,14 +7,15 @@ metadata hold what its evaluation reads.
 import csv
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from capo.prompts.compbench_files import find_compbench, read_compbench
+from capo.prompts.dpg_questions import QUESTIONS, find_questions, read_questions
 from capo.prompts.files import json_objects, json_value, lines, table_rows
 from capo.prompts.rows import SourceRow
 from capo.prompts.text_rules import PromptsError
 
-COMPBENCH = ("color", "shape", "texture", "spatial", "non_spatial", "complex", "3d_spatial", "numeracy")
 STYLES = ("anime", "concept-art", "paintings", "photo")
 
 
@@ -78,12 +79,20 @@ def _geneval2(files: list[Path]) -> Iterator[SourceRow]:
 
 
 def _dpg_files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    return sorted(path.glob("*.txt")) or [path / "dpg_prompts.jsonl"]
+    """Return the files of prompts, and after them that of the questions if it is there."""
+    prompts = [path] if not path.is_dir() else sorted(path.glob("*.txt")) or [path / "dpg_prompts.jsonl"]
+    return prompts + find_questions(path)
 
 
 def _dpg(files: list[Path]) -> Iterator[SourceRow]:
+    questions = read_questions(files[-1]) if files[-1].name == QUESTIONS else {}
+    for row in _dpg_prompts([file for file in files if file.name != QUESTIONS]):
+        item = row.metadata["item_id"]
+        more = {"questions": questions[item]} if item in questions else {}
+        yield replace(row, metadata={**row.metadata, **more})
+
+
+def _dpg_prompts(files: list[Path]) -> Iterator[SourceRow]:
     for file in files:
         if file.suffix == ".jsonl":
             for number, row in json_objects(str(file), file.read_bytes()):
@@ -93,15 +102,6 @@ def _dpg(files: list[Path]) -> Iterator[SourceRow]:
         else:
             text = "\n".join(line for _, line in lines(str(file), file.read_bytes())).strip()
             yield SourceRow(text, None, {"item_id": file.stem}, str(file))
-
-
-def _compbench(files: list[Path]) -> Iterator[SourceRow]:
-    for file in files:
-        category = next((c for c in COMPBENCH if re.match(rf"{c}(_|\.|$)", file.name)), None)
-        if category is None:
-            raise PromptsError(f"{file}: its name must begin with one of {', '.join(COMPBENCH)}")
-        for number, line in lines(str(file), file.read_bytes()):
-            yield SourceRow(line.strip(), category, place=f"{file}:{number}")
 
 
 def _genai_files(path: Path) -> list[Path]:
@@ -170,7 +170,7 @@ BENCHMARKS = {
     "geneval": BenchmarkFiles(_named("evaluation_metadata.jsonl"), _geneval),
     "geneval2": BenchmarkFiles(_named("geneval2_data.jsonl"), _geneval2),
     "dpg": BenchmarkFiles(_dpg_files, _dpg),
-    "t2i-compbench": BenchmarkFiles(_named(*(f"{category}_val.txt" for category in COMPBENCH)), _compbench),
+    "t2i-compbench": BenchmarkFiles(find_compbench, read_compbench),
     "genai-bench": BenchmarkFiles(_genai_files, _genai),
     "drawbench": BenchmarkFiles(_named("drawbench.csv"), _drawbench),
     "hpdv2": BenchmarkFiles(_named(*(f"{style}.json" for style in STYLES)), _hpdv2),

@@ -39,37 +39,12 @@ class Blip(nn.Module):
     """A ViT and a BERT with cross-attention, sized to fit `weights` (in the names of `Blip`)."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        from transformers.models.blip.configuration_blip import BlipTextConfig, BlipVisionConfig
         from transformers.models.blip.modeling_blip import BlipVisionModel
         from transformers.models.blip.modeling_blip_text import BlipTextModel
 
         super().__init__()
-        patches = weights["vision.embeddings.position_embedding"].shape[1] - 1
-        channels, _, patch, _ = weights["vision.embeddings.patch_embedding.weight"].shape
-        self.pixels = round(patches**0.5) * patch
-        vision = BlipVisionConfig(
-            hidden_size=channels,
-            intermediate_size=len(weights["vision.encoder.layers.0.mlp.fc1.weight"]),
-            num_hidden_layers=_layers(weights, r"vision\.encoder\.layers\.(\d+)\."),
-            num_attention_heads=channels // HEAD_WIDTH,
-            image_size=self.pixels,
-            patch_size=patch,
-            hidden_act="gelu",
-            layer_norm_eps=1e-6,  # the default of transformers differs
-        )
-        words, width = weights["text.embeddings.word_embeddings.weight"].shape
-        text = BlipTextConfig(
-            vocab_size=words,
-            hidden_size=width,
-            encoder_hidden_size=channels,
-            intermediate_size=len(weights["text.encoder.layer.0.intermediate.dense.weight"]),
-            num_hidden_layers=_layers(weights, r"text\.encoder\.layer\.(\d+)\."),
-            num_attention_heads=width // HEAD_WIDTH,
-            max_position_embeddings=len(weights["text.embeddings.position_embeddings.weight"]),
-            hidden_act="gelu",
-            layer_norm_eps=1e-12,
-            is_decoder=True,  # this adds cross-attention
-        )
+        vision, text = sized_configs(weights)
+        self.pixels = vision.image_size
         self.vision = BlipVisionModel(vision)
         self.text = BlipTextModel(text, add_pooling_layer=False)
 
@@ -110,7 +85,7 @@ def load_judge(checkpoint: str, device: Any, activation: type[nn.Module]) -> Bli
     `RewardError` for any other.
     """
     weights = read_weights(checkpoint)
-    blip = {_rename(name): tensor for name, tensor in _under("blip.", weights) if not name.startswith(UNUSED)}
+    blip = {rename(name): tensor for name, tensor in _under("blip.", weights) if not name.startswith(UNUSED)}
     blip.pop("text.embeddings.position_ids", None)  # a constant in older files
     head = dict(_under("mlp.layers.", weights))
     if missing := [name for name in REQUIRED if name not in blip] or ([] if head else ["mlp.layers"]):
@@ -124,16 +99,52 @@ def load_judge(checkpoint: str, device: Any, activation: type[nn.Module]) -> Bli
     return load_into(judge, named, checkpoint, device)
 
 
-def _under(prefix: str, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    return ((n.removeprefix(prefix), tensor) for n, tensor in weights.items() if n.startswith(prefix))
+def sized_configs(weights: Mapping[str, Tensor]) -> tuple[Any, Any]:
+    """Return the configurations of vision and text that fit `weights` (in the names of `Blip`).
+
+    Raises `KeyError` or `ValueError` if weights are missing.
+    """
+    from transformers.models.blip.configuration_blip import BlipTextConfig, BlipVisionConfig
+
+    patches = weights["vision.embeddings.position_embedding"].shape[1] - 1
+    channels, _, patch, _ = weights["vision.embeddings.patch_embedding.weight"].shape
+    vision = BlipVisionConfig(
+        hidden_size=channels,
+        intermediate_size=len(weights["vision.encoder.layers.0.mlp.fc1.weight"]),
+        num_hidden_layers=_layers(weights, r"vision\.encoder\.layers\.(\d+)\."),
+        num_attention_heads=channels // HEAD_WIDTH,
+        image_size=round(patches**0.5) * patch,
+        patch_size=patch,
+        hidden_act="gelu",
+        layer_norm_eps=1e-6,  # the default of transformers differs
+    )
+    words, width = weights["text.embeddings.word_embeddings.weight"].shape
+    text = BlipTextConfig(
+        vocab_size=words,
+        hidden_size=width,
+        encoder_hidden_size=channels,
+        intermediate_size=len(weights["text.encoder.layer.0.intermediate.dense.weight"]),
+        num_hidden_layers=_layers(weights, r"text\.encoder\.layer\.(\d+)\."),
+        num_attention_heads=width // HEAD_WIDTH,
+        max_position_embeddings=len(weights["text.embeddings.position_embeddings.weight"]),
+        hidden_act="gelu",
+        layer_norm_eps=1e-12,
+        is_decoder=True,  # this adds cross-attention
+    )
+    return vision, text
 
 
-def _rename(name: str) -> str:
+def rename(name: str) -> str:
+    """Return the name in `Blip` of a weight in the names of the original code."""
     for old, new in RENAMED:
         name, count = re.subn(old, new, name)
         if count:
             break
     return name
+
+
+def _under(prefix: str, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    return ((n.removeprefix(prefix), tensor) for n, tensor in weights.items() if n.startswith(prefix))
 
 
 def _layers(weights: Mapping[str, Tensor], pattern: str) -> int:
