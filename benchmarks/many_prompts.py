@@ -153,7 +153,7 @@ def first_batch(folder: Path) -> dict[str, float]:
     from capo.pairing.training_pairs import read_pairs
     from capo.store import Run
     from capo.training.batches import Batches
-    from capo.training.sample_files import Samples
+    from capo.training.sample_files import Samples, expected_shards
 
     class NoTimes:
         """A process whose times are all 0: drawing them is not what is measured."""
@@ -165,7 +165,7 @@ def first_batch(folder: Path) -> dict[str, float]:
     started, before = time.monotonic(), _bytes_read()
     prompts, _ = read_pairs(run.artifact("pairs"), None)
     pairs_read, read_before = time.monotonic(), _bytes_read()
-    samples = Samples(run.artifact("samples"))
+    samples = Samples(run.artifact("samples"), expected_shards(run, SHARD_PROMPTS))
     samples.forecast(prompts.ids)
     located, read_located = time.monotonic(), _bytes_read()
     batch = Batches(prompts, samples, NoTimes(), recipe.train, 0).batch(1)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from capo.pairing.training_pairs import PairCounts, read_pairs
 from capo.store import Artifact, Run, WorkspaceError
-from capo.training.sample_files import Samples
+from capo.training.sample_files import Samples, expected_shards
 
 
 @pytest.fixture
@@ -106,7 +106,29 @@ def test_damage_to_the_prompt_ids_of_a_shard_is_detected(prepared, tmp_path, dam
         data[column.dictionary_page_offset + column.total_compressed_size - 1] ^= 1
     path.write_bytes(data)
     with pytest.raises(WorkspaceError, match=r"shard-00001.parquet is damaged .* remove it"):
-        Samples(Run(folder).artifact("samples"))
+        Samples(Run(folder).artifact("samples")).conditioning("any")
+
+
+@pytest.mark.parametrize(("shard_prompts", "opened"), [(4, 1), (3, 2)])
+def test_only_the_shards_of_a_batch_are_opened(prepared, monkeypatch, shard_prompts, opened):
+    """The order of the prompts tells the shard, unless `generate.shard_prompts` has changed since."""
+    run = Run(prepared)
+    expected = expected_shards(run, shard_prompts)
+    prompt_id = [*expected][3]
+    latent = Samples(run.artifact("samples")).latent(prompt_id, 2)
+    reads, read = [], Artifact.read_columns
+
+    def counted(self, relative, columns):
+        reads.append(relative)
+        return read(self, relative, columns)
+
+    monkeypatch.setattr(Artifact, "read_columns", counted)
+    samples = Samples(run.artifact("samples"), expected)
+    samples.forecast([prompt_id])
+    assert reads == []
+    assert torch.equal(samples.latent(prompt_id, 2), latent)
+    samples.conditioning(prompt_id)
+    assert len(reads) == opened
 
 
 def test_a_missing_prompt_or_sample_is_an_error(prepared):

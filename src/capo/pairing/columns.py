@@ -3,8 +3,9 @@
 Notation: P prompts, S samples in total, L rewards. Samples that lack a score are NaN.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,15 @@ from capo.method import Comparison, PowerRatio
 from capo.prompts.table import read_prompt_ids
 from capo.recipe import Recipe, RewardSection
 from capo.rewards import build_comparison, reject_negative
-from capo.scoring.score_table import check_missing, count_samples, find_gaps, read_scores, score_vector
+from capo.scoring.score_table import (
+    Gaps,
+    check_missing,
+    count_samples,
+    filling,
+    find_gaps,
+    score_vector,
+    stream_scores,
+)
 from capo.store import Artifact, Run
 
 if TYPE_CHECKING:
@@ -52,43 +61,50 @@ def read_columns(recipe: Recipe, run: Run) -> Columns:
     samples = None if recipe.samples_vary else recipe.generate.samples_per_prompt
     if recipe.pairs.selection == "labels":
         # A label is how often people prefer the sample; the power ratio of two labels is that share again.
-        labels = _read_labels(run.artifact("samples"))
-        return _columns([(LABELS, labels)], [PowerRatio()], prompt_ids, samples)
+        labels = partial(_read_labels, run.artifact("samples"))
+        return _columns({LABELS: labels}, [PowerRatio()], prompt_ids, samples)
     rewards = recipe.training_rewards
     pool = None if recipe.start is None else _read_pool(run.artifact("pool"), rewards, prompt_ids)
     limit = recipe.pairs.max_skipped
-    tables = ((reward.name, _read_table(reward.name, run, limit)) for reward in rewards)
-    return _columns(tables, [build_comparison(reward) for reward in rewards], prompt_ids, samples, pool)
+    readers = {reward.name: partial(_read_scores, reward.name, run, limit) for reward in rewards}
+    return _columns(readers, [build_comparison(reward) for reward in rewards], prompt_ids, samples, pool)
 
 
-def _read_table(reward: str, run: Run, limit: float) -> "pa.Table":
-    table = read_scores(run.artifact(f"scores/{reward}"), ["prompt_id", "sample", "score", "error"])
-    check_missing(reward, find_gaps(table), len(table), limit)
-    return table
+def _read_scores(reward: str, run: Run, limit: float) -> "Iterator[pa.Table]":
+    """Yield the scores of a reward; raises `RewardError` at the end if too many are missing."""
+    gaps, total = Gaps(0, ()), 0
+    for table in stream_scores(run.artifact(f"scores/{reward}"), ["prompt_id", "sample", "score", "error"]):
+        gaps, total = gaps + find_gaps(table), total + len(table)
+        yield table
+    check_missing(reward, gaps, total, limit)
 
 
 def _columns(
-    tables: "Iterable[tuple[str, pa.Table]]",
+    readers: "Mapping[str, Callable[[], Iterable[pa.Table]]]",
     comparisons: Sequence[Comparison],
     prompt_ids: list[str],
     samples: int | None,
     pool: np.ndarray | None = None,
 ) -> Columns:
-    """Arrange tables of scores as columns; `samples` is the number per prompt, None if it varies."""
-    counts = None if samples is None else np.full(len(prompt_ids), samples)
-    vectors: dict[str, np.ndarray] = {}
-    for name, table in tables:  # only one is in memory at a time
-        if counts is None:
-            counts = count_samples(table, prompt_ids)
-        vectors[name] = score_vector(table, prompt_ids, counts)
-    assert counts is not None
-    scores = np.stack(list(vectors.values()), axis=-1)
-    for name, comparison, column in zip(vectors, comparisons, scores.T, strict=True):
+    """Arrange scores as columns; `readers` yield their tables, `samples` is the number per prompt.
+
+    It is None if it varies.
+    """
+    if samples is None:
+        counts = count_samples(next(iter(readers.values()))(), prompt_ids)
+    else:
+        counts = np.full(len(prompt_ids), samples)
+    scores = np.empty((int(counts.sum()), len(readers)))
+    for column, read in zip(scores.T, readers.values(), strict=True):
+        with filling(column, prompt_ids, counts) as add:
+            for table in read():
+                add(table)
+    for name, comparison, column in zip(readers, comparisons, scores.T, strict=True):
         if (column < 0).any():
             ids, numbers = np.repeat(prompt_ids, counts), _sample_numbers(counts)
             reject_negative(name, comparison, column, ids, numbers)
     return Columns(
-        names=list(vectors),
+        names=list(readers),
         comparisons=list(comparisons),
         prompt_ids=prompt_ids,
         counts=counts,
@@ -100,7 +116,7 @@ def _columns(
 def _read_pool(artifact: Artifact, rewards: Sequence[RewardSection], prompt_ids: list[str]) -> np.ndarray:
     """The base model's scores of every prompt, float64 [P, M, L]; NaN beyond a prompt's last sample."""
     tables = [artifact.read_table(f"{reward.name}.parquet") for reward in rewards]
-    counts = count_samples(tables[0], prompt_ids)
+    counts = count_samples(tables[:1], prompt_ids)
     present = np.arange(counts.max()) < counts[:, None]
     pool = np.full((*present.shape, len(tables)), np.nan)
     for column, table in enumerate(tables):
@@ -108,13 +124,11 @@ def _read_pool(artifact: Artifact, rewards: Sequence[RewardSection], prompt_ids:
     return pool
 
 
-def _read_labels(samples: Artifact) -> "pa.Table":
-    """Columns prompt_id, sample and `score`, the label of every sample."""
-    import pyarrow as pa
-
+def _read_labels(samples: Artifact) -> "Iterator[pa.Table]":
+    """Yield columns prompt_id, sample and `score`, the label of every sample."""
     names = ["prompt_id", "sample", "label"]
-    tables = [samples.read_columns(path, names) for path in shard_paths(samples)]
-    return pa.concat_tables(tables).rename_columns([*names[:2], "score"])
+    for path in shard_paths(samples):
+        yield samples.read_columns(path, names).rename_columns([*names[:2], "score"])
 
 
 def _sample_numbers(counts: np.ndarray) -> np.ndarray:

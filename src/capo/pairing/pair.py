@@ -57,21 +57,23 @@ def pair(job: Job) -> None:
     """
     from capo.pairing.columns import LABELS, read_columns
     from capo.pairing.label import label_samples
-    from capo.pairing.selecting import pair_samples, pairs_summary, selection_rule
+    from capo.pairing.selecting import PairStatistics, pair_samples, selection_rule
     from capo.rewards import RewardError
 
     recipe, run, artifact = job.recipe, job.run, job.artifact
     if recipe.pairs.people is not None:
         table, labeled = label_samples(recipe, run)
         artifact.write_table("pairs.parquet", table)
-        artifact.commit(pairs_summary(labeled, [LABELS]))
+        artifact.commit(PairStatistics(labeled).summary([LABELS]))
         return
     columns = read_columns(recipe, run)
-    table, groups = pair_samples(columns, selection_rule(recipe.pairs, recipe.training_rewards))
-    if not any(group.chosen.any() for group in groups):
+    names = columns.names
+    table, statistics = pair_samples(columns, selection_rule(recipe.pairs, recipe.training_rewards))
+    if not statistics.pairs:
         raise RewardError(
             f"no prompt has a pair: for all {len(table)} prompts, pairs.selection {recipe.pairs.selection} "
-            f"finds no sample better than another by {', '.join(columns.names)}"
+            f"finds no sample better than another by {', '.join(names)}"
         )
+    del columns  # what follows needs memory of its own
     artifact.write_table("pairs.parquet", table)
-    artifact.commit(pairs_summary(groups, columns.names))
+    artifact.commit(statistics.summary(names))

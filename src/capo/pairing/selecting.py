@@ -5,8 +5,9 @@ array here, and null in the file.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,6 +55,12 @@ class Pairs:
     set_aside: np.ndarray
     """bool [P, N]: samples that lack a score"""
 
+    @cached_property
+    def used(self) -> np.ndarray:
+        """The calibrated rewards of the samples that were compared, float64 [M, L]."""
+        rows = self.calibrated.reshape(-1, self.calibrated.shape[-1])
+        return np.asarray(rows[~np.isnan(self.combined).ravel()])
+
 
 def selection_rule(pairs: PairsSection, rewards: Sequence[RewardSection]) -> SelectionRule:
     """The rule that the sections name; `rewards` are the training rewards."""
@@ -71,10 +78,10 @@ def selection_rule(pairs: PairsSection, rewards: Sequence[RewardSection]) -> Sel
     return SelectionRule(lambda calibrated: select_best_worst(calibrated[..., only]), one_hot)
 
 
-def pair_samples(columns: Columns, rule: SelectionRule) -> "tuple[pa.Table, list[Pairs]]":
-    """The rows of `pairs.parquet`, and the same as arrays.
+def pair_samples(columns: Columns, rule: SelectionRule) -> "tuple[pa.Table, PairStatistics]":
+    """The rows of `pairs.parquet`, and their statistics.
 
-    The arrays hold prompts with equally many samples, and no more than `PROMPTS_AT_ONCE`.
+    Groups of prompts with equally many samples, and no more than `PROMPTS_AT_ONCE`, are paired in turn.
     """
     import pyarrow as pa
 
@@ -85,18 +92,19 @@ def pair_samples(columns: Columns, rule: SelectionRule) -> "tuple[pa.Table, list
         for group in [np.flatnonzero(columns.counts == count)]
         for start in range(0, len(group), PROMPTS_AT_ONCE)
     ]
-    paired, tables = [], []
+    statistics, tables = PairStatistics(), []
     with one_thread():
         for group in groups:
             rows = starts[group][:, None] + np.arange(columns.counts[group[0]])
             pool = None if columns.pool is None else columns.pool[group]
-            paired.append(make_pairs(columns.scores[rows], columns.comparisons, rule, pool))
-            tables.append(pairs_table([columns.prompt_ids[prompt] for prompt in group], paired[-1]))
+            pairs = make_pairs(columns.scores[rows], columns.comparisons, rule, pool)
+            statistics.add(pairs)
+            tables.append(pairs_table([columns.prompt_ids[prompt] for prompt in group], pairs))
     table = pa.concat_tables(tables)
     order = np.concatenate(groups)
     if (np.diff(order) < 0).any():
         table = table.take(np.argsort(order))
-    return table.replace_schema_metadata(pairs_metadata(columns.names, columns.comparisons)), paired
+    return table.replace_schema_metadata(pairs_metadata(columns.names, columns.comparisons)), statistics
 
 
 def make_pairs(
@@ -146,7 +154,7 @@ def pairs_table(prompt_ids: list[str], pairs: Pairs) -> "pa.Table":
     unused = np.isnan(pairs.combined).ravel()
     inner = pa.ListArray.from_arrays(
         _offsets(np.where(unused, 0, rewards)),
-        pairs.calibrated.reshape(-1, rewards)[~unused].ravel(),
+        pairs.used.ravel(),
         mask=pa.array(unused),
     )
     per_prompt = _offsets(np.full(prompts, samples))
@@ -167,26 +175,65 @@ def pairs_metadata(rewards: Sequence[str], comparisons: Sequence[Comparison]) ->
     return {"rewards": json.dumps(list(rewards)), "comparisons": json.dumps(described)}
 
 
-def pairs_summary(groups: Sequence[Pairs], rewards: Sequence[str]) -> dict[str, object]:
-    """Counts and means for the manifest of `pairs`."""
-    chosen = np.concatenate([pairs.chosen.sum(axis=1) for pairs in groups])
-    rejected = np.concatenate([pairs.rejected.sum(axis=1) for pairs in groups])
-    dropped = np.concatenate([np.isnan(pairs.combined).all(axis=1) for pairs in groups])
-    differences = np.concatenate([_delta_rewards(pairs) for pairs in groups])
-    calibrated = np.concatenate([pairs.calibrated.reshape(-1, len(rewards)) for pairs in groups])
-    paired = chosen > 0
-    return {
-        "prompts": len(chosen),
-        "pairs": int(paired.sum()),
-        "no_pair": int((~paired & ~dropped).sum()),
-        "dropped": int(dropped.sum()),
-        "set_aside": sum(int(pairs.set_aside.sum()) for pairs in groups),
-        "mean_chosen": float(chosen[paired].mean()),
-        "mean_rejected": float(rejected[paired].mean()),
-        "mean_delta_reward": float(differences.mean()),
-        "share_not_better": float((differences <= 0).mean()),
-        "calibrated_std": dict(zip(rewards, np.nanstd(calibrated, axis=0).tolist(), strict=True)),
-    }
+class PairStatistics:
+    """Counts and means of the pairs of all prompts, from groups of them."""
+
+    def __init__(self, groups: Iterable[Pairs] = ()) -> None:
+        self._chosen: list[np.ndarray] = []
+        self._rejected: list[np.ndarray] = []
+        self._dropped: list[np.ndarray] = []
+        self._differences: list[np.ndarray] = []
+        self._calibrated: list[np.ndarray] = []
+        self._set_aside = 0
+        for pairs in groups:
+            self.add(pairs)
+
+    def add(self, pairs: Pairs) -> None:
+        """Count a group; of its large arrays only one is kept, which its table needs too."""
+        self._chosen.append(pairs.chosen.sum(axis=1))
+        self._rejected.append(pairs.rejected.sum(axis=1))
+        self._dropped.append(np.isnan(pairs.combined).all(axis=1))
+        self._differences.append(_delta_rewards(pairs))
+        self._calibrated.append(pairs.used)
+        self._set_aside += int(pairs.set_aside.sum())
+
+    @property
+    def pairs(self) -> int:
+        """The number of prompts with a pair."""
+        return sum(int((chosen > 0).sum()) for chosen in self._chosen)
+
+    def summary(self, rewards: Sequence[str]) -> dict[str, object]:
+        """Return counts and means for the manifest of `pairs`; there must be a pair."""
+        chosen, rejected, dropped = map(np.concatenate, (self._chosen, self._rejected, self._dropped))
+        differences, paired = np.concatenate(self._differences), chosen > 0
+        deviations = _deviations(self._calibrated)
+        return {
+            "prompts": len(chosen),
+            "pairs": self.pairs,
+            "no_pair": int((~paired & ~dropped).sum()),
+            "dropped": int(dropped.sum()),
+            "set_aside": self._set_aside,
+            "mean_chosen": float(chosen[paired].mean()),
+            "mean_rejected": float(rejected[paired].mean()),
+            "mean_delta_reward": float(differences.mean()),
+            "share_not_better": float((differences <= 0).mean()),
+            "calibrated_std": dict(zip(rewards, deviations.tolist(), strict=True)),
+        }
+
+
+def _deviations(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The standard deviation of every column of parts [n, L], which are never joined."""
+    count = sum(map(len, parts))
+    mean = _column_sums(parts) / count
+    return np.sqrt(_column_sums((part - mean) ** 2 for part in parts) / count)
+
+
+def _column_sums(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Sums [L] over all rows, added in the order in which numpy adds the rows of the joined parts."""
+    total = np.zeros((1, 1))
+    for part in parts:
+        total = np.concatenate([np.broadcast_to(total, (1, part.shape[1])), part]).sum(axis=0)[None]
+    return np.asarray(total[0])
 
 
 def _delta_rewards(pairs: Pairs) -> np.ndarray:

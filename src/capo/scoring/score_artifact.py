@@ -12,12 +12,11 @@ from capo.rewards import (
 )
 from capo.scoring.score_shards import ImageShard, ScoreFiles
 from capo.scoring.score_table import (
-    REASONS_LISTED,
     Gaps,
     check_missing,
     has_all_scores,
-    read_scores,
     score_values,
+    stream_scores,
 )
 from capo.store import Artifact
 
@@ -45,13 +44,18 @@ class ScoreArtifact:
 
     def add(self, gaps: Gaps) -> None:
         """Raises `RewardError` when too many scores are missing."""
-        self._gaps = Gaps(self._gaps.count + gaps.count, [*self._gaps.rows, *gaps.rows][:REASONS_LISTED])
+        self._gaps += gaps
         check_missing(self.files.reward.name, self._gaps, self._samples, self._max_missing)
 
     def finish(self) -> None:
         """Commit the artifact; raises `RewardError` when it has no score at all."""
-        section, table = self.files.reward, read_scores(self._artifact, ["prompt_id", "score", "truncated"])
-        scores = score_values(table)
+        section, parts, reported = self.files.reward, [np.empty(0)], 0
+        truncated: set[str] = set()
+        for table in stream_scores(self._artifact, ["prompt_id", "score", "truncated"]):
+            parts.append(score_values(table))
+            reported += len(table) - table["truncated"].null_count
+            truncated.update(table.filter(table["truncated"])["prompt_id"].unique().to_pylist())
+        scores = np.concatenate(parts)
         present = scores[np.isfinite(scores)]
         if not len(present):
             raise RewardError(f"reward {section.name!r} returned no score for any image")
@@ -62,12 +66,11 @@ class ScoreArtifact:
             "std": float(present.std()),
             "comparison": describe_comparison(declared_comparison(section)),
         }
-        if table["truncated"].null_count < len(table):
-            truncated = len(table.filter(table["truncated"])["prompt_id"].unique())
-            summary["truncated_prompts"] = truncated
-            if truncated:
-                say(
-                    f"{section.name}: {truncated} of {self._prompts} prompts are longer than it can "
-                    "read; it scored images by the beginning of these prompts"
-                )
+        if reported:
+            summary["truncated_prompts"] = len(truncated)
+        if truncated:
+            say(
+                f"{section.name}: {len(truncated)} of {self._prompts} prompts are longer than it can "
+                "read; it scored images by the beginning of these prompts"
+            )
         self._artifact.commit(summary)

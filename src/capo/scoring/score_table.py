@@ -4,7 +4,8 @@
 do not report whether they read a prompt to its end.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,9 @@ COLUMNS = {
 
 REASONS_LISTED = 3
 
+SHARDS_AT_ONCE = 256
+"""Tables in memory while all scores are read; every look-up of prompts then serves many rows."""
+
 
 def score_table(rows: "pa.Table", scored: Sequence[Scored]) -> "pa.Table":
     """Return `scored` as a table, with prompt_id and sample of `rows`."""
@@ -51,6 +55,16 @@ def read_scores(artifact: Artifact, columns: list[str] | None = None) -> "pa.Tab
     import pyarrow as pa
 
     return pa.concat_tables([artifact.read_table(path, columns) for path in artifact.files()])
+
+
+def stream_scores(artifact: Artifact, columns: list[str]) -> "Iterator[pa.Table]":
+    """Yield some columns of all scores of an artifact `scores/REWARD`, a limited number of shards at once."""
+    import pyarrow as pa
+
+    paths = artifact.files()
+    for start in range(0, len(paths), SHARDS_AT_ONCE):
+        some = paths[start : start + SHARDS_AT_ONCE]
+        yield pa.concat_tables([artifact.read_table(path, columns) for path in some])
 
 
 def has_all_scores(artifact: Artifact, path: str) -> bool:
@@ -89,28 +103,49 @@ def score_vector(table: "pa.Table", prompt_ids: Sequence[str], counts: np.ndarra
 
     Raises `WorkspaceError` unless the table has every one of the `counts` [P] samples of all prompts once.
     """
-    row, known = _prompt_rows(table, prompt_ids)
-    column = table["sample"].to_numpy()
-    known &= (column >= 0) & (column < counts[row])
-    place = (np.cumsum(counts) - counts)[row] + column
-    expected = int(counts.sum())
-    # With as many rows as samples, all samples are present only if none repeats.
-    present = np.zeros(expected, dtype=bool)
-    present[place[known]] = True
-    if not known.all() or len(place) != expected or not present.all():
-        raise WorkspaceError(
-            f"the table of {len(table)} scores does not match the {expected} samples of {len(prompt_ids)} "
-            "prompts; run the score stage again with --force"
-        )
-    vector = np.empty(expected)
-    vector[place] = score_values(table)
+    vector = np.empty(int(counts.sum()))
+    with filling(vector, prompt_ids, counts) as add:
+        add(table)
     return vector
 
 
-def count_samples(table: "pa.Table", prompt_ids: Sequence[str]) -> np.ndarray:
-    """The number of samples that a table has of every prompt, int [P]."""
-    row, known = _prompt_rows(table, prompt_ids)
-    return np.bincount(row[known], minlength=len(prompt_ids))
+@contextmanager
+def filling(
+    vector: np.ndarray, prompt_ids: Sequence[str], counts: np.ndarray
+) -> "Iterator[Callable[[pa.Table], None]]":
+    """Yield a function that puts the scores of a table in their places in `vector`, as in `score_vector`.
+
+    On leaving, raises `WorkspaceError` unless the tables have every sample of all prompts once.
+    """
+    starts, present = np.cumsum(counts) - counts, np.zeros(len(vector), dtype=bool)
+    rows = 0
+
+    def add(table: "pa.Table") -> None:
+        nonlocal rows
+        rows += len(table)
+        row, known = _prompt_rows(table, prompt_ids)
+        column = table["sample"].to_numpy()
+        known &= (column >= 0) & (column < counts[row])
+        place = (starts[row] + column)[known]
+        present[place] = True
+        vector[place] = score_values(table)[known]
+
+    yield add
+    # With as many rows as samples, all samples are present only if none repeats and none is unknown.
+    if rows != len(vector) or not present.all():
+        raise WorkspaceError(
+            f"the table of {rows} scores does not match the {len(vector)} samples of {len(prompt_ids)} "
+            "prompts; run the score stage again with --force"
+        )
+
+
+def count_samples(tables: "Iterable[pa.Table]", prompt_ids: Sequence[str]) -> np.ndarray:
+    """The number of samples that tables have of every prompt, int [P]."""
+    counts = np.zeros(len(prompt_ids), dtype=np.int64)
+    for table in tables:
+        row, known = _prompt_rows(table, prompt_ids)
+        counts += np.bincount(row[known], minlength=len(prompt_ids))
+    return counts
 
 
 def decode_rows(rows: "pa.Table") -> "list[Image.Image]":
@@ -124,6 +159,9 @@ class Gaps:
 
     count: int
     rows: Sequence[Mapping[str, Any]]
+
+    def __add__(self, other: "Gaps") -> "Gaps":
+        return Gaps(self.count + other.count, [*self.rows, *other.rows][:REASONS_LISTED])
 
 
 def find_gaps(table: "pa.Table") -> Gaps:

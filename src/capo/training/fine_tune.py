@@ -28,7 +28,7 @@ from capo.training.checkpoint import Checkpoints
 from capo.training.log import Records
 from capo.training.loop import Loop, Validate
 from capo.training.policy_card import Origin, policy_card
-from capo.training.sample_files import Samples
+from capo.training.sample_files import Samples, expected_shards
 from capo.training.spread_policy import SpreadExecutor
 from capo.training.trainer import Trainer
 from capo.training.validation import Validation
@@ -50,7 +50,7 @@ def fine_tune(job: Job) -> None:
     if counts.dropped:
         say(f"train: dropped {counts.dropped} prompts whose pairs all have too small a margin")
     seed = recipe.seed if previous is None else previous.seed(recipe.seed)
-    make_batch = _batches(prompts, run, family, section, seed)
+    make_batch = _batches(prompts, run, family, recipe, seed)
     trainer = Trainer(family, _policy(family, section, recipe.seed, previous), section)
     reference = _reference(recipe.model, trainer.policy, previous)
     checkpoints = Checkpoints(artifact, trainer, reference)
@@ -91,10 +91,11 @@ def _previous_round(recipe: Recipe) -> PreviousRound | None:
 
 
 def _batches(
-    prompts: TrainingPairs, run: Run, family: Family, section: TrainSection, seed: int
+    prompts: TrainingPairs, run: Run, family: Family, recipe: Recipe, seed: int
 ) -> Callable[[int], Batch]:
     """Return the function from a step to its batch; report how much it reads from disk."""
-    samples = Samples(run.artifact("samples"))
+    section = recipe.train
+    samples = Samples(run.artifact("samples"), expected_shards(run, recipe.generate.shard_prompts))
     latents, conditioning = map(format_bytes, samples.forecast(prompts.ids))
     say(f"train: reads {latents} of latents and {conditioning} of conditioning from disk")
     share = Group().share(section.global_batch_size)
