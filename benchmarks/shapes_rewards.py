@@ -23,10 +23,10 @@ from capo.engine.seeds import initial_noise, stable_seed
 from capo.recipe import RewardSection
 from capo.rewards import Reward, load_reward
 from capo.shapes.build import drawn_data as data
+from capo.shapes.drawing import draw
 from capo.shapes.grammar import CATEGORIES, draw_specs, grammar
 from capo.shapes.judge import judge, satisfies
 from capo.shapes.layout import corrupt, scene_of
-from capo.shapes.scenes import draw
 from capo.shapes.simulated_raters import prefer
 
 REWARDS = ("shapes-preference", "shapes-vqa", "shapes-aesthetic", "shapes-heldout")

@@ -1,12 +1,14 @@
 """Checkpoints and settings that cannot work are named from the configurations, before anything runs."""
 
 import json
+import os
 import re
 import shutil
 
 import pytest
 import torch
 
+from capo.diffusion import model_checks
 from capo.diffusion.flow import RectifiedFlow
 from capo.diffusion.model_checks import model_facts
 from capo.diffusion.process import DDPM
@@ -105,3 +107,29 @@ def test_the_default_scheduler_is_that_of_the_process():
     assert (type(flow).__name__, flow.config.flow_shift) == ("DPMSolverMultistepScheduler", 3.0)
     plain, named = GenerateSection().results(), GenerateSection(scheduler="DDIMScheduler").results()
     assert plain == named  # runs made before there was a default by family stay up to date
+
+
+def test_facts_without_an_error_are_remembered_until_a_configuration_changes(sdxl, tmp_path, monkeypatch):
+    """The second command needs no torch for them."""
+    monkeypatch.setenv("CAPO_CACHE", str(tmp_path / "cache"))
+    folder = shutil.copytree(sdxl, tmp_path / "model", copy_function=shutil.copy)
+    config = folder / "unet" / "config.json"
+    for path in folder.rglob("*"):
+        os.utime(path, (1, 1))
+    calls, find = [], model_checks._found_facts
+    monkeypatch.setattr(model_checks, "_found_facts", lambda *key: calls.append(key) or find(*key))
+
+    def facts():
+        model_checks._facts.cache_clear()  # as in a new process
+        model_checks._weightless.cache_clear()
+        section = ModelSection(checkpoint=str(folder))
+        return model_facts(section, GenerateSection(), TrainSection(beta=1.0))
+
+    first = facts()
+    assert first.image_size is not None
+    assert facts() == first
+    assert len(calls) == 1
+    config.write_text(config.read_text().replace('"in_channels": 4', '"in_channels": 5'))
+    os.utime(config, (2, 2))
+    assert facts().findings
+    assert len(calls) == 2

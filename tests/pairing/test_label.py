@@ -14,9 +14,9 @@ from capo.pipeline.graph import steps_of
 from capo.prompts import make_prompt
 from capo.prompts.table import prompt_table
 from capo.recipe import RecipeError, RewardSection, load_recipe
+from capo.shapes.drawing import draw
 from capo.shapes.grammar import draw_specs
 from capo.shapes.layout import corrupt, scene_of
-from capo.shapes.scenes import draw
 from capo.shapes.simulated_raters import alignment, beauty
 from capo.store import Run
 from capo.store.step import Job

@@ -4,10 +4,11 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
+from capo.shapes.drawing import draw
 from capo.shapes.grammar import CATEGORIES, Spec, Subject, draw_specs
 from capo.shapes.judge import background_of, detect, judge, satisfies
 from capo.shapes.layout import corrupt, scene_of
-from capo.shapes.scenes import BACKGROUNDS, COLORS, HUES, SHAPES, Item, Scene, draw
+from capo.shapes.scenes import BACKGROUNDS, COLORS, HUES, SHAPES, Item, Scene
 
 PROMPTS = 720
 LEAST_RIGHT = 0.97

@@ -3,10 +3,10 @@ import random
 import numpy as np
 import pytest
 
+from capo.shapes.drawing import draw
 from capo.shapes.grammar import SPLITS, draw_specs, grammar, spec_of
 from capo.shapes.layout import corrupt, scene_of
 from capo.shapes.perception import perceive
-from capo.shapes.scenes import draw
 from capo.shapes.simulated_raters import alignment, beauty
 
 

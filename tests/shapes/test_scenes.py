@@ -4,9 +4,10 @@ import random
 import pytest
 import torch
 
+from capo.shapes.drawing import CROSS_ARM, SQUARE_SIDE, draw
 from capo.shapes.grammar import draw_specs
 from capo.shapes.layout import scene_of
-from capo.shapes.scenes import CROSS_ARM, SHAPES, SIZE, SQUARE_SIDE, Item, Scene, draw
+from capo.shapes.scenes import SHAPES, SIZE, Item, Scene
 
 BLACK, WHITE = (0.0, 0.0, 0.0), (0.0, 0.0, 1.0)  # RGB; hue, saturation, value
 

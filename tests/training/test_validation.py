@@ -13,9 +13,9 @@ from capo.diffusion.policy import Policy
 from capo.engine.local_executor import LocalExecutor
 from capo.sampling.image_request import ImageRequest
 from capo.sampling.sampler import sample_images
+from capo.shapes.drawing import draw
 from capo.shapes.grammar import spec_of
 from capo.shapes.layout import scene_of
-from capo.shapes.scenes import draw
 from capo.store import Run
 from capo.store.step import Job
 from capo.training.validation import Validation, validate_base, validation_prompts

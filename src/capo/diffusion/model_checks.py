@@ -3,19 +3,21 @@
 The model is built from its configurations alone, on torch's `meta` device, by the code that loads it later.
 """
 
+import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from capo.diffusion import load_family, locate, resolve_checkpoint
-from capo.diffusion.configuration_files import configuration_folder
+from capo.diffusion.configuration_files import SMALL_FILES, configuration_folder
 from capo.engine.device import select_device
 from capo.engine.hub_access import HubAccessError, find_repository
 from capo.recipe import EngineSection, GenerateSection, ModelSection, TrainSection
 from capo.store.check import Check, Finding, finding_of
+from capo.store.remembered import described_folder, remember
 from capo.store.step import StageName
 
 CHECKPOINT = "model.checkpoint"
@@ -38,6 +40,17 @@ class ModelFacts:
     """Of the latent of one image."""
     lacking: tuple[str, ...] = ()
     """Networks whose weights are not on this machine."""
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> "ModelFacts":
+        """Return the facts of which `asdict` gave the values, read back from JSON."""
+        size = values["image_size"]
+        return cls(
+            tuple(Finding(**finding) for finding in values["findings"]),
+            None if size is None else (size[0], size[1]),
+            values["latent_bytes"],
+            tuple(values["lacking"]),
+        )
 
 
 def model_check(
@@ -74,7 +87,7 @@ def _check_model(section: ModelSection, generate: GenerateSection, train: TrainS
 
 
 def model_facts(section: ModelSection, generate: GenerateSection, train: TrainSection) -> ModelFacts:
-    """Build the model without weights and try the settings on it."""
+    """Build the model without weights and try the settings on it; facts without an error are remembered."""
     return _facts(section.model_dump_json(), generate.model_dump_json(), train.model_dump_json())
 
 
@@ -85,8 +98,13 @@ def length_check(section: ModelSection, field: str, load: Load, stage: StageName
 
 def _check_length(section: ModelSection, field: str, load: Load) -> Iterator[Finding]:
     try:
-        texts = list(load())
-        long = sum(_weightless(section.model_dump_json()).truncates(texts))
+        texts, model = list(load()), section.model_dump_json()
+        known, digest = _files(model), hashlib.blake2b("\0".join(texts).encode()).hexdigest()
+
+        def count() -> int:
+            return sum(_weightless(model).truncates(texts))
+
+        long = count() if known is None else remember(["long prompts", model, known, digest], count)
     except Exception:  # the checks of the prompts and of the model say what is wrong
         return
     if long:
@@ -96,6 +114,32 @@ def _check_length(section: ModelSection, field: str, load: Load) -> Iterator[Fin
 
 @lru_cache(maxsize=4)  # several checks ask
 def _facts(model: str, generate: str, train: str) -> ModelFacts:
+    found: list[ModelFacts] = []
+
+    def find() -> dict[str, Any] | None:
+        found.append(facts := _found_facts(model, generate, train))
+        return None if any(f.severity == "error" for f in facts.findings) else asdict(facts)
+
+    known = _files(model)
+    if known is None:
+        find()
+        return found[0]
+    values = remember(["facts", model, generate, train, known], find)
+    return found[0] if found else ModelFacts.from_values(values)
+
+
+def _files(model: str) -> list[Any] | None:
+    """Return what identifies the files of a model; None if that is not known without opening them."""
+    section = ModelSection.model_validate_json(model)
+    try:
+        if Path(resolve_checkpoint(section.checkpoint)).is_file() or section.config or section.loras:
+            return None
+        return described_folder(configuration_folder(section), SMALL_FILES)
+    except Exception:  # building the model says what is wrong
+        return None
+
+
+def _found_facts(model: str, generate: str, train: str) -> ModelFacts:
     section = ModelSection.model_validate_json(model)
     settings, training = (
         GenerateSection.model_validate_json(generate),

@@ -3,7 +3,7 @@
 It detects shapes as connected components of one hue among the chromatic pixels and names them by the
 template with the largest overlap. The verdict then follows GenEval's evaluator for every category. No
 reward model is trained on the verdicts. Simulated people who label pairs (`perception`) use the shapes
-that the judge detects.
+that the judge detects. Only a verdict imports torch.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from scipy import ndimage
 
 from capo.prompts import Prompt
-from capo.shapes.scenes import BACKGROUNDS, HUES, SHAPES, SIZE, SQUARE_SIDE, signed_distance
+from capo.shapes.scenes import BACKGROUNDS, HUES, SHAPES, SIZE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -106,6 +104,8 @@ def stands(a: Any, relation: str, b: Any) -> bool:
 
 def detect(image: np.ndarray) -> list[Detection]:
     """Return the shapes in an image (uint8 `[H, W, 3]`), largest first."""
+    from scipy import ndimage
+
     pixels = image.astype(np.float32) / 255
     hue, chroma = _hue_and_chroma(pixels)
     nearest = np.argmin(_hue_distance(hue[..., None], np.array(list(HUES.values()))), axis=-1)
@@ -161,6 +161,10 @@ def _coverage(chroma: np.ndarray) -> np.ndarray:
 
 def _best_template(coverage: np.ndarray) -> tuple[str, float, float, float, float]:
     """Shape, center (x, y), radius and overlap of the template closest to a component."""
+    import torch
+
+    from capo.shapes.drawing import SQUARE_SIDE, signed_distance
+
     (x, width), (y, height) = (_extent(coverage.max(axis=axis)) for axis in (0, 1))
     center = np.arange(SIZE, dtype=np.float32) + 0.5
     rows = torch.from_numpy((center - y)[:, None] * np.ones_like(coverage))

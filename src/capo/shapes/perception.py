@@ -9,8 +9,9 @@ import colorsys
 import numpy as np
 import torch
 
+from capo.shapes.drawing import signed_distance
 from capo.shapes.judge import Detection, check_image, detect
-from capo.shapes.scenes import SHAPES, SIZE, Item, Scene, signed_distance
+from capo.shapes.scenes import SHAPES, SIZE, Item, Scene
 
 INSIDE = -0.5
 """Signed distance in pixels at which a shape covers a pixel completely."""

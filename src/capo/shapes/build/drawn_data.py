@@ -8,10 +8,11 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from capo.shapes.drawing import draw
 from capo.shapes.grammar import CATEGORIES, NUMBERS, RELATIONS, Spec, grammar
 from capo.shapes.judge import satisfies
 from capo.shapes.layout import corrupt, scene_of, swap_colors
-from capo.shapes.scenes import SHAPES, Scene, draw
+from capo.shapes.scenes import SHAPES, Scene
 from capo.shapes.simulated_raters import beauty, notices, prefer
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}

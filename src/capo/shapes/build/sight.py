@@ -15,8 +15,9 @@ from capo.engine.seeds import stable_seed
 from capo.shapes.build.drawn_data import normalize, random_spec, reconstruct, soften
 from capo.shapes.build.fit import Schedule, fit
 from capo.shapes.build.part import Part
+from capo.shapes.drawing import draw, signed_distance
 from capo.shapes.layout import scene_of
-from capo.shapes.scenes import COLORS, MAX_ITEMS, SHAPES, SIZE, Scene, draw, signed_distance
+from capo.shapes.scenes import COLORS, MAX_ITEMS, SHAPES, SIZE, Scene
 
 SCENES = 60_000
 STEPS = 5_000

@@ -1,0 +1,70 @@
+"""Answers that are slow to find and depend on little, cached across commands.
+
+An answer is forgotten once the question, capo's own code or the version of a library is new. The cache may be
+deleted at any time.
+"""
+
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import capo
+from capo.store.file_digests import SETTLED_SECONDS, file_digests
+from capo.store.manifest import canonical, versions
+from capo.store.user_cache import cache_folder
+
+TABLE = "CREATE TABLE IF NOT EXISTS answers (question TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID"
+
+
+def remember(question: Any, find: Callable[[], Any]) -> Any:
+    """Return the answer to a question, both JSON values, or None; `find` is called unless it is known.
+
+    None, for an answer that may be different the next time, is not kept.
+    """
+    text = canonical([question, versions(), _own_code()])
+    key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    # A cache that cannot be read or written is not used.
+    with suppress(sqlite3.Error, OSError, ValueError), closing(_open()) as database:
+        if row := database.execute("SELECT answer FROM answers WHERE question = ?", (key,)).fetchone():
+            return json.loads(row[0])
+    answer = find()
+    if answer is not None:
+        with suppress(sqlite3.Error, OSError), closing(_open()) as database, database:
+            database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, canonical(answer)))
+    return answer
+
+
+def described_folder(folder: Path, patterns: Sequence[str]) -> list[Any] | None:
+    """Return the names of all files in a folder with the digests of those that `patterns` match.
+
+    Other files are described by their sizes. Returns None if a file may still be changing.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if any(path.stat().st_mtime > time.time() - SETTLED_SECONDS for path in files):
+        return None
+    read = [path for path in files if any(path.match(pattern) for pattern in patterns)]
+    digests = dict(zip(read, file_digests(read), strict=True))
+    return [[path.relative_to(folder).as_posix(), digests.get(path, path.stat().st_size)] for path in files]
+
+
+@cache
+def _own_code() -> str:
+    """Return a digest of the sizes and times of all modules of this package."""
+    folder = Path(capo.__file__).parent
+    modules = sorted(folder.rglob("*.py"))
+    described = [f"{m.relative_to(folder)} {m.stat().st_size} {m.stat().st_mtime_ns}" for m in modules]
+    return hashlib.blake2b("\n".join(described).encode(), digest_size=16).hexdigest()
+
+
+def _open() -> sqlite3.Connection:
+    place = cache_folder() / "answers.sqlite"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    database = sqlite3.connect(place)
+    database.execute(TABLE)
+    return database
