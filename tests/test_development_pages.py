@@ -12,10 +12,12 @@ import torch
 from PIL import Image
 
 import tiny
+from capo.benchmarks import registry
+from capo.benchmarks.standalone import standalone_recipe, with_benchmark
 from capo.diffusion import FAMILIES, load_family
 from capo.method import objective
 from capo.method.objective_table import OBJECTIVES
-from capo.pipeline import graph
+from capo.pipeline import graph, run
 from capo.prompts.benchmark_prompts import BENCHMARKS, read_benchmark
 from capo.recipe import ModelSection, RewardSection, load_recipe
 from capo.rewards import load_reward, reward_identity
@@ -111,15 +113,29 @@ def test_stage(tmp_path, monkeypatch):
     assert artifact.read_json("words.json")["drawing"] == 3
 
 
-def test_benchmark(restore, tmp_path):
-    (code,) = blocks("add-a-benchmark.md")
-    run_block(code)
+def test_benchmark(restore, module_file, monkeypatch, tmp_path):
+    reading, judging = blocks("add-a-benchmark.md")
+    run_block(reading)
+    module_file(judging, "skills_benchmark")
+    monkeypatch.setitem(registry.SHIPPED, "skills", "skills_benchmark:SKILLS")
     (tmp_path / "skills.tsv").write_text("two cats\tcounting\na red car\tcolor\n")
     rows = list(read_benchmark("skills", tmp_path))
     assert [(row.text, row.category, row.metadata["line"]) for row in rows] == [
         ("two cats", "counting", 1),
         ("a red car", "color", 2),
     ]
+    colors = {"00000_0": 250, "00000_1": 5, "00001_0": 200, "00001_1": None}
+    for name, level in colors.items():
+        pixels = np.full((8, 8, 3), 128 if level is None else level, np.uint8)
+        pixels[0, 0] = 128
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    given = {"model": str(tmp_path), "prompts": str(tmp_path / "skills.tsv"), "images": 2}
+    recipe = with_benchmark(standalone_recipe("skills", str(tmp_path)), "skills", given)
+    results = run(recipe, tmp_path / "run", stage="benchmark").benchmarks["skills"]
+    assert {row["name"]: row["tuned"]["value"] for row in results["scores"]} == {
+        "counting": 0.5, "color": 1.0, "overall": 0.75
+    }  # fmt: skip
+    assert (results["missing"]["tuned"], results["missing"]["reasons"]) == (1, ["the image is of one color"])
 
 
 ARCHITECTURE = (PAGES / "architecture.md").read_text("utf-8")

@@ -46,6 +46,7 @@ SMALL = {
         "validation_prompts": {"count": 2}, "validation_samples": 2,
     },
     "evaluate": {"prompts": {"count": 3}, "samples_per_prompt": 2},
+    "benchmarks": [{"name": "shapes", "count": 4, "images": 1}],
     "engine": {"device": "cpu"},
 }  # fmt: skip
 

@@ -140,6 +140,8 @@ def recipe(folder, sdxl, **train):
             "judge": "shapes",
             "null_row": False,
         },
+        # Two shards are those of the evaluation, and one is sampled.
+        benchmarks=[{"name": "shapes", "count": 3, "images": 1, "compare": False, "export": "official"}],
     )
 
 

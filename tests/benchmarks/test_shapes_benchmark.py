@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from capo import pipeline
+from capo.benchmarks import benchmark_stage
 from capo.benchmarks.standalone import standalone_recipe, with_benchmark
-from capo.recipe import RecipeError, load_recipe
+from capo.recipe import BenchmarkSection, RecipeError, load_recipe
 from capo.store import Run
 
 SCORES = ["single_object", "two_object", "counting", "colors", "position", "color_attr", "overall"]
@@ -88,6 +89,17 @@ def test_images_of_the_evaluation_are_taken_over(tmp_path):
         assert tables[:2] == tables[2:]
         path = f"images/{side}/shard-00000.parquet"
         assert Run(tmp_path / "both").artifact(artifact).read_table(path) == tables[0]
+
+
+def test_every_field_of_a_benchmark_is_an_input_of_an_artifact():
+    """A setting outside of all fingerprints could change without making anything stale."""
+    section = {"name": "shapes", "model": "shapes", "against": "shapes", "export": "official"}
+    recipe = load_recipe("shapes", [f"benchmarks=[{json.dumps(section)}]"])
+    held = {field for step in benchmark_stage.steps(recipe) for field in step.inputs}
+    fields = {f"benchmarks.shapes.{name}" for name in BenchmarkSection.model_fields}
+    # The fingerprint of the judge covers its options, and `compare` decides which artifacts there are.
+    assert fields - held == {f"benchmarks.shapes.{name}" for name in ("name", "options", "compare")}
+    assert "benchmarks.shapes.judge.content" in held
 
 
 def test_a_model_without_a_recipe_gets_one_of_its_kind(tmp_path, sdxl):

@@ -26,10 +26,10 @@ recipe of the same architecture."""
 EPILOG = """\b
 Examples:
   capo benchmark
-  capo benchmark geneval --model runs/first --prompts geneval/prompts
-  capo benchmark geneval --model owner/tuned --against owner/base --prompts geneval/prompts
-  capo benchmark geneval --model ./their-images --prompts geneval/prompts
-  capo benchmark geneval sdxl --model style.safetensors --prompts geneval/prompts
+  capo benchmark geneval --model runs/first --prompts geneval/
+  capo benchmark geneval --model me/new --against me/old --prompts geneval/
+  capo benchmark geneval --model ./their-images --prompts geneval/
+  capo benchmark geneval sdxl --model style.safetensors --prompts geneval/
   capo benchmark shapes --run runs/first
   capo benchmark shapes --model shapes --stage generate --export official"""
 

@@ -119,7 +119,11 @@ def _judge(job: Job, prompts: Sequence[Prompt], sets: Mapping[str, ImageSet]) ->
     import pyarrow as pa
 
     judge, artifact = job.recipe.evaluate.judge, job.artifact
-    if judge is None or artifact.has(JUDGMENTS):
+    if judge is None:
+        return
+    if artifact.has(JUDGMENTS):
+        if artifact.has(JUDGED_SHARDS):  # an interruption left some
+            artifact.remove(JUDGED_SHARDS)
         return
     models = [model for model, images in sets.items() for _ in images.shards]
     shards = [shard for images in sets.values() for shard in images.shards]

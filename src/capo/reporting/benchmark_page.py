@@ -137,7 +137,7 @@ def _differences(results: BenchmarkResults) -> Forest | None:
         for row in results.scores
         if row.difference is not None and row.difference.low is not None
     ]
-    return forest.compared(entries, 0.0, percent=results.unit == 1 and _shares(results)) if entries else None
+    return forest.compared(entries, 0.0, percent=False) if entries else None
 
 
 def _levels(results: BenchmarkResults) -> Forest | None:
@@ -147,13 +147,7 @@ def _levels(results: BenchmarkResults) -> Forest | None:
         for row in results.scores
         if row.tuned is not None and row.tuned.low is not None
     ]
-    return forest.compared(entries, 0.0, percent=results.unit == 1 and _shares(results)) if entries else None
-
-
-def _shares(results: BenchmarkResults) -> bool:
-    """True if all scores look like shares, to be labeled in percent."""
-    levels = [level.value for row in results.scores for level in (row.base, row.tuned) if level is not None]
-    return all(0 <= value <= 1 for value in levels)
+    return forest.compared(entries, 0.0, percent=False) if entries else None
 
 
 def _kind(name: str, results: BenchmarkResults) -> str:

@@ -58,9 +58,13 @@ class Study:
     """Settings that override all others in the quick form."""
 
     def row_recipe(self, row: Row, seed: int, folder: Path = Path()) -> Recipe:
-        """Return the recipe of one run of the study in `folder`; raises `StudyError` naming the row."""
+        """Return the recipe of one run of the study in `folder`; raises `StudyError` naming the row.
+
+        It has no benchmarks, which a study does not tabulate.
+        """
         try:
-            return load_recipe(self.recipe, set_options(self.run_settings(row, seed, folder)))
+            recipe = load_recipe(self.recipe, set_options(self.run_settings(row, seed, folder)))
+            return recipe.model_copy(update={"benchmarks": ()})
         except RecipeError as error:
             raise StudyError(f"study {self.name}, row {row.name}: {error}") from None
 
