@@ -1,5 +1,6 @@
 """A Hub with one data set or model, served from a local folder to the Hub's own client."""
 
+import base64
 import hashlib
 import json
 import re
@@ -16,7 +17,7 @@ SHA = "0123456789" * 4
 
 @contextmanager
 def serving(
-    folder: Path,
+    folder: Path | None,
     name: str = "owner/name",
     revisions: tuple[str, ...] = ("main", SHA),
     kind: str = "datasets",
@@ -28,7 +29,7 @@ def serving(
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(name, revisions, kind))
     commit(server, folder, SHA)
     server.daemon_threads = True
-    server.read = []
+    server.read, server.pushed, server.created = [], {}, None
     server.url = f"http://127.0.0.1:{server.server_port}"
     Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
@@ -38,9 +39,12 @@ def serving(
         server.server_close()
 
 
-def commit(server, folder: Path, sha: str):
-    """Serve the files of `folder` as commit `sha` from now on."""
-    server.sha = sha
+def commit(server, folder: Path | None, sha: str):
+    """Serve the files of `folder` as commit `sha` from now on; None: there is no such repository."""
+    server.sha, server.private = sha, False
+    if folder is None:
+        server.files = None
+        return
     server.files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
@@ -61,10 +65,12 @@ def _handler(name, revisions, kind):
 
         def do_GET(self):
             path = unquote(urlsplit(self.path).path)
+            if self.server.files is None:
+                return self.refuse("RepoNotFound")
             if path == api or re.fullmatch(f"{api}/revision/({'|'.join(revisions)})", path):
                 siblings = [{"rfilename": file} for file in self.server.files]
                 return self.answer(
-                    {"id": name, "sha": self.server.sha, "siblings": siblings, "private": False}
+                    {"id": name, "sha": self.server.sha, "siblings": siblings, "private": self.server.private}
                 )
             if tree := re.fullmatch(f"{api}/tree/(?:{'|'.join(revisions)})/?(.*)", path):
                 return self.tree(tree.group(1))
@@ -75,11 +81,33 @@ def _handler(name, revisions, kind):
         do_HEAD = do_GET
 
         def do_POST(self):
-            body = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            data = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            writes = ("/api/repos/create", "/api/validate-yaml", f"{api}/preupload/", f"{api}/commit/")
+            if unquote(self.path).startswith(writes):
+                return self.write(data)
+            body = parse_qs(data)
             files = self.server.files
             entries = [_entry(path, files[path]) for path in body.get("paths", []) if path in files]
             folders = [p for p in body.get("paths", []) if any(f.startswith(p + "/") for f in files)]
-            self.answer(entries + [{"type": "directory", "path": path, "oid": SHA} for path in folders])
+            entries += [{"type": "directory", "path": path, "oid": SHA} for path in folders]
+            return self.answer(entries)
+
+        def write(self, data):
+            """Create the repository, or take a commit of files that are sent as they are."""
+            if "/repos/create" in self.path:
+                self.server.created = json.loads(data)
+                return self.answer({"url": f"{self.server.url}/{name}", "id": name})
+            if "/validate-yaml" in self.path:
+                return self.answer({"errors": [], "warnings": []})
+            if "/preupload/" in self.path:
+                paths = [file["path"] for file in json.loads(data)["files"]]
+                modes = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]
+                return self.answer({"files": modes})
+            for line in map(json.loads, data.splitlines()):
+                if line["key"] == "file":
+                    self.server.pushed[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            url = f"{self.server.url}/{name}/commit/{SHA}"
+            return self.answer({"commitUrl": url, "commitOid": SHA, "success": True})
 
         def tree(self, folder):
             inside = {f: p for f, p in self.server.files.items() if not folder or f.startswith(folder + "/")}

@@ -22,6 +22,7 @@ from synthetic_numbers import pair_row, results
 from synthetic_pictures import COLORS, SHAPES, draw_png
 
 CATEGORIES = ("color_attr", "colors", "counting", "position", "single_object", "two_object")
+CARD = "---\nlibrary_name: diffusers\n---\n\n# shapes\n\nA policy.\n\n## Origin\n\nMade up.\n"
 NUMBERS = ("", "a", "two", "three", "four")
 
 
@@ -276,6 +277,7 @@ class _Maker:
             artifact.write_json_lines("validation.jsonl", rows)
             best = max(rows, key=lambda row: row["win_rate"])["step"]
         artifact.write_json("best/capo.json", {"step": best, "adaptation": self.recipe.train.adaptation})
+        artifact.write_bytes("best/README.md", CARD.encode())
         return {"best_step": best, "prompts": {"dropped": 0}}
 
     def _validation_judged(self, i: int) -> dict[str, float]:

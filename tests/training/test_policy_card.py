@@ -47,6 +47,8 @@ def test_the_card_lists_recipe_data_and_metrics():
     assert made == {"reference": {"checkpoint": "org/model@main", "weights": "abc"}, "data": {"pairs": "def"}}
     assert recipe["train"]["beta"] == 7
     assert [reward["name"] for reward in recipe["rewards"]] == ["red", "blue"]
+    assert "null" not in text
+    assert "[]" not in text
     assert "no validation" in card(validation=None)
 
 

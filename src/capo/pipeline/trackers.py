@@ -84,6 +84,8 @@ class Tracking:
 
     def __call__(self, event: Event) -> None:
         """Log an event. Artifacts that were up to date are not logged again."""
+        from capo.reporting.evaluated_images import evaluated_images
+
         match event:
             case TrainingStep(step, measures):
                 self._log("train", measures, step, training=True)
@@ -96,7 +98,9 @@ class Tracking:
                 step = max(self._step, train.summary["steps"] if train.done else 0)
                 self._log(name, event.summary | {"seconds": event.seconds}, step)
                 if name == "evaluate":
-                    self._log_images("evaluate/images", _evaluated(self._run), ("base", "tuned"))
+                    self._log_images(
+                        "evaluate/images", evaluated_images(self._run, EVALUATED), ("base", "tuned")
+                    )
 
     def close(self) -> None:
         """End the tracker, which sends what it holds back."""
@@ -150,18 +154,6 @@ def _numbers(group: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float
             yield from _numbers(f"{group}/{name}", value)
         elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             yield f"{group}/{name}", value
-
-
-def _evaluated(run: Run) -> "list[tuple[str, tuple[Image.Image, ...]]]":
-    """Return evaluation prompts, and an image of each by the base and by the tuned model."""
-    from capo.images.first_images import first_images
-    from capo.reporting.examples import read_prompts
-
-    baseline = run.artifact("baseline")
-    prompts = read_prompts(baseline)
-    sides = ((baseline, "images/base"), (run.artifact("evaluate"), "images/tuned"))
-    base, tuned = (first_images(artifact, folder, EVALUATED) for artifact, folder in sides)
-    return [(prompts[name].text, (base[name], tuned[name])) for name in base if name in tuned]
 
 
 def _read_ids(recipe: Recipe, run: Run) -> dict[str, Any]:

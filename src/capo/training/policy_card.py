@@ -76,7 +76,7 @@ of step {origin.step}.
 ## Recipe
 
 ```yaml
-{plain(_results(recipe, base))}```
+{plain(_stated(_results(recipe, base)))}```
 """
     results = _eval_results(recipe, origin.validation) if origin.validation else []
     data = front_matter(base, train.adaptation, name=recipe.name, datasets=_datasets(recipe), results=results)
@@ -141,6 +141,15 @@ def _results(recipe: Recipe, base: Base) -> dict[str, Any]:
         source = Path(recipe.train.validation_prompts.source).name
         values["train"]["validation_prompts"]["source"] = source
     return values | {"rewards": [_portable(reward.results()) for reward in recipe.rewards]}
+
+
+def _stated(values: Any) -> Any:
+    """Return nested values without null and empty ones, which say nothing."""
+    if isinstance(values, list):
+        return [_stated(value) for value in values]
+    if not isinstance(values, dict):
+        return values
+    return {name: _stated(value) for name, value in values.items() if value not in (None, [], {}, ())}
 
 
 def _portable(reward: dict[str, Any]) -> dict[str, Any]:
