@@ -112,7 +112,7 @@ def _api() -> "HfApi":
 def _evaluation(run: Run, card: str) -> list[HubFile]:
     """Return the card with results, and the images it shows."""
     from capo.images.contact_sheet import SheetRow, contact_sheet
-    from capo.reporting.evaluated_images import evaluated_images
+    from capo.reporting.both_models import evaluated_images
     from capo.reporting.hub_card import COMPARISON, evaluated_card
     from capo.reporting.results_schema import Results
 

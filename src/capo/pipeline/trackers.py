@@ -84,7 +84,7 @@ class Tracking:
 
     def __call__(self, event: Event) -> None:
         """Log an event. Artifacts that were up to date are not logged again."""
-        from capo.reporting.evaluated_images import evaluated_images
+        from capo.reporting.both_models import evaluated_images
 
         match event:
             case TrainingStep(step, measures):
