@@ -1,7 +1,7 @@
 """The model card that a policy has on the Hub: its own, with the results and images of the evaluation."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from capo.reporting.results_schema import Results, RewardResult
 from capo.reporting.wording import verdict
@@ -24,7 +24,7 @@ def evaluated_card(card: str, name: str, source: str, results: Results, examples
     from huggingface_hub import ModelCard
 
     parsed = ModelCard(card)
-    data = parsed.data
+    data: Any = parsed.data  # typed as the data of any card
     data.model_name = data.model_name or name
     data.eval_results = [*(data.eval_results or []), *_eval_results(source, results)]
     data.widget = [{"text": prompt, "output": {"url": path}} for prompt, path in examples.items()]
