@@ -13,7 +13,7 @@ from typing import NoReturn
 # Every module adds its commands to the app; the order is the order in `capo --help`.
 from capo.cli import run, check, rehearse, status, clean, compare, soup, export, push  # isort: skip
 from capo.cli import people, people_votes, benchmark, plan, bench, calibration  # isort: skip
-from capo.cli import rewards, data, recipes, shapes  # isort: skip
+from capo.cli import rewards, data, images, recipes, shapes  # isort: skip
 from capo.cli.app import app
 from capo.cli.run import STAGES
 
@@ -28,6 +28,7 @@ __all__ = [
     "compare",
     "data",
     "export",
+    "images",
     "main",
     "people",
     "people_votes",

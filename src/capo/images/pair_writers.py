@@ -1,6 +1,5 @@
 """Write pairs for other trainers: Pick-a-Pic's columns, or a folder of image files."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from capo.engine.seeds import stable_seed
 from capo.images.folders import METADATA, PAIRS
+from capo.images.plain_files import file_suffix, json_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -122,15 +122,15 @@ class FolderWriter:
         with (self._folder / PAIRS).open("a", encoding="utf-8") as lines:
             for pair in pairs:
                 keys = [(pair.prompt_id, sample) for sample in (pair.chosen, pair.rejected)]
-                names |= {key: f"images/{key[0]}-{key[1]}.{_suffix(images[key])}" for key in keys}
+                names |= {key: f"images/{key[0]}-{key[1]}.{file_suffix(images[key])}" for key in keys}
                 chosen, rejected = (names[key] for key in keys)
                 row = {"caption": pair.caption, "chosen": chosen, "rejected": rejected}
-                lines.write(_line(row | {"delta_reward": pair.delta_reward}))
+                lines.write(json_line(row | {"delta_reward": pair.delta_reward}))
         captions = {pair.prompt_id: pair.caption for pair in pairs}
         with (self._folder / METADATA[0]).open("a", encoding="utf-8") as lines:
             for (prompt_id, sample), name in names.items():
                 (self._folder / name).write_bytes(images[prompt_id, sample])
-                lines.write(_line({"file_name": name, "text": captions[prompt_id], "model": self._model}))
+                lines.write(json_line({"file_name": name, "text": captions[prompt_id], "model": self._model}))
 
 
 PAIR_WRITERS: dict[str, type[PairWriter]] = {"pick-a-pic": PickAPicWriter, "folder": FolderWriter}
@@ -150,11 +150,3 @@ def _row_groups(pairs: Sequence[Pair], images: Images) -> Iterator[list[Pair]]:
         used += size
     if group:
         yield group
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _suffix(data: bytes) -> str:
-    return "png" if data.startswith(b"\x89PNG") else "webp" if data.startswith(b"RIFF") else "jpg"

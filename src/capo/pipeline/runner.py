@@ -23,6 +23,7 @@ from capo.engine.shard_work import Executor
 from capo.pipeline import graph, preflight
 from capo.pipeline.costs import replacing
 from capo.pipeline.reuse import keep_unchanged, reuse
+from capo.pipeline.stage_lines import stage_line
 from capo.pipeline.states import (
     check_identified,
     check_upstream,
@@ -226,7 +227,9 @@ def _made(artifact: Artifact, engine: EngineSection, run: Run, seconds: float) -
 
 
 def _reported(result: StageResult) -> StageResult:
-    """Return the result, after the callbacks have received it."""
+    """Return the result, after the callbacks have received it and a line has said what was made."""
+    if not result.skipped:
+        say(stage_line(result))
     emit(result)
     return result
 

@@ -40,7 +40,7 @@ def progress_images(recipe: Recipe, run: Run) -> Progress | None:
     images of the base were removed.
     """
     train, base = run.artifact("train"), run.artifact("validation")
-    folders = _folders(train)
+    folders = validated_folders(train)
     if not folders or not base.done or not base.has("prompts.parquet"):
         return None
     prompts = read_prompts(base)
@@ -56,7 +56,7 @@ def progress_images(recipe: Recipe, run: Run) -> Progress | None:
     return Progress(steps, tuple(rows))
 
 
-def _folders(train: Artifact) -> dict[int, str]:
+def validated_folders(train: Artifact) -> dict[int, str]:
     """Return the folders of the validated steps; after a roll-back, of the last try of a step."""
     tries: dict[int, tuple[int, str]] = {}
     for path in train.files():

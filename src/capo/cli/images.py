@@ -1,0 +1,112 @@
+"""`capo images`: the images of a run as files, or as a contact sheet."""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from capo.cli.app import Section, app, group, load
+from capo.cli.options import Json
+
+EXPORT_HELP = """Write the images of a run as plain files.
+
+Writes a folder for samples, validation and evaluation, as far as they are made, each with metadata.jsonl:
+file name, prompt, model, sample, and a column for every reward. `datasets` loads such a folder as an
+imagefolder, and `images.source` of a recipe reads it."""
+
+EXPORT_EPILOG = """\b
+Examples:
+  capo images export runs/first --to images
+  capo images export runs/first --to images --of samples"""
+
+SHOW_HELP = """Open a contact sheet of a run.
+
+Shows the samples of some prompts, or for validation and evaluation an image by every model. Opens the
+picture if there is a screen, and prints where it is."""
+
+SHOW_EPILOG = """\b
+Examples:
+  capo images show runs/first
+  capo images show runs/first --of samples --prompts 20
+  capo images show runs/first --of validation --to validation.png"""
+
+images_app = group(help="Export the images of a run, or show them.")
+app.add_typer(images_app, name="images", rich_help_panel=Section.PARTS)
+
+Purpose = Literal["samples", "validation", "evaluation"]
+MADE_BY = {"samples": "samples", "validation": "train", "evaluation": "evaluate"}
+"""The artifact that completes the images for a purpose."""
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
+
+
+@images_app.command("export", help=EXPORT_HELP, epilog=EXPORT_EPILOG)
+def export(
+    run: RunPath,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to create.")],
+    purpose: Annotated[
+        Purpose | None,
+        typer.Option("--of", help="What to export. Default: all there is.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    from capo.cli.tables import print_json
+    from capo.reporting.export_images import export_images
+    from capo.store import Run
+
+    recipe, _ = load(None, None, run)
+    purposes = [purpose] if purpose is not None else _made(run) or ["samples"]
+    counts = export_images(recipe, Run(run), to, purposes)
+    if as_json:
+        print_json({"folder": str(to), "images": counts})
+    else:
+        for purpose, count in counts.items():
+            typer.echo(f"Wrote {count:,} images to {to / purpose}")
+
+
+@images_app.command("show", help=SHOW_HELP, epilog=SHOW_EPILOG)
+def show(
+    run: RunPath,
+    purpose: Annotated[
+        Purpose | None,
+        typer.Option("--of", help="What to show. Default: the last that is made.", show_default=False),
+    ] = None,
+    prompts: Annotated[int, typer.Option(metavar="N", min=1, help="Number of prompts.")] = 12,
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the picture to FILE, and open nothing.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    from capo.cli.tables import print_json
+    from capo.reporting.run_sheet import run_sheet
+    from capo.store import Run, atomic
+
+    load(None, None, run)  # explains what is not a run directory
+    shown = purpose or (_made(run) or ["samples"])[-1]
+    sheet = run_sheet(Run(run), shown, prompts)
+    file = to or Path(tempfile.gettempdir(), f"capo-{run.resolve().name}-{shown}.png")
+    with atomic.write_file(file) as temporary:
+        sheet.save(temporary, "PNG")
+    if as_json:
+        print_json({"file": str(file), "of": shown, "width": sheet.width, "height": sheet.height})
+        return
+    typer.echo(f"Contact sheet: {file}")
+    if to is None and sys.stdout.isatty():
+        typer.launch(str(file))
+
+
+def _made(path: Path) -> list[Purpose]:
+    """Return the purposes of which a run has all images."""
+    from capo.store import Run
+
+    run = Run(path)
+    validated = run.artifact("validation").done
+    found: list[Purpose] = ["samples", "validation", "evaluation"]
+    return [
+        purpose
+        for purpose in found
+        if run.artifact(MADE_BY[purpose]).done and (purpose != "validation" or validated)
+    ]
