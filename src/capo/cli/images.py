@@ -62,8 +62,8 @@ def export(
     if as_json:
         print_json({"folder": str(to), "images": counts})
     else:
-        for purpose, count in counts.items():
-            typer.echo(f"Wrote {count:,} images to {to / purpose}")
+        for kind, count in counts.items():
+            typer.echo(f"Wrote {count:,} images to {to / kind}")
 
 
 @images_app.command("show", help=SHOW_HELP, epilog=SHOW_EPILOG)
