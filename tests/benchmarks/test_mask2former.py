@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import mmdet_network
 from capo.benchmarks.judges import mask2former
@@ -164,11 +165,22 @@ def test_output_that_is_not_finite_is_an_error(detector, small, monkeypatch):
         detector.detect(picture(64, 64), 0.3)
 
 
-def test_the_layout_of_transformers_is_read_too(tmp_path, detector, small):
-    detector._model.save_pretrained(tmp_path)
+def test_checkpoints_of_the_hub_are_read_too(tmp_path, detector, small):
+    """As transformers 4 saved them: without a norm that nothing reads, with a constant that is computed."""
+    detector._model.save_pretrained(tmp_path)  # under the names of transformers 4
+    file = tmp_path / "model.safetensors"
+    stored = {name: tensor for name, tensor in load_file(file).items() if "encoder.layernorm." not in name}
+    tables = [name for name in stored if name.endswith("relative_position_bias_table")]
+    index = mmdet_network.position_index()
+    stored |= {name.replace("bias_table", "index"): index.clone() for name in tables}
+    save_file(stored, file, metadata={"format": "pt"})
     image = picture(64, 64)
     theirs, ours = (d.detect(image, 0.02) for d in (Mask2Former(str(tmp_path), "cpu"), detector))
     assert ours
     assert theirs.keys() == ours.keys()
     for label, group in ours.items():
         np.testing.assert_allclose([o.box for o in theirs[label]], [o.box for o in group], rtol=1e-5)
+    del stored["class_predictor.bias"]
+    save_file(stored, file, metadata={"format": "pt"})
+    with pytest.raises(RewardError, match="class_predictor"):
+        Mask2Former(str(tmp_path), "cpu")

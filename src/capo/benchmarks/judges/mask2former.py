@@ -5,8 +5,10 @@ The image is prepared, and objects are read off the network's output, as mmdet 2
 overlapping objects.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +33,8 @@ MULTIPLE = 32
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 GRAY = 128.0
 """Right and below, up to a multiple of `MULTIPLE`."""
+UNUSED = re.compile(r"swin\.layernorm\.|^criterion\.")
+"""Tensors that only transformers 5 has: a norm that nothing reads, and the weights of the training loss."""
 CANDIDATES = 100
 """Pairs of query and class, of all images' pairs the most probable, that can become objects."""
 
@@ -120,21 +124,28 @@ def _object(probability: Tensor, logits: Tensor) -> SegmentedObject:
 
 
 def _load(location: str, device: Any) -> Any:
-    from pathlib import Path
-
-    from transformers import Mask2FormerForUniversalSegmentation
-
+    network = _network_class()
     if not Path(location).is_file():
-        return load_model(Mask2FormerForUniversalSegmentation, location, device, torch.float32)
+        return load_model(network, location, device, torch.float32)
     weights = read_weights(location)
     if not is_mmdet(weights):
         raise RewardError(f"{location} is not a Mask2Former with a Swin backbone in the layout of mmdet 2.x")
     with quiet():
-        model = Mask2FormerForUniversalSegmentation(config_of(weights))
-    # What mmdet has no weights for: a last norm that nothing reads, and the weights of the training loss.
-    unused = ("swin.layernorm.", "criterion.")
-    own = {name: value for name, value in model.state_dict().items() if any(part in name for part in unused)}
-    return load_into(model, {**from_mmdet(weights), **own}, location, device)
+        model = network(config_of(weights))
+    unused = {name: value for name, value in model.state_dict().items() if UNUSED.search(name)}
+    return load_into(model, {**from_mmdet(weights), **unused}, location, device)
+
+
+def _network_class() -> Any:
+    """Return the network; it accepts checkpoints without the tensors that detection does not use."""
+    from transformers import Mask2FormerForUniversalSegmentation
+
+    class Detector(Mask2FormerForUniversalSegmentation):  # type: ignore[misc]
+        _keys_to_ignore_on_load_missing = (UNUSED.pattern,)
+        # A constant, which transformers 4 stored.
+        _keys_to_ignore_on_load_unexpected = (r"relative_position_index$",)
+
+    return Detector
 
 
 @contextmanager
