@@ -94,7 +94,7 @@ def test_only_the_official_weights_are_official(detector, clip, tmp_path, monkey
     assert "mask2former.pth" in judge.name
     conversion = GENEVAL.judges["hf-mask2former"]()
     assert (conversion.official, conversion.name) == (False, "GenEval (HF Mask2Former)")
-    monkeypatch.setattr("capo.benchmarks.judges.geneval_judge._sha256", lambda path: "743b7d99" + "0" * 56)
+    monkeypatch.setattr("capo.benchmarks.judges.geneval_judge._sha256", lambda *_: "743b7d99" + "0" * 56)
     official = GenEvalJudge(str(detector))
     assert (official.official, official.name) == (True, "GenEval")
     assert not GenEvalJudge(str(detector), str(clip)).official  # other colors
@@ -105,11 +105,14 @@ def test_only_the_official_weights_are_official(detector, clip, tmp_path, monkey
     assert GenEvalJudge(str(tmp_path / "other.pth"), str(clip)).fingerprint != first
 
 
-def test_wrong_judges_and_prompts_are_rejected_before_anything_is_loaded(detector, tmp_path):
+def test_wrong_judges_and_prompts_are_rejected_before_anything_is_loaded(detector, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"curl -LO https://download\.openmmlab\.com/.*743b7d99\.pth"):
         GENEVAL.judges["mask2former"]()
     with pytest.raises(ValueError, match="neither a file"):
         GenEvalJudge(str(tmp_path / "absent.pth"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="hf download owner/detector"):
+        GenEvalJudge("owner/detector").check(PROMPTS)
     with pytest.raises(ValueError, match=r"'a zebu'.*zebu"):
         GenEvalJudge(str(detector)).check([prompt("a zebu", "single_object", clause("zebu"))])
 

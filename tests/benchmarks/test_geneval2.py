@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import tiny_language_rewards
 from capo.benchmarks.geneval2 import GENEVAL2
@@ -36,25 +37,31 @@ def checkpoint(tmp_path_factory):
         return tiny_language_rewards.qwen3_vl(tmp_path_factory.mktemp("qwen3-vl"))
 
 
-def next_token(checkpoint, image, question):
-    """Probabilities of the whole vocabulary, from the model used directly."""
+@pytest.fixture(scope="module")
+def direct(checkpoint):
+    """The tokenizer, and a function that returns the probabilities of the whole vocabulary, without capo."""
     from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
     from transformers.models.qwen2_vl import Qwen2VLImageProcessorPil
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    vision = Qwen2VLImageProcessorPil.from_pretrained(checkpoint)(images=[image], return_tensors="pt")
-    tokens = int(vision.image_grid_thw.prod()) // 4
-    pad = "<|image_pad|> " * tokens
-    text = f"<|vision_start|>{pad}<|vision_end|>{question} Answer in one word.<|im_end|>  ASSISTANT\n"
-    ids = tokenizer(text, return_tensors="pt").input_ids
+    processor = Qwen2VLImageProcessorPil.from_pretrained(checkpoint)
     model = Qwen3VLForConditionalGeneration.from_pretrained(checkpoint).eval()
-    kinds = (ids == tokenizer.convert_tokens_to_ids("<|image_pad|>")).int()
-    with torch.inference_mode():
-        output = model(input_ids=ids, mm_token_type_ids=kinds, **vision)
-    return tokenizer, output.logits[0, -1].softmax(-1)
+
+    def next_token(image, question):
+        vision = processor(images=[image], return_tensors="pt")
+        pad = "<|image_pad|> " * (int(vision.image_grid_thw.prod()) // 4)
+        text = f"<|vision_start|>{pad}<|vision_end|>{question} Answer in one word.<|im_end|>  ASSISTANT\n"
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        kinds = (ids == tokenizer.convert_tokens_to_ids("<|image_pad|>")).int()
+        with torch.inference_mode():
+            output = model(input_ids=ids, mm_token_type_ids=kinds, **vision)
+        return output.logits[0, -1].softmax(-1)
+
+    return tokenizer, next_token
 
 
-def test_answers_are_sums_of_probabilities_of_first_tokens(checkpoint):
+def test_answers_are_sums_of_probabilities_of_first_tokens(checkpoint, direct):
+    tokenizer, next_token = direct
     image = Image.new("RGB", (64, 64), "red")
     judge = SoftTifa(str(checkpoint))
     judge.check(PROMPTS)
@@ -62,7 +69,7 @@ def test_answers_are_sums_of_probabilities_of_first_tokens(checkpoint):
     for row, asked in zip(rows, PROMPTS, strict=True):
         assert [a["skill"] for a in row["answers"]] == asked.metadata["skills"]
         for answer in row["answers"]:
-            tokenizer, probabilities = next_token(checkpoint, image, answer["question"])
+            probabilities = next_token(image, answer["question"])
             texts = spellings(answer["question"], answer["answer"])
             ids = [tokenizer.encode(text, add_special_tokens=False)[0] for text in texts]
             assert answer["score"] == pytest.approx(sum(float(probabilities[i]) for i in ids), rel=1e-4)
@@ -95,13 +102,13 @@ def test_a_model_that_ignores_what_it_is_asked_is_rejected(answer, ignored):
 
 
 def test_a_model_with_dead_weights_is_rejected_when_it_is_loaded(checkpoint, tmp_path):
-    from transformers import Qwen3VLForConditionalGeneration
-
-    with quiet():
-        tiny_language_rewards.qwen3_vl(tmp_path)
-        model = Qwen3VLForConditionalGeneration.from_pretrained(tmp_path)
-        model.lm_head.weight.data.zero_()
-        model.save_pretrained(tmp_path)
+    for file in checkpoint.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    (head,) = (name for name in weights if name.startswith("lm_head"))
+    save_file(
+        weights | {head: torch.zeros_like(weights[head])}, tmp_path / "model.safetensors", {"format": "pt"}
+    )
     with pytest.raises(ValueError, match="ignores the questions"):
         SoftTifa(str(tmp_path)).load(torch.device("cpu"))
 

@@ -100,7 +100,7 @@ def test_missing_weights_stop_it_before_any_image_is_read(world, tmp_path):
     assert not (tmp_path / "run/benchmarks").exists()
 
 
-def test_the_official_prompts_can_be_judged():
+def test_the_official_prompts_can_be_judged(world):
     if not PUBLISHED.is_dir():
         pytest.skip("the prompts of GenEval are not available")
     from capo.benchmarks.judges.geneval_judge import GenEvalJudge
@@ -108,7 +108,7 @@ def test_the_official_prompts_can_be_judged():
     from capo.recipe import PromptsSection
 
     prompts = load_prompts(PromptsSection(source=f"geneval:{PUBLISHED}"), 0)
-    GenEvalJudge("owner/detector").check(prompts)
+    GenEvalJudge(str(world / "mask2former.pth"), str(world / "clip")).check(prompts)
     counts = Counter(prompt.category for prompt in prompts)
     assert list(counts) == list(CATEGORIES)
     names = (PUBLISHED / "object_names.txt").read_text().splitlines()

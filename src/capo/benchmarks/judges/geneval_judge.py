@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from capo.benchmarks.geneval_rules import (
 from capo.prompts import Prompt
 from capo.recipe.hub_id import HUB_ID, split_revision
 from capo.rewards.catalog import CLIP_VIT_L
+from capo.rewards.weights.download import check_available
 from capo.rewards.weights.location import weights_identity
 
 if TYPE_CHECKING:
@@ -59,11 +60,11 @@ class GenEvalJudge:
         """
         self._detector, self._clip = _detector_location(detector), clip
 
-    @cached_property
+    @property
     def official(self) -> bool:
         """True for mmdet's official weights, recognized by their digest, with OpenAI's CLIP ViT-L/14."""
         clip = split_revision(self._clip)[0] == split_revision(CLIP_VIT_L)[0]
-        return clip and Path(self._detector).is_file() and _sha256(self._detector).startswith(SHA256)
+        return clip and _is_official_file(Path(self._detector))
 
     @property
     def name(self) -> str:
@@ -83,12 +84,14 @@ class GenEvalJudge:
         return " ".join((RULES, *weights))
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Raise `ValueError` for a prompt without GenEval's metadata; loads no weights."""
+        """Raise `ValueError` for a prompt without GenEval's metadata, and for weights that cannot be had."""
         for prompt in prompts:
             try:
                 check_metadata(prompt.metadata)
             except ValueError as error:
                 raise ValueError(f"GenEval cannot judge {prompt.text!r}: {error}") from None
+        for location in (self._detector, self._clip):
+            check_available(location)
 
     def load(self, device: "torch.device") -> JudgeImages:
         """Load detector and CLIP onto a device. Raises `RewardError` if they cannot be used."""
@@ -162,6 +165,12 @@ def _detector_location(detector: str | None) -> str:
     return str(found) if found.exists() else detector
 
 
-def _sha256(path: str) -> str:
-    with Path(path).open("rb") as file:
+def _is_official_file(path: Path) -> bool:
+    return path.is_file() and _sha256(path, path.stat().st_mtime_ns).startswith(SHA256)
+
+
+@lru_cache
+def _sha256(path: Path, modified: int) -> str:
+    """Return the digest of a file that was last modified at `modified`."""
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

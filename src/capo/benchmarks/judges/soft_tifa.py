@@ -12,6 +12,7 @@ from capo.benchmarks.definition import JudgeImages, Judgment, failed
 from capo.prompts import Prompt
 from capo.recipe.hub_id import split_revision
 from capo.rewards.catalog import QWEN3_VL_8B
+from capo.rewards.weights.download import check_available
 from capo.rewards.weights.location import check_location, weights_identity
 
 if TYPE_CHECKING:
@@ -56,12 +57,13 @@ class SoftTifa:
         return f"{RULES} {weights_identity('geneval2', self._checkpoint)}"
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Raise `ValueError` for a prompt without GenEval 2's questions and skills; loads no weights."""
+        """Raise `ValueError` for a prompt without questions, and for weights that cannot be had."""
         for prompt in prompts:
             try:
                 check_questions(prompt.metadata)
             except ValueError as error:
                 raise ValueError(f"Soft-TIFA cannot judge {prompt.text!r}: {error}") from None
+        check_available(self._checkpoint)
 
     def load(self, device: "torch.device") -> JudgeImages:
         """Load the model onto a device, and ask it the trial questions.

@@ -7,6 +7,7 @@ from typing import Any
 from capo.engine.hub_access import HubAccessError, find_repository
 from capo.recipe.hub_id import HUB_ID, split_revision
 from capo.rewards.catalog import CATALOG, WEIGHT_OPTIONS, CatalogEntry
+from capo.rewards.protocol import RewardError
 from capo.rewards.weights.location import WEB, has_any_file, is_downloaded, with_commit
 
 PROCESSOR_FILES = ("*.json", "*.txt", "*.model")
@@ -44,6 +45,14 @@ def fetch_problem(entry: CatalogEntry, options: Mapping[str, Any]) -> str | None
     others += [options[name] for name in WEIGHT_OPTIONS if options.get(name)]
     problems = (_access_problem(location) for location in others if location and not is_downloaded(location))
     return next((problem for problem in problems if problem), None)
+
+
+def check_available(location: str) -> None:
+    """Raise `RewardError` if weights are neither on this machine nor can be fetched from the Hub."""
+    if not HUB_ID.fullmatch(location) or is_downloaded(location):
+        return
+    if problem := _access_problem(location):
+        raise RewardError(f"{problem}. To download it: `{_command(location)}`")
 
 
 def _access_problem(location: str) -> str | None:
