@@ -31,7 +31,6 @@ PIPELINES = {
     "qwen-image": QwenImagePipeline,
     "z-image": ZImagePipeline,
     "flux2-dev": Flux2Pipeline,
-    "flux2-klein": Flux2KleinPipeline,
     "flux2-klein-base": Flux2KleinPipeline,
 }
 SHORT = {

@@ -14,7 +14,7 @@ from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
 from capo.diffusion.random_weights import RandomWeights
 from capo.recipe import parse_recipe
-from diffusion_cases import PIPELINES, family_of, settings_of
+from diffusion_cases import PIPELINES, SHORT, family_of, settings_of
 
 TARGETS = {"sdxl": ["to_q", "to_v"], "sd3": ["to_q", "add_k_proj"]}
 
@@ -23,7 +23,7 @@ def recipe(folder, name, **train):
     return parse_recipe(
         {
             "name": "tiny",
-            "model": {"checkpoint": str(folder)},
+            "model": {"checkpoint": str(folder), **SHORT.get(name, {})},
             "prompts": {"source": "prompts.txt", "count": 10},
             "generate": settings_of(name).model_dump(),
             "rewards": [{"name": "shapes-preference"}],
@@ -50,15 +50,19 @@ def counted_without_attention(work):
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_sampling_is_counted_as_the_real_pipeline_computes(name, checkpoint):
-    family, settings = family_of(checkpoint(name)), settings_of(name)
+    family, settings = family_of(checkpoint(name), **SHORT.get(name, {})), settings_of(name)
     plan = count_sampling(recipe(checkpoint(name), name))
-    conditioning, unconditional = family.encode(["a cat"]), family.unconditional()
+    # Z-Image reads only the tokens of a prompt; the plan counts as many as a prompt may have.
+    prompt = "a long cat" * 7 if name == "z-image" else "a cat"
+    conditioning, unconditional = family.encode([prompt]), family.unconditional()
+    if name == "z-image":
+        unconditional = conditioning
     noise = torch.randn(1, *family.latent_shape(settings))
     latents = []
     sampled = counted(lambda: latents.append(family.sample(conditioning, unconditional, noise, settings)))
     assert plan.image == sampled
     assert plan.decode == counted(lambda: family.decode(latents[0]))
-    assert plan.encode == counted(lambda: family.encode(["a cat"]))
+    assert plan.encode == counted(lambda: family.encode([prompt]))
     assert plan.parameters[plan.denoiser] == sum(p.numel() for p in family.denoiser.parameters())
     assert plan.conditioning == sum(tensor.nbytes for tensor in conditioning.values())
     assert (plan.latent, plan.pixels) == (noise.nbytes, 32 * 32)

@@ -115,7 +115,7 @@ def test_the_encoder_that_reads_furthest_decides_which_prompts_are_truncated(nam
     words = {"sd3": 255, "sd35": 255, "flux-dev": 511, "flux-schnell": 255, "pixart": 299}
     # With tokenizers of single characters, after an instruction or the start of a chat.
     characters = {"sana": 298, "qwen-image": 397, "z-image": 506, "flux2-dev": 328}
-    characters |= {"flux2-klein": 506, "flux2-klein-base": 506}
+    characters |= {"flux2-klein-base": 506}
     fits = "r" * characters[name] if name in characters else "red " * words.get(name, 14)
     assert family.truncates(["red", fits, fits + "r"]) == [False, False, True]
 

@@ -8,7 +8,8 @@ from typing import Any
 from capo.diffusion.architectures import PARTS, PIPELINES, Config
 
 TINY = "tiny-"
-ARCHITECTURES = (*PARTS, *(f"{TINY}{name}" for name in PARTS))
+SHRINKABLE = ("sd15", "sdxl", "sd3", "sd35", "sd35-large", "flux")
+ARCHITECTURES = (*PARTS, *(f"{TINY}{name}" for name in SHRINKABLE))
 SHRINK = 8
 """Tiny architectures divide widths and image sides by this, and depths too if the denoiser is a
 transformer (whose number of text tokens stays the same). The ratio of the denoiser to the VAE and to the
@@ -91,7 +92,10 @@ def _write_part(folder: Path, part: str, kind: str, config: Config) -> list[str]
 
 
 def _write_tokenizer(folder: Path, encoder: str) -> list[str]:
-    tokenizer = _t5_tokenizer() if encoder == "T5EncoderModel" else clip_tokenizer()
+    if encoder == "T5EncoderModel":
+        tokenizer = _t5_tokenizer()
+    else:
+        tokenizer = clip_tokenizer() if encoder.startswith("CLIP") else _chat_tokenizer()
     tokenizer.save_pretrained(folder)
     return ["transformers", type(tokenizer).__name__]
 
@@ -113,6 +117,22 @@ def _t5_tokenizer() -> Any:
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces = [*special, *((letter, -3.0) for letter in string.printable[:94])]
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+
+
+def _chat_tokenizer() -> Any:
+    """Return a tokenizer of single characters with a chat template, for language models."""
+    from transformers import Qwen2Tokenizer
+
+    marks = ["<|im_start|>", "<|im_end|>"]
+    tokens = [*string.printable[:94], "Ġ", "Ċ", "<|endoftext|>", *marks]  # Ġ is a space, Ċ a new line
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], extra_special_tokens=marks)
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+        "{{ message['content'] if message['content'] is string else message['content'][0]['text'] }}"
+        "<|im_end|>\n{% endfor %}"
+    )
+    return tokenizer
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -55,6 +55,8 @@ class Family(ABC):
     """Further arguments of every call of the pipeline."""
     guidance_argument: ClassVar[str] = "guidance_scale"
     """The name of `generate.guidance_scale` among the arguments of the pipeline's call."""
+    unguided: ClassVar[float] = 1.0
+    """Guidance scales up to this one turn guidance off."""
     plain_latents: ClassVar[str] = "noise.to(pipe.device, pipe.dtype)"
     """Code that turns initial noise [1, C, H, W] into what the pipeline `pipe` takes as `latents`."""
 

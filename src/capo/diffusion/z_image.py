@@ -25,6 +25,7 @@ class ZImage(Family):
     text_encoders: ClassVar = {"text_encoder": Qwen3Model}
     process_class = EulerFlow
     sequence_length = 512
+    unguided = 0.0
     plain_latents = "noise.to(pipe.device)"
 
     def _encode(self, prompts: list[str]) -> dict[str, Tensor]:

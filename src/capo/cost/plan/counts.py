@@ -71,7 +71,7 @@ def count_sampling(recipe: Recipe) -> Sampling:
         height, width = family.image_size(settings)
         latent = torch.empty(1, *family.latent_shape(settings), device=META)
         conditioning = family.encode([""])
-        guided = settings.guidance_scale > 1 and bool(family.unconditional())
+        guided = settings.guidance_scale > family.unguided and bool(family.unconditional())
         rows, vae = 2 if guided else 1, family.vae
         denoising = count(_forward(family, latent, conditioning, rows))
         decoding = count(lambda: decoded(vae, latent))

@@ -33,6 +33,12 @@ PUBLISHED = {
     "stabilityai/stable-diffusion-3.5-medium": "sd35",
     "stabilityai/stable-diffusion-3.5-large": "sd35-large",
     "black-forest-labs/FLUX.1-dev": "flux",
+    "black-forest-labs/FLUX.2-dev": "flux2",
+    "black-forest-labs/FLUX.2-klein-base-4B": "flux2-klein-4b",
+    "black-forest-labs/FLUX.2-klein-base-9B": "flux2-klein-9b",
+    "Qwen/Qwen-Image": "qwen-image",
+    "Tongyi-MAI/Z-Image": "z-image",
+    "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": "pixart-sigma",
 }
 """Hub ids whose configurations are in `capo.diffusion.architectures`; these need no network."""
 
@@ -44,10 +50,11 @@ def weightless(section: ModelSection) -> Iterator[Family]:
     Raises `ValueError` if the configuration of the checkpoint cannot be read.
     """
     temporary = tempfile.TemporaryDirectory(prefix="capo-plan-")
-    with temporary as folder, _NoCopies(), _attention_of_gpus():
+    with temporary as folder, _NoValues(), _attention_of_gpus():
         path = _configuration(section, Path(folder))
         # Settings of how to compute are left out: they need a device and change no count.
-        yield load_family(ModelSection(checkpoint=path, dtype=section.dtype), META, RandomWeights(META))
+        kept = {name: getattr(section, name) for name in ("dtype", "max_sequence_length")}
+        yield load_family(ModelSection(checkpoint=path, **kept), META, RandomWeights(META))
 
 
 @dataclass(frozen=True)
@@ -86,14 +93,19 @@ def _configuration(section: ModelSection, folder: Path) -> str:
         raise ValueError(f"{error}. A checkpoint that needs no download: {known}") from error
 
 
-class _NoCopies(TorchFunctionMode):
-    """Keeps tensors on `meta`, which have no data to copy to main memory."""
+class _NoValues(TorchFunctionMode):
+    """Keeps tensors on `meta`, which have no data to copy to main memory.
+
+    Answers questions about them, such as whether all tokens of a prompt count, with yes.
+    """
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if function is Tensor.cpu and args[0].is_meta:
             return args[0]
+        if function in (Tensor.__bool__, Tensor.item) and args[0].is_meta and args[0].dtype == torch.bool:
+            return True
         return function(*args, **(kwargs or {}))
 
 
