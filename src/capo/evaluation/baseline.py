@@ -17,7 +17,7 @@ from capo.store.step import Job, Step, flatten
 def steps(recipe: Recipe) -> list[Step]:
     """The artifact `baseline`."""
     inputs = evaluated_model_inputs(recipe) | _baseline_inputs(recipe)
-    return [Step("baseline", "evaluate", inputs, (), make_baseline, sharded=True, is_kept=is_kept)]
+    return [Step("baseline", "evaluate", inputs, (), make_baseline, sharded=True, kept_as=kept_as)]
 
 
 def checks(recipe: Recipe, run: Run) -> list[Check]:
@@ -27,11 +27,11 @@ def checks(recipe: Recipe, run: Run) -> list[Check]:
     return evaluation_checks(recipe, run)
 
 
-def is_kept(file: str, changed: Collection[str]) -> bool:
-    """Report whether a file stays the same although the inputs `changed` differ."""
+def kept_as(file: str, changed: Collection[str]) -> str | None:
+    """Return where a file is used again although the inputs `changed` differ."""
     from capo.evaluation import kept_files
 
-    return kept_files.is_kept(file, changed)
+    return kept_files.kept_as(file, changed)
 
 
 def evaluated_model_inputs(recipe: Recipe) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from capo.evaluation.baseline import evaluated_model_inputs, is_kept
+from capo.evaluation.baseline import evaluated_model_inputs, kept_as
 from capo.recipe import Recipe
 from capo.store.manifest import identify
 from capo.store.step import Job, Step, flatten, make_all
@@ -27,7 +27,7 @@ def steps(recipe: Recipe) -> list[Step]:
     trained = ("train",) if recipe.evaluate.policy is None else ()
     inputs = evaluated_model_inputs(recipe) | _evaluate_inputs(recipe)
     return [
-        Step("evaluate", "evaluate", inputs, (*trained, "baseline"), evaluate, sharded=True, is_kept=is_kept)
+        Step("evaluate", "evaluate", inputs, (*trained, "baseline"), evaluate, sharded=True, kept_as=kept_as)
     ]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from capo.evaluation.candidate_images import CandidateImages, make_candidate_images
 from capo.evaluation.candidates import Candidate
 from capo.prompts import Prompt
+from capo.sampling.former_images import FORMER
 from capo.scoring.image_sets import ImageSet, score_image_sets
 from capo.scoring.judge_images import judge_images
 from capo.scoring.judging import check_size
@@ -106,6 +107,7 @@ def _make_images(
         check=partial(check_size, section.judge),
     )
     make_candidate_images(job, wanted, candidate)
+    job.artifact.remove(FORMER)
 
 
 def _score(job: Job, prompts: Sequence[Prompt], sets: Mapping[str, ImageSet]) -> None:

@@ -15,18 +15,19 @@ from capo.store.step import Step
 def keep_unchanged(artifact: Artifact, step: Step) -> None:
     """Take the files of what `artifact` replaced that the change of inputs leaves as they are."""
     former = artifact.replaced
-    if former is None or step.is_kept is None:
+    if former is None or step.kept_as is None:
         return
     changed = differences(former.begun() or {}, artifact.begun() or {})
-    kept = [file for file in former.files() if step.is_kept(file, changed)]
+    places = {file: step.kept_as(file, changed) for file in former.files()}
+    kept = {file: place for file, place in places.items() if place is not None}
     try:
         artifact.take(former, kept)
     except WorkspaceError as error:
         say(f"{artifact.name}: not everything is reused: {error}")
     if kept:
-        folders = Counter(file.partition("/")[0] for file in kept)
+        folders = Counter(file.partition("/")[0] if "/" in file else artifact.name for file in kept)
         counts = ", ".join(f"{count} files of {folder}" for folder, count in folders.items())
-        say(f"{artifact.name}: reused {counts}, which the change leaves as they are")
+        say(f"{artifact.name}: reuses what the change leaves as it is: {counts}")
 
 
 def reuse(artifact: Artifact, inputs: Mapping[str, Any], donors: Sequence[Path], force: bool) -> bool:

@@ -38,7 +38,7 @@ def in_batches(
 
     start = 0
     while start < rows:
-        size = settings.batch_size or _fitting.get(family) or _first_try(family, settings)
+        size = batch_size(family, settings)
         batch = range(start, min(start + size, rows))
         latents = None
         try:
@@ -53,6 +53,11 @@ def in_batches(
             continue
         yield latents
         start = batch.stop
+
+
+def batch_size(family: "Family", settings: GenerateSection) -> int:
+    """Return the number of images of the next batch, unless fewer are left."""
+    return settings.batch_size or _fitting.get(family) or _first_try(family, settings)
 
 
 def _first_try(family: "Family", settings: GenerateSection) -> int:

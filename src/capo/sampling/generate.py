@@ -4,7 +4,7 @@ The base model makes them, or in a further round the policy of the previous roun
 many as its pairs need. Existing images can take their place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,15 @@ def steps(recipe: Recipe) -> list[Step]:
     inputs |= images_inputs(recipe.images) | {"seed": recipe.seed}
     inputs |= start_inputs(recipe.start, recipe.model, recipe.train)
     inputs |= _adaptive_inputs(recipe)
-    return [Step("samples", "generate", inputs, ("prompts",), make_samples, sharded=True)]
+    kept_as = None if recipe.images is not None or recipe.generate.adaptive is not None else _kept_as
+    return [Step("samples", "generate", inputs, ("prompts",), make_samples, sharded=True, kept_as=kept_as)]
+
+
+def _kept_as(file: str, changed: Collection[str]) -> str | None:
+    """Keep the images if there are other prompts or another number of images of each."""
+    from capo.sampling.former_images import kept_former
+
+    return kept_former(file, changed, ("@prompts", "generate.samples_per_prompt"))
 
 
 def checks(recipe: Recipe, run: "Run") -> list[Check]:
@@ -89,6 +97,7 @@ def sample_prompts(job: Job, make_waves: "Callable[[Workplace], Waves] | None" =
     from capo.diffusion import load_weightless
     from capo.engine.seeds import sample_key
     from capo.prompts.table import read_prompts
+    from capo.sampling.former_images import FORMER
     from capo.sampling.image_request import ImageRequest
     from capo.sampling.sampler import Sampling, run_sampling
     from capo.scoring.previous_round import find_previous_round
@@ -110,6 +119,7 @@ def sample_prompts(job: Job, make_waves: "Callable[[Workplace], Waves] | None" =
     load = partial(load_sampled_model, recipe)
     work = Sampling("generate", job.run.access(), job.artifact.name, [request], load, make_waves)
     run_sampling(job.executor, work, job.artifact)
+    job.artifact.remove(FORMER)
     return {"prompts": len(prompts), "samples": len(prompts) * samples, "truncated_prompts": truncated}
 
 

@@ -13,6 +13,7 @@ import gc
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,8 +27,9 @@ from capo.images.sample_table import latent_tensors
 from capo.images.shard_builder import SampleKey, ShardBuilder
 from capo.images.shard_files import UNCONDITIONAL, conditioning_path, latents_path, path_in, shard_path
 from capo.prompts import Prompt
-from capo.sampling.batching import in_batches
+from capo.sampling.batching import batch_size, in_batches
 from capo.sampling.disk_forecast import check_disk
+from capo.sampling.former_images import FORMER, FormerImages, Reused
 from capo.sampling.image_request import ImageRequest
 from capo.sampling.image_writer import ImageWriter
 from capo.store import Artifact
@@ -147,6 +149,11 @@ class ShardSampler:
         self._family, self._shards, self._artifact = family, work.shards, artifact
         self._settings = work.requests[0].settings
         self._waves, self._advance = waves, advance
+        self._former = {
+            request.folder: FormerImages(artifact, request, family)
+            for request in work.requests
+            if waves is None and artifact.has(FORMER)
+        }
         self._unconditional = family.unconditional()
         for request in work.requests:
             if request.keep_latents:
@@ -183,8 +190,9 @@ class ShardSampler:
         for wave in self._waves(shard) if self._waves else _one_wave(request.samples, shard):
             seeds = [stable_seed(*request.seed_key, shard.prompts[p].prompt_id, n) for p, n in wave]
             keys = [SampleKey(p, n, seed) for (p, n), seed in zip(wave, seeds, strict=True)]
-            for batch, latents in self._batches(keys, conditioning, writer):
-                shard.add(batch, latents, writer.submit(latents))
+            batches = _Batches(self._shards[place].request, shard, keys, conditioning)
+            for batch, latents, files in self._batches(batches, writer):
+                shard.add(batch, latents, writer.submit(latents) if files is None else _finished(files))
                 last_samples = sum(key.sample == request.samples - 1 for key in batch)
                 self._advance(last_samples)
                 complete += last_samples
@@ -200,18 +208,25 @@ class ShardSampler:
         self._artifact.write_table(self._shards[place].path, shard.table())
 
     def _batches(
-        self, keys: Sequence[SampleKey], conditioning: "dict[str, Tensor]", writer: ImageWriter
-    ) -> "Iterator[tuple[Sequence[SampleKey], Tensor]]":
-        """Samples of a shard with their latents [B, C, H, W] on the CPU, in batches across its prompts."""
+        self, wanted: "_Batches", writer: ImageWriter
+    ) -> "Iterator[tuple[Sequence[SampleKey], Tensor, list[bytes] | None]]":
+        """Samples of a shard with their latents [B, C, H, W] on the CPU, in batches across its prompts.
+
+        Batches that were made before come with their image files, and with latents if these are stored.
+        """
         import torch
 
-        settings = self._settings
+        settings, keys = self._settings, wanted.keys
         shape = self._family.latent_shape(settings)
+        files: dict[int, list[bytes]] = {}
 
         def sample(batch: range) -> "Tensor":
+            if (reused := self._reused(wanted, batch)) is not None:
+                files[batch.start] = reused.files
+                return torch.empty(len(batch), 0) if reused.latents is None else reused.latents
             prompts = torch.tensor([keys[n].prompt for n in batch])
             noise = torch.stack([initial_noise(keys[n].seed, shape) for n in batch])
-            of_batch = {name: tensor[prompts] for name, tensor in conditioning.items()}
+            of_batch = {name: tensor[prompts] for name, tensor in wanted.conditioning.items()}
             with writer.sampling:
                 latents = self._family.sample(of_batch, self._unconditional, noise, settings).cpu()
             if not latents.isfinite().all():
@@ -220,8 +235,34 @@ class ShardSampler:
 
         made = 0
         for latents in in_batches(len(keys), self._family, settings, sample):
-            yield keys[made : made + len(latents)], latents
+            yield keys[made : made + len(latents)], latents, files.get(made)
             made += len(latents)
+
+    def _reused(self, wanted: "_Batches", batch: range) -> "Reused | None":
+        former = self._former.get(wanted.request.folder)
+        if former is None:
+            return None
+        keys = [wanted.keys[n] for n in batch]
+        addresses = [(wanted.shard.prompts[key.prompt].prompt_id, key.sample, key.seed) for key in keys]
+        rows = [{name: t[key.prompt] for name, t in wanted.conditioning.items()} for key in keys]
+        return former.find(addresses, batch_size(self._family, self._settings), rows)
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Images of a shard to make in batches."""
+
+    request: ImageRequest
+    shard: ShardBuilder
+    keys: Sequence[SampleKey]
+    conditioning: "dict[str, Tensor]"
+    """Of every prompt of the shard."""
+
+
+def _finished(files: list[bytes]) -> "Future[list[bytes]]":
+    future: Future[list[bytes]] = Future()
+    future.set_result(files)
+    return future
 
 
 def _one_wave(samples: int, shard: ShardBuilder) -> list[list[tuple[int, int]]]:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import Any
@@ -146,10 +146,10 @@ class Artifact(ArtifactFiles):
             atomic.link(other._place(relative), self._open_place(relative))
         self._finish(manifest)
 
-    def take(self, other: "Artifact", files: Collection[str]) -> None:
-        """Add `files` of the artifact `other`, verified, by hard links where possible."""
-        for relative in files:
-            source = other.path(relative)
+    def take(self, other: "Artifact", files: Mapping[str, str]) -> None:
+        """Add files of the artifact `other` at new paths, verified, by hard links where possible."""
+        for theirs, relative in files.items():
+            source = other.path(theirs)
             place = self._open_place(relative)
             self._record({relative: describe(source)})
             atomic.link(source, place)

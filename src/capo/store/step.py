@@ -51,8 +51,8 @@ class Step:
     make: Callable[[Job], None]
     sharded: bool = False
     """True if independent commands can make its shards; only one commits it."""
-    is_kept: Callable[[str, Collection[str]], bool] | None = None
-    """Reports whether a file is the same although the named inputs differ."""
+    kept_as: Callable[[str, Collection[str]], str | None] | None = None
+    """Returns where a file is used again although the named inputs differ; None if it is not."""
     needed_by: str | None = None
     """The only artifact that reads this one, which may be missing once that artifact is up to date."""
 
