@@ -14,6 +14,8 @@ from capo.engine.shard_work import Done
 class Squares:
     """Writes `FOLDER/SHARD`; fails at `poison`, and kills its process at `deadly` the first time.
 
+    At `hanging` it stops its process, which writes its id into `FOLDER/stopped` before.
+
     Workers wait for each other until there are `workers` of them.
     """
 
@@ -21,6 +23,7 @@ class Squares:
     total: int
     poison: frozenset[int] = frozenset()
     deadly: frozenset[int] = frozenset()
+    hanging: frozenset[int] = frozenset()
     seconds: float = 0.0
     workers: int = 1
 
@@ -58,6 +61,10 @@ class Squarer:
         time.sleep(self.work.seconds)
         if shard in self.work.poison:
             raise ValueError(f"{shard} cannot be squared")
+        stopped = self.work.folder / "stopped"
+        if shard in self.work.hanging and not stopped.exists():
+            stopped.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGSTOP)
         scar = self.work.folder / f"killed-{shard}"
         if shard in self.work.deadly and not scar.exists():
             scar.touch()

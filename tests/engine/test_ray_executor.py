@@ -58,6 +58,20 @@ def test_the_shards_of_a_killed_worker_go_to_another(executor, tmp_path):
     assert {path.name for path in tmp_path.glob("killed-*")} == {"killed-2", "killed-5"}
 
 
+def test_the_shards_of_a_worker_that_hangs_go_to_another(executor, tmp_path, monkeypatch):
+    monkeypatch.setattr("capo.engine.ray_executor.SILENCE", 2.0)
+    executor.run(Squares(tmp_path, 6, hanging=frozenset({1}), seconds=0.02), range(6))
+    os.kill(int((tmp_path / "stopped").read_text()), signal.SIGKILL)
+    assert sorted(squares(tmp_path)) == list(range(6))
+
+
+def test_a_worker_that_dies_while_it_is_asked_for_its_memory_is_replaced(executor):
+    first = executor.workers()[0]
+    ray.get([worker.actor.is_alive.remote() for worker in executor.workers()])
+    ray.kill(first.actor)
+    assert executor.free_memory(EngineSection(device="cpu")) > 0
+
+
 def test_a_poison_shard_is_named_and_all_others_are_made(executor, tmp_path):
     with pytest.raises(ShardsFailed) as failed:
         executor.run(Squares(tmp_path, 10, poison=frozenset({4})), range(10))

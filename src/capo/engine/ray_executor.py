@@ -8,6 +8,7 @@ machines may join and leave at any time.
 import logging
 import pickle
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,9 @@ AHEAD = 2
 POLL = 1.0
 """Seconds between two looks at the number of workers, unless something happens."""
 
+SILENCE = 300.0
+"""Seconds without an answer after which a worker is given up."""
+
 CLOSING = 60.0
 """Seconds to wait for workers to release what they hold."""
 
@@ -50,6 +54,8 @@ class _Worker:
     """True when it has opened the work."""
     busy: list[int] = field(default_factory=list)
     """The shards it has, in the order in which it makes them."""
+    sign: tuple[Any, float] | None = None
+    """A call that it answers at once whatever it does, and when that was made."""
 
 
 class RayExecutor:
@@ -103,12 +109,27 @@ class RayExecutor:
         """Return the least memory that a worker's device has free, of the workers that run."""
         import ray
 
-        workers = self.workers()
-        asked = [worker.actor.free_memory.remote(engine) for worker in workers]
+        asked: dict[Any, _Worker] = {}
+        lost = 0
         while True:
-            answers, _ = ray.wait(asked, num_returns=len(asked), timeout=POLL)
-            if answers:
-                return min(ray.get(answers))
+            known = {worker.name for worker in asked.values()}
+            for worker in self.workers():
+                if worker.name not in known:
+                    asked[worker.actor.free_memory.remote(engine)] = worker
+            ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=POLL)
+            free = []
+            for answer in ready:
+                try:
+                    free.append(ray.get(answer))
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from error
+                except ray.exceptions.RayError as error:
+                    worker, lost = asked.pop(answer), lost + 1
+                    self.drop(worker)
+                    if lost >= OPENINGS:
+                        raise RuntimeError(f"{worker.name}, {worker.log}: {_death(error)}") from error
+            if free:
+                return min(free)
 
     def close(self) -> None:
         """End all workers."""
@@ -181,7 +202,7 @@ class RayExecutor:
         self._named += 1
         name = f"ray-{self._named}"
         log = self._logs / f"{name}.log"
-        host = ray.remote(ShardHost).options(max_concurrency=AHEAD + 2, **self._room(self._resources))
+        host = ray.remote(ShardHost).options(max_concurrency=AHEAD + 3, **self._room(self._resources))
         return _Worker(name, host.remote(name, log, str(Path.cwd()), sys.path), log)
 
     def _start_rank(self, log: Path) -> Any:
@@ -215,10 +236,13 @@ class _RayRun:
         """What is awaited: from which worker, and which shard; None for opening the work."""
         self._unopened: list[Failure] = []
         """The workers that failed to open the work since one succeeded."""
+        self._listened = 0.0
+        """When workers were last asked for a sign of life."""
 
     def until_finished(self) -> None:
         while not self.shards.finished:
             self._employ()
+            self._listen()
             ready, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=POLL)
             for call in ready:
                 if call in self._calls:  # a lost worker's other calls are gone
@@ -240,11 +264,27 @@ class _RayRun:
         running = sum(worker.ready for worker in workers)
         self._bar.note(f"{running} of {len(workers)} workers")
 
+    def _listen(self) -> None:
+        """Give up workers whose processes are stopped or hang; Ray notices only those that end."""
+        now = time.monotonic()
+        if now - self._listened < POLL:
+            return
+        self._listened = now
+        for worker in list(self._executor.workers()):
+            if not worker.where:
+                continue  # may be waiting for room in the cluster
+            if worker.sign is None:
+                worker.sign = worker.actor.is_alive.remote(), now
+            elif self._ray.wait([worker.sign[0]], timeout=0)[0]:
+                worker.sign = None
+            elif now - worker.sign[1] > SILENCE:
+                self._lose(worker, RuntimeError(f"the worker gave no sign of life for {SILENCE:.0f} s"))
+
     def _receive(self, call: Any, worker: _Worker, shard: int | None) -> None:
         try:
             answer = self._ray.get(call)
         except self._ray.exceptions.RayError as error:
-            self._lose(worker, RuntimeError(f"the worker died: {_cause(error)}"))
+            self._lose(worker, _death(error))
             return
         if isinstance(answer, Failed):
             if shard is None:
@@ -286,7 +326,7 @@ class _RayRun:
             del self._calls[call]
 
 
-def _cause(error: Exception) -> str:
+def _death(error: Exception) -> RuntimeError:
     """Return what Ray says of the death of a worker, without its ids."""
     lines = [line for line in str(error).splitlines() if line and not line.startswith("\t")]
-    return " ".join(lines) or type(error).__name__
+    return RuntimeError(f"the worker died: {' '.join(lines) or type(error).__name__}")

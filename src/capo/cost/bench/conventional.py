@@ -56,9 +56,9 @@ class Conventional:
         x_t = family.process.noise_to(latents, noise, times)
         target = family.process.target(latents, noise, times)
         policy = self._errors(x_t, times, conditioning, target)
-        with torch.no_grad(), self._policy.reference():
+        with self._policy.reference_pass():
             reference = self._errors(x_t, times, conditioning, target)
-        chosen, rejected = (policy - reference).chunk(2)
+        chosen, rejected = (policy - reference.detach()).chunk(2)
         loss = -logsigmoid(-self._section.beta * (chosen - rejected)).mean()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self._parameters, self._section.max_grad_norm)
