@@ -5,6 +5,7 @@ image each, and for an image the probability of the right answer to each of its 
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 
 from capo.benchmarks.definition import FAILED, Benchmark, Layout, Row
@@ -79,7 +80,7 @@ GENEVAL2 = Benchmark(
     summarize=summarize,
     layout=Layout(image_path, companions=image_files, results=score_files),
     variants=(OFFICIAL, DEDUPLICATED),
-    bounds=None,  # the official sum can exceed 1
+    bounds=(0.0, math.inf),  # the official sum can exceed 1
     unit=0.01,
     licenses={"prompts": "CC BY-NC 4.0", "qwen3-vl": "Apache-2.0"},
 )
