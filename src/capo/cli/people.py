@@ -2,7 +2,7 @@
 
 import socket
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,12 +10,17 @@ from capo.cli.app import Section, app, group, load
 from capo.cli.options import Directory, Json, Overrides, RecipeName
 from capo.cli.serving import AllowHost, Host, Port, run_until_stopped, serve_extra
 
+if TYPE_CHECKING:
+    from capo.recipe import Recipe
+
 people_app = group(help="Let people compare images: make a study, collect votes, report.")
 app.add_typer(people_app, name="people", rich_help_panel=Section.MORE)
 
-MAKE_HELP = """Make the page on which people compare the images of two models.
+MAKE_HELP = """Make the page on which people compare the images of two or more models.
 
-Uses the first image of every evaluation prompt from a run whose evaluation is done.
+With only --run, the two models of a run's finished evaluation. A, B and C are otherwise a run, a policy
+folder, a LoRA, a diffusers directory, a Hub id, or a folder of images; B and every C are compared with A.
+They get the same noise, and the prompts of the recipe's evaluation; without a recipe, those of the images.
 
 Publish the folder page/ of the study on any web space, open it from disk, or start `capo people serve`. The
 rest of the study stays with you: key.json says which image is whose."""
@@ -24,6 +29,8 @@ MAKE_EPILOG = """\b
 Examples:
   capo people make --run runs/first --to study
   capo people make --run runs/first --to study --prompts 100 --raters 8 --prompt-following --tie
+  capo people make --base ./their-images --tuned ./our-images --to study
+  capo people make sdxl --base runs/a --tuned runs/b --more style.safetensors --to study
   capo people make --run runs/first --to study --post https://example.org/votes
 
 \b
@@ -41,6 +48,26 @@ Examples:
   capo people serve study
   capo people serve study --host 0.0.0.0 --port 8900"""
 
+Base = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A",
+        help="Model that the others are compared with. Default: of the run's evaluation, or the recipe's.",
+        show_default=False,
+    ),
+]
+Tuned = Annotated[
+    str | None,
+    typer.Option(
+        metavar="B",
+        help="Its rival. Default: of the run's evaluation, or the trained policy.",
+        show_default=False,
+    ),
+]
+More = Annotated[
+    list[str] | None,
+    typer.Option(metavar="C", help="Another model to compare with A. Repeatable.", show_default=False),
+]
 Prompts = Annotated[
     int | None,
     typer.Option(
@@ -101,6 +128,9 @@ Post = Annotated[
 def make(
     to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to create.")],
     recipe: RecipeName = None,
+    base: Base = None,
+    tuned: Tuned = None,
+    more: More = None,
     overrides: Overrides = None,
     directory: Directory = None,
     prompts: Prompts = None,
@@ -118,11 +148,22 @@ def make(
 ) -> None:
     from capo.cli.people_tables import print_study, study_values
     from capo.cli.tables import print_json
-    from capo.people.build_study import PREFERENCE, PROMPT_FOLLOWING, StudySettings, build_study
-    from capo.people.study_sources import draw_prompts, evaluated
-    from capo.store import Run
+    from capo.engine.launch import processes
+    from capo.people.build_study import PREFERENCE, PROMPT_FOLLOWING, StudySettings
+    from capo.people.make_study import StudyRequest, make_study
 
-    loaded, path = load(recipe, overrides, directory)
+    models = [model for model in (tuned, base, *(more or ())) if model is not None]
+    loaded, path, named = _recipe(recipe, overrides, directory, models)
+    request = StudyRequest(
+        recipe=loaded,
+        directory=path,
+        base=base,
+        tuned=tuned,
+        more=more or (),
+        prompts=prompts,
+        own_prompts=named,
+        changed=bool(overrides),
+    )
     first = PREFERENCE if question is None else PREFERENCE.model_copy(update={"text": question})
     settings = StudySettings(
         title=title or StudySettings.title,
@@ -135,12 +176,32 @@ def make(
         image_format=image_format,
         post=post,
     )
-    known, models = evaluated(Run(path), loaded.generate.shard_prompts)
-    study = build_study(to, draw_prompts(known, prompts, settings.seed), models, settings)
+    study = make_study(to, request, settings)
+    if not processes().is_main:
+        return
     if as_json:
         print_json(study_values(to, study))
     else:
         print_study(to, study)
+
+
+def _recipe(
+    recipe: str | None, overrides: list[str] | None, directory: Path | None, models: list[str]
+) -> "tuple[Recipe, Path, bool]":
+    """Return the recipe, the run directory, and whether the command named the recipe, if only by a run."""
+    from capo.benchmarks.standalone import standalone_recipe
+    from capo.evaluation.candidates import find_candidate
+    from capo.recipe import override_recipe
+
+    saved = directory is not None and (directory / "recipe.yaml").is_file()
+    if recipe is not None or saved or not models:
+        return *load(recipe, overrides, directory), True
+    if runs := [Path(model) for model in models if (Path(model) / "recipe.yaml").is_file()]:
+        return load(None, overrides, runs[0])[0], directory or runs[0], True
+    # Images need no model; the first model that does determines the sampler.
+    model = next((m for m in models if find_candidate("--tuned", m).existing is None), models[0])
+    loaded = override_recipe(standalone_recipe("people", model), overrides or ())
+    return loaded, directory or Path("runs", loaded.name), False
 
 
 @people_app.command("serve", help=SERVE_HELP, epilog=SERVE_EPILOG)

@@ -102,7 +102,7 @@ class _ImageImporter:
     def __init__(self, work: _ImportingImages, artifact: Artifact, advance: Advance) -> None:
         self._work, self._artifact, self._advance = work, artifact, advance
         self._source = work.request.open_source(work.request.section)
-        self._images = _match(work.request, self._source)
+        self._images = match_images(work.request, self._source)
 
     def make(self, shards: Iterable[int]) -> Iterator[Done]:
         """Import shards."""
@@ -118,8 +118,8 @@ class _ImageImporter:
         return shard, started, _table(self._work.request, self._source, images)
 
 
-def _match(request: EvaluationImages, source: ImageSource) -> list[Images]:
-    """Return the first K images of each prompt."""
+def match_images(request: EvaluationImages, source: ImageSource) -> list[Images]:
+    """Return the first K images of each prompt; raises `ValueError` if a prompt has fewer."""
     by_caption: dict[str, tuple[Place, ...]] = {}
     for entry in source.entries:
         caption = entry.prompt.text

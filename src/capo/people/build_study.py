@@ -85,6 +85,16 @@ class _Trial:
     of: "_Trial | None" = field(default=None, compare=False)
 
 
+def check_settings(to: Path, settings: StudySettings, pairs: int) -> None:
+    """Raise `ValueError` if a study of so many pairs cannot be made; for use before any image is."""
+    if to.exists():
+        raise ValueError(f"{to} exists already; name another folder with --to, or remove it")
+    if settings.post is not None:
+        check_post(settings.post)
+    if settings.catches is not None and settings.catches > pairs:
+        raise ValueError(f"{settings.catches} catch trials are more than the {pairs} pairs that they repeat")
+
+
 def build_study(
     to: Path, prompts: Sequence[Prompt], models: Mapping[str, ModelImages], settings: StudySettings
 ) -> Study:
@@ -92,10 +102,10 @@ def build_study(
 
     `models` are `base`, `tuned`, `more1`, ...; all others are compared with the base. Images are decoded and
     written again in one format, without metadata, so that no file says which program made it. The folder
-    appears whole or not at all. Raises `ValueError` if it exists, or for an image that cannot be read.
+    appears whole or not at all. Raises the errors of `check_settings`, and `ValueError` for an image that
+    cannot be read.
     """
-    if settings.post is not None:
-        check_post(settings.post)
+    check_settings(to, settings, len(prompts) * (len(models) - 1))
     trials = _trials(prompts, list(models), settings)
     with create_folder(to) as folder:
         images = _write_images(folder, prompts, models, settings.image_format)
@@ -149,8 +159,6 @@ def _trials(prompts: Sequence[Prompt], labels: Sequence[str], settings: StudySet
             left, right = _shuffled(("people-sides", seed, prompt.prompt_id, label), (labels[0], label))
             compared.append(_Trial(_key(prompt, left, right), prompt))
     catches = round(len(compared) / 10) if settings.catches is None else settings.catches
-    if catches > len(compared):
-        raise ValueError(f"{catches} catch trials are more than the {len(compared)} pairs they repeat")
     drawn = _shuffled(("people-catches", seed), compared)[:catches]
     repeated, identical = drawn[: catches // 2], drawn[catches // 2 :]
     trials = [*compared]

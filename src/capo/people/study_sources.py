@@ -1,14 +1,30 @@
-"""Where the images of a study come from: an evaluation that is done, or any models and folders of images."""
+"""Where the images of a study come from: an evaluation that is done, models, or folders of images.
 
-from collections.abc import Sequence
+Models sample into the artifact `people/DIGEST` of a run directory, with the noise of the evaluation's first
+images: so all models of a study share prompts and noise, and a repeated command samples nothing again.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from capo.engine.seeds import stable_seed
+from capo.engine.shard_work import Executor
+from capo.evaluation.baseline import evaluated_model_inputs
+from capo.evaluation.candidate_images import CandidateImages, any_size, make_candidate_images
+from capo.evaluation.candidates import Candidate
+from capo.evaluation.model_images import TUNED as EVALUATED
 from capo.evaluation.model_images import image_sets
+from capo.images import open_images
+from capo.images.evaluation_import import EvaluationImages, match_images
 from capo.images.shard_files import shard_path
 from capo.people.build_study import BASE, TUNED, ModelImages
+from capo.people.human_study import content_digest
 from capo.prompts import Prompt
+from capo.recipe import ImagesSection, Recipe
 from capo.reporting.examples import read_prompts
 from capo.store import Artifact, Run, WorkspaceError
+from capo.store.run_directory import RECIPE
+from capo.store.step import Job
 
 DEFAULT_PROMPTS = 200
 """As many as in the paper's study (Table 7)."""
@@ -28,25 +44,97 @@ def draw_prompts(prompts: Sequence[Prompt], count: int | None, seed: int) -> lis
     return [prompt for prompt in prompts if prompt.prompt_id in drawn]
 
 
-def evaluated(run: Run, shard_prompts: int) -> tuple[list[Prompt], dict[str, ModelImages]]:
-    """Return the prompts and both models of a run's evaluation; of every prompt the first image.
+def has_evaluation(run: Run) -> bool:
+    """Report whether a run has a finished evaluation."""
+    return run.artifact("baseline").done and run.artifact("evaluate").done
 
-    Raises `WorkspaceError` if the evaluation is not done.
-    """
+
+def evaluated_prompts(run: Run) -> list[Prompt]:
+    """Return the prompts of a run's evaluation."""
+    shown = read_prompts(run.artifact("baseline")).values()
+    return [Prompt(prompt.prompt_id, prompt.text, prompt.category) for prompt in shown]
+
+
+def evaluated(run: Run, shard_prompts: int) -> dict[str, ModelImages]:
+    """Return both models of a run's evaluation, with the first image of every prompt."""
     baseline, evaluate = run.artifact("baseline"), run.artifact("evaluate")
-    if not baseline.done or not evaluate.done:
-        raise WorkspaceError(
-            f"{run.path} has no finished evaluation; run `capo evaluate` first, or name models with --base "
-            "and --tuned"
-        )
-    prompts = [Prompt(p.prompt_id, p.text, p.category) for p in read_prompts(baseline).values()]
     names, sets = evaluate.read_json("results.json")["models"], image_sets(baseline, evaluate)
-    models = {}
+    prompts, models = evaluated_prompts(run), {}
     for label in (BASE, TUNED):
         images = sets[label]
         reader = ShardReader(images.artifact, images.images, prompts, shard_prompts)
         models[label] = ModelImages(names[label], images.artifact.digest, reader.read)
-    return prompts, models
+    return models
+
+
+def captions(candidate: Candidate) -> list[Prompt]:
+    """Return the prompts of images that exist already; raises `ValueError` if they are only numbered."""
+    assert candidate.existing is not None
+    prompts = list({e.prompt.text: e.prompt for e in open_images(candidate.existing).entries}.values())
+    if all(prompt.text.isdecimal() for prompt in prompts):
+        raise ValueError(
+            f"{candidate.name}: its images are numbered and have no captions; name a recipe with the prompts "
+            "as `evaluate.prompts`, or put a prompt.txt into every folder"
+        )
+    return prompts
+
+
+def existing(candidate: Candidate, section: ImagesSection, prompts: Sequence[Prompt]) -> ModelImages:
+    """Return images that exist already; `prompts` are all of the source, as images may be numbered so.
+
+    Raises `ValueError` if a prompt has none.
+    """
+    source = open_images(section)
+    request = EvaluationImages(
+        section, prompts, 1, "the number that a study needs", len(prompts), any_size, "people"
+    )
+    places = {prompt.prompt_id: images[0] for prompt, images in match_images(request, source)}
+    return ModelImages(
+        candidate.name, candidate.identity, lambda prompt: source.read(places[prompt.prompt_id])
+    )
+
+
+def sampled(
+    recipe: Recipe,
+    directory: Path,
+    prompts: Sequence[Prompt],
+    candidates: Mapping[str, Candidate],
+    executor: Executor,
+) -> dict[str, ModelImages]:
+    """Return images of `prompts` by models, made in the run directory unless they are there already.
+
+    Raises `ValueError` before any sampling if a model does not fit the recipe's.
+    """
+    for candidate in candidates.values():
+        candidate.check(recipe.model)
+    models = {}
+    for label, candidate in candidates.items():
+        inputs = evaluated_model_inputs(recipe) | {
+            "people.model": candidate.identity,
+            "people.prompts": content_digest([prompt.prompt_id for prompt in prompts]),
+        }
+        name = f"people/{content_digest(inputs)[:16]}"
+        if not Run(directory).artifact(name).done:
+            known = (directory / RECIPE).exists()
+            with Run.open(directory, None if known else recipe) as run:
+                run.artifact(name).begin(inputs)
+                _sample(Job(recipe, run, (run.artifact(name),), executor), label, candidate, prompts)
+        reader = ShardReader(Run(directory).artifact(name), "", prompts, recipe.generate.shard_prompts)
+        models[label] = ModelImages(candidate.name, candidate.identity, reader.read)
+    return models
+
+
+def _sample(job: Job, label: str, candidate: Candidate, prompts: Sequence[Prompt]) -> None:
+    wanted = CandidateImages(
+        purpose="people",
+        field="images",
+        prompts=prompts,
+        samples=1,
+        folders={"": EVALUATED.seed_key},
+        title=f"images of {label}",
+    )
+    make_candidate_images(job, wanted, candidate)
+    job.artifact.commit({"model": candidate.name, "images": len(prompts)})
 
 
 class ShardReader:
@@ -64,9 +152,7 @@ class ShardReader:
             self._held = shard, self._first_images(shard_path(self._folder, shard))
         if prompt.prompt_id not in self._held[1]:
             place = self._artifact.folder / shard_path(self._folder, shard)
-            raise WorkspaceError(
-                f"{place}: no image of prompt {prompt.prompt_id}; evaluate again with --force"
-            )
+            raise WorkspaceError(f"{place}: no image of prompt {prompt.prompt_id}; evaluate again")
         return self._held[1][prompt.prompt_id]
 
     def _first_images(self, path: str) -> dict[str, bytes]:
