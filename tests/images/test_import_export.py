@@ -227,6 +227,7 @@ def test_human_preferences_train_diffusion_dpo(tmp_path, sdxl):
 def test_unreadable_images_are_skipped_and_counted(tmp_path, sdxl):
     image_folder(tmp_path / "images")
     (tmp_path / "images" / "a green cat" / "1.png").write_bytes(picture(0)[:100])
+    (tmp_path / "images" / "a blue cat" / "0.png").write_bytes(picture(0, (400, 300)))
     settings = recipe(tmp_path, sdxl, tmp_path / "images")
     with pytest.raises(
         ImagesError, match=r"1 of 10 images cannot be read(.|\n)*a green cat/1.png: not a readable"
@@ -234,7 +235,9 @@ def test_unreadable_images_are_skipped_and_counted(tmp_path, sdxl):
         run_stages(settings, tmp_path / "strict", "prompts", "generate")
     lenient = recipe(tmp_path, sdxl, tmp_path / "images", pairs={"max_skipped": 0.2})
     opened = run_stages(lenient, tmp_path / "run", "prompts", "generate", "score", "pair")
-    assert opened.artifact("samples").summary == {"prompts": 4, "samples": 9, "unreadable": 1}
+    assert opened.artifact("samples").summary == {
+        "prompts": 4, "samples": 9, "unreadable": 1, "enlarged": 8,
+    }  # fmt: skip
     names = [row["origin"] for row in samples_of(opened) if row["origin"].startswith("a green")]
     assert names == [f"a green cat/{n}.png" for n in (0, 2, 3)]
 

@@ -244,6 +244,55 @@ def test_captions_follow_the_rule_for_prompts(tmp_path, caption):
     assert read_all(tmp_path) == [("a cat", [picture(1)], None)]
 
 
+def test_captions_beside_the_images(tmp_path):
+    write(
+        tmp_path,
+        {
+            "a.png": picture(0), "a.txt": "\ufeffa red\tcat,\r\nasleep \n", "b/b.JPG": picture(1, "JPEG"),
+            "b/b.txt": "a dog", "b/c.png": picture(2), "b/empty.png": picture(3), "b/empty.txt": " ",
+            "notes.txt": "not a caption",
+        },
+    )  # fmt: skip
+    assert read_all(tmp_path) == [
+        ("a red\tcat,\nasleep", [picture(0)], None),
+        ("a dog", [picture(1, "JPEG")], None),
+    ]
+    assert open_images(ImagesSection(source=str(tmp_path))).without_caption == 2
+    write(tmp_path, {"a.txt": "a \x1b[31mcat"})
+    with pytest.raises(ValueError, match=r"a\.txt: .* in the caption"):
+        read_all(tmp_path)
+
+
+def test_the_file_of_a_folders_prompt_is_not_beside_an_image(tmp_path):
+    write(tmp_path, {"x/prompt.png": picture(0), "x/other.png": picture(1), "x/prompt.txt": "a cat"})
+    assert read_all(tmp_path) == [("a cat", [picture(1), picture(0)], None)]
+
+
+@pytest.mark.parametrize("ending", ["gif", "bmp", "TIFF"])
+def test_images_of_other_formats_are_rejected_by_name(tmp_path, ending):
+    write(tmp_path, {"a cat/0.png": picture(0), f"a cat/moving.{ending}": b"GIF89a"})
+    with pytest.raises(ImagesError, match=rf"a cat/moving\.{ending}: .*PNG, JPEG or WebP"):
+        read_all(tmp_path)
+    row = {"file_name": f"a cat/moving.{ending}", "text": "a cat"}
+    write(tmp_path, {"metadata.jsonl": json.dumps(row)})
+    with pytest.raises(ImagesError, match=rf"metadata.jsonl:1: .*moving\.{ending}"):
+        read_all(tmp_path)
+
+
+def test_the_column_that_is_taken_is_named_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CAPO_QUIET", "0")
+    rows = [{"file_name": f"{n}.png", "text": "no", "caption": f"cat {n}", "prompt": "no"} for n in (0, 1)]
+    write(
+        tmp_path,
+        {"0.png": picture(0), "1.png": picture(1), "metadata.jsonl": "\n".join(map(json.dumps, rows))},
+    )
+    assert [caption for caption, *_ in read_all(tmp_path)] == ["cat 0", "cat 1"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "column 'caption', not 'prompt', 'text'" in line
+    assert "metadata.jsonl:" in line
+    assert "images.column" in line
+
+
 def test_invalid_sources_are_rejected(tmp_path):
     write(tmp_path, {"x.zip": b"", "x.parquet": b"PAR1 but not really"})
     for name, message in (

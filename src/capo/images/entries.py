@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from capo.prompts import Prompt, make_prompt
+from capo.prompts.text_rules import say_column
 
 CAPTIONS = ("caption", "prompt", "text")
 """Names that the caption column may have, most likely first."""
@@ -106,9 +107,10 @@ def _share(value: Any, name: str, where: str) -> float:
 def caption_column(names: Sequence[str], wanted: str | None, where: str) -> str:
     """Return the caption column among `names`: `wanted`, else the first of `CAPTIONS`."""
     candidates = CAPTIONS if wanted is None else (wanted,)
-    for name in candidates:
-        if name in names:
-            return name
+    found = [name for name in candidates if name in names]
+    if found:
+        say_column(where.rpartition(":")[0] or where, found[0], tuple(found[1:]), "images.column")
+        return found[0]
     raise ImagesError(
         f"{where}: no column {' or '.join(candidates)} for captions among {', '.join(names)}; name it in "
         "images.column"

@@ -1,4 +1,8 @@
-"""A folder of image files: with `pairs.jsonl`, with `metadata.jsonl` or `.csv`, or one folder per prompt."""
+"""A folder of image files.
+
+With `pairs.jsonl`, with `metadata.jsonl` or `.csv`, with a caption file beside every image, or with one
+folder per prompt.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -18,6 +22,10 @@ from capo.prompts.files import json_objects, table_rows
 from capo.prompts.text_rules import check_text
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
+OTHER_IMAGES = (".avif", ".bmp", ".gif", ".heic", ".jxl", ".tif", ".tiff")
+"""Endings of image files that are not read."""
+SIDECAR = ".txt"
+"""The ending of a file with the caption of the image of the same name."""
 PAIRS, PROMPT = "pairs.jsonl", "prompt.txt"
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Tables of `file_name` and other columns, which `datasets` reads too."""
@@ -36,7 +44,8 @@ class ImageFolder:
         if not self.entries:
             raise ImagesError(
                 f"{folder}: no images with captions; expected {PAIRS}, {' or '.join(METADATA)}, Parquet "
-                f"files, or a folder of images for each prompt, with the prompt in {PROMPT} or as its name"
+                f"files, IMAGE{SIDECAR} beside every image, or a folder of images for each prompt, with the "
+                f"prompt in {PROMPT} or as its name"
             )
 
     def read(self, place: str) -> bytes:
@@ -52,7 +61,7 @@ class ImageFolder:
         for name in METADATA:
             if (table := self._optional(self._folder / name)) is not None:
                 return iter(group_by_caption(self._listed(table)))
-        return iter(group_by_caption(self._folder_a_prompt()))
+        return iter(group_by_caption(self._sidecars() or self._folder_a_prompt()))
 
     def _pairs(self, path: Path) -> Iterator[Entry]:
         for number, row in json_objects(str(path), path.read_bytes()):
@@ -70,10 +79,33 @@ class ImageFolder:
             if caption := self._caption(row, where):
                 yield caption, self._place(row.get("file_name"), where)
 
+    def _images(self) -> list[Path]:
+        """Return the image files; raises `ImagesError` for those of other formats."""
+        others = [path for path in self._files if path.suffix.lower() in OTHER_IMAGES]
+        if others:
+            raise ImagesError(_other_format(others[0].relative_to(self._folder).as_posix(), len(others)))
+        return [path for path in self._files if path.suffix.lower() in IMAGES]
+
+    def _sidecars(self) -> list[tuple[str, str]]:
+        """Return captions and images if there is a caption file beside any image; others have no caption."""
+        texts = {path for path in self._files if path.suffix == SIDECAR and path.name != PROMPT}
+        images = self._images()
+        if not any(path.with_suffix(SIDECAR) in texts for path in images):
+            return []
+        found = []
+        for path in images:
+            text = path.with_suffix(SIDECAR)
+            caption = _read_prompt(text) if text in texts else ""
+            check_text(caption, str(text), "caption")
+            self.without_caption += not caption
+            if caption:
+                found.append((caption, path.relative_to(self._folder).as_posix()))
+        return found
+
     def _folder_a_prompt(self) -> Iterator[tuple[str, str]]:
         images: dict[Path, list[Path]] = {}
-        for path in self._files:
-            if path.parent.parent == self._folder and path.suffix.lower() in IMAGES:
+        for path in self._images():
+            if path.parent.parent == self._folder:
                 images.setdefault(path.parent, []).append(path)
         for folder, paths in images.items():
             prompt = self._optional(folder / PROMPT)
@@ -97,6 +129,8 @@ class ImageFolder:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
             raise ImagesError(f"{where}: {name} is outside the folder")
+        if path.suffix.lower() in OTHER_IMAGES:
+            raise ImagesError(f"{where}: {_other_format(name, 1)}")
         self._check(self._folder / path, where)
         return path.as_posix()
 
@@ -113,8 +147,13 @@ class ImageFolder:
             raise ImagesError(f"{where}: {name!r}: {problem}; put a regular file there")
 
 
+def _other_format(name: str, count: int) -> str:
+    more = "" if count == 1 else f" and {count - 1} more"
+    return f"{name}{more}: images are read as PNG, JPEG or WebP only; convert or remove other formats"
+
+
 def _read_prompt(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig").strip()
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").strip()
     except UnicodeDecodeError as error:
         raise ImagesError(f"{path}: not UTF-8 ({error.reason})") from error

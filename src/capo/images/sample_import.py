@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 ENCODED_TOGETHER = 16
 """Decoded images in memory."""
 
+ENLARGED = "enlarged"
+"""The column of images that are smaller than the model's in width or height, and their number."""
+
 
 @dataclass(frozen=True)
 class ImportedImage:
@@ -76,7 +79,8 @@ def import_samples(job: Job) -> None:
     job.executor.run(work, missing, lambda done: unreadable.add(**done.note))
     artifact.wait_until_visible(shard_path("", shard) for shard in range(len(work.counts)))
     samples = work.total - unreadable.count
-    artifact.commit({"prompts": len(images.entries), "samples": samples, "unreadable": unreadable.count})
+    counts = {"prompts": len(images.entries), "samples": samples, "unreadable": unreadable.count}
+    artifact.commit(counts | {ENLARGED: _enlarged(artifact, len(work.counts))})
 
 
 @dataclass(frozen=True)
@@ -178,10 +182,12 @@ class ShardImporter:
         import torch
 
         family, settings = self._family, self._work.recipe.generate
-        latents = [torch.empty(0, *family.latent_shape(settings))]
+        latents, sizes = [torch.empty(0, *family.latent_shape(settings))], []
         for start in range(0, len(images), ENCODED_TOGETHER):
             decoded = [decode_image(image.data) for image in images[start : start + ENCODED_TOGETHER]]
             latents.append(family.encode_images(decoded, settings))
+            sizes += [image.size for image in decoded]
+        least = family.image_size(settings)
         texts = {image.prompt.prompt_id: image.prompt.text for image in images}
         if texts:
             conditioning = family.encode([*texts.values()])
@@ -191,11 +197,28 @@ class ShardImporter:
             "sample": pa.array([image.sample for image in images], pa.int32()),
             "origin": pa.array([image.origin for image in images], pa.string()),
             "label": pa.array([image.label for image in images], pa.float64()),
+            ENLARGED: pa.array(
+                [width < least[1] or height < least[0] for width, height in sizes], pa.bool_()
+            ),
         }
         self._artifact.write_tensors(latents_path("", number), latent_tensors(latents, family.dtype))
         # Last, as it marks the shard as complete.
         table = sample_table(columns, [image.data for image in images])
         self._artifact.write_table(shard_path("", number), table)
+
+
+def _smaller(size: tuple[int, int], least: tuple[int, int]) -> bool:
+    """Report whether an image of (width, height) is smaller than (height, width) pixels."""
+    return size[0] < least[1] or size[1] < least[0]
+
+
+def _enlarged(artifact: Artifact, shards: int) -> int:
+    """Return the number of images that were smaller than those of the model, and warn of them."""
+    columns = [artifact.read_columns(shard_path("", shard), [ENLARGED]) for shard in range(shards)]
+    count = sum(sum(column[ENLARGED].to_pylist()) for column in columns)
+    if count:
+        say(f"import images: {count:,} images are smaller than the model's and were enlarged for training")
+    return count
 
 
 def _count(entries: Sequence[Entry]) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from capo.prompts.text_rules import PromptsError
+from capo.prompts.text_rules import PromptsError, say_column
 from capo.recipe import PromptsSection
 
 PROMPTS = "prompts"
@@ -53,9 +53,9 @@ def text_column(names: Collection[str], place: str, request: PromptRequest) -> s
             raise PromptsError(f"{place}: no column {column!r} ({field}); the columns are {', '.join(names)}")
         return column
     by_lower_case = {name.lower(): name for name in names}
-    for name in TEXT_COLUMNS:
-        if name in by_lower_case:
-            return by_lower_case[name]
+    if found := [by_lower_case[name] for name in TEXT_COLUMNS if name in by_lower_case]:
+        say_column(request.section.source, found[0], tuple(found[1:]), field)
+        return found[0]
     usual = f"{', '.join(TEXT_COLUMNS[:-1])} or {TEXT_COLUMNS[-1]}"
     raise PromptsError(f"{place}: no column {usual}; name the column of prompts in {field}")
 

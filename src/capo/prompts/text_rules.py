@@ -1,6 +1,9 @@
 """The rule for text that comes from outside: prompts, captions and categories."""
 
 import unicodedata
+from functools import cache
+
+from capo.engine.progress import say
 
 LONGEST_TEXT = 65_536
 """Characters. Models read a few hundred tokens; anything longer is a file that was read the wrong way."""
@@ -26,6 +29,15 @@ def text_problem(text: str) -> str | None:
         if unicodedata.category(character) in ("Cc", "Cs") and character not in ALLOWED_CONTROLS:
             return f"control character U+{ord(character):04X}"
     return None
+
+
+@cache  # once for a source, not for each of its rows
+def say_column(source: str, taken: str, others: tuple[str, ...], field: str) -> None:
+    """Say which of several columns that could hold the text is taken."""
+    if others:
+        say(
+            f"{source}: takes the text from column {taken!r}, not {', '.join(map(repr, others))}; see {field}"
+        )
 
 
 def check_text(text: str, place: str, name: str = "prompt") -> None:
