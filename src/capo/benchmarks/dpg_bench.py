@@ -13,7 +13,7 @@ The variant `fixed` counts every question of every image.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from capo.benchmarks.definition import Benchmark, Layout, Row
+from capo.benchmarks.definition import Benchmark, Layout, Published, Row
 from capo.benchmarks.judges.question_answers import question_judge, reward_questions
 from capo.benchmarks.summary import Score, Summary, mean_by_prompt
 from capo.prompts import Prompt
@@ -83,6 +83,11 @@ def _over_questions(name: str, answers: Sequence[tuple[int, float]]) -> Score:
     return Score(name, mean_by_prompt(rows, "value"), weights)
 
 
+def _published(model: str, values: str, source: str) -> Published:
+    names = ("global", "entity", "attribute", "relation", "other", OVERALL)
+    return Published(model, dict(zip(names, map(float, values.split()), strict=True)), source)
+
+
 def _path(number: int, prompt: Prompt, image: int) -> str:
     return f"{prompt.metadata['item_id']}.png"
 
@@ -101,6 +106,12 @@ DPG_BENCH = Benchmark(
     layout=Layout(_path, tiles=4),
     variants=(OFFICIAL, FIXED),
     unit=0.01,
+    published=(
+        _published("SDXL", "83.27 82.43 80.91 86.76 80.41 74.65", "ELLA (2024), Table 4"),
+        _published("DALL-E 3", "90.97 89.61 88.39 90.58 89.83 83.50", "ELLA (2024), Table 4"),
+        _published("SD3-M", "87.90 91.01 88.83 80.70 88.68 84.08", "Janus-Pro (2025), Table 5"),
+        _published("FLUX.1-dev", "74.35 90.00 88.96 90.87 88.33 83.84", "Qwen-Image (2025)"),
+    ),
     licenses={
         "prompts": "Apache-2.0",
         "qwen3-vl": "Apache-2.0",

@@ -18,7 +18,7 @@ SKILLS = (
 """In the order of the official tables; the last of a group stands for the group."""
 ALL = "all"
 """Every prompt that needs any skill. Seven of the 1,600 prompts have none, and count nowhere."""
-SOURCE = "github.com/linzhiqiu/t2v_metrics, genai_bench/model_performance_vqacore.md"
+SOURCE = "github.com/linzhiqiu/t2v_metrics, genai_bench/model_performance_vqacore.md; 1,600 prompts"
 
 
 def summarize(rows: Sequence[Row], variant: str) -> Summary:

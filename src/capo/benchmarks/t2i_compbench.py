@@ -63,6 +63,7 @@ T2I_COMPBENCH = Benchmark(
     },
     summarize=summarize,
     layout=Layout(_path),
+    bounds=(-1.0, 1.0),  # CLIPScore is a cosine
     published=(
         _published("SDXL", "0.592 0.500 0.608 0.465 0.159 0.312"),
         _published("CaPO+SDXL", "0.646 0.537 0.633 0.491 0.172 0.312"),

@@ -137,6 +137,8 @@ def _recipe(
 
 
 def _options(settings: list[str]) -> dict[str, Any]:
+    import yaml
+
     from capo.recipe import RecipeError
     from capo.recipe.yaml_files import read_yaml
 
@@ -145,7 +147,10 @@ def _options(settings: list[str]) -> dict[str, Any]:
         setting for setting, (key, equals, _) in zip(settings, pairs, strict=True) if not (key and equals)
     ]:
         raise RecipeError(f"--option {wrong[0]}: expected KEY=VALUE")
-    return {key: read_yaml(value) for key, _, value in pairs}
+    try:
+        return {key: read_yaml(value) for key, _, value in pairs}
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--option: not YAML; put the value in quotation marks: {error}") from None
 
 
 def _run(

@@ -26,6 +26,7 @@ from capo.benchmarks.detections import DetectedObject
 from capo.benchmarks.judges import blip_vqa, grounding_dino
 from capo.prompts import Prompt
 from capo.rewards.models.clip_text import clean_text
+from capo.rewards.weights.download import check_available
 from capo.rewards.weights.location import check_location, weights_identity
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class CompBenchJudge:
             self._check_category(category, of_category)
         for location in self._locations:
             check_location(REWARD, location)
+            check_available(location)
         Parser(self.parser)
 
     def load(self, device: "torch.device") -> JudgeImages:
