@@ -92,6 +92,21 @@ def test_images_in_the_official_layout_become_official_results(world, tmp_path, 
     assert any("mask2former.pth" in reason for reason in results["not_comparable"])
 
 
+def test_images_of_other_prompts_are_rejected(world, tmp_path):
+    """A part of the prompts has other numbers than the folders, so verdicts would be on other images."""
+    options = {"detector": str(world / "mask2former.pth"), "clip": str(world / "clip")}
+    given = {
+        "model": str(world / "images"),
+        "prompts": str(world),
+        "images": 1,
+        "count": 3,
+        "options": options,
+    }
+    recipe = with_benchmark(load_recipe("shapes", ["benchmarks=[]", "engine.device=cpu"]), "geneval", given)
+    with pytest.raises(ValueError, match=r"0000\d/metadata\.jsonl belongs to another prompt"):
+        pipeline.run(recipe, tmp_path / "run", stage="benchmark", within=("benchmarks/geneval/",))
+
+
 def test_missing_weights_stop_it_before_any_image_is_read(world, tmp_path):
     recipe = load_recipe("shapes", ["benchmarks=[]", "engine.device=cpu"])
     recipe = with_benchmark(recipe, "geneval", {"model": str(world / "images"), "prompts": str(world)})

@@ -53,4 +53,7 @@ def open_existing(section: BenchmarkSection, prompts: Sequence[Prompt], images: 
     """Open images in the benchmark's official layout, or else in any that `capo evaluate` reads."""
     setup = set_up(section)
     official = OfficialImages(Path(images.source), setup.benchmark.layout, prompts, setup.images)
-    return official if official.exists else open_images(images)
+    if not official.exists:
+        return open_images(images)
+    official.check()
+    return official

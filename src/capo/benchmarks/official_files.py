@@ -1,6 +1,7 @@
 """Images in a benchmark's official layout: written for the authors' scripts, and read as a model's images."""
 
 import io
+import json
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -90,6 +91,20 @@ class OfficialImages:
         """True if the folder has any file of this layout."""
         return self._folder.is_dir() and any(entry.images for entry in self.entries)
 
+    def check(self) -> None:
+        """Raise `ImagesError` if a file beside the images says that they are of other prompts.
+
+        Images are found by the number of their prompt, so another order, or only some of the prompts, would
+        give every image a wrong verdict.
+        """
+        for path, text in self._layout.companions(self._prompts).items():
+            file = self._folder / _inside(path)
+            if file.is_file() and not _agrees(file.read_text(encoding="utf-8", errors="replace"), text):
+                raise ImagesError(
+                    f"{file} belongs to another prompt than the benchmark's file and `count` give; measure "
+                    "the images with the prompts, in the order, that they were made of"
+                )
+
     @cached_property
     def entries(self) -> list[Entry]:
         """Every prompt, captioned by its id, with the images that exist, numbers without gaps from 0."""
@@ -130,3 +145,14 @@ class OfficialImages:
         width, height = grid.width // side, grid.height // side
         left, top = tile % side * width, tile // side * height
         return _encoded(grid.crop((left, top, left + width, top + height)), "tile.png")
+
+
+def _agrees(found: str, expected: str) -> bool:
+    """Return whether a file says what is expected; JSON objects may have more fields."""
+    try:
+        theirs, ours = json.loads(found), json.loads(expected)
+    except ValueError:
+        return found.strip() == expected.strip()
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        return all(name in theirs and theirs[name] == value for name, value in ours.items())
+    return bool(theirs == ours)
