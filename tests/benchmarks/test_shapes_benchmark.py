@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from capo import pipeline
 from capo.benchmarks import benchmark_stage
 from capo.benchmarks.standalone import standalone_recipe, with_benchmark
+from capo.cost.plan.benchmark_work import count_benchmarks
 from capo.recipe import BenchmarkSection, RecipeError, load_recipe
 from capo.store import Run
 
@@ -100,6 +101,15 @@ def test_every_field_of_a_benchmark_is_an_input_of_an_artifact():
     # The fingerprint of the judge covers its options, and `compare` decides which artifacts there are.
     assert fields - held == {f"benchmarks.shapes.{name}" for name in ("name", "options", "compare")}
     assert "benchmarks.shapes.judge.content" in held
+
+
+def test_the_plan_counts_the_images_that_are_sampled_and_judged(tmp_path):
+    (count,) = count_benchmarks(load_recipe("shapes"))
+    assert (count.name, count.prompts, count.sampled_images, count.judged_images) == ("shapes", 96, 768, 768)
+    existing = [f"benchmarks=[{{name: shapes, count: 5, model: '{tmp_path}'}}]"]
+    (count,) = count_benchmarks(load_recipe("shapes", existing))
+    assert (count.prompts, count.sampled_images, count.judged_images) == (5, 20, 40)
+    assert count_benchmarks(load_recipe("shapes", ["benchmarks=[{name: geneval, prompts: nowhere}]"])) == ()
 
 
 def test_a_model_without_a_recipe_gets_one_of_its_kind(tmp_path, sdxl):

@@ -11,6 +11,7 @@ import tiny_training
 from capo.cli import app
 from capo.cost.gpus import GPUS
 from capo.cost.plan import Plan
+from capo.cost.plan.benchmark_work import BenchmarkCount
 from capo.cost.plan.counts import Sampling, Training
 from capo.cost.plan.weightless import Count
 from capo.cost.plan.work import PromptCounts, Stage
@@ -115,9 +116,12 @@ def test_the_whole_run_is_projected_from_flops_images_and_pairs(tmp_path):
             "evaluate": {"prompts": {"source": _prompts(tmp_path, 9)}, "samples_per_prompt": 2},
         }
     )  # fmt: skip
-    names = ["generate", "score", "train", "validation", "evaluate"]
+    names = ["generate", "score", "train", "validation", "evaluate", "benchmark"]
+    # The base's images exist already.
+    benchmarks = (BenchmarkCount("a", "", 3, 4, 1, 2), BenchmarkCount("b", "", 5, 1, 2, 2))
     plan = Plan(
-        recipe="r", gpu=GPUS["h100"], utilization=0.4, prompts=PromptCounts(5, 7, 9), sampling=SAMPLING,
+        recipe="r", gpu=GPUS["h100"], utilization=0.4, sampling=SAMPLING,
+        prompts=PromptCounts(5, 7, 9, benchmarks),
         training=Training(NOTHING, NOTHING, NOTHING, 1), stages=[Stage(name, "", 1, 1.0) for name in names],
         memory={}, disk={}, notes=[], gpus=1, times=[],
     )  # fmt: skip
@@ -137,6 +141,14 @@ def test_the_whole_run_is_projected_from_flops_images_and_pairs(tmp_path):
         Part("evaluate: tuned images", "prompts", 2.0, seconds=248.0, units=2, loads=1),
         Part("judge: base images", "shards", 0.5, seconds=2.0, units=2, loads=1),
         Part("judge: tuned images", "shards", 0.5, seconds=2.0, units=2, loads=1),
+        # Of one image: 128 and 608. Every benchmark has a judge of its own, the same for both models.
+        Part("benchmark a: images of tuned", "prompts", 2.0, seconds=128.0, units=2, loads=1),
+        Part("benchmark a: judge base", "shards", 1.0, seconds=7.0, units=2, loads=1),
+        Part("benchmark a: judge tuned", "shards", 1.0, seconds=7.0, units=2, loads=1),
+        Part("benchmark b: images of base", "prompts", 2.0, seconds=128.0, units=2, loads=1),
+        Part("benchmark b: images of tuned", "prompts", 2.0, seconds=128.0, units=2, loads=1),
+        Part("benchmark b: judge base", "shards", 1.0, seconds=3.0, units=2, loads=1),
+        Part("benchmark b: judge tuned", "shards", 1.0, seconds=3.0, units=2, loads=1),
     ]
     seconds = {stage.name: stage.hours * 3600 for stage in project(recipe, plan, small, parts, rehearsed)}
     assert seconds == pytest.approx(
@@ -147,6 +159,7 @@ def test_the_whole_run_is_projected_from_flops_images_and_pairs(tmp_path):
             # The base and five validations, in the rehearsal one; loading as often.
             "validation": 6 * 7 * (1808 + 3 * 1) + 6 * 6 / 2,
             "evaluate": 3 * 9 * (1208 + 2 * 1) + 5,
+            "benchmark": 3 * 2408 + 2 * 3 * 4 * 7 + 4 + 2 * 5 * 608 + 2 * 5 * 3 + 6,
         }
     )
     assert part_speed(small, parts[3]).seconds_per_item == 3

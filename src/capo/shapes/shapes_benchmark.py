@@ -4,16 +4,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from capo.benchmarks.definition import Benchmark, JudgeImages, Judgment, Layout, Row
 from capo.benchmarks.summary import Summary, by_category, mean_of_means
 from capo.prompts import Prompt
-from capo.shapes.judge import Detection, check_image, detect, fault_of
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from PIL import Image
+
+    from capo.shapes.judge import Detection
 
 
 class ExactShapes:
@@ -35,19 +35,26 @@ class ExactShapes:
 
 
 def _judge_images(images: "Sequence[Image.Image]", prompts: Sequence[Prompt]) -> list[Judgment]:
+    import numpy as np
+
     return [_judgment(np.asarray(image), prompt) for image, prompt in zip(images, prompts, strict=True)]
 
 
-def _judgment(image: np.ndarray, prompt: Prompt) -> Judgment:
+def _judgment(image: "np.ndarray", prompt: Prompt) -> Judgment:
     """Judge an image (uint8 `[H, W, 3]`); raises `ValueError` for one of another size."""
+    from capo.shapes.judge import check_image, detect, fault_of
+
     check_image("the judge", image)
     shapes = detect(image)
     reason = fault_of(image, shapes, prompt.metadata)
     return {"correct": not reason, "reason": reason, "boxes": [_box(shape) for shape in shapes]}
 
 
-def _box(shape: Detection) -> dict[str, Any]:
-    corners = (shape.x - shape.radius, shape.y - shape.radius, shape.x + shape.radius, shape.y + shape.radius)
+def _box(shape: "Detection") -> dict[str, Any]:
+    from capo.shapes.drawing import SQUARE_SIDE
+
+    reach = shape.radius * (SQUARE_SIDE if shape.shape == "square" else 1)
+    corners = (shape.x - reach, shape.y - reach, shape.x + reach, shape.y + reach)
     return {"box": [round(float(c), 2) for c in corners], "label": f"{shape.color} {shape.shape}"}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capo.cost.gpus import Gpu, find_gpu
+from capo.cost.plan.benchmark_work import count_benchmarks
 from capo.cost.plan.counts import Sampling, Training, count_sampling, count_training
 from capo.cost.plan.disk import disk
 from capo.cost.plan.memory_needs import generate_memory, train_memory
@@ -80,6 +81,7 @@ def plan_run(
         if validation is None
         else _count(validation, recipe.seed, "train.validation_prompts"),
         evaluate=_count(recipe.evaluate.prompts, recipe.seed, "evaluate.prompts"),
+        benchmarks=count_benchmarks(recipe),
     )
     sampling, training = count_sampling(recipe), count_training(recipe)
     memory = {

@@ -41,4 +41,6 @@ def disk(recipe: Recipe, prompts: PromptCounts, sampling: Sampling, training: Tr
         sizes["evaluate: images"] = images(
             recipe.evaluate.models_compared * prompts.evaluate * recipe.evaluate.samples_per_prompt
         )
+    if prompts.benchmarks:
+        sizes["benchmarks: images"] = images(sum(count.judged_images for count in prompts.benchmarks))
     return sizes

@@ -39,8 +39,19 @@ def _excluded(recipe: Recipe, prompts: PromptCounts) -> Iterator[str]:
             f"Adaptive sampling makes {first} to {most} samples per prompt. Hours and sizes of samples and "
             f"scores assume {most}. The training rewards are loaded together with the model while sampling."
         )
+    yield from _judging(recipe, prompts)
     if unknown := uncounted_rewards(recipe.rewards):
         yield f"Excludes rewards of unknown size: {', '.join(unknown)}."
+
+
+def _judging(recipe: Recipe, prompts: PromptCounts) -> Iterator[str]:
+    counted = {count.name: count for count in prompts.benchmarks}
+    for section in recipe.benchmarks:
+        if (count := counted.get(section.name)) is None:
+            yield f"Excludes all work on {section.field}: `capo check` says why it cannot be counted."
+        else:
+            judged = f"{count.judged_images:,} images of {count.name}"
+            yield f"Excludes judging {judged} by {count.judge}; `capo rehearse` measures it."
 
 
 def _overflows(recipe: Recipe, gpu: Gpu, memory: Memory, fitting: int) -> Iterator[str]:

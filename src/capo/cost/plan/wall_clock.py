@@ -87,4 +87,6 @@ def _pieces(recipe: Recipe, prompts: PromptCounts, stage: str) -> _Pieces:
         return _Pieces(shards(prompts.validation), "shards", recipe.train.validations)
     if stage == "evaluate":
         return _Pieces(recipe.evaluate.models_compared * shards(prompts.evaluate), "shards")
+    if stage == "benchmark":
+        return _Pieces(max(1, sum(c.sampled * shards(c.prompts) for c in prompts.benchmarks)), "shards")
     return _Pieces(shards(prompts.train), "shards")

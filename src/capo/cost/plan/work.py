@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from capo.cost.gpus import Gpu
+from capo.cost.plan.benchmark_work import BenchmarkCount
 from capo.cost.plan.counts import Sampling, Training, computing_dtype
 from capo.cost.plan.scoring_work import score_flops, score_precision
 from capo.recipe import Recipe, RewardSection
@@ -20,6 +21,8 @@ class PromptCounts:
     train: int | None
     validation: int | None
     evaluate: int | None
+    benchmarks: tuple[BenchmarkCount, ...] = ()
+    """Those whose prompts are known."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ def stages(
         _training(recipe, training),
         *_validating(recipe, prompts.validation, sampling),
         *_evaluating(recipe, prompts.evaluate, sampling),
+        *_benchmarking(recipe, prompts.benchmarks, sampling),
     )
     return [
         Stage(name, what, sum(work.values()), _seconds(work, gpu, utilization) / 3600)
@@ -62,6 +66,7 @@ def artifact_shares(recipe: Recipe) -> dict[str, dict[str, float]]:
         "train": {"train": 1.0},
         "validation": {"validation": 1 / times, "train": 1 - 1 / times},
         "evaluate": {"baseline": 1 - 1 / models, "evaluate": 1 / models},
+        "benchmark": {"benchmarks": 1.0},
     }
 
 
@@ -110,6 +115,19 @@ def _evaluating(recipe: Recipe, prompts: int | None, sampling: Sampling) -> Iter
     work = _sampling(recipe.model.dtype, sampling, models * prompts, models * images)
     work += _scoring(recipe.rewards, models * images)
     yield "evaluate", f"{models} × {images:,} images", work
+
+
+def _benchmarking(
+    recipe: Recipe, benchmarks: Sequence[BenchmarkCount], sampling: Sampling
+) -> Iterator[NamedWork]:
+    """Sampling alone: what the judges compute is not known."""
+    if not benchmarks:
+        return
+    work = Work()
+    for count in benchmarks:
+        work += _sampling(recipe.model.dtype, sampling, count.sampled * count.prompts, count.sampled_images)
+    images = sum(count.sampled_images for count in benchmarks)
+    yield "benchmark", f"{images:,} images of {', '.join(count.name for count in benchmarks)}", work
 
 
 def _seconds(work: Work, gpu: Gpu, utilization: float) -> float:

@@ -16,7 +16,13 @@ from capo.recipe import Recipe
 SAMPLING, TRAINING, READING = "prompts", "steps", "shards"
 """Units of progress: sampling counts prompts, training steps, and whatever reads images counts shards."""
 
-STAGE_OF = {"generate": "generate", "score": "score", "train": "train", "validat": "validation"}
+STAGE_OF = {
+    "generate": "generate",
+    "score": "score",
+    "train": "train",
+    "validat": "validation",
+    "benchmark": "benchmark",
+}
 """How the names of the parts of a stage begin; all others belong to the evaluation."""
 
 
@@ -74,6 +80,10 @@ def project(
         by_stage.setdefault(stage_of(part.name), []).append(part)
     found = []
     for stage in plan.stages:
+        if stage.name == "benchmark":
+            seconds = _benchmark_seconds(plan, small, by_stage.get(stage.name, []), counts)
+            found.append(Stage(stage.name, stage.what, stage.flops, seconds / 3600))
+            continue
         speed = stage_speed(small, stage.name, by_stage.get(stage.name, []), counts)
         repeated = _repetitions(recipe, stage.name) / _repetitions(small, stage.name)
         seconds = _seconds(recipe, plan, stage.name, speed) + speed.loading * repeated
@@ -111,10 +121,24 @@ def _seconds(recipe: Recipe, plan: Plan, stage: str, speed: StageSpeed) -> float
     return models * prompts * prompt
 
 
+def _benchmark_seconds(plan: Plan, small: Recipe, parts: Sequence[Part], counts: Sampling) -> float:
+    """Seconds of all benchmarks, each at the speed of its own judge."""
+    seconds = 0.0
+    for count in plan.prompts.benchmarks:
+        own = [part for part in parts if part.name.startswith(f"benchmark {count.name}: ")]
+        speed = stage_speed(small, "benchmark", own, counts)
+        prompt = speed.per_flop * _prompt_flops(plan.sampling, count.images)
+        seconds += count.sampled * count.prompts * prompt + count.judged_images * speed.per_image
+        seconds += speed.loading
+    return seconds
+
+
 def _kind(part: Part) -> str:
     """What a part does, whichever model's images it is for: a reward, the judge, or sampling."""
     if part.unit == SAMPLING:
         return SAMPLING
+    if stage_of(part.name) == "benchmark":
+        return part.name.rpartition(" ")[0]
     return part.name.partition(":")[0] if part.name.endswith(" images") else part.name
 
 
@@ -123,7 +147,11 @@ def _prompt_flops(counts: Sampling, samples: int) -> int:
 
 
 def _samples(recipe: Recipe, stage: str) -> int:
-    by_stage = {"validation": recipe.train.validation_samples, "evaluate": recipe.evaluate.samples_per_prompt}
+    by_stage = {
+        "validation": recipe.train.validation_samples,
+        "evaluate": recipe.evaluate.samples_per_prompt,
+        "benchmark": 1,  # in a rehearsal
+    }
     return by_stage.get(stage, recipe.generate.samples_per_prompt)
 
 
