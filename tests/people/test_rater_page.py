@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 
 from capo.people.human_study import PAGE, is_swapped, rater_order, read_key
 from capo.people.votes import read_votes
-from made_study import TEXTS, answer, make, wait_for_pair
+from made_study import PROMPTS, TEXTS, answer, make, wait_for_pair
 
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 
@@ -184,3 +187,42 @@ def test_the_data_in_the_page_is_the_study(folder):
     page = (place / PAGE / "index.html").read_text()
     data = page.partition('id="study">')[2].partition("</script>")[0]
     assert json.loads(data) == study.model_dump(mode="json")
+
+
+class Collector(BaseHTTPRequestHandler):
+    """An owner's own address for votes: fails once, then takes them from any page."""
+
+    received: ClassVar[list[str]] = []
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.received.append(body)
+        self.send_response(503 if len(self.received) == 1 else 200)
+        self.send_header("Access-Control-Allow-Origin", "*")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_votes_go_to_the_address_that_the_owner_named(visit, tmp_path):
+    """From a page on disk, once, at the end, and again until they are accepted."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/collect"
+    try:
+        study = make(tmp_path / "study", prompts=PROMPTS[:2], catches=0, post=url)
+        tab = visit(address(tmp_path / "study", "hans"))
+        tab.click("#start")
+        for number in (1, 2):
+            assert Collector.received == []
+            answer(tab, number, touch=False, ties=False)
+        tab.wait_for_selector("#end-sent:not([hidden])")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert len(Collector.received) == 2
+    (tmp_path / "votes.json").write_text(Collector.received[1])
+    assert [vote.choice for vote in read_votes(tmp_path / "votes.json", study).votes] == ["right", "left"]
+    assert all("503" in message for message in visit.messages)
+    visit.messages.clear()
