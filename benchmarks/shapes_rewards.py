@@ -29,7 +29,9 @@ from capo.shapes.judge import judge, satisfies
 from capo.shapes.layout import corrupt, scene_of
 from capo.shapes.simulated_raters import prefer
 
-REWARDS = ("shapes-preference", "shapes-vqa", "shapes-aesthetic", "shapes-heldout")
+REWARDS = ("shapes-preference", "shapes-vqa", "shapes-vqa-1", "shapes-aesthetic", "shapes-heldout")
+READERS = ("shapes-vqa", "shapes-vqa-1")
+"""The rewards that answer whether an image shows its prompt."""
 SEED = 1000  # far from the seeds of training
 SPLIT = "test"
 PEOPLE = 100
@@ -43,7 +45,8 @@ def main(examples: int) -> None:
     rewards = {name: load_reward(RewardSection(name=name), "cpu") for name in REWARDS}
     print(f"{examples} examples, torch {torch.__version__}\n")
     print_accuracy(rewards, examples)
-    print_alignment(rewards["shapes-vqa"], examples)
+    for name in READERS:
+        print_alignment(rewards[name], examples)
     print_correlations(rewards, examples // 4)
     print_judge(examples)
 
@@ -93,6 +96,10 @@ def print_correlations(rewards: dict[str, Reward], images: int) -> None:
     columns["judge"] = np.array(verdicts, dtype=np.float64)
     found = np.corrcoef([within_prompt(values) for values in columns.values()])
     share = columns["judge"].mean()
+    categories = [spec.category for spec in specs for _ in range(SAMPLES)]
+    for name in READERS:
+        right = (columns[name] > 0.5) == (columns["judge"] == 1)
+        print_by_category(f"`{name}`, images of the base", categories, right)
     print(f"{len(made)} images of {len(specs)} prompts by the base; the judge accepts {share:.3f}\n")
     labels = [f"`{name}`" if name in rewards else name for name in columns]
     print_table(("", *labels), [(label, *row) for label, row in zip(labels, found, strict=True)])

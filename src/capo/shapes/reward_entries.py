@@ -4,6 +4,7 @@ from capo.rewards.catalog import CLIP_PREFERENCE, CatalogEntry
 from capo.shapes.checkpoint_paths import CHECKPOINTS
 
 BUILT_BY = "capo shapes build"
+DECODER_VQA = "decoder_vqa:DecoderVqaScore"
 
 PREFERENCE = CatalogEntry(
     CLIP_PREFERENCE,
@@ -15,9 +16,18 @@ PREFERENCE = CatalogEntry(
     built_by=BUILT_BY,
 )
 VQA = CatalogEntry(
-    "decoder_vqa:DecoderVqaScore",
+    DECODER_VQA,
     str(CHECKPOINTS / "vqa"),
     "the probability that the image shows its prompt, by a small question-answering model",
+    scale="0 to 1",
+    license="Apache-2.0",
+    parameters_millions=1.3,
+    built_by=BUILT_BY,
+)
+VQA_1 = CatalogEntry(
+    DECODER_VQA,
+    str(CHECKPOINTS / "vqa-1"),
+    "an earlier shapes-vqa, which does not see positions; the shipped recipes and studies use it",
     scale="0 to 1",
     license="Apache-2.0",
     parameters_millions=1.3,

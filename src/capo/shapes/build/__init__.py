@@ -1,9 +1,10 @@
 """`capo shapes build`: build the embedded checkpoints from scratch.
 
 The parts, in the order in which they depend on each other, are `vae`, the base models `base` and `flow`,
-and the rewards `preference`, `vqa` (which starts from the vision tower of `preference`), `aesthetic` and
-`heldout`. An interrupted part resumes. Every part is saved as float16 safetensors in the layout of the
-real model that it represents.
+and the rewards `preference`, `vqa-1` (which starts from the vision tower of `preference`), `vqa` (which
+continues `vqa-1`), `aesthetic` and `heldout`. Both question-answering rewards read images of `base`. An
+interrupted part resumes. Every part is saved as float16 safetensors in the layout of the real model that it
+represents.
 """
 
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from capo.shapes.build.part import Part
 
-PARTS = ("vae", "base", "flow", "preference", "vqa", "aesthetic", "heldout")
+PARTS = ("vae", "base", "flow", "preference", "vqa-1", "vqa", "aesthetic", "heldout")
 
 
 def build(directory: Path, device: str = "cpu", parts: tuple[str, ...] = PARTS, scale: float = 1.0) -> None:

@@ -68,11 +68,12 @@ class Questions:
 
 @dataclass(frozen=True)
 class Contrasts:
-    """Images with a prompt that the image shows, and prompts that it does not show."""
+    """Images with their scenes, a prompt that each shows, and prompts that it does not show."""
 
     images: Tensor
-    shown: list[str]
-    missed: list[list[str]]
+    scenes: list[Scene]
+    shown: list[Spec]
+    missed: list[list[Spec]]
     noticed: list[bool]
     """True if a person would say that the image shows its prompt."""
 
@@ -154,10 +155,10 @@ def contrasts(count: int, seed: int, device: str, misses: int = 3) -> Contrasts:
     specs = [random_spec(rng, odds=QUESTIONED) for _ in range(count)]
     scenes = [scene_of(spec, rng) for spec in specs]
     blurs = [random_blur(rng) for _ in scenes]
-    missed = [[_missed(*pair, rng).text for _ in range(misses)] for pair in zip(specs, scenes, strict=True)]
+    missed = [[_missed(*pair, rng) for _ in range(misses)] for pair in zip(specs, scenes, strict=True)]
     noticed = [notices(scene, rng, blur) for scene, blur in zip(scenes, blurs, strict=True)]
     images = soften(_draw(scenes, device), torch.tensor(blurs, device=device))
-    return Contrasts(images, [spec.text for spec in specs], missed, noticed)
+    return Contrasts(images, scenes, specs, missed, noticed)
 
 
 def preferences(count: int, seed: int, device: str, split: str = "train") -> Preferences:

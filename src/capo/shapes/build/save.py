@@ -5,10 +5,16 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline, StableDiffusionXLPipeline
-from transformers import CLIPImageProcessorPil, CLIPVisionModel, PreTrainedModel
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionModel,
+    PreTrainedModel,
+    VisionEncoderDecoderModel,
+)
 
 from capo.shapes.build import drawn_data as data
 from capo.shapes.build import train_rewards as rewards
+from capo.shapes.build import train_vqa as vqa
 from capo.shapes.build.base import train_base
 from capo.shapes.build.part import Part
 from capo.shapes.build.tokenizers import clip_tokenizer, question_tokenizer
@@ -47,12 +53,17 @@ def build_heldout(directory: Path, part: Part) -> None:
     _save_clip(model, directory / "heldout")
 
 
-def build_vqa(directory: Path, part: Part) -> None:
+def build_vqa_1(directory: Path, part: Part) -> None:
     vision_tower = CLIPVisionModel.from_pretrained(directory / "preference", dtype=torch.float32)
-    model = rewards.train_vqa(vision_tower, _vae(directory, part.device), part)
-    _save(model, directory / "vqa")
-    _image_processor().save_pretrained(directory / "vqa")
-    question_tokenizer().save_pretrained(directory / "vqa")
+    model = vqa.untrained_vqa(vision_tower)
+    vqa.train_vqa(model, vqa.BLIND, _base(directory, part.device), part)
+    _save_vqa(model, directory / "vqa-1")
+
+
+def build_vqa(directory: Path, part: Part) -> None:
+    model = VisionEncoderDecoderModel.from_pretrained(directory / "vqa-1", dtype=torch.float32)
+    vqa.train_vqa(model, vqa.GROUNDED, _base(directory, part.device), part)
+    _save_vqa(model, directory / "vqa")
 
 
 def build_aesthetic(directory: Path, part: Part) -> None:
@@ -66,6 +77,7 @@ BUILDERS = {
     "base": build_base,
     "flow": build_flow,
     "preference": build_preference,
+    "vqa-1": build_vqa_1,
     "vqa": build_vqa,
     "aesthetic": build_aesthetic,
     "heldout": build_heldout,
@@ -78,6 +90,21 @@ def _vae(directory: Path, device: str) -> AutoencoderKL:
     )
     vae.register_to_config(_name_or_path="")  # the checkpoint must not contain the path of its build
     return vae.to(device, memory_format=torch.channels_last).eval()
+
+
+def _base(directory: Path, device: str) -> StableDiffusionXLPipeline:
+    base: StableDiffusionXLPipeline = StableDiffusionXLPipeline.from_pretrained(
+        directory / "base", torch_dtype=torch.float32, use_safetensors=True
+    )
+    base.vae.to(memory_format=torch.channels_last)
+    return base.to(device)
+
+
+def _save_vqa(model: VisionEncoderDecoderModel, folder: Path) -> None:
+    model.config.encoder._name_or_path = model.config._name_or_path = ""  # no path of the build
+    _save(model, folder)
+    _image_processor().save_pretrained(folder)
+    question_tokenizer().save_pretrained(folder)
 
 
 def _save_clip(model: PreTrainedModel, folder: Path) -> None:

@@ -34,7 +34,7 @@ def teach(tower: Any, vae: AutoencoderKL, part: Part, seed: int) -> None:
     blurs = [rng.uniform(0.3, 1.3) if rng.random() < 0.3 else 0.0 for _ in scenes]
     images = torch.cat([draw(scenes[i : i + 4096], device) for i in range(0, len(scenes), 4096)])
     images = reconstruct(vae, soften(images, torch.tensor(blurs, device=device)), seed)
-    under = torch.cat([_under_patches(scenes[i : i + 4096], patch) for i in range(0, len(scenes), 4096)])
+    under = torch.cat([kinds_under_patches(scenes[i : i + 4096], patch) for i in range(0, len(scenes), 4096)])
     under, held = under.to(device), torch.tensor([_counts(scene) for scene in scenes]).to(device)
     heads = nn.ModuleDict({"patch": nn.Linear(width, KINDS + 1), "whole": nn.Linear(width, KINDS * 3)})
     learner = nn.ModuleDict({"tower": tower, "heads": heads}).to(device)
@@ -52,7 +52,7 @@ def teach(tower: Any, vae: AutoencoderKL, part: Part, seed: int) -> None:
     fit(f"{part.name}-sight", learner, loss, Schedule(part.scaled(STEPS), 1.5e-3), part.folder)
 
 
-def _under_patches(scenes: list[Scene], patch: int) -> Tensor:
+def kinds_under_patches(scenes: list[Scene], patch: int) -> Tensor:
     """Kind of shape at the center of every patch `[n, patches]`; `KINDS` for background."""
     center = (torch.arange(SIZE // patch) + 0.5) * patch
     y, x = torch.meshgrid(center, center, indexing="ij")

@@ -4,7 +4,6 @@ A share of the images is passed through the autoencoder first, so that the rewar
 the base model's decoder.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +17,6 @@ from transformers import (
     CLIPTextConfig,
     CLIPTokenizer,
     CLIPVisionConfig,
-    CLIPVisionModel,
-    GPT2Config,
-    GPT2LMHeadModel,
-    PreTrainedTokenizerFast,
-    VisionEncoderDecoderModel,
 )
 
 from capo.engine.seeds import stable_seed
@@ -32,15 +26,7 @@ from capo.shapes.build.drawn_data import normalize
 from capo.shapes.build.fit import Schedule, fit
 from capo.shapes.build.part import Part
 from capo.shapes.build.sight import teach
-from capo.shapes.build.tokenizers import (
-    NO,
-    PROMPT_LENGTH,
-    QUESTION,
-    QUESTION_LENGTH,
-    YES,
-    clip_tokenizer,
-    question_tokenizer,
-)
+from capo.shapes.build.tokenizers import PROMPT_LENGTH, clip_tokenizer
 from capo.shapes.scenes import SIZE
 
 PATCH = 4
@@ -64,21 +50,6 @@ class Tower:
 PREFERENCE = Tower(width=96, layers=4, examples=60_000, steps=3_000, seed=2)
 HELDOUT = Tower(width=128, layers=3, examples=60_000, steps=3_000, seed=5)
 AESTHETIC = Tower(width=64, layers=3, examples=60_000, steps=5_000, seed=4)
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """One stage of training the question-answering model."""
-
-    examples: int
-    steps: int
-    batch: int
-    learning_rate: float
-    seed: int
-
-
-VQA = Lesson(examples=60_000, steps=2_000, batch=64, learning_rate=1e-3, seed=3)
-VQA_PEOPLE = Lesson(examples=20_000, steps=500, batch=64, learning_rate=3e-4, seed=13)
 
 
 def train_preference(tower: Tower, vae: AutoencoderKL, part: Part) -> CLIPModel:
@@ -108,7 +79,7 @@ def train_preference(tower: Tower, vae: AutoencoderKL, part: Part) -> CLIPModel:
     tokens = tokenize(tokenizer, examples.texts, device)
 
     def loss(step: int) -> Tensor:
-        index = _batch(part.name, step, len(images), device)
+        index = draw_batch(part.name, step, len(images), device)
         scores = preference_scores(model, tokens[index], images[index])
         target = torch.stack([examples.labels[index], 1 - examples.labels[index]], dim=1)
         return nn.functional.cross_entropy(scores, target)
@@ -125,7 +96,7 @@ def _pretrain(model: CLIPModel, tokenizer: CLIPTokenizer, vae: AutoencoderKL, pa
     tokens = tokenize(tokenizer, examples.texts, device)
 
     def loss(step: int) -> Tensor:
-        index = _batch(name, step, len(images), device)
+        index = draw_batch(name, step, len(images), device)
         output = model(input_ids=tokens[index], pixel_values=normalize(images[index]), return_loss=True)
         return output.loss
 
@@ -142,103 +113,6 @@ def preference_scores(model: CLIPModel, tokens: Tensor, images: Tensor) -> Tenso
     return model.logit_scale.clamp(max=4.6052).exp() * (image_features * text_features[:, None]).sum(dim=-1)
 
 
-def train_vqa(vision_tower: CLIPVisionModel, vae: AutoencoderKL, part: Part) -> VisionEncoderDecoderModel:
-    """Train a vision encoder and a text decoder that reads a question and answers Yes or No.
-
-    The encoder starts from `vision_tower`, that of a trained CLIP, as in real models of this kind. The
-    answer alone teaches too little about the image, so the decoder has two more tasks: to predict the
-    words of a prompt that the image shows (captioning), and to predict after every word whether the
-    prompt is wrong so far. Fine-tuning on the answers of people, who miss details that are hard to see,
-    makes it less certain about such details.
-    """
-    torch.manual_seed(VQA.seed)
-    device, tokenizer = part.device, question_tokenizer()
-    tower = CLIPVisionModel(vision_tower.config)
-    tower.load_state_dict(vision_tower.state_dict())
-    language = GPT2Config(
-        vocab_size=len(tokenizer),
-        n_positions=QUESTION_LENGTH,
-        n_embd=128,
-        n_layer=3,
-        n_head=4,
-        add_cross_attention=True,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    model = VisionEncoderDecoderModel(encoder=tower, decoder=GPT2LMHeadModel(language)).to(device)
-    model.config.decoder_start_token_id = tokenizer.bos_token_id
-    model.config.pad_token_id = tokenizer.pad_token_id
-    learner = nn.ModuleDict({"model": model, "wrong_so_far": nn.Linear(language.n_embd, 1)}).to(device)
-    for name, lesson in (("vqa", VQA), ("vqa-people", VQA_PEOPLE)):
-        examples = data.contrasts(part.scaled(lesson.examples), lesson.seed, device)
-        images = data.reconstruct(vae, examples.images, lesson.seed)
-        answers = [True] * len(images) if lesson is VQA else examples.noticed
-        shown = _coded(tokenizer, examples.shown, [YES if noticed else NO for noticed in answers], device)
-        missed = [text for texts in examples.missed for text in texts]
-        missed = _coded(tokenizer, missed, [NO] * len(missed), device).unflatten(0, (len(images), -1))
-        loss = _question_loss(name, lesson.batch, learner, images, shown, missed)
-        fit(name, learner, loss, Schedule(part.scaled(lesson.steps), lesson.learning_rate), part.folder)
-    return model
-
-
-def _question_loss(
-    name: str,
-    batch: int,
-    learner: nn.ModuleDict,
-    images: Tensor,
-    shown: Tensor,
-    missed: Tensor,
-) -> Callable[[int], Tensor]:
-    """Return the loss of a step: per image, a question about what it shows and one about what it does not."""
-    model: Any = learner["model"]
-    padding = model.config.pad_token_id
-
-    def loss(step: int) -> Tensor:
-        index = _batch(name, step, len(images), str(images.device), batch)
-        tokens = torch.cat([shown[index], missed[index, step % missed.shape[1]]])
-        longest = int((tokens != padding).sum(dim=1).max())
-        tokens = tokens[:, :longest]
-        states = model.encoder(pixel_values=normalize(images[index])).last_hidden_state.repeat(2, 1, 1)
-        output = model(encoder_outputs=(states,), decoder_input_ids=tokens[:, :-1], output_hidden_states=True)
-        judged = learner["wrong_so_far"](output.decoder_hidden_states[-1])[..., 0]
-        answers = _answer_loss(output.logits, tokens[:, 1:], len(index), padding)
-        return answers + _prefix_loss(judged, tokens[:, :-1], padding)
-
-    return loss
-
-
-def _answer_loss(logits: Tensor, targets: Tensor, shown: int, padding: int) -> Tensor:
-    """The cross-entropy of the answers, plus that of the words of the first `shown` questions."""
-    last = (targets != padding).sum(dim=1) - 1
-    rows = torch.arange(len(targets), device=targets.device)
-    answers = nn.functional.cross_entropy(logits[rows, last], targets[rows, last])
-    words = targets[:shown].clone()
-    words[rows[:shown], last[:shown]] = padding
-    captions = nn.functional.cross_entropy(
-        logits[:shown].flatten(0, 1), words.flatten(), ignore_index=padding
-    )
-    return answers + captions
-
-
-def _prefix_loss(judged: Tensor, tokens: Tensor, padding: int) -> Tensor:
-    """The cross-entropy of "wrong so far" at every token; the second half is wrong once it differs."""
-    shown, missed = tokens.chunk(2)
-    departed = (shown != missed).cumsum(dim=1) > 0
-    wrong = torch.cat([torch.zeros_like(departed), departed])
-    read = tokens != padding
-    return nn.functional.binary_cross_entropy_with_logits(judged[read], wrong[read].to(judged.dtype))
-
-
-def _coded(tokenizer: PreTrainedTokenizerFast, texts: list[str], answers: list[str], device: str) -> Tensor:
-    """Token ids `[n, QUESTION_LENGTH]` of questions with their answers, padded on the right."""
-    questions = [QUESTION.format(prompt=text) + answer for text, answer in zip(texts, answers, strict=True)]
-    ids = tokenizer(questions, padding="max_length", max_length=QUESTION_LENGTH).input_ids
-    return torch.tensor(ids, device=device)
-
-
 def train_aesthetic(vae: AutoencoderKL, part: Part) -> CLIPForImageClassification:
     """Train a CLIP vision tower with a linear head on ratings of 1 to 10."""
     torch.manual_seed(AESTHETIC.seed)
@@ -252,7 +126,7 @@ def train_aesthetic(vae: AutoencoderKL, part: Part) -> CLIPForImageClassificatio
         model.classifier.bias.copy_(examples.ratings.mean())
 
     def loss(step: int) -> Tensor:
-        index = _batch(part.name, step, len(images), device)
+        index = draw_batch(part.name, step, len(images), device)
         rating = model(pixel_values=normalize(images[index])).logits[:, 0]
         return nn.functional.mse_loss(rating, examples.ratings[index])
 
@@ -260,7 +134,8 @@ def train_aesthetic(vae: AutoencoderKL, part: Part) -> CLIPForImageClassificatio
     return model
 
 
-def _batch(name: str, step: int, count: int, device: str, size: int = BATCH) -> Tensor:
+def draw_batch(name: str, step: int, count: int, device: str, size: int = BATCH) -> Tensor:
+    """Draw the indices of one step's examples."""
     generator = torch.Generator(device).manual_seed(stable_seed(name, step))
     return torch.randint(count, (size,), generator=generator, device=device)
 
