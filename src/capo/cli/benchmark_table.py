@@ -71,8 +71,8 @@ def print_scores(results: dict[str, Any]) -> None:
         add_row(grid, [row["name"], *cells])
     show(grid)
     print(
-        f"Judge: {results['judge']['name']}; {results['prompts']:,} prompts × "
-        f"{results['images_per_prompt']} images"
+        f"Judge: {results['judge']['name']}; {results['prompts']:,} prompts, "
+        f"images per prompt: {results['images_per_prompt']}"
     )
     if results["published"] and results["not_comparable"]:
         print(f"Not comparable with published scores: {'; '.join(results['not_comparable'])}")
