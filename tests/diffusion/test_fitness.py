@@ -7,10 +7,12 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from capo.diffusion import model_checks
+from capo.diffusion import load_family, model_checks
 from capo.diffusion.flow import RectifiedFlow
 from capo.diffusion.model_checks import model_facts
+from capo.diffusion.policy import Policy
 from capo.diffusion.process import DDPM
 from capo.recipe import GenerateSection, ModelSection, TrainSection
 
@@ -133,3 +135,23 @@ def test_facts_without_an_error_are_remembered_until_a_configuration_changes(sdx
     os.utime(config, (2, 2))
     assert facts().findings
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_dora": True, "lora_rank": 3}, {"adaptation": "full"}])
+def test_what_a_run_will_write_is_known_without_weights(sdxl, changes):
+    section, train = ModelSection(checkpoint=str(sdxl)), TrainSection(beta=1.0, **changes)
+    facts = model_facts(section, GenerateSection(), train)
+    family = load_family(section, torch.device("cpu"))
+    assert facts.conditioning_bytes == sum(tensor.nbytes for tensor in family.encode(["a cat"]).values())
+    policy = Policy(family, train, 0)
+    assert facts.trained == sum(parameter.numel() for parameter in policy.parameters().values())
+
+
+def test_a_lora_that_does_not_fit_a_text_encoder_is_named(sdxl, tmp_path):
+    name = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora"
+    weights = {f"{name}_A.weight": torch.zeros(2, 7), f"{name}_B.weight": torch.zeros(7, 2)}
+    save_file(weights, tmp_path / "style.safetensors")
+    section = ModelSection(checkpoint=str(sdxl), loras=[{"path": str(tmp_path / "style.safetensors")}])
+    (finding,) = model_facts(section, GenerateSection(), TrainSection(beta=1.0)).findings
+    assert finding.field == "model.loras.0"
+    assert "style.safetensors" in finding.message

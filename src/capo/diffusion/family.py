@@ -112,7 +112,8 @@ class Family(ABC):
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         """Return the conditioning of P prompts, on the CPU."""
         with quiet():  # the pipeline would log a line for every prompt that is too long
-            return {name: tensor.cpu() for name, tensor in self._encode(prompts).items()}
+            # Without weights there are shapes, but no values to copy.
+            return {name: t if t.is_meta else t.cpu() for name, t in self._encode(prompts).items()}
 
     @torch.no_grad()
     def unconditional(self) -> dict[str, Tensor]:

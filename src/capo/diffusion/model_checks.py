@@ -3,6 +3,7 @@
 The model is built from its configurations alone, on torch's `meta` device, by the code that loads it later.
 """
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +39,10 @@ class ModelFacts:
     """Height and width in pixels."""
     latent_bytes: int = 0
     """Of the latent of one image."""
+    conditioning_bytes: int = 0
+    """Of what the text encoders make of one prompt."""
+    trained: int = 0
+    """Parameters that training changes."""
     lacking: tuple[str, ...] = ()
     """Networks whose weights are not on this machine."""
 
@@ -49,6 +54,8 @@ class ModelFacts:
             tuple(Finding(**finding) for finding in values["findings"]),
             None if size is None else (size[0], size[1]),
             values["latent_bytes"],
+            values["conditioning_bytes"],
+            values["trained"],
             tuple(values["lacking"]),
         )
 
@@ -160,13 +167,14 @@ def _found_facts(model: str, generate: str, train: str) -> ModelFacts:
 
     size = attempt(lambda: family.image_size(settings), "generate.height")
     attempt(lambda: family.check_sampler(settings), "generate.scheduler")
-    attempt(lambda: _check_training(family, training), "train")
+    trained = attempt(lambda: _check_training(family, training), "train") or 0
     attempt(lambda: _arrange(family.denoiser, section), "model")
     for part in _parts(family):
         attempt(partial(_check_weights, source, part), CHECKPOINT)
     findings += _few_steps(family, settings)
     latent = 0 if size is None else math.prod(family.latent_shape(settings)) * family.dtype.itemsize
-    return ModelFacts(tuple(findings), size, latent, tuple(_lacking(family, source)))
+    conditioning = attempt(lambda: _conditioning_bytes(family), "model.loras") or 0
+    return ModelFacts(tuple(findings), size, latent, conditioning, trained, tuple(_lacking(family, source)))
 
 
 def _few_steps(family: Any, settings: GenerateSection) -> Iterator[Finding]:
@@ -200,15 +208,30 @@ def _weightless(model: str) -> Any:
     return load_family(here, meta, RandomWeights(meta))
 
 
-def _check_training(family: Any, section: TrainSection) -> None:
-    """Raise `ValueError` for times or adapter targets that the model does not have."""
+def _check_training(family: Any, section: TrainSection) -> int:
+    """Return the number of parameters that training would change.
+
+    Raises `ValueError` for times or adapter targets that the model does not have.
+    """
     import torch
 
-    from capo.diffusion.adapter import check_targets
+    from capo.diffusion.adapter import add_adapter
 
     family.process.draw_times(1, torch.Generator(), section)
+    denoiser = copy.deepcopy(family.denoiser)
     if section.adaptation == "lora":
-        check_targets(family.denoiser, section.lora_targets)
+        add_adapter(denoiser, section, 0)
+    return sum(p.numel() for p in denoiser.parameters() if p.requires_grad or section.adaptation == "full")
+
+
+def _conditioning_bytes(family: Any) -> int:
+    """Return the bytes of one prompt's conditioning; raises `ValueError` for a LoRA that does not fit."""
+    try:
+        return sum(tensor.nbytes for tensor in family.encode([""]).values())
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        if str(error).startswith("model.loras"):
+            raise
+        return 0  # not every encoder can compute shapes alone
 
 
 def _arrange(denoiser: Any, section: ModelSection) -> None:

@@ -1,7 +1,7 @@
 """The disk space that samples take: a forecast, and limits that are checked before any sampling."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from capo.store import WorkspaceError
@@ -18,19 +18,28 @@ SHARD_BYTES = 3 << 29
 
 @dataclass(frozen=True)
 class DiskSpace:
-    """Bytes of samples by kind."""
+    """Bytes by kind."""
 
     images: float
     latents: float = 0
     conditioning: float = 0
+    checkpoints: float = 0
 
     @property
     def total(self) -> float:
-        return self.images + self.latents + self.conditioning
+        return sum(asdict(self).values())
+
+    def without(self, present: float) -> "DiskSpace":
+        """Return what is left to write if files of `present` bytes exist, in the order of the kinds."""
+        left = {}
+        for kind, amount in asdict(self).items():
+            left[kind] = max(amount - present, 0)
+            present = max(present - amount, 0)
+        return DiskSpace(**left)
 
     def __str__(self) -> str:
-        kinds = {"images": self.images, "latents": self.latents, "conditioning": self.conditioning}
-        parts = ", ".join(f"{name} {format_bytes(amount)}" for name, amount in kinds.items() if amount)
+        kinds = asdict(self).items()
+        parts = ", ".join(f"{name} {format_bytes(amount)}" for name, amount in kinds if amount)
         return f"about {format_bytes(self.total)} ({parts})"
 
 
@@ -46,7 +55,8 @@ def check_space(needed: DiskSpace, folder: Path) -> str:
     if free < needed.total / 2:
         raise WorkspaceError(
             f"{folder} needs {needed}, but only {format_bytes(free)} are free; free some space, choose "
-            "another disk with --run, set generate.image_format to webp or jpeg, or use fewer prompts"
+            "another disk with --run, set generate.image_format to webp or jpeg, keep fewer checkpoints "
+            "(train.keep_checkpoints), or use fewer prompts"
         )
     enough = "" if free >= needed.total else "; this may not be enough"
     return f"{needed} to write, {format_bytes(free)} free{enough}"

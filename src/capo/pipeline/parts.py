@@ -4,7 +4,7 @@ The commands share the run directory and nothing else. None of them commits an a
 part makes the remaining shards, commits, and continues.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -13,7 +13,8 @@ from capo.engine.launch import LaunchError, check_launch, processes
 from capo.engine.part_executor import Part, PartExecutor, ShardsLeft
 from capo.engine.progress import say
 from capo.pipeline import preflight
-from capo.pipeline.states import ArtifactStatus, check_upstream, chosen, fingerprint, reject_stale, statuses
+from capo.pipeline.outlook import Outlook
+from capo.pipeline.states import ArtifactStatus, fingerprint, reject_stale
 from capo.recipe import Recipe
 from capo.store import Run, WorkspaceError
 from capo.store.errors import LeftToMain
@@ -41,25 +42,17 @@ def run_part(
     """Make the shards of `part` of all artifacts of `stage`, or of the run, that can be made now.
 
     `within` has the beginnings of the names of these artifacts.
-
     Raises `WorkspaceError` if there are none: what they are made from is not complete, or is not made in
     shards. Raises `StaleArtifact` before any work if inputs changed.
     """
     check_launch(recipe.train.sharding)
     if processes().size > 1:
         raise LaunchError("--shard is for commands without a launcher; torchrun's processes share all shards")
-    run = Run(directory)
-    run.check_claimable()
-    steps = preflight.steps_or_problems(recipe, directory, stage)
-    states = statuses(steps, run)
-    if stage is not None:
-        check_upstream(stage, steps, states, within)
-    steps = [step for step in chosen(steps, stage, within) if step.artifact in states]
-    reject_stale([states[step.artifact] for step in steps], run)
-    waiting = [step for step in steps if states[step.artifact].state != "done"]
-    ready = [step for step in waiting if step.sharded and _made(step.upstream, states)]
+    outlook = Outlook.of(recipe, Path(directory), stage, within)
+    reject_stale(outlook.wanted_states, outlook.run)
+    ready = [step for step in outlook.waiting if step.sharded and _made(step.upstream, outlook.states)]
     if not ready:
-        _explain(waiting, states)
+        _explain(outlook.waiting, outlook.states)
         return []
     preflight.require(recipe, directory, ready, ready)
     with Run.share(directory) as shared:
@@ -69,11 +62,11 @@ def run_part(
         ]
 
 
-def _made(names: Sequence[str], states: dict[str, ArtifactStatus]) -> bool:
+def _made(names: Sequence[str], states: Mapping[str, ArtifactStatus]) -> bool:
     return all(states[name].state == "done" for name in names)
 
 
-def _explain(waiting: Sequence[Step], states: dict[str, ArtifactStatus]) -> None:
+def _explain(waiting: Sequence[Step], states: Mapping[str, ArtifactStatus]) -> None:
     """Raise `WorkspaceError` that says why there is nothing to make in parts, unless all is done."""
     for step in waiting:
         if missing := [name for name in step.upstream if states[name].state != "done"]:

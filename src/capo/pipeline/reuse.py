@@ -43,7 +43,7 @@ def reuse(artifact: Artifact, inputs: Mapping[str, Any], donors: Sequence[Path],
         if begun is None or differences(begun, wanted) or not other.done:
             continue
         try:
-            other.verify()
+            other.verify_once()
         except WorkspaceError as error:
             say(f"{artifact.name}: not reused from {directory}: {error}")
             continue

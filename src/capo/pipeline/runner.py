@@ -22,16 +22,14 @@ from capo.engine.progress import say
 from capo.engine.shard_work import Executor
 from capo.pipeline import graph, preflight
 from capo.pipeline.costs import replacing
+from capo.pipeline.outlook import Outlook
 from capo.pipeline.reuse import keep_unchanged, reuse
 from capo.pipeline.stage_lines import stage_line
 from capo.pipeline.states import (
     check_identified,
-    check_upstream,
-    chosen,
     fingerprint,
     reject_stale,
     stale_names,
-    statuses,
     with_recorded,
 )
 from capo.pipeline.trackers import calling_trackers
@@ -108,29 +106,22 @@ def _run(request: _Request, executor: Executor) -> RunResult:
         raise WorkspaceError(
             f"start.run: {directory} is the directory of this run itself; choose another --run"
         )
-    run = Run(directory)
-    run.check_claimable()
-    steps = preflight.steps_or_problems(recipe, directory, stage)
-    states = statuses(steps, run)
-    if stage is not None:
-        check_upstream(stage, steps, states, request.within)
-    unfinished = [step for step in steps if step.artifact in states and states[step.artifact].state != "done"]
-    steps = [step for step in chosen(steps, stage, request.within) if step.artifact in states]
-    wanted = [states[step.artifact] for step in steps]
-    waiting = [step for step in steps if states[step.artifact].state != "done"]
-    _check_sources(recipe, run, waiting, unfinished)
+    outlook = Outlook.of(recipe, directory, stage, request.within)
+    run, waiting, steps = outlook.run, outlook.waiting, list(outlook.wanted)
+    _check_sources(recipe, run, waiting, outlook.unfinished)
     if not request.force:
-        reject_stale(wanted, run)
+        reject_stale(outlook.wanted_states, run)
     if not waiting:
         return _result(recipe, run, [_reported(_skipped(run.artifact(step.artifact))) for step in steps])
     for step in waiting:
-        run.artifact(step.artifact).check_no_foreign_files(resume=states[step.artifact].state == "partial")
-    preflight.require(recipe, directory, waiting, unfinished)
+        resume = outlook.states[step.artifact].state == "partial"
+        run.artifact(step.artifact).check_no_foreign_files(resume=resume)
+    preflight.require(recipe, directory, waiting, outlook.unfinished)
     if _pin_weights(recipe, waiting):  # the commits are part of the inputs
         names = {step.artifact for step in steps}
         steps = [step for step in graph.steps_of(recipe) if step.artifact in names]
     with Run.open(directory, recipe) as opened, calling_trackers(recipe, opened):
-        if replaced := stale_names(wanted):
+        if replaced := stale_names(outlook.wanted_states):
             say(replacing(opened, replaced))
         sources = [*request.donors, *(replaced.folder for replaced in replaced_folders(directory))]
         request = replace(request, donors=sources)

@@ -144,6 +144,19 @@ class TrainSection(Section):
     )
 
     @property
+    def moment_bytes(self) -> int:
+        """Bytes of optimizer state per trained parameter."""
+        return 8 if self.optimizer == "adamw" else 2
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes per trained parameter of all checkpoints that are on disk at the same time."""
+        average = 0 if self.ema_decay is None else 4
+        # Also the best one, and the next one, which is written before an old one is deleted.
+        kept = min(self.keep_checkpoints + 2, math.ceil(self.steps / self.checkpoint_every))
+        return kept * (4 + self.moment_bytes + average)
+
+    @property
     def validations(self) -> int:
         """How often validation makes images: once for the base, then every `validate_every` steps."""
         return 1 + math.ceil(self.steps / self.validate_every)

@@ -21,7 +21,7 @@ def shard_check(recipe: Recipe, field: str, prompts: int | None, samples: int, s
 
 
 def disk_check(recipe: Recipe, run: Run) -> Check:
-    """The check that the disk of the run directory has room for the images of all stages."""
+    """The check that the disk of the run directory has room for what all stages write."""
     return Check("generate.image_format", "generate", partial(_check_disk, recipe, run), machine=True)
 
 
@@ -34,7 +34,13 @@ def _check_disk(recipe: Recipe, run: Run) -> Iterator[Finding]:
     total = sum(number or 0 for number in numbers)
     images = image_space(total, pixels, recipe.generate.image_format)
     here = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())  # of an interrupted run
-    needed = DiskSpace(max(images - here, 0), latents=sampled * facts.latent_bytes)
+    prompts = sampled // (recipe.generate.samples_per_prompt or 1)
+    needed = DiskSpace(
+        images,
+        latents=sampled * facts.latent_bytes,
+        conditioning=prompts * facts.conditioning_bytes,
+        checkpoints=facts.trained * recipe.train.checkpoint_bytes,
+    ).without(here)
     report = f"{total:,} images of all stages: {check_space(needed, run.path)}"
     yield Finding("generate.image_format", report, "note")
 

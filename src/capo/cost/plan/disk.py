@@ -1,7 +1,6 @@
 """Estimate the disk space of every artifact; the images are the roughest part of the estimate."""
 
 from capo.cost.plan.counts import Sampling, Training
-from capo.cost.plan.memory_needs import moment_bytes
 from capo.cost.plan.work import PromptCounts
 from capo.images.disk_space import image_space
 from capo.recipe import Recipe
@@ -25,12 +24,7 @@ def disk(recipe: Recipe, prompts: PromptCounts, sampling: Sampling, training: Tr
         sizes["samples: conditioning"] = prompts.train * sampling.conditioning
         sizes["scores"] = count * len(recipe.rewards) * SCORE_BYTES
         sizes["pairs"] = count * (len(recipe.training_rewards) + 1) * 8
-    average = 0 if section.ema_decay is None else 4
-    # Also the best one, and the next one, which is written before an old one is deleted.
-    checkpoints = min(section.keep_checkpoints + 2, -(-section.steps // section.checkpoint_every))
-    sizes["train: checkpoints"] = (
-        checkpoints * training.trained * (4 + moment_bytes(section.optimizer) + average)
-    )
+    sizes["train: checkpoints"] = training.trained * section.checkpoint_bytes
     others = sum(size for name, size in sampling.weights.items() if name != sampling.denoiser)
     sizes["train: best"] = training.trained * 4 + (others if section.adaptation == "full" else 0)
     if prompts.validation is not None:

@@ -46,18 +46,13 @@ def train_weights(recipe: Recipe, sampling: Sampling, training: Training) -> dic
     if kept != computing:
         parts[f"{computing} copies of the weights"] = SIZES[computing] * numbers
     parts["gradients"] = 4 * trained
-    parts["optimizer"] = moment_bytes(section.optimizer) * trained
+    parts["optimizer"] = section.moment_bytes * trained
     if section.ema_decay is not None:
         parts["moving average"] = 4 * trained
     if section.validation_prompts is not None:
         others = sum(size for name, size in sampling.weights.items() if name != sampling.denoiser)
         parts["text encoders and VAE, for validation"] = others
     return parts
-
-
-def moment_bytes(optimizer: str) -> int:
-    """Bytes of optimizer state per parameter."""
-    return 8 if optimizer == "adamw" else 2
 
 
 def fitting_pairs(recipe: Recipe, sampling: Sampling, training: Training, memory: int) -> int:
