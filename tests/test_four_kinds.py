@@ -94,6 +94,8 @@ def test_rewards_of_four_kinds_run_from_prompts_to_the_report(server, tmp_path, 
     result = run(recipe, "run", callbacks=[events.append])
     assert result.report.is_file()
     assert [each["name"] for each in result.results["rewards"]] == [each["name"] for each in rewards]
+    rates = [each["win_rate"] for each in result.results["rewards"]]
+    assert [reward.win_rate for reward in result.evaluation.rewards] == rates
     _check_events(events, result)
     for reward in rewards:
         manifest = json.loads(

@@ -229,6 +229,8 @@ def test_a_policy_from_elsewhere_is_evaluated(tmp_path):
         (tmp_path / name / "capo.json").write_text('{"adaptation": "full"}')
     assert "nothing to do" not in capo("evaluate", "tiny.yaml", "--policy", "one's 🙂").stdout
     assert fake_stages.calls == ["baseline", "evaluate"]  # needs no earlier stage
+    states = json.loads(capo("status", "--run", "runs/tiny", "--json").stdout)["artifacts"]
+    assert [state["name"] for state in states] == ["baseline", "evaluate"]
     assert load_recipe(tmp_path / "runs" / "tiny" / "recipe.yaml").evaluate.policy == str(
         tmp_path / "one's 🙂"
     )

@@ -53,6 +53,8 @@ def test_batches_in_order():
         lambda v: torch.tensor(v, dtype=torch.bfloat16, requires_grad=False),
         lambda v: torch.tensor([float(x) for x in v], requires_grad=True),
         lambda v: [np.float32(x) for x in v],
+        lambda v: [torch.tensor(x, dtype=torch.bfloat16, requires_grad=True) for x in v],
+        lambda v: np.ma.array(v),
     ],
 )
 def test_accepts_any_numeric_type(convert):
@@ -66,6 +68,13 @@ def test_accepts_any_numeric_type(convert):
 def test_non_finite_scores_are_missing(bad, reason):
     results = scored(lambda values: [bad if v == 2 else v for v in values])
     assert results[2] == Scored(None, f"the score is {reason}")
+    assert [r.score for r in results if r.score is not None] == [0, 1, 3, 4, 5]
+
+
+@pytest.mark.parametrize("convert", [lambda masked: masked, list], ids=["array", "list"])
+def test_masked_scores_are_missing(convert):
+    results = scored(lambda values: convert(np.ma.array(values, mask=[v == 2 for v in values])))
+    assert results[2] == Scored(None, "the score is nan")
     assert [r.score for r in results if r.score is not None] == [0, 1, 3, 4, 5]
 
 
@@ -85,6 +94,7 @@ def test_float16_overflow_is_missing():
         (lambda v: [str(x) for x in v], "got values of type <U1"),
         (lambda v: ["x", None, 1, 2], "got list: could not convert string"),
         (lambda v: np.array(v) * 1j, "got values of type complex128"),
+        (lambda v: [torch.ones(1) for _ in v], r"got shape \(4, 1\)"),
         (lambda v: None, r"got shape \(\)"),
         (lambda v: [[1], [1, 2], [3], [4]], "got list: setting an array element"),
     ],

@@ -16,6 +16,7 @@ from capo.rewards import RewardError, build_comparison, load_reward
 from capo.rewards.protocol import Truncating
 from tiny_language_rewards import PIXELS, VOCABULARY
 
+PATCHES = "blip.visual_encoder.patch_embed.proj.weight"
 IMAGE_REWARD, CYCLE_REWARD = [0, 2, 4, 6, 7], [0, 2, 4, 6, 8]
 
 
@@ -133,6 +134,10 @@ def test_pickles_with_code_and_folders_of_pickles_are_rejected(tmp_path):
         ),
         (lambda w: w.pop("blip.visual_encoder.pos_embed"), "layout of ImageReward: vision"),
         (lambda w: w.update({"blip.text_encoder.pooler.dense.bias": torch.ones(3)}), "has unknown weights"),
+        (
+            lambda w: w.update({PATCHES: w[PATCHES][:32].contiguous()}),
+            "its vision is 32 wide, not a multiple of 64",
+        ),
         (lambda w: w["mlp.layers.0.bias"].fill_(float("nan")), "not finite: head.0.bias"),
         (lambda w: w.update({"mlp.layers.0.bias": torch.ones(3)}), "does not fit BlipJudge"),
     ],

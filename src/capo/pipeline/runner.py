@@ -34,6 +34,7 @@ from capo.pipeline.states import (
 )
 from capo.pipeline.trackers import calling_trackers
 from capo.recipe import EngineSection, Recipe
+from capo.reporting.results_schema import Results
 from capo.store import Artifact, Run, WorkspaceError
 from capo.store.manifest import differences
 from capo.store.replaced import replaced_folders
@@ -56,6 +57,11 @@ class RunResult:
     report: Path | None
     results: dict[str, Any] | None
     benchmarks: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def evaluation(self) -> Results | None:
+        """`results` with typed fields, such as `evaluation.rewards[0].win_rate`."""
+        return None if self.results is None else Results.model_validate(self.results)
 
 
 def run(

@@ -28,8 +28,15 @@ class ArtifactStatus:
 
 
 def status(recipe: Recipe, directory: str | Path) -> list[ArtifactStatus]:
-    """Return the state of every artifact of a run, in the order in which they are made."""
-    return list(statuses(graph.steps_of(recipe), Run(directory)).values())
+    """Return the state of every artifact of a run, in the order in which they are made.
+
+    A directory where only another policy was evaluated has only the artifacts of that evaluation.
+    """
+    states = list(statuses(graph.steps_of(recipe), Run(directory)).values())
+    begun = [state for state in states if state.state != "missing"]
+    if recipe.evaluate.policy is not None and {state.stage for state in begun} == {"evaluate"}:
+        return [state for state in states if state.stage == "evaluate"]
+    return states
 
 
 def verify(states: Sequence[ArtifactStatus], directory: str | Path) -> None:

@@ -82,12 +82,16 @@ def truncated(reward: Reward, prompts: Sequence[str]) -> list[bool | None]:
 
 
 def validate_scores(name: str, raw: Any, count: int) -> "np.ndarray":
-    """Return what a reward returned as float64 [count], with NaN for None.
+    """Return what a reward returned as float64 [count], with NaN for None and masked.
 
     Raises `RewardError` unless `raw` holds exactly `count` real numbers.
     """
-    if hasattr(raw, "detach"):  # a torch tensor
+    if isinstance(raw, list | tuple):  # numpy reads no tensor in bfloat16 or on a GPU
+        raw = [_unmasked(float64(value) if hasattr(value, "detach") else value) for value in raw]
+    elif hasattr(raw, "detach"):  # a torch tensor
         raw = float64(raw)
+    elif isinstance(raw, np.ma.MaskedArray):
+        raw = np.where(np.ma.getmaskarray(raw), None, raw.data)
     expected = f"reward {name!r} must return {count} numbers for {count} images"
     try:
         values = np.asarray(raw)
@@ -100,6 +104,10 @@ def validate_scores(name: str, raw: Any, count: int) -> "np.ndarray":
     if scores.shape != (count,):
         raise RewardError(f"{expected}, got shape {scores.shape}")
     return scores
+
+
+def _unmasked(value: Any) -> Any:
+    return None if value is np.ma.masked else value
 
 
 def float64(scores: "Tensor") -> "np.ndarray":

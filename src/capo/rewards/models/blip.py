@@ -93,7 +93,7 @@ def load_judge(checkpoint: str, device: Any, activation: type[nn.Module]) -> Bli
     try:
         judge = BlipJudge(blip, head, activation)
     except (KeyError, ValueError) as error:
-        raise RewardError(f"{checkpoint} is missing weights of BLIP: {error}") from error
+        raise RewardError(f"{checkpoint} is not a BLIP that can be read: {error}") from error
     parts = {"blip": blip, "head": head}
     named = {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
     return load_into(judge, named, checkpoint, device)
@@ -112,7 +112,7 @@ def sized_configs(weights: Mapping[str, Tensor]) -> tuple[Any, Any]:
         hidden_size=channels,
         intermediate_size=len(weights["vision.encoder.layers.0.mlp.fc1.weight"]),
         num_hidden_layers=_layers(weights, r"vision\.encoder\.layers\.(\d+)\."),
-        num_attention_heads=channels // HEAD_WIDTH,
+        num_attention_heads=_heads(channels, "vision"),
         image_size=round(patches**0.5) * patch,
         patch_size=patch,
         hidden_act="gelu",
@@ -125,13 +125,20 @@ def sized_configs(weights: Mapping[str, Tensor]) -> tuple[Any, Any]:
         encoder_hidden_size=channels,
         intermediate_size=len(weights["text.encoder.layer.0.intermediate.dense.weight"]),
         num_hidden_layers=_layers(weights, r"text\.encoder\.layer\.(\d+)\."),
-        num_attention_heads=width // HEAD_WIDTH,
+        num_attention_heads=_heads(width, "text"),
         max_position_embeddings=len(weights["text.embeddings.position_embeddings.weight"]),
         hidden_act="gelu",
         layer_norm_eps=1e-12,
         is_decoder=True,  # this adds cross-attention
     )
     return vision, text
+
+
+def _heads(width: int, part: str) -> int:
+    """Return the number of attention heads, which BLIP's files do not state."""
+    if width < HEAD_WIDTH or width % HEAD_WIDTH:
+        raise ValueError(f"its {part} is {width} wide, not a multiple of {HEAD_WIDTH}, the width of a head")
+    return width // HEAD_WIDTH
 
 
 def rename(name: str) -> str:
