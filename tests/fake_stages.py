@@ -27,9 +27,16 @@ VALUES = {
 }
 """A recipe with nothing that has a default."""
 
+_MEANS = {
+    "mean_base": 0.0,
+    "mean_tuned": 0.1,
+    "mean_difference": {"value": 0.1, "low": 0.0, "high": 0.2, "p": 0.05},
+    "sign_test": {"won": 2, "lost": 1, "tied": 1, "p": 1.0},
+}
 RESULTS = {
     "models": {"base": "shapes", "tuned": "train/best"},
     "prompts": 4,
+    "samples_per_prompt": 8,
     "rewards": [
         {
             "name": "first",
@@ -38,9 +45,11 @@ RESULTS = {
             "low": 0.52,
             "high": 0.58,
             "null_win_rate": 0.5,
+            **_MEANS,
         },
-        {"name": "held-out", "use": "evaluate", "win_rate": 0.5, "low": 0.4, "high": 0.6},
+        {"name": "held-out", "use": "evaluate", "win_rate": 0.5, "low": 0.4, "high": 0.6, **_MEANS},
     ],
+    "training_win_rate": {"value": 0.5512, "low": 0.52, "high": 0.58},
     "judge": {"name": "shapes", "base": 0.4, "tuned": 0.5, "difference": 0.1, "low": 0.02, "high": 0.18},
     "warnings": ["few prompts"],
 }
