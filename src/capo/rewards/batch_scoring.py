@@ -91,7 +91,7 @@ def validate_scores(name: str, raw: Any, count: int) -> "np.ndarray":
     elif hasattr(raw, "detach"):  # a torch tensor
         raw = float64(raw)
     elif isinstance(raw, np.ma.MaskedArray):
-        raw = np.where(np.ma.getmaskarray(raw), None, raw.data)
+        raw = raw.astype(object).filled(None)
     expected = f"reward {name!r} must return {count} numbers for {count} images"
     try:
         values = np.asarray(raw)
