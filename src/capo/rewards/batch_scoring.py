@@ -86,12 +86,10 @@ def validate_scores(name: str, raw: Any, count: int) -> "np.ndarray":
 
     Raises `RewardError` unless `raw` holds exactly `count` real numbers.
     """
-    if isinstance(raw, list | tuple):  # numpy reads no tensor in bfloat16 or on a GPU
-        raw = [_unmasked(float64(value) if hasattr(value, "detach") else value) for value in raw]
+    if isinstance(raw, list | tuple | np.ma.MaskedArray):
+        raw = [_plain(value) for value in raw]
     elif hasattr(raw, "detach"):  # a torch tensor
         raw = float64(raw)
-    elif isinstance(raw, np.ma.MaskedArray):
-        raw = raw.astype(object).filled(None)
     expected = f"reward {name!r} must return {count} numbers for {count} images"
     try:
         values = np.asarray(raw)
@@ -106,8 +104,11 @@ def validate_scores(name: str, raw: Any, count: int) -> "np.ndarray":
     return scores
 
 
-def _unmasked(value: Any) -> Any:
-    return None if value is np.ma.masked else value
+def _plain(value: Any) -> Any:
+    """Return a value as numpy reads it: no tensor in bfloat16 or on a GPU, and None for a masked one."""
+    if value is np.ma.masked:
+        return None
+    return float64(value) if hasattr(value, "detach") else value
 
 
 def float64(scores: "Tensor") -> "np.ndarray":
