@@ -65,6 +65,25 @@ def test_two_folders_are_compared_by_prompt(tmp_path, images, prompts):
     assert results["models"] == {"base": images, "tuned": better}
 
 
+@pytest.mark.parametrize("size", [(1280, 900), (390, 844)], ids=["desktop", "phone"])
+def test_the_gallery_is_filtered_without_scripts(browser, tmp_path, images, prompts, size):
+    better = write_images(tmp_path / "better", [[255, 0], [255, 255], [255, 0], [255, 255]])
+    measure(tmp_path / "run", better, prompts, against=images)
+    tab = browser.new_page(viewport={"width": size[0], "height": size[1]})
+    messages = []
+    tab.on("console", lambda message: messages.append(message.text))
+    tab.goto((tmp_path / "run/benchmarks/tiny/results/index.html").as_uri())
+    cards = "[...document.querySelectorAll('.card')].filter(e => e.checkVisibility()).map(e => e.className)"
+    assert len(tab.evaluate(cards)) == 8
+    for kind, count in {"lost": 1, "gained": 2, "right": 3, "wrong": 1, "unknown": 1}.items():
+        tab.locator(f"label[for=kind-{kind}]").click()
+        shown = tab.evaluate(cards)
+        assert (len(shown), all(kind in names.split() for names in shown)) == (count, True), kind
+    assert messages == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= size[0]
+    tab.close()
+
+
 def test_a_variant_reads_the_same_judgments_and_another_judge_the_same_images(tmp_path, images, prompts):
     official = measure(tmp_path / "run", images, prompts)
 
