@@ -166,3 +166,40 @@ def import_(
     from capo.people.exchange import import_results
 
     print_imported(import_results(study, results), as_json)
+
+
+SIMULATE_HELP = """Write votes of simulated raters, to rehearse a study before anyone is asked.
+
+They look at the images of the embedded world, so the study must be of its prompts. Kinds of raters: careful,
+noisy (4 of 10 votes at random), biased (3 of 10 votes for the tuned model), sided (left in 97% of votes),
+lazy (all at random, in 0.3 seconds)."""
+
+SIMULATE_EPILOG = """\b
+Example:
+  capo people simulate study --to rehearsal --raters careful,careful,careful,noisy,sided,lazy
+  capo people add study rehearsal/*.json"""
+
+
+@people_app.command("simulate", help=SIMULATE_HELP, epilog=SIMULATE_EPILOG)
+def simulate(
+    study: StudyFolder,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to create for the votes files.")],
+    raters: Annotated[
+        str, typer.Option(metavar="KIND,KIND,...", help="One rater for every kind named.")
+    ] = "careful,careful,careful,noisy,sided,lazy",
+    prompts: Annotated[
+        str, typer.Option(metavar="SOURCE", help="Source of the study's prompts, with their metadata.")
+    ] = "shapes:test",
+    people: Annotated[
+        str, typer.Option(metavar="NAME", help="Simulated people, as `pairs.people` in a recipe.")
+    ] = "shapes",
+    as_json: Json = False,
+) -> None:
+    from capo.cli.tables import print_json
+    from capo.people.rehearse_study import write_simulated_votes
+
+    files = write_simulated_votes(study, to, raters.split(","), prompts, people)
+    if as_json:
+        print_json([str(file) for file in files])
+    else:
+        print("\n".join(map(str, files)))

@@ -8,11 +8,11 @@ Notation:
     V, P, R     votes, prompts, raters
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 RESAMPLES = 1999
 _CELLS_AT_ONCE = 4_000_000  # bounds the memory of the bootstrap: a few arrays of 8 bytes per cell
@@ -57,9 +57,7 @@ class Variances:
         return max(self.prompts + self.raters - self.single, self.prompts, self.raters)
 
 
-def clustered_mean(
-    values: Sequence[float], prompts: Sequence[str], raters: Sequence[str], seed: int
-) -> ClusteredMean:
+def clustered_mean(values: ArrayLike, prompts: ArrayLike, raters: ArrayLike, seed: int) -> ClusteredMean:
     """Compute the mean of votes with an interval for other prompts and other raters.
 
     The interval is a bootstrap-t over both: every resample draws P prompts and R raters with replacement,
@@ -99,7 +97,7 @@ def clustered_mean(
     return ClusteredMean(mean, max(0.0, mean - reach), min(1.0, mean + reach), p, error, *counts)
 
 
-def variances(values: Sequence[float], prompts: Sequence[str], raters: Sequence[str]) -> Variances:
+def variances(values: ArrayLike, prompts: ArrayLike, raters: ArrayLike) -> Variances:
     """Estimate the variance of the mean of votes; needs two prompts and two raters.
 
     With the residuals e = y - mean, `prompts` is P / (P - 1) times the sum over prompts of the squared sum
@@ -111,18 +109,18 @@ def variances(values: Sequence[float], prompts: Sequence[str], raters: Sequence[
 class _Table:
     """Votes as sparse matrices [P, R] of counts, sums, and sums of squares."""
 
-    def __init__(self, values: Sequence[float], prompts: Sequence[str], raters: Sequence[str]) -> None:
+    def __init__(self, values: ArrayLike, prompts: ArrayLike, raters: ArrayLike) -> None:
         from scipy.sparse import csr_array
 
         self.y = np.asarray(values, dtype=np.float64)
+        prompts, raters = np.asarray(prompts), np.asarray(raters)
         if not len(self.y) == len(prompts) == len(raters) or not len(self.y):
-            raise ValueError(
-                f"{len(self.y)} votes, {len(prompts)} prompts and {len(raters)} raters must be equal"
-            )
+            lengths = f"{len(self.y)} votes, {len(prompts)} prompts and {len(raters)} raters"
+            raise ValueError(f"{lengths}: every vote needs one of each")
         if not ((self.y >= 0) & (self.y <= 1)).all():
             raise ValueError("votes must be in [0, 1]")
-        names, at_prompt = np.unique(np.asarray(prompts), return_inverse=True)
-        people, at_rater = np.unique(np.asarray(raters), return_inverse=True)
+        names, at_prompt = np.unique(prompts, return_inverse=True)
+        people, at_rater = np.unique(raters, return_inverse=True)
         self.prompts, self.raters = len(names), len(people)
 
         def matrix(entries: np.ndarray) -> "csr_array":
