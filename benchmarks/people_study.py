@@ -30,20 +30,19 @@ from capo.people.study_power import Votes, power
 from capo.people.votes import VoteLine
 from capo.people.votes_report import write_votes_report
 from capo.prompts import Prompt, make_prompt
+from capo.shapes.drawing import draw
 from capo.shapes.grammar import Spec, draw_specs, spec_of
 from capo.shapes.layout import corrupt, scene_of
 from capo.shapes.perception import perceive
-from capo.shapes.scenes import Scene, draw
+from capo.shapes.scenes import Scene
 from capo.shapes.simulated_raters import compare_at_random, prefer
 
 DESIGNS = (
-    (200, 5, 0.05, Votes(0.65, 0.0)),
-    (200, 5, 0.05, Votes(0.65, 0.03)),
-    (200, 20, 0.05, Votes(0.65, 0.05)),
-    (100, 8, 0.08, Votes(0.6, 0.05)),
     (40, 6, 0.1, Votes(0.65, 0.05)),
     (40, 6, 0.1, Votes(0.55, 0.1)),
-    (400, 3, 0.05, Votes(0.5, 0.0)),
+    (200, 5, 0.05, Votes(0.65, 0.0)),
+    (200, 5, 0.05, Votes(0.65, 0.03)),
+    (200, 3, 0.05, Votes(0.5, 0.0)),
 )
 """Prompts, raters, the difference from 1/2, and how votes vary."""
 

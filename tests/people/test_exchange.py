@@ -1,7 +1,10 @@
 """Studies go to other tools, and votes come back from them or go to training."""
 
 import json
+import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pyarrow.parquet as pq
@@ -214,3 +217,39 @@ def test_a_run_trains_on_votes(tmp_path, sdxl):
     margins = sorted(each.delta_reward(*each.allowed[0].tolist()) for each in pairs)
     assert margins == pytest.approx([1 / 3, 1 / 3, 1, 1])
     assert len(Run(tmp_path / "run").artifact("train").read_json_lines("metrics.jsonl")) == 1
+
+
+class Client:
+    """A stand-in for Rapidata's client: its job takes the arguments of version 3.21.0 and answers itself."""
+
+    def __init__(self):
+        self.job = self.audience = self
+
+    def create_compare_job_definition(self, name, instruction, datapoints, responses_per_datapoint, contexts):
+        assert all(Path(file).is_file() for pair in datapoints for file in pair)
+        self._arguments = {"instruction": instruction, "datapoints": datapoints, "contexts": contexts}
+        return self
+
+    def get_audience_by_id(self, audience_id):
+        return self
+
+    def assign_job(self, definition):
+        return definition
+
+    def display_progress_bar(self):
+        pass
+
+    def get_results(self):
+        return answered(self._arguments)
+
+
+def test_the_documented_job_runs_and_comes_back(tmp_path, monkeypatch):
+    page = Path(__file__).parents[2] / "docs" / "guides" / "people.md"
+    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    folder = tmp_path / "study"
+    write_study(folder, prompts=3, questions=("preference",))
+    export_study(folder, tmp_path / "out", "rapidata")
+    monkeypatch.chdir(tmp_path / "out")
+    monkeypatch.setitem(sys.modules, "rapidata", SimpleNamespace(RapidataClient=Client))
+    exec(compile(code, "people.md", "exec"), {})
+    assert import_results(folder, Path("results.json"))["votes"] == 9

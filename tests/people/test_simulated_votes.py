@@ -21,11 +21,11 @@ from capo.people.votes import VoteLine
 from capo.people.votes_report import write_votes_report
 from capo.prompts import load_prompts
 from capo.recipe import PromptsSection
+from capo.shapes.drawing import draw
 from capo.shapes.grammar import spec_of
 from capo.shapes.layout import corrupt, scene_of
-from capo.shapes.scenes import draw
 
-PROMPTS = load_prompts(PromptsSection(source="shapes:test", count=16), seed=0)
+PROMPTS = load_prompts(PromptsSection(source="shapes:test", count=24), seed=0)
 
 
 def image(prompt, right):
@@ -70,7 +70,7 @@ def results_of(folder, conducts):
 
 
 def test_the_analysis_recovers_what_raters_do(folder):
-    careful = {f"careful-{n}": Conduct() for n in range(3)}
+    careful = {f"careful-{n}": Conduct() for n in range(4)}
     clear = results_of(folder, careful)["comparisons"][0]
     assert clear["win_rate"]["low"] > 0.6  # they see what the prompts ask for
     assert clear["alpha"] > 0.1
@@ -81,8 +81,8 @@ def test_the_analysis_recovers_what_raters_do(folder):
 
     loyal = {f"loyal-{n}": Conduct(taste=-1.0) for n in range(2)}
     split = results_of(folder, careful | loyal)["comparisons"][0]["win_rate"]
-    assert split["value"] == pytest.approx(clear["win_rate"]["value"] * 3 / 5)
-    assert split["high"] - split["low"] > 1.5 * (clear["win_rate"]["high"] - clear["win_rate"]["low"])
+    assert split["value"] == pytest.approx(clear["win_rate"]["value"] * 4 / 6)
+    assert split["high"] - split["low"] > 1.3 * (clear["win_rate"]["high"] - clear["win_rate"]["low"])
 
 
 def test_lazy_and_sided_raters_change_nothing(folder):

@@ -65,7 +65,9 @@ def clustered_mean(values: ArrayLike, prompts: ArrayLike, raters: ArrayLike, see
     `|mean* - mean| / error*` over the resamples, times the error of the votes, is half the width, where an
     error is the root of `Variances.both`. Division by the error of the same resample keeps the interval
     right both when raters agree and when they do not: the percentiles of resampled means would count the
-    noise of single votes three times (Owen, 2007), and are too narrow for few raters.
+    noise of single votes three times (Owen, 2007), and are too narrow for few raters. The quantile is at
+    most that of Student's t with min(P, R) - 1 degrees of freedom: with very few raters, resamples without
+    any variance would make it infinite.
 
     Equal votes have no variance to estimate. Their interval has the means for which as many equal clusters
     have a probability of at least 5%, with the smaller of P and R as the number of clusters. With a single
@@ -80,6 +82,8 @@ def clustered_mean(values: ArrayLike, prompts: ArrayLike, raters: ArrayLike, see
     Raises:
         ValueError: if there are no votes, lengths differ, or a value is out of range.
     """
+    from scipy.stats import t as student
+
     table = _Table(values, prompts, raters)
     mean = float(table.y.mean())
     counts = (len(table.y), table.prompts, table.raters)
@@ -92,8 +96,14 @@ def clustered_mean(values: ArrayLike, prompts: ArrayLike, raters: ArrayLike, see
         return ClusteredMean(mean, 0.0, 1.0, 1.0, None, *counts)
     error = table.variances().both ** 0.5
     deviations = table.studentized(mean, np.random.default_rng(seed))
-    reach = error * float(np.quantile(deviations, CONFIDENCE, method="higher"))
-    p = (1 + int((deviations >= abs(mean - 0.5) / error).sum())) / (1 + len(deviations))
+    freedom = min(table.prompts, table.raters) - 1
+    limit = min(
+        float(np.quantile(deviations, CONFIDENCE, method="higher")),
+        float(student.ppf((1 + CONFIDENCE) / 2, freedom)),
+    )
+    reach, away = limit * error, abs(mean - 0.5) / error
+    p = (1 + int((deviations >= away).sum())) / (1 + len(deviations))
+    p = min(p, 2 * float(student.sf(away, freedom)))
     return ClusteredMean(mean, max(0.0, mean - reach), min(1.0, mean + reach), p, error, *counts)
 
 
