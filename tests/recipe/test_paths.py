@@ -39,6 +39,17 @@ def test_paths_are_relative_to_the_folder_of_the_recipe(tmp_path, monkeypatch):
     assert parse_recipe(yaml.safe_load(file.read_text())).evaluate.prompts.source == str(work / "w.txt")
 
 
+def test_a_missing_model_in_an_existing_folder_is_a_path(tmp_path):
+    (tmp_path / "models").mkdir()
+    for model, expected in (
+        ({"checkpoint": "models/mv1"}, str(tmp_path / "models/mv1")),
+        ({"checkpoint": "models/mv1", "revision": "main"}, "models/mv1"),
+        ({"checkpoint": "owner/name"}, "owner/name"),
+    ):
+        file = write(tmp_path, "my.yaml", model=model)
+        assert load_recipe(file).model.checkpoint == expected
+
+
 def test_what_is_no_path_stays(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("shapes", "train", "a", "python"):

@@ -17,6 +17,7 @@ import tiny_run
 from capo import pipeline
 from capo.cli import app
 from capo.diffusion import checkpoint_identity, load_family
+from capo.diffusion.original_layout import original_unet
 from capo.diffusion.policy import Policy
 from capo.engine.model_loading import quiet
 from capo.method.soup import soup as soup_of_weights
@@ -24,6 +25,7 @@ from capo.recipe import ModelSection, TrainSection
 from capo.soups.full_models import StoredWeights, weight_files
 from capo.soups.merge import SoupSettings, soup, soup_front, weightings
 from capo.store import StaleArtifact
+from comfy_reader import with_lora
 
 METHODS = [
     (SoupSettings("linear"), [1.0, 3.0, 1.0]),
@@ -303,3 +305,41 @@ def test_a_soup_is_evaluated_like_a_trained_policy(tmp_path, sdxl, loras):
         for half in ("baseline/images/base", "evaluate/images/tuned")
     ]
     assert images[0] != images[1]
+
+
+def test_a_soup_has_kohyas_file_too(loras, sdxl, tmp_path):
+    soup(loras, tmp_path / "soup", EXACT)
+    family = load_family(ModelSection(checkpoint=str(sdxl)), torch.device("cpu"))
+    config, prefix = family.denoiser.config, "model.diffusion_model."
+
+    def network():
+        weights = {name: tensor.clone() for name, tensor in family.denoiser.state_dict().items()}
+        return {name.removeprefix(prefix): tensor for name, tensor in original_unet(weights, config)}
+
+    base = network()
+    family.load_lora(tmp_path / "soup")
+    family.denoiser.fuse_lora()
+    family.denoiser.unload_lora()
+    expected = network()
+    for name, tensor in with_lora(base, tmp_path / "soup/kohya.safetensors").items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6)
+
+
+def test_an_adapter_that_peft_saved_is_merged_like_a_policy(loras, tmp_path):
+    first, second = loras[:2]
+    with safe_open(second / "pytorch_lora_weights.safetensors", "pt") as file:
+        metadata = json.loads(file.metadata()["lora_adapter_metadata"])
+        named = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    peft = tmp_path / "peft"
+    peft.mkdir()
+    config = {name.removeprefix("unet."): value for name, value in metadata.items()}
+    (peft / "adapter_config.json").write_text(json.dumps(config))
+    renamed = {f"base_model.model.{name.removeprefix('unet.')}": tensor for name, tensor in named.items()}
+    save_file(renamed, peft / "adapter_model.safetensors")
+    soups = []
+    for name, other in (("own", second), ("foreign", peft)):
+        soup([first, other], tmp_path / name, EXACT)
+        soups.append((tmp_path / name / "pytorch_lora_weights.safetensors").read_bytes())
+    assert soups[0] == soups[1]
+    with pytest.raises(ValueError, match="is not a policy"):
+        soup([peft, peft], tmp_path / "none", EXACT)

@@ -70,7 +70,7 @@ BLOCKS = {
 
 
 @dataclass(frozen=True)
-class _Update:
+class Update:
     """The adapter of one module: ΔW = up · down, or what a DoRA makes of it."""
 
     down: Tensor
@@ -86,8 +86,15 @@ def write_kohya(denoiser: Any, path: Path | None) -> bool:
     that share the weights all call this; those that write nothing pass no path.
     """
     layers = {name: module for name, module in denoiser.named_modules() if isinstance(module, LoraLayer)}
-    places = _places(denoiser, list(layers))
-    updates = {name: _update(layer) for name, layer in layers.items()}
+    return write_updates(denoiser, {name: _update(layer) for name, layer in layers.items()}, path)
+
+
+def write_updates(denoiser: Any, updates: Mapping[str, Update], path: Path | None) -> bool:
+    """Write updates by the name of their module in `denoiser`, like `write_kohya`.
+
+    The denoiser needs no values, unless an update is a DoRA.
+    """
+    places = _places(denoiser, list(updates))
     if places is None:
         return False
     tensors: dict[str, Tensor] = {}
@@ -138,20 +145,20 @@ def _place(
     return None
 
 
-def _update(layer: Any) -> _Update:
+def _update(layer: Any) -> Update:
     adapter = layer.active_adapters[0]
     down = whole(layer.lora_A[adapter].weight.detach()).float()
     up = whole(layer.lora_B[adapter].weight.detach()).float() * layer.scaling[adapter]
     if adapter not in layer.lora_magnitude_vector:
-        return _Update(down, up)
+        return Update(down, up)
     magnitude = whole(layer.lora_magnitude_vector[adapter].weight.detach()).float().flatten()
     base = whole(layer.get_base_layer().weight.detach()).float().flatten(1)
     # ComfyUI divides by ‖W‖, where PEFT and diffusers divide by ‖W + ΔW‖.
     changed = (base + up.flatten(1) @ down.flatten(1)).norm(dim=1)
-    return _Update(down, up, magnitude * base.norm(dim=1) / changed)
+    return Update(down, up, magnitude * base.norm(dim=1) / changed)
 
 
-def _fused(denoiser: Any, parts: list[tuple[str, _Update | None]]) -> _Update:
+def _fused(denoiser: Any, parts: list[tuple[str, Update | None]]) -> Update:
     """One update of modules whose rows follow each other; those without an update stay as they are."""
     known = [update for _, update in parts if update is not None]
     up, norms = [], []
@@ -168,7 +175,7 @@ def _fused(denoiser: Any, parts: list[tuple[str, _Update | None]]) -> _Update:
             own = None if update is None else update.norms
             norms.append(whole(weight).float().norm(dim=1) if own is None else own)
     down = torch.cat([update.down.cpu() for update in known])
-    return _Update(down, torch.cat(up), torch.cat([n.cpu() for n in norms]) if norms else None)
+    return Update(down, torch.cat(up), torch.cat([n.cpu() for n in norms]) if norms else None)
 
 
 def _weight(denoiser: Any, name: str) -> Tensor:

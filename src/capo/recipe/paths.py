@@ -2,7 +2,8 @@
 
 A path is relative to the folder of the recipe's file; where nothing is there, and for a shipped recipe, for
 `--set` and for a recipe in Python, to the current directory. What does not exist stays as it is written: it
-may be a Hub id, and if not, the stage that needs it says so.
+may be a Hub id, and if not, the stage that needs it says so. But `models/mv1` is a missing path if there is a
+folder `models`; with `model.revision`, it is a Hub id.
 """
 
 import os
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from capo.recipe.hub_id import HUB_ID
 from capo.recipe.plugins import CHECKPOINTS, PROMPT_SOURCES, plugins
 
 LOCATIONS = (
@@ -48,6 +50,8 @@ def resolve_paths(values: Any, folders: Sequence[Path]) -> None:
         if isinstance(section, dict) and isinstance(section.get(last), str):
             section[last] = _resolved(section[last], folders)
     model = values.get("model")
+    if isinstance(model, dict) and isinstance(model.get("checkpoint"), str) and not model.get("revision"):
+        model["checkpoint"] = _beside(model["checkpoint"], folders)
     loras = model.get("loras") if isinstance(model, dict) else None
     for lora in loras if isinstance(loras, list) else []:
         if isinstance(lora, dict) and isinstance(lora.get("path"), str):
@@ -97,6 +101,15 @@ def _resolved(location: str, folders: Sequence[Path]) -> str:
         return found
     if colon and (found := _find(path, folders)):
         return f"{prefix}:{found}"
+    return location
+
+
+def _beside(location: str, folders: Sequence[Path]) -> str:
+    """Make an absolute path of what reads like a Hub id, but whose first part is a folder here."""
+    if HUB_ID.fullmatch(location) and not Path(location).exists():
+        for folder in folders:
+            if Path(folder, location).parent.is_dir():
+                return str(Path(folder, location).absolute())
     return location
 
 

@@ -42,19 +42,21 @@ class Adapter:
         return int(self.config[f"{self.network}.r"])
 
 
-def read_adapter(folder: Path) -> Adapter:
-    """Read a LoRA policy, with alpha / r multiplied into its updates.
+def read_adapter(folder: Path, network: str | None = None) -> Adapter:
+    """Read a LoRA policy, a LoRA file, or a folder of peft, with alpha / r multiplied into its updates.
+
+    `network` names the network that a folder of peft adapts.
 
     Raises `ValueError` if the file is not a whole adapter, is not plain LoRA (such as DoRA), or does not
     record its alpha.
     """
-    file = read_lora(folder)
+    file = read_lora(folder, network)
     path, config, tensors = file.path, file.config, file.tensors
     down, up = next((pair for pair in SIDES if any(name.endswith(pair[0]) for name in tensors)), SIDES[0])
     modules = [name.removesuffix(down) for name in tensors if name.endswith(down)]
     network = modules[0].partition(".")[0] if modules else ""
     if not config.get(f"{network}.lora_alpha"):
-        raise ValueError(f"{path} does not record its alpha; only LoRA files that capo saved can be merged")
+        raise ValueError(f"{path} does not record its alpha, as LoRA files of capo, diffusers and PEFT do")
     unusual = [name for name in NOT_PLAIN if config.get(f"{network}.{name}")]
     if unusual or len(tensors) != 2 * len(modules):
         raise ValueError(

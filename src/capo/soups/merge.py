@@ -6,16 +6,20 @@ TO/0.25-0.75/ …     with a sweep: one folder per weighting, and sweep.json, wh
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from capo.diffusion.saved import RECORD, SavedPolicy, find_policy
+from capo.diffusion.saved import LORA, PEFT_CONFIG, RECORD, SavedPolicy, find_policy, is_policy
+from capo.engine.progress import say
 from capo.recipe import ModelSection
 from capo.soups.soup_card import soup_card
 from capo.store import atomic
 from capo.store.manifest import pretty
+
+if TYPE_CHECKING:
+    from capo.method.low_rank import LowRank
 
 KEPT = ("base", "model", "adaptation")
 """Fields that a soup's record copies from its policies."""
@@ -80,10 +84,12 @@ class _Merge:
     """Compatible policies, ready to be merged with any weights."""
 
     def __init__(self, policies: Sequence[Path], settings: SoupSettings) -> None:
-        self._policies = [find_policy(path) for path in policies]
-        self._settings = settings
+        # Adapters from elsewhere say nothing of their base; they count as those of the first policy's.
+        own = find_policy(next(filter(is_policy, policies), policies[0]))
+        self._policies = [_adapter_of(own, path) or find_policy(path) for path in policies]
+        self._settings, self._own = settings, own
         _check(self._policies, settings)
-        self._first = self._policies[0].record
+        self._first = own.record
 
     def write(self, folder: Path, weights: Sequence[float]) -> dict[str, Any]:
         """Write the soup with these weights to `folder`; return its description."""
@@ -103,7 +109,8 @@ class _Merge:
         from capo.method.low_rank import low_rank_soup, refactored
         from capo.soups.adapters import aligned, read_adapter, write_adapter
 
-        adapters = [read_adapter(policy.folder) for policy in self._policies]
+        network = read_adapter(self._own.folder).network
+        adapters = [read_adapter(policy.folder, network) for policy in self._policies]
         updates = low_rank_soup(aligned(adapters), **method)
         exact, rank = sum(adapter.rank for adapter in adapters), self._settings.rank
         error = 0.0
@@ -116,7 +123,24 @@ class _Merge:
             updates = dict(zip(updates, smaller, strict=True))
             error = math.sqrt(math.fsum(lost) / math.fsum(total)) if math.fsum(total) > 0 else 0.0
         write_adapter(folder, updates, adapters)
+        self._write_kohya(folder, updates, f"{adapters[0].network}.")
         return {"rank": rank or exact, "relative_error": error}
+
+    def _write_kohya(self, folder: Path, updates: "Mapping[str, LowRank]", prefix: str) -> None:
+        """Write the LoRA for ComfyUI and kohya's scripts too, if the base's configuration is here."""
+        from capo.diffusion import load_weightless
+        from capo.diffusion.kohya import KOHYA, Update, write_updates
+
+        moved = {} if self._settings.base is None else {"checkpoint": self._settings.base}
+        try:
+            denoiser = load_weightless(ModelSection(**(self._first["model"] | moved))).denoiser
+        except (OSError, ValueError) as error:
+            say(f"{folder.name}: no {KOHYA}, whose names follow from the base's configuration: {error}")
+            return
+        named = {
+            name.removeprefix(prefix): Update(u.down.float(), u.up.float()) for name, u in updates.items()
+        }
+        write_updates(denoiser, named, folder / KOHYA)
 
     def _write_pipeline(self, folder: Path, method: dict[str, Any]) -> dict[str, Any]:
         from capo.soups.full_models import merge_pipelines
@@ -139,6 +163,20 @@ class _Merge:
         record = {**kept, "soup": {**description, "policies": sources}}
         (folder / RECORD).write_text(pretty(record), encoding="utf-8")
         (folder / "README.md").write_text(soup_card(record), encoding="utf-8")
+
+
+def _adapter_of(own: SavedPolicy, path: Path) -> SavedPolicy | None:
+    """Return a LoRA file, or a folder of peft or diffusers with one, as a policy of the base of `own`.
+
+    None for anything else. Raises `ValueError` unless the LoRA fits that base.
+    """
+    from capo.diffusion import check_lora
+
+    foreign = (path / PEFT_CONFIG).is_file() or (path / LORA).is_file() or path.is_file()
+    if is_policy(path) or not foreign or own.record["adaptation"] != "lora":
+        return None
+    check_lora(ModelSection(**own.record["model"]), path)
+    return SavedPolicy(path, own.record)
 
 
 def _check(policies: Sequence[SavedPolicy], settings: SoupSettings) -> None:
