@@ -35,7 +35,7 @@ LONGEST = (
     "test_killed.py", "test_together.py", "studies/test_quick.py", "training/test_train.py",
     "cost/test_counts.py", "cost/test_plan.py", "cost/test_bench.py", "diffusion/test_policy.py",
     "pipeline/test_rounds.py", "studies/test_running.py", "training/test_trainer.py",
-    "engine/test_heartbeat.py",
+    "engine/test_heartbeat.py", "test_day.py",
 )  # fmt: skip
 """Files that take longest. They start first, so that no process is left alone with one at the end."""
 

@@ -54,19 +54,25 @@ def save(build: Callable[[], Any], folder: Path, seed: int = 0, dtype: torch.dty
     return folder
 
 
-def sdxl(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, **scheduler: object) -> Path:
-    """Save a tiny SDXL pipeline into `folder`; `scheduler` overrides fields of its scheduler."""
+def sdxl(
+    folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, width_2: int = 16, **scheduler: object
+) -> Path:
+    """Save a tiny SDXL pipeline into `folder`; `scheduler` overrides fields of its scheduler.
+
+    `width_2` is the width of the second text encoder. In a single file, diffusers takes encoders of equal
+    width for the same.
+    """
 
     def build() -> StableDiffusionXLPipeline:
         tokenizer = clip_tokenizer()
         return StableDiffusionXLPipeline(
             vae=vae(),
             text_encoder=CLIPTextModel(text_config(tokenizer)),
-            text_encoder_2=CLIPTextModelWithProjection(text_config(tokenizer)),
+            text_encoder_2=CLIPTextModelWithProjection(text_config(tokenizer, width_2)),
             tokenizer=tokenizer,
             tokenizer_2=tokenizer,
             unet=_unet(
-                cross_attention_dim=32,
+                cross_attention_dim=16 + width_2,
                 addition_embed_type="text_time",
                 addition_time_embed_dim=4,
                 projection_class_embeddings_input_dim=6 * 4 + 16,
@@ -239,10 +245,10 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CONTEXT)
 
 
-def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+def text_config(tokenizer: CLIPTokenizer, width: int = 16) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=16,
+        hidden_size=width,
         intermediate_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,

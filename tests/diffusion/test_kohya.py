@@ -1,8 +1,4 @@
-"""A policy's file for ComfyUI and kohya's scripts changes every weight as the policy does.
-
-The reader here follows a rule that both document: a LoRA's name is `lora_unet_` and the name of the weight in
-the original layout (for SD, also in that of diffusers), with underscores for dots.
-"""
+"""A policy's file for ComfyUI and kohya's scripts changes every weight as the policy does."""
 
 import pytest
 import torch
@@ -14,6 +10,7 @@ from capo.diffusion.policy import Policy
 from capo.diffusion.saved import LORA
 from capo.engine.model_loading import quiet
 from capo.recipe import TrainSection
+from comfy_reader import with_lora
 from diffusion_cases import family_of
 from original_layouts import original_flux_blocks, original_sd3
 
@@ -41,24 +38,6 @@ def original(name, weights, config):
     return {key.removeprefix("model.diffusion_model."): tensor for key, tensor in renamed.items()}
 
 
-def comfy(weights, file):
-    """The weights with a LoRA file applied by ComfyUI's rule, which divides a DoRA by the norm of W."""
-    tensors, out = load_file(file), dict(weights)
-    for key, weight in weights.items():
-        name = f"lora_unet_{key.removesuffix('.weight').replace('.', '_')}"
-        if f"{name}.lora_up.weight" not in tensors or not key.endswith(".weight"):
-            continue
-        up, down = tensors.pop(f"{name}.lora_up.weight"), tensors.pop(f"{name}.lora_down.weight")
-        delta = up.flatten(1) @ down.flatten(1) * (tensors.pop(f"{name}.alpha") / len(down))
-        out[key] = weight + delta.reshape(weight.shape)
-        scale = tensors.pop(f"{name}.dora_scale", None)
-        if scale is not None:
-            norm = weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.dim() - 1))
-            out[key] = out[key] * (scale / norm)
-    assert not tensors  # all of the file is in use
-    return out
-
-
 @pytest.fixture(params=CASES)
 def trained(request, checkpoint, tmp_path):
     """A saved policy: its architecture, its weights before and after, and its folder."""
@@ -79,7 +58,7 @@ def test_comfyui_and_kohya_apply_it_as_diffusers_does(trained):
     name, before, denoiser, folder = trained
     config = denoiser.config
     base, expected = (original(name, w, config) for w in (before, dict(denoiser.state_dict())))
-    got = comfy(base, folder / KOHYA)
+    got = with_lora(base, folder / KOHYA)
     changed = [key for key in base if not torch.equal(base[key], expected[key])]
     assert changed
     for key in base:

@@ -80,6 +80,8 @@ def locate(section: ModelSection) -> "Source":
     path = resolve_checkpoint(section.checkpoint)
     if is_single_file(path):
         return locate_file(section, path)
+    if path.endswith(".safetensors"):
+        raise ValueError(f"model.checkpoint: {Path(path).absolute()} does not exist")
     if section.config is not None:
         raise ValueError(
             f"model.config: applies only to a single .safetensors file, and {section.checkpoint} is none; "

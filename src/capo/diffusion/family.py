@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers.configuration_utils import FrozenDict
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
@@ -358,7 +359,8 @@ class Family(ABC):
         if source is self.source and name in getattr(self.pipeline_class, "_lora_loadable_modules", ()):
             # On the CPU, so that the merged weights do not depend on the device.
             part = (name, network)
-            fuse_loras(self.pipeline_class, self.denoiser_name, part, self._section.loras)
+            config = FrozenDict(self._config(self.denoiser_class, self.denoiser_name))
+            fuse_loras(self.pipeline_class, (self.denoiser_name, config), part, self._section.loras)
         return network.to(self.device)
 
     def _config(self, part: Any, folder: str) -> dict[str, Any]:

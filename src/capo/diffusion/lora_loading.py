@@ -41,17 +41,20 @@ def add_lora(pipeline: Any, denoiser: str, path: Path) -> None:
     check_applied(file, tensors, present)
 
 
-def fuse_loras(kind: Any, denoiser: str, part: tuple[str, Any], loras: tuple[LoraSection, ...]) -> None:
+def fuse_loras(
+    kind: Any, denoiser: tuple[str, Any], part: tuple[str, Any], loras: tuple[LoraSection, ...]
+) -> None:
     """Merge LoRAs into one network of a pipeline of class `kind`, in place and in their order.
 
-    `part` is the network with its name. Raises `ValueError` naming the file unless all of its weights are
-    finite, belong to networks of such a pipeline, and, for this network, are in use.
+    `denoiser` is the name of that part and its configuration, which names in a file are converted by; `part`
+    is the network with its name. Raises `ValueError` naming the file unless all of its weights are finite,
+    belong to networks of such a pipeline, and, for this network, are in use.
     """
     name, network = part
     for position, lora in enumerate(loras):
         try:
-            file = read_lora(Path(lora.path), denoiser)
-            tensors, alphas = _converted(kind, denoiser, network.config, file)
+            file = read_lora(Path(lora.path), denoiser[0])
+            tensors, alphas = _converted(kind, *denoiser, file)
             own = {key: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
             if own:
                 _apply(kind, name, network, (own, alphas), file)

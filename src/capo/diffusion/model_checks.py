@@ -80,6 +80,9 @@ def _check_device(engine: EngineSection) -> None:
 def _check_model(section: ModelSection, generate: GenerateSection, train: TrainSection) -> Iterator[Finding]:
     facts, path = model_facts(section, generate, train), resolve_checkpoint(section.checkpoint)
     local = Path(path).exists()
+    if not local and (Path(path).is_absolute() or path.endswith(".safetensors")):  # no Hub id
+        yield Finding(CHECKPOINT, f"{Path(path).absolute()} does not exist")
+        return
     if not local and (facts.lacking or any(f.field == CHECKPOINT for f in facts.findings)):
         try:
             repository = find_repository(path, section.revision)
