@@ -134,7 +134,9 @@ def rows_of(folder, answers):
 
 def test_the_fixed_variant_counts_every_question_of_every_image(folder):
     rows = rows_of(folder / "prompts", {"a1": ["yy", "ny", "yn", "nn"], "b2": ["yyy", "yny", "nyy", "yyn"]})
-    scores = {s.name: s.value for s in DPG_BENCH.summarize(rows, "fixed").scores}
+    summary = DPG_BENCH.summarize(rows, "fixed")
+    assert summary.details == {}
+    scores = {s.name: s.value for s in summary.scores}
     dog, cats = (1 + 0 + 0.5 + 0) / 4, (1 + 1 / 3 + 0 + 2 / 3) / 4
     assert scores == pytest.approx(
         {
@@ -148,7 +150,9 @@ def test_the_fixed_variant_counts_every_question_of_every_image(folder):
 
 def test_the_official_variant_has_the_faults_of_the_script(folder):
     rows = rows_of(folder / "prompts", {"a1": ["yy", "ny", "yn", "nn"], "b2": ["yyy", "yny", "nyy", "nyy"]})
-    scores = {s.name: s.value for s in DPG_BENCH.summarize(rows, "official").scores}
+    summary = DPG_BENCH.summarize(rows, "official")
+    assert list(summary.details.values()) == [[0]]
+    scores = {s.name: s.value for s in summary.scores}
     assert scores == pytest.approx(
         {
             "overall": (1 + 1 / 3 + 0 + 0) / 4,  # a1 fails: its first question is the first of the file

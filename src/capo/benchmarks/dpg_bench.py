@@ -42,14 +42,19 @@ def with_dependencies(questions: Sequence[Question], skip_first: bool = False) -
 
 
 def summarize(rows: Sequence[Row], variant: str) -> Summary:
-    """Return the mean over prompts, and means over questions by broad and by detailed category."""
+    """Return the mean over prompts, and means over questions by broad and by detailed category.
+
+    `details` has the numbers of the prompts that the official script drops.
+    """
     official = variant == OFFICIAL
+    dropped: set[int] = set()
     totals: list[dict[str, float]] = []
     answers: dict[str, list[tuple[int, float]]] = {}
     last = max((row["image"] for row in rows), default=0)
     for row in rows:
         counts = with_dependencies(row["questions"], skip_first=official)
         if not counts:
+            dropped.add(row["prompt"])
             continue
         totals.append({"prompt": row["prompt"], "value": sum(counts.values()) / len(counts)})
         if official and row["image"] != last:
@@ -61,7 +66,8 @@ def summarize(rows: Sequence[Row], variant: str) -> Summary:
                     answers.setdefault(name, []).append((row["prompt"], value))
     overall = Score(OVERALL, mean_by_prompt(totals, "value"))
     categories = [_over_questions(name, answers[name]) for name in sorted(answers, key=_broad_first)]
-    return Summary((overall, *categories), OVERALL)
+    details = {"prompts that the official script drops": sorted(dropped)} if dropped else {}
+    return Summary((overall, *categories), OVERALL, details)
 
 
 def _categories(category: str) -> tuple[str, ...]:
