@@ -189,7 +189,7 @@ class CompBenchModels:
         asked = questions(grammar)
         for row in self._blip.probabilities(images, asked):
             answers = [
-                {"question": question, "answer": f"yes {share:.0%}", "score": share}
+                {"question": question, "answer": "P(yes)", "score": share}
                 for question, share in zip(asked, row, strict=True)
             ]
             yield blip_vqa.product(row), {"answers": answers}
