@@ -17,9 +17,9 @@ def serving(reward, identity="something", **options):
 
 
 @contextmanager
-def running(app, port=0):
+def running(app, port=0, most_connections=None):
     """Serve an application over a loopback socket; yields its URL and its address."""
-    server = build_server(app)
+    server = build_server(app, most_connections)
     with listen("127.0.0.1", port) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

@@ -146,6 +146,19 @@ def test_what_is_no_vote_is_refused(served, monkeypatch):
         assert connection.makefile("rb").readline().startswith(b"HTTP/1.1 408")
 
 
+def test_connections_are_limited_and_idle_ones_make_room(made):
+    folder, study = made
+    with open_vote_log(folder, study) as log:
+        service = VoteService(folder, study, log)
+        with running(service.app, most_connections=4) as (_, address):
+            idle = [socket.create_connection(address) for _ in range(4)]
+            wait_until(lambda: request(address, "GET", f"/{service.token}/")[0] == 503)
+            for connection in idle:
+                connection.close()
+            wait_until(lambda: request(address, "GET", f"/{service.token}/")[0] == 200)
+    (folder / VOTES / "served.jsonl").unlink()
+
+
 def test_only_the_page_and_its_images_are_served_to_those_with_the_token(served):
     image = served.study.pairs[0].left
     for path in ("/", f"/{served.token[:-1]}/", "/x/", f"/x/{image.file}", "/../key.json"):
