@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -70,11 +70,10 @@ def request(address, method, path, body=None, **headers):
     connection = http.client.HTTPConnection(*address, timeout=20)
     if isinstance(body, dict):
         body, headers = json.dumps(body), {"Content-Type": "application/json"} | headers
-    connection.request(method, path, body, headers)
-    response = connection.getresponse()
-    data = response.read()
-    connection.close()
-    return response.status, data
+    with closing(connection):  # also if the server is killed meanwhile
+        connection.request(method, path, body, headers)
+        response = connection.getresponse()
+        return response.status, response.read()
 
 
 def post(service, body, **headers):
