@@ -1,5 +1,7 @@
 """Mask2Former with mmdet's weights, against the network written from mmdet's documentation."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -21,9 +23,10 @@ def weights():
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory, weights):
-    """A file as mmdet saves it: tensors beside plain values."""
+    """A file as mmdet saves it: tensors beside plain values and numbers of numpy."""
     path = tmp_path_factory.mktemp("mmdet") / "mask2former.pth"
-    torch.save({"meta": {"mmdet_version": "2.24.1", "CLASSES": ("person",)}, "state_dict": weights}, path)
+    meta = {"mmdet_version": "2.24.1", "CLASSES": ("person",), "seed": np.int64(3), "best": np.float64(0.5)}
+    torch.save({"meta": meta, "state_dict": weights}, path)
     return path
 
 
@@ -73,6 +76,7 @@ def test_files_that_do_not_fit_are_rejected(tmp_path, weights):
     rejected({n: t for n, t in weights.items() if n != missing}, "queries_embedder")
     rejected({**weights, "panoptic_head.extra": torch.zeros(1)}, "extra")
     rejected({"layer.weight": torch.zeros(1)}, "mmdet")
+    rejected({"meta": Path("code"), "state_dict": weights}, "could run code")
     head = {n: t[:20] if "cls_embed" in n else t for n, t in weights.items()}
     rejected(head, "19 classes")
 

@@ -127,13 +127,21 @@ def _load(location: str, device: Any) -> Any:
     network = _network_class()
     if not Path(location).is_file():
         return load_model(network, location, device, torch.float32)
-    weights = read_weights(location)
+    with torch.serialization.safe_globals(_numbers()):
+        weights = read_weights(location)
     if not is_mmdet(weights):
         raise RewardError(f"{location} is not a Mask2Former with a Swin backbone in the layout of mmdet 2.x")
     with quiet():
         model = network(config_of(weights))
     unused = {name: value for name, value in model.state_dict().items() if UNUSED.search(name)}
     return load_into(model, {**from_mmdet(weights), **unused}, location, device)
+
+
+def _numbers() -> list[Any]:
+    """Return what numpy's numbers are pickled with. They are data, and may stand beside the tensors."""
+    scalar = np.float64(0).__reduce__()[0]
+    old_name = (scalar, "numpy.core.multiarray.scalar")  # before numpy 2
+    return [scalar, old_name, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8"))]
 
 
 def _network_class() -> Any:
