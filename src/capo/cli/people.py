@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 people_app = group(help="Let people compare images: make a study, collect votes, report.")
 app.add_typer(people_app, name="people", rich_help_panel=Section.MORE)
 
-MAKE_HELP = """Make the page on which people compare the images of two or more models.
+MAKE_HELP = """Make a page on which people compare images of models.
 
 With only --run, the two models of a run's finished evaluation. A, B and C are otherwise a run, a policy
 folder, a LoRA, a diffusers directory, a Hub id, or a folder of images; B and every C are compared with A.

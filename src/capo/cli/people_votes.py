@@ -11,7 +11,7 @@ from capo.cli.people import people_app
 
 StudyFolder = Annotated[Path, typer.Argument(metavar="STUDY", help="Folder that `capo people make` created.")]
 
-POWER_HELP = """Say how many prompts and raters show a difference, before anyone is paid.
+POWER_HELP = """Say how many prompts and raters it takes to show a difference.
 
 Prints the probability that a study of this size shows a win-rate of 50% plus POINTS, the smallest difference
 that it shows with the wanted probability, and the prompts that other numbers of raters need. Every rater
@@ -96,7 +96,7 @@ def add(
         stop(f"Error: {refused} of {len(added)} files refused", 1)
 
 
-REPORT_HELP = """Write the report of a study: who wins, how certain that is, and which raters count.
+REPORT_HELP = """Write the report of a study: who wins, and how certain that is.
 
 Writes index.html, results.json, table.md, pairs.csv and votes.csv to STUDY/report. They name the models:
 publish them only when no more votes are to come."""
@@ -110,7 +110,7 @@ def report(study: StudyFolder, as_json: Json = False) -> None:
     print_report(study, write_votes_report(study), as_json)
 
 
-EXPORT_HELP = """Export a study to Rapidata or Label Studio, or its votes as training labels.
+EXPORT_HELP = """Export a study for Rapidata or Label Studio, or votes to train on.
 
 rapidata: arguments of a compare job per question, for the Python SDK 3.21. label-studio: tasks and a
 labeling configuration per question, for Label Studio 1.13. pick-a-pic: Parquet with Pick-a-Pic's columns, on
@@ -168,7 +168,7 @@ def import_(
     print_imported(import_results(study, results), as_json)
 
 
-SIMULATE_HELP = """Write votes of simulated raters, to rehearse a study before anyone is asked.
+SIMULATE_HELP = """Write votes of simulated raters, to rehearse a study.
 
 They look at the images of the embedded world, so the study must be of its prompts. Kinds of raters: careful,
 noisy (4 of 10 votes at random), biased (3 of 10 votes for the tuned model), sided (left in 97% of votes),
