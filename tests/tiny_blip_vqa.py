@@ -33,7 +33,11 @@ def vqa_weights() -> dict[str, torch.Tensor]:
     norm(weights, g, f"{head}.transform.LayerNorm")
     weights[f"{head}.bias"] = spread(g, SIZE)
     weights[f"{head}.decoder.bias"] = weights[f"{head}.bias"]
-    weights[f"{head}.decoder.weight"] = weights["text_decoder.bert.embeddings.word_embeddings.weight"]
+    words = weights["text_decoder.bert.embeddings.word_embeddings.weight"]
+    yes, no = WORDS["yes"], WORDS["no"]
+    words[no] = words[yes] + spread(g, WIDTH)  # close, so that no answer is certain
+    weights[f"{head}.bias"][no] = weights[f"{head}.bias"][yes]
+    weights[f"{head}.decoder.weight"] = words
     return weights
 
 

@@ -181,7 +181,9 @@ def test_the_format_of_kohya_gives_the_same_answers(sdxl, policy_folder, tmp_pat
         families[0].load_lora(tmp_path / "broken.safetensors")
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize(
+    "name", [name for name in PIPELINES if name != "pixart"]
+)  # diffusers has no LoRA for it
 def test_a_saved_policy_of_every_family_passes(checkpoint, tmp_path, name):
     put_policy(checkpoint(name), tmp_path, lora_targets=("to_q", "to_k"), lora_dora=name == "sd3")
     family_of(checkpoint(name)).load_lora(tmp_path)
