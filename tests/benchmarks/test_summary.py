@@ -3,6 +3,7 @@
 import pytest
 
 from capo.benchmarks.summary import Score, by_category, mean_by_prompt, mean_of_means
+from capo.reporting.benchmark_schema import PublishedRow
 
 ROWS = [
     {"prompt": 0, "image": 0, "category": "count", "correct": True},
@@ -27,3 +28,8 @@ def test_weights_count_and_an_empty_score_has_no_value():
     assert Score("none", {}).value is None
     with pytest.raises(ValueError, match="prompt 0"):
         mean_of_means("overall", [Score("a", {0: 1.0}), Score("b", {0: 1.0})])
+
+
+def test_published_scores_keep_their_decimals():
+    row = PublishedRow(model="SDXL", scores={"overall": 0.55, "counting": 0.5}, source="a paper")
+    assert row.printed == {"overall": "0.55", "counting": "0.50"}

@@ -77,6 +77,12 @@ class PublishedRow(_Record):
     scores: dict[str, float]
     source: str
 
+    @property
+    def printed(self) -> dict[str, str]:
+        """The scores with as many decimals as the publication has."""
+        decimals = max((len(repr(score).partition(".")[2]) for score in self.scores.values()), default=0)
+        return {name: f"{score:.{decimals}f}" for name, score in self.scores.items()}
+
 
 class Missing(_Record):
     """Images without a judgment, by model, with the reasons of the first."""
