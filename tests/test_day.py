@@ -1,4 +1,4 @@
-"""A day with an SDXL of one's own: from one file and a LoRA of somebody's to a result on the Hub.
+"""A day with an SDXL of one's own: from one file and someone else's LoRA to a result on the Hub.
 
 The guide `docs/guides/your-own-sdxl.md` tells it in words. Its recipe is the one that runs here, with tiny
 weights and few steps.

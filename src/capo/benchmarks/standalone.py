@@ -50,8 +50,8 @@ def standalone_recipe(benchmark: str, model: str) -> Recipe:
 def with_benchmark(recipe: Recipe, name: str, given: Mapping[str, Any]) -> Recipe:
     """Return the recipe with the section of the benchmark `name`, changed by the fields that are `given`.
 
-    A section that is new, or gets another model, measures this one alone unless it is told what to compare
-    it with. Raises `RecipeError` for values that do not fit.
+    A section that is new, or gets another model, measures this one alone unless the command names another
+    to compare it with. Raises `RecipeError` for values that do not fit.
     """
     sections = {section.name: section.model_dump() for section in recipe.benchmarks}
     section = sections.get(name, {"name": name})

@@ -21,7 +21,7 @@ def file_suffix(data: bytes) -> str:
 def write_image_folder(folder: Path, images: Iterable[tuple[str, bytes, Mapping[str, Any]]]) -> int:
     """Create a folder of images with a table of them; return their number.
 
-    `images` are paths without the ending, image files, and the columns of the table besides `file_name`.
+    `images` are paths without the ending, image files, and the columns of the table other than `file_name`.
     """
     count = 0
     folder.mkdir()

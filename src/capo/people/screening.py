@@ -25,7 +25,7 @@ FASTEST_MS = 500
 
 @dataclass(frozen=True)
 class Screened:
-    """What is known of a rater besides the preferences."""
+    """A rater's record apart from the preferences."""
 
     rater: str
     source: str

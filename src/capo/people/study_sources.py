@@ -101,7 +101,7 @@ def sampled(
     candidates: Mapping[str, Candidate],
     executor: Executor,
 ) -> dict[str, ModelImages]:
-    """Return images of `prompts` by models, made in the run directory unless they are there already.
+    """Return images of `prompts` by models, sampling those that the run directory does not have yet.
 
     Raises `ValueError` before any sampling if a model does not fit the recipe's.
     """

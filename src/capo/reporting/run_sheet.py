@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SAMPLES = 8
 """Samples of a prompt."""
 STEPS = 5
-"""Validated steps, besides the base."""
+"""Number of validated steps shown; the base is shown as well."""
 
 
 def run_sheet(run: Run, purpose: Purpose, count: int) -> "Image.Image":

@@ -1,5 +1,7 @@
 """The rewards of the embedded world, for the entry points `capo.reward_catalog`."""
 
+from dataclasses import replace
+
 from capo.rewards.catalog import CLIP_PREFERENCE, CatalogEntry
 from capo.shapes.checkpoint_paths import CHECKPOINTS
 
@@ -24,14 +26,10 @@ VQA = CatalogEntry(
     parameters_millions=1.3,
     built_by=BUILT_BY,
 )
-VQA_1 = CatalogEntry(
-    DECODER_VQA,
-    str(CHECKPOINTS / "vqa-1"),
-    "an earlier shapes-vqa, which does not see positions; the shipped recipes and studies use it",
-    scale="0 to 1",
-    license="Apache-2.0",
-    parameters_millions=1.3,
-    built_by=BUILT_BY,
+VQA_1 = replace(
+    VQA,
+    checkpoint=str(CHECKPOINTS / "vqa-1"),
+    measures="an earlier shapes-vqa, which does not see positions; the shipped recipes and studies use it",
 )
 AESTHETIC = CatalogEntry(
     "image_classifier:AestheticRating",

@@ -85,4 +85,4 @@ SHAPES = Benchmark(
     summarize=summarize,
     layout=Layout(_image_path, companions=_metadata),
 )
-"""The embedded world's own benchmark, in GenEval's layout. Nobody published numbers for it."""
+"""The embedded world's own benchmark, in GenEval's layout. It has no published scores."""

@@ -1,7 +1,7 @@
 """Questions about drawn scenes: what a prompt asks for, whether the scene shows it, and where.
 
-Besides the answer, a question knows how many shapes of the scene match each subject of its prompt and where
-they are. A reward that learns these too learns to look at the right place before it compares places.
+In addition to its answer, a question records how many shapes of the scene match each subject of its prompt
+and where they are. A reward that also learns these looks at the right place before it compares places.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,9 @@
 """Scenes redrawn by the base model, so that a reward knows how the base draws and what it gets wrong.
 
-The base starts from a noisy image of a scene and keeps what the scene shows in about 19 of 20 images. Half of
-them are drawn for a prompt that the scene misses: these are mistakes of the base whose truth is known without
-a judge.
+The base starts from a noisy image of a scene. Half of the images are drawn for the prompt that the scene
+shows, and 97% of them still show it. The others are drawn for a prompt that the scene misses. Only 47% of
+these still show what the scene did, so one in sixteen training images (an eighth, times 53%) has wrong
+labels.
 """
 
 import torch
