@@ -7,6 +7,7 @@ import functools
 import gc
 import os
 import shutil
+import sys
 from pathlib import Path
 
 os.environ["CAPO_QUIET"] = "1"
@@ -49,6 +50,22 @@ def pytest_collection_finish():
     """Exclude what the imports made from garbage collection, which stages of a run ask for."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_modules_of_users(tmp_path_factory):
+    """Leave no module of a temporary folder to the next file, whose own may have the same name."""
+    path = list(sys.path)
+    yield
+    sys.path[:] = path
+    folder = str(tmp_path_factory.getbasetemp())
+    written = [
+        name
+        for name, module in sys.modules.items()
+        if (getattr(module, "__file__", None) or "").startswith(folder)
+    ]
+    for name in written:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="session")
