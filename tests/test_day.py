@@ -1,7 +1,8 @@
 """A day with an SDXL of one's own: from one file and someone else's LoRA to a result on the Hub.
 
 The guide `docs/guides/your-own-sdxl.md` tells it in words. Its recipe is the one that runs here, with tiny
-weights and few steps.
+weights and few steps. A folder with the small files of a model stands in for the one on the Hub that
+`model.config` names.
 """
 
 import html
@@ -23,7 +24,7 @@ from typer.testing import CliRunner
 import loopback_hub
 import tiny
 from capo.cli import app
-from capo.diffusion.original_layout import original_file
+from capo.diffusion.original_layout import original_file, original_unet
 from capo.diffusion.policy import Policy
 from capo.engine.model_loading import quiet
 from capo.recipe import TrainSection
@@ -33,13 +34,14 @@ from comfy_reader import with_lora
 from diffusion_cases import family_of
 
 GUIDE = (Path(__file__).parents[1] / "docs/guides/your-own-sdxl.md").read_text(encoding="utf-8")
+PUBLISHED = "stabilityai/stable-diffusion-xl-base-1.0"
 SMALL = [
     "model.config=config",
     "prompts.count=4",
     "generate={samples_per_prompt: 4, num_inference_steps: 2, height: 32, width: 32, batch_size: 4}",
     "train={beta: 100, steps: 2, global_batch_size: 2, lora_rank: 2, learning_rate: 0.01, validate_every: 2, "
-    "validation_prompts: {source: prompts.txt, count: 2}}",
-    "evaluate={prompts: {source: prompts.txt, count: 2}, samples_per_prompt: 1}",
+    "validation_prompts: {source: photos, count: 2}}",
+    "evaluate.samples_per_prompt=1",
     "engine.device=cpu",
 ]
 """What makes the guide's recipe a matter of seconds."""
@@ -71,8 +73,7 @@ def home(tmp_path_factory):
         for n in range(30):
             Image.new("RGB", (48, 40), (8 * n, 100, 200)).save(folder / f"photos/{n:02}.png")
             (folder / f"photos/{n:02}.txt").write_text(f"a {('red', 'blue')[n % 2]} cat, photo {n}\n")
-        captions = [path.read_text() for path in sorted((folder / "photos").glob("*.txt"))]
-        (folder / "prompts.txt").write_text("".join(captions))
+        (folder / "other-prompts.txt").write_text("a cat on a mat\na dog\n")
         (folder / "my_rewards.py").write_text(next(b for b in blocks("python") if "def framed" in b))
         (folder / "my.yaml").write_text(next(b for b in blocks("yaml") if "rewards:" in b))
         values = [option for setting in SMALL for option in ("--set", setting)]
@@ -154,7 +155,7 @@ def test_every_printed_snippet_runs(home, run, monkeypatch, tmp_path):
     assert scope["image"].size == (32, 32)
 
 
-def test_comfyui_makes_the_same_model_of_the_parts(home, run):
+def test_comfyui_and_diffusers_make_the_same_model_of_the_parts(home, run):
     prefix = "model.diffusion_model."
 
     def network(file):
@@ -168,6 +169,17 @@ def test_comfyui_makes_the_same_model_of_the_parts(home, run):
     assert exported.keys() == tuned.keys()
     for key, tensor in exported.items():
         torch.testing.assert_close(tuned[key], tensor, rtol=0, atol=1e-6)
+    # The guide's code loads that model too.
+    scope = {}
+    (code,) = (b for b in blocks("python") if "from_single_file" in b)
+    with quiet():
+        exec(code.replace(PUBLISHED, "config"), scope)
+        pipeline = scope["pipeline"]
+        pipeline.fuse_lora()
+        pipeline.unload_lora_weights()
+    loaded = dict(original_unet(pipeline.unet.state_dict(), pipeline.unet.config))
+    for key, tensor in exported.items():
+        torch.testing.assert_close(loaded[prefix + key], tensor, rtol=0, atol=1e-6)
 
 
 def test_the_tracker_has_numbers_and_pictures(run):

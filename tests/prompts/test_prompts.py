@@ -237,6 +237,33 @@ def test_errors_name_the_recipe_field(tmp_path):
         source_identity(PromptsSection(source="none.txt"), "evaluate.prompts")
 
 
+def test_captions_beside_images(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CAPO_QUIET", "0")
+    files = {"b.png": "a cat", "a/b.GIF": "\ufeffa dog,\r\nasleep\n", "c.webp": "a cat", "none.jpg": None}
+    for name, caption in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+        if caption:
+            (tmp_path / name).with_suffix(".txt").write_text(caption, newline="")
+    (tmp_path / "notes.txt").write_text("beside no image")
+    section = PromptsSection(source=str(tmp_path))
+    assert texts(load_prompts(section, 0)) == ["a dog,\nasleep", "a cat"]
+    assert "1 images have no caption" in capsys.readouterr().err
+    identity = source_identity(section)
+    (tmp_path / "notes.txt").write_text("still beside no image")
+    assert source_identity(section) == identity
+    (tmp_path / "c.txt").write_text("a \x1b[31mcat")
+    assert source_identity(section) != identity
+    with pytest.raises(PromptsError, match=r"c\.txt: control character"):
+        load_prompts(section, 0)
+    for column in ({"column": "text"}, {"where": [["n", "<", 1]]}):
+        with pytest.raises(PromptsError, match="which has no columns"):
+            load_prompts(PromptsSection(source=str(tmp_path), **column), 0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PromptsError, match=r"no captions beside images.*validation_prompts\.source"):
+        load_prompts(PromptsSection(source=str(tmp_path / "empty")), 0, "train.validation_prompts")
+
+
 def test_settings_that_do_not_apply_to_the_source(load):
     with pytest.raises(
         PromptsError, match=r"prompts\.where does not apply to .*p\.txt, which has no columns"
@@ -269,7 +296,7 @@ def test_count_is_of_distinct_prompts(load):
 
 def test_missing_sources(tmp_path):
     for use in (lambda s: load_prompts(s, 0), source_identity):
-        with pytest.raises(PromptsError, match=r"none\.txt.*a file, or one of shapes:NAME"):
+        with pytest.raises(PromptsError, match=r"none\.txt.*a file, .*, or one of shapes:NAME"):
             use(PromptsSection(source=str(tmp_path / "none.txt")))
     with pytest.raises(
         PromptsError, match=r"shapes:tests: no split 'tests'; the splits are train, validation"

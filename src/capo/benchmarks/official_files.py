@@ -13,9 +13,9 @@ from capo.benchmarks.artifacts import artifact_name, sides
 from capo.benchmarks.definition import Layout
 from capo.benchmarks.setup import set_up
 from capo.images.entries import Entry, ImagesError
-from capo.images.folder_files import file_problem
 from capo.images.shard_files import read_samples
 from capo.prompts import Prompt
+from capo.prompts.folder_files import file_problem
 from capo.recipe import BenchmarkSection
 from capo.rewards.rgb_images import decode_image
 from capo.store.step import Job

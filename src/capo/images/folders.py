@@ -17,16 +17,12 @@ from capo.images.entries import (
     group_by_caption,
     read_labels,
 )
-from capo.images.folder_files import file_problem
 from capo.prompts.files import json_objects, table_rows
+from capo.prompts.folder_files import file_problem
+from capo.prompts.sidecars import IMAGES, OTHER_IMAGES, PROMPT, SIDECAR, read_caption, sidecars
 from capo.prompts.text_rules import check_text
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp")
-OTHER_IMAGES = (".avif", ".bmp", ".gif", ".heic", ".jxl", ".tif", ".tiff")
-"""Endings of image files that are not read."""
-SIDECAR = ".txt"
-"""The ending of a file with the caption of the image of the same name."""
-PAIRS, PROMPT = "pairs.jsonl", "prompt.txt"
+PAIRS = "pairs.jsonl"
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Tables of `file_name` and other columns, which `datasets` reads too."""
 
@@ -79,23 +75,21 @@ class ImageFolder:
             if caption := self._caption(row, where):
                 yield caption, self._place(row.get("file_name"), where)
 
-    def _images(self) -> list[Path]:
-        """Return the image files; raises `ImagesError` for those of other formats."""
+    def _check_formats(self) -> None:
+        """Raise `ImagesError` if there are images of formats that are not read."""
         others = [path for path in self._files if path.suffix.lower() in OTHER_IMAGES]
         if others:
             raise ImagesError(_other_format(others[0].relative_to(self._folder).as_posix(), len(others)))
-        return [path for path in self._files if path.suffix.lower() in IMAGES]
 
     def _sidecars(self) -> list[tuple[str, str]]:
         """Return captions and images if there is a caption file beside any image; others have no caption."""
-        texts = {path for path in self._files if path.suffix == SIDECAR and path.name != PROMPT}
-        images = self._images()
-        if not any(path.with_suffix(SIDECAR) in texts for path in images):
+        self._check_formats()
+        images = sidecars(self._files, IMAGES)
+        if not any(images.values()):
             return []
         found = []
-        for path in images:
-            text = path.with_suffix(SIDECAR)
-            caption = _read_prompt(text) if text in texts else ""
+        for path, text in images.items():
+            caption = read_caption(text) if text else ""
             check_text(caption, str(text), "caption")
             self.without_caption += not caption
             if caption:
@@ -104,12 +98,12 @@ class ImageFolder:
 
     def _folder_a_prompt(self) -> Iterator[tuple[str, str]]:
         images: dict[Path, list[Path]] = {}
-        for path in self._images():
-            if path.parent.parent == self._folder:
+        for path in self._files:
+            if path.suffix.lower() in IMAGES and path.parent.parent == self._folder:
                 images.setdefault(path.parent, []).append(path)
         for folder, paths in images.items():
             prompt = self._optional(folder / PROMPT)
-            caption = folder.name if prompt is None else _read_prompt(prompt)
+            caption = folder.name if prompt is None else read_caption(prompt)
             check_text(caption, str(prompt or folder), "caption")
             if not caption:
                 self.without_caption += len(paths)
@@ -150,10 +144,3 @@ class ImageFolder:
 def _other_format(name: str, count: int) -> str:
     more = "" if count == 1 else f" and {count - 1} more"
     return f"{name}{more}: images are read as PNG, JPEG or WebP only; convert or remove other formats"
-
-
-def _read_prompt(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").strip()
-    except UnicodeDecodeError as error:
-        raise ImagesError(f"{path}: not UTF-8 ({error.reason})") from error

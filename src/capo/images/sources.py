@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capo.images.entries import ImagesError, ImageSource
-from capo.images.folder_files import report_skipped, visible_files
 from capo.images.folders import ImageFolder
 from capo.prompts import hub
+from capo.prompts.folder_files import report_skipped, visible_files
 from capo.recipe import ImagesSection
 from capo.store.file_digests import file_digests
 from capo.store.manifest import identify

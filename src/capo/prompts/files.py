@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from capo.prompts.conditions import meets_conditions
-from capo.prompts.rows import PromptRequest, SourceRow, make_row
+from capo.prompts.rows import PromptRequest, SourceRow, make_row, refuse_columns
 from capo.prompts.text_rules import PromptsError
 
 Item = tuple[int, "str | Mapping[str, Any]"]
@@ -28,7 +28,7 @@ def read_text(name: str, data: bytes, request: PromptRequest) -> Iterator[Source
     for number, item in READERS[Path(name).suffix.lower()](name, data):
         place = f"{name}:{number}"
         if isinstance(item, str):
-            _refuse_columns(name, request)
+            refuse_columns(name, request)
             yield SourceRow(item.strip(), place=place)
         elif meets_conditions(item, request, place):
             yield make_row(item, place, request)
@@ -85,12 +85,6 @@ def _json_items(name: str, data: bytes) -> Iterator[Item]:
         if not isinstance(item, str | dict):
             raise PromptsError(f"{name}:{number}: expected a prompt, or an object with a prompt")
         yield number, item
-
-
-def _refuse_columns(name: str, request: PromptRequest) -> None:
-    for field in ("column", "where"):
-        if getattr(request.section, field) is not None:
-            raise PromptsError(f"{request.field}.{field} does not apply to {name}, which has no columns")
 
 
 def _decode(data: bytes, place: str) -> str:

@@ -17,6 +17,7 @@ from capo.prompts.parquet import read_hub, read_parquet
 from capo.prompts.plugin_sources import read_plugin
 from capo.prompts.prompt import Prompt, make_prompt
 from capo.prompts.rows import PROMPTS, PromptRequest, SourceRow
+from capo.prompts.sidecars import caption_files, read_sidecars
 from capo.prompts.text_rules import PromptsError, check_text, text_problem
 from capo.recipe import PromptsSection
 from capo.recipe.plugins import PROMPT_SOURCES, plugin_version, plugins
@@ -103,7 +104,7 @@ def source_identity(section: PromptsSection, field: str = PROMPTS) -> str | None
         return None
     if kind in plugins(PROMPT_SOURCES):
         return plugin_version(PROMPT_SOURCES, kind)
-    files = [Path(name)] if kind == "file" else find_benchmark(kind, Path(name))
+    files = _files(kind, Path(name), field)
     digests = []
     for path in files:
         if not path.is_file():
@@ -114,6 +115,12 @@ def source_identity(section: PromptsSection, field: str = PROMPTS) -> str | None
         return digests[0]
     named = "".join(f"{path.name}\0{digest}\0" for path, digest in zip(files, digests, strict=True))
     return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
+
+
+def _files(kind: str, path: Path, field: str) -> list[Path]:
+    if kind != "file":
+        return find_benchmark(kind, path)
+    return caption_files(path, field) if path.is_dir() else [path]
 
 
 def _usable(rows: Iterable[SourceRow], source: str) -> Iterator[SourceRow]:
@@ -164,6 +171,8 @@ def _rows(kind: str, name: str, request: PromptRequest, seed: int) -> Iterator[S
     path = Path(name)
     if kind in BENCHMARKS:
         return read_benchmark(kind, path)
+    if path.is_dir():
+        return read_sidecars(path, request)
     if not path.is_file():
         raise _no_file(request)
     suffix = path.suffix.lower()
@@ -194,5 +203,6 @@ def _no_file(request: PromptRequest) -> PromptsError:
     benchmarks = (f"{name}:PATH" for name in BENCHMARKS)
     kinds = ", ".join([*installed, f"{HUB}:OWNER/NAME", *benchmarks])
     return PromptsError(
-        f"{request.section.source}: no such prompt file; {request.field}.source is a file, or one of {kinds}"
+        f"{request.section.source}: no such prompt file; {request.field}.source is a file, a folder of "
+        f"images with captions beside them, or one of {kinds}"
     )

@@ -45,6 +45,13 @@ def make_row(values: Mapping[str, Any], place: str, request: PromptRequest) -> S
     return SourceRow(text.strip(), None if category in (None, "") else str(category), rest, place)
 
 
+def refuse_columns(name: str, request: PromptRequest) -> None:
+    """Raise `PromptsError` if the section names columns, which the source `name` does not have."""
+    for setting in ("column", "where"):
+        if getattr(request.section, setting) is not None:
+            raise PromptsError(f"{request.field}.{setting} does not apply to {name}, which has no columns")
+
+
 def text_column(names: Collection[str], place: str, request: PromptRequest) -> str:
     """Return the column of prompts: as the section names it, else the first of `TEXT_COLUMNS` in any case."""
     column, field = request.section.column, f"{request.field}.column"

@@ -70,9 +70,9 @@ class PromptsSection(Section):
     """The source of prompts."""
 
     source: str = Field(
-        description="A file, a Hub data set as `hub:owner/name`, the files of a benchmark as `geneval:PATH`, "
-        "a source that an installed package supplies as `KIND:NAME`, or `images` for the captions of the "
-        "section `images`."
+        description="A file, a folder of images with captions beside them, a Hub data set as "
+        "`hub:owner/name`, the files of a benchmark as `geneval:PATH`, a source that an installed package "
+        "supplies as `KIND:NAME`, or `images` for the captions of the section `images`."
     )
     count: Positive | None = Field(
         None, description="Number of prompts, drawn with `seed`; all prompts if null."
