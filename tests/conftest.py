@@ -22,14 +22,13 @@ import tiny
 import tiny_today
 import tiny_training
 from capo.engine.model_loading import quiet
-from capo.store import atomic
 
 torch.set_num_threads(1)
 # No deadline on a busy machine, and the same cases each run.
 settings.register_profile("capo", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("capo")
 # Flushing protects against power cuts. Tests that start processes still flush.
-atomic.flush = lambda path: None
+os.fsync = lambda handle: None
 
 
 LONGEST = (

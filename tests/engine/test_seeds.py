@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from capo.engine.seeds import initial_noise, stable_seed
+from capo.engine.seeds import initial_noise, sample_seed, stable_seed
 
 
 def test_a_seed_comes_from_the_digest_of_its_key():
@@ -13,6 +13,7 @@ def test_a_seed_comes_from_the_digest_of_its_key():
     assert stable_seed("sample", 0, "ab", 3) == int.from_bytes(digest[:8], "big") % 2**63
     # The noise of all images depends on these numbers, so they must never change.
     assert stable_seed("sample", 0, "ab", 3) == 1633193329116828168
+    assert sample_seed(5, "ab", 3) == stable_seed("sample", 5, "ab", 3)
 
 
 def test_seeds_fit_63_bits_and_distinguish_types_and_boundaries():

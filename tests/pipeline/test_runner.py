@@ -230,6 +230,22 @@ def test_missing_files_are_made_again_and_nothing_after_them(tmp_path):
     assert set(states(tmp_path).values()) == {"done"}
 
 
+def test_an_artifact_that_became_different_stops_the_run_at_what_was_made_from_it(tmp_path, monkeypatch):
+    """As after a resume on another machine."""
+
+    def generate(job):
+        job.artifact.write_bytes("shard-1", b"rounded otherwise")
+        job.artifact.commit()
+
+    made(tmp_path)
+    (tmp_path / "samples/shard-1").unlink()
+    monkeypatch.setitem(fake_stages.STAGES, "samples", generate)
+    with pytest.raises(StaleArtifact, match="samples changed") as error:
+        made(tmp_path)
+    assert list(error.value.changes) == ["scores/first"]
+    assert fake_stages.calls == ["samples"]
+
+
 def test_a_run_resumes_at_the_failed_stage(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="expected 4 scores"):
         made(tmp_path, train={"objective": "dpo"})

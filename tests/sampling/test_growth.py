@@ -82,10 +82,12 @@ def test_growth_that_is_killed_resumes(tmp_path, sdxl, sampled, monkeypatch):
 
 
 def test_other_settings_keep_nothing(tmp_path, sdxl, sampled):
-    generate(recipe(tmp_path, sdxl), tmp_path / "run")
+    latents = "shard-00000.latents.safetensors"
+    before = generate(recipe(tmp_path, sdxl), tmp_path / "run")[latents]
     sampled.clear()
-    generate(recipe(tmp_path, sdxl, seed=1, prompts={"count": 6}), tmp_path / "run")
+    made = generate(recipe(tmp_path, sdxl, seed=1, prompts={"count": 6}), tmp_path / "run")
     assert len(sampled) == 6
+    assert made[latents] != before
 
 
 def test_images_of_an_evaluation_are_kept(tmp_path, sdxl, sampled):

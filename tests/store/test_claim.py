@@ -176,6 +176,15 @@ def test_a_users_file_is_not_read_as_part_of_an_artifact(samples):
     assert list(samples.manifest().files) == ["best/weights", "shard-0"]
 
 
+def test_a_users_file_among_what_was_replaced_is_kept(samples):
+    samples.begin({"seed": 1}, force=True)
+    (replaced,) = replaced_folders(samples.run.path)
+    (replaced.folder / "samples/photo.raw").write_text("raw")
+    with pytest.raises(WorkspaceError, match=r"photo\.raw: capo has no record"):
+        replaced.remove()
+    assert (replaced.folder / "samples/photo.raw").read_text() == "raw"
+
+
 def test_desktop_metadata_files_are_ignored(samples):
     (samples.folder / ".DS_Store").write_bytes(b"?")
     samples.path("best")

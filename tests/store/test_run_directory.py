@@ -203,17 +203,50 @@ def test_a_folder_appears_complete_and_replaces_the_old_one(samples):
     assert not samples.has("best")
 
 
-def test_contents_are_flushed_before_they_get_their_name_and_its_folder_after(tmp_path, monkeypatch):
-    flushed = []
-    monkeypatch.setattr(atomic, "flush", lambda path: flushed.append((path, (tmp_path / "new").exists())))
-    with atomic.write_file(tmp_path / "new") as file:
+@pytest.fixture
+def flushed(monkeypatch):
+    """The inodes of the files and folders that were flushed to disk, each with `named()` at that time."""
+
+    class Flushed(list):
+        named = staticmethod(lambda: None)
+
+    found = Flushed()
+    monkeypatch.setattr(os, "fsync", lambda handle: found.append((os.fstat(handle).st_ino, found.named())))
+    return found
+
+
+def inode(path):
+    return path.stat().st_ino
+
+
+def test_contents_are_flushed_before_they_get_their_name_and_its_folder_after(tmp_path, flushed):
+    new = tmp_path / "new"
+    flushed.named = new.exists
+    with atomic.write_file(new) as file:
         file.write_bytes(b"text")
-    assert flushed == [(file, False), (tmp_path, True)]
-    (tmp_path / "new").unlink()
+    assert flushed == [(inode(new), False), (inode(tmp_path), True)]
+    new.unlink()
     flushed.clear()
-    with atomic.write_folder(tmp_path / "new") as folder:
+    with atomic.write_folder(new) as folder:
         (folder / "weights").write_bytes(b"numbers")
-    assert flushed == [(folder / "weights", False), (folder, False), (tmp_path, True)]
+    assert flushed == [(inode(new / "weights"), False), (inode(new), False), (inode(tmp_path), True)]
+    flushed.clear()
+    flushed.named = (tmp_path / "linked").exists
+    atomic.link(new / "weights", tmp_path / "linked")
+    assert flushed == [(inode(new / "weights"), False), (inode(tmp_path), True)]
+    flushed.clear()
+    flushed.named = (tmp_path / "folder/moved").exists
+    atomic.move(new, tmp_path / "folder/moved")
+    assert flushed == [(inode(tmp_path / "folder"), True), (inode(tmp_path), True)]
+
+
+def test_a_file_is_on_record_on_disk_before_it_gets_its_name(run, samples, flushed):
+    flushed.named = (samples.folder / "shard-0").exists
+    samples.write_bytes("shard-0", b"data")
+    record = run.path / "manifests/samples.written.jsonl"
+    assert (inode(record), False) in flushed
+    assert flushed[-1] == (inode(samples.folder), True)
+    assert "shard-0" in record.read_text()
 
 
 def test_an_error_while_writing_a_folder_keeps_the_old_one(samples):

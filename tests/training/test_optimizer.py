@@ -5,7 +5,7 @@ import torch
 from diffusers.optimization import get_scheduler
 
 from capo.recipe import TrainSection
-from capo.training.optimizer import build_adamw, learning_rate
+from capo.training.optimizer import Optimizer, build_adamw, learning_rate
 
 
 def rates(steps=10, halvings=0, **section):
@@ -29,6 +29,19 @@ def test_the_learning_rate_then_falls_as_in_diffusers(schedule, warmup):
 
 def test_every_roll_back_halves_the_learning_rate():
     assert rates(4, halvings=2, warmup_steps=2) == pytest.approx([0.1, 0.2, 0.2, 0.2])
+
+
+def test_a_loss_that_is_not_finite_changes_nothing_even_with_a_finite_gradient():
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = Optimizer({"w": weight}, TrainSection(beta=1, weight_decay=0.1))
+    for bad in (torch.nan, torch.inf):
+        weight.grad = torch.ones(3)
+        optimizer.update(1e-3, torch.tensor([0.5, bad]))
+        assert weight.tolist() == [1, 1, 1]
+        assert not any(moment.any() for moment in optimizer.moments().values())
+    weight.grad = torch.ones(3)
+    optimizer.update(1e-3, torch.tensor([0.5]))
+    assert (weight < 1).all()
 
 
 def test_missing_bitsandbytes_is_an_error_that_says_what_to_install(monkeypatch):

@@ -21,6 +21,7 @@ from capo.store.manifest import (
     read_manifest,
     same_content,
 )
+from capo.store.table_file import footer_digest, read_parquet
 from capo.store.tensor_file import HashedFile, read_row, row_digests, write_tensors
 from capo.store.written_files import SUFFIX, Versions, WrittenFiles, add_versions
 
@@ -127,6 +128,8 @@ class ArtifactFiles:
 
         with self._writing(relative) as file:
             pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+            file.flush()
+            file.footer = footer_digest(file.path)
 
     def write_tensors(
         self, relative: str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None
@@ -187,7 +190,7 @@ class ArtifactFiles:
         """Read a Parquet file, or some of its columns."""
         if relative in self._verified or not self.has(relative):
             with self._reading(relative) as path:
-                return _read_parquet(path, columns)
+                return read_parquet(path, columns)
         import pyarrow as pa
 
         # The bytes that are verified are those that are parsed, and are read once.
@@ -195,30 +198,36 @@ class ArtifactFiles:
             data = self._place(relative).read_bytes()
         self._verify(relative, describe_bytes(data))
         with self._explained(relative):
-            return _read_parquet(pa.BufferReader(data), columns)
+            return read_parquet(pa.BufferReader(data), columns)
 
     def read_row(self, relative: str, row: int) -> "dict[str, Tensor]":
         """Read and verify one row of every tensor of a file that `write_tensors` wrote.
 
         Reads no other row, except of files of version 0.1, which are verified as a whole.
         """
-        known = self._read_known() if self._known is None else self._known
-        headers = [described.get("header") for described in (known or {}).get(relative, [])]
-        if len(headers) != 1 or headers[0] is None:
+        header = self._recorded(relative, "header")
+        if header is None:
             from safetensors import safe_open
 
             with self._reading(relative) as path, safe_open(path, "pt") as file:
                 return {name: file.get_slice(name)[row] for name in file.keys()}  # noqa: SIM118
         with self._explained(relative):
-            return read_row(self._place(relative), row, headers[0])
+            return read_row(self._place(relative), row, header)
 
     def read_columns(self, relative: str, columns: list[str]) -> "pa.Table":
-        """Read columns of a Parquet file without the others, checked by the checksums of their pages.
+        """Read columns of a Parquet file without the others, verified by the digest of its footer and by the
+        checksums of their pages.
 
-        A digest covers the whole file, so this is for columns that are small compared with the rest.
+        For columns that are small compared with the rest. Files of versions that recorded no digest of the
+        footer are verified as a whole.
         """
+        footer = self._recorded(relative, "footer")
+        if footer is None:
+            return self.read_table(relative, columns)
         with self._explained(relative):
-            return _read_parquet(self._place(relative), columns)
+            if footer_digest(self._place(relative)) != footer:
+                raise ValueError("the digest of its footer is not the recorded one")
+            return read_parquet(self._place(relative), columns)
 
     # Records.
 
@@ -251,6 +260,12 @@ class ArtifactFiles:
             manifest = self.manifest()
             self._known = self._written.read() if manifest is None else add_versions({}, manifest.files)
             return self._known
+
+    def _recorded(self, relative: str, part: str) -> str | None:
+        """Return the recorded digest of a `part` of a file; None if there is none, or more than one."""
+        known = self._read_known() if self._known is None else self._known
+        digests = [described.get(part) for described in (known or {}).get(relative, [])]
+        return digests[0] if len(digests) == 1 else None
 
     def _record(self, files: Mapping[str, Description]) -> None:
         """Put files on record that are complete and about to be renamed into place."""
@@ -375,17 +390,3 @@ def _walk(folder: Path | str, prefix: str) -> "Iterator[tuple[str, os.DirEntry[s
 
 def _is_among(described: Description, contents: Iterable[Description]) -> bool:
     return any(same_content(described, known) for known in contents)
-
-
-def _read_parquet(source: "Path | pa.BufferReader", columns: list[str] | None) -> "pa.Table":
-    """Read a table and decode its names and metadata, so that damage shows here and not at a later use.
-
-    One thread reads it: a run has thousands of tables, and on a busy machine threads wait for each other.
-    """
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(source, page_checksum_verification=True)
-    table = file.read(columns=columns, use_threads=False)
-    str(table.schema)
-    table.validate(full=True)
-    return table

@@ -29,7 +29,8 @@ LIBRARIES = ("capo-diffusion", "torch", "diffusers", "transformers", "peft", "nu
 
 
 Description = dict[str, Any]
-"""A file's length in `bytes`, its digest `blake2b`, and for tensors the digest of its `header`."""
+"""A file's length in `bytes`, its digest `blake2b`, and that of the `header` of tensors or the `footer` of a
+table."""
 
 
 @dataclass(frozen=True)

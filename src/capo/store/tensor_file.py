@@ -47,9 +47,12 @@ class HashedFile(io.BufferedWriter):
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path, "wb"))
+        self.path = path
         self._hash = hashlib.blake2b(digest_size=16)
         self._bytes = 0
         self._header: str | None = None
+        self.footer: str | None = None
+        """The digest of the footer of a table."""
 
     def write(self, data: Any) -> int:
         """Write and hash bytes, or another buffer."""
@@ -64,9 +67,10 @@ class HashedFile(io.BufferedWriter):
 
     @property
     def description(self) -> Description:
-        """The length and the digest of what is written so far, and the digest of its header, if any."""
-        header = {} if self._header is None else {"header": self._header}
-        return {"bytes": self._bytes, "blake2b": self._hash.hexdigest()} | header
+        """The length and the digest of what is written so far, and those of its header and footer, if any."""
+        parts = {"header": self._header, "footer": self.footer}
+        whole: Description = {"bytes": self._bytes, "blake2b": self._hash.hexdigest()}
+        return whole | {name: digest for name, digest in parts.items() if digest is not None}
 
 
 def write_tensors(

@@ -49,7 +49,7 @@ class WrittenFiles:
             try:
                 row = json.loads(line)
                 described = {"bytes": row["bytes"], "blake2b": row["blake2b"]}
-                described |= {"header": row["header"]} if "header" in row else {}
+                described |= {part: row[part] for part in ("header", "footer") if part in row}
                 add_versions(versions, {row["path"]: described})
             except (ValueError, KeyError, TypeError):
                 continue  # a line that a crash cut off: its file never appeared
