@@ -10,26 +10,16 @@ import tiny_training
 from capo.cli import app
 from capo.cost.gpus import GIB, GPUS, find_gpu
 from capo.cost.plan import plan_run
-from capo.cost.plan.counts import Sampling, Training
+from capo.cost.plan.counts import count_sampling, count_training
 from capo.cost.plan.disk import disk
 from capo.cost.plan.memory_needs import fitting_pairs, generate_memory, train_memory
 from capo.cost.plan.notes import notes
 from capo.cost.plan.scoring_work import score_flops
 from capo.cost.plan.wall_clock import wall_clock
-from capo.cost.plan.weightless import Count
 from capo.cost.plan.work import PromptCounts, stages
 from capo.recipe import RewardSection, parse_recipe
+from synthetic_counts import FULL, SAMPLING, TERA
 
-TERA = 10**12
-SAMPLING = Sampling(
-    encode=TERA, step=10 * TERA, steps=50, decode=5 * TERA, decode_dtype="float32",
-    parameters={"unet": 10**9, "vae": 10**8}, weights={"unet": 2 * 10**9, "vae": 4 * 10**8}, denoiser="unet",
-    conditioning=1000, latent=100, pixels=10_000, activations=10**8, decoding=10**9,
-)  # fmt: skip
-FULL = Training(
-    reference=Count(2 * TERA, 10**8), policy=Count(6 * TERA, 4 * 10**9), checkpointed=Count(8 * TERA, 10**9),
-    trained=10**9,
-)  # fmt: skip
 LORA = replace(FULL, trained=10**7)
 PROMPTS = PromptCounts(train=100, validation=10, evaluate=20)
 
@@ -270,8 +260,11 @@ def test_an_unknown_gpu_lists_the_known_ones():
         plan_run(recipe(), "h100", 40)
 
 
-def test_the_command_prints_tables_or_json(tmp_path, sdxl):
+def test_the_command_prints_tables_or_json(tmp_path, sdxl, monkeypatch):
     settings = tiny_training.recipe(tmp_path, sdxl)
+    sampling, training = count_sampling(settings), count_training(settings)  # once for all commands
+    monkeypatch.setattr("capo.cost.plan.count_sampling", lambda _: sampling)
+    monkeypatch.setattr("capo.cost.plan.count_training", lambda _: training)
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(settings.model_dump(mode="json")), encoding="utf-8")
     runner = CliRunner()

@@ -11,6 +11,7 @@ from capo.cost.plan import plan_run
 from capo.studies import load_study
 from capo.studies.study_cost import study_cost
 from capo.studies.study_run import runs_of
+from synthetic_counts import FULL, SAMPLING
 
 STUDY = {
     "name": "cost",
@@ -25,6 +26,15 @@ STUDY = {
         {"name": "soup", "soup": ["capo", "ipo"]},
     ],
 }
+
+
+@pytest.fixture(autouse=True)
+def _any_model(monkeypatch):
+    """Counts and identities of any model will do; those of a recipe's own are tested elsewhere."""
+    monkeypatch.setattr("capo.cost.plan.count_sampling", lambda _: SAMPLING)
+    monkeypatch.setattr("capo.cost.plan.count_training", lambda _: FULL)
+    monkeypatch.setattr("capo.diffusion.checkpoint_identity", lambda *_: "weights")
+    monkeypatch.setattr("capo.rewards.resolve.reward_identity", lambda section: section.name)
 
 
 @pytest.fixture(scope="module")

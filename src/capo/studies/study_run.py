@@ -170,9 +170,10 @@ def artifact_keys(run: StudyRun) -> dict[str, str]:
     """
     recipe = run.trained.model_copy(update={"start": None})
     made: dict[str, str] = {}
+    further = [run.made_from] if run.before else []
     for step in steps_of(recipe):
         above = [made[name] for name in step.upstream]
-        own = [run.made_from] if run.before and step.artifact not in WITHOUT_POLICY else []
+        own = [] if step.artifact in WITHOUT_POLICY else further
         made[step.artifact] = _digest([step.artifact, step.inputs, above, *own])
     if run.row.soup:
         return {"baseline": made["baseline"], "evaluate": _digest([run.made_from, made["baseline"]])}

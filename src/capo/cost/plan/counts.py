@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from capo.cost.plan.weightless import META, Count, count, weightless
+from capo.cost.plan.weightless import META, Count, count, count_flops, weightless
 from capo.diffusion.adapter import add_adapter
 from capo.diffusion.family import Family
 from capo.diffusion.vae import decoded
@@ -76,7 +76,7 @@ def count_sampling(recipe: Recipe) -> Sampling:
         denoising = count(_forward(family, latent, conditioning, rows))
         decoding = count(lambda: decoded(vae, latent))
         return Sampling(
-            encode=count(lambda: family.encode([""])).flops,
+            encode=count_flops(lambda: family.encode([""])),
             step=denoising.flops,
             steps=_evaluations(family, settings),
             decode=decoding.flops,

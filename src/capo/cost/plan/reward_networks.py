@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from capo.cost.plan.weightless import META, count
+from capo.cost.plan.weightless import META, count_flops
 
 
 @dataclass(frozen=True)
@@ -99,4 +99,4 @@ def blip_text_model(tokens: int, patches: int) -> int:
 
 def _forward_flops(work: Callable[[], object]) -> int:
     with torch.no_grad():
-        return count(work).flops
+        return count_flops(work)

@@ -15,7 +15,7 @@ from capo.cost.plan.reward_networks import (
     text_encoder,
     vision_tower,
 )
-from capo.cost.plan.weightless import count
+from capo.cost.plan.weightless import count_flops
 from capo.recipe import RewardSection
 from capo.recipe.hub_id import split_revision
 from capo.rewards import load_reward
@@ -61,7 +61,7 @@ def _is_shipped_checkpoint(checkpoint: str, entry: CatalogEntry) -> bool:
 def _embedded(source: str) -> int:
     """Count one call of an embedded reward on the CPU, where it is cheap."""
     reward = load_reward(RewardSection(name=source), torch.device("cpu"))
-    return count(lambda: reward.score([Image.new("RGB", (64, 64))], ["two red squares"])).flops
+    return count_flops(lambda: reward.score([Image.new("RGB", (64, 64))], ["two red squares"]))
 
 
 @cache

@@ -72,9 +72,14 @@ def count(work: Callable[[], object]) -> Count:
 
     Runs it twice, since the FLOP counter keeps tensors alive that would be freed.
     """
+    return Count(count_flops(work), allocated_bytes(work, META))
+
+
+def count_flops(work: Callable[[], object]) -> int:
+    """Count the FLOPs of `work`, as in `Count`."""
     with FlopCounterMode(display=False) as counter:
         work()
-    return Count(int(counter.get_total_flops()), allocated_bytes(work, META))
+    return int(counter.get_total_flops())
 
 
 def _configuration(section: ModelSection, folder: Path) -> str:
