@@ -67,6 +67,10 @@ def make_everything(path):
             for step in range(2):
                 with train.write_directory("best") as folder:
                     (folder / "weights").write_text(str(step))
+                log = train.read_json_lines("log.jsonl") if train.has("log.jsonl") else []
+                write = train.append_json_lines if log else train.write_json_lines
+                if len(log) == step:
+                    write("log.jsonl", [{"step": step}])
             train.write_json("state.json", {})
             train.remove("state.json")
             train.commit()

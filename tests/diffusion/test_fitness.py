@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from capo.diffusion import load_family, model_checks
 from capo.diffusion.flow import RectifiedFlow
@@ -15,6 +15,7 @@ from capo.diffusion.model_checks import model_facts
 from capo.diffusion.policy import Policy
 from capo.diffusion.process import DDPM
 from capo.recipe import GenerateSection, ModelSection, TrainSection
+from diffusion_cases import SHORT
 
 CONFIG = {
     "num_train_timesteps": 1000,
@@ -137,14 +138,34 @@ def test_facts_without_an_error_are_remembered_until_a_configuration_changes(sdx
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("changes", [{}, {"lora_dora": True, "lora_rank": 3}, {"adaptation": "full"}])
-def test_what_a_run_will_write_is_known_without_weights(sdxl, changes):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"lora_dora": True, "lora_rank": 3, "save_dtype": "float16"},
+        {"adaptation": "full"},
+        {"adaptation": "full", "save_dtype": "float32"},
+    ],
+)
+def test_what_a_run_will_write_is_known_without_weights(sdxl, tmp_path, changes):
     section, train = ModelSection(checkpoint=str(sdxl)), TrainSection(beta=1.0, **changes)
     facts = model_facts(section, GenerateSection(), train)
     family = load_family(section, torch.device("cpu"))
     assert facts.conditioning_bytes == sum(tensor.nbytes for tensor in family.encode(["a cat"]).values())
     policy = Policy(family, train, 0)
     assert facts.trained == sum(parameter.numel() for parameter in policy.parameters().values())
+    policy.save(tmp_path, {})
+    tensors = [load_file(file) for file in tmp_path.rglob("*.safetensors")]
+    written = sum(tensor.nbytes for file in tensors for tensor in file.values())
+    assert train.policy_bytes(facts.trained, facts.parameters, section.dtype) == pytest.approx(written, 0.01)
+
+
+@pytest.mark.parametrize("name", ["sd3", "sana", *(name for name in SHORT if name != "flux2-klein-base")])
+def test_the_conditioning_of_every_kind_of_text_encoder_is_known_without_weights(checkpoint, name):
+    section = ModelSection(checkpoint=str(checkpoint(name)), **SHORT.get(name, {}))
+    facts = model_facts(section, GenerateSection(), TrainSection(beta=1.0, adaptation="full"))
+    encoded = load_family(section, torch.device("cpu")).encode(["a cat"])
+    assert facts.conditioning_bytes == sum(tensor.nbytes for tensor in encoded.values())
 
 
 def test_a_lora_that_does_not_fit_a_text_encoder_is_named(sdxl, tmp_path):

@@ -2,6 +2,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -278,6 +279,22 @@ def test_a_full_disk_leaves_no_half_written_file(samples, monkeypatch):
     assert list(samples.folder.iterdir()) == []
 
 
+def test_a_full_disk_leaves_a_file_that_is_appended_to_as_it_was(samples, monkeypatch):
+    def full(path):
+        if path.name == "log.jsonl":
+            patch.undo()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    samples.write_json_lines("log.jsonl", [{"step": 1}])
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "flush", full)
+        with pytest.raises(WorkspaceError, match=r"log\.jsonl: no space left"):
+            samples.append_json_lines("log.jsonl", [{"step": 2}])
+    assert [p.name for p in samples.folder.iterdir()] == ["log.jsonl"]
+    samples.append_json_lines("log.jsonl", [{"step": 3}])
+    assert samples.read_json_lines("log.jsonl") == [{"step": 1}, {"step": 3}]
+
+
 def test_a_full_disk_inside_safetensors_is_reported_too(samples):
     def fail():
         with samples.write_directory("best") as folder:
@@ -378,6 +395,39 @@ def test_interrupted_writes_are_undone_at_open(tmp_path):
     left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")}
     kept = {"samples", "train", "train/best", "train/best/a", "evaluate", "evaluate/best"}
     assert left == kept | {".lock", ".capo"}
+
+
+def test_an_append_that_a_crash_cut_off_anywhere_is_undone_at_open(tmp_path, monkeypatch):
+    """Also if the file is one of another run too, by a hard link; that one never changes."""
+
+    class Crash(BaseException):
+        pass
+
+    def crash(path):
+        if b"2" in log.read_bytes():
+            raise Crash
+
+    with Run.open(tmp_path / "run") as run:
+        run.artifact("train").begin({})
+        run.artifact("train").write_json_lines("log.jsonl", [{"step": 1}])
+    log, other = tmp_path / "run/train/log.jsonl", tmp_path / "other.jsonl"
+    os.link(log, other)
+    with Run.open(tmp_path / "run") as run, monkeypatch.context() as patch:
+        patch.setattr(atomic, "_undo_append", lambda before: None)  # a killed process undoes nothing
+        patch.setattr(atomic, "flush", crash)
+        with pytest.raises(Crash):
+            run.artifact("train").append_json_lines("log.jsonl", [{"step": 2}])
+    old, new, left = other.read_bytes(), log.read_bytes(), tmp_path / "left"
+    assert new == old + b'{"step": 2}\n'
+    for length in range(len(old), len(new) + 1):
+        shutil.rmtree(left, ignore_errors=True)
+        shutil.copytree(tmp_path / "run", left)
+        os.truncate(left / "train/log.jsonl", length)
+        with Run.open(left) as run:
+            assert run.artifact("train").files() == ["log.jsonl"]
+            assert run.artifact("train").read_bytes("log.jsonl") == old
+            run.artifact("train").append_json_lines("log.jsonl", [{"step": 2}])
+            assert run.artifact("train").read_bytes("log.jsonl") == new
 
 
 def test_a_committed_artifact_follows_its_manifest_and_loses_an_older_record_at_open(tmp_path, inputs):

@@ -39,10 +39,12 @@ class ModelFacts:
     """Height and width in pixels."""
     latent_bytes: int = 0
     """Of the latent of one image."""
-    conditioning_bytes: int = 0
-    """Of what the text encoders make of one prompt."""
+    conditioning_bytes: int | None = None
+    """Of what the text encoders make of one prompt; None if they cannot compute shapes alone."""
     trained: int = 0
     """Parameters that training changes."""
+    parameters: int = 0
+    """Parameters of all networks."""
     lacking: tuple[str, ...] = ()
     """Networks whose weights are not on this machine."""
 
@@ -56,6 +58,7 @@ class ModelFacts:
             values["latent_bytes"],
             values["conditioning_bytes"],
             values["trained"],
+            values["parameters"],
             tuple(values["lacking"]),
         )
 
@@ -176,8 +179,10 @@ def _found_facts(model: str, generate: str, train: str) -> ModelFacts:
         attempt(partial(_check_weights, source, part), CHECKPOINT)
     findings += _few_steps(family, settings)
     latent = 0 if size is None else math.prod(family.latent_shape(settings)) * family.dtype.itemsize
-    conditioning = attempt(lambda: _conditioning_bytes(family), "model.loras") or 0
-    return ModelFacts(tuple(findings), size, latent, conditioning, trained, tuple(_lacking(family, source)))
+    conditioning = attempt(lambda: _conditioning_bytes(family), "model.loras")
+    parameters = sum(p.numel() for network in family.networks.values() for p in network.parameters())
+    lacking = tuple(_lacking(family, source))
+    return ModelFacts(tuple(findings), size, latent, conditioning, trained, parameters, lacking)
 
 
 def _few_steps(family: Any, settings: GenerateSection) -> Iterator[Finding]:
@@ -227,14 +232,20 @@ def _check_training(family: Any, section: TrainSection) -> int:
     return sum(p.numel() for p in denoiser.parameters() if p.requires_grad or section.adaptation == "full")
 
 
-def _conditioning_bytes(family: Any) -> int:
-    """Return the bytes of one prompt's conditioning; raises `ValueError` for a LoRA that does not fit."""
+def _conditioning_bytes(family: Any) -> int | None:
+    """Return the bytes of one prompt's conditioning, or None if the encoders cannot compute shapes alone.
+
+    Raises `ValueError` for a LoRA that does not fit.
+    """
+    from capo.diffusion.random_weights import NoValues
+
     try:
-        return sum(tensor.nbytes for tensor in family.encode([""]).values())
+        with NoValues():
+            return sum(tensor.nbytes for tensor in family.encode([""]).values())
     except (ValueError, RuntimeError, NotImplementedError) as error:
         if str(error).startswith("model.loras"):
             raise
-        return 0  # not every encoder can compute shapes alone
+        return None
 
 
 def _arrange(denoiser: Any, section: ModelSection) -> None:

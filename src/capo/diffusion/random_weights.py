@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from capo.diffusion.components import Source
 
@@ -27,6 +29,22 @@ class RandomWeights:
                 return _build(kind, source, folder).eval()
         finally:
             torch.set_default_dtype(before)
+
+
+class NoValues(TorchFunctionMode):
+    """Keeps tensors on `meta`, which have no data to copy to main memory.
+
+    Answers questions about them, such as whether all tokens of a prompt count, with yes.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function is Tensor.cpu and args[0].is_meta:
+            return args[0]
+        if function in (Tensor.__bool__, Tensor.item) and args[0].is_meta and args[0].dtype == torch.bool:
+            return True
+        return function(*args, **(kwargs or {}))
 
 
 def _build(kind: Any, source: Source, folder: str) -> Any:

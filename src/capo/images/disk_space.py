@@ -24,6 +24,7 @@ class DiskSpace:
     latents: float = 0
     conditioning: float = 0
     checkpoints: float = 0
+    policy: float = 0
 
     @property
     def total(self) -> float:

@@ -11,6 +11,9 @@ from capo.recipe.sample_sections import PromptsSection
 
 _FORMULAS = ", ".join(f"`{name}`: {objective.formula}" for name, objective in OBJECTIVES.items())
 
+SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes per number."""
+
 
 class TrainSection(Section):
     """Fine-tuning on the pairs (Sec. 4.2, 4.4, App. B). Every epoch draws one new pair per prompt."""
@@ -152,9 +155,21 @@ class TrainSection(Section):
     def checkpoint_bytes(self) -> int:
         """Bytes per trained parameter of all checkpoints that are on disk at the same time."""
         average = 0 if self.ema_decay is None else 4
+        written = math.ceil(self.steps / self.checkpoint_every) + self.steps // self.validate_every
         # Also the best one, and the next one, which is written before an old one is deleted.
-        kept = min(self.keep_checkpoints + 2, math.ceil(self.steps / self.checkpoint_every))
+        kept = min(self.keep_checkpoints + 2, written)
         return kept * (4 + self.moment_bytes + average)
+
+    def policy_bytes(self, trained: int, parameters: int, dtype: str) -> int:
+        """Bytes of the weights in `best/`: those of an adapter, or of a whole model.
+
+        `trained` is the number of trained parameters, `parameters` that of all networks of the model, which
+        is in `dtype`.
+        """
+        if self.adaptation == "full":
+            return parameters * SIZES[self.save_dtype or dtype]
+        # Most adapters are also in kohya's format, in float32.
+        return trained * (SIZES[self.save_dtype or "float32"] + SIZES["float32"])
 
     @property
     def validations(self) -> int:

@@ -38,10 +38,13 @@ def _check_disk(recipe: Recipe, run: Run) -> Iterator[Finding]:
     needed = DiskSpace(
         images,
         latents=sampled * facts.latent_bytes,
-        conditioning=prompts * facts.conditioning_bytes,
+        conditioning=prompts * (facts.conditioning_bytes or 0),
         checkpoints=facts.trained * recipe.train.checkpoint_bytes,
+        policy=recipe.train.policy_bytes(facts.trained, facts.parameters, recipe.model.dtype),
     ).without(here)
     report = f"{total:,} images of all stages: {check_space(needed, run.path)}"
+    if facts.conditioning_bytes is None:
+        report += ". This is without the conditioning, whose size is not known before prompts are encoded"
     yield Finding("generate.image_format", report, "note")
 
 

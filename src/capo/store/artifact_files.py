@@ -1,5 +1,6 @@
 """The files of an artifact: written atomically, recorded with their digests, and verified when read."""
 
+import hashlib
 import json
 import os
 import threading
@@ -17,11 +18,13 @@ from capo.store.manifest import (
     Manifest,
     describe,
     describe_bytes,
+    hash_file,
+    json_lines,
     pretty,
     read_manifest,
     same_content,
 )
-from capo.store.table_file import footer_digest, read_parquet
+from capo.store.table_file import read_parquet, write_parquet
 from capo.store.tensor_file import HashedFile, read_row, row_digests, write_tensors
 from capo.store.written_files import SUFFIX, Versions, WrittenFiles, add_versions
 
@@ -57,6 +60,8 @@ class ArtifactFiles:
         self._known: Versions | None = None
         """The files on record. Kept, since an artifact may have thousands; None until they are read."""
         self._verified: set[str] = set()
+        self._appended: dict[str, hashlib.blake2b] = {}
+        """The hashes of the files that this process appended to."""
         self._manifest: tuple[tuple[int, ...], Manifest | None] = ((), None)
         """The manifest as last read, and which file that was."""
         self._recording = threading.RLock()
@@ -119,17 +124,21 @@ class ArtifactFiles:
 
     def write_json_lines(self, relative: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write a whole file of one JSON object per line; NaN is an error."""
-        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-        self.write_bytes(relative, "".join(lines).encode())
+        self.write_bytes(relative, json_lines(rows))
+
+    def append_json_lines(self, relative: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add lines to a file that `write_json_lines` wrote; this process reads it the first time alone."""
+        place, data = self._open_place(relative), json_lines(rows)
+        digest = self._appended.pop(relative, None) or hash_file(self.path(relative))
+        digest.update(data)
+        self._record({relative: {"bytes": place.stat().st_size + len(data), "blake2b": digest.hexdigest()}})
+        atomic.append(place, data)
+        self._appended[relative] = digest
 
     def write_table(self, relative: str, table: "pa.Table") -> None:
         """Write a Parquet file with a checksum for every page."""
-        import pyarrow.parquet as pq
-
         with self._writing(relative) as file:
-            pq.write_table(table, file, compression="zstd", write_page_checksum=True)
-            file.flush()
-            file.footer = footer_digest(file.path)
+            write_parquet(file, table)
 
     def write_tensors(
         self, relative: str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None
@@ -225,9 +234,7 @@ class ArtifactFiles:
         if footer is None:
             return self.read_table(relative, columns)
         with self._explained(relative):
-            if footer_digest(self._place(relative)) != footer:
-                raise ValueError("the digest of its footer is not the recorded one")
-            return read_parquet(self._place(relative), columns)
+            return read_parquet(self._place(relative), columns, footer)
 
     # Records.
 
@@ -350,6 +357,7 @@ class ArtifactFiles:
     def _writing(self, relative: str) -> Iterator[HashedFile]:
         place = self._open_place(relative)
         self._check_own(place)
+        self._appended.pop(relative, None)
         written: Description = {}
         with self.run.replacing(place, lambda temporary: self._record({relative: written})) as temporary:
             with HashedFile(temporary) as file:

@@ -1,7 +1,8 @@
 """Writing that survives a crash: files and folders appear whole or not at all.
 
-Everything is written under a temporary name in the same folder, flushed to disk, and renamed. `failpoint`
-marks every instant where a crash would matter, so that a test can kill the process at each of them.
+Everything is written under a temporary name in the same folder, flushed to disk, and renamed; only `append`
+changes a file in place, and can be undone. `failpoint` marks every instant where a crash would matter, so
+that a test can kill the process at each of them.
 """
 
 import json
@@ -15,8 +16,9 @@ from pathlib import Path
 
 from capo.store.errors import explain_os_errors
 
-TEMPORARY, REPLACED = ".capo-tmp-", ".capo-old-"
-"""How the names of files and folders begin while they are written or replaced; reserved for capo."""
+TEMPORARY, REPLACED, LENGTH = ".capo-tmp-", ".capo-old-", ".capo-len-"
+"""How the names of files and folders begin while they are written or replaced, and of files with the length
+that another file had before it was appended to; reserved for capo."""
 
 TEMPORARY_0_1 = (".tmp-", ".old-")
 """The same in version 0.1. A user may have such files too, so they are never removed."""
@@ -109,6 +111,30 @@ def create_folder(path: Path) -> Iterator[Path]:
         yield temporary
 
 
+def append(path: Path, data: bytes) -> None:
+    """Add bytes to the end of a file: all of them, or after a crash and `remove_leftovers` none."""
+    if path.stat().st_nlink > 1:  # also a file of another run, which must not change
+        with write_file(path) as own:
+            shutil.copyfile(path, own)
+    before = path.with_name(LENGTH + path.name)
+    with write_file(before) as temporary:
+        temporary.write_text(str(path.stat().st_size))
+    with explain_os_errors(path):
+        try:
+            with path.open("ab") as file:
+                for part in (data[: len(data) // 2], data[len(data) // 2 :]):
+                    file.write(part)
+                    file.flush()
+                    failpoint()
+            flush(path)
+        except BaseException:
+            _undo_append(before)
+            raise
+        before.unlink()
+        failpoint()
+        flush(path.parent)
+
+
 def link(source: Path, path: Path) -> None:
     """Make the file `source` available at `path` too: as a hard link where possible, else as a copy."""
     temporary = path.with_name(TEMPORARY + path.name)
@@ -165,16 +191,18 @@ def remove_leftovers(root: Path) -> None:
     """Undo every write under `root` that a crash interrupted."""
     with explain_os_errors(root):
         for folder, folders, files in os.walk(root):
-            for name in [n for n in (*folders, *files) if n.startswith((TEMPORARY, REPLACED))]:
+            for name in filter(is_temporary, (*folders, *files)):
                 path = Path(folder, name)
                 place = path.with_name(name.removeprefix(REPLACED))
-                if name.startswith(REPLACED) and not place.exists():
+                if name.startswith(LENGTH):
+                    _undo_append(path)
+                elif name.startswith(REPLACED) and not place.exists():
                     os.replace(path, place)
                 elif path.is_dir():
                     shutil.rmtree(path)
                 else:
                     path.unlink()
-            folders[:] = [n for n in folders if not n.startswith((TEMPORARY, REPLACED))]
+            folders[:] = [n for n in folders if not is_temporary(n)]
 
 
 def poke(folder: Path) -> None:
@@ -188,7 +216,7 @@ def poke(folder: Path) -> None:
 
 def is_temporary(name: str) -> bool:
     """Report whether a file or folder of this name is being written, or was when a crash came."""
-    return name.startswith((TEMPORARY, REPLACED))
+    return name.startswith((TEMPORARY, REPLACED, LENGTH))
 
 
 def flush(path: Path) -> None:
@@ -198,6 +226,15 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _undo_append(before: Path) -> None:
+    """Give a file the length it had before an append, which is what the file `before` contains."""
+    path = before.with_name(before.name.removeprefix(LENGTH))
+    if path.exists():
+        os.truncate(path, min(path.stat().st_size, int(before.read_text())))
+        flush(path)
+    before.unlink()
 
 
 def _canonical_safetensors(path: Path) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -56,9 +56,15 @@ class Manifest:
 
 def describe(path: Path) -> Description:
     """Return the length and the digest of a file."""
+    return {"bytes": path.stat().st_size, "blake2b": hash_file(path).hexdigest()}
+
+
+def hash_file(path: Path) -> "hashlib.blake2b":
+    """Return the hash of a file, to which what is appended can be added."""
+    digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    return {"bytes": path.stat().st_size, "blake2b": digest}
+        hashlib.file_digest(file, lambda: digest)
+    return digest
 
 
 def describe_bytes(data: bytes) -> Description:
@@ -188,6 +194,11 @@ def canonical(value: Any) -> str:
 def pretty(value: Any) -> str:
     """Write a value as indented JSON, for files that people read too; NaN is an error."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Write one JSON object per line, as UTF-8; NaN is an error."""
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
 
 
 def _shorten(value: Any) -> str:

@@ -9,11 +9,22 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from capo.store.tensor_file import HashedFile
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _END = 8
 """Bytes after the footer: its length, and the format's mark."""
+
+
+def write_parquet(file: HashedFile, table: "pa.Table") -> None:
+    """Write a table with a checksum for every page, and note the digest of its footer in `file`."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+    file.flush()
+    file.footer = footer_digest(file.path)
 
 
 def footer_digest(path: Path) -> str:
@@ -25,13 +36,18 @@ def footer_digest(path: Path) -> str:
         return hashlib.blake2b(file.read(), digest_size=16).hexdigest()
 
 
-def read_parquet(source: "Path | pa.BufferReader", columns: list[str] | None) -> "pa.Table":
+def read_parquet(
+    source: "Path | pa.BufferReader", columns: list[str] | None, footer: str | None = None
+) -> "pa.Table":
     """Read a table and decode its names and metadata, so that damage shows here and not at a later use.
 
-    One thread reads it: a run has thousands of tables, and on a busy machine threads wait for each other.
+    Raises `ValueError` if the digest of a file's footer is not `footer`. One thread reads it: a run has
+    thousands of tables, and on a busy machine threads wait for each other.
     """
     import pyarrow.parquet as pq
 
+    if footer is not None and isinstance(source, Path) and footer_digest(source) != footer:
+        raise ValueError("the digest of its footer is not the recorded one")
     file = pq.ParquetFile(source, page_checksum_verification=True)
     table = file.read(columns=columns, use_threads=False)
     str(table.schema)

@@ -22,25 +22,33 @@ class Records:
 
 
 class Log:
-    """A JSON Lines file with one row per step; rows are on disk after `flush`."""
+    """A JSON Lines file with one row per step; rows are on disk after `flush`, which adds the new ones."""
 
     def __init__(self, artifact: Artifact, name: str) -> None:
         self._artifact = artifact
         self._name = name
         self.rows: list[Row] = artifact.read_json_lines(name) if artifact.has(name) else []
+        self._on_disk = len(self.rows)
+        """Rows that the file has; 0 if it has others too, or does not exist."""
 
     def rewind(self, step: int) -> None:
         """Drop the rows after `step`, which are about to be made again."""
         self.rows = [row for row in self.rows if row["step"] <= step]
+        if len(self.rows) < self._on_disk:
+            self._on_disk = 0
 
     def add(self, row: Row) -> None:
         """Append a row."""
         self.rows.append(row)
 
     def flush(self) -> None:
-        """Write the file, in the main process."""
+        """Write the rows that are not on disk, in the main process."""
+        new = self.rows[self._on_disk :]
         if Group().is_main:
-            self._artifact.write_json_lines(self._name, self.rows)
+            write = self._artifact.append_json_lines if self._on_disk else self._artifact.write_json_lines
+            if new or not self._on_disk:
+                write(self._name, new)
+        self._on_disk = len(self.rows)
 
 
 def best_row(rows: Sequence[Row]) -> Row | None:

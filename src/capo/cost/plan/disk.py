@@ -25,8 +25,8 @@ def disk(recipe: Recipe, prompts: PromptCounts, sampling: Sampling, training: Tr
         sizes["scores"] = count * len(recipe.rewards) * SCORE_BYTES
         sizes["pairs"] = count * (len(recipe.training_rewards) + 1) * 8
     sizes["train: checkpoints"] = training.trained * section.checkpoint_bytes
-    others = sum(size for name, size in sampling.weights.items() if name != sampling.denoiser)
-    sizes["train: best"] = training.trained * 4 + (others if section.adaptation == "full" else 0)
+    parameters = sum(sampling.parameters.values())
+    sizes["train: best"] = section.policy_bytes(training.trained, parameters, recipe.model.dtype)
     if prompts.validation is not None:
         sizes["train: validation images"] = images(
             section.validations * prompts.validation * section.validation_samples

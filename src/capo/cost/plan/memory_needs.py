@@ -5,9 +5,7 @@ Excludes torch's own context (about half a gigabyte) and fragmentation.
 
 from capo.cost.plan.counts import Sampling, Training, computing_dtype
 from capo.recipe import GenerateSection, Recipe, TrainSection
-
-SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Bytes per number."""
+from capo.recipe.train_section import SIZES
 
 SPARE = 0.1
 """Share of a GPU's memory that is kept free for what the estimate excludes."""

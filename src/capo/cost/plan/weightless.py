@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from capo.cost.checkpoints import write_checkpoint
@@ -18,7 +17,7 @@ from capo.cost.peak_memory import allocated_bytes
 from capo.diffusion import load_family, resolve_checkpoint
 from capo.diffusion.configuration_files import configuration_folder
 from capo.diffusion.family import Family
-from capo.diffusion.random_weights import RandomWeights
+from capo.diffusion.random_weights import NoValues, RandomWeights
 from capo.diffusion.single_file import configuration, is_single_file
 from capo.recipe import ModelSection
 from capo.recipe.hub_id import split_revision
@@ -50,7 +49,7 @@ def weightless(section: ModelSection) -> Iterator[Family]:
     Raises `ValueError` if the configuration of the checkpoint cannot be read.
     """
     temporary = tempfile.TemporaryDirectory(prefix="capo-plan-")
-    with temporary as folder, _NoValues(), _attention_of_gpus():
+    with temporary as folder, NoValues(), _attention_of_gpus():
         path = _configuration(section, Path(folder))
         # Settings of how to compute are left out: they need a device and change no count.
         kept = {name: getattr(section, name) for name in ("dtype", "max_sequence_length")}
@@ -96,22 +95,6 @@ def _configuration(section: ModelSection, folder: Path) -> str:
     except ValueError as error:
         known = ", ".join(PUBLISHED)
         raise ValueError(f"{error}. A checkpoint that needs no download: {known}") from error
-
-
-class _NoValues(TorchFunctionMode):
-    """Keeps tensors on `meta`, which have no data to copy to main memory.
-
-    Answers questions about them, such as whether all tokens of a prompt count, with yes.
-    """
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if function is Tensor.cpu and args[0].is_meta:
-            return args[0]
-        if function in (Tensor.__bool__, Tensor.item) and args[0].is_meta and args[0].dtype == torch.bool:
-            return True
-        return function(*args, **(kwargs or {}))
 
 
 @contextmanager
