@@ -20,7 +20,7 @@ LAYERS = (
     {"__main__"},
     {"cli"},
     {"shapes"},
-    {"studies"},
+    {"studies", "tuning"},
     {"cost"},
     {"pipeline"},
     {"training", "soups"},

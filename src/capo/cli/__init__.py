@@ -11,7 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 # Every module adds its commands to the app; the order is the order in `capo --help`.
-from capo.cli import run, check, rehearse, status, clean, compare, soup, export, push  # isort: skip
+from capo.cli import run, check, rehearse, status, clean, tune, compare, soup, export, push  # isort: skip
 from capo.cli import people, people_votes, benchmark, plan, bench, calibration  # isort: skip
 from capo.cli import rewards, data, images, recipes, shapes  # isort: skip
 from capo.cli.app import app
@@ -41,6 +41,7 @@ __all__ = [
     "shapes",
     "soup",
     "status",
+    "tune",
 ]
 
 

@@ -8,8 +8,22 @@ from typing import Any
 
 from capo.engine.progress import say
 from capo.store import Artifact, Run, WorkspaceError
-from capo.store.manifest import canonical, differences
+from capo.store.manifest import MANIFESTS, canonical, differences
+from capo.store.replaced import replaced_folders
 from capo.store.step import Step
+
+SWEEP = "tune"
+"""The folder of a run directory with the runs of `capo tune`, one per value."""
+
+
+def own_donors(directory: Path) -> list[Path]:
+    """Return the folders inside a run directory from which it can take artifacts: replaced, or of a sweep."""
+    return [*(replaced.folder for replaced in replaced_folders(directory)), *swept_runs(directory)]
+
+
+def swept_runs(directory: Path) -> list[Path]:
+    """Return the run directories that a sweep made in `directory`."""
+    return sorted(path.parent for path in (directory / SWEEP).glob(f"*/{MANIFESTS}"))
 
 
 def keep_unchanged(artifact: Artifact, step: Step) -> None:

@@ -23,7 +23,7 @@ from capo.engine.shard_work import Executor
 from capo.pipeline import graph, preflight
 from capo.pipeline.costs import replacing
 from capo.pipeline.outlook import Outlook
-from capo.pipeline.reuse import keep_unchanged, reuse
+from capo.pipeline.reuse import keep_unchanged, own_donors, reuse
 from capo.pipeline.stage_lines import stage_line
 from capo.pipeline.states import (
     check_identified,
@@ -37,7 +37,6 @@ from capo.recipe import EngineSection, Recipe
 from capo.reporting.results_schema import Results
 from capo.store import Artifact, Run, WorkspaceError
 from capo.store.manifest import differences
-from capo.store.replaced import replaced_folders
 from capo.store.step import Job, Step
 
 QUICK = ("prompts", "pair", "report")
@@ -129,8 +128,7 @@ def _run(request: _Request, executor: Executor) -> RunResult:
     with Run.open(directory, recipe) as opened, calling_trackers(recipe, opened):
         if replaced := stale_names(outlook.wanted_states):
             say(replacing(opened, replaced))
-        sources = [*request.donors, *(replaced.folder for replaced in replaced_folders(directory))]
-        request = replace(request, donors=sources)
+        request = replace(request, donors=[*request.donors, *own_donors(directory)])
         results: list[StageResult] = []
         try:
             for _, together in groupby(steps, lambda step: step.make):

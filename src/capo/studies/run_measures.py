@@ -14,10 +14,7 @@ from capo.store import Run
 from capo.studies.gains import Gains, gains_of
 from capo.studies.measure_names import COLLAPSE, DOMINATION, JUDGED, MEAN
 from capo.studies.study_run import StudyRun
-from capo.training.log import Row
-
-DRIFT_STEPS = 20
-"""Number of logged steps that a drift is averaged over, since single steps are noisy."""
+from capo.training.log import Row, recent_mean
 
 Kind = Literal["mean", "training", "held out", "judge"]
 
@@ -169,14 +166,8 @@ def _training(opened: Run, recipe: Recipe, step: int | None) -> tuple[float, flo
             keys[JUDGED] = "judge_difference"
         curve = Curve(
             tuple(row["step"] for row in rows),
-            tuple(_recent_mean(metrics, "drift", row["step"]) for row in rows),
+            tuple(recent_mean(metrics, "drift", row["step"]) for row in rows),
             {name: tuple(row[key] for row in rows) for name, key in keys.items()},
             gains_of(rows),
         )
-    return _recent_mean(metrics, "drift", last), _recent_mean(metrics, "error/chosen", last), curve
-
-
-def _recent_mean(metrics: list[Row], name: str, step: int) -> float:
-    """Mean over the last logged steps up to `step`."""
-    values = [row[name] for row in metrics if row["step"] <= step][-DRIFT_STEPS:]
-    return float(np.mean(values)) if values else 0.0
+    return recent_mean(metrics, "drift", last), recent_mean(metrics, "error/chosen", last), curve

@@ -3,12 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from capo.engine.ranks import Group
 from capo.store import Artifact
 from capo.training.rollback import RollBacks
 
 Row = dict[str, Any]
 """`step` and numbers by name; None for a number that does not exist."""
+
+RECENT_STEPS = 20
+"""Number of logged steps that `recent_mean` averages over, since single steps are noisy."""
 
 
 class Records:
@@ -58,3 +63,9 @@ def best_row(rows: Sequence[Row]) -> Row | None:
     """
     candidates = [row for row in rows if row["step"] > 0]
     return max(candidates, key=lambda row: float(row["win_rate"]), default=None)
+
+
+def recent_mean(metrics: Sequence[Row], name: str, step: int) -> float:
+    """Return the mean of a measure over the last logged steps up to `step`; 0 before the first."""
+    values = [row[name] for row in metrics if row["step"] <= step][-RECENT_STEPS:]
+    return float(np.mean(values)) if values else 0.0

@@ -1,0 +1,58 @@
+"""The cost of a sweep before it runs."""
+
+from dataclasses import dataclass
+
+from capo.cost.plan import plan_run
+from capo.cost.plan.work import artifact_shares
+from capo.tuning.sweep import MOST_FURTHER, Sweep
+
+
+@dataclass(frozen=True)
+class SweepCost:
+    """GPU hours of a sweep, without early stops."""
+
+    gpu: str
+    utilization: float
+    """Share of the GPU's peak speed that all work is assumed to reach."""
+    shared: dict[str, float]
+    """GPU hours by artifact, of what is made once."""
+    per_value: float
+    """GPU hours of one training and its validations."""
+    values: int
+    most_values: int
+    """The number of values if the sweep steps beyond the first ones as often as it may."""
+    notes: list[str]
+
+    @property
+    def hours(self) -> float:
+        """GPU hours with the first values alone."""
+        return sum(self.shared.values()) + self.values * self.per_value
+
+    @property
+    def most_hours(self) -> float:
+        """GPU hours with the largest number of values."""
+        return self.hours + (self.most_values - self.values) * self.per_value
+
+
+def sweep_cost(sweep: Sweep, gpu: str, utilization: float) -> SweepCost:
+    """Return the GPU hours of a sweep; reads only configurations.
+
+    Raises `ValueError` like `capo.cost.plan.plan_run`, and `RecipeError` for a recipe without validation.
+    """
+    sweep.check()
+    recipe = sweep.of(sweep.recipe.train.beta)
+    planned = plan_run(recipe, gpu, utilization)
+    shares, hours = artifact_shares(recipe), dict[str, float]()
+    for stage in planned.stages:
+        for kind, share in shares[stage.name].items():
+            hours[kind] = hours.get(kind, 0.0) + share * stage.hours
+    first = len(sweep.first)
+    return SweepCost(
+        gpu=planned.gpu.name,
+        utilization=utilization,
+        shared={kind: hours[kind] for kind in ("samples", "scores", "validation") if kind in hours},
+        per_value=hours["train"],
+        values=first,
+        most_values=first + (MOST_FURTHER if sweep.named is None else 0),
+        notes=planned.notes,
+    )
