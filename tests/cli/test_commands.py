@@ -180,6 +180,18 @@ def test_errors_of_a_stage_are_one_message(monkeypatch):
     assert isinstance(raised.exception, ValueError)
 
 
+def test_output_commands_no_terminal(tmp_path):
+    (tmp_path / "bad.yaml").write_text('"red\\e[31m\\u009b2J\\u202egnp": 1\n')
+    failed = capo("status", "bad.yaml", code=2)
+    assert "red" in failed.stderr
+    (tmp_path / "runs/bad").mkdir(parents=True)
+    (tmp_path / "bad.yaml").rename(tmp_path / "runs/bad/recipe.yaml")
+    table, values = capo("status").stdout, capo("status", "--json").stdout
+    assert "red" in table
+    assert "\x9b2J\u202egnp" in json.dumps(json.loads(values), ensure_ascii=False)
+    assert not set("\x1b\x9b\u202e") & set(failed.stderr + table + values)
+
+
 HELP = [
     [],
     *([name] for name in get_command(app).commands),

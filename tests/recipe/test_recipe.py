@@ -201,9 +201,14 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("name: &a [*a]", "contains itself"),
         ("name: &a {<<: *a}", "contains itself"),
         ("name: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("# " + "x" * 10_000_000, "more than 10,000,000"),
+        ("name: !!bool maybe", r"not a valid bool[\s\S]*line 1, column 7"),
+        ("name: 2001-02-30", "not a valid timestamp"),
+        ("name: " + "9" * 5000, "not a valid int"),
     ],
+    ids=lambda text: text[:20],
 )
-def test_yaml_that_expands_without_bound_is_rejected(tmp_path, text, message):
+def test_yaml_that_cannot_be_values_of_a_recipe_is_rejected(tmp_path, text, message):
     (tmp_path / "bomb.yaml").write_text(text)
     with pytest.raises(RecipeError, match=rf"not valid YAML:[\s\S]*{message}"):
         load_recipe(tmp_path / "bomb.yaml")

@@ -123,6 +123,8 @@ def load(name: str | None, overrides: list[str] | None, directory: Path | None) 
 
 
 def stop(message: str, code: int) -> NoReturn:
-    """Print a message to stderr and exit with `code`."""
-    typer.echo(message, err=True)
+    """Print a message to stderr, as plain text, and exit with `code`."""
+    from capo.engine.plain_text import plain_text
+
+    typer.echo(plain_text(message), err=True)
     raise typer.Exit(code)

@@ -1,6 +1,7 @@
 """Output helpers that the table modules share."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -8,10 +9,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from capo.engine.plain_text import REORDERING, plain_text
+
+UNPRINTABLE = re.compile(rf"[\x7f-\x9f\ud800-\udfff{REORDERING}]")
+"""What JSON may contain as it is, and terminals do not show as text."""
+
 
 def print_json(values: Any) -> None:
-    """Print one JSON object."""
-    print(json.dumps(values, ensure_ascii=False, allow_nan=False))
+    """Print one JSON object, with everything that a terminal would not print as text escaped."""
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+    print(text if text.isprintable() else UNPRINTABLE.sub(_escaped, text))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
 
 
 def table(columns: Sequence[str], *, title: str | None = None, right: Sequence[str] = ()) -> Table:
@@ -28,9 +39,11 @@ def table(columns: Sequence[str], *, title: str | None = None, right: Sequence[s
 
 def add_row(to: Table, cells: Iterable[object]) -> None:
     """Add a row of plain text, in which brackets are not markup; None is an empty cell."""
-    to.add_row(
-        *(cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in cells)
-    )
+    to.add_row(*(cell if isinstance(cell, Text) else Text(_cell(cell)) for cell in cells))
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else plain_text(str(value))
 
 
 def show(grid: Table) -> None:

@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from capo.engine.plain_text import plain_text
+
 KEY = "lifeline"
 
 GRACE = 5.0
@@ -180,5 +182,5 @@ def _keep_alive(connection: socket.socket) -> None:
 
 def _end(problem: str) -> None:
     """End this process from a thread, since the main thread may wait inside a library."""
-    print(f"Error: {problem}", file=sys.stderr, flush=True)
+    print(f"Error: {plain_text(problem)}", file=sys.stderr, flush=True)
     os._exit(1)

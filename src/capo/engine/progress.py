@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from capo.engine.plain_text import plain_text
+
 PLAIN_INTERVAL = 10.0
 """Seconds between two lines without a terminal."""
 
 
 def say(text: str) -> None:
-    """Print one line to stderr, unless progress is turned off."""
+    """Print one line to stderr, as plain text, unless progress is turned off."""
     if not silenced():
-        print(text, file=sys.stderr, flush=True)
+        print(plain_text(text), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -8,8 +8,22 @@ MOST_VALUES = 100_000
 """Limit on the values of a file. A recipe has a few hundred; aliases can turn a few lines into billions."""
 
 
+LONGEST_FILE = 10_000_000
+"""Limit on the characters of a file: the parser takes minutes and gigabytes for much longer ones."""
+
+
 class _Loader(yaml.SafeLoader):
     """Raises an error for a repeated key, where YAML would silently drop the first one."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # From Python's own functions, as for the date 2001-02-30 or `!!bool maybe`.
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.MarkedYAMLError(
+                problem=f"not a valid {kind}: {error}", problem_mark=node.start_mark
+            ) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -23,9 +37,12 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(text: str) -> Any:
     """Parse YAML into plain values.
 
-    Raises `yaml.YAMLError` for invalid YAML, a repeated key, aliases that expand to more than
-    `MOST_VALUES` values, and values nested too deeply.
+    Raises `yaml.YAMLError` for invalid YAML, a repeated key, a value that does not fit its tag or form, text
+    longer than `LONGEST_FILE`, aliases that expand to more than `MOST_VALUES` values, and values nested too
+    deeply.
     """
+    if len(text) > LONGEST_FILE:
+        raise yaml.YAMLError(f"{len(text):,} characters, more than {LONGEST_FILE:,}")
     loader = _Loader(text)
     try:
         node = loader.get_single_node()

@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from capo.engine.plain_text import plain_text
 from capo.rewards.protocol import ProtocolError, RewardTimeoutError
 from capo.rewards.transports import wire
 from capo.rewards.transports.process_group import end_group, kill_group
@@ -96,7 +97,7 @@ class ChildProgram:
         return " ".join(self._command)
 
     def _failure(self, timeout: float | None) -> Exception:
-        output = wire.plain_text("".join(self._output)).strip()
+        output = plain_text("".join(self._output)).strip()
         detail = f": {output}" if output else ""
         if timeout is not None:
             return RewardTimeoutError(f"{self._shown} gave no answer in {timeout:g} s{detail}")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from capo.engine.plain_text import plain_text
 from capo.recipe import RewardSection
 from capo.rewards.comparison import parse_comparison
 from capo.rewards.protocol import ProtocolError, RewardError, RewardMemoryError, RewardSource, TransientError
@@ -50,7 +51,7 @@ class ServerSource:
     def check(self) -> Iterator[Finding]:
         """Warn if the server does not answer now; it may be started later."""
         from capo.rewards.transports import http_exchange as http
-        from capo.rewards.transports.wire import LONGEST_REPLY, plain_text
+        from capo.rewards.transports.wire import LONGEST_REPLY
 
         try:
             http.exchange("GET", f"{self._url}/health", None, CHECK_SECONDS, LONGEST_REPLY)
@@ -76,7 +77,7 @@ class ServerReward:
     """A server behind the reward protocol."""
 
     def __init__(self, name: str, url: str, timeout: float = 600.0) -> None:
-        from capo.rewards.transports.wire import TruncationRecord, check_hello, plain_text
+        from capo.rewards.transports.wire import TruncationRecord, check_hello
 
         self.name, self.timeout = name, timeout
         self._url = url
@@ -145,7 +146,7 @@ class ServerReward:
                 "lower batch_size of this reward in the recipe, then rerun the same command to resume"
             ) from None
         except http.UnreachableError as error:
-            return f"cannot be reached ({wire.plain_text(str(error))})"
+            return f"cannot be reached ({plain_text(str(error))})"
         except http.RefusedReplyError as error:
             raise ProtocolError(f"reward {self.name!r}: {self._url}: {error}") from None
         return f"answers {reply.status} ({_excerpt(reply)})" if reply.status in BUSY else reply
@@ -161,6 +162,6 @@ class ServerReward:
 
 
 def _excerpt(reply: "HttpReply") -> str:
-    from capo.rewards.transports.wire import SHOWN, plain_text
+    from capo.rewards.transports.wire import SHOWN
 
     return plain_text(reply.body[:SHOWN].decode(errors="replace"))

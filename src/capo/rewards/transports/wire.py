@@ -2,11 +2,10 @@
 
 import base64
 import io
-import re
-import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from capo.engine.plain_text import plain_text
 from capo.rewards.protocol import ProtocolError
 
 if TYPE_CHECKING:
@@ -17,9 +16,6 @@ PROTOCOL = 1
 
 LONGEST_REPLY = 16 * 2**20
 """Bytes of a reply: a hundred thousand scores, with room to spare."""
-
-ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)", re.DOTALL)
-"""Terminal commands: to move the cursor, to set colors or the window's title, and others."""
 
 SHOWN = 200
 """Characters of an unexpected reply in an error message."""
@@ -77,15 +73,6 @@ def check_hello(reward: str, reply: Any) -> dict[str, Any]:
     raise ProtocolError(
         f"reward {reward!r}: expected a reply with protocol {PROTOCOL}, got {_excerpt(reply)}; use the "
         "capo or capo_reward.py of the same version there"
-    )
-
-
-def plain_text(text: str) -> str:
-    """Return text from outside without terminal commands and control characters; keeps line ends and tabs."""
-    lines = ESCAPE_SEQUENCE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
-    return "".join(
-        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n" else c
-        for c in lines
     )
 
 
