@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tries import show
 
-HELPERS = {"__main__", "ground", "tries"}
+HELPERS = {"__main__", "ground", "tries", "watched"}
 THEMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in HELPERS)
 
 

@@ -1,6 +1,7 @@
 """What an attack tried, and what held: printed as a table and written as JSON."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -18,9 +19,16 @@ class Try:
     """How it held, such as "rejected" or "equal"."""
 
 
+def _reported(one: Try) -> Try:
+    """Print a failure when it happens, as a theme can take long."""
+    if one.problem:
+        print(f"failed: {one.case}, {one.what}: {one.problem}", file=sys.stderr, flush=True)
+    return one
+
+
 def show(theme: str, tries: Iterable[Try], results: Path | None = None) -> int:
     """Print the table of a theme and write `results/THEME.json`; return an exit code: 1 if any try failed."""
-    tries = list(tries)
+    tries = list(map(_reported, tries))
     failed = [one for one in tries if one.problem]
     print(f"\n| {theme} | tried | held | failed |\n|---|--:|--:|--:|")
     for case in dict.fromkeys(one.case for one in tries):

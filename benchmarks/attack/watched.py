@@ -1,7 +1,7 @@
-"""Attack the `capo` command: run it under watch, judge how it ended, and print a table of what held.
+"""Run the `capo` command under watch, and judge how it ended.
 
-Every command is a process with its own output files and limits on time and memory. The process that has
-imported capo forks them, so that hundreds of commands take minutes; `fresh` starts one from nothing.
+Every command is a process with its own output files and a limit on its time. It is a fork of this process,
+which has imported what the command needs: so hundreds of commands take minutes.
 """
 
 import gc
@@ -9,12 +9,12 @@ import os
 import re
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 SECONDS = 60.0
@@ -35,16 +35,18 @@ class Ended:
     seconds: float
     megabytes: float
 
-    def fault(self, names: Sequence[str] = (), codes: Sequence[int] = (1, 2)) -> str:
+    def fault(
+        self, names: Sequence[str] = (), codes: Sequence[int] = (1, 2), seconds: float = SECONDS
+    ) -> str:
         """Say why this is no orderly end: the code, or an error that lacks one of `names`. Empty if it is."""
         said = self.out + self.err
-        if "Traceback (most recent call last)" in said:
+        if "Traceback (most recent call last)" in said and "capo/cli/" in said:
             return "traceback: " + said.strip().splitlines()[-1][:160]
         if self.code not in codes:
             return f"exit code {self.code}: {(self.err or self.out).strip()[-160:]}"
         if raw := RAW.search(said.replace("\r\n", "\n")):
             return f"raw character U+{ord(raw[0]):04X} in {said[max(0, raw.start() - 60) : raw.end() + 20]!r}"
-        if self.seconds > SECONDS:
+        if self.seconds > seconds:
             return f"took {self.seconds:.0f} s"
         if self.megabytes > MEGABYTES:
             return f"took {self.megabytes:.0f} MB"
@@ -54,38 +56,9 @@ class Ended:
         return f"does not name {missing[0]!r}: {self.err.strip()[:160]}" if missing else ""
 
 
-@dataclass
-class Table:
-    """The cases of a script: how many were tried, and which failed."""
-
-    title: str
-    rows: dict[str, list[str]] = field(default_factory=dict)
-    tried: dict[str, int] = field(default_factory=dict)
-
-    def add(self, case: str, fault: str, detail: str = "") -> None:
-        """Count a try of `case`; a `fault` is why it failed."""
-        if fault:
-            print(f"{case}: {detail}: {fault}", file=sys.stderr, flush=True)
-        self.tried[case] = self.tried.get(case, 0) + 1
-        self.rows.setdefault(case, [])
-        if fault:
-            self.rows[case].append(f"{detail}: {fault}" if detail else fault)
-
-    def finish(self) -> None:
-        """Print the table, and exit with 1 if anything failed."""
-        print(f"\n## {self.title}\n\n| case | tried | held | failed |\n|---|--:|--:|--:|")
-        for case, faults in self.rows.items():
-            print(f"| {case} | {self.tried[case]} | {self.tried[case] - len(faults)} | {len(faults)} |")
-        for case, faults in self.rows.items():
-            for fault in faults:
-                print(f"FAILED {case}: {fault}")
-        sys.exit(any(self.rows.values()))
-
-
-def each(table: Table, case: str, tries: Iterable[tuple[str, Callable[[], str]]]) -> None:
-    """Run tries: a name, and a function that returns its fault."""
-    for name, attempt in tries:
-        table.add(case, attempt(), name)
+def outcome(ended: Ended) -> str:
+    """Say in a word how an orderly command ended."""
+    return "rejected" if ended.code else "accepted"
 
 
 def warm(*args: str, folder: Path) -> None:
@@ -96,45 +69,41 @@ def warm(*args: str, folder: Path) -> None:
     os.chdir(folder)
     sys.argv = ["capo", *args]
     try:
-        main()
-    except SystemExit as leaving:
-        assert not leaving.code, f"capo {' '.join(args)} failed"
+        with suppress(SystemExit):
+            main()
     finally:
         os.chdir(before)
     gc.freeze()  # so that a fork copies no pages merely by collecting garbage
 
 
-def forked(*args: str, folder: Path, seconds: float = 2 * SECONDS, **environment: str) -> Ended:
-    """Run `capo ARGS` in `folder`, in a fork of this process, which keeps what it has imported."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        started = time.monotonic()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+class Command:
+    """A running `capo ARGS` in `folder`: a fork of this process, which keeps what it has imported."""
+
+    def __init__(self, *args: str, folder: Path, seconds: float = 2 * SECONDS, **environment: str) -> None:
+        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 (closed by finish)
+        self._started = time.monotonic()
+        self._deadline = self._started + seconds
+        self._before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         sys.stdout.flush()
-        child = os.fork()
-        if child == 0:
-            _become(args, folder, out.fileno(), err.fileno(), environment)
-        status, usage = _wait(child, started + seconds)
-        out.seek(0)
-        err.seek(0)
-        texts = [stream.read().decode(errors="replace") for stream in (out, err)]
-        code = os.waitstatus_to_exitcode(status)
-        return Ended(code, *texts, time.monotonic() - started, (usage.ru_maxrss - before) / 1024)
+        self.pid = os.fork()
+        if self.pid == 0:
+            _become(args, folder, self._out.fileno(), self._err.fileno(), environment)
+
+    def finish(self) -> Ended:
+        """Wait for the end, which is forced once the command's time is over."""
+        status, usage = _wait(self.pid, self._deadline)
+        texts = []
+        for stream in (self._out, self._err):
+            stream.seek(0)
+            texts.append(stream.read().decode(errors="replace"))
+            stream.close()
+        seconds, megabytes = time.monotonic() - self._started, (usage.ru_maxrss - self._before) / 1024
+        return Ended(os.waitstatus_to_exitcode(status), *texts, seconds, megabytes)
 
 
-def fresh(*args: str, folder: Path, seconds: float = 300, **environment: str) -> Ended:
-    """Run `capo ARGS` in `folder` as a process of its own."""
-    started = time.monotonic()
-    command = [sys.executable, "-m", "capo", *args]
-    process = subprocess.Popen(
-        command, cwd=folder, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, errors="replace", start_new_session=True,
-    )  # fmt: skip
-    try:
-        out, err = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        out, err = process.communicate()
-    return Ended(process.returncode, out, err, time.monotonic() - started, 0)
+def forked(*args: str, folder: Path, seconds: float = 2 * SECONDS, **environment: str) -> Ended:
+    """Run `capo ARGS` in `folder` to its end."""
+    return Command(*args, folder=folder, seconds=seconds, **environment).finish()
 
 
 def _become(args: Sequence[str], folder: Path, out: int, err: int, environment: dict[str, str]) -> None:
@@ -144,7 +113,9 @@ def _become(args: Sequence[str], folder: Path, out: int, err: int, environment: 
         os.dup2(out, 1)
         os.dup2(err, 2)
         os.environ.update(environment)
-        sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
+        sys.stdout, sys.stderr = (
+            os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2)
+        )
         sys.argv = ["capo", *args]
         from capo.cli import main
 

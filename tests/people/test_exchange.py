@@ -104,10 +104,13 @@ def test_other_results_of_rapidata_are_refused(folder, tmp_path):
     first = Path(job["datapoints"][0][0]).name
     refused("version 5", lambda v: v["info"].update(version="5.0.0"))
     refused("instruction", lambda v: v["info"].update(instruction="Which is nicer?"))
+    refused("instruction", lambda v: v["info"].update(instruction=["x"]))
     refused("createdAt", lambda v: v["info"].update(createdAt="yesterday"))
+    refused("createdAt", lambda v: v["info"].update(createdAt="0001-01-01T00:00:00+23:00"))
     refused("counts disagree", lambda v: v["results"][0]["aggregatedResults"].update({first: 9}))
     refused(r"results\[1\].*images of a pair", lambda v: v["results"][1].update(aggregatedResults={"a": 1}))
     refused("no image", lambda v: v["results"][0]["detailedResults"][0].update(votedFor="../x"))
+    refused("no image", lambda v: v["results"][0]["detailedResults"][0].update(votedFor=[1]))
     refused("second result", lambda v: v["results"].append(v["results"][0]))
     refused("detailed", lambda v: v["results"][0].pop("detailedResults"))
     refused("Rapidata", lambda v: v.pop("info"))
@@ -169,6 +172,11 @@ def test_annotations_of_label_studio_are_votes_of_annotators(folder, tmp_path):
         import_results(folder, path)
     for word, change in {
         "control": lambda v: v[0]["annotations"][0]["result"][0].update(from_name="other"),
+        "'selected': 'up'": lambda v: v[0]["annotations"][0]["result"][0].update(value={"selected": "up"}),
+        "'value': 3": lambda v: v[0]["annotations"][0]["result"][0].update(value=3),
+        "'from_name': {}": lambda v: v[0]["annotations"][0]["result"][0].update(from_name={}),
+        r"pair \['p0000'\]": lambda v: v[1]["data"].update(pair=["p0000"]),
+        "completed_by -1": lambda v: v[0]["annotations"][0].update(completed_by=-1),
         "pair 'p0099'": lambda v: v[1]["data"].update(pair="p0099"),
         "two annotations": lambda v: v[0]["annotations"].append(v[0]["annotations"][0]),
         "JSON-MIN": lambda v: v[0].pop("annotations"),

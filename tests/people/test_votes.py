@@ -67,6 +67,7 @@ def spoiled(content, text):
         "field twice": (text.replace('"ms":2000', '"ms":2000,"ms":1', 1), None, "twice"),
         "NaN": (text.replace('"ms":2000', '"ms":NaN', 1), None, "NaN"),
         "version": (resealed(lambda c: c.update(format=2)), 1, "format"),
+        "name in escapes": (text.replace('"votes":', '"v\\u006ftes":').replace('"ms":2', '"ms":-2'), 1, "ms"),
         "indented": (json.dumps(json.loads(text) | {"digest": "0"}, indent=1), 3, "digest"),
     }  # fmt: skip
 

@@ -112,6 +112,8 @@ def test_tables(load, name, mark):
         ("p.jsonl", '{"words": "a"}', r"p\.jsonl:1: no column text, prompt or caption"),
         ("p.jsonl", '{"text": 5}', r"p\.jsonl:1: text is 5, not text"),
         ("p.jsonl", '{"text": "\\ud800"}', r"p\.jsonl:1: control character U\+D800"),
+        ("p.jsonl", '{"text": "a", "text": "b"}', r"p\.jsonl:1: not JSON: 'text' is repeated"),
+        ("p.csv", "text,note,text\na,b,c\n", r"p\.csv:1: several columns are named 'text'"),
         ("p.jsonl", "[" * 100_000, r"p\.jsonl:1: not JSON"),
         ("p.json", "[" * 100_000, r"p\.json: not JSON"),
         (

@@ -167,7 +167,7 @@ def alive(pid):
 
 LEAVING = """
 import os, subprocess, sys
-child = subprocess.Popen(["sleep", "600"])
+child = subprocess.Popen(["sleep", "600"], start_new_session={apart})
 open({pids!r}, "w").write(f"{{os.getpid()}} {{child.pid}}")
 from capo_reward import serve_stdio
 serve_stdio(lambda images, prompts: [float({body}) for _ in images], comparison="bradley-terry")
@@ -183,15 +183,21 @@ reward.score([Image.new("RGB", (2, 2))], ["a"])
 """
 
 
-def leaving(folder, body):
+def leaving(folder, body, apart=False):
     """Write a program that leaves a process behind; return its path and the file of both ids."""
     pids, path = folder / "pids", folder / "leaving.py"
-    path.write_text(LEAVING.format(pids=str(pids), body=body))
+    path.write_text(LEAVING.format(pids=str(pids), body=body, apart=apart))
     return path, pids
 
 
-def test_background_children_of_a_program_end_with_it(tmp_path):
-    path, pids = leaving(tmp_path, "0")
+ON_LINUX = pytest.mark.skipif(
+    sys.platform != "linux", reason="descendants in other sessions end on Linux only"
+)
+
+
+@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=ON_LINUX)])
+def test_background_children_of_a_program_end_with_it(tmp_path, apart):
+    path, pids = leaving(tmp_path, "0", apart)
     reward = load_reward(RewardSection(name="r", command=[sys.executable, str(path)]), "cpu")
     started = [int(pid) for pid in pids.read_text().split()]
     assert all(map(alive, started))
@@ -201,7 +207,7 @@ def test_background_children_of_a_program_end_with_it(tmp_path):
 
 def test_no_process_outlives_capo(tmp_path):
     """Not even if capo is killed while the program, which then cannot notice it, is silent."""
-    path, pids = leaving(tmp_path, "__import__('time').sleep(600)")
+    path, pids = leaving(tmp_path, "__import__('time').sleep(600)", apart=sys.platform == "linux")
     owner = subprocess.Popen([sys.executable, "-c", OWNER, str(path)])
     wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2, 60)
     started = [int(pid) for pid in pids.read_text().split()]
@@ -212,19 +218,44 @@ def test_no_process_outlives_capo(tmp_path):
     wait_until(lambda: not any(map(alive, started)))
 
 
+@ON_LINUX
+def test_a_program_that_moves_to_the_background_has_ended(tmp_path):
+    """Its descendant would keep the pipes open, and capo waiting, after the timeout."""
+    (tmp_path / "daemon.py").write_text(DAEMON.format(pid=str(tmp_path / "pid")))
+    section = RewardSection(name="r", command=[sys.executable, str(tmp_path / "daemon.py")], timeout=60)
+    started = time.monotonic()
+    with pytest.raises(RewardError, match="ended with exit status 0"):
+        load_reward(section, "cpu")
+    assert time.monotonic() < started + 40
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+DAEMON = """
+import os, time
+if os.fork(): time.sleep(1); os._exit(0)
+os.setsid()
+open({pid!r}, "w").write(str(os.getpid()))
+time.sleep(600)
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("raise ImportError('no such model')", "ended with exit status 1.*no such model"),
         ("input(); print('hello')", "ended with exit status 0: hello"),
         ("input(); print('{\"protocol\": 2}')", "expected a reply with protocol 1"),
+        ("input(); print('{\"protocol\": 1, \"comparison\": \"' + 'x' * 10**6 + '\"}')", "comparison 'xxx"),
+        ("import sys; sys.stderr.write('x' * 10**6)", "ended with exit status 0: xxx"),
     ],
+    ids=range(5),
 )
 def test_other_programs_are_rejected(tmp_path, text, message):
     (tmp_path / "wrong.py").write_text(text)
     section = RewardSection(name="r", command=[sys.executable, str(tmp_path / "wrong.py")])
-    with pytest.raises(RewardError, match=f"(?s){message}"):
+    with pytest.raises(RewardError, match=f"(?s){message}") as caught:
         load_reward(section, "cpu")
+    assert len(str(caught.value)) < 10_000
 
 
 def test_a_missing_program_is_rejected():

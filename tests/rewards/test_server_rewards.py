@@ -246,10 +246,14 @@ def test_headers_are_checked(gated, method, path, headers, status):
     assert request(gated, method, path, b"{}" if method == "POST" else None, **headers)[0] == status
 
 
-def test_a_request_without_a_length_is_rejected(gated):
+@pytest.mark.parametrize(
+    ("length", "chunks", "status"),
+    [(b"", b"0\r\n\r\n", b"411"), (b"Content-Length: 3\r\n", b"4\r\n{  }\r\n", b"400")],
+)
+def test_a_request_without_a_length_or_longer_than_it_is_rejected(gated, length, chunks, status):
     with socket.create_connection(gated.address) as connection:
-        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
-        assert connection.makefile("rb").readline().startswith(b"HTTP/1.1 411")
+        connection.sendall(HEAD + length + b"Transfer-Encoding: chunked\r\n\r\n" + chunks)
+        assert connection.makefile("rb").readline().startswith(b"HTTP/1.1 " + status)
 
 
 def test_the_documented_request_is_answered(gated):

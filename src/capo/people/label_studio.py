@@ -72,9 +72,10 @@ def read_annotations(path: Path, study: Study) -> tuple[list[VoteLine], int]:
         annotations = task.get("annotations") if isinstance(task, dict) else None
         if not isinstance(data, dict) or not isinstance(annotations, list):
             raise VotesError(f"{where}: no data or no annotations; export as JSON, not as JSON-MIN")
-        if data.get("study") != study.id or data.get("pair") not in pairs:
+        if data.get("study") != study.id or str(data.get("pair")) not in pairs:
             raise VotesError(
-                f"{where}: pair {data.get('pair')!r} of study {data.get('study')!r}, but this is {study.id}"
+                f"{where}: pair {_shown(data.get('pair'))} of study {_shown(data.get('study'))}, but this is "
+                f"{study.id}"
             )
         for annotation in annotations:
             for vote in _votes(annotation, data["pair"], study, where):
@@ -92,19 +93,22 @@ def _votes(annotation: Any, pair: str, study: Study, where: str) -> Iterable[Vot
     if annotation.get("was_cancelled"):
         return
     questions = [question.name for question in study.questions]
-    results = [result for result in annotation["result"] if result.get("type") == "pairwise"]
+    results = [
+        each for each in annotation["result"] if isinstance(each, dict) and each.get("type") == "pairwise"
+    ]
     if not results:
         if study.tie and len(questions) == 1:
             yield _vote(annotation, pair, questions[0], "tie", study, where)
         else:  # with several questions, nothing says which one this project asks
             yield None
     for result in results:
-        question, choice = result.get("from_name"), result.get("value", {}).get("selected")
-        if question not in questions or choice not in ("left", "right"):
-            raise VotesError(
-                f"{where}: the control {question!r} with {choice!r} is not of an exported configuration"
-            )
-        yield _vote(annotation, pair, question, choice, study, where)
+        match result:
+            case {"from_name": str(question), "value": {"selected": "left" | "right" as choice}} if (
+                question in questions
+            ):
+                yield _vote(annotation, pair, question, choice, study, where)
+            case _:
+                raise VotesError(f"{where}: the control {_shown(result)} is not of an exported configuration")
 
 
 def _vote(
@@ -113,16 +117,23 @@ def _vote(
     person = annotation.get("completed_by")
     number = person.get("id") if isinstance(person, dict) else person
     seconds = annotation.get("lead_time")
-    if not isinstance(number, int):
-        raise VotesError(f"{where}: completed_by {person!r} names no annotator; export as JSON")
+    if not isinstance(number, int) or not 0 <= number < 10**18:
+        raise VotesError(f"{where}: completed_by {_shown(person)} names no annotator; export as JSON")
     if seconds is not None and (not isinstance(seconds, int | float) or not 0 <= seconds < 1e9):
-        raise VotesError(f"{where}: lead_time {seconds!r} is not a number of seconds")
+        raise VotesError(f"{where}: lead_time {_shown(seconds)} is not a number of seconds")
     try:
         at = utc_moment(annotation.get("created_at"))
     except ValueError as error:
-        raise VotesError(f"{where}: created_at {annotation.get('created_at')!r} is not a time") from error
+        raise VotesError(
+            f"{where}: created_at {_shown(annotation.get('created_at'))} is not a time"
+        ) from error
     return VoteLine(
         study=study.id, rater=f"label-studio-{number}", source="label-studio", pair=pair, question=question,
         choice=choice, swapped=False, ms=None if seconds is None else round(1000 * seconds),
         at=at,
     )  # fmt: skip
+
+
+def _shown(value: Any) -> str:
+    """Return a value of the file as a message shows it."""
+    return repr(value)[:100]

@@ -106,7 +106,7 @@ def _choices(
     left, right = _names(pair)
     sides: dict[Any, Choice] = {left: "left", right: "right", "Both": "tie", "Neither": "tie"}
     chosen = [detail.get("votedFor") if isinstance(detail, dict) else None for detail in details]
-    if unknown := [name for name in chosen if name not in sides]:
+    if unknown := [name for name in chosen if str(name) not in sides]:
         raise VotesError(f"{where}: a vote for {unknown[0]!r}, which is no image of {pair.pair}")
     if any(chosen.count(name) != count for name, count in counts.items()):
         raise VotesError(f"{where}: the counts disagree with the single votes: the file was changed")
@@ -117,7 +117,7 @@ def _question(path: Path, study: Study, instruction: Any) -> str:
     names = {question.text: question.name for question in study.questions}
     if instruction is None and len(names) == 1:  # version 3 does not say
         return next(iter(names.values()))
-    if instruction not in names:
+    if not isinstance(instruction, str) or instruction not in names:
         raise VotesError(f"{path}: info: the instruction {instruction!r} is no question of study {study.id}")
     return names[instruction]
 

@@ -124,7 +124,7 @@ def parse_votes(text: str, path: Path, study: Study) -> Ballot:
     if not isinstance(values, dict) or "votes" not in values:
         raise VotesError(f"{path}, line 1: not a votes file; add the files that the study's page saves")
     _check_study(values.get("study"), study, f"{path}, line {_line_of(text, 'study')}")
-    numbers = _vote_lines(text)
+    numbers = _vote_lines(text, values["votes"])
     try:
         ballot = Ballot.model_validate(values)
     except ValidationError as error:
@@ -178,7 +178,10 @@ def utc_moment(value: Any) -> str:
     """Return a time of another tool as votes have it; raises `ValueError` for anything else."""
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is not a time")
-    moment = datetime.fromisoformat(value).astimezone(UTC)
+    try:
+        moment = datetime.fromisoformat(value).astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{value!r} is in no year") from error
     return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
@@ -292,8 +295,8 @@ def _line_of(text: str, field: object) -> int:
     return text.count("\n", 0, place.start()) + 1 if place else 1
 
 
-def _vote_lines(text: str) -> list[int]:
-    """Return the line at which every vote of a votes file begins; `text` is JSON."""
+def _vote_lines(text: str, votes: Any) -> list[int]:
+    """Return the line at which every one of `votes` begins; `text` is the JSON of a votes file."""
     start = re.search(r'(?<!\\)"votes"\s*:\s*\[', text)
     numbers: list[int] = []
     at = start.end() if start else len(text)
@@ -304,4 +307,5 @@ def _vote_lines(text: str) -> list[int]:
     ):
         numbers.append(text.count("\n", 0, place.end()) + 1)
         _, at = decoder.raw_decode(text, place.end())
-    return numbers
+    count = len(votes) if isinstance(votes, list) else 0
+    return numbers if len(numbers) == count else [1] * count  # the name is escaped, or inside another field

@@ -46,7 +46,7 @@ def json_objects(name: str, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
+            values = json.loads(line, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             raise PromptsError(f"{name}:{number}: not JSON: {error}") from error
         if not isinstance(values, dict):
@@ -57,7 +57,8 @@ def json_objects(name: str, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]
 def json_value(name: str, data: bytes) -> Any:
     """Return the value that a JSON file holds."""
     try:
-        return json.loads(_decode(data.removeprefix(b"\xef\xbb\xbf"), name))
+        text = _decode(data.removeprefix(b"\xef\xbb\xbf"), name)
+        return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise PromptsError(f"{name}: not JSON: {error}") from error
 
@@ -69,12 +70,24 @@ def table_rows(
     text = (line + "\n" for _, line in lines(name, data))
     reader = csv.DictReader(text, delimiter=delimiter, quoting=quoting, strict=True)
     try:
+        columns = reader.fieldnames or ()
+        if repeated := sorted({column for column in columns if columns.count(column) > 1}):
+            raise PromptsError(f"{name}:1: several columns are named {repeated[0]!r}; rename all but one")
         for values in reader:
             if None in values or None in values.values():
                 raise PromptsError(f"{name}:{reader.line_num}: the number of cells differs from the header")
             yield reader.line_num, dict(values)
     except csv.Error as error:
         raise PromptsError(f"{name}:{reader.line_num}: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; raises `ValueError` for a repeated key, of which one value would be lost."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        repeated = next(key for n, (key, _) in enumerate(pairs) if key in dict(pairs[:n]))
+        raise ValueError(f"{repeated!r} is repeated in an object")
+    return values
 
 
 def _json_items(name: str, data: bytes) -> Iterator[Item]:

@@ -7,9 +7,8 @@ import yaml
 MOST_VALUES = 100_000
 """Limit on the values of a file. A recipe has a few hundred; aliases can turn a few lines into billions."""
 
-
-LONGEST_FILE = 10_000_000
-"""Limit on the characters of a file: the parser takes minutes and gigabytes for much longer ones."""
+LONGEST_FILE = 1_000_000
+"""Limit on the characters of a file. A recipe has thousands; the parser takes minutes for ten millions."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -27,7 +26,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key.value} is repeated", problem_mark=key.start_mark)
             seen.add(str(key.value))

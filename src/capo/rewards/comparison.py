@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 NAMES = ("bradley-terry", "power-ratio", "threshold")
 
+SHOWN = 200
+"""Characters of an unknown comparison in an error message."""
+
 
 def named_comparison(name: str) -> "Comparison":
     """Return the comparison that a recipe calls `name`, with its default parameter."""
@@ -35,9 +38,9 @@ def parse_comparison(value: Any) -> "Comparison | None":
             try:
                 return kind(**{key: parameter for key, parameter in value.items() if key != "comparison"})
             except (TypeError, ValueError) as error:
-                raise RewardError(f"comparison {value}: {error}") from None
+                raise RewardError(f"comparison {repr(value)[:SHOWN]}: {error}") from None
     raise RewardError(
-        f"comparison {value!r}: expected one of {', '.join(NAMES)}, or a form such as "
+        f"comparison {repr(value)[:SHOWN]}: expected one of {', '.join(NAMES)}, or a form such as "
         '{"comparison": "bradley-terry", "temperature": 1.0}'
     )
 

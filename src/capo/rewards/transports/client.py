@@ -28,6 +28,8 @@ BUSY = (429, 500, 502, 503, 504)
 TOO_LARGE, OUT_OF_MEMORY = 413, 507
 CHECK_SECONDS = 5.0
 """Limit on the answer of a server that is only asked whether it is there."""
+LONGEST_IDENTITY = 4096
+"""Characters of what a server says that it serves."""
 WAITS = tuple(min(0.2 * 2**n, 20.0) for n in range(10))
 """Seconds before each retry, about 85 in all."""
 
@@ -83,7 +85,7 @@ class ServerReward:
         self._url = url
         self._record = TruncationRecord()
         hello = check_hello(name, self._json(self._request("GET", "/health")))
-        self.identity = plain_text(str(hello.get("identity", "")))
+        self.identity = plain_text(str(hello.get("identity", ""))[:LONGEST_IDENTITY])
         self.comparison = parse_comparison(hello.get("comparison"))
 
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> "np.ndarray":

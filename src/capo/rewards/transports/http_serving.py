@@ -57,6 +57,8 @@ class Intake:
         try:
             async with asyncio.timeout(limits.seconds + length / limits.rate):
                 async for part in request.stream():
+                    if len(body) + len(part) > length:  # chunks, which the declared length does not bound
+                        raise HTTPException(400, "the content is longer than its Content-Length")
                     if self.buffered + len(part) > limits.buffer:
                         raise HTTPException(503, "the requests in memory are too large; try again later")
                     body += part

@@ -19,6 +19,8 @@ LONGEST_REPLY = 16 * 2**20
 
 SHOWN = 200
 """Characters of an unexpected reply in an error message."""
+LONGEST_REASON = 2000
+"""Characters of the reason for which an image has no score."""
 
 
 def encode_request(images: "list[Image.Image]", prompts: list[str]) -> dict[str, Any]:
@@ -54,13 +56,13 @@ def decode_reply(reward: str, reply: Any, count: int) -> "np.ndarray":
 
     match reply:
         case {"error": str(reason)}:
-            raise RuntimeError(plain_text(reason))
+            raise RuntimeError(plain_text(reason[:LONGEST_REASON]))
         case {"scores": list(scores)} if len(scores) == count and all(map(_is_score, scores)):
             errors = reply.get("errors") or [None] * count
             if isinstance(errors, list) and len(errors) == count:
                 for number, reason in enumerate(errors, start=1):
                     if reason is not None:
-                        text = plain_text(str(reason))
+                        text = plain_text(str(reason)[:LONGEST_REASON])
                         raise RuntimeError(text if count == 1 else f"image {number}: {text}")
                 return np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
     raise ProtocolError(f"reward {reward!r} must answer with {count} scores, got {_excerpt(reply)}")
