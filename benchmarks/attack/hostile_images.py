@@ -1,14 +1,18 @@
 """Hostile image data: malformed and huge images, and tables that name files and addresses outside."""
 
+import csv
 import io
+import json
 import os
 import random
+import socket
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -179,23 +183,26 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 def imported(folder: Path, images: list[tuple[str, bytes]], batch: int) -> tuple[str, int]:
-    """Import images as the samples of a run; return the fault, and how many could not be read."""
-    source, run = folder / f"images-{batch}", f"run-{batch}"
+    """Import images of a folder as the samples of a run; return the fault, and how many cannot be read."""
+    source = folder / f"images-{batch}"
     source.mkdir()
     with (source / "metadata.jsonl").open("w") as table:
         for n, (name, data) in enumerate([("good.png", saved("PNG")), *images]):
             (source / f"{n}-{name}").write_bytes(data)
-            print(f'{{"file_name": "{n}-{name}", "text": "prompt {n % 50}"}}', file=table)
-    recipe = folder / f"{batch}.yaml"
-    recipe.write_text(RECIPE.replace("SOURCE", source.name))
-    forked("prompts", recipe.name, "--run", run, folder=folder)
-    ended = forked("generate", recipe.name, "--run", run, folder=folder, seconds=300)
-    fault = ended.fault((), (0,))
-    if fault:
-        return fault, 0
-    import json
+            print(json.dumps({"file_name": f"{n}-{name}", "text": f"prompt {n % 50}"}), file=table)
+    return stored(folder, source.name, (0,))
 
-    summary = json.loads((folder / run / "samples" / "manifest.json").read_text())["summary"]
+
+def stored(folder: Path, source: str, codes: tuple[int, ...] = (0, 1)) -> tuple[str, int]:
+    """Import a data set as the samples of a run; return the fault, and how many images cannot be read."""
+    number = len(list(folder.glob("*.yaml")))
+    recipe, run = folder / f"{number}.yaml", f"run-{number}"
+    recipe.write_text(RECIPE.replace("SOURCE", source))
+    for stage in ("prompts", "generate"):
+        ended = forked(stage, recipe.name, "--run", run, folder=folder, seconds=400)
+        if ended.code or ended.fault((), (0,), 400):
+            return ended.fault([source], codes, 400), 0
+    summary = json.loads((folder / run / "manifests" / "samples.json").read_text())["summary"]
     return "", summary["unreadable"]
 
 
@@ -216,83 +223,52 @@ def as_image_set(
         yield Try(case, name, fault, "accepted" if number < taken else "rejected")
 
 
-def tables(folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Tables and folders that point outside."""
-    secret = folder / "secret.png"
+def outside_names(secret: Path, address: str) -> list[str]:
+    """Return names of images that are not files inside a folder of images."""
+    return [
+        "../secret.png", str(secret), "a/../../secret.png", "/etc/passwd", "..\\secret.png", address,
+        f"file://{secret}", "\\\\host\\share\\x.png", "link.png", "folder/secret.png", "pipe.png",
+        "device.png", "x" * 5000 + ".png", "a\0b.png", "con", "\x1b[31mred.png", "", ".", "..", "./..",
+        "~root/x.png", "$HOME/x.png",
+    ]  # fmt: skip
+
+
+def tables(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield names and faults of tables that name files and addresses outside their folder."""
+    secret, source = folder / "secret.png", folder / "outside"
     secret.write_bytes(saved("PNG"))
-    served, requests = listen_for_requests()
-    outside = [
-        "../secret.png",
-        str(secret),
-        "a/../../secret.png",
-        "/etc/passwd",
-        "..\\secret.png",
-        served,
-        f"file://{secret}",
-        "\\\\host\\share\\x.png",
-        "link.png",
-        "folder/secret.png",
-        "pipe.png",
-        "device.png",
-        "x" * 5000 + ".png",
-        "a\0b.png",
-        "con",
-        "\x1b[31mred.png",
-        "",
-        ".",
-        "..",
-        "./..",
-        "~root/x.png",
-        "$HOME/x.png",
-    ]
-
-    def folder_table(n: int, name: str, as_csv: bool) -> str:
-        import csv
-        import json
-
-        source = folder / f"outside-{n}-{as_csv}"
-        source.mkdir()
-        (source / "link.png").symlink_to(secret)
-        (source / "folder").symlink_to(folder)
-        os.mkfifo(source / "pipe.png")
-        (source / "device.png").symlink_to("/dev/zero")
-        (source / "good.png").write_bytes(saved("PNG"))
-        with (source / f"metadata.{'csv' if as_csv else 'jsonl'}").open("w", newline="") as out:
-            if as_csv:
-                csv.writer(out).writerows([["file_name", "text"], [name, "a"]])
-            else:
-                out.write(json.dumps({"file_name": name, "text": "a"}) + "\n")
+    address, requests = listen_for_requests()
+    names = outside_names(secret, address)
+    source.mkdir()
+    (source / "link.png").symlink_to(secret)
+    (source / "folder").symlink_to(folder)
+    os.mkfifo(source / "pipe.png")
+    (source / "device.png").symlink_to("/dev/zero")
+    (source / "good.png").write_bytes(saved("PNG"))
+    for name in names:
+        (source / "metadata.jsonl").write_text(json.dumps({"file_name": name, "text": "a"}) + "\n")
         ended = forked("data", "show", source.name, folder=folder)
-        return ended.fault(["metadata"], (1,))
+        yield f"table names {name[:30]!r}", ended.fault(["metadata.jsonl"], (1,))
+    (source / "metadata.jsonl").unlink()
+    with (source / "metadata.csv").open("w", newline="") as out:
+        csv.writer(out).writerows([["file_name", "text"], ["../secret.png", "=cmd|' /C calc'!A0"]])
+    ended = forked("data", "show", source.name, folder=folder)
+    yield "CSV names '../secret.png'", ended.fault(["metadata.csv"], (1,))
+    cells = [{"bytes": None, "path": name} for name in [*names, None]]
+    good = {"bytes": saved("PNG"), "path": "/etc/passwd"}
+    texts = [f"prompt {n}" for n in range(len(cells) + 1)]
+    pq.write_table(pa.table({"text": texts, "image": pa.array([*cells, good])}), folder / "paths.parquet")
+    fault, unreadable = stored(folder, "paths.parquet")
+    fault = fault or "sent a request" * bool(requests)
+    for cell in cells:
+        wrong = "an image was read from elsewhere" if unreadable != len(cells) else ""
+        yield f"Parquet with path {str(cell['path'])[:30]!r}", fault or wrong
 
-    for n, name in enumerate(outside):
-        yield f"table names {name[:30]!r}", lambda n=n, name=name: folder_table(n, name, False)
-        yield f"CSV names {name[:30]!r}", lambda n=n, name=name: folder_table(n, name, True)
 
-    def parquet(n: int, column: object, kind: str) -> str:
-        source = folder / f"parquet-{n}-{kind}.parquet"
-        pq.write_table(pa.table({"text": ["a", "b"], "image": column}), source)
-        recipe = folder / f"p{n}-{kind}.yaml"
-        recipe.write_text(RECIPE.replace("SOURCE", source.name))
-        forked("prompts", recipe.name, "--run", f"p{n}-{kind}", folder=folder)
-        ended = forked("generate", recipe.name, "--run", f"p{n}-{kind}", folder=folder)
-        if ended.code == 0:
-            rows = pq.read_table(folder / f"p{n}-{kind}" / "samples" / "shard-00000.parquet").num_rows
-            if rows != 1:
-                return f"{rows} images were taken"
-        return ended.fault([source.name], (0, 1)) or "sent a request" * bool(requests)
-
-    good = saved("PNG")
-    for n, name in enumerate([*outside, None]):
-        column = pa.array([{"bytes": None, "path": name}, {"bytes": good, "path": name}])
-        yield f"Parquet with path {str(name)[:30]!r}", lambda n=n, column=column: parquet(n, column, "path")
-
-    def columns(n: int, columns: dict[str, object]) -> str:
-        source = folder / f"columns-{n}.parquet"
-        pq.write_table(pa.table(columns), source)
-        return forked("data", "show", source.name, folder=folder).fault([source.name], (0, 1))
-
-    nasty: list[dict[str, object]] = [
+def columns(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield names and faults of Parquet files with columns of the wrong kinds."""
+    compared: dict[str, Any] = {"text": ["a"], "jpg_0": [b""], "jpg_1": [b""]}
+    kinds: list[dict[str, Any]] = [
         {"text": ["a"], "image": ["/etc/passwd"]},
         {"text": ["a"], "image": [[b"x"]]},
         {"text": [1], "image": [b"x"]},
@@ -300,46 +276,35 @@ def tables(folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
         {"text": [["a"]], "image": [b"x"]},
         {"text": [b"\xff"], "image": [b"x"]},
         {"image": [b"x"]},
-        {"text": ["a"], "jpg_0": [b""], "jpg_1": [b""], "label_0": [float("nan")]},
-        {"text": ["a"], "jpg_0": [b""], "jpg_1": [b""], "label_0": ["x"]},
-        {"text": ["a"], "jpg_0": [b""], "jpg_1": [b""], "label_0": [7.0]},
+        {**compared, "label_0": [float("nan")]},
+        {**compared, "label_0": ["x"]},
+        {**compared, "label_0": [7.0]},
         {"text": ["a"], "jpg_0": [1], "jpg_1": [2], "label_0": [1]},
         {"text": pa.array([], pa.string()), "image": pa.array([], pa.binary())},
         {"te\x1b[31mxt": ["a"], "image": [b""]},
         {"text": ["a\x1b[31m"], "image": [b""]},
         {"text": ["x" * 100_000], "image": [b""]},
     ]
-    for n, each in enumerate(nasty):
-        yield f"Parquet columns {n}", lambda n=n, each=each: columns(n, each)
+    for number, each in enumerate(kinds):
+        source = folder / f"columns-{number}.parquet"
+        pq.write_table(pa.table(each), source)
+        yield source.name, forked("data", "show", source.name, folder=folder).fault([source.name], (0, 1))
 
 
-def broken_parquet(folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
-    """A Parquet file of images with bytes changed all over: refused, or with the images that it had."""
+def broken_parquet(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield names and faults of a Parquet file of images with bytes changed all over."""
     good = [saved("PNG", picture(size=(8, 8 + n))) for n in range(8)]
     source = folder / "broken.parquet"
-    pq.write_table(
-        pa.table({"text": [f"prompt {n}" for n in range(8)], "image": good}), source, row_group_size=4
-    )
+    texts = [f"prompt {n}" for n in range(8)]
+    pq.write_table(pa.table({"text": texts, "image": good}), source, row_group_size=4)
     data, rng = source.read_bytes(), random.Random(1)
-    recipe = folder / "broken.yaml"
-    recipe.write_text(RECIPE.replace("SOURCE", source.name))
-
-    def attempt(n: int) -> str:
+    for number in range(40):
         source.write_bytes(mutated(data, rng))
-        first = forked("prompts", recipe.name, "--run", f"broken-{n}", folder=folder)
-        if first.code:
-            return first.fault(["broken.parquet"], (1,))
-        return forked("generate", recipe.name, "--run", f"broken-{n}", folder=folder).fault(
-            ["broken.parquet"], (0, 1)
-        )
-
-    for n in range(60):
-        yield f"change {n}", lambda n=n: attempt(n)
+        yield f"change {number}", stored(folder, source.name)[0]
 
 
 def listen_for_requests() -> tuple[str, list[str]]:
     """Return the address of a server that no command may contact, and the list of what it was asked."""
-    import socket
 
     listening = socket.create_server(("127.0.0.1", 0))
     requests: list[str] = []
@@ -365,7 +330,10 @@ def attack(folder: Path) -> Iterator[Try]:
     yield from as_image_set("truncated images", folder, cut, 0)
     yield from as_image_set("image bombs", folder, list(bombs()))
     yield from as_image_set("malformed images", folder, list(malformed()))
-    for name, look in tables(folder):
-        yield Try("paths and addresses outside", name, look())
-    for name, look in broken_parquet(folder):
-        yield Try("broken Parquet", name, look())
+    for case, faults in (
+        ("paths and addresses outside", tables(folder)),
+        ("columns of the wrong kind", columns(folder)),
+        ("broken Parquet", broken_parquet(folder)),
+    ):
+        for name, fault in faults:
+            yield Try(case, name, fault)

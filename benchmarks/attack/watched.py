@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 SECONDS = 60.0
 """Time that a command may take to reject hostile data."""
@@ -92,13 +93,15 @@ class Command:
     def finish(self) -> Ended:
         """Wait for the end, which is forced once the command's time is over."""
         status, usage = _wait(self.pid, self._deadline)
-        texts = []
-        for stream in (self._out, self._err):
-            stream.seek(0)
-            texts.append(stream.read().decode(errors="replace"))
-            stream.close()
+        out, err = _content(self._out), _content(self._err)
         seconds, megabytes = time.monotonic() - self._started, (usage.ru_maxrss - self._before) / 1024
-        return Ended(os.waitstatus_to_exitcode(status), *texts, seconds, megabytes)
+        return Ended(os.waitstatus_to_exitcode(status), out, err, seconds, megabytes)
+
+
+def _content(file: IO[bytes]) -> str:
+    with file:
+        file.seek(0)
+        return file.read().decode(errors="replace")
 
 
 def forked(*args: str, folder: Path, seconds: float = 2 * SECONDS, **environment: str) -> Ended:
