@@ -8,14 +8,19 @@ from safetensors.torch import load_file
 
 
 def with_lora(weights, file, strength=1.0):
-    """The weights with a LoRA file applied by ComfyUI's rule, which divides a DoRA by the norm of W."""
+    """The weights with a LoRA file applied by ComfyUI's rule, which divides a DoRA by the norm of W.
+
+    The alpha of a module without one is its rank.
+    """
     tensors, out = load_file(file), dict(weights)
     for key, weight in weights.items():
         name = f"lora_unet_{key.removesuffix('.weight').replace('.', '_')}"
         if f"{name}.lora_up.weight" not in tensors or not key.endswith(".weight"):
             continue
         up, down = tensors.pop(f"{name}.lora_up.weight"), tensors.pop(f"{name}.lora_down.weight")
-        delta = up.flatten(1) @ down.flatten(1) * (strength * tensors.pop(f"{name}.alpha") / len(down))
+        delta = (
+            up.flatten(1) @ down.flatten(1) * (strength * tensors.pop(f"{name}.alpha", len(down)) / len(down))
+        )
         out[key] = weight + delta.reshape(weight.shape)
         scale = tensors.pop(f"{name}.dora_scale", None)
         if scale is not None:

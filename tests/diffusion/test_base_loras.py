@@ -10,12 +10,13 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
-from capo.diffusion import model_identity
+import loopback_hub
+from capo.diffusion import lora_source, model_identity
 from capo.diffusion.model_card import Base, loading
 from capo.diffusion.policy import Policy
 from capo.diffusion.saved import LORA, PEFT_CONFIG, PEFT_WEIGHTS
 from capo.engine.model_loading import quiet
-from capo.recipe import ModelSection, TrainSection, parse_recipe
+from capo.recipe import LoraSection, ModelSection, TrainSection, parse_recipe
 from capo.reporting.loading_code import loading_code
 from diffusion_cases import ABSENT, PIPELINES, family_of
 
@@ -98,17 +99,28 @@ def test_transformers_too(name, checkpoint, tmp_path):
 
 
 def test_text_encoders_are_merged_when_they_are_loaded(sdxl, style, tmp_path):
+    """In PEFT's names, and in kohya's with an alpha of one module and other ranks elsewhere."""
     place = "text_encoder.encoder.layers.0.self_attn.q_proj"
     pair = {f"{place}.lora_A.weight": torch.ones(2, 16), f"{place}.lora_B.weight": torch.ones(16, 2)}
     save_file(pair, tmp_path / "text.safetensors")
-    family, plain = with_loras(sdxl, (tmp_path / "text.safetensors", 0.25)), family_of(sdxl)
-    assert distance(family.denoiser, plain.denoiser) == 0
-    name = "encoder.layers.0.self_attn.q_proj.weight"
-    ours, base = (
-        next(t for n, t in each.networks["text_encoder"].state_dict().items() if n.endswith(name))
-        for each in (family, plain)
-    )
-    torch.testing.assert_close(ours, base + 0.25 * 2, rtol=0, atol=1e-6)
+    flat = {}
+    for module, rank in (("q", 2), ("out", 3)):
+        start = f"lora_te1_text_model_encoder_layers_0_self_attn_{module}_proj"
+        flat |= {f"{start}.lora_down.weight": torch.ones(rank, 16)}
+        flat |= {f"{start}.lora_up.weight": torch.ones(16, rank)}
+    flat["lora_te1_text_model_encoder_layers_0_self_attn_q_proj.alpha"] = torch.tensor(8.0)
+    save_file(flat, tmp_path / "kohya.safetensors")
+    plain = family_of(sdxl)
+    for file, added in (("text", {"q": 2.0}), ("kohya", {"q": 8.0, "out": 3.0})):
+        family = with_loras(sdxl, (tmp_path / f"{file}.safetensors", 0.25))
+        assert distance(family.denoiser, plain.denoiser) == 0
+        for module, value in added.items():
+            name = f"encoder.layers.0.self_attn.{module}_proj.weight"
+            ours, base = (
+                next(t for n, t in each.networks["text_encoder"].state_dict().items() if n.endswith(name))
+                for each in (family, plain)
+            )
+            torch.testing.assert_close(ours, base + 0.25 * value, rtol=0, atol=1e-6)
 
 
 def test_a_lora_that_is_not_whole_or_does_not_fit_is_rejected(sdxl, checkpoint, style, tmp_path):
@@ -124,6 +136,69 @@ def test_a_lora_that_is_not_whole_or_does_not_fit_is_rejected(sdxl, checkpoint, 
             with_loras(folder, (path, 1.0))
     with pytest.raises(ValueError, match=r"model\.loras\.0\.path: .*neither a file nor a folder"):
         model_identity(ModelSection(checkpoint=str(sdxl), loras=[{"path": str(tmp_path / "none")}]))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The Hub with one repository, and an empty cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "repository").mkdir()
+    with loopback_hub.serving(tmp_path / "repository", kind="models") as server:
+        loopback_hub.aim(monkeypatch, server.url)
+        yield server
+    for remembered in (lora_source._listed, lora_source._fetched):
+        remembered.cache_clear()
+
+
+def put_on(hub, *files, **named):
+    """Serve these files, and others under other names, from now on."""
+    hub.files = {path.name: path for path in files} | {f"{k}.safetensors": v for k, v in named.items()}
+    for remembered in (lora_source._listed, lora_source._fetched):
+        remembered.cache_clear()
+
+
+def test_a_lora_on_the_hub_is_the_one_that_is_fetched(sdxl, style, hub, tmp_path, monkeypatch):
+    """By its only file, by diffusers' name, by the recipe's `file`, as a folder of PEFT, and then offline."""
+    plain, kohya = style / LORA, style / "kohya.safetensors"
+    wanted = with_loras(sdxl, (plain, 0.5)).denoiser
+
+    def fetched(**lora):
+        section = {"path": "owner/name", "weight": 0.5, **lora}
+        return family_of(sdxl, loras=[section]).denoiser
+
+    put_on(hub, style=plain)
+    assert distance(fetched(), wanted) == 0
+    put_on(hub, plain, other=kohya)
+    assert distance(fetched(), wanted) == 0
+    assert [name for name, *_ in hub.read if "kohya" in name] == []
+    put_on(hub, style / "peft" / PEFT_CONFIG, style / "peft" / PEFT_WEIGHTS)
+    assert distance(fetched(path=f"owner/name@{loopback_hub.SHA}"), fetched(path=str(style / "peft"))) == 0
+    put_on(hub, one=kohya, two=kohya)
+    with pytest.raises(ValueError, match=r"model\.loras\.0: .*several: one\.safetensors, two\.safe.*`file`"):
+        fetched()
+    with pytest.raises(ValueError, match=r"has no file 'three\.safetensors'"):
+        fetched(file="three.safetensors")
+    assert distance(fetched(file="two.safetensors"), with_loras(sdxl, (kohya, 0.5)).denoiser) == 0
+    hub.files = None
+    with pytest.raises(ValueError, match=r"no repository owner/other"):
+        fetched(path="owner/other")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert distance(fetched(file="two.safetensors"), with_loras(sdxl, (kohya, 0.5)).denoiser) == 0
+    with pytest.raises(ValueError, match=r"has no file|HF_HUB_OFFLINE"):
+        fetched(file="three.safetensors")
+
+
+def test_a_lora_on_the_hub_is_identified_and_printed_by_its_id(sdxl):
+    def section(**lora):
+        return ModelSection(checkpoint=str(sdxl), loras=[lora])
+
+    plain = section(path="owner/name")
+    assert model_identity(plain).endswith("+owner/name@main*1.0")
+    assert "file" not in plain.results()["loras"][0]
+    named = section(path="owner/name@v2", file="x.safetensors", weight=0.5)
+    assert model_identity(named).endswith("+owner/name@v2/x.safetensors*0.5")
+    code = loading(Base(str(sdxl), "blake2b:1", loras=named.loras), "lora", {"dtype": "float32"}, [], [])
+    assert 'load_lora_weights("owner/name", weight_name="x.safetensors", revision="v2")' in code
 
 
 def test_contents_and_weights_are_in_the_identity(sdxl, style, tmp_path):
@@ -159,7 +234,7 @@ def test_policy_and_reference_have_it_and_the_printed_code_loads_it(
     for folder in (tmp_path / "run/train/best", tmp_path / "copy"):
         folder.mkdir(parents=True)
         policy.save(folder, {})
-    base = Base("base", "blake2b:1", loras=tuple(fields["loras"]))
+    base = Base("base", "blake2b:1", loras=tuple(LoraSection(**lora) for lora in fields["loras"]))
     card = loading(base, "lora", {"dtype": "float32"}, [], ["num_inference_steps=1"])
     code = card.partition("```python\n")[2].removesuffix("```")
     recipe = parse_recipe(

@@ -1,11 +1,16 @@
 """Families of today: the exact start, gradients, and what their pipelines cannot do."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
+from capo.diffusion.model_checks import model_facts
 from capo.diffusion.policy import Policy
 from capo.method.objective import denoising_error
-from capo.recipe import TrainSection
+from capo.recipe import ModelSection, TrainSection
 from diffusion_cases import SHORT, family_of, settings_of
 
 PROMPTS = ["a red circle", "two blue dogs"]
@@ -45,6 +50,25 @@ def test_a_prompt_does_not_depend_on_its_neighbors(name, family):
 def test_pixart_has_no_lora(checkpoint):
     with pytest.raises(ValueError, match=r"train.adaptation: .* set it to full"):
         Policy(family_of(checkpoint("pixart")), TrainSection(beta=1.0, adaptation="lora"), seed=0)
+    with pytest.raises(ValueError, match=r"model.loras: diffusers has no LoRA for a PixArtSigmaPipeline"):
+        family_of(checkpoint("pixart"), loras=[{"path": "style.safetensors"}])
+    with pytest.raises(ValueError, match=r"style.safetensors: diffusers has no LoRA"):
+        family_of(checkpoint("pixart")).load_lora(Path("style.safetensors"))
+
+
+def test_a_processor_whose_package_is_missing_is_named(checkpoint, tmp_path, monkeypatch):
+    """As the processor of the published FLUX.2-dev needs torchvision."""
+    folder = shutil.copytree(checkpoint("flux2-dev"), tmp_path / "model", symlinks=True)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["tokenizer"] = ["transformers", "PixtralProcessor"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    missing = type("Placeholder", (), {"_backends": ["torchvision"]})
+    monkeypatch.setattr("transformers.PixtralProcessor", missing, raising=False)
+    model = ModelSection(checkpoint=str(folder), **SHORT["flux2-dev"])
+    facts = model_facts(model, settings_of("flux2-dev"), TrainSection(beta=1.0, lora_rank=2))
+    (finding,) = facts.findings
+    assert (finding.field, finding.severity) == ("model.checkpoint", "error")
+    assert "pip install torchvision" in finding.message
 
 
 @pytest.mark.parametrize("name", ["qwen-image", "z-image", "flux2-dev"])

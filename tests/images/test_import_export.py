@@ -224,20 +224,23 @@ def test_human_preferences_train_diffusion_dpo(tmp_path, sdxl):
     assert report.rewards[0].ties == 0.25
 
 
-def test_unreadable_images_are_skipped_and_counted(tmp_path, sdxl):
+def test_unreadable_images_are_skipped_and_counted(tmp_path, sdxl, capsys, monkeypatch):
     image_folder(tmp_path / "images")
-    (tmp_path / "images" / "a green cat" / "1.png").write_bytes(picture(0)[:100])
+    (tmp_path / "images" / "a green cat" / "1.png").write_bytes(picture(0, form="GIF"))
     (tmp_path / "images" / "a blue cat" / "0.png").write_bytes(picture(0, (400, 300)))
     settings = recipe(tmp_path, sdxl, tmp_path / "images")
     with pytest.raises(
-        ImagesError, match=r"1 of 10 images cannot be read(.|\n)*a green cat/1.png: not a readable"
+        ImagesError,
+        match=r"1 of 10 images cannot be read(.|\n)*a green cat/1.png: .* it is a GIF",
     ):
         run_stages(settings, tmp_path / "strict", "prompts", "generate")
     lenient = recipe(tmp_path, sdxl, tmp_path / "images", pairs={"max_skipped": 0.2})
+    monkeypatch.setenv("CAPO_QUIET", "0")
     opened = run_stages(lenient, tmp_path / "run", "prompts", "generate", "score", "pair")
     assert opened.artifact("samples").summary == {
         "prompts": 4, "samples": 9, "unreadable": 1, "enlarged": 8,
     }  # fmt: skip
+    assert "a green cat/1.png: not a readable image: it is a GIF" in capsys.readouterr().err
     names = [row["origin"] for row in samples_of(opened) if row["origin"].startswith("a green")]
     assert names == [f"a green cat/{n}.png" for n in (0, 2, 3)]
 
@@ -265,9 +268,17 @@ def test_an_interrupted_import_resumes(tmp_path, sdxl, monkeypatch):
     monkeypatch.setattr(
         "capo.images.sample_import.check_space", lambda space, folder: needed.append(space.images)
     )
-    run_stages(settings, tmp_path / "other", "prompts", "generate")
+    with monkeypatch.context() as patched:  # an earlier version began it
+        patched.setattr(Artifact, "write_table", lambda *a: write(*a[:2], _as_before(*a[1:])))
+        other = run_stages(settings, tmp_path / "other", "prompts", "generate")
+    assert other.artifact("samples").summary["enlarged"] == 10
     assert run_stages(settings, tmp_path / "run", "generate").artifact("samples").digest == whole
     assert needed[1] < needed[0], "imported shards need no space"
+
+
+def _as_before(relative, table):
+    """The table of the first shard without the column that earlier versions did not write."""
+    return table.drop_columns(["enlarged"]) if relative == "shard-00000.parquet" else table
 
 
 def test_changed_images_make_the_run_stale(tmp_path, sdxl):

@@ -48,6 +48,11 @@ def test_a_missing_model_in_an_existing_folder_is_a_path(tmp_path):
     ):
         file = write(tmp_path, "my.yaml", model=model)
         assert load_recipe(file).model.checkpoint == expected
+    for path, on_hub in (("models/style", False), ("owner/name@v2", True), ("owner/x.safetensors", False)):
+        (lora,) = load_recipe(
+            write(tmp_path, "my.yaml", model={"checkpoint": "owner/name", "loras": [{"path": path}]})
+        ).model.loras
+        assert lora.on_hub == on_hub
 
 
 def test_what_is_no_path_stays(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from huggingface_hub import ModelCard
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import tiny
@@ -308,22 +308,49 @@ def test_a_soup_is_evaluated_like_a_trained_policy(tmp_path, sdxl, loras):
     assert images[0] != images[1]
 
 
+def original(sdxl, lora=None):
+    """The weights of a UNet under their original names, with a LoRA merged by diffusers."""
+    family = load_family(ModelSection(checkpoint=str(sdxl)), torch.device("cpu"))
+    if lora is not None:
+        family.load_lora(lora)
+        family.denoiser.fuse_lora()
+        family.denoiser.unload_lora()
+    weights, prefix = family.denoiser.state_dict(), "model.diffusion_model."
+    named = original_unet(weights, family.denoiser.config)
+    return {name.removeprefix(prefix): tensor for name, tensor in named}
+
+
 def test_a_soup_has_kohyas_file_too(loras, sdxl, tmp_path):
     soup(loras, tmp_path / "soup", EXACT)
-    family = load_family(ModelSection(checkpoint=str(sdxl)), torch.device("cpu"))
-    config, prefix = family.denoiser.config, "model.diffusion_model."
-
-    def network():
-        weights = {name: tensor.clone() for name, tensor in family.denoiser.state_dict().items()}
-        return {name.removeprefix(prefix): tensor for name, tensor in original_unet(weights, config)}
-
-    base = network()
-    family.load_lora(tmp_path / "soup")
-    family.denoiser.fuse_lora()
-    family.denoiser.unload_lora()
-    expected = network()
-    for name, tensor in with_lora(base, tmp_path / "soup/kohya.safetensors").items():
+    expected = original(sdxl, tmp_path / "soup")
+    for name, tensor in with_lora(original(sdxl), tmp_path / "soup/kohya.safetensors").items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6)
+
+
+def test_a_lora_of_kohyas_scripts_is_merged_with_and_without_alpha(loras, sdxl, tmp_path):
+    first, second = loras[:2]
+    tensors, file = load_file(second / "kohya.safetensors"), tmp_path / "kohya.safetensors"
+    one, *others = [name for name in tensors if name.endswith(".alpha")]
+    for name in others:
+        del tensors[name]
+    tensors[one] = torch.tensor(1.0)
+    small = others[0].removesuffix("alpha")  # a module of another rank
+    tensors[f"{small}lora_down.weight"] = tensors[f"{small}lora_down.weight"][:2].clone()
+    tensors[f"{small}lora_up.weight"] = tensors[f"{small}lora_up.weight"][:, :2].clone()
+    save_file(tensors, file)
+    base = original(sdxl)
+    foreign, own = with_lora(base, file), with_lora(base, first / "kohya.safetensors")
+    for name, tensor in original(sdxl, file).items():
+        torch.testing.assert_close(tensor, foreign[name], rtol=0, atol=1e-6)
+    made = soup([first, file], tmp_path / "soup", SoupSettings("linear"))
+    assert made["rank"] == 5
+    for name, tensor in original(sdxl, tmp_path / "soup").items():
+        torch.testing.assert_close(tensor, (foreign[name] + own[name]) / 2, rtol=0, atol=1e-6)
+    place = "lora_te1_text_model_encoder_layers_0_self_attn_out_proj"
+    tensors |= {f"{place}.lora_down.weight": torch.ones(2, 16), f"{place}.lora_up.weight": torch.ones(16, 2)}
+    save_file(tensors, file)
+    with pytest.raises(ValueError, match=r"kohya\.safetensors also adapts text_encoder"):
+        soup([first, file], tmp_path / "text", EXACT)
 
 
 def test_an_adapter_that_peft_saved_is_merged_like_a_policy(loras, tmp_path):

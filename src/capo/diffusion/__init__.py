@@ -169,11 +169,14 @@ def model_inputs(section: ModelSection) -> dict[str, Any]:
 def model_identity(section: ModelSection) -> str:
     """Return a digest of the weights that all stages start from, or `hub-id@revision`.
 
-    The contents of `model.loras` and their weights follow it. Raises `ValueError` for a LoRA that is missing.
+    The identities of `model.loras` and their weights follow it. Raises `ValueError` for a missing LoRA.
     """
+    from capo.diffusion.lora_source import lora_identity
+
     parts = [checkpoint_identity(section.checkpoint, section.revision)]
     for position, lora in enumerate(section.loras):
-        if not Path(lora.path).exists():
-            raise ValueError(f"model.loras.{position}.path: {lora.path} is neither a file nor a folder")
-        parts.append(f"{checkpoint_identity(lora.path, None)}*{lora.weight!r}")
+        try:
+            parts.append(f"{lora_identity(lora)}*{lora.weight!r}")
+        except ValueError as error:
+            raise ValueError(f"model.loras.{position}.path: {error}") from error
     return "+".join(parts)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from diffusers import ConfigMixin
 from torch import nn
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
@@ -24,10 +25,26 @@ def absent_parts(kind: Any, source: Source) -> list[str]:
 
 
 def assemble(kind: Any, source: Source, parts: Mapping[str, Any]) -> Any:
-    """Return a pipeline of class `kind` with these `parts`; the checkpoint supplies the others."""
+    """Return a pipeline of class `kind` with these `parts`; the checkpoint supplies the others.
+
+    Raises `ImportError` naming a package that another part needs and that is missing.
+    """
+    _check_packages(kind, source)
     pipeline = kind.from_pretrained(source.path, use_safetensors=True, **dict(parts))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _check_packages(kind: Any, source: Source) -> None:
+    for name, entry in kind.load_config(source.path).items():
+        if not isinstance(entry, list) or entry[0] != "transformers":
+            continue
+        # transformers puts such a class in the place of one whose packages are missing.
+        if missing := getattr(getattr(transformers, entry[1], None), "_backends", None):
+            raise ImportError(
+                f"model.checkpoint: its {name} is a {entry[1]}, which needs {', '.join(missing)}; run: "
+                f"pip install {' '.join(missing)}"
+            )
 
 
 def save_assembled(pipeline: Any, source: Source, folder: Path, dtype: torch.dtype) -> None:

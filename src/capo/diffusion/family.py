@@ -21,7 +21,7 @@ from capo.diffusion.arrangement import arrange
 from capo.diffusion.assembly import absent_parts, assemble, save_assembled
 from capo.diffusion.components import PartLoader, Source
 from capo.diffusion.input_checks import check_inputs, check_tokens
-from capo.diffusion.lora_loading import add_lora, fuse_loras
+from capo.diffusion.lora_loading import add_lora, check_loadable, fuse_loras
 from capo.diffusion.process import Process
 from capo.diffusion.vae import compression, decode, encode, latent_channels
 from capo.engine.model_loading import quiet
@@ -70,6 +70,8 @@ class Family(ABC):
     ) -> None:
         """Load the denoiser; text encoders and VAE follow when first used."""
         check_tokens(type(self), section.max_sequence_length)
+        if section.loras:
+            check_loadable(self.pipeline_class, "model.loras")
         self.device = device
         self.dtype: torch.dtype = getattr(torch, section.dtype)
         self._section = section
@@ -213,6 +215,7 @@ class Family(ABC):
 
         Raises `ValueError` naming the file unless all of its weights are finite and in use afterwards.
         """
+        check_loadable(self.pipeline_class, str(path))
         with quiet():
             add_lora(self._current_pipeline(), self.denoiser_name, path)
 

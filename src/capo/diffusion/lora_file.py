@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
-from diffusers.utils import convert_unet_state_dict_to_peft
+from diffusers.utils import (
+    convert_state_dict_to_diffusers,
+    convert_state_dict_to_peft,
+    convert_unet_state_dict_to_peft,
+)
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
@@ -192,10 +196,18 @@ def _defaults() -> dict[str, Any]:
 
 def _modules(converted: Mapping[str, Tensor]) -> set[str]:
     """The adapted modules that tensors under diffusers' names belong to."""
-    names = converted
-    if not any(".lora_A" in name for name in names):  # the older naming of attention processors
-        names = convert_unet_state_dict_to_peft(dict(converted))
-    return {_plain(name.partition(".lora")[0]) for name in names}
+    return {_plain(name.partition(".lora")[0]) for name in _as_peft(converted)}
+
+
+def _as_peft(converted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors under the names of peft, from diffusers' older ones, as diffusers itself converts them."""
+    if any(".lora_A" in name for name in converted):
+        return converted
+    text = {name: tensor for name, tensor in converted.items() if name.startswith("text_encoder")}
+    named = convert_unet_state_dict_to_peft({n: t for n, t in converted.items() if n not in text})
+    if text:
+        named |= convert_state_dict_to_peft(convert_state_dict_to_diffusers(text))
+    return named
 
 
 def _plain(module: str) -> str:

@@ -16,7 +16,11 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from capo.diffusion.lora_file import LoraFile, check_applied, read_lora
+from capo.diffusion.lora_source import find_lora
 from capo.recipe import LoraSection
+
+DOWN = ".lora_down.weight"
+"""The ending of the names that kohya's scripts give to A."""
 
 
 def add_lora(pipeline: Any, denoiser: str, path: Path) -> None:
@@ -29,7 +33,7 @@ def add_lora(pipeline: Any, denoiser: str, path: Path) -> None:
     networks = {name: getattr(pipeline, name, None) for name in pipeline._lora_loadable_modules}
     present = {name: network for name, network in networks.items() if network is not None}
     try:
-        tensors, alphas = _converted(pipeline, denoiser, getattr(pipeline, denoiser).config, file)
+        tensors, alphas = converted(pipeline, denoiser, getattr(pipeline, denoiser).config, file)
         if not any(name.startswith(f"{denoiser}.") for name in tensors) and any(
             name.startswith("text_encoder") for name in tensors
         ):
@@ -39,6 +43,12 @@ def add_lora(pipeline: Any, denoiser: str, path: Path) -> None:
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{file.path} cannot be loaded into a {type(pipeline).__name__}: {error}") from error
     check_applied(file, tensors, present)
+
+
+def check_loadable(kind: Any, where: str) -> None:
+    """Raise `ValueError`, which begins with `where`, for a pipeline that diffusers has no LoRA for."""
+    if not hasattr(kind, "lora_state_dict"):
+        raise ValueError(f"{where}: diffusers has no LoRA for a {kind.__name__}; use a full model")
 
 
 def fuse_loras(
@@ -53,8 +63,8 @@ def fuse_loras(
     name, network = part
     for position, lora in enumerate(loras):
         try:
-            file = read_lora(Path(lora.path), denoiser[0])
-            tensors, alphas = _converted(kind, *denoiser, file)
+            file = read_lora(find_lora(lora), denoiser[0])
+            tensors, alphas = converted(kind, *denoiser, file)
             own = {key: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
             if own:
                 _apply(kind, name, network, (own, alphas), file)
@@ -68,12 +78,17 @@ Converted = tuple[dict[str, Tensor], Mapping[str, float] | None]
 """Tensors and alphas under diffusers' names, which start with the network's."""
 
 
-def _converted(pipeline: Any, denoiser: str, config: Any, file: LoraFile) -> Converted:
-    # A dict of tensors: diffusers pops entries from it.
+def converted(pipeline: Any, denoiser: str, config: Any, file: LoraFile) -> Converted:
+    """Return the tensors of a file of any format under the names of diffusers.
+
+    `pipeline` is a pipeline or its class, `denoiser` the name of that part, and `config` its configuration.
+    Raises `ValueError` for modules that such a pipeline does not have.
+    """
     arguments: dict[str, Any] = {"return_alphas": True, "return_lora_metadata": True}
     if denoiser == "unet":
         arguments["unet_config"] = config
-    result = pipeline.lora_state_dict(dict(file.tensors), **arguments)
+    # A dict of tensors: diffusers pops entries from it.
+    result = pipeline.lora_state_dict(scaled(file.tensors), **arguments)
     tensors, alphas = (result[0], result[1]) if len(result) == 3 else (result[0], None)
     known = tuple(f"{part}." for part in pipeline._lora_loadable_modules)
     if unknown := sorted(key for key in tensors if not key.startswith(known)):
@@ -81,9 +96,28 @@ def _converted(pipeline: Any, denoiser: str, config: Any, file: LoraFile) -> Con
     return tensors, alphas
 
 
-def _apply(pipeline: Any, name: str, network: Any, converted: Converted, file: LoraFile) -> None:
+def scaled(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file with every alpha under kohya's names equal to the rank of its module.
+
+    What the file says is multiplied into B. A module without an alpha has that of its rank, as in kohya's
+    scripts and in ComfyUI; diffusers would take the alpha of other modules, and of text encoders only one.
+    """
+    result = dict(tensors)
+    for name, down in tensors.items():
+        if not name.endswith(DOWN):
+            continue
+        module, rank = name.removesuffix(DOWN), len(down)
+        alpha = float(result.pop(f"{module}.alpha", rank))
+        if alpha != rank and (up := f"{module}.lora_up.weight") in tensors:
+            result[up] = tensors[up].float() * (alpha / rank)
+        if not module.startswith("lora_te"):  # some converters of denoisers require it
+            result[f"{module}.alpha"] = torch.tensor(float(rank))
+    return result
+
+
+def _apply(pipeline: Any, name: str, network: Any, weights: Converted, file: LoraFile) -> None:
     """Load what belongs to one network; diffusers ignores the rest."""
-    tensors, alphas = converted
+    tensors, alphas = weights
     if not any(key.startswith(f"{name}.") for key in tensors):
         return
     text = name.startswith("text_encoder")

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from capo.diffusion import is_plugin_checkpoint
+from capo.diffusion.lora_source import local_path
 from capo.diffusion.plain_pipeline import Base, PlainPipeline, call, portable, to_device
+from capo.recipe import LoraSection
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -68,10 +70,11 @@ def loading(
         parts=dict.fromkeys(left_out),
         pipeline=base.pipeline,
         config=None if base.config is None else _beside(base.config),
-        loras=[(f"../{Path(lora['path']).name}", lora["weight"]) for lora in base.loras],
+        loras=[lora if lora.on_hub else _beside_policy(lora) for lora in base.loras],
     )
     files = [base.name] if beside else []
-    files += [Path(lora["path"]).name for lora in base.loras] if adaptation == "lora" else []
+    if adaptation == "lora":
+        files += [local_path(lora).name for lora in base.loras if not lora.on_hub]
     where = f", with {', '.join(f'`{file}`' for file in files)} beside it" if files else ""
     code = "\n".join([
         *plain.imports(),
@@ -80,6 +83,10 @@ def loading(
         call("image = pipe", ['prompt="a red circle on a green square"', *arguments], ".images[0]"),
     ])  # fmt: skip
     return f"In this folder{where}:\n\n```python\n{code}\n```"
+
+
+def _beside_policy(lora: LoraSection) -> LoraSection:
+    return LoraSection(path=f"../{local_path(lora).name}", weight=lora.weight)
 
 
 def _beside(config: str) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from capo.diffusion import is_plugin_checkpoint
-from capo.recipe import GenerateSection
+from capo.diffusion.lora_source import known_file, local_path
+from capo.recipe import GenerateSection, LoraSection
 from capo.recipe.hub_id import split_revision
 
 
@@ -21,8 +22,8 @@ class Base:
     """The pipeline class of a single file; None for a checkpoint that says so itself."""
     config: str | None = None
     """The recipe's `config`."""
-    loras: tuple[Mapping[str, Any], ...] = ()
-    """The recipe's `loras`: their `path` and `weight`."""
+    loras: tuple[LoraSection, ...] = ()
+    """The recipe's `loras`."""
 
     @property
     def on_hub(self) -> bool:
@@ -55,8 +56,8 @@ class PlainPipeline:
     """The pipeline class of a base that is a single file."""
     config: str | None = None
     """The configuration of a base that is a single file."""
-    loras: Sequence[tuple[str, float]] = ()
-    """Path and weight of every LoRA that is merged into the base of an adapter."""
+    loras: Sequence[LoraSection] = ()
+    """The LoRAs that are merged into the base of an adapter."""
 
     @property
     def needs_capo(self) -> bool:
@@ -83,7 +84,7 @@ class PlainPipeline:
         method = "from_pretrained" if self.pipeline is None else "from_single_file"
         return [
             call(f"pipe = {self._kind}.{method}", [base, *options, dtype, *parts]),
-            *(line for path, weight in self.loras for line in _fusing(path, weight)),
+            *(line for lora in self.loras for line in _fusing(lora)),
             f"pipe.load_lora_weights({literal(self.folder)})",
         ]
 
@@ -92,10 +93,16 @@ class PlainPipeline:
         return (self.adaptation == "lora" and self.pipeline) or "DiffusionPipeline"
 
 
-def _fusing(path: str, weight: float) -> list[str]:
+def _fusing(lora: LoraSection) -> list[str]:
+    if lora.on_hub:
+        name, revision = split_revision(lora.path)
+        options = {"weight_name": known_file(lora), "revision": revision}
+        arguments = [literal(name), *(f"{n}={literal(value)}" for n, value in options.items() if value)]
+    else:
+        arguments = [literal(str(local_path(lora)))]
     return [
-        f"pipe.load_lora_weights({literal(path)})",
-        f"pipe.fuse_lora(lora_scale={weight!r})",
+        call("pipe.load_lora_weights", arguments),
+        f"pipe.fuse_lora(lora_scale={lora.weight!r})",
         "pipe.unload_lora_weights()",
     ]
 

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from capo.diffusion import load_family
+from capo.diffusion import load_family, load_weightless
 from capo.engine.device import select_device
 from capo.engine.memory import release_memory
 from capo.engine.prefetch import prefetched
@@ -78,9 +78,10 @@ def import_samples(job: Job) -> None:
             missing.append(shard)
     job.executor.run(work, missing, lambda done: unreadable.add(**done.note))
     artifact.wait_until_visible(shard_path("", shard) for shard in range(len(work.counts)))
+    unreadable.report()
     samples = work.total - unreadable.count
     counts = {"prompts": len(images.entries), "samples": samples, "unreadable": unreadable.count}
-    artifact.commit(counts | {ENLARGED: _enlarged(artifact, len(work.counts))})
+    artifact.commit(counts | {ENLARGED: _enlarged(artifact, len(work.counts), recipe)})
 
 
 @dataclass(frozen=True)
@@ -197,9 +198,7 @@ class ShardImporter:
             "sample": pa.array([image.sample for image in images], pa.int32()),
             "origin": pa.array([image.origin for image in images], pa.string()),
             "label": pa.array([image.label for image in images], pa.float64()),
-            ENLARGED: pa.array(
-                [width < least[1] or height < least[0] for width, height in sizes], pa.bool_()
-            ),
+            ENLARGED: pa.array([_smaller(size, least) for size in sizes], pa.bool_()),
         }
         self._artifact.write_tensors(latents_path("", number), latent_tensors(latents, family.dtype))
         # Last, as it marks the shard as complete.
@@ -212,10 +211,18 @@ def _smaller(size: tuple[int, int], least: tuple[int, int]) -> bool:
     return size[0] < least[1] or size[1] < least[0]
 
 
-def _enlarged(artifact: Artifact, shards: int) -> int:
+def _enlarged(artifact: Artifact, shards: int, recipe: Recipe) -> int:
     """Return the number of images that were smaller than those of the model, and warn of them."""
-    columns = [artifact.read_columns(shard_path("", shard), [ENLARGED]) for shard in range(shards)]
-    count = sum(sum(column[ENLARGED].to_pylist()) for column in columns)
+    count = 0
+    for path in (shard_path("", shard) for shard in range(shards)):
+        column = artifact.read_columns(path, [ENLARGED])
+        if ENLARGED in column.column_names:
+            count += sum(column[ENLARGED].to_pylist())
+            continue
+        # A version without this column began the import.
+        least = load_weightless(recipe.model).image_size(recipe.generate)
+        images = artifact.read_table(path, ["image"])["image"].to_pylist()
+        count += sum(_smaller(decode_image(image["bytes"]).size, least) for image in images)
     if count:
         say(f"import images: {count:,} images are smaller than the model's and were enlarged for training")
     return count

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from capo.engine.progress import say
 from capo.images.entries import ImagesError
 
 REASONS_SHOWN = 3
@@ -22,9 +23,14 @@ class UnreadableImages:
         self._reasons += reasons
         if self.count <= self._limit * self.total:
             return
+        raise ImagesError(self._listed(f", more than pairs.max_skipped = {self._limit:g} allows"))
+
+    def report(self) -> None:
+        """Print how many were skipped, with the first reasons that are known, if there are any."""
+        if self.count:
+            say(self._listed(" and were skipped"))
+
+    def _listed(self, consequence: str) -> str:
         first = [f"  {reason}" for reason in self._reasons[:REASONS_SHOWN]]
-        message = (
-            f"{self.count} of {self.total} images cannot be read, more than pairs.max_skipped = "
-            f"{self._limit:g} allows{'; the first:' if first else ''}"
-        )
-        raise ImagesError("\n".join([message, *first]))
+        counted = f"{self.count} of {self.total} images cannot be read{consequence}"
+        return "\n".join([f"{counted}; the first:" if first else counted, *first])

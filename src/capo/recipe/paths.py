@@ -55,7 +55,7 @@ def resolve_paths(values: Any, folders: Sequence[Path]) -> None:
     loras = model.get("loras") if isinstance(model, dict) else None
     for lora in loras if isinstance(loras, list) else []:
         if isinstance(lora, dict) and isinstance(lora.get("path"), str):
-            lora["path"] = _resolved(lora["path"], folders)
+            lora["path"] = _beside(_resolved(lora["path"], folders), folders)
     benchmarks = values.get("benchmarks")
     for section in benchmarks if isinstance(benchmarks, list) else []:
         if isinstance(section, dict):

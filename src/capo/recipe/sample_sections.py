@@ -1,17 +1,34 @@
 """The sections that determine the samples: model, prompts, images, start and generate."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from capo.recipe.fields import RUNTIME, Condition, Positive, PositiveFloat, Section
+from capo.recipe.hub_id import HUB_ID
 
 
 class LoraSection(Section):
     """A LoRA that belongs to the base model."""
 
-    path: str = Field(description="A `.safetensors` file, or a folder with one.")
+    path: str = Field(
+        description="A `.safetensors` file, a folder with one, or a Hub id as `owner/name@revision`."
+    )
+    file: str | None = Field(
+        None, description="The file in a folder or a repository; null if it has only one LoRA."
+    )
     weight: float = Field(1.0, description="Factor of its update.")
+
+    @property
+    def on_hub(self) -> bool:
+        """True if `path` is a Hub id, and neither an existing path nor the name of a file."""
+        local = self.path.endswith(".safetensors") or Path(self.path).exists()
+        return not local and HUB_ID.fullmatch(self.path) is not None
+
+    def results(self) -> dict[str, Any]:
+        """Return the fields that determine results, without `file` if it is not set."""
+        return {name: value for name, value in super().results().items() if value is not None}
 
 
 class ModelSection(Section):
@@ -63,7 +80,8 @@ class ModelSection(Section):
         What was made before these fields existed thus stays up to date.
         """
         later = ("config", "loras")
-        return {name: value for name, value in super().results().items() if value or name not in later}
+        values = super().results() | {"loras": [lora.results() for lora in self.loras]}
+        return {name: value for name, value in values.items() if value or name not in later}
 
 
 class PromptsSection(Section):

@@ -32,7 +32,7 @@ def loading_code(material: Material) -> str:
         parts=dict.fromkeys(record["left_out"]) | record.get("parts", {}),
         pipeline=record.get("pipeline"),
         config=model.config,
-        loras=[(lora.path, lora.weight) for lora in model.loras],
+        loras=model.loras,
     )
     first = material.side_by_side[0] if material.side_by_side else None
     prompt = first.prompt.text if first else "a prompt"

@@ -8,6 +8,18 @@ from PIL import Image, ImageOps
 FORMATS = ("PNG", "WEBP", "JPEG")
 """The formats of samples. No other decoder ever runs on the bytes."""
 
+OTHER_FORMATS = (
+    (0, b"GIF8", "GIF"),
+    (0, b"BM", "BMP"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"\xff\n", "JPEG XL"),
+    (4, b"JXL ", "JPEG XL"),
+    (4, b"ftypavi", "AVIF"),
+    (4, b"ftyphei", "HEIC"),
+)
+"""Place and content of bytes that mark formats which are not decoded, and their names."""
+
 MAX_PIXELS = (1 << 28) // 3
 """Largest image that is decoded: 256 MiB as RGB."""
 
@@ -26,7 +38,9 @@ def decode_image(data: bytes | memoryview) -> Image.Image:
             raise OSError(f"{image.width} x {image.height} pixels are too many")
         return as_rgb(image)
     except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"not a readable image: {error}") from error
+        kind = next((name for n, start, name in OTHER_FORMATS if data[n : n + len(start)] == start), None)
+        reason = error if kind is None else f"it is a {kind}, and not a PNG, JPEG or WebP; convert it"
+        raise ValueError(f"not a readable image: {reason}") from error
 
 
 def decoded_bytes(data: bytes | memoryview) -> int:

@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,7 @@ from capo.store import atomic
 from capo.store.manifest import pretty
 
 if TYPE_CHECKING:
+    from capo.diffusion.family import Family
     from capo.method.low_rank import LowRank
 
 KEPT = ("base", "model", "adaptation")
@@ -86,7 +88,7 @@ class _Merge:
     def __init__(self, policies: Sequence[Path], settings: SoupSettings) -> None:
         # Adapters from elsewhere say nothing of their base; they count as those of the first policy's.
         own = find_policy(next(filter(is_policy, policies), policies[0]))
-        self._policies = [_adapter_of(own, path) or find_policy(path) for path in policies]
+        self._policies = [_adapter_of(own, settings, path) or find_policy(path) for path in policies]
         self._settings, self._own = settings, own
         _check(self._policies, settings)
         self._first = own.record
@@ -107,10 +109,15 @@ class _Merge:
 
     def _write_adapter(self, folder: Path, method: dict[str, Any]) -> dict[str, Any]:
         from capo.method.low_rank import low_rank_soup, refactored
-        from capo.soups.adapters import aligned, read_adapter, write_adapter
+        from capo.soups.adapters import aligned, convert_adapter, read_adapter, write_adapter
 
-        network = read_adapter(self._own.folder).network
-        adapters = [read_adapter(policy.folder, network) for policy in self._policies]
+        own = read_adapter(self._own.folder)
+        adapters = [
+            read_adapter(policy.folder)
+            if is_policy(policy.folder)
+            else convert_adapter(policy.folder, self._weightless, own)
+            for policy in self._policies
+        ]
         updates = low_rank_soup(aligned(adapters), **method)
         exact, rank = sum(adapter.rank for adapter in adapters), self._settings.rank
         error = 0.0
@@ -128,12 +135,10 @@ class _Merge:
 
     def _write_kohya(self, folder: Path, updates: "Mapping[str, LowRank]", prefix: str) -> None:
         """Write the LoRA for ComfyUI and kohya's scripts too, if the base's configuration is here."""
-        from capo.diffusion import load_weightless
         from capo.diffusion.kohya import KOHYA, Update, write_updates
 
-        moved = {} if self._settings.base is None else {"checkpoint": self._settings.base}
         try:
-            denoiser = load_weightless(ModelSection(**(self._first["model"] | moved))).denoiser
+            denoiser = self._weightless.denoiser
         except (OSError, ValueError) as error:
             say(f"{folder.name}: no {KOHYA}, whose names follow from the base's configuration: {error}")
             return
@@ -141,6 +146,13 @@ class _Merge:
             name.removeprefix(prefix): Update(u.down.float(), u.up.float()) for name, u in updates.items()
         }
         write_updates(denoiser, named, folder / KOHYA)
+
+    @cached_property
+    def _weightless(self) -> "Family":
+        """The base of LoRA policies, without its weights."""
+        from capo.diffusion import load_weightless
+
+        return load_weightless(_base_of(self._own, self._settings))
 
     def _write_pipeline(self, folder: Path, method: dict[str, Any]) -> dict[str, Any]:
         from capo.soups.full_models import merge_pipelines
@@ -150,10 +162,7 @@ class _Merge:
 
     def _base(self) -> ModelSection:
         """The model that full policies were tuned from, at its current location."""
-        model = dict(self._first["model"])
-        if self._settings.base is not None:
-            model["checkpoint"] = self._settings.base
-        base = ModelSection(**model)
+        base = _base_of(self._own, self._settings)
         self._policies[0].check_base(base)
         return base
 
@@ -165,7 +174,13 @@ class _Merge:
         (folder / "README.md").write_text(soup_card(record), encoding="utf-8")
 
 
-def _adapter_of(own: SavedPolicy, path: Path) -> SavedPolicy | None:
+def _base_of(policy: SavedPolicy, settings: SoupSettings) -> ModelSection:
+    """Return the model that a policy was tuned from, at its current location."""
+    moved = {} if settings.base is None else {"checkpoint": settings.base}
+    return ModelSection(**(policy.record["model"] | moved))
+
+
+def _adapter_of(own: SavedPolicy, settings: SoupSettings, path: Path) -> SavedPolicy | None:
     """Return a LoRA file, or a folder of peft or diffusers with one, as a policy of the base of `own`.
 
     None for anything else. Raises `ValueError` unless the LoRA fits that base.
@@ -175,7 +190,7 @@ def _adapter_of(own: SavedPolicy, path: Path) -> SavedPolicy | None:
     foreign = (path / PEFT_CONFIG).is_file() or (path / LORA).is_file() or path.is_file()
     if is_policy(path) or not foreign or own.record["adaptation"] != "lora":
         return None
-    check_lora(ModelSection(**own.record["model"]), path)
+    check_lora(_base_of(own, settings), path)
     return SavedPolicy(path, own.record)
 
 

@@ -6,12 +6,13 @@ from typing import Any
 
 from capo.diffusion.model_card import card, front_matter, kind, loading, plain
 from capo.diffusion.plain_pipeline import Base
+from capo.recipe import LoraSection
 
 
 def soup_card(record: Mapping[str, Any]) -> str:
     """Return the model card of a soup with this `capo.json`: Markdown with the Hub's front matter."""
     model, adaptation = record["model"], record["adaptation"]
-    loras = tuple(model.get("loras", ()))
+    loras = tuple(LoraSection(**lora) for lora in model.get("loras", ()))
     base = Base(model["checkpoint"], record["base"], record.get("pipeline"), model.get("config"), loras)
     merged = record["soup"]
     how = {name: value for name, value in merged.items() if name not in ("policies", "weights")}

@@ -54,8 +54,7 @@ def policy_card(recipe: Recipe, origin: Origin) -> str:
     """Return the model card of a trained policy: Markdown with the Hub's front matter."""
     model, train = recipe.model, recipe.train
     identity, pipeline = origin.reference["checkpoint"], origin.plain.get("pipeline")
-    loras = tuple(lora.results() for lora in model.loras)
-    base = Base(model.checkpoint, identity, pipeline, model.config, loras)
+    base = Base(model.checkpoint, identity, pipeline, model.config, model.loras)
     left_out, arguments = origin.plain.get("left_out", []), call_values(recipe.generate, origin.plain)
     text = f"""\
 {kind(base, train.adaptation)}, aligned with {_listed([r.name for r in recipe.training_rewards])} by
@@ -135,7 +134,9 @@ def _results(recipe: Recipe, base: Base) -> dict[str, Any]:
     if base.config is not None:
         values["model"]["config"] = portable(base.config)
     if base.loras:
-        values["model"]["loras"] = [{**lora, "path": Path(lora["path"]).name} for lora in base.loras]
+        values["model"]["loras"] = [
+            lora.results() | ({} if lora.on_hub else {"path": Path(lora.path).name}) for lora in base.loras
+        ]
     values["prompts"] = recipe.prompts.results() | {"source": Path(recipe.prompts.source).name}
     if recipe.train.validation_prompts is not None:
         source = Path(recipe.train.validation_prompts.source).name
