@@ -11,13 +11,16 @@ fault costs seconds.
 """
 
 import contextlib
+import gc
+import importlib
 import os
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +31,7 @@ from tries import Try
 PROJECT = SOURCE.parent
 TABLE = Path(__file__).with_name("mutants.yaml")
 LIBRARIES = ("pytest", "torch", "pyarrow.parquet", "safetensors.torch", "transformers", "diffusers", "peft")
+"""Imported first; the run without a fault says which of their modules the tests need."""
 LIMIT = 900
 """Seconds for the tests of a fault; one that makes them wait for longer is seen too."""
 
@@ -63,11 +67,11 @@ def mutants(path: Path = TABLE) -> list[Mutant]:
 def attack(folder: Path, most: int | None = None) -> Iterator[Try]:
     """Yield a try for every fault: it is killed if its tests fail, and a problem if they pass."""
     chosen = [m for p, group in _by_promise(mutants()).items() for m in group[:most]]
-    for library in LIBRARIES:
-        __import__(library)
+    _import(LIBRARIES)
     with tempfile.TemporaryDirectory() as temporary, copied_source(Path(temporary)) as package:
         everything = sorted({test for mutant in chosen for test in mutant.tests})
-        unbroken = run_tests(everything, package, folder / "mutants.log")
+        unbroken = run_tests(everything, package, folder / "mutants.log", needed := folder / "modules")
+        _import(needed.read_text().split())
         yield Try("without a fault", "all tests pass", "" if unbroken == 0 else f"they end with {unbroken}")
         for mutant in chosen:
             problem = _problem(mutant, package, folder / "mutants.log")
@@ -111,11 +115,14 @@ def broken(file: Path, old: str, new: str) -> Iterator[bool]:
         file.write_text(text, encoding="utf-8")
 
 
-def run_tests(tests: Sequence[str], package: Path, log: Path) -> int:
-    """Run tests against a copy of the package in a fork; return pytest's exit code, or -9 if it hangs."""
+def run_tests(tests: Sequence[str], package: Path, log: Path, needed: Path | None = None) -> int:
+    """Run tests against a copy of the package in a fork; return pytest's exit code, or -9 if it hangs.
+
+    Writes the modules of libraries that they import to the file `needed`.
+    """
     child = os.fork()
     if not child:
-        _become_pytest(tests, package, log)
+        _become_pytest(tests, package, log, needed)
     until = time.monotonic() + LIMIT
     while time.monotonic() < until:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -132,7 +139,15 @@ def _kill_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
-def _become_pytest(tests: Sequence[str], package: Path, log: Path) -> None:
+def _import(names: Iterable[str]) -> None:
+    for name in names:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # so that no fork copies it
+
+
+def _become_pytest(tests: Sequence[str], package: Path, log: Path, needed: Path | None) -> None:
     import pytest
 
     os.setsid()
@@ -145,10 +160,17 @@ def _become_pytest(tests: Sequence[str], package: Path, log: Path) -> None:
         os.environ |= {**fixed, "CAPO_CACHE": temporary}
         sys.path.insert(0, str(package.parent))
         options = ["-q", "-x", "-p", "no:cacheprovider", f"--basetemp={temporary}/tests"]
-        code = 3
-        with contextlib.suppress(BaseException):
+        options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what is imported already
+        try:
             code = int(pytest.main([*options, *tests]))
+        except BaseException:
+            traceback.print_exc()
+            code = 3
+    if needed is not None:
+        origins = {name: getattr(module, "__file__", None) or "" for name, module in sys.modules.items()}
+        needed.write_text("\n".join(sorted(n for n, origin in origins.items() if "site-packages" in origin)))
     sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)
 
 

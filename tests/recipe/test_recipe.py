@@ -87,6 +87,7 @@ def test_all_recipes_are_in_one_folder():
         ("train.weighting_bias", float("nan"), r"train\.weighting_bias: .*finite"),
         ("train.steps", 1.5, r"train\.steps: .*integer.*got 1\.5"),
         ("generate.samples_per_prompt", 1, r"generate\.samples_per_prompt: .*greater than or equal to 2"),
+        ("pairs.selection", "sums", r"pairs\.selection: .*; did you mean 'sum'\?, got 'sums'"),
         ("train.objective", "dop", r"train\.objective: .*capo, ipo, dpo; did you mean 'dpo'.*got 'dop'"),
         ("name", "../run", r"name: .*pattern.*got '\.\./run'"),
         ("rewards.0.name", "a/b", r"rewards\.0\.name: .*pattern"),
@@ -128,12 +129,38 @@ def test_bad_settings_are_named(recipe_values, key, value, message):
 def test_all_problems_are_reported_at_once(recipe_values):
     del recipe_values["model"]["checkpoint"]
     values = changed(changed(recipe_values, "train.betta", 1), "seed", -1)
+    values["pairs"] = {"reward": "first"}
+    values["train"] |= {"per_device_batch_size": 5, "reference_offload": True}
+    assert problems(values) == {
+        "seed": "Input should be greater than or equal to 0, got -1",
+        "model.checkpoint": "missing",
+        "train.betta": "unknown key; did you mean 'beta'?",
+        "pairs.reward": "applies only to best-worst, not to frontier",
+        "train.per_device_batch_size": "5 does not divide global_batch_size 32",
+        "train.reference_offload": "applies only to adaptation full, which copies the reference",
+    }
+    # What may only follow from the default of an invalid field is not reported.
+    values["train"]["global_batch_size"] = "many"
+    assert "train.per_device_batch_size" not in problems(values)
+    assert "train.reference_offload" in problems(values)
+
+
+def problems(values):
+    """Return the problems of a recipe by field."""
     with pytest.raises(RecipeError) as refused:
         parse_recipe(values, "tiny.yaml")
     first, *lines = str(refused.value).splitlines()
     assert first == "tiny.yaml:"
-    assert len(lines) == 3
-    assert any("model.checkpoint: missing" in line for line in lines)
+    found = dict(line.strip().split(": ", 1) for line in lines)
+    assert len(found) == len(lines)
+    return found
+
+
+@pytest.mark.parametrize("wrong", [None, 5, [], {}, "x", [{"name": "a", "use": "x"}, 5, {"weight": 1}]])
+@pytest.mark.parametrize("section", ["train", "rewards", "model", "evaluate", "pairs"])
+def test_sections_of_any_shape_are_problems_and_no_crash(recipe_values, section, wrong):
+    values = recipe_values | {section: wrong, "seed": -1}
+    assert "seed" in problems(values)
 
 
 def test_overrides_change_fields_as_yaml(recipe_file):

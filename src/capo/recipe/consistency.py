@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from capo.recipe.sections import Recipe
 
 
+BETWEEN = "\n  "
+"""Separates contradictions in a message: each has a line of its own."""
+
 BEGUN = ".inputs"
 """Suffix of the manifests of artifacts in progress, which no reward name may have."""
 

@@ -1,5 +1,6 @@
 """Find, override, validate and write recipes."""
 
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from importlib import resources
@@ -10,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from capo.recipe.fields import Section
+from capo.recipe.hidden_contradictions import hidden_contradictions
 from capo.recipe.hints import nearest
 from capo.recipe.paths import resolve_paths
 from capo.recipe.sections import Recipe
@@ -59,6 +61,7 @@ def parse_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         lines = [_explain(problem) for problem in error.errors()]
+        lines += hidden_contradictions(values, error.errors())
         raise RecipeError("\n  ".join([f"{where}:", *lines])) from None
 
 
@@ -138,6 +141,8 @@ def _explain(problem: Any) -> str:
         return f"{field}: missing"
     message = problem["msg"].removeprefix("Value error, ")
     value = problem["input"]
+    if problem["type"] == "literal_error":
+        message += nearest(str(value), re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
     got = "" if isinstance(value, dict | list | BaseModel) else f", got {value!r}"
     return message if field == "recipe" else f"{field}: {message}{got}"
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from capo.recipe.consistency import contradictions
+from capo.recipe.consistency import BETWEEN, contradictions
 from capo.recipe.fields import RUNTIME, Name, Positive, Section
 from capo.recipe.reward_sections import PairsSection, RewardSection
 from capo.recipe.sample_sections import (
@@ -230,5 +230,5 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if problems := list(contradictions(self)):
-            raise ValueError("; ".join(problems))
+            raise ValueError(BETWEEN.join(problems))
         return self
