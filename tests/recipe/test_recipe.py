@@ -252,10 +252,13 @@ def test_ordinary_aliases_work(tmp_path, recipe_values):
     assert recipe.evaluate.prompts == recipe.train.validation_prompts
 
 
-def test_yaml_runs_no_code(tmp_path):
-    path = tmp_path / "evil.yaml"
-    path.write_text(f"name: !!python/object/apply:pathlib.Path.touch [{tmp_path / 'marker'}]")
-    with pytest.raises(RecipeError, match="not valid YAML"):
+@pytest.mark.parametrize(
+    "tag", ["object/apply:os.mkdir", "object/new:os.mkdir", "name:os.mkdir", "module:os"]
+)
+def test_yaml_runs_no_code(tmp_path, tag):
+    path, argument = tmp_path / "evil.yaml", f" [{tmp_path / 'marker'}]" if "object" in tag else ""
+    path.write_text(f"name: !!python/{tag}{argument}")
+    with pytest.raises(RecipeError, match=r"not valid YAML: could not determine a constructor"):
         load_recipe(path)
     assert not (tmp_path / "marker").exists()
 

@@ -59,6 +59,16 @@ def test_a_directory_replaced_during_a_write_gets_no_file(tmp_path):
         assert not samples.has("best")
 
 
+def test_a_directory_replaced_during_a_write_of_a_file_gets_no_file(tmp_path):
+    with Run.open(tmp_path / "run") as run:
+        writing = run.replacing(run.path / "recipe.yaml")
+        writing.__enter__().write_bytes(b"text")
+        (tmp_path / "run/.lock").rename(tmp_path / "run/.other-lock")
+        with pytest.raises(WorkspaceError, match="removed or replaced"):
+            writing.__exit__(None, None, None)
+        assert not (run.path / "recipe.yaml").exists()
+
+
 # Without flock, and across hosts.
 
 

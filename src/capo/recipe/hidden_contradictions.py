@@ -15,7 +15,13 @@ from capo.recipe.sections import Recipe
 PASSES = 4
 """A section that is missing is filled in first, and then its fields."""
 
-PLACEHOLDERS = {"name": "unnamed", "checkpoint": "unnamed", "source": "unnamed", "beta": 1.0}
+PLACEHOLDERS: dict[Any, Any] = {
+    "name": "unnamed",
+    "checkpoint": "unnamed",
+    "source": "unnamed",
+    "beta": 1.0,
+    "rewards": [{"name": "unnamed"}],
+}
 """Valid values of the fields that have no default."""
 
 
