@@ -9,13 +9,13 @@ anything failed.
 
 import argparse
 import importlib
+import re
 import sys
 from pathlib import Path
 
 from tries import show
 
-HELPERS = {"__main__", "ground", "tries", "watched"}
-THEMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in HELPERS)
+THEMES = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if re.search(r"^def attack\(", p.read_text(), re.M))
 
 
 def main() -> int:

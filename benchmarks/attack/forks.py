@@ -1,0 +1,98 @@
+"""Commands of capo in forks of a process that has imported it: hundreds of tries without hundreds of start-ups.
+
+A fork runs the entry point of `capo` with arguments, as the installed command does; nothing else of capo is used.
+"""
+
+import gc
+import importlib
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ground import SOURCE, surroundings
+
+SECONDS = 240.0
+"""Longer than any command here needs on a busy machine."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended; a negative code is the signal that ended it."""
+
+    code: int
+    out: str
+    err: str
+
+
+def prepare() -> None:
+    """Make this process one that can fork commands: the environment of `capo`, and its entry point."""
+    os.environ.update(surroundings(OPENBLAS_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false"))
+    sys.path.insert(0, str(SOURCE))
+    warnings.simplefilter("ignore", DeprecationWarning)  # about forks
+
+
+def import_all(names: Iterable[str]) -> None:
+    """Import modules that a command has used, so that its forks find them."""
+    for name in names:
+        with suppress(Exception):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+
+
+def fork(arguments: Sequence[str], place: Path, **environment: str) -> Ended:
+    """Run a command in a fork; its output and the names of its modules go to files in `place`."""
+    place.mkdir(parents=True, exist_ok=True)
+    child = os.fork()
+    if child == 0:
+        _become(arguments, place, environment)
+    status = _wait(child)
+    out, err = ((place / name).read_text(errors="backslashreplace") for name in ("out", "err"))
+    return Ended(os.waitstatus_to_exitcode(status), out, err)
+
+
+def modules(place: Path) -> list[str]:
+    """Return the names of the modules that the last fork in `place` had imported at its end."""
+    return (place / "modules").read_text().split()
+
+
+def _become(arguments: Sequence[str], place: Path, environment: Mapping[str, str]) -> None:
+    code = 70
+    try:
+        for number, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.environ.update(environment)
+        sys.argv = ["capo", *arguments]
+        from capo.cli import main
+
+        main()
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except BaseException:  # what Python itself would print
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        code = 1
+    finally:
+        with suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            (place / "modules").write_text("\n".join(sorted(sys.modules)))
+        os._exit(code)
+
+
+def _wait(child: int) -> int:
+    until = time.monotonic() + SECONDS
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        if time.monotonic() > until:
+            os.kill(child, signal.SIGKILL)
+            return os.waitpid(child, 0)[1]
+        time.sleep(0.005)
