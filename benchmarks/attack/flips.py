@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import yaml
-
 from forks import Ended, fork, import_all, modules, prepare
 from ground import command, digests, ground, succeed, surroundings
 from tries import Try
@@ -80,9 +79,12 @@ KINDS = (
         3,
         stale=True,
     ),
-    Kind("records of written files", "run/manifests/*.written.jsonl", "stopped", ("train --run {}/run",), 0.3),
+    Kind(
+        "records of written files", "run/manifests/*.written.jsonl", "stopped", ("train --run {}/run",), 0.3
+    ),
     Kind("recipe", "run/recipe*.yaml", "unreported", ("report --run {}/run",), stale=True),
-    Kind("marker, lock and timings", "run/[.t]*[pkl]", "unreported", REPORT, 0.5),
+    Kind("marker and lock", "run/.*", "unreported", REPORT, 0.3),
+    Kind("timings", "run/timings.jsonl", "whole", ("status --run {}/run --set train.beta=7 --json",), 0.3),
     Kind(
         "replaced artifacts",
         "run/replaced/*/**/*",
@@ -111,10 +113,9 @@ def attack(folder: Path, tries: int = TRIES) -> Iterator[Try]:
         results = [
             attacked.tried(damage) for damage in damages(attacked, round(tries * kind.weight / weights))
         ]
+        failed = sum(bool(one.problem) for one in results)
         seconds = time.monotonic() - began
-        print(
-            f"{kind.name}: {len(results)} tries, {sum(bool(r.problem) for r in results)} failed, {seconds:.0f} s"
-        )
+        print(f"{kind.name}: {len(results)} tries, {failed} failed, {seconds:.0f} s", flush=True)
         yield from results
 
 
@@ -215,7 +216,9 @@ class Attacked:
 
     def _rejection(self, file: str, ended: Ended) -> tuple[str, str]:
         _, *parts = Path(file).parts  # an artifact and a file in it, or the whole path
-        splits = [("/".join(parts[:n]).removesuffix(".parquet"), "/".join(parts[n:])) for n in range(len(parts) + 1)]
+        splits = [
+            ("/".join(parts[:n]).removesuffix(".parquet"), "/".join(parts[n:])) for n in range(len(parts) + 1)
+        ]
         if file in ended.err or any(a in ended.err and b in ended.err for a, b in splits if a and b):
             return "", "rejected"
         if self.kind.stale and ("is stale" in ended.err or "recipe" in ended.err):
@@ -260,7 +263,7 @@ def copy_tree(source: Path, place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
 
     def copy(one: str, other: str) -> None:
-        small = os.stat(one).st_size < 1 << 16 or one.endswith(".sqlite")
+        small = Path(one).stat().st_size < 1 << 16 or one.endswith(".sqlite")
         (shutil.copy2 if small else os.link)(one, other)
 
     shutil.copytree(source, place, copy_function=copy)

@@ -1,6 +1,6 @@
-"""Commands of capo in forks of a process that has imported it: hundreds of tries without hundreds of start-ups.
+"""Commands in forks of a process that has imported capo: hundreds of tries without hundreds of start-ups.
 
-A fork runs the entry point of `capo` with arguments, as the installed command does; nothing else of capo is used.
+A fork runs the entry point of `capo` with arguments, as the installed command does. Nothing else is used.
 """
 
 import gc

@@ -19,7 +19,7 @@ from capo.method import BradleyTerry, PowerRatio, select_frontier
 from capo.pairing.selecting import SelectionRule, make_pairs
 from capo.scoring.previous_round import PreviousRound, find_previous_round
 from capo.store import Run
-from capo.store.manifest import WorkspaceError, describe
+from capo.store.manifest import WorkspaceError, describe, sealed
 from capo.store.step import Job
 from capo.training.train import train
 from capo.training.trainer import Trainer
@@ -271,7 +271,7 @@ def test_another_policy_or_reference_makes_dependent_artifacts_stale(second, fir
     manifest = before / "manifests/train.json"
     record = json.loads(manifest.read_text())
     record["files"]["best/capo.json"] = describe(policy)
-    manifest.write_text(json.dumps(record))
+    manifest.write_text(json.dumps(sealed(record)))
     stale = {e.name for e in pipeline.status(further(recipe, before), folder) if e.state == "stale"}
     assert {"samples", "pairs", "train"} <= stale
     assert "pool" not in stale

@@ -11,7 +11,7 @@ import fake_stages
 from capo import pipeline
 from capo.recipe import dump_recipe, parse_recipe
 from capo.store import Run, StaleArtifact, WorkspaceError
-from capo.store.manifest import describe
+from capo.store.manifest import describe, sealed
 
 ORDER = [
     "prompts", "samples", "scores/first", "scores/second", "scores/held-out", "pairs", "train", "baseline",
@@ -192,7 +192,7 @@ def test_runs_of_version_0_1_may_have_the_bases_validation_in_train(tmp_path):
         record.unlink()
     manifest = json.loads((tmp_path / "manifests/train.json").read_text())
     manifest["files"]["validation/base/scores.json"] = describe(inside / "base/scores.json")
-    (tmp_path / "manifests/train.json").write_text(json.dumps(manifest))
+    (tmp_path / "manifests/train.json").write_text(json.dumps(sealed(manifest)))
     for name in EVALUATED:  # these depend on that `train`
         for kind in ("json", "inputs.json"):
             (tmp_path / f"manifests/{name}.{kind}").unlink()

@@ -1,6 +1,7 @@
 """Damaged, malformed and missing files of a run directory are reported by name and never used."""
 
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -97,6 +98,25 @@ def test_malformed_manifests_are_named(samples, record, change):
     reader = Run(samples.run.path).artifact("samples")
     with pytest.raises(WorkspaceError, match=rf"{record} is damaged"):
         _ = reader.begun() if "inputs" in record else reader.done
+
+
+@pytest.mark.parametrize("record", ["samples.json", "samples.inputs.json"])
+def test_a_changed_digit_of_a_manifest_is_detected(samples, record):
+    """It is still a manifest, with another number."""
+    samples.commit({"samples": 7})
+    path = samples.run.path / "manifests" / record
+    path.write_text(re.sub(r'"(samples|seed)": \d', r'"\1": 8', path.read_text()))
+    reader = Run(samples.run.path).artifact("samples")
+    with pytest.raises(WorkspaceError, match=rf"{record} is damaged .*digest"):
+        _ = reader.begun() if "inputs" in record else reader.summary
+
+
+def test_manifests_of_earlier_versions_have_no_digest_of_their_own(samples, inputs):
+    samples.commit({"samples": 7})
+    for path in (samples.run.path / "manifests").glob("*.json"):
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "blake2b"}))
+    reader = Run(samples.run.path).artifact("samples")
+    assert (reader.begun(), reader.summary) == (inputs, {"samples": 7})
 
 
 @pytest.mark.parametrize("files", [[], {"a": 4}, {"a": {"bytes": "4", "blake2b": "0"}}, {"a": {"bytes": 4}}])

@@ -2,10 +2,13 @@ import errno
 import io
 import json
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -304,6 +307,31 @@ def test_a_full_disk_inside_safetensors_is_reported_too(samples):
     with pytest.raises(WorkspaceError, match="no space left"):
         fail()
     assert list(samples.folder.iterdir()) == []
+
+
+def test_a_file_whose_record_does_not_fit_on_the_disk_does_not_appear(samples):
+    """The system then writes a part of the line, without an error."""
+    record = samples.run.path / "manifests/samples.written.jsonl"
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (record.stat().st_size + 10, limits[1]))
+    try:
+        with pytest.raises(WorkspaceError, match=r"a\.bin"):
+            samples.write_bytes("a.bin", b"data")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert samples.files() == []
+    samples.write_bytes("a.bin", b"data")
+    assert samples.files() == ["a.bin"]
+
+
+def test_a_record_that_cannot_be_begun_is_named(run, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(WorkspaceError, match=r"samples\.written\.jsonl: no space left"):
+        run.artifact("samples").begin({})
 
 
 def test_file_names_that_the_system_rejects_are_explained(samples):

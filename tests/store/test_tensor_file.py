@@ -1,5 +1,6 @@
 """Tensor files: the format of safetensors, one pass, and rows that are verified alone."""
 
+import json
 from contextlib import suppress
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from capo.store import Run, WorkspaceError
-from capo.store.manifest import describe
+from capo.store.manifest import describe, sealed
 from capo.store.tensor_file import DTYPES, HashedFile, row_digests, write_tensors
 
 
@@ -67,7 +68,8 @@ def test_a_row_is_read_without_the_others(samples, monkeypatch):
 def test_a_file_without_digests_of_rows_is_verified_as_a_whole(samples, tensors):
     """So are the files of version 0.1."""
     path = samples.run.path / "manifests/samples.json"
-    path.write_text(path.read_text().replace('"header"', '"unknown"'))
+    record = json.loads(path.read_text().replace('"header"', '"unknown"'))
+    path.write_text(json.dumps(sealed(record)))
     reader = Run(samples.run.path).artifact("samples")
     assert torch.equal(reader.read_row("w.safetensors", 2)["w"], tensors["w"][2])
     data = bytearray((samples.folder / "w.safetensors").read_bytes())

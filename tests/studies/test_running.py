@@ -240,10 +240,17 @@ def test_a_soup_with_removed_policies_names_the_remedy(shared, file):
     shutil.rmtree(folder / "ipo/seed-0")
     failed = run_study(load_study(file), folder).failed["soup, seed 0"]
     assert failed.startswith(f"needs {folder / 'ipo/seed-0'}, which was removed; ")
-    (folder / "capo/seed-0.json").write_text("{}")
     shutil.rmtree(folder / "capo/seed-0")
-    with pytest.raises(WorkspaceError, match=r"capo/seed-0.json: not the record of a run"):
-        run_study(load_study(file), folder)
+    record = folder / "capo/seed-0.json"
+    for text, why in (("{}", "not the record of a run"), (_with_another_step(record), "damaged .*digest")):
+        record.write_text(text)
+        with pytest.raises(WorkspaceError, match=rf"capo/seed-0.json: {why}"):
+            run_study(load_study(file), folder)
+
+
+def _with_another_step(record):
+    values = json.loads(record.read_text())
+    return json.dumps(values | {"step": values["step"] + 1})
 
 
 def test_a_soup_of_retrained_policies_is_stale(tmp_path):

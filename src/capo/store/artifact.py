@@ -23,6 +23,7 @@ from capo.store.manifest import (
     pretty,
     read_record,
     same_content,
+    sealed,
     versions,
 )
 
@@ -109,7 +110,7 @@ class Artifact(ArtifactFiles):
         if begun is None:
             record = {"artifact": self.name, "schema": SCHEMA, "inputs": inputs, "versions": versions()}
             with atomic.write_file(self._begun_path, writer=f"{os.getpid()}-") as temporary:
-                temporary.write_text(pretty(record), encoding="utf-8")
+                temporary.write_text(pretty(sealed(record)), encoding="utf-8")
 
     def put_back(self) -> bool:
         """Undo a `begin` that replaced another artifact, unless a file was written since; return whether."""
@@ -269,7 +270,7 @@ class Artifact(ArtifactFiles):
 
     def _write_record(self, path: Path, record: Mapping[str, Any]) -> None:
         with self.run.replacing(path) as temporary:
-            temporary.write_text(pretty(record), encoding="utf-8")
+            temporary.write_text(pretty(sealed(record)), encoding="utf-8")
 
 
 def _remove_if_empty(folder: Path) -> None:

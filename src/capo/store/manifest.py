@@ -25,6 +25,9 @@ LONGEST = 60
 
 REMAKE = "remove it and rerun the same command to remake the artifact"
 
+SEAL = "blake2b"
+"""The field of a record with the digest of all others; records of earlier versions have none."""
+
 LIBRARIES = ("capo-diffusion", "torch", "diffusers", "transformers", "peft", "numpy", "pyarrow")
 
 
@@ -101,7 +104,8 @@ def read_manifest(path: Path) -> Manifest | None:
 def read_record(path: Path) -> dict[str, Any] | None:
     """Read the JSON object that a manifest, or the record of a begun artifact, consists of.
 
-    Returns None if the file does not exist. Raises `WorkspaceError` if it is malformed or of another layout.
+    Returns None if the file does not exist. Raises `WorkspaceError` if it is malformed, has another digest
+    than its own, or is of another layout.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -116,12 +120,27 @@ def read_record(path: Path) -> dict[str, Any] | None:
             f"{path} has layout {record.get('schema')}, but this version of capo reads layout {SCHEMA}; "
             "choose another run directory"
         )
+    try:
+        check_seal(record)
+    except ValueError as error:
+        raise WorkspaceError(f"{path} is damaged ({error}); {REMAKE}") from error
     if "artefact" in record:  # the spelling of version 0.1
         record["artifact"] = record.pop("artefact")
     kinds = {"artifact": str, "inputs": dict, "versions": dict}
     if wrong := [field for field, kind in kinds.items() if not isinstance(record.get(field), kind)]:
         raise WorkspaceError(f"{path} is damaged ({', '.join(wrong)} missing or malformed); {REMAKE}")
     return record
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record of JSON values with the digest of its content, by which `check_seal` detects damage."""
+    return {**record, SEAL: _digest_of(record)}
+
+
+def check_seal(record: dict[str, Any]) -> None:
+    """Remove the digest that `sealed` added to a record; raises `ValueError` if the content has another."""
+    if (seal := record.pop(SEAL, None)) is not None and seal != _digest_of(record):
+        raise ValueError("its content does not have the recorded digest")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -218,6 +237,14 @@ def _differing_words(old: str, new: str) -> tuple[str, str]:
     if any(None in pair for pair in pairs) or not differing:
         return old, new
     return " ".join(a for a, _ in differing), " ".join(b for _, b in differing)
+
+
+def _digest_of(record: Mapping[str, Any]) -> str:
+    content = {field: value for field, value in record.items() if field != SEAL}
+    text = canonical(
+        json.loads(canonical(content))
+    )  # keys that are numbers are sorted as the texts they become
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _is_description(value: Any) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from capo.engine.shard_work import MAIN
 from capo.store import atomic
+from capo.store.errors import explain_os_errors
 from capo.store.manifest import Description
 
 SUFFIX = ".written"
@@ -57,19 +58,20 @@ class WrittenFiles:
 
     def start(self) -> None:
         """Begin an empty record."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_bytes(b"")
-        self._remove_others()
+        with explain_os_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_bytes(b"")
+            self._remove_others()
 
     def add(self, files: Mapping[str, Description]) -> None:
         """Append files that are about to appear."""
         self._own.parent.mkdir(exist_ok=True)
         handle = os.open(self._own, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-        try:
+        with os.fdopen(
+            handle, "ab"
+        ) as record:  # writes all of it or raises, also on a disk that is nearly full
             # The newline in front ends a line that a crash cut off.
-            os.write(handle, ("\n" + "\n".join(_line(*item) for item in files.items())).encode())
-        finally:
-            os.close(handle)
+            record.write(("\n" + "\n".join(_line(*item) for item in files.items())).encode())
         atomic.flush(self._own)
 
     def replace(self, versions: Versions) -> None:

@@ -18,7 +18,7 @@ from capo.studies.study_run import StudyRun
 def measures_of(run: StudyRun) -> RunMeasures:
     """Return the measures of a finished run, from its directory (and keep a record), or from its record."""
     if run.kept:
-        return _from_record(read_record(run.record))
+        return _read(run.record)
     measures = measure_run(run)
     write_record({"made_from": run.made_from, **_to_record(measures)}, run.record)
     return measures
@@ -43,6 +43,14 @@ def records_elsewhere(folder: Path) -> dict[str, Path]:
 def adopt_record(run: StudyRun, source: Path) -> None:
     """Copy another study's record to `run`, at no cost in seconds."""
     write_record(read_record(source) | {"row": run.row.name, "spent": 0.0}, run.record)
+
+
+def _read(path: Path) -> RunMeasures:
+    record = read_record(path)
+    try:
+        return _from_record(record)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:  # of a record without a seal
+        raise WorkspaceError(f"{path}: damaged ({type(error).__name__}: {error}); remove it") from error
 
 
 def _to_record(measures: RunMeasures) -> dict[str, Any]:
