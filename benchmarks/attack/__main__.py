@@ -15,7 +15,8 @@ from pathlib import Path
 
 from tries import show
 
-THEMES = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if re.search(r"^def attack\(", p.read_text(), re.M))
+SCRIPTS = Path(__file__).parent.glob("*.py")
+THEMES = sorted(p.stem for p in SCRIPTS if re.search(r"^def attack\(", p.read_text(), re.MULTILINE))
 
 
 def main() -> int:

@@ -46,15 +46,46 @@ def import_all(names: Iterable[str]) -> None:
     gc.freeze()
 
 
-def fork(arguments: Sequence[str], place: Path, **environment: str) -> Ended:
-    """Run a command in a fork; its output and the names of its modules go to files in `place`."""
+@dataclass(frozen=True)
+class Running:
+    """A command that runs in a process of its own."""
+
+    child: int
+    place: Path
+
+    @property
+    def over(self) -> bool:
+        """True once it ended."""
+        return os.waitid(os.P_PID, self.child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        os.kill(self.child, number)
+
+    def wait(self) -> Ended:
+        """Wait for its end, which is made by a kill if it does not come."""
+        until = time.monotonic() + SECONDS
+        while not self.over and time.monotonic() < until:
+            time.sleep(0.005)
+        if not self.over:
+            self.signal(signal.SIGKILL)
+        status = os.waitpid(self.child, 0)[1]
+        out, err = ((self.place / name).read_text(errors="backslashreplace") for name in ("out", "err"))
+        return Ended(os.waitstatus_to_exitcode(status), out, err)
+
+
+def start(arguments: Sequence[str], place: Path, **environment: str) -> Running:
+    """Start a command in a fork; its output and the names of its modules go to files in `place`."""
     place.mkdir(parents=True, exist_ok=True)
     child = os.fork()
     if child == 0:
         _become(arguments, place, environment)
-    status = _wait(child)
-    out, err = ((place / name).read_text(errors="backslashreplace") for name in ("out", "err"))
-    return Ended(os.waitstatus_to_exitcode(status), out, err)
+    return Running(child, place)
+
+
+def fork(arguments: Sequence[str], place: Path, **environment: str) -> Ended:
+    """Run a command as `start` does, to its end."""
+    return start(arguments, place, **environment).wait()
 
 
 def modules(place: Path) -> list[str]:
@@ -68,6 +99,7 @@ def _become(arguments: Sequence[str], place: Path, environment: Mapping[str, str
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         os.environ.update(environment)
+        os.chdir(environment.get("ATTACKED_FOLDER", "."))
         sys.argv = ["capo", *arguments]
         from capo.cli import main
 
@@ -84,15 +116,3 @@ def _become(arguments: Sequence[str], place: Path, environment: Mapping[str, str
             sys.stderr.flush()
             (place / "modules").write_text("\n".join(sorted(sys.modules)))
         os._exit(code)
-
-
-def _wait(child: int) -> int:
-    until = time.monotonic() + SECONDS
-    while True:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return status
-        if time.monotonic() > until:
-            os.kill(child, signal.SIGKILL)
-            return os.waitpid(child, 0)[1]
-        time.sleep(0.005)

@@ -115,6 +115,10 @@ def test_adding_again_changes_nothing_and_a_later_file_extends(study, tmp_path):
     assert outcomes(changed) == ["refused"]
     assert {path.name: path.read_bytes() for path in (folder / "votes").iterdir()} == stored
     assert len(collected_votes(folder, study)) == 16
+    ada, bob = sorted((folder / "votes").iterdir())
+    bob.write_bytes(ada.read_bytes())
+    with pytest.raises(VotesError, match=rf"{bob}: has the votes of rater ada"):
+        collected_votes(folder, study)
 
 
 def test_served_lines_replace_earlier_ones_and_an_unacknowledged_one_is_skipped(study, tmp_path):

@@ -188,7 +188,7 @@ def utc_moment(value: Any) -> str:
 def collected_votes(folder: Path, study: Study) -> list[VoteLine]:
     """Return all votes in `votes/` of a study, ordered by rater, pair and question.
 
-    Raises `VotesError` if a file cannot be read, or if a rater has different votes on a pair in two files.
+    Raises `VotesError` if a file cannot be read, has the name of another rater, or contradicts another file.
     """
     votes: dict[tuple[str, str, str], tuple[VoteLine, Path]] = {}
     for path in sorted((folder / VOTES).glob("*.json*")):
@@ -206,6 +206,11 @@ def _lines_of(path: Path, study: Study) -> Iterable[VoteLine]:
     if path.suffix == ".jsonl":
         return read_vote_lines(path, study)
     ballot = read_votes(path, study)
+    if path.name != (own := ballot_name(study, ballot.rater)):
+        raise VotesError(
+            f"{path}: has the votes of rater {ballot.rater}, which belong into {own}; restore the original, "
+            "or move this file away and add it with `capo people add`"
+        )
     return [VoteLine(**vote.model_dump(), study=ballot.study, rater=ballot.rater) for vote in ballot.votes]
 
 
