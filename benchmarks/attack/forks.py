@@ -108,7 +108,7 @@ def _become(arguments: Sequence[str], place: Path, environment: Mapping[str, str
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except BaseException:  # what Python itself would print
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
         code = 1
     finally:
         with suppress(BaseException):
