@@ -1,7 +1,11 @@
 """Scores as weighted means over prompts."""
 
+import csv
+import io
+
 import pytest
 
+from capo.benchmarks.benchmark_results import rows_csv
 from capo.benchmarks.summary import Score, by_category, mean_by_prompt, mean_of_means
 from capo.reporting.benchmark_schema import PublishedRow
 
@@ -33,3 +37,11 @@ def test_weights_count_and_an_empty_score_has_no_value():
 def test_published_scores_keep_their_decimals():
     row = PublishedRow(model="SDXL", scores={"overall": 0.55, "counting": 0.5}, source="a paper")
     assert row.printed == {"overall": "0.55", "counting": "0.50"}
+
+
+def test_no_cell_of_the_rows_is_a_formula():
+    rows = [{"prompt": "=cmd|' /C calc'!A0", "score": -1.5, "words": ["=1"], "note": "+1"}]
+    (row,) = csv.DictReader(io.StringIO(rows_csv({"tuned": rows})))
+    assert row == {
+        "model": "tuned", "prompt": "'=cmd|' /C calc'!A0", "score": "-1.5", "words": '["=1"]', "note": "'+1",
+    }  # fmt: skip

@@ -88,6 +88,8 @@ def test_a_folder_for_each_prompt(tmp_path):
         ('{"file_name": "../x.png", "text": "a"}', r"metadata.jsonl:1: ../x.png is outside the folder"),
         ('{"file_name": "/x.png", "text": "a"}', r":1: /x.png is outside"),
         ('{"file_name": "y.png", "text": "a"}', r":1: .y.png.: no such file"),
+        (json.dumps({"file_name": "y" * 5000, "text": "a"}), r":1: .yyy.*: no such file"),
+        ('{"file_name": "y\\u0000", "text": "a"}', r":1: .y.*: no such file"),
         ('\n{"file_name": "x.png", "text": 3}', r":2: the caption is 3, not text"),
         ('{"file_name": "x.png", "text": "\\ud800"}', r":1: control character U\+D800"),
         ('{"text": "a"}', r":1: an image is named None"),
@@ -100,6 +102,29 @@ def test_errors_name_the_line(tmp_path, lines, message):
     write(tmp_path, {"metadata.jsonl": lines, "x.png": picture(0)})
     with pytest.raises(ValueError, match=message):
         read_all(tmp_path)
+
+
+def test_damaged_parquet_is_named_and_its_other_rows_are_read(tmp_path):
+    images = [picture(i) for i in range(4)]
+    table = pa.table({"text": ["a", "b", "c", "d"], "image": images})
+    path = tmp_path / "x.parquet"
+    pq.write_table(table, path, row_group_size=2, compression="none", use_dictionary=False)
+    data, metadata = path.read_bytes(), pq.ParquetFile(path).metadata
+
+    def damage(group, column):
+        start = metadata.row_group(group).column(column).data_page_offset
+        path.write_bytes(data[:start] + b"\xff" * 8 + data[start + 8 :])
+
+    damage(0, 1)
+    source = open_images(ImagesSection(source=str(path)))
+    places = [entry.images[0] for entry in source.entries]
+    for place in (places[0], places[1], places[0]):
+        with pytest.raises(ValueError, match="damaged rows"):
+            source.read(place)
+    assert [source.read(place) for place in places[2:]] == images[2:]
+    damage(1, 0)
+    with pytest.raises(ImagesError, match=r"x\.parquet: not readable as Parquet"):
+        open_images(ImagesSection(source=str(path)))
 
 
 @pytest.mark.parametrize("feature", [True, False], ids=["image feature", "bytes"])

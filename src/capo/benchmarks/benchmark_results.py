@@ -25,6 +25,7 @@ from capo.reporting.benchmark_schema import (
     PublishedRow,
     ScoreRow,
 )
+from capo.reporting.csv_cells import inert_cell
 from capo.store.manifest import versions
 from capo.store.step import Job
 
@@ -119,7 +120,9 @@ def rows_csv(rows: Mapping[Side, Sequence[Row]]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list | bool) else value
+    return (
+        json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list | bool) else inert_cell(value)
+    )
 
 
 def _scores(setup: Setup, summaries: Mapping[Side, Summary], run_seed: int) -> tuple[ScoreRow, ...]:

@@ -3,6 +3,7 @@
 import bisect
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from capo.images.entries import (
@@ -87,8 +88,10 @@ class ParquetImages:
         column = caption_column(names, self._column, path)
         if missing := [name for name in self._columns if name not in names]:
             raise ImagesError(f"{path}: no column {missing[0]}, which {self._paths[0]} has")
-        table = parquet.read(columns=[column, *(name for name in further if name in names)])
-        for row, values in enumerate(table.to_pylist()):
+        with _explained(path):
+            table = parquet.read(columns=[column, *(name for name in further if name in names)])
+            rows = table.to_pylist()
+        for row, values in enumerate(rows):
             caption = clean_caption(values[column], f"{path}, row {row}")
             if caption and text_problem(caption) is None:
                 yield row, caption, values
@@ -96,13 +99,21 @@ class ParquetImages:
                 self.without_caption += 1
 
     def _open(self, file: int) -> "ParquetFile":
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
+        with _explained(self._paths[file]):
             return pq.ParquetFile(self._paths[file], filesystem=self._system)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ImagesError(f"{self._paths[file]}: not readable as Parquet: {error}") from error
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Raise errors of the library as `ImagesError` with the file's name."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ImagesError(f"{path}: not readable as Parquet: {error}") from error
 
 
 class _Reader:
@@ -124,8 +135,21 @@ class _Reader:
             self._rewind(group)
         while row >= self._first + len(self._batch):
             self._first += len(self._batch)
-            self._batch = next(self._batches).to_pylist()
+            self._batch = self._next_rows()
         return self._batch[row - self._first]
+
+    def _next_rows(self) -> list[dict[str, Any]]:
+        """Return the next rows; raises `ValueError` for damaged ones, also when asked again."""
+        import pyarrow as pa
+
+        try:
+            return next(self._batches).to_pylist()
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            self._current = -1  # the rows after an error are not read: start again
+            raise ValueError(f"damaged rows: {error}") from error
+        except StopIteration:
+            self._current = -1
+            raise ValueError("the file has fewer rows than its footer says") from None
 
     def _rewind(self, group: int) -> None:
         """Start at a row group, the unit that Parquet can seek to."""

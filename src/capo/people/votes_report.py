@@ -18,6 +18,7 @@ from capo.people.human_study import Key, Study, check_study_images, read_key, re
 from capo.people.screening import screen
 from capo.people.votes import VoteLine, collected_votes
 from capo.people.votes_page import render_votes
+from capo.reporting.csv_cells import inert_cell
 from capo.store import atomic
 from capo.store.manifest import pretty
 
@@ -107,13 +108,8 @@ def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
+    writer.writerows({name: inert_cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    """Return a cell that no spreadsheet runs as a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
 def _cell(text: str) -> str:

@@ -18,8 +18,9 @@ def file_problem(folder: Path, path: Path) -> str | None:
     try:
         target = path.resolve(strict=True)
         mode = target.stat().st_mode
-    except (OSError, RuntimeError):  # a loop of links is a RuntimeError up to Python 3.12
-        return "a broken link" if path.is_symlink() else "no such file"
+    except (OSError, RuntimeError, ValueError):  # a loop of links is a RuntimeError up to Python 3.12
+        # Path.is_symlink raises for a name that is too long.
+        return "a broken link" if os.path.islink(path) else "no such file"  # noqa: PTH114
     if not target.is_relative_to(folder.resolve()):
         return "a link to outside the folder"
     return None if stat.S_ISREG(mode) else "not a regular file"

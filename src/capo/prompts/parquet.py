@@ -51,7 +51,7 @@ def read_parquet(paths: Sequence[str], request: PromptRequest, filesystem: Any =
             for row, text in enumerate(texts):
                 category = categories[0][row] if categories else None
                 yield SourceRow((text or "").strip(), None if category in (None, "") else str(category))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise PromptsError(f"{source} cannot be read: {error}") from error
 
 
