@@ -1,4 +1,4 @@
-"""Hostile text in prompts, categories and titles: a run with them, and all that it and a study of it write."""
+"""Hostile text in prompts, categories and titles: a run with it, and all that it and a study of it write."""
 
 import csv
 import json
