@@ -95,7 +95,11 @@ STREAMS = [
     Place("stdout read by head -1", '"$@" | head -1; exit ${PIPESTATUS[0]}', refusal="^$"),
     Place("stdout on a full disk", 'exec "$@" > /dev/full', refusal="No space left"),
     Place("stderr on a full disk", 'exec "$@" 2> /dev/full'),
-    Place("the current folder is removed", 'mkdir -p gone; cd gone; rmdir ../gone; exec "$@"'),
+    Place(
+        "the current folder is removed",
+        'mkdir gone; cd gone; rmdir ../gone; exec "$@"',
+        refusal="current folder was removed",
+    ),
     Place("no HOME", 'unset HOME; exec "$@"'),
     Place("HOME and cache do not exist", variables={"HOME": "/nowhere", "CAPO_CACHE": "/nowhere/cache"}),
     Place("the cache is a file", variables={"CAPO_CACHE": "/dev/null"}),

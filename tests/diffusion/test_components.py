@@ -83,6 +83,14 @@ def test_pickles_are_not_read(checkpoint, tmp_path):
     assert not marker.exists()
 
 
+def test_a_pickle_of_tensors_is_not_read_in_place_of_a_lost_file(checkpoint):
+    torch.save(load_file(checkpoint / UNET), checkpoint / "unet" / "diffusion_pytorch_model.bin")
+    (checkpoint / UNET).unlink()
+    (checkpoint / UNET).symlink_to("nowhere")
+    with pytest.raises(ValueError, match="unet cannot be loaded"):
+        load(checkpoint)
+
+
 def test_a_pickle_under_another_name_is_not_read(checkpoint, tmp_path):
     marker = tmp_path / "executed"
     torch.save({"conv_in.weight": Malice(marker)}, checkpoint / UNET)

@@ -153,7 +153,11 @@ def test_pickled_weights_are_rejected_and_never_run(clip, tmp_path):
         def __reduce__(self):
             return (open, (str(marker), "w"))
 
+    tensors = load_file(clip / "model.safetensors")
     (clip / "model.safetensors").unlink()
+    torch.save(tensors, clip / "pytorch_model.bin")
+    with pytest.raises(RewardError, match="cannot be loaded as CLIPModel"):
+        load(clip)
     (clip / "pytorch_model.bin").write_bytes(pickle.dumps(Malicious()))
     with pytest.raises(RewardError, match="cannot be loaded as CLIPModel"):
         load(clip)

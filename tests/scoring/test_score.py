@@ -299,6 +299,17 @@ def test_too_many_missing_scores_stop_the_stage(tmp_path):
         assert not run.artifact("scores/gaps").done
 
 
+def test_missing_scores_of_several_shards_add_up(tmp_path):
+    prompts = tiny_run.prompts(20)
+    with Run.open(tmp_path) as run:
+        gaps = len(expected_gaps(tiny_run.fill(run, tiny_run.recipe([GAPPY]), prompts)))
+        most = tiny_run.recipe([GAPPY], pairs={"max_skipped": (gaps - 0.5) / 80})
+        with pytest.raises(RewardError, match=rf"'gaps' gave no score for {gaps} of 80 samples"):
+            make(run, most, **GAPPY)
+        most = tiny_run.recipe([GAPPY], pairs={"max_skipped": gaps / 80})
+        assert make(run, most, **GAPPY).summary["missing"] == gaps
+
+
 def test_shards_with_gaps_are_scored_again(tmp_path, monkeypatch):
     """The cause may have been a service that was down."""
     recipe = tiny_run.recipe([GAPPY])

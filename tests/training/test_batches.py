@@ -54,6 +54,19 @@ def test_seed_and_step_determine_the_batch():
     assert not equal(batches().batch(1), batches().batch(2))
 
 
+def test_the_seed_determines_order_pairs_and_noise():
+    one, other = (batches(prompts=20, size=20, seed=seed) for seed in (0, 1))
+    draws = one.draw(1), other.draw(1)
+    assert draws[0] == batches(prompts=20, size=20, seed=0).draw(1)
+    orders = [[d.prompt_id for d in drawn] for drawn in draws]
+    assert orders[0] != orders[1]
+    pairs = [{d.prompt_id: (d.chosen, d.rejected) for d in drawn} for drawn in draws]
+    assert pairs[0] != pairs[1]
+    assert not torch.equal(one.batch(1).noise_chosen, other.batch(1).noise_chosen)
+    assert not torch.equal(one.batch(1).noise_chosen, one.batch(2).noise_chosen)
+    assert not torch.equal(one.batch(1).t, other.batch(1).t)
+
+
 def test_every_epoch_visits_every_prompt_once_in_its_own_order():
     made = batches()
     ids = [d.prompt_id for step in range(1, 11) for d in made.draw(step)]

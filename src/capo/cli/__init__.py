@@ -7,6 +7,7 @@ Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted (and resumable)
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -48,6 +49,8 @@ __all__ = [
 def main() -> None:
     """Run the `capo` command. SIGTERM acts like Ctrl-C; a closed output pipe ends it silently."""
     signal.signal(signal.SIGTERM, _interrupt)
+    if not _in_a_folder():
+        sys.exit("Error: the current folder was removed; change to one that exists")
     try:
         app(prog_name="capo")
     except SystemExit as leaving:
@@ -56,6 +59,13 @@ def main() -> None:
             _discard_output()
             sys.exit(128 + signal.SIGPIPE)
         raise
+
+
+def _in_a_folder() -> bool:
+    try:
+        return bool(Path.cwd())
+    except FileNotFoundError:
+        return False
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
