@@ -1,7 +1,7 @@
 """A disk that is full, read-only or taken away, and directories with hostile names.
 
 The disk is a small tmpfs, so this needs the right to mount. Every stage is run on a disk that has no free
-byte, and on one that has half of what the stage writes. The command must stop with the path and the advice to
+byte, and then has half of what the stage writes. The command must stop with the path and the advice to
 free space; once the disk is larger, the same command must make the bytes of an undisturbed run.
 """
 
@@ -50,13 +50,18 @@ NAMES = {
 
 def attack(folder: Path) -> Iterator[Try]:
     """Attack by disks and directories; yields what became of every try."""
+    for one in _attack(folder):
+        print(f"{one.case}, {one.what}: {one.outcome if not one.problem else 'FAILED'}", flush=True)
+        yield one
+
+
+def _attack(folder: Path) -> Iterator[Try]:
     prepare()
     disk = Disk(folder)
     with disk.mounted(LARGE):
         disk.warm()
         for command, artifacts in STAGES.items():
-            for share in (0.0, 0.5):
-                yield disk.full(command, artifacts, share)
+            yield from disk.full(command, artifacts)
         yield disk.full_cache()
         yield from disk.read_only()
         yield from taken_away(disk)
@@ -72,7 +77,7 @@ class Disk:
         self.run = self.place / "run"
         self.logs = folder / "logs"
         self.ground = ground(folder / "ground")
-        self.expected = _without_report(digests(self.ground))
+        self.expected = without_report(digests(self.ground))
 
     @contextmanager
     def mounted(self, size: int) -> Iterator[None]:
@@ -110,21 +115,22 @@ class Disk:
             self.capo(command)
             import_all(modules(self.logs))
 
-    def full(self, command: str, artifacts: tuple[str, ...], share: float) -> Try:
-        """Run a stage on a disk that has a share of the space that the stage needs."""
+    def full(self, command: str, artifacts: tuple[str, ...]) -> Iterator[Try]:
+        """Run a stage on a disk without a free byte, with half of the space it needs, and with enough."""
         self.fill()
         whole = _size(self.run)
         self.fill(*artifacts)
-        free = int(share * (whole - _size(self.run))) // PAGE * PAGE
-        self.grow(free)
-        stopped = self.capo(command)
-        problem = _rejected(stopped, str(self.run), "free some space", "rerun the same command")
-        left = [path.name for path in self.run.rglob(".capo-*") if path.name != ".capo"]
-        if not problem and left:
-            problem = f"left {left}"
+        half = (whole - _size(self.run)) // 2 // PAGE * PAGE
+        for free in (0, half):
+            self.grow(free)
+            stopped = self.capo(command)
+            problem = _rejected(stopped, str(self.run), "free some space")
+            left = [path.name for path in self.run.rglob(".capo-*")]
+            if not problem and left:
+                problem = f"left {left}"
+            yield Try("disk full", f"{command}, {free:,} bytes free", problem, "rejected by path")
         self.grow(LARGE)
-        problem = problem or self._resumes(command)
-        return Try("disk full", f"{command}, {free:,} bytes free", problem, "resumed to equal bytes")
+        yield Try("disk full", f"{command}, afterwards", self._resumes(command), "resumed to equal bytes")
 
     def full_cache(self) -> Try:
         """Score while the disk of the user's cache is full."""
@@ -137,7 +143,7 @@ class Disk:
         self.grow(0)
         arguments = ["score", "--run", str(run)]
         ended = fork(arguments, self.logs, CAPO_CACHE=str(cache), CAPO_SCORE_CACHE="1")
-        made = _without_report(digests(run))
+        made = without_report(digests(run))
         problem = ended.err if ended.code else "" if made == self.expected else "another result"
         return Try("disk full", "score, cache on the full disk", problem, "unchanged")
 
@@ -172,7 +178,7 @@ class Disk:
         ended = self.capo(command)
         if ended.code:
             return f"the same command failed afterwards: {ended.err[-1500:]}"
-        made = _without_report(digests(self.run))
+        made = without_report(digests(self.run))
         wrong = [n for n in made.keys() | self.expected.keys() if made.get(n) != self.expected.get(n)]
         missing = "" if (self.run / "report" / "index.html").exists() else "no report"
         return f"other bytes: {sorted(wrong)}" if wrong else missing
@@ -251,7 +257,7 @@ def names(disk: Disk) -> Iterator[Try]:
             if ended.code:
                 problem = f"{words}: {ended.err[-800:]}"
                 break
-        made = _without_report(digests(place))
+        made = without_report(digests(place))
         wrong = [n for n in made.keys() | disk.expected.keys() if made.get(n) != disk.expected.get(n)]
         if not problem and wrong:
             problem = f"other bytes: {wrong}"
@@ -269,7 +275,7 @@ def _rejected(ended: Ended, *words: str) -> str:
     return f"does not say {missing}: {ended.err[-1500:].strip()}" if missing else ""
 
 
-def _without_report(files: dict[str, str]) -> dict[str, str]:
+def without_report(files: dict[str, str]) -> dict[str, str]:
     """Leave out the report, whose code samples name the run directory."""
     return {
         name: digest for name, digest in files.items() if not name.startswith(("report/", "manifests/report"))

@@ -6,6 +6,7 @@ A fork runs the entry point of `capo` with arguments, as the installed command d
 import gc
 import importlib
 import os
+import resource
 import signal
 import sys
 import time
@@ -58,6 +59,12 @@ class Running:
         """True once it ended."""
         return os.waitid(os.P_PID, self.child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor time that it took so far."""
+        fields = Path(f"/proc/{self.child}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def signal(self, number: int) -> None:
         """Send a signal."""
         os.kill(self.child, number)
@@ -75,7 +82,10 @@ class Running:
 
 
 def start(arguments: Sequence[str], place: Path, **environment: str) -> Running:
-    """Start a command in a fork; its output and the names of its modules go to files in `place`."""
+    """Start a command in a fork; its output and the names of its modules go to files in `place`.
+
+    In the environment, ATTACKED_FOLDER is where it starts, and ATTACKED_BYTES is the memory it may take.
+    """
     place.mkdir(parents=True, exist_ok=True)
     child = os.fork()
     if child == 0:
@@ -100,6 +110,12 @@ def _become(arguments: Sequence[str], place: Path, environment: Mapping[str, str
             os.dup2(os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         os.environ.update(environment)
         os.chdir(environment.get("ATTACKED_FOLDER", "."))
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # also if this process runs in the background
+        if more := environment.get("ATTACKED_BYTES"):
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + int(more),) * 2)
         sys.argv = ["capo", *arguments]
         from capo.cli import main
 

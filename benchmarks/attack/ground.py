@@ -78,8 +78,8 @@ def ground(folder: Path) -> Path:
     What exists already is kept, so that a stopped attack can be repeated.
     """
     run, study = folder / "run", folder / "people"
-    succeed(*recipe_arguments(run))
     if not (study / "report" / "results.json").exists():
+        succeed(*recipe_arguments(run))
         size = ("--prompts", "4", "--raters", "2", "--catches", "2")
         succeed("people", "make", "--run", str(run), "--to", str(study), *size)
         succeed("people", "simulate", str(study), "--to", str(folder / "votes"))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from capo.store import Run, WorkspaceError
+from capo.store.replaced import replaced_folders
 
 
 @pytest.fixture
@@ -109,6 +110,15 @@ def test_a_changed_digit_of_a_manifest_is_detected(samples, record):
     reader = Run(samples.run.path).artifact("samples")
     with pytest.raises(WorkspaceError, match=rf"{record} is damaged .*digest"):
         _ = reader.begun() if "inputs" in record else reader.summary
+
+
+def test_a_changed_digit_of_what_was_replaced_is_detected(run, samples):
+    samples.write_bytes("a", b"data")
+    samples.begin({"seed": 5}, force=True)
+    (record,) = run.path.glob("replaced/*/replaced.json")
+    record.write_text(record.read_text().replace("5", "6"))
+    with pytest.raises(WorkspaceError, match=r"replaced\.json is damaged .*digest"):
+        replaced_folders(run.path)
 
 
 def test_manifests_of_earlier_versions_have_no_digest_of_their_own(samples, inputs):

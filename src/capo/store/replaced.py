@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from capo.store import atomic
 from capo.store.artifact_files import LITTER
 from capo.store.errors import WorkspaceError
-from capo.store.manifest import MANIFESTS, pretty
+from capo.store.manifest import MANIFESTS, check_seal, pretty, sealed
 
 if TYPE_CHECKING:
     from capo.store.artifact import Changes
@@ -77,6 +77,7 @@ def _read(path: Path) -> Replaced:
 
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        check_seal(record)
         changes: dict[str, Changes] = {
             name: {field: (old, new) for field, (old, new) in fields.items()}
             for name, fields in record["artifacts"].items()
@@ -105,7 +106,8 @@ class ReplacedFolder:
             if self._former_recipe is not None:
                 self._run.write_bytes(self._relative(RECIPE), self._former_recipe)
         self._changes[name] = changes
-        self._run.write_text(self._relative(RECORD), pretty({"time": self._time, "artifacts": self._changes}))
+        record = sealed({"time": self._time, "artifacts": self._changes})
+        self._run.write_text(self._relative(RECORD), pretty(record))
         timings = self._run.timings()
         lines = [json.dumps(timings[name]) + "\n" for name in self._changes if name in timings]
         self._run.write_text(self._relative(TIMINGS), "".join(lines))

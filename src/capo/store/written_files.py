@@ -67,9 +67,8 @@ class WrittenFiles:
         """Append files that are about to appear."""
         self._own.parent.mkdir(exist_ok=True)
         handle = os.open(self._own, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-        with os.fdopen(
-            handle, "ab"
-        ) as record:  # writes all of it or raises, also on a disk that is nearly full
+        # A buffered file writes all of it or raises, also on a disk that is nearly full.
+        with os.fdopen(handle, "ab") as record:
             # The newline in front ends a line that a crash cut off.
             record.write(("\n" + "\n".join(_line(*item) for item in files.items())).encode())
         atomic.flush(self._own)
