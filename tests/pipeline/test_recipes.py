@@ -37,7 +37,9 @@ SMALLER = [
 
 
 def test_every_recipe_has_its_kind():
-    assert KINDS.keys() == {name for name in shipped_recipes() if not name.startswith("shapes")}
+    real = {name for name in shipped_recipes() if not name.startswith("shapes")}
+    # Those of the paper differ from `sdxl` and `sd3` by prompts and rewards, which this test replaces.
+    assert KINDS.keys() == {name for name in real if not name.endswith("-paper")}
 
 
 @pytest.mark.parametrize("name", KINDS)

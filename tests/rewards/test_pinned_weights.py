@@ -11,11 +11,13 @@ import fake_stages
 import loopback_hub
 import tiny_rewards
 from capo import pipeline, rewards
+from capo.engine.hub_access import Repository
 from capo.recipe import RewardSection, parse_recipe
 from capo.recipe.hub_id import HUB_ID
 from capo.rewards import RewardError, load_reward, pin_weights, resolve, reward_identity
 from capo.rewards.catalog import CATALOG
 from capo.rewards.describe import describe_commit
+from capo.rewards.weights import download
 from capo.rewards.weights.download import download_instructions
 from capo.rewards.weights.location import has_any_file, is_downloaded, with_commit
 from capo.store import Run
@@ -151,3 +153,25 @@ def test_missing_weights_come_with_size_license_and_command(monkeypatch):
                 for p in (entry.checkpoint, entry.processor, entry.options.get("vision_tower"))
                 if p
             )
+
+
+@pytest.mark.parametrize(
+    ("lacking", "named"),
+    [
+        ((), None),
+        (("zhiqiulin/clip-flant5-xxl",), "zhiqiulin/clip-flant5-xxl"),
+        (("openai/clip-vit-large-patch14-336",), "openai/clip-vit-large-patch14-336"),
+        (("google/flan-t5-xxl",), None),  # only its tokenizer is needed
+    ],
+)
+def test_a_repository_of_pickles_is_reported_before_anything_runs(lacking, named, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+    def find(name, revision):
+        return Repository(0, None, has_safetensors=name not in lacking)
+
+    monkeypatch.setattr(download, "find_repository", find)
+    entry = CATALOG["vqascore-clip-flant5-xxl"]
+    problem = download.fetch_problem(entry, entry.options)
+    assert (problem is None) == (named is None)
+    assert named is None or problem.startswith(f"{named} has no safetensors")

@@ -1,7 +1,6 @@
 """Whether a repository on the Hugging Face Hub can be fetched from here, without fetching it."""
 
 from dataclasses import dataclass
-from typing import Any
 
 SECONDS = 15.0
 """Limit on one request."""
@@ -18,6 +17,7 @@ class Repository:
     size: int
     """Bytes of its safetensors files."""
     license: str | None
+    has_safetensors: bool = True
 
     def __str__(self) -> str:
         licensed = self.license or "no license stated"
@@ -49,9 +49,6 @@ def find_repository(name: str, revision: str | None) -> Repository:
     except Exception as error:
         # The library, its HTTP client and the network each have error types of their own.
         raise HubAccessError(f"{name} cannot be fetched: {type(error).__name__}: {error}") from error
-    return Repository(_weight_bytes(info), getattr(info.card_data, "license", None))
-
-
-def _weight_bytes(info: Any) -> int:
     files = [file for file in info.siblings or () if file.rfilename.endswith(".safetensors")]
-    return sum(file.size or 0 for file in files)
+    size = sum(file.size or 0 for file in files)
+    return Repository(size, getattr(info.card_data, "license", None), bool(files))

@@ -1,7 +1,8 @@
 """Prompts of public benchmarks, in the files that their authors publish, as `geneval:PATH`.
 
 PATH is the file, or the folder that holds it under its official name. Categories are the benchmark's own;
-metadata hold what its evaluation reads.
+metadata hold what its evaluation reads. A benchmark in few files may also be a data set on the Hub that has
+them under their official names, as `partiprompts:hub:owner/name`.
 """
 
 import csv
@@ -26,6 +27,8 @@ class BenchmarkFiles:
     find: Callable[[Path], list[Path]]
     """Maps a file or folder to the benchmark's files."""
     read: Callable[[list[Path]], Iterator[SourceRow]]
+    names: tuple[str, ...] = ()
+    """The official names of all files; empty if they are too many to name."""
 
 
 def find_benchmark(name: str, path: Path) -> list[Path]:
@@ -42,9 +45,21 @@ def read_benchmark(name: str, path: Path) -> Iterator[SourceRow]:
     return BENCHMARKS[name].read(find_benchmark(name, path))
 
 
-def _named(*names: str) -> Callable[[Path], list[Path]]:
-    """Return a finder that maps a file to itself, and a folder to its files of these names."""
-    return lambda path: [path / name for name in names] if path.is_dir() else [path]
+def official_names(name: str) -> tuple[str, ...]:
+    """Return the names of a benchmark's files; raises `PromptsError` if they are too many to name."""
+    names = BENCHMARKS[name].names
+    if not names:
+        raise PromptsError(
+            f"{name}: read from the Hub only if it is in few files; name a folder with its files"
+        )
+    return names
+
+
+def _named(read: Callable[[list[Path]], Iterator[SourceRow]], *names: str) -> BenchmarkFiles:
+    """Return a benchmark in files of these names: a path is the only file, or a folder that has them."""
+    return BenchmarkFiles(
+        lambda path: [path / name for name in names] if path.is_dir() else [path], read, names
+    )
 
 
 def _partiprompts(files: list[Path]) -> Iterator[SourceRow]:
@@ -166,13 +181,13 @@ def _text(row: dict[str, object], name: str, place: str) -> str:
 
 
 BENCHMARKS = {
-    "partiprompts": BenchmarkFiles(_named("PartiPrompts.tsv"), _partiprompts),
-    "geneval": BenchmarkFiles(_named("evaluation_metadata.jsonl"), _geneval),
-    "geneval2": BenchmarkFiles(_named("geneval2_data.jsonl"), _geneval2),
+    "partiprompts": _named(_partiprompts, "PartiPrompts.tsv"),
+    "geneval": _named(_geneval, "evaluation_metadata.jsonl"),
+    "geneval2": _named(_geneval2, "geneval2_data.jsonl"),
     "dpg": BenchmarkFiles(_dpg_files, _dpg),
     "t2i-compbench": BenchmarkFiles(find_compbench, read_compbench),
     "genai-bench": BenchmarkFiles(_genai_files, _genai),
-    "drawbench": BenchmarkFiles(_named("drawbench.csv"), _drawbench),
-    "hpdv2": BenchmarkFiles(_named(*(f"{style}.json" for style in STYLES)), _hpdv2),
+    "drawbench": _named(_drawbench, "drawbench.csv"),
+    "hpdv2": _named(_hpdv2, *(f"{style}.json" for style in STYLES)),
 }
 """Benchmarks by the word before the colon in `prompts.source`."""

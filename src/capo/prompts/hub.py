@@ -5,9 +5,15 @@ A set is written `hub:owner/name`, for the Parquet files of a split, or with som
 """
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from capo.engine.hub_access import SECONDS
+
 PREFIX = "hub:"
+
+SET = r"hub:([\w-][\w.-]*/[\w-][\w.-]*)"
 
 READ_AHEAD = 1 << 20
 """Bytes fetched beyond a request. A column is contiguous, and what follows it may be images."""
@@ -25,7 +31,7 @@ def find_files(source: str, split: str | None, revision: str | None) -> tuple[An
     """
     from huggingface_hub import HfFileSystem
 
-    parsed = re.fullmatch(r"hub:([\w-][\w.-]*/[\w-][\w.-]*)(?:/(.+))?", source)
+    parsed = re.fullmatch(rf"{SET}(?:/(.+))?", source)
     if parsed is None:
         raise HubError(f"{source!r}: a data set on the Hub is written hub:owner/name or hub:owner/name/FILES")
     name, pattern = parsed.groups()
@@ -46,6 +52,38 @@ def find_files(source: str, split: str | None, revision: str | None) -> tuple[An
     if not paths:
         raise HubError(f"{source}: the data set has no such file")
     return files, paths
+
+
+def fetch_files(source: str, names: Sequence[str], revision: str | None) -> Path:
+    """Fetch the files `names` at the top of a set, small ones, into the Hub's cache; return their folder.
+
+    What is there at a commit is not fetched again. Raises `HubError` if one cannot be fetched.
+    """
+    from huggingface_hub import hf_hub_download
+
+    if re.fullmatch(SET, source) is None:
+        raise HubError(f"{source!r}: a data set on the Hub is written hub:owner/name")
+    name = source.removeprefix(PREFIX)
+    try:
+        files = [hf_hub_download(name, file, repo_type="dataset", revision=revision) for file in names]
+    except Exception as error:
+        # The library, its HTTP client and the network each have error types of their own.
+        raise HubError(f"{source} cannot be read: {type(error).__name__}: {error}") from error
+    return Path(files[0]).parent
+
+
+def license_of(source: str, revision: str | None) -> str | None:
+    """Return the license of the set in `source`, which may begin with a benchmark's name; None if unknown."""
+    from huggingface_hub import HfApi
+
+    found = re.search(SET, source)
+    if found is None:
+        return None
+    try:
+        info = HfApi().dataset_info(found[1], revision=revision, timeout=SECONDS)
+    except Exception:  # the prompts were read; that the license is unknown stops nothing
+        return None
+    return getattr(info.card_data, "license", None)
 
 
 def _files_of_split(paths: list[str], split: str, source: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from capo.engine.progress import say
 from capo.engine.seeds import stable_seed
 from capo.prompts import hub
-from capo.prompts.benchmark_prompts import BENCHMARKS, find_benchmark, read_benchmark
+from capo.prompts.benchmark_prompts import BENCHMARKS, find_benchmark, official_names, read_benchmark
 from capo.prompts.files import READERS, read_text
 from capo.prompts.parquet import read_hub, read_parquet
 from capo.prompts.plugin_sources import read_plugin
@@ -60,7 +60,7 @@ def _collected(
     if not first:
         condition = f" that meets {field}.where" if section.where else ""
         raise PromptsError(f"{section.source}: no prompt{condition}")
-    kept = first.values() if section.count in (None, len(first)) else _draw(first, request, seed)
+    kept = first.values() if _takes_all(section, len(first)) else _draw(first, request, seed)
     return tuple(make_prompt(row.text, row.category, row.metadata) for row in kept), rows - len(first)
 
 
@@ -82,7 +82,7 @@ def load_rows(section: PromptsSection, seed: int, field: str) -> list[Prompt]:
         prompts.append(prompt)
     if not prompts:
         raise PromptsError(f"{field}: {section.source} has no prompts")
-    if section.count in (None, len(prompts)):
+    if _takes_all(section, len(prompts)):
         return prompts
     drawn = _drawn([prompt.prompt_id for prompt in prompts], request, seed)
     return [prompt for prompt in prompts if prompt.prompt_id in drawn]
@@ -104,7 +104,7 @@ def source_identity(section: PromptsSection, field: str = PROMPTS) -> str | None
         return None
     if kind in plugins(PROMPT_SOURCES):
         return plugin_version(PROMPT_SOURCES, kind)
-    files = _files(kind, Path(name), field)
+    files = _files(kind, name, request)
     digests = []
     for path in files:
         if not path.is_file():
@@ -117,10 +117,21 @@ def source_identity(section: PromptsSection, field: str = PROMPTS) -> str | None
     return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
 
 
-def _files(kind: str, path: Path, field: str) -> list[Path]:
+def _files(kind: str, name: str, request: PromptRequest) -> list[Path]:
     if kind != "file":
-        return find_benchmark(kind, path)
-    return caption_files(path, field) if path.is_dir() else [path]
+        return find_benchmark(kind, _benchmark_path(kind, name, request))
+    path = Path(name)
+    return caption_files(path, request.field) if path.is_dir() else [path]
+
+
+def _benchmark_path(kind: str, name: str, request: PromptRequest) -> Path:
+    """Return the folder or file of a benchmark, fetched from the Hub if it is there."""
+    if not name.startswith(hub.PREFIX):
+        return Path(name)
+    try:
+        return hub.fetch_files(name, official_names(kind), request.section.revision)
+    except hub.HubError as error:
+        raise PromptsError(f"{request.field}.source: {error}") from error
 
 
 def _usable(rows: Iterable[SourceRow], source: str) -> Iterator[SourceRow]:
@@ -151,7 +162,8 @@ def _kind(request: PromptRequest) -> tuple[str, str]:
     known = {*plugins(PROMPT_SOURCES), HUB, *BENCHMARKS}
     kind, name = (before, after) if colon and before in known else ("file", source)
     if kind != HUB:
-        _refuse(request, ("split", "revision"), "only a data set on the Hub has one")
+        fixed = ("split",) if kind in BENCHMARKS and name.startswith(hub.PREFIX) else ("split", "revision")
+        _refuse(request, fixed, "only a data set on the Hub has one")
     if kind not in (HUB, "file"):
         _refuse(request, ("column", "where"), f"the columns of {kind} are fixed")
     return kind, name
@@ -168,9 +180,9 @@ def _rows(kind: str, name: str, request: PromptRequest, seed: int) -> Iterator[S
         return read_plugin(kind, name, request, seed)
     if kind == HUB:
         return read_hub(request)
-    path = Path(name)
     if kind in BENCHMARKS:
-        return read_benchmark(kind, path)
+        return read_benchmark(kind, _benchmark_path(kind, name, request))
+    path = Path(name)
     if path.is_dir():
         return read_sidecars(path, request)
     if not path.is_file():
@@ -188,14 +200,20 @@ def _draw(rows: dict[str, SourceRow], request: PromptRequest, seed: int) -> list
     return [row for text, row in rows.items() if text in drawn]
 
 
+def _takes_all(section: PromptsSection, there: int) -> bool:
+    return section.skip is None and section.count in (None, there)
+
+
 def _drawn(keys: list[str], request: PromptRequest, seed: int) -> set[str]:
-    """Draw `count` of the keys; raises `PromptsError` if there are too few."""
-    source, count = request.section.source, request.section.count
-    if count is None or count > len(keys):
+    """Draw `count` of the keys, after those to skip; raises `PromptsError` if there are too few."""
+    source, skip = request.section.source, request.section.skip or 0
+    count = max(1, len(keys) - skip) if request.section.count is None else request.section.count
+    if skip + count > len(keys):
+        skipped = f" after {request.field}.skip {skip}" if skip else ""
         raise PromptsError(
-            f"{source}: {request.field}.count is {count}, but it has {len(keys)} distinct prompts"
+            f"{source}: {request.field}.count is {count}{skipped}, but it has {len(keys)} distinct prompts"
         )
-    return set(sorted(keys, key=lambda key: stable_seed("prompts", seed, key))[:count])
+    return set(sorted(keys, key=lambda key: stable_seed("prompts", seed, key))[skip : skip + count])
 
 
 def _no_file(request: PromptRequest) -> PromptsError:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from capo.prompts.hub import PREFIX, license_of
 from capo.prompts.loading import load_prompts
 from capo.prompts.prompt import Prompt
 from capo.prompts.table import read_prompts
@@ -15,7 +16,7 @@ Load = Callable[[], Sequence[Prompt]]
 
 def on_hub(section: PromptsSection) -> bool:
     """Return whether reading the prompts needs the Hub."""
-    return section.source.startswith("hub:")
+    return PREFIX in section.source
 
 
 def load_texts(section: PromptsSection, seed: int, field: str) -> list[str]:
@@ -38,7 +39,12 @@ def check_prompts(
     Raises `PromptsError` for prompts that cannot be read. Others that cannot be read are passed over.
     """
     prompts = load_prompts(section, seed, field)
-    yield Finding(field, f"{len(prompts):,} prompts of {section.source}", "note")
+    terms = (
+        f"; license: {license_of(section.source, section.revision) or 'not stated'}"
+        if on_hub(section)
+        else ""
+    )
+    yield Finding(field, f"{len(prompts):,} prompts of {section.source}{terms}", "note")
     texts = {prompt.text for prompt in prompts}
     for other, load in others.items():
         try:

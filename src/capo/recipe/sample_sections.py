@@ -95,6 +95,11 @@ class PromptsSection(Section):
     count: Positive | None = Field(
         None, description="Number of prompts, drawn with `seed`; all prompts if null."
     )
+    skip: Positive | None = Field(
+        None,
+        description="Number of drawn prompts to leave out. With one source and `seed`, the prompts of "
+        "`count: 200` and those of `skip: 200` are disjoint.",
+    )
     column: str | None = Field(
         None, description="Column of a table that holds the prompts; `text`, `prompt` or `caption` if null."
     )

@@ -39,11 +39,12 @@ def fetch_problem(entry: CatalogEntry, options: Mapping[str, Any]) -> str | None
     if not entry.own_process and _weights_steps(entry):
         if entry.checkpoint.startswith(WEB) or entry.pickle_file:
             return "its weights are not on this machine, and capo does not fetch pickles"
-        if problem := _access_problem(entry.checkpoint):
+        if problem := _access_problem(entry.checkpoint, weights=True):
             return problem
-    others = [entry.processor] if _processor_steps(entry) else []
-    others += [options[name] for name in WEIGHT_OPTIONS if options.get(name)]
-    problems = (_access_problem(location) for location in others if location and not is_downloaded(location))
+    if entry.processor and _processor_steps(entry) and (problem := _access_problem(entry.processor)):
+        return problem
+    towers = [options[name] for name in WEIGHT_OPTIONS if options.get(name)]
+    problems = (_access_problem(tower, weights=True) for tower in towers if not is_downloaded(tower))
     return next((problem for problem in problems if problem), None)
 
 
@@ -55,11 +56,17 @@ def check_available(location: str) -> None:
         raise RewardError(f"{problem}. To download it: `{_command(location)}`")
 
 
-def _access_problem(location: str) -> str | None:
+def _access_problem(location: str, *, weights: bool = False) -> str | None:
+    """Say why a repository cannot be fetched, or has none of the `weights` it is fetched for."""
     try:
-        find_repository(*split_revision(with_commit(location)))
+        repository = find_repository(*split_revision(with_commit(location)))
     except HubAccessError as error:
         return str(error)
+    if weights and not repository.has_safetensors:
+        return (
+            f"{location} has no safetensors file, and capo reads no pickle from the Hub: name a folder or a "
+            "revision with safetensors, such as one that the Hub's converter proposed (`@refs/pr/1`)"
+        )
     return None
 
 
