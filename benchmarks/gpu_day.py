@@ -5,23 +5,25 @@
     gpu_day.py results --part score    only this part; repeat for several
 
 Every part is a process with a time limit. `results/PART.json` has what a part has measured so far, even if it
-is killed or fails, and `results/table.md` the table for docs/evidence/performance.md.
+is killed or fails, and `results/table.md` the table for docs/evidence/performance.md. A part or a case that
+fails does not stop the others.
 """
 
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 from gpu_day_table import table
 
@@ -64,8 +66,8 @@ BENCHES: dict[str, tuple[Measured, ...]] = {
     "train-sdxl": (
         Measured(Part.TRAIN, "sdxl", ("conventional", "LoRA", "LoRA, checkpointing", "full, checkpointing")),
         Measured(Part.TRAIN, "sdxl", ("LoRA",), ("model.channels_last=true",)),
-        Measured(Part.TRAIN, "sdxl", ("LoRA, compiled",)),
         Measured(Part.TRAIN, "sdxl", ("conventional", "LoRA"), ("train.global_batch_size=8",)),
+        Measured(Part.TRAIN, "sdxl", ("LoRA, compiled",)),
     ),
     "train-sd3": (
         Measured(Part.TRAIN, "sd3", ("conventional", "LoRA", "LoRA, checkpointing")),
@@ -80,9 +82,9 @@ BENCHES: dict[str, tuple[Measured, ...]] = {
             Measured(Part.GENERATE, "sd3", FOUR[2:], IMAGES, 1, attention)
             for attention in ("cudnn", "flash", "efficient")
         ),
+        Measured(Part.GENERATE, "sdxl", ("batches of 16",), (IMAGES[0], "generate.samples_per_prompt=16"), 1),
         Measured(Part.GENERATE, "sd3", FOUR[2:], (*IMAGES, "model.compile=true"), 1),
         Measured(Part.GENERATE, "sdxl", FOUR[2:], (*IMAGES, "model.compile=true"), 1),
-        Measured(Part.GENERATE, "sdxl", ("batches of 16",), (IMAGES[0], "generate.samples_per_prompt=16"), 1),
     ),
     "score": (Measured(Part.SCORE, "sdxl", (), (), 2),),
 }
@@ -111,41 +113,57 @@ TINY_WORLD = (
 )  # fmt: skip
 
 
+TEST_SECONDS = 60
+"""The most that one test may take, so that one that hangs does not take the time of all."""
+TEST_LINE = re.compile(r"^\S+::(?P<test>\S+) (?P<outcome>PASSED|FAILED|SKIPPED|ERROR|XFAIL|XPASS)")
+FAILURE_LINE = re.compile(r"^(?:FAILED|ERROR) \S+::(?P<test>\S+) - (?P<why>.*)")
+
+
 def run_tests(settings: Settings) -> dict[str, Any]:
-    """The tests that need CUDA."""
-    report = settings.work / "tests.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
-    command += [str(ROOT / "tests" / "cuda"), *(["-k", "first_agree or finite"] if settings.tiny else [])]
+    """The tests that need CUDA; their outcomes are written one by one."""
+    command = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider"]
+    command += [f"--timeout={TEST_SECONDS}", str(ROOT / "tests" / "cuda")]
+    command += ["-k", "first_agree or finite"] if settings.tiny else []
     environment = os.environ | ({"CAPO_TEST_DEVICE": "cpu"} if settings.tiny else {})
-    done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
-    (suite,) = ElementTree.parse(report).getroot().iter("testsuite")
-    cases = [
-        {"test": case.get("name"), "outcome": next((part.tag for part in case), "passed")}
-        | {"why": "".join(part.get("message", "")[:500] for part in case)}
-        for case in suite.iter("testcase")
-    ]
-    return {"exit code": done.returncode, "tests": cases}
+    cases: dict[str, dict[str, str]] = {}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            if ended := TEST_LINE.match(line):
+                cases[ended["test"]] = {"test": ended["test"], "outcome": ended["outcome"].lower(), "why": ""}
+            elif (failure := FAILURE_LINE.match(line)) and failure["test"] in cases:
+                cases[failure["test"]]["why"] = failure["why"][:500]
+            else:
+                continue
+            found = {"part": "tests", "state": "running", "tests": [*cases.values()]}
+            write(settings.out / "tests.json", found)
+    return {"exit code": process.returncode, "tests": [*cases.values()]}
 
 
 def run_world(settings: Settings) -> dict[str, Any]:
-    """The embedded recipe, from prompts to the report."""
+    """The embedded recipe, from prompts to the report; the seconds of its stages are written one by one."""
     run = settings.work / "shapes"
     changes = [f"--set={change}" for change in (TINY_WORLD if settings.tiny else ())]
-    device = "cpu" if settings.tiny else "cuda"
-    command = [
-        sys.executable,
-        "-m",
-        "capo",
-        "run",
-        "shapes",
-        "--run",
-        str(run),
-        f"--set=engine.device={device}",
-    ]
-    subprocess.run([*command, *changes], check=True, stdout=subprocess.DEVNULL)
-    lines = [json.loads(line) for line in (run / "timings.jsonl").read_text().splitlines()]
+    changes.append(f"--set=engine.device={'cpu' if settings.tiny else 'cuda'}")
+    command = [sys.executable, "-m", "capo", "run", "shapes", "--run", str(run), *changes]
+    timings = run / "timings.jsonl"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            time.sleep(0.5)
+            if timings.exists():
+                found = {"part": "world", "state": "running", "timings": _json_lines(timings)}
+                write(settings.out / "world.json", found)
+    if process.returncode:
+        raise SystemExit(f"capo run ended with {process.returncode}")
     results = json.loads((run / "evaluate" / "results.json").read_text())
-    return {"timings": lines, "results": results}
+    return {"timings": _json_lines(timings), "results": results}
+
+
+def _json_lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def measure(name: str) -> Callable[[Settings], dict[str, Any]]:
@@ -153,13 +171,24 @@ def measure(name: str) -> Callable[[Settings], dict[str, Any]]:
 
     def run(settings: Settings) -> dict[str, Any]:
         found: list[dict[str, Any]] = []
+        path = settings.out / f"{name}.json"
         for measured in (TINY_BENCHES if settings.tiny else BENCHES)[name]:
             found.append({})
-            for found[-1] in _benchmarks(measured, settings):
-                write(settings.out / f"{name}.json", {"part": name, "state": "running", "benchmarks": found})
+            try:
+                for found[-1] in _benchmarks(measured, settings):
+                    write(path, {"part": name, "state": "running", "benchmarks": found})
+            except Exception as error:  # a kernel that a device lacks must not cost the other cases
+                traceback.print_exc()
+                found[-1] = found[-1] | {"error": f"{_words(measured)}: {type(error).__name__}: {error}"}
+                write(path, {"part": name, "state": "running", "benchmarks": found})
         return {"benchmarks": found}
 
     return run
+
+
+def _words(measured: Measured) -> str:
+    attention = [f"{measured.attention} attention"] if measured.attention else []
+    return " ".join([measured.architecture, *measured.overrides, *attention])
 
 
 def _benchmarks(measured: Measured, settings: Settings) -> Iterator[dict[str, Any]]:
@@ -228,8 +257,11 @@ def write(path: Path, values: dict[str, Any]) -> None:
 def run_part(name: str, command: list[str], out: Path, limit: float) -> dict[str, Any]:
     """Run the process of a part, kill it and its children after `limit` seconds, and record how it ended."""
     path, started = out / f"{name}.json", time.monotonic()
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}  # or a machine without a network would retry
     with tempfile.TemporaryFile("w+", errors="replace") as output:
-        process = subprocess.Popen(command, start_new_session=True, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, start_new_session=True, stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
         try:
             state = "done" if process.wait(limit) == 0 else "failed"
         except subprocess.TimeoutExpired:
@@ -255,6 +287,7 @@ def run_all(out: Path, names: list[str], tiny: bool, minutes: float) -> list[dic
         if limit < LEAST_SECONDS:
             print(f"{name}: no time left", flush=True)
             continue
+        (out / f"{name}.json").unlink(missing_ok=True)  # of an earlier day
         command = [sys.executable, __file__, str(out), "--run", name, *(["--tiny"] if tiny else [])]
         result = run_part(name, command, out, limit)
         print(f"{name}: {result['state']} after {result['seconds']} s", flush=True)

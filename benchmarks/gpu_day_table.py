@@ -41,6 +41,10 @@ def table(results: list[Result]) -> str:
             sections.append(_grid(["stage of the embedded recipe", "seconds"], stages))
         if lines := _lines(result):
             sections.append(_measured(result, lines))
+        failed = [
+            found["error"].splitlines()[0] for found in result.get("benchmarks", ()) if "error" in found
+        ]
+        sections += ["\n".join(f"- failed: {error}" for error in failed)] if failed else []
     goals = [goal for result in results for goal in _goals(result["part"], _lines(result))]
     if goals:
         sections.append(_grid(["target", "measured", "wanted", "reached"], goals))
@@ -56,12 +60,12 @@ def _ends(results: list[Result]) -> str:
 def _tests(tests: list[dict[str, str]]) -> str:
     outcomes = [test["outcome"] for test in tests]
     counts = ", ".join(f"{outcomes.count(each)} {each}" for each in dict.fromkeys(outcomes))
-    wrong = [test for test in tests if test["outcome"] in ("failure", "error")]
-    return "\n".join([f"Tests: {counts}.", *(f"- {t['test']}: {t['why'].splitlines()[0]}" for t in wrong)])
+    wrong = [test for test in tests if test["outcome"] in ("failed", "error")]
+    return "\n".join([f"Tests: {counts}.", *(f"- {test['test']}: {test['why']}" for test in wrong)])
 
 
 def _benchmarks(result: Result) -> list[dict[str, Any]]:
-    return [found for found in result.get("benchmarks", ()) if found]
+    return [found for found in result.get("benchmarks", ()) if "rows" in found]
 
 
 def _lines(result: Result) -> list[Line]:

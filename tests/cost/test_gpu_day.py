@@ -76,6 +76,43 @@ def test_tiny_rewards_are_measured_and_put_in_the_table(gpu_day, tmp_path, monke
     assert all(f"| tiny-sdxl, {name} | {row['seconds']:.3g} |" in text for name, row in rows.items())
 
 
+def test_a_case_that_fails_does_not_stop_the_others(gpu_day, tmp_path, monkeypatch):
+    def benchmarks(measured, settings):
+        if measured.attention == "flash":
+            raise RuntimeError("no kernel\nat all")
+        yield {"rows": [], "case": measured.attention}
+
+    monkeypatch.setattr(gpu_day, "_benchmarks", benchmarks)
+    kinds = [gpu_day.Measured(gpu_day.Part.GENERATE, "sd3", (), attention=a) for a in ("flash", "cudnn")]
+    monkeypatch.setitem(gpu_day.BENCHES, "generate", tuple(kinds))
+    gpu_day.measure("generate")(gpu_day.Settings(tmp_path, tmp_path, tiny=False))
+    failed, other = json.loads((tmp_path / "generate.json").read_text())["benchmarks"]
+    assert (failed["error"].splitlines()[0], other["case"]) == (
+        "sd3 flash attention: RuntimeError: no kernel",
+        "cudnn",
+    )
+
+
+def test_outcomes_of_tests_are_written_one_by_one(gpu_day, tmp_path, monkeypatch):
+    """By a stand-in for pytest that looks at what is written before it ends."""
+    lines = ["tests/a.py::test_x[1] PASSED [ 50%]", "tests/a.py::test_y FAILED [100%]"]
+    lines.append("FAILED tests/a.py::test_y - assert 1 == 2")
+    place, script = tmp_path / "tests.json", tmp_path / "pytest.py"
+    script.write_text(
+        "import pathlib, time\n"
+        f"for line in {lines!r}:\n    print(line, flush=True)\n"
+        f"while '1 == 2' not in (p := pathlib.Path({str(place)!r})).read_text(): time.sleep(0.01)\n"
+        "raise SystemExit(1)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    result = gpu_day.run_tests(gpu_day.Settings(tmp_path, tmp_path, tiny=True))
+    assert result["exit code"] == 1
+    assert [(t["test"], t["outcome"], t["why"]) for t in result["tests"]] == [
+        ("test_x[1]", "passed", ""),
+        ("test_y", "failed", "assert 1 == 2"),
+    ]
+
+
 def test_the_table_compares_equal_work_with_the_targets(gpu_day):
     from gpu_day_table import table
 
