@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from capo.diffusion import load_family, model_checks
 from capo.diffusion.flow import RectifiedFlow
 from capo.diffusion.model_checks import model_facts
+from capo.diffusion.original_layout import original_file
 from capo.diffusion.policy import Policy
 from capo.diffusion.process import DDPM
 from capo.recipe import GenerateSection, ModelSection, TrainSection
-from diffusion_cases import SHORT
+from diffusion_cases import SHORT, family_of
 
 CONFIG = {
     "num_train_timesteps": 1000,
@@ -112,12 +113,23 @@ def test_the_default_scheduler_is_that_of_the_process():
     assert plain == named  # runs made before there was a default by family stay up to date
 
 
-def test_facts_without_an_error_are_remembered_until_a_configuration_changes(sdxl, tmp_path, monkeypatch):
+def as_one_file(family, folder):
+    """Write a model as one file, and a LoRA; return the fields that name them with the configuration."""
+    original_file(family.networks, folder / "model.safetensors")
+    (folder / "style").mkdir()
+    Policy(family, TrainSection(beta=1.0, lora_rank=2), 0).save(folder / "style", {})
+    file, style = folder / "model.safetensors", folder / "style"
+    return {"checkpoint": str(file), "config": str(folder / "model"), "loras": [{"path": str(style)}]}
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_facts_without_an_error_are_remembered_until_a_file_changes(sdxl, tmp_path, monkeypatch, single):
     """The second command needs no torch for them."""
     monkeypatch.setenv("CAPO_CACHE", str(tmp_path / "cache"))
     folder = shutil.copytree(sdxl, tmp_path / "model", copy_function=shutil.copy)
     config = folder / "unet" / "config.json"
-    for path in folder.rglob("*"):
+    fields = as_one_file(family_of(sdxl), tmp_path) if single else {"checkpoint": str(folder)}
+    for path in tmp_path.rglob("*"):
         os.utime(path, (1, 1))
     calls, find = [], model_checks._found_facts
     monkeypatch.setattr(model_checks, "_found_facts", lambda *key: calls.append(key) or find(*key))
@@ -125,13 +137,19 @@ def test_facts_without_an_error_are_remembered_until_a_configuration_changes(sdx
     def facts():
         model_checks._facts.cache_clear()  # as in a new process
         model_checks._weightless.cache_clear()
-        section = ModelSection(checkpoint=str(folder))
+        section = ModelSection(**fields)
         return model_facts(section, GenerateSection(), TrainSection(beta=1.0))
 
     first = facts()
     assert first.image_size is not None
     assert facts() == first
     assert len(calls) == 1
+    if single:
+        adapter = next((tmp_path / "style").glob("pytorch*"))
+        save_file({"unknown": torch.zeros(1)}, adapter)
+        os.utime(adapter, (2, 2))
+        assert facts().findings
+        return
     config.write_text(config.read_text().replace('"in_channels": 4', '"in_channels": 5'))
     os.utime(config, (2, 2))
     assert facts().findings

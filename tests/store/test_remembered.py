@@ -5,7 +5,7 @@ import os
 import pytest
 
 from capo.store import remembered
-from capo.store.remembered import described_folder, remember
+from capo.store.remembered import described_files, remember
 
 
 @pytest.fixture(autouse=True)
@@ -43,11 +43,22 @@ def test_a_folder_is_described_by_what_is_read_of_it(tmp_path):
     def write(name, text):
         (folder / name).write_text(text)
         os.utime(folder / name, (1, 1))
-        return described_folder(folder, ["*.json"])
+        return described_files(folder, ["*.json"])
 
     first = write("config.json", "{}")
     longer = write("weights.safetensors", "1")
     assert first != longer == write("weights.safetensors", "2"), "weights count by their size"
     assert write("config.json", "[]") not in (first, longer)
     (folder / "config.json").write_text("changing now")
-    assert described_folder(folder, ["*.json"]) is None
+    assert described_files(folder, ["*.json"]) is None
+
+
+def test_a_file_is_described_by_its_content(tmp_path):
+    path, known = tmp_path / "style.safetensors", []
+    for text in ("1", "2", "1"):
+        path.write_text(text)
+        os.utime(path, (1, len(known) + 1))
+        known.append(described_files(path, ["*.safetensors"]))
+    assert known[0] == known[2] != known[1]
+    with pytest.raises(FileNotFoundError):
+        described_files(tmp_path / "absent", ["*"])

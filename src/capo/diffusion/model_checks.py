@@ -18,7 +18,7 @@ from capo.engine.device import select_device
 from capo.engine.hub_access import HubAccessError, find_repository
 from capo.recipe import EngineSection, GenerateSection, ModelSection, TrainSection
 from capo.store.check import Check, Finding, finding_of
-from capo.store.remembered import described_folder, remember
+from capo.store.remembered import described_files, remember
 from capo.store.step import StageName
 
 CHECKPOINT = "model.checkpoint"
@@ -145,11 +145,23 @@ def _files(model: str) -> list[Any] | None:
     """Return what identifies the files of a model; None if that is not known without opening them."""
     section = ModelSection.model_validate_json(model)
     try:
-        if Path(resolve_checkpoint(section.checkpoint)).is_file() or section.config or section.loras:
+        checkpoint = Path(resolve_checkpoint(section.checkpoint))
+        if not checkpoint.is_file():
+            known = [described_files(configuration_folder(section), SMALL_FILES)]
+        elif section.config is not None and Path(section.config).is_dir():
+            known = [[_header_digest(checkpoint)], described_files(Path(section.config), SMALL_FILES)]
+        else:
             return None
-        return described_folder(configuration_folder(section), SMALL_FILES)
+        known += [described_files(Path(lora.path), (*SMALL_FILES, "*.safetensors")) for lora in section.loras]
     except Exception:  # building the model says what is wrong
         return None
+    return None if None in known else known
+
+
+def _header_digest(file: Path) -> str:
+    """Return the digest of the names and shapes in a safetensors file, which is all that checks read."""
+    with file.open("rb") as opened:
+        return hashlib.blake2b(opened.read(int.from_bytes(opened.read(8), "little"))).hexdigest()
 
 
 def _found_facts(model: str, generate: str, train: str) -> ModelFacts:

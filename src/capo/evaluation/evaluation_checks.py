@@ -7,7 +7,7 @@ from capo.diffusion.model_checks import device_check, length_check, model_check,
 from capo.engine.hub_access import find_repository
 from capo.evaluation.candidates import check_candidates, find_candidate
 from capo.prompts import load_prompts
-from capo.prompts.prompt_checks import Load, check_prompts, load_texts, on_hub, training_prompts
+from capo.prompts.prompt_checks import Load, check_prompts, load_texts, on_hub, training_texts
 from capo.recipe import EvaluateSection, Recipe
 from capo.recipe.hub_id import split_revision
 from capo.rewards.reward_checks import reward_check
@@ -49,10 +49,10 @@ def _other_prompts(recipe: Recipe, run: Run) -> dict[str, Load]:
     """The sets that evaluation prompts should be disjoint from; none if the run trains no model."""
     if recipe.evaluate.policy is not None:
         return {}
-    others: dict[str, Load] = {"prompts": partial(training_prompts, recipe, run)}
+    others: dict[str, Load] = {"prompts": partial(training_texts, recipe, run)}
     field, validation = "train.validation_prompts", recipe.train.validation_prompts
     if validation is not None:
-        others[field] = partial(load_prompts, validation, recipe.seed, field)
+        others[field] = partial(load_texts, validation, recipe.seed, field)
     return others
 
 

@@ -76,4 +76,5 @@ def pair(job: Job) -> None:
         )
     del columns  # what follows needs memory of its own
     artifact.write_table("pairs.parquet", table)
+    del table
     artifact.commit(statistics.summary(names))

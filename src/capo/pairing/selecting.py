@@ -5,7 +5,7 @@ array here, and null in the file.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 
 PROMPTS_AT_ONCE = 1 << 14
-"""Prompts that are paired at once, which bounds the memory."""
+"""Prompts in a part of the table. The bytes of the file depend on it."""
+
+COMPARED_AT_ONCE = 1 << 10
+"""Prompts whose samples are compared at once, each with each, which bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +135,11 @@ def make_pairs(
         set_aside=~usable,
     )
     paired = (counts >= 2) & ((sizes > 0) | (pool is None))
-    for count, size in sorted(set(zip(counts[paired].tolist(), sizes[paired].tolist(), strict=True))):
-        rows = np.flatnonzero(paired & (counts == count) & (sizes == size))[:, None]
-        columns = _first(usable[rows[:, 0]], count)
+    for same, count, size in _alike(counts, sizes, paired):
+        rows = same[:, None]
+        columns = _first(usable[same], count)
         raw = torch.from_numpy(scores[rows, columns])
-        reference = None if pool is None else torch.from_numpy(pool[rows, _first(in_pool[rows[:, 0]], size)])
+        reference = None if pool is None else torch.from_numpy(pool[rows, _first(in_pool[same], size)])
         rewards = _calibrated(raw, comparisons, reference)
         selection = rule.select(rewards)
         pairs.calibrated[rows, columns] = rewards
@@ -240,6 +243,16 @@ def _delta_rewards(pairs: Pairs) -> np.ndarray:
     prompts, samples = pairs.combined.shape
     prompt = np.repeat(np.arange(prompts), samples)
     return delta_rewards(prompt, pairs.combined.ravel(), pairs.chosen.ravel(), pairs.rejected.ravel())
+
+
+def _alike(
+    counts: np.ndarray, sizes: np.ndarray, paired: np.ndarray
+) -> Iterator[tuple[np.ndarray, int, int]]:
+    """Yield the prompts with equally many samples and equally large pools, and both numbers, in portions."""
+    for count, size in sorted(set(zip(counts[paired].tolist(), sizes[paired].tolist(), strict=True))):
+        rows = np.flatnonzero(paired & (counts == count) & (sizes == size))
+        for start in range(0, len(rows), COMPARED_AT_ONCE):
+            yield rows[start : start + COMPARED_AT_ONCE], count, size
 
 
 def _first(mask: np.ndarray, count: int) -> np.ndarray:

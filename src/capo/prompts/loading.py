@@ -52,16 +52,17 @@ def _collected(
     section = PromptsSection.model_validate_json(section_json)
     request = PromptRequest(section, field)
     kind, name = _kind(request)
-    first: dict[str, SourceRow] = {}
+    first: dict[str, tuple[str | None, dict[str, Any]]] = {}  # without the place, which takes most memory
     rows = 0
     for row in _usable(_rows(kind, name, request, seed), section.source):
         rows += 1
-        first.setdefault(row.text, row)
+        first.setdefault(row.text, (row.category, row.metadata))
     if not first:
         condition = f" that meets {field}.where" if section.where else ""
         raise PromptsError(f"{section.source}: no prompt{condition}")
-    kept = first.values() if _takes_all(section, len(first)) else _draw(first, request, seed)
-    return tuple(make_prompt(row.text, row.category, row.metadata) for row in kept), rows - len(first)
+    drawn = first if _takes_all(section, len(first)) else _drawn(list(first), request, seed)
+    kept = ((text, of_text) for text, of_text in first.items() if text in drawn)
+    return tuple(make_prompt(text, *of_text) for text, of_text in kept), rows - len(first)
 
 
 def load_rows(section: PromptsSection, seed: int, field: str) -> list[Prompt]:
@@ -193,11 +194,6 @@ def _rows(kind: str, name: str, request: PromptRequest, seed: int) -> Iterator[S
     if suffix not in READERS:
         raise PromptsError(f"{path}: unknown file type; prompt files end in {', '.join(READERS)}, .parquet")
     return read_text(name, path.read_bytes(), request)
-
-
-def _draw(rows: dict[str, SourceRow], request: PromptRequest, seed: int) -> list[SourceRow]:
-    drawn = _drawn(list(rows), request, seed)
-    return [row for text, row in rows.items() if text in drawn]
 
 
 def _takes_all(section: PromptsSection, there: int) -> bool:

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from capo.prompts.hub import PREFIX, license_of
 from capo.prompts.loading import load_prompts
 from capo.prompts.prompt import Prompt
-from capo.prompts.table import read_prompts
+from capo.prompts.table import read_prompts, stream_texts
 from capo.prompts.text_rules import PromptsError
 from capo.recipe import PromptsSection, Recipe
 from capo.store import Run
 from capo.store.check import Finding
 
-Load = Callable[[], Sequence[Prompt]]
+Load = Callable[[], Iterator[str] | Sequence[str]]
+"""Returns the texts of prompts."""
 
 
 def on_hub(section: PromptsSection) -> bool:
@@ -31,6 +32,14 @@ def training_prompts(recipe: Recipe, run: Run) -> list[Prompt]:
     return [] if recipe.images is not None else load_prompts(recipe.prompts, recipe.seed)
 
 
+def training_texts(recipe: Recipe, run: Run) -> Iterator[str]:
+    """Yield the texts of `training_prompts`, without holding all of those that the run has."""
+    if run.artifact("prompts").done:
+        yield from stream_texts(run)
+    else:
+        yield from (prompt.text for prompt in training_prompts(recipe, run))
+
+
 def check_prompts(
     section: PromptsSection, seed: int, field: str, others: Mapping[str, Load]
 ) -> Iterator[Finding]:
@@ -48,7 +57,7 @@ def check_prompts(
     texts = {prompt.text for prompt in prompts}
     for other, load in others.items():
         try:
-            shared = texts & {prompt.text for prompt in load()}
+            shared = {text for text in load() if text in texts}
         except PromptsError:
             continue
         if shared:

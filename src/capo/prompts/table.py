@@ -1,7 +1,7 @@
 """`prompts.parquet`: one row per prompt."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from capo.prompts.prompt import Prompt
@@ -9,6 +9,10 @@ from capo.store import Run
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+ROWS_AT_ONCE = 1 << 12
+"""Rows that are Python objects at the same time."""
 
 
 def prompt_table(prompts: Sequence[Prompt]) -> "pa.Table":
@@ -35,5 +39,16 @@ def read_prompt_ids(run: Run) -> list[str]:
 
 def read_prompts(run: Run) -> list[Prompt]:
     """Return the prompts of a run, in order."""
-    rows = run.artifact("prompts").read_table("prompts.parquet").to_pylist()
-    return [Prompt(**row | {"metadata": json.loads(row["metadata"])}) for row in rows]
+    batches = run.artifact("prompts").read_table("prompts.parquet").to_batches(ROWS_AT_ONCE)
+    return [
+        Prompt(**row | {"metadata": json.loads(row["metadata"])})
+        for batch in batches
+        for row in batch.to_pylist()
+    ]
+
+
+def stream_texts(run: Run) -> Iterator[str]:
+    """Yield the texts of the prompts of a run, in order."""
+    table = run.artifact("prompts").read_table("prompts.parquet", ["text"])
+    for batch in table.to_batches(ROWS_AT_ONCE):
+        yield from batch["text"].to_pylist()

@@ -40,17 +40,18 @@ def remember(question: Any, find: Callable[[], Any]) -> Any:
     return answer
 
 
-def described_folder(folder: Path, patterns: Sequence[str]) -> list[Any] | None:
-    """Return the names of all files in a folder with the digests of those that `patterns` match.
+def described_files(place: Path, patterns: Sequence[str]) -> list[Any] | None:
+    """Return the names of the files at `place`, a file or a folder, with the digests of those that match.
 
-    Other files are described by their sizes. Returns None if a file may still be changing.
+    Files that none of `patterns` match are described by their sizes. Returns None if a file may still be
+    changing. Raises `FileNotFoundError` if nothing exists at `place`.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [place] if not place.is_dir() else sorted(path for path in place.rglob("*") if path.is_file())
     if any(path.stat().st_mtime > time.time() - SETTLED_SECONDS for path in files):
         return None
     read = [path for path in files if any(path.match(pattern) for pattern in patterns)]
     digests = dict(zip(read, file_digests(read), strict=True))
-    return [[path.relative_to(folder).as_posix(), digests.get(path, path.stat().st_size)] for path in files]
+    return [[path.relative_to(place).as_posix(), digests.get(path, path.stat().st_size)] for path in files]
 
 
 @cache

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from capo.diffusion.model_checks import device_check, length_check, model_check
 from capo.engine.launch import check_launch, processes
-from capo.prompts.prompt_checks import check_prompts, load_texts, on_hub, training_prompts
+from capo.prompts.prompt_checks import check_prompts, load_texts, on_hub, training_texts
 from capo.recipe import Recipe, TrainSection
 from capo.rewards.reward_checks import reward_check
 from capo.sampling.shard_check import shard_check
@@ -32,7 +32,7 @@ def validation_checks(recipe: Recipe, run: Run) -> list[Check]:
     prompts = recipe.train.validation_prompts
     if prompts is None:
         return []
-    others = {"prompts": partial(training_prompts, recipe, run)}
+    others = {"prompts": partial(training_texts, recipe, run)}
     find = partial(check_prompts, prompts, recipe.seed, VALIDATION, others)
     samples = recipe.train.validation_samples
     return [
