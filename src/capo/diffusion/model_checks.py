@@ -5,6 +5,7 @@ The model is built from its configurations alone, on torch's `meta` device, by t
 
 import copy
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from capo.diffusion import load_family, locate, resolve_checkpoint
 from capo.diffusion.configuration_files import SMALL_FILES, configuration_folder
 from capo.engine.device import select_device
 from capo.engine.hub_access import HubAccessError, find_repository
+from capo.engine.tokenizer_packages import missing_packages, missing_processor_packages
 from capo.recipe import EngineSection, GenerateSection, ModelSection, TrainSection
 from capo.store.check import Check, Finding, finding_of
 from capo.store.remembered import described_files, remember
@@ -81,6 +83,9 @@ def _check_device(engine: EngineSection) -> None:
 
 
 def _check_model(section: ModelSection, generate: GenerateSection, train: TrainSection) -> Iterator[Finding]:
+    if missing := list(_missing_packages(section)):  # without which nothing else can be known
+        yield from (Finding(CHECKPOINT, sentence) for sentence in missing)
+        return
     facts, path = model_facts(section, generate, train), resolve_checkpoint(section.checkpoint)
     local = Path(path).exists()
     if not local and (Path(path).is_absolute() or path.endswith(".safetensors")):  # no Hub id
@@ -97,6 +102,19 @@ def _check_model(section: ModelSection, generate: GenerateSection, train: TrainS
         parts = ", ".join(facts.lacking)
         yield Finding(CHECKPOINT, f"{path} has no weights of: {parts}; model.config needs them then")
     yield from facts.findings
+
+
+def _missing_packages(section: ModelSection) -> Iterator[str]:
+    """Yield what the tokenizers of the model lack; nothing if it cannot be read, as other checks report."""
+    try:
+        folder = configuration_folder(section)
+        parts = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        return
+    for name, kind in sorted(parts.items()):
+        if name.startswith("tokenizer") and kind != [None, None]:
+            yield from missing_packages(folder / name)
+            yield from missing_processor_packages(folder / name)
 
 
 def model_facts(section: ModelSection, generate: GenerateSection, train: TrainSection) -> ModelFacts:

@@ -185,18 +185,25 @@ class PairStatistics:
         self._chosen: list[np.ndarray] = []
         self._rejected: list[np.ndarray] = []
         self._dropped: list[np.ndarray] = []
-        self._differences: list[np.ndarray] = []
         self._calibrated: list[np.ndarray] = []
+        self._delta_sums: list[np.ndarray] = []
+        """By prompt, so that the sum of all does not depend on the groups."""
+        self._deltas, self._not_better = 0, 0
         self._set_aside = 0
         for pairs in groups:
             self.add(pairs)
 
     def add(self, pairs: Pairs) -> None:
         """Count a group; of its large arrays only one is kept, which its table needs too."""
-        self._chosen.append(pairs.chosen.sum(axis=1))
-        self._rejected.append(pairs.rejected.sum(axis=1))
+        chosen, rejected = pairs.chosen.sum(axis=1), pairs.rejected.sum(axis=1)
+        self._chosen.append(chosen)
+        self._rejected.append(rejected)
         self._dropped.append(np.isnan(pairs.combined).all(axis=1))
-        self._differences.append(_delta_rewards(pairs))
+        deltas = _delta_rewards(pairs)
+        self._deltas += len(deltas)
+        self._not_better += int((deltas <= 0).sum())
+        prompt = np.repeat(np.arange(len(chosen)), chosen * rejected)
+        self._delta_sums.append(np.bincount(prompt, weights=deltas, minlength=len(chosen)))
         self._calibrated.append(pairs.used)
         self._set_aside += int(pairs.set_aside.sum())
 
@@ -208,7 +215,7 @@ class PairStatistics:
     def summary(self, rewards: Sequence[str]) -> dict[str, object]:
         """Return counts and means for the manifest of `pairs`; there must be a pair."""
         chosen, rejected, dropped = map(np.concatenate, (self._chosen, self._rejected, self._dropped))
-        differences, paired = np.concatenate(self._differences), chosen > 0
+        paired = chosen > 0
         deviations = _deviations(self._calibrated)
         return {
             "prompts": len(chosen),
@@ -218,8 +225,8 @@ class PairStatistics:
             "set_aside": self._set_aside,
             "mean_chosen": float(chosen[paired].mean()),
             "mean_rejected": float(rejected[paired].mean()),
-            "mean_delta_reward": float(differences.mean()),
-            "share_not_better": float((differences <= 0).mean()),
+            "mean_delta_reward": float(np.concatenate(self._delta_sums).sum()) / self._deltas,
+            "share_not_better": self._not_better / self._deltas,
             "calibrated_std": dict(zip(rewards, deviations.tolist(), strict=True)),
         }
 

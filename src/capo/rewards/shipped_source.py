@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from capo.engine.tokenizer_packages import missing_packages
 from capo.recipe import RewardSection
 from capo.recipe.hints import nearest
 from capo.recipe.hub_id import split_revision
 from capo.rewards.catalog import WEIGHT_OPTIONS, CatalogEntry
 from capo.rewards.protocol import Reward, RewardError
 from capo.rewards.weights.download import download_instructions, fetch_problem
-from capo.rewards.weights.location import check_location, file_identity, record_commit, weights_identity
+from capo.rewards.weights.location import (
+    check_location,
+    file_identity,
+    local_folder,
+    record_commit,
+    weights_identity,
+)
 from capo.store.check import Finding
 
 if TYPE_CHECKING:
@@ -69,6 +76,10 @@ class ShippedSource:
     def check(self) -> Iterator[Finding]:
         """Check that all weights are known, and that those that are not here can be fetched."""
         self.identity()
+        if not self._entry.own_process:
+            for folder in filter(None, map(local_folder, self._locations)):
+                for sentence in missing_packages(folder):
+                    yield Finding(f"rewards.{self._name}", sentence)
         instructions = download_instructions(self._entry, self._options)
         if instructions is None:
             return

@@ -102,6 +102,14 @@ def is_downloaded(location: str) -> bool | None:
     )
 
 
+def local_folder(location: str) -> Path | None:
+    """Return the folder of the weights on this machine, or None if they are not here or are no folder."""
+    if location.startswith((PACKAGE, WEB)):
+        return None
+    folder = Path(location) if Path(location).exists() else _snapshot(location)
+    return folder if folder.is_dir() else None
+
+
 def has_any_file(hub_id: str) -> bool:
     """Return True if the local Hub cache has any file of this revision of `hub_id`."""
     return any(_snapshot(hub_id).glob("*"))
