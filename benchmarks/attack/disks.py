@@ -164,7 +164,6 @@ class Disk:
             ("status --verify", ()),
             ("calibration", ("--json",)),
             ("data export", ("--to", str(made / "pairs"))),
-            ("images export", ("--to", str(made / "images"))),
         ):
             ended = self.capo(command, *more)
             yield Try("read-only", f"{command} of a finished run", ended.err if ended.code else "", "done")
@@ -250,8 +249,8 @@ def names(disk: Disk) -> Iterator[Try]:
         for words in (
             ["run", "--run", text],
             ["status", "--verify", "--run", text],
-            ["data", "export", "--run", text, "--to", f"made/{text}"],
-            ["images", "export", "--run", text, "--to", f"made/images/{text}"],
+            ["data", "export", "--run", text, "--to", f"made/{text[:200]}"],
+            ["images", "export", f"./{text}", "--to", f"made/images/{text[:200]}"],
         ):
             ended = fork(words, disk.logs, CAPO_CACHE=str(disk.folder / "cache"), ATTACKED_FOLDER=str(parent))
             if ended.code:

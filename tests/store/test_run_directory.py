@@ -347,9 +347,12 @@ def test_a_run_directory_that_cannot_be_created_is_explained(tmp_path):
 
 def test_a_run_directory_removed_while_in_use_is_not_recreated(tmp_path):
     with Run.open(tmp_path / "run") as run:
+        samples, pairs = run.artifact("samples"), run.artifact("pairs")
+        samples.begin({})
         run.path.rename(tmp_path / "elsewhere")
-        with pytest.raises(WorkspaceError, match="was removed or replaced"):
-            run.artifact("samples").begin({})
+        for write in (lambda: pairs.begin({}), lambda: samples.write_bytes("a", b""), samples.commit):
+            with pytest.raises(WorkspaceError, match="was removed or replaced"):
+                write()
         assert not run.path.exists()
 
 

@@ -127,6 +127,7 @@ class Artifact(ArtifactFiles):
 
     def commit(self, summary: Mapping[str, Any] | None = None) -> None:
         """Declare the artifact complete: write its manifest, with the digest of every file."""
+        self.run.check_writable()
         begun = self.begun()
         if begun is None:
             raise WorkspaceError(f"{self.run.path}: {self.name} cannot be committed before it is begun")
@@ -144,7 +145,6 @@ class Artifact(ArtifactFiles):
         self._clear()
         self._record(manifest.files)
         for relative in manifest.files:
-            self.run.check_writable()
             atomic.link(other._place(relative), self._open_place(relative))
         self._finish(manifest)
 

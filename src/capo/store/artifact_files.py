@@ -156,7 +156,6 @@ class ArtifactFiles:
 
         Files are read to hash them, except those that are in `described` by the end, by relative path.
         """
-        self.run.check_writable()
         place = self._open_place(relative)
         self._check_own(place)
 
@@ -306,6 +305,7 @@ class ArtifactFiles:
         return self.folder.joinpath(*parts)
 
     def _open_place(self, relative: str) -> Path:
+        self.run.check_writable()  # first: a directory that was taken away has no records either
         if self._manifest_path.exists() or not self._begun_path.exists():
             raise WorkspaceError(f"{self.name} can be written only after `begin` and before `commit`")
         return self._place(relative)
