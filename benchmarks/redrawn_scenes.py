@@ -25,7 +25,8 @@ def main(scenes: int) -> None:
     redraw.redraw(base, examples, SEED)
     images = examples.images.permute(0, 2, 3, 1).numpy()
     kept = np.array([judge(i, s.metadata) for i, s in zip(images, examples.shown, strict=True)])
-    print(f"own prompt {kept[1::2].mean():.3f}, missed prompt {kept[0::2].mean():.3f}, {scenes} scenes")
+    own = np.array([redraw.drawn_for_own_prompt(examples, index) for index in range(scenes)])
+    print(f"own prompt {kept[own].mean():.3f}, missed prompt {kept[~own].mean():.3f}, all {kept.mean():.3f}")
 
 
 if __name__ == "__main__":
