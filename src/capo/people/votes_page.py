@@ -89,7 +89,9 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
             "All votes are of one rater: nothing is known about other raters, so no interval is given."
         )
     elif (here := first["raters"]) < results["planned_raters"]:
-        found.append(f"{count(here, 'rater')} of {results['planned_raters']} planned.")
+        found.append(
+            f"The win-rate is that of {count(here, 'rater')}; {results['planned_raters']} were planned."
+        )
     sides = results["sides"]
     if sides and not sides["low"] <= 0.5 <= sides["high"]:
         side, share = ("left", sides["value"]) if sides["value"] > 0.5 else ("right", 1 - sides["value"])
@@ -99,7 +101,10 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
         )
     lost = results["votes"]["judgments"] - results["votes"]["counted"]
     if lost > results["votes"]["judgments"] / 4:
-        found.append(f"{count(lost, 'vote')} of {results['votes']['judgments']:,} are of raters set aside.")
+        found.append(
+            f"{count(lost, 'vote')} of {results['votes']['judgments']:,} do not count, because their raters were "
+            "set aside."
+        )
     if not any(rater["judged"] for rater in results["raters"]):
         found.append("No catch trials: raters who click at random are not recognized by their answers.")
     return found
