@@ -15,7 +15,7 @@ from capo.shapes.build.drawn_data import Contrasts
 SHARE = 0.35
 """Share of the images that are redrawn."""
 OWN_STRENGTH, MISSED_STRENGTH = 0.5, 0.27
-"""Share of the noise schedule that an image goes through if drawn for its own prompt, and for a missed one."""
+"""Share of the noise schedule that an image goes through, for its own prompt and for a missed one."""
 STEPS, GUIDANCE = 15, 1.5
 BATCH = 128
 
