@@ -102,8 +102,8 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
     lost = results["votes"]["judgments"] - results["votes"]["counted"]
     if lost > results["votes"]["judgments"] / 4:
         found.append(
-            f"{count(lost, 'vote')} of {results['votes']['judgments']:,} do not count, because their raters were "
-            "set aside."
+            f"{count(lost, 'vote')} of {results['votes']['judgments']:,} do not count, because their raters "
+            "were set aside."
         )
     if not any(rater["judged"] for rater in results["raters"]):
         found.append("No catch trials: raters who click at random are not recognized by their answers.")
