@@ -9,13 +9,15 @@ pairs.
 """
 
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 from environment import SETTINGS
-from ground import SOURCE, capo, digests, succeed
+from forks import Ended, fork, import_all, modules, prepare
+from ground import digests
 from tries import Try
 
 BAD_SETTINGS = (
@@ -91,10 +93,13 @@ Rows = dict[str, Any]
 
 def attack(folder: Path, most: int | None = None) -> Iterator[Try]:
     """Yield a try for every bad setting, edge reward and division of work."""
-    yield from _settings(folder)
     (folder / "edge_rewards.py").write_text(REWARDS)
+    prepare()
+    sys.path.insert(0, str(folder))
     whole = folder / "whole"
+    shutil.rmtree(whole, ignore_errors=True)
     _make(folder, whole, RED, BLUE)
+    yield from _settings(folder)
     yield from _rewards(folder, whole)
     yield from _divisions(folder, whole)
 
@@ -102,10 +107,10 @@ def attack(folder: Path, most: int | None = None) -> Iterator[Try]:
 def _settings(folder: Path) -> Iterator[Try]:
     run = folder / "never"
     for settings, expected in BAD_SETTINGS:
-        code, _, err = capo("run", "shapes", "--run", str(run), *_set(settings))
-        missing = [words for words in expected if words not in err]
-        wrong = code not in (1, 2) or "Traceback" in err or run.exists() or missing
-        problem = f"exit code {code}, not mentioned: {missing}: {err[-500:]}" if wrong else ""
+        ended = fork(["run", "shapes", "--run", str(run), *_set(settings)], folder / "last")
+        missing = [words for words in expected if words not in ended.err]
+        wrong = ended.code not in (1, 2) or "Traceback" in ended.err or run.exists() or missing
+        problem = f"exit code {ended.code}, not mentioned: {missing}: {ended.err[-500:]}" if wrong else ""
         yield Try("bad settings", " ".join(settings), problem, "rejected")
 
 
@@ -115,14 +120,18 @@ def _rewards(folder: Path, whole: Path) -> Iterator[Try]:
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(whole, run)
         reward = f"{{name: {name}, source: 'edge_rewards:{name}', comparison: {comparison}}}"
-        code, err = 0, ""
+        ended = Ended(0, "", "")
         for stage in ("score", "pair"):
-            if not code:
-                arguments = (stage, "shapes", "--run", str(run), "--force", *_small(reward))
-                code, _, err = capo(*arguments, **_with_rewards(folder))
-        as_expected = mention in err if code else not mention
-        problem = "" if as_expected and "Traceback" not in err else f"exit code {code}: {err[-500:]}"
-        yield Try("rewards at the edge", f"{name}, {comparison}", problem, "rejected" if code else "pairs")
+            if not ended.code:
+                ended = fork(
+                    [stage, "shapes", "--run", str(run), "--force", *_small(reward)], folder / "last"
+                )
+        as_expected = mention in ended.err if ended.code else not mention
+        wrong = not as_expected or "Traceback" in ended.err
+        problem = f"exit code {ended.code}: {ended.err[-500:]}" if wrong else ""
+        yield Try(
+            "rewards at the edge", f"{name}, {comparison}", problem, "rejected" if ended.code else "pairs"
+        )
 
 
 def _divisions(folder: Path, whole: Path) -> Iterator[Try]:
@@ -157,7 +166,10 @@ def _make(
     stages = ("prompts", "generate", "score") if part else ("prompts", "generate", "score", "pair")
     for stage in stages:
         shard = ("--shard", part) if part and stage != "prompts" else ()
-        succeed(stage, *common, *shard, **_with_rewards(folder))
+        ended = fork([stage, *common, *shard], folder / "last")
+        if ended.code:
+            raise RuntimeError(f"capo {stage}: exit code {ended.code}: {ended.err}")
+        import_all(modules(folder / "last"))
 
 
 def _pairs(run: Path) -> dict[str, Rows]:
@@ -179,7 +191,3 @@ def _small(*rewards: str) -> list[str]:
 
 def _set(settings: Sequence[str]) -> list[str]:
     return [word for setting in settings for word in ("--set", setting)]
-
-
-def _with_rewards(folder: Path) -> dict[str, str]:
-    return {"PYTHONPATH": f"{SOURCE}:{folder}"}
