@@ -221,7 +221,8 @@ def test_policy_and_reference_have_it_and_the_printed_code_loads_it(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(sdxl, "base")
     shutil.copy(style / "kohya.safetensors", "style.safetensors")
-    fields = {"loras": [{"path": "style.safetensors", "weight": 0.5}]}
+    shutil.copytree(style / "peft", "other")
+    fields = {"loras": [{"path": "style.safetensors", "weight": 0.5}, {"path": "other", "weight": 0.25}]}
     family = family_of("base", **fields)
     conditioning, t = family.encode(["a cat", "a dog"]), torch.tensor([5, 9])
     base = family.predict(noise, t, conditioning)

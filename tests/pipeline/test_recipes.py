@@ -20,6 +20,10 @@ KINDS = {
     "sd3": "sd3",
     "sd35": "sd35",
     "flux": "flux-dev",
+    "qwen-image": "qwen-image",
+    "flux2": "flux2-klein-base",
+    "z-image": "z-image",
+    "pixart": "pixart",
     "dpo": "sd15",
     "diffusion-dpo": "sd15",
 }

@@ -42,15 +42,29 @@ def local_path(lora: LoraSection) -> Path:
     return Path(lora.path) if lora.file is None else Path(lora.path, lora.file)
 
 
+def location(lora: LoraSection) -> str:
+    """Return a LoRA's path, or its Hub id without the revision."""
+    return split_revision(lora.path)[0] if lora.on_hub else str(local_path(lora))
+
+
+def is_peft(lora: LoraSection) -> bool:
+    """Report whether a LoRA is known to be a folder that peft saved."""
+    return len(_known_files(lora)) > 1 if lora.on_hub else (local_path(lora) / PEFT_CONFIG).is_file()
+
+
 def known_file(lora: LoraSection) -> str | None:
     """Return the name of a LoRA's file in its repository, if the recipe or the Hub's cache here says it."""
-    if lora.file is not None:
-        return lora.file
-    try:
-        files = _lora_files(lora.path, _cached(*split_revision(lora.path)))
-    except (OSError, ValueError):
-        return None
+    files = _known_files(lora)
     return files[0] if len(files) == 1 else None
+
+
+def _known_files(lora: LoraSection) -> list[str]:
+    if lora.file is not None:
+        return [lora.file]
+    try:
+        return _lora_files(lora.path, _cached(*split_revision(lora.path)))
+    except (OSError, ValueError):
+        return []
 
 
 def _lora_files(where: str, files: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from capo.diffusion import is_plugin_checkpoint
-from capo.diffusion.lora_source import local_path
+from capo.diffusion.lora_source import location
 from capo.diffusion.plain_pipeline import Base, PlainPipeline, call, portable, to_device
 from capo.recipe import LoraSection
 
@@ -70,11 +70,11 @@ def loading(
         parts=dict.fromkeys(left_out),
         pipeline=base.pipeline,
         config=None if base.config is None else _beside(base.config),
-        loras=[lora if lora.on_hub else _beside_policy(lora) for lora in base.loras],
+        loras=[(lora, location(lora) if lora.on_hub else f"../{_name(lora)}") for lora in base.loras],
     )
     files = [base.name] if beside else []
     if adaptation == "lora":
-        files += [local_path(lora).name for lora in base.loras if not lora.on_hub]
+        files += [_name(lora) for lora in base.loras if not lora.on_hub]
     where = f", with {', '.join(f'`{file}`' for file in files)} beside it" if files else ""
     code = "\n".join([
         *plain.imports(),
@@ -85,8 +85,8 @@ def loading(
     return f"In this folder{where}:\n\n```python\n{code}\n```"
 
 
-def _beside_policy(lora: LoraSection) -> LoraSection:
-    return LoraSection(path=f"../{local_path(lora).name}", weight=lora.weight)
+def _name(lora: LoraSection) -> str:
+    return Path(location(lora)).name
 
 
 def _beside(config: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from capo.diffusion import is_plugin_checkpoint
-from capo.diffusion.lora_source import known_file, local_path
+from capo.diffusion.lora_source import is_peft, known_file
 from capo.recipe import GenerateSection, LoraSection
 from capo.recipe.hub_id import split_revision
 
@@ -56,8 +56,8 @@ class PlainPipeline:
     """The pipeline class of a base that is a single file."""
     config: str | None = None
     """The configuration of a base that is a single file."""
-    loras: Sequence[LoraSection] = ()
-    """The LoRAs that are merged into the base of an adapter."""
+    loras: Sequence[tuple[LoraSection, str]] = ()
+    """The LoRAs that are merged into the base of an adapter, and their locations in the code."""
 
     @property
     def needs_capo(self) -> bool:
@@ -69,6 +69,8 @@ class PlainPipeline:
         lines = ["import torch", f"from diffusers import {', '.join(sorted({self._kind, *names}))}"]
         if self.needs_capo:
             lines.insert(1, "from capo.diffusion import resolve_checkpoint  # finds the base")
+        if self.adaptation == "lora" and any(is_peft(lora) for lora, _ in self.loras):
+            lines += ["from peft import PeftModel", "from peft.tuners.lora import LoraLayer"]
         return [*lines, ""]
 
     def loading(self) -> list[str]:
@@ -84,7 +86,7 @@ class PlainPipeline:
         method = "from_pretrained" if self.pipeline is None else "from_single_file"
         return [
             call(f"pipe = {self._kind}.{method}", [base, *options, dtype, *parts]),
-            *(line for lora in self.loras for line in _fusing(lora)),
+            *(line for lora, place in self.loras for line in _fusing(lora, place)),
             f"pipe.load_lora_weights({literal(self.folder)})",
         ]
 
@@ -93,17 +95,31 @@ class PlainPipeline:
         return (self.adaptation == "lora" and self.pipeline) or "DiffusionPipeline"
 
 
-def _fusing(lora: LoraSection) -> list[str]:
-    if lora.on_hub:
-        name, revision = split_revision(lora.path)
-        options = {"weight_name": known_file(lora), "revision": revision}
-        arguments = [literal(name), *(f"{n}={literal(value)}" for n, value in options.items() if value)]
-    else:
-        arguments = [literal(str(local_path(lora)))]
+def _fusing(lora: LoraSection, place: str) -> list[str]:
+    revision = split_revision(lora.path)[1] if lora.on_hub else None
+    options = {} if revision is None else {"revision": revision}
+    if is_peft(lora):
+        return _fusing_with_peft(place, options, lora.weight)
+    if lora.on_hub and (file := known_file(lora)):
+        options = {"weight_name": file, **options}
+    arguments = [literal(place), *(f"{name}={literal(value)}" for name, value in options.items())]
     return [
         call("pipe.load_lora_weights", arguments),
         f"pipe.fuse_lora(lora_scale={lora.weight!r})",
         "pipe.unload_lora_weights()",
+    ]
+
+
+def _fusing_with_peft(place: str, options: Mapping[str, str], weight: float) -> list[str]:
+    """Merge a folder that peft saved, which diffusers does not read."""
+    arguments = ["denoiser", literal(place), *(f"{n}={literal(value)}" for n, value in options.items())]
+    return [
+        'denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer',
+        call("styled = PeftModel.from_pretrained", arguments),
+        "for layer in styled.modules():",
+        "    if isinstance(layer, LoraLayer):",
+        f"        layer.scale_layer({weight!r})",
+        "styled.merge_and_unload()  # into the pipeline's own weights",
     ]
 
 

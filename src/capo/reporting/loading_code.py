@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from capo.diffusion.lora_source import location
 from capo.diffusion.plain_pipeline import PlainPipeline, call, call_values, keywords, literal, to_device
 from capo.recipe import GenerateSection
 from capo.reporting.gather import Material
@@ -32,7 +33,7 @@ def loading_code(material: Material) -> str:
         parts=dict.fromkeys(record["left_out"]) | record.get("parts", {}),
         pipeline=record.get("pipeline"),
         config=model.config,
-        loras=model.loras,
+        loras=[(lora, location(lora)) for lora in model.loras],
     )
     first = material.side_by_side[0] if material.side_by_side else None
     prompt = first.prompt.text if first else "a prompt"
