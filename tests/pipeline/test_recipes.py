@@ -13,6 +13,7 @@ from capo.scoring.score import make_scores
 from capo.store import Run
 from capo.store.step import Job
 from capo.training.train import train
+from diffusion_cases import SHORT
 
 KINDS = {
     "sd15": "sd15",
@@ -54,6 +55,7 @@ def test_a_recipe_generates_and_trains(name, checkpoint, tmp_path):
         "model.checkpoint": str(checkpoint(KINDS[name])),
         "model.variant": None,
         "rewards": [reward],
+        **{f"model.{field}": value for field, value in SHORT.get(KINDS[name], {}).items()},
     }
     if name == "diffusion-dpo":
         places["images"] = {"source": str(_compared(tmp_path / "people"))}
