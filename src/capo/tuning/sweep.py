@@ -60,16 +60,19 @@ class Sweep:
         return self.recipe.model_copy(update={"train": train})
 
     def check(self) -> None:
-        """Raise `RecipeError` if no sweep is possible."""
-        train, values = self.recipe.train, self.first
-        problems = []
-        if train.validation_prompts is None:
-            problems.append("train.validation_prompts: missing; a sweep compares values on them")
-        elif shared := self._shared_prompts():
-            problems.append(
+        """Raise `RecipeError` if no sweep is possible; reads the prompts of validation and evaluation."""
+        self.check_settings()
+        if shared := self._shared_prompts():
+            raise RecipeError(
                 f"train.validation_prompts: {shared} of them are evaluation prompts too; choose others, "
                 "since an evaluation on prompts that β was chosen by flatters the result"
             )
+
+    def check_settings(self) -> None:
+        """Raise `RecipeError` if no sweep is possible, whatever the prompts are."""
+        train, values, problems = self.recipe.train, self.first, []
+        if train.validation_prompts is None:
+            problems.append("train.validation_prompts: missing; a sweep compares values on them")
         if len(set(values)) < max(2, len(values)):
             problems.append("--values: name at least two different values")
         if self.steps is not None and self.steps <= train.warmup_steps:

@@ -39,7 +39,7 @@ def sweep_cost(sweep: Sweep, gpu: str, utilization: float) -> SweepCost:
 
     Raises `ValueError` like `capo.cost.plan.plan_run`, and `RecipeError` for a recipe without validation.
     """
-    sweep.check()
+    sweep.check_settings()
     recipe = sweep.of(sweep.recipe.train.beta)
     planned = plan_run(recipe, gpu, utilization)
     shares, hours = artifact_shares(recipe), dict[str, float]()
