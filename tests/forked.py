@@ -1,18 +1,32 @@
-"""Child processes that need not import anything again."""
+"""Child processes that need not import anything again.
 
+A fork of a process with threads may wait forever for a lock that one of them held. Processes of pytest have
+threads, so a test forks from within a process of its own.
+"""
+
+import importlib
+import multiprocessing
 import os
+import sys
+import threading
 import traceback
-import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 from capo.store import atomic
 
 
+def forking_process() -> ProcessPoolExecutor:
+    """A new process, without threads, that calls functions of importable modules, which may fork it."""
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
 def fork(work: Callable[[], object], **environment: str) -> int:
     """Start a child process that does `work`; return its process id."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # threads of libraries do not matter here
-        child = os.fork()
+    assert threading.active_count() == 1, "only a `forking_process` may fork"
+    child = os.fork()
     if child:
         return child
     try:
@@ -25,6 +39,20 @@ def fork(work: Callable[[], object], **environment: str) -> int:
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
+
+
+def import_for(work: Callable[[], object], record: Path) -> None:
+    """Do `work` in a child process, and import here what it imported, for later ones; `record` lists that."""
+
+    def recorded() -> None:
+        work()
+        record.write_text("\n".join(sys.modules), encoding="utf-8")
+
+    assert ended(fork(recorded)) == 0
+    for name in record.read_text(encoding="utf-8").splitlines():
+        if name not in sys.modules:
+            with suppress(ImportError):
+                importlib.import_module(name)
 
 
 def ended(child: int) -> int:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 
 import pytest
 
@@ -10,7 +9,6 @@ import fake_stages
 from capo import pipeline
 from capo.recipe import parse_recipe
 from capo.store import Run
-from forked import ended, fork
 
 SHARED = ["prompts", "samples", "scores/first", "scores/second", "scores/held-out", "baseline"]
 
@@ -101,18 +99,3 @@ def test_a_damaged_original_is_not_reused(tmp_path, capsys, monkeypatch):
     damaged.unlink()
     run(tmp_path / "third", tmp_path / "first")
     assert "samples" in fake_stages.calls
-
-
-def test_reuse_survives_a_kill_at_every_failpoint(tmp_path):
-    run(tmp_path / "first")
-    run(tmp_path / "whole", tmp_path / "first", steps=5)
-    expected, count = contents(tmp_path / "whole"), tmp_path / "count"
-
-    def attempt(name, **environment):
-        return ended(fork(lambda: run(tmp_path / name, tmp_path / "first", steps=5), **environment))
-
-    assert attempt("counted", CAPO_FAILPOINT_COUNT=str(count)) == 0
-    for k in range(1, int(count.read_text()) + 1, 3):
-        assert attempt(str(k), CAPO_FAILPOINT=str(k)) == -signal.SIGKILL
-        assert attempt(str(k)) == 0, k
-        assert contents(tmp_path / str(k)) == expected, k
