@@ -15,6 +15,7 @@ def reads(tmp_path, monkeypatch):
     monkeypatch.setenv("CAPO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "SMALL", 0)
     monkeypatch.setattr(module, "_known", {})
+    monkeypatch.setattr(module, "_small", {})
     read, digest = [], module._digest
     monkeypatch.setattr(module, "_digest", lambda path, size: read.append(path.name) or digest(path, size))
     return read
@@ -92,7 +93,16 @@ def test_without_a_usable_cache_one_process_reads_once(broken, weights, reads, t
     assert sorted(reads) == ["a", "b"]
 
 
-def test_small_files_leave_no_trace_in_the_cache(weights, reads, tmp_path, monkeypatch):
+def test_small_files_are_read_once_by_a_process_until_they_change(weights, reads, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SMALL", 100)
-    file_digests(weights)
+    monkeypatch.setattr(module, "SETTLED_SECONDS", -1)
+    first, (path, _) = file_digests(weights), weights
+    assert file_digests(weights) == first
+    kept = path.stat()
+    path.write_bytes(b"c")
+    os.utime(path, ns=(0, kept.st_mtime_ns))
+    assert file_digests(weights)[0] != first[0]
+    with files_read_again():
+        file_digests(weights)
+    assert reads == ["a", "b", "a", "a", "b"]
     assert not (tmp_path / "cache").exists()

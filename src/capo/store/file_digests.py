@@ -5,6 +5,7 @@ time.
 """
 
 import hashlib
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -19,12 +20,14 @@ TABLE = "CREATE TABLE IF NOT EXISTS digests (file TEXT PRIMARY KEY, digest TEXT 
 WRITER_SECONDS = 60.0
 """Seconds to wait while another process writes."""
 SMALL = 16 << 20
-"""Files that together have fewer bytes are read every time, which is as fast as looking them up."""
+"""Files that together have fewer bytes are read once by each process, which is as fast as looking them up."""
 SETTLED_SECONDS = 2.0
 """A file modified more recently may be modified again without a new modification time."""
 
 _known: dict[str, str] = {}
 """What this process has read or looked up, in case the cache cannot be written."""
+_small: dict[tuple[int, ...], str] = {}
+"""What this process has read of small files."""
 _trusted: ContextVar[bool] = ContextVar("trusted", default=True)
 
 
@@ -42,7 +45,7 @@ def file_digests(paths: Sequence[Path], size: int = 16) -> list[str]:
     """Return the digest (blake2b of `size` bytes, hexadecimal) of each file's contents."""
     statuses = [path.stat() for path in paths]
     if sum(status.st_size for status in statuses) < SMALL:
-        return [_digest(path, size) for path in paths]
+        return [_small_digest(path, status, size) for path, status in zip(paths, statuses, strict=True)]
     keys = [
         f"{size}\0{path.resolve()}\0{status.st_ino}\0{status.st_size}\0{status.st_mtime_ns}"
         for path, status in zip(paths, statuses, strict=True)
@@ -57,6 +60,17 @@ def file_digests(paths: Sequence[Path], size: int = 16) -> list[str]:
     _store({key: digest for key, digest in fresh.items() if times[key] < latest})
     known |= fresh
     return [known[key] for key in keys]
+
+
+def _small_digest(path: Path, status: os.stat_result, size: int) -> str:
+    """Digest a file unless this process has; a change of its content changes `st_ctime`."""
+    key = (size, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if _trusted.get() and key in _small:
+        return _small[key]
+    digest = _digest(path, size)
+    if max(status.st_mtime, status.st_ctime) < time.time() - SETTLED_SECONDS:
+        _small[key] = digest
+    return digest
 
 
 def _digest(path: Path, size: int) -> str:
