@@ -32,10 +32,11 @@ os.fsync = lambda handle: None
 
 
 LONGEST = (
-    "test_killed.py", "test_together.py", "studies/test_quick.py", "training/test_train.py",
-    "cost/test_counts.py", "cost/test_plan.py", "cost/test_bench.py", "diffusion/test_policy.py",
-    "pipeline/test_rounds.py", "studies/test_running.py", "training/test_trainer.py",
-    "engine/test_heartbeat.py", "test_day.py",
+    "studies/test_quick.py", "test_together.py", "test_killed.py", "engine/test_ray_executor.py",
+    "studies/test_rounds.py", "training/test_train.py", "cost/test_counts.py", "pipeline/test_parts.py",
+    "test_four_kinds.py", "rewards/test_program_rewards.py", "studies/test_running.py",
+    "sampling/test_growth.py", "diffusion/test_policy.py", "engine/test_heartbeat.py", "cost/test_bench.py",
+    "pipeline/test_rounds.py", "training/test_trainer.py", "test_day.py",
 )  # fmt: skip
 """Files that take longest. They start first, so that no process is left alone with one at the end."""
 

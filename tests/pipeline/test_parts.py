@@ -1,25 +1,25 @@
 """Independent commands make parts of the shards; a plain one commits the bytes it would have made alone."""
 
 import json
+import multiprocessing
 import os
-import re
-import subprocess
-import sys
-import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import tiny_rewards
 import tiny_run
 import tiny_training
 from capo import pipeline
+from capo.cli import app
 from capo.engine.launch import LaunchError
 from capo.engine.part_executor import Part
 from capo.pipeline.parts import run_part
 from capo.recipe import dump_recipe, parse_recipe
 from capo.store import Run, StaleArtifact, WorkspaceError
+from forked import forking_process
+from parts_at_once import both_parts, end_within_a_share
 
 
 @pytest.fixture(scope="module")
@@ -33,47 +33,28 @@ def settings(tmp_path_factory, sdxl):
     )
 
 
-def child(work):
-    """Start a process that does `work`; return its id."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # threads of libraries do not matter here
-        pid = os.fork()
-    if not pid:
-        try:
-            work()
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            os._exit(1)
-        os._exit(0)
-    return pid
-
-
-def at_once(settings, folder, stage):
-    """Do both parts at the same time, as commands: a fork of this process could hang on a thread's lock."""
-    (folder / "tiny.yaml").write_text(dump_recipe(settings))
-    command = [sys.executable, "-m", "capo", stage, folder / "tiny.yaml", "--run", folder / "parts"]
-    here = Path(tiny_training.__file__).parent
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    parts = [[*command, "--shard", f"{n}/2"] for n in range(2)]
-    processes = [subprocess.Popen(part, cwd=here, env=environment) for part in parts]
-    assert [process.wait(timeout=200) for process in processes] == [0, 0]
-
-
 def manifests(run, *names):
     return [Run(run).artifact(name).manifest() for name in names]
 
 
-def test_parts_at_once_and_a_plain_command_make_the_bytes_of_one_command(settings, tmp_path):
+@pytest.fixture
+def at_once(settings, tmp_path):
+    """Makes both parts of a stage of the run `parts` at the same time, in processes of their own."""
+    with forking_process() as process:
+        yield lambda stage: process.submit(both_parts, settings, tmp_path / "parts", stage).result()
+
+
+def test_parts_at_once_and_a_plain_command_make_the_bytes_of_one_command(settings, tmp_path, at_once):
     for name in ("whole", "parts"):
         pipeline.run(settings, tmp_path / name, stage="prompts")
-    at_once(settings, tmp_path, "run")
+    at_once(None)
     samples = Run(tmp_path / "parts").artifact("samples")
     assert samples.manifest() is None
     assert len([name for name in samples.files() if name.endswith(".parquet")]) == 6
     times = {name: (samples.folder / name).stat().st_mtime_ns for name in samples.files()}
     for name in ("whole", "parts"):
         pipeline.run(settings, tmp_path / name, stage="generate")
-    at_once(settings, tmp_path, "score")
+    at_once("score")
     for name in ("whole", "parts"):
         pipeline.run(settings, tmp_path / name, stage="score")
     names = ("samples", "scores/red", "scores/blue")
@@ -165,8 +146,10 @@ def test_parts_and_a_plain_command_exclude_each_other(tmp_path):
     refused = pytest.raises(WorkspaceError, match=rf"2 commands with --shard \(process {os.getpid()} on")
     with Run.share(tmp_path), Run.share(tmp_path), refused, Run.open(tmp_path):
         pass
-    dead = child(lambda: Run.share(tmp_path).__enter__() and os._exit(0))
-    os.waitpid(dead, 0)
+    dead = multiprocessing.get_context("spawn").Process(target=end_within_a_share, args=(tmp_path,))
+    dead.start()
+    dead.join()
+    assert list((tmp_path / ".shares").iterdir())
     with Run.open(tmp_path):
         assert not list((tmp_path / ".shares").iterdir())
 
@@ -174,11 +157,10 @@ def test_parts_and_a_plain_command_exclude_each_other(tmp_path):
 def test_the_command_prints_what_is_left_and_rejects_a_wrong_part(settings, tmp_path):
     (tmp_path / "tiny.yaml").write_text(dump_recipe(settings))
     pipeline.run(settings, tmp_path / "run", stage="prompts")
-    command = [sys.executable, "-m", "capo", "generate", tmp_path / "tiny.yaml", "--run", tmp_path / "run"]
-    here = Path(tiny_training.__file__).parent
-    wrong = subprocess.run([*command, "--shard", "2/2"], cwd=here, capture_output=True, text=True)
-    assert wrong.returncode == 2
-    assert re.search(r"Error: --shard: '2/2'", wrong.stderr)
-    done = subprocess.run([*command, "--shard", "0/2", "--json"], cwd=here, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    command = ["generate", str(tmp_path / "tiny.yaml"), "--run", str(tmp_path / "run")]
+    wrong = CliRunner().invoke(app, [*command, "--shard", "2/2"])
+    assert wrong.exit_code == 2
+    assert "--shard: '2/2'" in wrong.stderr
+    done = CliRunner().invoke(app, [*command, "--shard", "0/2", "--json"])
+    assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["parts"] == [{"artifacts": ["samples"], "made": 3, "left": 3}]

@@ -120,7 +120,7 @@ def test_a_silent_program_is_killed_after_the_timeout(program):
 
 def test_a_program_that_is_always_silent_is_retried_for_a_few_timeouts_only(program):
     """Not once for the batch and once for each of its images, twice."""
-    reward = silent(program("import time; time.sleep(60)"), 1.0)
+    reward = silent(program("import time; time.sleep(60)"), 0.5)
     started = time.monotonic()
     with pytest.raises(TransientError, match=r"more than 4 times its timeout.*gave no answer"):
         score_images(reward, IMAGES * 16, PROMPTS * 16, 64)

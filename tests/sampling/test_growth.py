@@ -13,7 +13,10 @@ from capo.diffusion.policy import Policy
 from capo.recipe import parse_recipe
 from capo.store import Run
 
-FEW = {"prompts": {"count": 4}, "generate": {"batch_size": 2, "samples_per_prompt": 2, "shard_prompts": 2}}
+FEW = {
+    "prompts": {"count": 4},
+    "generate": {"batch_size": 2, "samples_per_prompt": 2, "shard_prompts": 2, "num_inference_steps": 1},
+}
 
 
 @pytest.fixture
