@@ -184,7 +184,7 @@ def served(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str
 
 
 def _port(process: subprocess.Popen[str], *outputs: Path) -> int:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         said = "".join(output.read_text() for output in outputs)
         if "http://" in said:

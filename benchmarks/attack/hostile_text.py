@@ -77,7 +77,7 @@ def attack(folder: Path) -> Iterator[Try]:
         "status": ("status", "--run", str(run)),
         "status as JSON": ("status", "--run", str(run), "--json"),
         "calibration": ("calibration", "--run", str(run)),
-        "images": ("images", "export", "--run", str(run), "--to", str(folder / "images")),
+        "images": ("images", "export", str(run), "--to", str(folder / "images")),
         "pairs": ("data", "export", "--run", str(run), "--to", str(folder / "pairs")),
         "pairs as a folder": (
             "data",
@@ -106,7 +106,7 @@ def attack(folder: Path) -> Iterator[Try]:
         "votes": ("people", "simulate", str(study), "--to", str(folder / "votes")),
     }.items():
         yield Try("commands on hostile text", name, _said(*capo(*arguments)))
-    votes = map(str, sorted((folder / "votes").iterdir()))
+    votes = map(str, sorted((folder / "votes").glob("*")))
     yield Try("commands on hostile text", "votes added", _said(*capo("people", "add", str(study), *votes)))
     yield Try("commands on hostile text", "votes reported", _said(*capo("people", "report", str(study))))
     for layout in ("label-studio", "rapidata", "pick-a-pic"):

@@ -10,6 +10,7 @@ from capo.people.human_study import (
     KEY,
     PAGE,
     STUDY,
+    Question,
     StudyError,
     check_study_images,
     is_swapped,
@@ -140,6 +141,9 @@ def test_what_cannot_be_a_study_is_refused_before_anything_is_written(tmp_path):
         ({"post": "javascript:alert(1)"}, "not an address"),
         ({"post": "https://example.org; script-src *"}, "not an address"),
         ({"catches": 5}, "5 catch trials"),
+        ({"title": "\x1b[2J"}, r"--title: control character U\+001B"),
+        ({"instruction": "x" * 10_001}, "--instruction: 10,001 characters"),
+        ({"questions": (Question(name="q", text=" "),)}, "--question: no text"),
     ):
         with pytest.raises(ValueError, match=reason):
             make(tmp_path / "study", **settings)

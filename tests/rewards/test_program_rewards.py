@@ -245,7 +245,10 @@ time.sleep(600)
         ("raise ImportError('no such model')", "ended with exit status 1.*no such model"),
         ("input(); print('hello')", "ended with exit status 0: hello"),
         ("input(); print('{\"protocol\": 2}')", "expected a reply with protocol 1"),
-        ("input(); print('{\"protocol\": 1, \"comparison\": \"' + 'x' * 10**6 + '\"}')", "comparison 'xxx"),
+        (
+            "input(); print('{\"protocol\": 1, \"comparison\": \"' + 'x' * 10**6 + '\"}')",
+            "reward 'r': .*comparison 'xxx",
+        ),
         ("import sys; sys.stderr.write('x' * 10**6)", "ended with exit status 0: xxx"),
     ],
     ids=range(5),

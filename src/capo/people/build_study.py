@@ -17,6 +17,7 @@ from capo.people.human_study import (
     FORMAT,
     IMAGES,
     KEY,
+    MOST_CHARACTERS,
     PAGE,
     STUDY,
     VOTES,
@@ -33,6 +34,7 @@ from capo.people.human_study import (
 )
 from capo.people.rater_page import INDEX, check_post, render_study
 from capo.prompts import Prompt
+from capo.prompts.text_rules import text_problem
 from capo.rewards.rgb_images import decode_image
 from capo.store.atomic import create_folder
 from capo.store.manifest import pretty
@@ -91,6 +93,11 @@ def check_settings(to: Path, settings: StudySettings, pairs: int) -> None:
         raise ValueError(f"{to} exists already; name another folder with --to, or remove it")
     if settings.post is not None:
         check_post(settings.post)
+    texts = {"--title": settings.title, "--instruction": settings.instruction}
+    for option, text in (texts | {"--question": settings.questions[0].text}).items():
+        problem = text_problem(text) or (f"{len(text):,} characters" if len(text) > MOST_CHARACTERS else None)
+        if problem is not None or not text.strip():
+            raise ValueError(f"{option}: {problem or 'no text'}; use at most {MOST_CHARACTERS:,} characters")
     if settings.catches is not None and settings.catches > pairs:
         raise ValueError(f"{settings.catches} catch trials are more than the {pairs} pairs that they repeat")
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from capo.prompts.text_rules import LONGEST_TEXT
 from capo.store.manifest import canonical
 
 FORMAT: Literal[1] = 1
@@ -29,7 +30,9 @@ RATER = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 Side = Literal["left", "right"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
-Text = Annotated[str, Field(min_length=1, max_length=10_000)]
+MOST_CHARACTERS = 10_000
+"""Of a title, an instruction or a question."""
+Text = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]
 
 
 class StudyError(ValueError):
@@ -72,7 +75,7 @@ class StudyPair(_Record):
     """Two images of a prompt. `left` and `right` are shuffled; a rater may see them exchanged."""
 
     pair: Annotated[str, Field(pattern=r"^p[0-9]{4,6}$")]
-    prompt: Text
+    prompt: Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
     left: StudyImage
     right: StudyImage
 

@@ -45,6 +45,14 @@ def parse_comparison(value: Any) -> "Comparison | None":
     )
 
 
+def declared_comparison(reward: str, value: Any) -> "Comparison | None":
+    """Return the comparison that a program or server declares; errors name the reward."""
+    try:
+        return parse_comparison(value)
+    except RewardError as error:
+        raise RewardError(f"reward {reward!r}: it declares a {error}") from None
+
+
 def describe_comparison(comparison: "Comparison | None") -> dict[str, Any] | None:
     """Return name and parameter as JSON values: `{"comparison": "bradley-terry", "temperature": 1.0}`."""
     from capo.method.calibration import BradleyTerry, PowerRatio, Threshold
