@@ -132,6 +132,24 @@ def test_a_malformed_index_is_named(checkpoint, index):
         load(checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("text_encoder/config.json", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1,000,000,000"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**9}, "num_train_timesteps is"),
+        ("text_encoder/config.json", {"vocab_size": "9"}, "vocab_size"),
+        ("text_encoder/config.json", None, "cannot be (built|loaded)"),
+        ("tokenizer/tokenizer_config.json", None, "tokenizer"),
+        ("scheduler/scheduler_config.json", {"beta_start": "9"}, "cannot be built as its configurations say"),
+    ],
+)
+def test_malformed_configurations_are_named(checkpoint, file, values, message):
+    path = checkpoint / file
+    path.write_text("[]" if values is None else json.dumps(json.loads(path.read_text()) | values))
+    with pytest.raises(ValueError, match=rf"model\.checkpoint: [\s\S]*{message}"):
+        load(checkpoint)
+
+
 @pytest.mark.parametrize("name", ["/nowhere", "no such id!", "."])
 def test_a_path_without_a_checkpoint_is_rejected(name, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

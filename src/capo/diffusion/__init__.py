@@ -60,11 +60,22 @@ def load_family(
     does not exist, is malformed, or has a pipeline class that no family covers.
     """
     from capo.diffusion import components
+    from capo.diffusion.configuration_files import check_counts
 
     with quiet():
         source = locate(section)
         kind = _family_class(_pipeline_name(section, source))
-        return kind(section, source, device, load_part or components.load_part)
+        check_counts(Path(source.path))
+        try:
+            return kind(section, source, device, load_part or components.load_part)
+        except (ImportError, MemoryError, OSError, RuntimeError, ValueError):
+            raise
+        except Exception as error:
+            # The libraries build what a configuration says, and raise many types if that makes no sense.
+            raise ValueError(
+                f"model.checkpoint: {section.checkpoint} cannot be built as its configurations say: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
 
 def locate(section: ModelSection) -> "Source":

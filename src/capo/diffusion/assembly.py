@@ -27,10 +27,19 @@ def absent_parts(kind: Any, source: Source) -> list[str]:
 def assemble(kind: Any, source: Source, parts: Mapping[str, Any]) -> Any:
     """Return a pipeline of class `kind` with these `parts`; the checkpoint supplies the others.
 
-    Raises `ImportError` naming a package that another part needs and that is missing.
+    Raises `ImportError` naming a package that another part needs and that is missing, and `ValueError` if
+    another part, such as a tokenizer, is malformed.
     """
     _check_packages(kind, source)
-    pipeline = kind.from_pretrained(source.path, use_safetensors=True, **dict(parts))
+    try:
+        pipeline = kind.from_pretrained(source.path, use_safetensors=True, **dict(parts))
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # the libraries raise many types
+        raise ValueError(
+            f"model.checkpoint: a tokenizer, the scheduler or the index of {source.path} cannot be loaded: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -64,7 +64,9 @@ def load_part(kind: Any, source: Source, folder: str, dtype: torch.dtype) -> Any
             output_loading_info=True,
             **{name: value for name, value in chosen.items() if value is not None},
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # the libraries raise many types for configurations that make no sense
         raise ValueError(f"{where} cannot be loaded as {kind.__name__}: {error}") from error
     if wrong := weight_defect(model, report):
         raise ValueError(f"{where} {wrong}")

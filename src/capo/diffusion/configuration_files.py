@@ -1,5 +1,6 @@
 """The small files of a checkpoint: configurations and tokenizers, without weights."""
 
+import json
 from pathlib import Path
 
 from capo.diffusion import resolve_checkpoint
@@ -7,6 +8,23 @@ from capo.recipe import ModelSection
 
 SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 """Configurations and tokenizers."""
+
+
+MOST_COUNTED = 10_000
+"""Limit on numbers of layers and timesteps: libraries build each of them, whatever the weights are."""
+
+
+def check_counts(folder: Path) -> None:
+    """Raise `ValueError` if a configuration asks for more layers or timesteps than any model has."""
+    for path in sorted(folder.glob("*/*config.json")):
+        try:
+            values = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            continue  # whoever reads it for its part reports that
+        for name, value in values.items() if isinstance(values, dict) else ():
+            counted = "layers" in name or "timesteps" in name
+            if counted and isinstance(value, int) and value > MOST_COUNTED:
+                raise ValueError(f"model.checkpoint: {path}: {name} is {value:,}, more than {MOST_COUNTED:,}")
 
 
 def configuration_folder(section: ModelSection) -> Path:
