@@ -25,6 +25,8 @@ def forking_process() -> ProcessPoolExecutor:
 
 def fork(work: Callable[[], object], **environment: str) -> int:
     """Start a child process that does `work`; return its process id."""
+    for thread in set(threading.enumerate()) - {threading.main_thread()}:
+        thread.join(10)  # it belongs to a lock that was just released
     assert threading.active_count() == 1, "only a `forking_process` may fork"
     child = os.fork()
     if child:
