@@ -14,7 +14,7 @@ from capo.tuning.run_sweep import Outcome
 from capo.tuning.sweep import Sweep
 from capo.tuning.sweep_cost import SweepCost
 
-BAR = 16
+BAR = 8
 """Characters of the longest bar."""
 
 
@@ -49,7 +49,8 @@ def print_outcome(outcome: Outcome, as_json: bool) -> None:
         print_json({"directory": str(outcome.directory), "tuned_recipe": written, **results})
         return
     head = ["β", "step", "win-rate", "", *(_title(name, use) for name, use in results["rewards"].items())]
-    grid = table([*head, "drift"], title="Validation win-rates over the base, in % ± standard error")
+    title = "Validation win-rates over the base, in % ± standard error"
+    grid = table([*head, "drift"], title=title, right=["win-rate"])
     best = max(value["best"]["win_rate"]["value"] for value in results["values"] if value["best"])
     for value in results["values"]:
         add_row(grid, _cells(value, results, best))

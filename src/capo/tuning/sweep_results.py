@@ -71,8 +71,11 @@ def conclusion(results: Mapping[str, Any]) -> str:
         )
     rate = f"{100 * rates[best]['value']:.1f}%"
     if chosen == best:
+        excluded = any(value["hacking"] for value in results["values"])
+        among = " of the values that are not excluded" if excluded else ""
         return (
-            f"β {chosen:g} has the highest win-rate, {rate}, and no larger value is within one standard error"
+            f"β {chosen:g} has the highest win-rate{among}, {rate}, and no larger value is within one "
+            "standard error"
         )
     return f"β {chosen:g} is the largest value within one standard error of the best, β {best:g} with {rate}"
 
