@@ -113,6 +113,24 @@ def test_outcomes_of_tests_are_written_one_by_one(gpu_day, tmp_path, monkeypatch
     ]
 
 
+def test_seconds_of_stages_are_written_one_by_one(gpu_day, tmp_path, monkeypatch):
+    """By a stand-in for capo that ends once what it has recorded is written."""
+    place = tmp_path / "world.json"
+    (tmp_path / "capo.py").write_text(
+        "import json, pathlib, sys, time\n"
+        "run = pathlib.Path(sys.argv[sys.argv.index('--run') + 1])\n"
+        "(run / 'evaluate').mkdir(parents=True)\n"
+        "(run / 'evaluate/results.json').write_text('[7]')\n"
+        "(run / 'timings.jsonl').write_text(json.dumps({'stage': 'prompts', 'seconds': 1}) + '\\n')\n"
+        f"while not (p := pathlib.Path({str(place)!r})).exists() or 'prompts' not in p.read_text():\n"
+        "    time.sleep(0.01)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    result = gpu_day.run_world(gpu_day.Settings(tmp_path, tmp_path, tiny=True))
+    assert result == {"timings": [{"stage": "prompts", "seconds": 1}], "results": [7]}
+    assert json.loads(place.read_text())["timings"] == result["timings"]
+
+
 def test_the_table_compares_equal_work_with_the_targets(gpu_day):
     from gpu_day_table import table
 
