@@ -1,5 +1,6 @@
 """Memory of the device and of the machine: how much is free, and what to do when it runs out."""
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -63,3 +64,9 @@ def explain_out_of_memory(setting: str) -> Iterator[None]:
         raise RuntimeError(
             f"the device ran out of memory; lower {setting} and rerun the same command: finished work is kept"
         ) from error
+
+
+def return_freed_memory() -> None:
+    """Return memory that this process has freed to the system, which glibc keeps; do nothing elsewhere."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -55,6 +55,7 @@ def pair(job: Job) -> None:
     Raises `RewardError` for a reward with too many missing scores, with scores that its comparison cannot
     take, or without a comparison, and when no prompt has a pair.
     """
+    from capo.engine.memory import return_freed_memory
     from capo.pairing.columns import LABELS, read_columns
     from capo.pairing.label import label_samples
     from capo.pairing.selecting import PairStatistics, pair_samples, selection_rule
@@ -75,6 +76,7 @@ def pair(job: Job) -> None:
             f"finds no sample better than another by {', '.join(names)}"
         )
     del columns  # what follows needs memory of its own
+    return_freed_memory()
     artifact.write_table("pairs.parquet", table)
     del table
     artifact.commit(statistics.summary(names))

@@ -25,6 +25,9 @@ from capo.store.manifest import identify
 
 HUB = hub.PREFIX.removesuffix(":")
 
+NOTHING_MORE: tuple[str | None, dict[str, Any]] = (None, {})
+"""The category and metadata of a prompt that has neither, one object for all."""
+
 
 def load_prompts(section: PromptsSection, seed: int, field: str = PROMPTS) -> list[Prompt]:
     """Return the distinct prompts that `section` names, in the order of their source.
@@ -56,7 +59,8 @@ def _collected(
     rows = 0
     for row in _usable(_rows(kind, name, request, seed), section.source):
         rows += 1
-        first.setdefault(row.text, (row.category, row.metadata))
+        known = (row.category, row.metadata) if row.category or row.metadata else NOTHING_MORE
+        first.setdefault(row.text, known)
     if not first:
         condition = f" that meets {field}.where" if section.where else ""
         raise PromptsError(f"{section.source}: no prompt{condition}")
