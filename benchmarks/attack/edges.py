@@ -150,25 +150,23 @@ def _divisions(folder: Path, whole: Path) -> Iterator[Try]:
         yield Try("orders and divisions", what, problem, "equal pairs")
     run = folder / "parts"
     shutil.rmtree(run, ignore_errors=True)
-    for part in ("1/2", "0/2"):
-        _make(folder, run, RED, BLUE, part=part)
-    _make(folder, run, RED, BLUE)
+    _make(folder, run, RED, BLUE, parts=("1/2", "0/2"))
     found, wanted = digests(run), digests(whole)
     different = [name for name in wanted if found.get(name) != wanted[name]]
     yield Try("orders and divisions", "two commands with --shard", ", ".join(different[:5]), "equal")
 
 
 def _make(
-    folder: Path, run: Path, *rewards: str, settings: Sequence[str] = (), part: str | None = None
+    folder: Path, run: Path, *rewards: str, settings: Sequence[str] = (), parts: Sequence[str] = ()
 ) -> None:
-    """Make everything up to the pairs, or a part of the samples and scores."""
+    """Make everything up to the pairs; samples and scores first in `parts`, each by a command of its own."""
     common = ("shapes", "--run", str(run), *_small(*rewards), *_set(settings))
-    stages = ("prompts", "generate", "score") if part else ("prompts", "generate", "score", "pair")
-    for stage in stages:
-        shard = ("--shard", part) if part and stage != "prompts" else ()
-        ended = fork([stage, *common, *shard], folder / "last")
-        if ended.code:
-            raise RuntimeError(f"capo {stage}: exit code {ended.code}: {ended.err}")
+    for stage in ("prompts", "generate", "score", "pair"):
+        sharded = parts if stage in ("generate", "score") else ()
+        for shard in (*(("--shard", part) for part in sharded), ()):
+            ended = fork([stage, *common, *shard], folder / "last")
+            if ended.code:
+                raise RuntimeError(f"capo {stage}: exit code {ended.code}: {ended.err}")
         import_all(modules(folder / "last"))
 
 
