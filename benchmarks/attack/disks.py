@@ -215,7 +215,7 @@ def taken_away(disk: Disk) -> Iterator[Try]:
             time.sleep(0.002)
         way()
         ended = running.wait()
-        problem = _rejected(ended, "was removed or replaced")
+        problem = _rejected(ended, str(disk.run), "was removed or replaced")
         if not problem and disk.run.exists() and list(disk.run.iterdir()):
             problem = f"wrote into the new directory: {list(disk.run.iterdir())}"
         yield Try("directory taken away", name, problem, "stopped")

@@ -96,7 +96,7 @@ class PartOfLock:
         if read_holder(self.path).get("id") != self.holder:
             raise WorkspaceError(
                 f"{self.path.parent} is no longer held by the main process of this command, which ended, or "
-                "the directory was replaced; rerun the same command"
+                "it was removed or replaced; rerun the same command"
             )
 
 
