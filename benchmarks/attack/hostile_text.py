@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -103,13 +104,9 @@ def attack(folder: Path) -> Iterator[Try]:
             "--raters",
             "2",
         ),
-        "votes": ("people", "simulate", str(study), "--to", str(folder / "votes")),
     }.items():
         yield Try("commands on hostile text", name, _said(*capo(*arguments)))
-    votes = map(str, sorted((folder / "votes").glob("*")))
-    yield Try("commands on hostile text", "votes added", _said(*capo("people", "add", str(study), *votes)))
-    yield Try("commands on hostile text", "votes reported", _said(*capo("people", "report", str(study))))
-    for layout in ("label-studio", "rapidata", "pick-a-pic"):
+    for layout in ("label-studio", "rapidata"):
         to = str(folder / layout)
         said = _said(*capo("people", "export", str(study), "--to", to, "--layout", layout))
         yield Try("commands on hostile text", layout, said)
@@ -142,8 +139,9 @@ def in_browser(path: Path) -> str:
     """Open a page in Chromium and click all that can be clicked; say what ran or was requested."""
     from playwright.sync_api import sync_playwright
 
+    executable = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch()
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         page = browser.new_page()
         requested: list[str] = []
         page.on("request", lambda request: requested.append(request.url))

@@ -139,6 +139,7 @@ def test_a_malformed_index_is_named(checkpoint, index):
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**9}, "num_train_timesteps is"),
         ("text_encoder/config.json", {"vocab_size": "9"}, "vocab_size"),
         ("text_encoder/config.json", None, "cannot be (built|loaded)"),
+        ("unet/config.json", None, "cannot be (built|loaded)"),
         ("tokenizer/tokenizer_config.json", None, "tokenizer"),
         ("scheduler/scheduler_config.json", {"beta_start": "9"}, "cannot be built as its configurations say"),
     ],
