@@ -214,7 +214,7 @@ def test_disk_by_artifact():
         "scores": 400 * 12,
         "pairs": 400 * 2 * 8,
         "train: checkpoints": 4 * 10**9 * 12,
-        "train: best": 4 * 10**9 + 4 * 10**8,
+        "train: best": 2 * (10**9 + 10**8),
         "train: validation images": pytest.approx(160 * 10_000 * 0.4),
         "evaluate: images": pytest.approx(120 * 10_000 * 0.4),
     }

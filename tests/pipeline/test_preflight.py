@@ -150,12 +150,13 @@ def test_prompts_that_training_saw_are_a_warning(good, tmp_path):
 
 def test_a_disk_too_small_for_all_stages_is_found(good, tmp_path, monkeypatch):
     # 88 images of 32² at 1.7 bytes a pixel, 24 latents, the conditioning of 6 prompts, and 3 checkpoints of
-    # a rank-2 adapter, its moments included; half of that must be free.
+    # a rank-2 adapter, its moments included, and the adapter; half of that must be free.
     usage = namedtuple("Usage", "free")
     monkeypatch.setattr("capo.images.disk_space.shutil.disk_usage", lambda _: usage(130_000))
     message = found(parse_recipe(good), tmp_path / "run")["generate.image_format"]
-    assert "273 kB (images 153 kB, latents 24.6 kB, conditioning 12.7 kB, checkpoints 82.9 kB)" in message
-    monkeypatch.setattr("capo.images.disk_space.shutil.disk_usage", lambda _: usage(140_000))
+    parts = "images 153 kB, latents 24.6 kB, conditioning 12.7 kB, checkpoints 82.9 kB, policy 18.4 kB"
+    assert f"needs about 292 kB ({parts})" in message
+    monkeypatch.setattr("capo.images.disk_space.shutil.disk_usage", lambda _: usage(150_000))
     assert found(parse_recipe(good), tmp_path / "run") == {}
 
 

@@ -209,10 +209,14 @@ def _found_facts(model: str, generate: str, train: str) -> ModelFacts:
         attempt(partial(_check_weights, source, part), CHECKPOINT)
     findings += _few_steps(family, settings)
     latent = 0 if size is None else math.prod(family.latent_shape(settings)) * family.dtype.itemsize
-    conditioning = attempt(lambda: _conditioning_bytes(family), "model.loras")
-    parameters = sum(p.numel() for network in family.networks.values() for p in network.parameters())
+    sizes = attempt(lambda: (_conditioning_bytes(family), _parameters(family)), "model.loras")
+    conditioning, parameters = sizes or (None, 0)
     lacking = tuple(_lacking(family, source))
     return ModelFacts(tuple(findings), size, latent, conditioning, trained, parameters, lacking)
+
+
+def _parameters(family: Any) -> int:
+    return sum(p.numel() for network in family.networks.values() for p in network.parameters())
 
 
 def _few_steps(family: Any, settings: GenerateSection) -> Iterator[Finding]:
