@@ -36,7 +36,7 @@ def print_cost(sweep: Sweep, cost: SweepCost, as_json: bool) -> None:
     add_row(grid, ["total", "", gpu_hours(cost.hours)])
     show(grid)
     if cost.most_values > cost.values:
-        print(f"At most {gpu_hours(cost.most_hours)}, if the sweep goes on to {cost.most_values} values.")
+        print(f"At most {gpu_hours(cost.most_hours)}, if the sweep tries {cost.most_values} values.")
     for note in cost.notes:
         print(f"Note: {note}")
 

@@ -20,7 +20,7 @@ def check_counts(folder: Path) -> None:
         try:
             values = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError):
-            continue  # whoever reads it for its part reports that
+            continue  # the part that needs the file reports it
         for name, value in values.items() if isinstance(values, dict) else ():
             counted = "layers" in name or "timesteps" in name
             if counted and isinstance(value, int) and value > MOST_COUNTED:

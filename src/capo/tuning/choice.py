@@ -51,7 +51,7 @@ class Choice:
     """Set if no smaller, or no larger, value than the best was tried."""
     prompts: int
     needed: int | None
-    """The prompts from which a difference of `PRACTICAL` is seen; None if nothing can be compared."""
+    """The number of prompts needed to detect a difference of `PRACTICAL`; None if nothing can be compared."""
 
 
 def choose(trials: Sequence[Trial]) -> Choice:
@@ -139,6 +139,6 @@ def _prefers(ours: Validated, theirs: Validated) -> bool:
 
 
 def _needed(ours: Validated, theirs: Validated) -> int:
-    """Return the prompts from which the two would be told apart if they differ by `PRACTICAL`."""
+    """Return the number of prompts needed to detect a difference of `PRACTICAL` between the two."""
     differences = torch.from_numpy(present(ours.training - theirs.training))
     return prompts_needed(differences, PRACTICAL) if len(differences) > 1 else 2
