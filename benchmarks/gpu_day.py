@@ -20,7 +20,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MINUTES = 9.0
 LEAST_SECONDS = 5.0
 """A part that would get less time is not started."""
+KILL_SECONDS = 5.0
+"""The most that a killed part is waited for: a hanging driver can keep its process from ending."""
 OUTPUT = 4000
 """Last characters of a part's output that are kept."""
 
@@ -244,7 +246,9 @@ PARTS: dict[str, tuple[Callable[[Settings], dict[str, Any]], float]] = {
     "generate": (measure("generate"), 150),
     "score": (measure("score"), 80),
 }
-"""Name → function, and the most seconds it may take; in order of value."""
+"""Name → function, and the most seconds it may take; in order of value.
+
+Together they are more than `MINUTES`, which bounds them all: what one part leaves goes to the later ones."""
 
 
 def write(path: Path, values: dict[str, Any]) -> None:
@@ -254,11 +258,22 @@ def write(path: Path, values: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of a part: its process, or children that outlived it and would hold the GPU."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(KILL_SECONDS)
+
+
 def run_part(name: str, command: list[str], out: Path, limit: float) -> dict[str, Any]:
     """Run the process of a part, kill it and its children after `limit` seconds, and record how it ended."""
     path, started = out / f"{name}.json", time.monotonic()
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}  # or a machine without a network would retry
-    with tempfile.TemporaryFile("w+", errors="replace") as output:
+    with (
+        tempfile.TemporaryDirectory(prefix="capo-gpu-day-", ignore_cleanup_errors=True) as work,
+        tempfile.TemporaryFile("w+", errors="replace") as output,
+    ):
+        environment = os.environ | {"TMPDIR": work, "HF_HUB_OFFLINE": "1"}  # without a network it would retry
         process = subprocess.Popen(
             command, start_new_session=True, stdout=output, stderr=subprocess.STDOUT, env=environment
         )
@@ -267,9 +282,7 @@ def run_part(name: str, command: list[str], out: Path, limit: float) -> dict[str
         except subprocess.TimeoutExpired:
             state = "killed"
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            _kill(process)
         output.seek(0)
         text = output.read()
     values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"part": name}
@@ -283,7 +296,7 @@ def run_all(out: Path, names: list[str], tiny: bool, minutes: float) -> list[dic
     """Run the parts in order; the last ones get less time, or none, if the others take too long."""
     end, results = time.monotonic() + 60 * minutes, []
     for name in names:
-        limit = min(PARTS[name][1], end - time.monotonic())
+        limit = min(PARTS[name][1], end - time.monotonic() - KILL_SECONDS)
         if limit < LEAST_SECONDS:
             print(f"{name}: no time left", flush=True)
             continue
@@ -306,10 +319,11 @@ def main() -> None:
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     if chosen.run:
-        with tempfile.TemporaryDirectory(prefix="capo-gpu-day-") as work:
+        with tempfile.TemporaryDirectory() as work:
             settings = Settings(chosen.out, Path(work), chosen.tiny)
             write(chosen.out / f"{chosen.run}.json", {"part": chosen.run} | PARTS[chosen.run][0](settings))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the part that runs is killed too
     results = run_all(chosen.out, chosen.part or list(PARTS), chosen.tiny, chosen.minutes)
     print(table(results))
 
