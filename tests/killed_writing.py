@@ -39,7 +39,23 @@ def _kill(work: Work, folder: Path, before: Work = lambda path: None, every: int
     for k in range(1, int((folder / "count").read_text()) + 1, every):
         before(folder / str(k))
         assert attempt(str(k), CAPO_FAILPOINT=str(k)) == -signal.SIGKILL, k
+        assert not unrecorded(folder / str(k)), k
         assert attempt(str(k)) == 0, k
+
+
+def unrecorded(run: Path) -> list[str]:
+    """Return the visible files of artifacts that neither the manifest nor the record has.
+
+    A resumed run could not verify them.
+    """
+    found = []
+    for artifact in ("samples", "train"):
+        records = (run / "manifests").glob(f"{artifact}.*")
+        known = "".join(path.read_text() for path in records if not atomic.is_temporary(path.name))
+        files = (path.relative_to(run / artifact) for path in (run / artifact).rglob("*") if path.is_file())
+        visible = [path.as_posix() for path in files if not any(map(atomic.is_temporary, path.parts))]
+        found += [f"{artifact}/{name}" for name in visible if f'"{name}"' not in known]
+    return found
 
 
 def make_everything(path: Path) -> None:

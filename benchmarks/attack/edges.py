@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from environment import SETTINGS
-from forks import Ended, fork, import_all, modules, prepare
+from forks import fork, import_all, modules, prepare
 from ground import digests
 from tries import Try
 
@@ -120,12 +120,10 @@ def _rewards(folder: Path, whole: Path) -> Iterator[Try]:
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(whole, run)
         reward = f"{{name: {name}, source: 'edge_rewards:{name}', comparison: {comparison}}}"
-        ended = Ended(0, "", "")
-        for stage in ("score", "pair"):
-            if not ended.code:
-                ended = fork(
-                    [stage, "shapes", "--run", str(run), "--force", *_small(reward)], folder / "last"
-                )
+        arguments = ["shapes", "--run", str(run), "--force", *_small(reward)]
+        ended = fork(["score", *arguments], folder / "last")
+        if not ended.code:
+            ended = fork(["pair", *arguments], folder / "last")
         as_expected = mention in ended.err if ended.code else not mention
         wrong = not as_expected or "Traceback" in ended.err
         problem = f"exit code {ended.code}: {ended.err[-500:]}" if wrong else ""

@@ -1,11 +1,13 @@
-"""Commands in forks of a process that has imported capo: hundreds of tries without hundreds of start-ups.
+"""Run `capo` commands in forks of a process that has imported capo, and judge how they end.
 
-A fork runs the entry point of `capo` with arguments, as the installed command does. Nothing else is used.
+A fork runs the entry point of `capo` with arguments, as the installed command does, with its own output files
+and a limit on its time. Nothing else is used. So hundreds of commands take minutes.
 """
 
 import gc
 import importlib
 import os
+import re
 import resource
 import signal
 import sys
@@ -18,8 +20,14 @@ from pathlib import Path
 
 from ground import SOURCE, surroundings
 
-SECONDS = 240.0
-"""Longer than any command here needs on a busy machine."""
+LONGEST = 240.0
+"""Seconds, longer than any command here needs on a busy machine; then it is killed."""
+SECONDS = 60.0
+"""Time that a command may take to reject hostile data."""
+MEGABYTES = 1500
+"""Memory that it may take beyond what Python and its libraries do."""
+RAW = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that command a terminal, or change the order of what follows them."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +37,40 @@ class Ended:
     code: int
     out: str
     err: str
+    seconds: float
+    megabytes: float
+    """Peak memory beyond that of the process it was forked from."""
+
+    def fault(
+        self, names: Sequence[str] = (), codes: Sequence[int] = (1, 2), seconds: float = SECONDS
+    ) -> str:
+        """Say why this is no orderly end: the code, or an error that lacks one of `names`. Empty if it is."""
+        said = self.out + self.err
+        if "Traceback (most recent call last)" in said and "capo/cli/" in said:
+            return "traceback: " + said.strip().splitlines()[-1][:160]
+        if self.code not in codes:
+            return f"exit code {self.code}: {(self.err or self.out).strip()[-160:]}"
+        if raw := RAW.search(said.replace("\r\n", "\n")):
+            return f"raw character U+{ord(raw[0]):04X} in {said[max(0, raw.start() - 60) : raw.end() + 20]!r}"
+        if self.seconds > seconds:
+            return f"took {self.seconds:.0f} s"
+        if self.megabytes > MEGABYTES:
+            return f"took {self.megabytes:.0f} MB"
+        if len(said) > 100_000:
+            return f"printed {len(said):,} characters"
+        missing = [name for name in names if self.code and name not in said]
+        return f"does not name {missing[0]!r}: {self.err.strip()[:160]}" if missing else ""
+
+    @property
+    def outcome(self) -> str:
+        """How an orderly command ended, in a word."""
+        return "rejected" if self.code else "accepted"
 
 
 def prepare() -> None:
     """Make this process one that can fork commands: the environment of `capo`, and its entry point."""
+    if str(SOURCE) in sys.path:
+        return
     os.environ.update(surroundings(OPENBLAS_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false"))
     sys.path.insert(0, str(SOURCE))
     warnings.simplefilter("ignore", DeprecationWarning)  # about forks
@@ -44,7 +82,7 @@ def import_all(names: Iterable[str]) -> None:
         with suppress(Exception):
             importlib.import_module(name)
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # so that a fork copies no pages merely by collecting garbage
 
 
 @dataclass(frozen=True)
@@ -53,6 +91,9 @@ class Running:
 
     child: int
     place: Path
+    started: float
+    before: int
+    """Peak memory of this process before the fork, in KiB."""
 
     @property
     def over(self) -> bool:
@@ -69,16 +110,19 @@ class Running:
         """Send a signal."""
         os.kill(self.child, number)
 
-    def wait(self) -> Ended:
+    def wait(self, seconds: float = LONGEST) -> Ended:
         """Wait for its end, which is made by a kill if it does not come."""
-        until = time.monotonic() + SECONDS
+        until = time.monotonic() + seconds
         while not self.over and time.monotonic() < until:
             time.sleep(0.005)
         if not self.over:
             self.signal(signal.SIGKILL)
-        status = os.waitpid(self.child, 0)[1]
-        out, err = ((self.place / name).read_text(errors="backslashreplace") for name in ("out", "err"))
-        return Ended(os.waitstatus_to_exitcode(status), out, err)
+        _, status, usage = os.wait4(self.child, 0)
+        out, err = (
+            (self.place / name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err")
+        )
+        took, megabytes = time.monotonic() - self.started, (usage.ru_maxrss - self.before) / 1024
+        return Ended(os.waitstatus_to_exitcode(status), out, err, took, megabytes)
 
 
 def start(arguments: Sequence[str], place: Path, **environment: str) -> Running:
@@ -87,10 +131,12 @@ def start(arguments: Sequence[str], place: Path, **environment: str) -> Running:
     In the environment, ATTACKED_FOLDER is where it starts, and ATTACKED_BYTES is the memory it may take.
     """
     place.mkdir(parents=True, exist_ok=True)
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sys.stdout.flush()
     child = os.fork()
     if child == 0:
         _become(arguments, place, environment)
-    return Running(child, place)
+    return Running(child, place, started, before)
 
 
 def fork(arguments: Sequence[str], place: Path, **environment: str) -> Ended:
@@ -103,11 +149,29 @@ def modules(place: Path) -> list[str]:
     return (place / "modules").read_text().split()
 
 
+def start_in(folder: Path, *arguments: str, **environment: str) -> Running:
+    """Start `capo ARGUMENTS` in a folder."""
+    return start(arguments, folder / "logs", ATTACKED_FOLDER=str(folder), **environment)
+
+
+def run_in(folder: Path, *arguments: str, seconds: float = LONGEST, **environment: str) -> Ended:
+    """Run `capo ARGUMENTS` in a folder to its end."""
+    return start_in(folder, *arguments, **environment).wait(seconds)
+
+
+def warm(folder: Path, *arguments: str) -> None:
+    """Run `capo ARGUMENTS` in a folder; later forks need not import what it imported."""
+    prepare()
+    run_in(folder, *arguments)
+    import_all(modules(folder / "logs"))
+
+
 def _become(arguments: Sequence[str], place: Path, environment: Mapping[str, str]) -> None:
     code = 70
     try:
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        sys.stdout, sys.stderr = (os.fdopen(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))
         os.environ.update(environment)
         os.chdir(environment.get("ATTACKED_FOLDER", "."))
         signal.signal(

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from forks import run_in, warm
 from PIL import Image, PngImagePlugin
 from tries import Try
-from watched import forked, warm
 
 RECIPE = """
 name: hostile
@@ -199,7 +199,7 @@ def stored(folder: Path, source: str, codes: tuple[int, ...] = (0, 1)) -> tuple[
     recipe, run = folder / f"{number}.yaml", f"run-{number}"
     recipe.write_text(RECIPE.replace("SOURCE", source))
     for stage in ("prompts", "generate"):
-        ended = forked(stage, recipe.name, "--run", run, folder=folder, seconds=400)
+        ended = run_in(folder, stage, recipe.name, "--run", run, seconds=400)
         if ended.code or ended.fault((), (0,), 400):
             return ended.fault([source], codes, 400), 0
     summary = json.loads((folder / run / "manifests" / "samples.json").read_text())["summary"]
@@ -247,12 +247,12 @@ def tables(folder: Path) -> Iterator[tuple[str, str]]:
     (source / "good.png").write_bytes(saved("PNG"))
     for name in names:
         (source / "metadata.jsonl").write_text(json.dumps({"file_name": name, "text": "a"}) + "\n")
-        ended = forked("data", "show", source.name, folder=folder)
+        ended = run_in(folder, "data", "show", source.name)
         yield f"table names {name[:30]!r}", ended.fault(["metadata.jsonl"], (1,))
     (source / "metadata.jsonl").unlink()
     with (source / "metadata.csv").open("w", newline="") as out:
         csv.writer(out).writerows([["file_name", "text"], ["../secret.png", "=cmd|' /C calc'!A0"]])
-    ended = forked("data", "show", source.name, folder=folder)
+    ended = run_in(folder, "data", "show", source.name)
     yield "CSV names '../secret.png'", ended.fault(["metadata.csv"], (1,))
     cells = [{"bytes": None, "path": name} for name in [*names, None]]
     good = {"bytes": saved("PNG"), "path": "/etc/passwd"}
@@ -288,7 +288,7 @@ def columns(folder: Path) -> Iterator[tuple[str, str]]:
     for number, each in enumerate(kinds):
         source = folder / f"columns-{number}.parquet"
         pq.write_table(pa.table(each), source)
-        yield source.name, forked("data", "show", source.name, folder=folder).fault([source.name], (0, 1))
+        yield source.name, run_in(folder, "data", "show", source.name).fault([source.name], (0, 1))
 
 
 def broken_parquet(folder: Path) -> Iterator[tuple[str, str]]:
@@ -324,7 +324,7 @@ def attack(folder: Path) -> Iterator[Try]:
     small = ("prompts.count=1", "generate.samples_per_prompt=2", "benchmarks=[]")
     settings = [word for setting in small for word in ("--set", setting)]
     for stage in ("prompts", "generate"):
-        warm(stage, "shapes", "--run", "warm", *settings, folder=folder)
+        warm(folder, stage, "shapes", "--run", "warm", *settings)
     odd, cut = list(odd_images()), list(truncated_images())
     yield from as_image_set("odd but valid images", folder, odd, len(odd))
     yield from as_image_set("truncated images", folder, cut, 0)

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from forks import run_in, start_in, warm
 from tries import Try
-from watched import Command, warm
 
 READY = 'print(json.dumps({"protocol": 1, "comparison": "bradley-terry"}), flush=True)\n'
 HEAD = "import json, os, signal, subprocess, sys, time\n"
@@ -106,15 +106,13 @@ MOST_SECONDS = 90
 def attack(folder: Path) -> Iterator[Try]:
     """Try rewards that are hostile programs, and look for what is left of them."""
     recipe = folder / "program.yaml"
-    warm("rewards", "check", "shapes-aesthetic", folder=folder)
+    warm(folder, "rewards", "check", "shapes-aesthetic")
     for number, (name, text) in enumerate(PROGRAMS.items()):
         program = folder / f"program-{number}.py"
         program.write_text(text)
         recipe.write_text(_recipe(program))
         marker = f"{os.getpid()}-{number}"
-        ended = Command(
-            "rewards", "check", "mine", "--recipe", recipe.name, folder=folder, ATTACK=marker
-        ).finish()
+        ended = run_in(folder, "rewards", "check", "mine", "--recipe", recipe.name, ATTACK=marker)
         time.sleep(0.5)
         left = _left(marker, end=True)
         fault = ended.fault((), (0, 1), MOST_SECONDS)
@@ -137,15 +135,13 @@ def _killed_commands(folder: Path) -> Iterator[Try]:
             program.write_text(PROGRAMS[name].replace("time.sleep(0)", "") + "\ntime.sleep(600)")
             (folder / "killed.yaml").write_text(_recipe(program, timeout=300))
             marker = f"{os.getpid()}-killed-{name[:12]}-{kill}".replace(" ", "_")
-            command = Command(
-                "rewards", "check", "mine", "--recipe", "killed.yaml", folder=folder, ATTACK=marker
-            )
+            command = start_in(folder, "rewards", "check", "mine", "--recipe", "killed.yaml", ATTACK=marker)
             started = time.monotonic()
             while len(_left(marker)) < 2 and time.monotonic() < started + 30:
                 time.sleep(0.2)
             time.sleep(2)
-            os.kill(command.pid, kill)
-            command.finish()
+            command.signal(kill)
+            command.wait()
             time.sleep(4)
             left = _left(marker, end=True)
             yield Try(

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from forks import run_in, warm
 from tries import Try
-from watched import forked, outcome, warm
 
 BASE = "name: mine\nmodel: {checkpoint: shapes}\nprompts: {source: 'shapes:train', count: 8}\n"
 REWARDS = """
@@ -243,29 +243,29 @@ def attack(folder: Path) -> Iterator[Try]:
     """Give hostile recipes, studies, overrides and prompts to the command."""
     recipe, marker = folder / "mine.yaml", folder / "PWNED"
     recipe.write_text(GOOD)
-    warm("status", "mine.yaml", folder=folder)
+    warm(folder, "status", "mine.yaml")
     for name, data in yaml_files():
         recipe.write_bytes(data)
-        ended = forked("status", "mine.yaml", folder=folder)
+        ended = run_in(folder, "status", "mine.yaml")
         fault = ended.fault(["mine.yaml"], (0, 1, 2)) or "ran code" * marker.exists()
-        yield Try("YAML of a recipe", name, fault, outcome(ended))
+        yield Try("YAML of a recipe", name, fault, ended.outcome)
     recipe.write_text(GOOD)
     for command in ("check", "prompts"):
-        warm(command, "mine.yaml", folder=folder)
+        warm(folder, command, "mine.yaml")
     for name, data in yaml_files():
         if not name.startswith(("seed", "64 MB")):
             recipe.write_bytes(data)
-            ended = forked("compare", "mine.yaml", "--list", folder=folder)
-            yield Try("YAML of a study", name, ended.fault(["mine.yaml"], (0, 1, 2)), outcome(ended))
+            ended = run_in(folder, "compare", "mine.yaml", "--list")
+            yield Try("YAML of a study", name, ended.fault(["mine.yaml"], (0, 1, 2)), ended.outcome)
     recipe.write_text(GOOD)
     for value in override_values():
-        ended = forked("check", "mine.yaml", "--set", value, folder=folder)
-        yield Try("values of --set", value[:60], ended.fault((), (0, 1, 2)), outcome(ended))
+        ended = run_in(folder, "check", "mine.yaml", "--set", value)
+        yield Try("values of --set", value[:60], ended.fault((), (0, 1, 2)), ended.outcome)
     for number, (name, suffix, data, named) in enumerate(prompt_files()):
         source = folder / f"prompts{suffix}"
         source.write_bytes(data)
         section = f"name: p\nmodel: {{checkpoint: shapes}}\nprompts: {{source: prompts{suffix}}}\n"
         recipe.write_text(section + REWARDS)
-        ended = forked("prompts", "mine.yaml", "--run", f"run-{number}", folder=folder)
+        ended = run_in(folder, "prompts", "mine.yaml", "--run", f"run-{number}")
         fault = ended.fault([named] if named else [], (1,) if named else (0,))
-        yield Try("prompt files", name, fault, outcome(ended))
+        yield Try("prompt files", name, fault, ended.outcome)

@@ -1,21 +1,17 @@
-"""Hostile peers: evil servers for rewards with a `url`, and evil clients of `capo rewards serve`."""
+"""Evil servers for rewards with a `url`: they stall, flood, redirect, compress, or answer wrongly."""
 
 import gzip
 import json
 import os
-import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
-from ground import command, surroundings
+from forks import run_in, warm
 from tries import Try
-from watched import Command, warm
 
 HELLO = {"protocol": 1, "name": "r", "identity": "evil", "comparison": "bradley-terry", "waiting": 0}
 BRADLEY = {"comparison": "bradley-terry"}
@@ -143,8 +139,8 @@ def evil_server(talk: Talk) -> Iterator[int]:
 
 
 def attack(folder: Path) -> Iterator[Try]:
-    """Point rewards at evil servers; then send evil requests to a server of ours."""
-    warm("rewards", "check", "shapes-aesthetic", folder=folder)
+    """Point rewards at evil servers."""
+    warm(folder, "rewards", "check", "shapes-aesthetic")
     for name, talk in SERVERS.items():
         recipe = folder / "remote.yaml"
         with evil_server(talk) as port:
@@ -154,162 +150,6 @@ def attack(folder: Path) -> Iterator[Try]:
                 "train: {beta: 1}\nevaluate: {prompts: {source: 'shapes:test', count: 4}}\n"
             )
             arguments = ("rewards", "check", "remote", "--recipe", recipe.name)
-            ended = Command(*arguments, folder=folder, seconds=MOST_SECONDS).finish()
+            ended = run_in(folder, *arguments, seconds=MOST_SECONDS)
         named = ended.fault(["remote"], (1,), MOST_SECONDS)
         yield Try("evil reward servers", name, named, "rejected")
-    yield from _attack_served_reward(folder)
-
-
-@contextmanager
-def served(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
-    """Run a serving command on a free port; yields the process, the port and the file of its errors."""
-    errors = folder / "server.err"
-    with errors.open("w") as out, (folder / "server.out").open("w+") as said:
-        process = subprocess.Popen(
-            [*command(*arguments), "--port", "0"],
-            cwd=folder,
-            env=surroundings(),
-            stdout=said,
-            stderr=out,
-            text=True,
-        )
-        try:
-            port = _port(process, errors, folder / "server.out")
-            yield process, port, errors
-        finally:
-            process.send_signal(signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            process.kill()
-
-
-def _port(process: subprocess.Popen[str], *outputs: Path) -> int:
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        said = "".join(output.read_text() for output in outputs)
-        if "http://" in said:
-            return int(
-                said.partition("http://")[2].partition("/")[0].split()[0].rstrip(";").rpartition(":")[2]
-            )
-        time.sleep(0.2)
-    raise RuntimeError("the server does not start")
-
-
-def exchange(port: int, data: bytes, seconds: float = 10) -> bytes:
-    """Send bytes to a local port; return the beginning of the reply, empty without one."""
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
-        with suppress(OSError):
-            connection.sendall(data)
-        return connection.recv(1 << 16)
-    return b""
-
-
-def post(
-    path: str, body: bytes, headers: str = "Content-Type: application/json\r\n", host: str = "localhost"
-) -> bytes:
-    """Return a POST request."""
-    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
-    return f"{head}{headers}\r\n".encode() + body
-
-
-def evil_requests(path: str) -> dict[str, bytes]:
-    """Return requests that a server must refuse, and survive."""
-    json_type = "Content-Type: application/json\r\n"
-    start = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{json_type}"
-    chunked = f"{start}Transfer-Encoding: chunked\r\n"
-    upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\n"
-    return {
-        "not HTTP": b"\x16\x03\x01" + os.urandom(200),
-        "NUL bytes": bytes(5000),
-        "a long line": b"GET /" + b"x" * 1_000_000 + b" HTTP/1.1\r\n\r\n",
-        "a long header": b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 1_000_000 + b"\r\n\r\n",
-        "many headers": b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 100_000 + b"\r\n",
-        "a path outside": b"GET /../../../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        "an encoded path outside": b"GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        "bytes in the path": b"GET /\xff\xfe/%ff%00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        "no host": f"GET {path} HTTP/1.1\r\n\r\n".encode(),
-        "a foreign host": post(path, b"{}", host="evil.example"),
-        "a foreign origin": post(path, b"{}", json_type + "Origin: http://evil.example\r\n"),
-        "a null origin": post(path, b"{}", json_type + "Origin: null\r\n"),
-        "a form": post(path, b"a=b", "Content-Type: application/x-www-form-urlencoded\r\n"),
-        "text": post(path, b"{}", "Content-Type: text/plain\r\n"),
-        "gzip": post(path, BOMB, json_type + "Content-Encoding: gzip\r\n"),
-        "a gzip bomb as JSON": post(path, BOMB),
-        "a huge length": f"{start}Content-Length: {10**19}\r\n\r\n".encode(),
-        "digits without end": f"{start}Content-Length: {'9' * 6000}\r\n\r\n".encode(),
-        "other digits": f"{start}Content-Length: \u0665\r\n\r\n".encode(),
-        "a negative length": f"{start}Content-Length: -5\r\n\r\n".encode(),
-        "chunks": f"{chunked}\r\n5\r\n{{   }}\r\n0\r\n\r\n".encode(),
-        "chunks beyond the length": f"{chunked}Content-Length: 2\r\n\r\n".encode() + CHUNK + b"0\r\n\r\n",
-        "a malformed chunk": f"{chunked}\r\nzz\r\n".encode(),
-        "deep JSON": post(path, b"[" * 1_000_000),
-        "a long integer": post(path, b"9" * 100_000),
-        "not UTF-8": post(path, b'{"a": "\xff"}'),
-        "lone surrogates": post(path, b'{"study": "\\ud800", "votes": [], "rater": "\\udfff"}'),
-        "images that are no images": post(path, b'{"images": [{"png": "AAAA"}], "prompts": ["a"]}'),
-        "images that are no base64": post(path, b'{"images": [{"png": "\\u00ff=="}], "prompts": ["a"]}'),
-        "prompts that are no text": post(path, b'{"images": [], "prompts": [1]}'),
-        "a method of its own": f"STEAL {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(),
-        "TRACE": f"TRACE {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(),
-        "CONNECT": b"CONNECT evil.example:443 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        "a proxy request": b"GET http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n",
-        "an upgrade": f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n".encode(),
-        "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    }  # fmt: skip
-
-
-def probe(port: int, path: str, good: bytes, process: subprocess.Popen[str], errors: Path) -> Iterator[Try]:
-    """Send evil requests to a server; it must refuse each, and answer a good one afterwards."""
-    before = psutil.Process(process.pid).memory_info().rss
-    case = f"evil clients of {path.rpartition('/')[2]}"
-    for name, data in evil_requests(path).items():
-        answer = exchange(port, data)
-        status = answer.split(b" ", 2)[1] if answer.startswith(b"HTTP/1.1 ") else b""
-        fault = f"answered {answer[:80]!r}" if status.startswith((b"2", b"5")) else ""
-        yield Try(case, name, fault or still_serves(port, good), "refused" if status else "closed")
-    idle = hold(port, 600, f"POST {path} HTTP/1.1\r\nHost: localhost\r\nX: ".encode())
-    fault = still_serves(port, good, 40)
-    yield Try(case, "600 connections that send headers slowly", fault)
-    for connection in idle:
-        connection.close()
-    body = "Content-Type: application/json\r\nContent-Length: 999\r\n\r\n{"
-    idle = hold(port, 600, f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{body}".encode())
-    yield Try(case, "600 connections that send a body slowly", still_serves(port, good, 60))
-    for connection in idle:
-        connection.close()
-    time.sleep(1)
-    grown = (psutil.Process(process.pid).memory_info().rss - before) / 1e6
-    yield Try(case, "memory afterwards", f"grew by {grown:.0f} MB" if grown > 300 else "")
-    said = errors.read_text(errors="replace")
-    yield Try(case, "errors of the server", said.strip()[-300:] if "Traceback" in said else "")
-    listening = {
-        each.laddr.ip for each in psutil.Process(process.pid).net_connections() if each.status == "LISTEN"
-    }
-    yield Try(case, "address", "" if listening == {"127.0.0.1"} else f"listens on {listening}")
-
-
-def hold(port: int, count: int, data: bytes) -> list[socket.socket]:
-    """Open connections that send only the beginning of a request."""
-    held = []
-    for _ in range(count):
-        with suppress(OSError):
-            connection = socket.create_connection(("127.0.0.1", port), timeout=5)
-            connection.sendall(data)
-            held.append(connection)
-    return held
-
-
-def still_serves(port: int, good: bytes, seconds: float = 20) -> str:
-    """Say why a server does not answer a good request within some seconds; empty if it does."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if (answer := exchange(port, good, seconds)).startswith(b"HTTP/1.1 200"):
-            return ""
-        time.sleep(0.5)
-    return f"no good answer in {seconds:g} s: {answer[:80]!r}"
-
-
-def _attack_served_reward(folder: Path) -> Iterator[Try]:
-    good = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    with served(folder, "rewards", "serve", "shapes-aesthetic") as (process, port, errors):
-        yield from probe(port, "/score", good, process, errors)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+from forks import RAW
 from ground import SETTINGS, capo
 from tries import Try
-from watched import RAW
 
 MARK = "pwned"
 SCRIPT = f"window.{MARK}=1"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from forks import Ended, run_in, warm
 from safetensors.numpy import load_file, save
 from tries import Try
-from watched import Ended, forked, outcome, warm
 
 import capo
 
@@ -111,12 +111,12 @@ def attack(folder: Path) -> Iterator[Try]:
     (folder / "model.yaml").write_text(
         f"{SMALL}model: {{checkpoint: '{model}'}}\nrewards: [{{name: r, source: shapes-aesthetic}}]\n"
     )
-    warm("rewards", "check", "shapes-aesthetic", folder=folder)
+    warm(folder, "rewards", "check", "shapes-aesthetic")
     for stage in ("prompts", "generate"):
-        warm(stage, "model.yaml", "--run", "warm", folder=folder)
+        warm(folder, stage, "model.yaml", "--run", "warm")
 
     def rated() -> Ended:
-        return forked("rewards", "check", "r", "--recipe", "reward.yaml", folder=folder)
+        return run_in(folder, "rewards", "check", "r", "--recipe", "reward.yaml")
 
     weights = reward / "model.safetensors"
     good = weights.read_bytes()
@@ -130,8 +130,8 @@ def attack(folder: Path) -> Iterator[Try]:
 
     def sampled() -> Ended:
         run = f"run-{next(runs)}"
-        first = forked("prompts", "model.yaml", "--run", run, folder=folder)
-        return first if first.code else forked("generate", "model.yaml", "--run", run, folder=folder)
+        first = run_in(folder, "prompts", "model.yaml", "--run", run)
+        return first if first.code else run_in(folder, "generate", "model.yaml", "--run", run)
 
     weights = model / "unet" / "diffusion_pytorch_model.safetensors"
     good = weights.read_bytes()
@@ -170,6 +170,7 @@ def _configurations(good: bytes) -> dict[str, bytes]:
         },
         "huge numbers": dict.fromkeys(numbers, 10**9),
         "text for numbers": dict.fromkeys(numbers, "9"),
+        **{f"huge {number}": {number: 10**9} for number in numbers},
     }
     return {
         "not JSON": b"{",
@@ -183,4 +184,4 @@ def _judged(
     case: str, name: str, ended: Ended, marker: Path, named: str, codes: tuple[int, ...] = (1,)
 ) -> Try:
     fault = "ran code" if marker.exists() else ended.fault([named] if named else [], codes)
-    return Try(case, name, fault, outcome(ended))
+    return Try(case, name, fault, ended.outcome)

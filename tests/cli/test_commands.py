@@ -352,6 +352,14 @@ def test_a_closed_output_pipe_ends_it_silently(arguments):
     assert (ended.returncode, ended.stderr) == (141, b"")
 
 
+def test_a_removed_current_folder_is_named(tmp_path):
+    gone = f"mkdir '{tmp_path}/gone' && cd '{tmp_path}/gone' && rmdir ../gone && exec \"$@\""
+    command = ["sh", "-c", gone, "sh", sys.executable, "-m", "capo", "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("Error: the current folder was removed")
+
+
 def test_help_is_fast():
     """Processor time, since the machine may be busy; 0.3 s is the goal."""
     assert min(_processor_seconds([sys.executable, "-m", "capo", "--help"]) for _ in range(3)) < 0.5

@@ -137,6 +137,8 @@ def test_a_malformed_index_is_named(checkpoint, index):
     [
         ("text_encoder/config.json", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1,000,000,000"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**9}, "num_train_timesteps is"),
+        ("text_encoder/config.json", {"text_config": {"vocab_size": 10**9}}, "vocab_size is 1,000,000,000"),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 10**9}, "model_max_length is 1,000,000,000"),
         ("text_encoder/config.json", {"vocab_size": "9"}, "vocab_size"),
         ("text_encoder/config.json", None, "cannot be (built|loaded)"),
         ("unet/config.json", None, "cannot be (built|loaded)"),

@@ -60,12 +60,12 @@ def load_family(
     does not exist, is malformed, or has a pipeline class that no family covers.
     """
     from capo.diffusion import components
-    from capo.diffusion.configuration_files import check_counts
+    from capo.diffusion.configuration_files import check_sizes
 
     with quiet():
         source = locate(section)
         kind = _family_class(_pipeline_name(section, source))
-        check_counts(Path(source.path))
+        check_sizes(Path(source.path))
         try:
             return kind(section, source, device, load_part or components.load_part)
         except (ImportError, MemoryError, OSError, RuntimeError, ValueError):
