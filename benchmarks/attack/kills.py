@@ -10,10 +10,8 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from disks import STAGES, without_report
@@ -44,7 +42,6 @@ def attack(folder: Path, kills: int = KILLS) -> Iterator[Try]:
         killed.memory,
     ):
         yield from _reported(theme())
-    yield from _reported(killed.ranks())
     yield from _reported(killed.whole_runs(kills))
 
 
@@ -192,27 +189,6 @@ class Killed:
             problem = "" if orderly else f"code {ended.code}: {ended.err[-900:]}"
             yield Try("out of memory", stage, problem or self.resumed(stage), "named, resumed to equal bytes")
 
-    def ranks(self) -> Iterator[Try]:
-        """Kill one process of a launch of two, and the launcher of another."""
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python"]
-        command = [*torchrun, sys.executable, "-m", "capo", "generate", "--run", str(self.run)]
-        victims: dict[str, Callable[[int, list[int]], int]] = {
-            "the second process": lambda launcher, ranks: ranks[1],
-            "the launcher": lambda launcher, ranks: launcher,
-        }
-        for name, victim in victims.items():
-            self.fill("samples")
-            with (self.folder / "launch").open("w") as log:
-                launched = subprocess.Popen(command, env=surroundings(**self.cache), stdout=log, stderr=log)
-            while launched.poll() is None and not list(self.run.glob("samples/*.parquet")):
-                time.sleep(0.01)
-            ranks = [int(pid) for pid in _children(launched.pid)]
-            if launched.poll() is None:
-                os.kill(victim(launched.pid, ranks), signal.SIGKILL)
-            launched.wait(timeout=300)
-            problem = _left_running(ranks) or self.resumed("generate")
-            yield Try("a process of a launch killed", name, problem, "ended, resumed to equal bytes")
-
     def whole_runs(self, kills: int) -> Iterator[Try]:
         """Kill whole runs at random times, several times each, until there were enough kills."""
         drawn = random.Random(0)
@@ -259,16 +235,3 @@ def _wrong_end(sent: int, ended: Ended) -> str:
     interrupted = ended.code == 130 and "To resume:" in ended.err
     starting = ended.code in (-sent, 130) and not ended.err.strip()
     return "" if interrupted or starting or ended.code == 0 else f"code {ended.code}: {ended.err[-900:]}"
-
-
-def _children(process: int) -> list[str]:
-    return Path(f"/proc/{process}/task/{process}/children").read_text().split()
-
-
-def _left_running(processes: list[int]) -> str:
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        if not (left := [p for p in processes if Path(f"/proc/{p}").exists()]):
-            return ""
-        time.sleep(0.1)
-    return f"processes {left} still run"

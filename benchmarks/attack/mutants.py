@@ -67,11 +67,11 @@ def mutants(path: Path = TABLE) -> list[Mutant]:
 def attack(folder: Path, most: int | None = None) -> Iterator[Try]:
     """Yield a try for every fault: it is killed if its tests fail, and a problem if they pass."""
     chosen = [m for p, group in _by_promise(mutants()).items() for m in group[:most]]
-    _import(LIBRARIES)
+    import_libraries(LIBRARIES)
     with tempfile.TemporaryDirectory() as temporary, copied_source(Path(temporary)) as package:
         everything = sorted({test for mutant in chosen for test in mutant.tests})
         unbroken = run_tests(everything, package, folder / "mutants.log", needed := folder / "modules")
-        _import(needed.read_text().split())
+        import_libraries(needed.read_text().split())
         yield Try("without a fault", "all tests pass", "" if unbroken == 0 else f"they end with {unbroken}")
         for mutant in chosen:
             problem = _problem(mutant, package, folder / "mutants.log")
@@ -115,7 +115,9 @@ def broken(file: Path, old: str, new: str) -> Iterator[bool]:
         file.write_text(text, encoding="utf-8")
 
 
-def run_tests(tests: Sequence[str], package: Path, log: Path, needed: Path | None = None) -> int:
+def run_tests(
+    tests: Sequence[str], package: Path, log: Path, needed: Path | None = None, seconds: float = LIMIT
+) -> int:
     """Run tests against a copy of the package in a fork; return pytest's exit code, or -9 if it hangs.
 
     Writes the modules of libraries that they import to the file `needed`.
@@ -123,7 +125,7 @@ def run_tests(tests: Sequence[str], package: Path, log: Path, needed: Path | Non
     child = os.fork()
     if not child:
         _become_pytest(tests, package, log, needed)
-    until = time.monotonic() + LIMIT
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
@@ -139,7 +141,8 @@ def _kill_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
-def _import(names: Iterable[str]) -> None:
+def import_libraries(names: Iterable[str]) -> None:
+    """Import what can be imported of these modules, for all forks."""
     for name in names:
         with contextlib.suppress(Exception):
             importlib.import_module(name)

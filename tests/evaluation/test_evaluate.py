@@ -18,7 +18,7 @@ from capo.engine.seeds import stable_seed
 from capo.evaluation import win_rates
 from capo.evaluation.baseline import make_baseline
 from capo.evaluation.evaluate import evaluate
-from capo.evaluation.model_images import JUDGMENTS, read_judgments
+from capo.evaluation.model_images import JUDGED_SHARDS, JUDGMENTS, read_judgments
 from capo.method import mean_interval
 from capo.prompts import make_prompt
 from capo.rewards.rgb_images import decode_image
@@ -285,6 +285,8 @@ def test_a_stopped_evaluation_resumes(tmp_path, sdxl, evaluated, monkeypatch):
         with pytest.raises(TypeError):
             run_stage(run, recipe)
         assert calls == [12, 6, 12, 6, 6, 12, 6]  # only the interrupted shard is scored twice
+        tuned = run.artifact("evaluate")  # as if killed before the judgments on shards were removed
+        tuned.write_table(f"{JUDGED_SHARDS}/images/tuned/shard-00000.parquet", tuned.read_table(JUDGMENTS))
         load = diffusion.load_family
 
         def without_weights(section, device, load_part=None):

@@ -156,7 +156,7 @@ def test_status_says_why(tmp_path):
     statuses = {s.name: s for s in pipeline.status(recipe(), tmp_path)}
     assert (statuses["samples"].state, statuses["samples"].why) == (
         "partial",
-        "shard-1 is missing or truncated",
+        "shard-1 is missing or of another length",
     )
     assert statuses["scores/first"].state == "done"
 

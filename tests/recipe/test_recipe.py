@@ -85,6 +85,7 @@ def test_all_recipes_are_in_one_folder():
         ("train.learning_rate", -1.0, r"train\.learning_rate: .*greater than 0.*got -1"),
         ("train.beta", float("inf"), r"train\.beta: .*finite"),
         ("train.weighting_bias", float("nan"), r"train\.weighting_bias: .*finite"),
+        ("seed", True, r"seed: .*number.*got True"),
         ("train.steps", 1.5, r"train\.steps: .*integer.*got 1\.5"),
         ("generate.samples_per_prompt", 1, r"generate\.samples_per_prompt: .*greater than or equal to 2"),
         ("pairs.selection", "sums", r"pairs\.selection: .*; did you mean 'sum'\?, got 'sums'"),

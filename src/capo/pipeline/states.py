@@ -145,7 +145,7 @@ def _step_status(step: Step, run: Run, states: Mapping[str, ArtifactStatus]) -> 
     if manifest is None:
         return state("partial", "not finished")
     if lost := artifact.lost(manifest):
-        return state("partial", f"{lost} is missing or truncated")
+        return state("partial", f"{lost} is missing or of another length")
     return state("done", unidentified(step.inputs))
 
 
