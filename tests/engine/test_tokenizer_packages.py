@@ -1,4 +1,4 @@
-"""Packages that a tokenizer or a processor needs are named before anything is loaded."""
+"""Packages that a tokenizer needs are named before anything is loaded."""
 
 import shutil
 
@@ -6,7 +6,7 @@ import pytest
 
 from capo.diffusion.model_checks import model_check
 from capo.engine import tokenizer_packages
-from capo.engine.tokenizer_packages import missing_packages, missing_processor_packages
+from capo.engine.tokenizer_packages import missing_packages
 from capo.recipe import GenerateSection, ModelSection, TrainSection
 
 
@@ -30,14 +30,6 @@ def test_a_tokenizer_that_must_be_converted_needs_two_packages(tmp_path, install
     assert len(list(missing_packages(tmp_path))) == 2
     (tmp_path / "tokenizer.json").touch()  # converted already
     assert list(missing_packages(tmp_path)) == []
-
-
-def test_a_processor_of_images_needs_torchvision(tmp_path, installed):
-    (tmp_path / "preprocessor_config.json").touch()
-    (sentence,) = missing_processor_packages(tmp_path)
-    assert "pip install torchvision" in sentence
-    installed.add("torchvision")
-    assert list(missing_processor_packages(tmp_path)) == []
 
 
 def test_the_check_of_a_model_names_the_packages_of_the_parts_that_it_uses(sdxl, tmp_path, installed):

@@ -17,7 +17,7 @@ from capo.diffusion import load_family, locate, resolve_checkpoint
 from capo.diffusion.configuration_files import SMALL_FILES, configuration_folder
 from capo.engine.device import select_device
 from capo.engine.hub_access import HubAccessError, find_repository
-from capo.engine.tokenizer_packages import missing_packages, missing_processor_packages
+from capo.engine.tokenizer_packages import missing_packages
 from capo.recipe import EngineSection, GenerateSection, ModelSection, TrainSection
 from capo.store.check import Check, Finding, finding_of
 from capo.store.remembered import described_files, remember
@@ -114,7 +114,6 @@ def _missing_packages(section: ModelSection) -> Iterator[str]:
     for name, kind in sorted(parts.items()):
         if name.startswith("tokenizer") and kind != [None, None]:
             yield from missing_packages(folder / name)
-            yield from missing_processor_packages(folder / name)
 
 
 def model_facts(section: ModelSection, generate: GenerateSection, train: TrainSection) -> ModelFacts:
