@@ -17,12 +17,24 @@ if TYPE_CHECKING:
 _END = 8
 """Bytes after the footer: its length, and the format's mark."""
 
+DICTIONARY_BYTES = 1 << 16
+"""A column whose distinct values need more, such as scores or images, is soon written without a dictionary.
+
+The default of 1 MB makes those files larger and takes tens of MB of memory for the pairs of many prompts.
+"""
+
 
 def write_parquet(file: HashedFile, table: "pa.Table") -> None:
     """Write a table with a checksum for every page, and note the digest of its footer in `file`."""
     import pyarrow.parquet as pq
 
-    pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+    pq.write_table(
+        table,
+        file,
+        compression="zstd",
+        write_page_checksum=True,
+        dictionary_pagesize_limit=DICTIONARY_BYTES,
+    )
     file.flush()
     file.footer = footer_digest(file.path)
 
