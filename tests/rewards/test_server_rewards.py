@@ -4,6 +4,7 @@ import base64
 import http.client
 import io
 import json
+import logging
 import signal
 import socket
 import struct
@@ -297,6 +298,18 @@ def test_slow_clients_block_no_other(gated):
         for connection in connections:
             connection.close()
     wait_until(lambda: gated.buffered == 0)
+
+
+def test_a_malformed_request_is_answered_once(gated, caplog):
+    logging.getLogger("uvicorn.error").addHandler(caplog.handler)
+    with socket.create_connection(gated.address, timeout=20) as connection:
+        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n")
+        reply = connection.makefile("rb").read()
+    logging.getLogger("uvicorn.error").removeHandler(caplog.handler)
+    assert reply.startswith(b"HTTP/1.1 400")
+    assert reply.count(b"HTTP/1.1") == 1
+    assert request(gated, "GET", "/health")[0] == 200
+    assert {record.levelname for record in caplog.records} == {"WARNING"}, "no exception of the server"
 
 
 def test_a_request_that_is_sent_too_slowly_is_rejected(gated, monkeypatch):
