@@ -7,6 +7,7 @@ must resume to the bytes of an undisturbed launch.
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from flips import copy_tree, without
 from ground import command, digests, ground, surroundings
 from tries import Try
 
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python")
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", "--")
 SCORES = tuple(f"scores/{name}" for name in ("preference", "alignment", "aesthetic", "heldout"))
 SECONDS = 900.0
 """Longer than any launch takes; one that takes longer hangs."""
@@ -139,7 +140,7 @@ class Launches:
         code = self._wait(launched, check=False)
         if kind.survives:
             return "" if code == 0 else f"the launch ended with {code}: {self._said()}", "replaced"
-        named = "rank 1" in self._said() or "process 1" in self._said()
+        named = re.search(r"\b(rank|process)\W+1\b", self.log.read_text(errors="replace"))
         return _left_running(workers) or ("" if named else f"not named: {self._said()}"), "all ended"
 
     def _resumed(self, moment: Moment, kind: TorchRun | RayCommand, expected: dict[str, str]) -> str:
