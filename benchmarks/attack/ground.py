@@ -92,13 +92,14 @@ def digests(run: Path) -> dict[str, str]:
     """Return the SHA-256 of every file of a run by its relative path, without what depends on the clock.
 
     docs/reference/run-directory.md lists that: timings, the lock, times in the report and the digest of the
-    report in its manifest, records of files and unfinished files that a kill leaves, and what was replaced.
+    report in its manifest, records of files and unfinished files that a kill leaves, logs of workers, and
+    what was replaced.
     """
     found = {}
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
-        left_out = name.startswith((".lock", ".shares/", "replaced/")) or name.endswith(".written.jsonl")
-        left_out |= path.name.startswith(".capo-tmp-")
+        left_out = name.startswith((".lock", ".shares/", "logs/", "replaced/"))
+        left_out |= name.endswith(".written.jsonl") or path.name.startswith(".capo-tmp-")
         if path.is_file() and not left_out and name != "timings.jsonl":
             found[name] = hashlib.sha256(_without_times(name, path.read_bytes())).hexdigest()
     return found
