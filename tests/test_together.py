@@ -73,7 +73,7 @@ def launch(root, *entries):
     """Make the entries in two processes; return the exit code and the messages."""
     (root / "entries.json").write_text(json.dumps(entries))
     paths = [str(WORKER.parent), os.environ.get("PYTHONPATH", "")]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     with subprocess.Popen(
         [*torchrun, WORKER, root / "entries.json"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
@@ -100,7 +100,7 @@ def together(alone):
         entry(root, "full", "changing", stop_before=2),
         entry(root, "ddp", "killed", stage=None, kill=True),
     )
-    assert code != 0
+    assert code != 0, errors
     assert Run(root / "full-changing").artifact("train").has("checkpoints/step-000001/state.json"), errors
     return root, recipes
 
