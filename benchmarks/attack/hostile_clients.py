@@ -1,4 +1,4 @@
-"""Evil clients of `capo rewards serve` and `capo people serve`: slow, oversized, malformed, compressed.
+"""Hostile clients of `capo rewards serve` and `capo people serve`: slow, oversized, malformed, compressed.
 
 A server must refuse every request, answer a good one afterwards, keep its memory and listen on this machine
 alone.
@@ -27,7 +27,7 @@ HEALTH = b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 def attack(folder: Path, connections: int = CONNECTIONS) -> Iterator[Try]:
-    """Send evil requests to a served reward and to a served human study."""
+    """Send hostile requests to a served reward and to a served human study."""
     with served(folder, "rewards", "serve", "shapes-aesthetic") as server:
         yield from probe(server, "rewards serve", "/score", HEALTH % b"/health", connections)
     study = ground(folder / "ground").with_name("people")
@@ -147,7 +147,7 @@ def evil_requests(path: str) -> dict[str, bytes]:
 
 
 def probe(server: Server, case: str, path: str, good: bytes, connections: int) -> Iterator[Try]:
-    """Send evil requests to a server; it must refuse each, and answer the good one afterwards."""
+    """Send hostile requests to a server; it must refuse each, and answer the good one afterwards."""
     port, process = server.port, psutil.Process(server.process.pid)
     before = process.memory_info().rss
     for name, data in evil_requests(path).items():

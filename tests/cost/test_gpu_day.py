@@ -74,7 +74,7 @@ def test_all_parts_together_end_in_time(gpu_day, tmp_path, monkeypatch):
 
 
 def test_wheels_and_machine_together_have_every_package():
-    """A package that another needs and nobody names would be missed only on a machine without a network."""
+    """Otherwise a missing dependency would show up only on a machine without a network."""
     machine = re.search(r"machine must have (.*?)\.\s", (BENCHMARKS / "gpu-day.md").read_text(), re.DOTALL)
     packed = re.search(r'^packages="(.*?)"', (BENCHMARKS / "pack_wheels.sh").read_text(), re.DOTALL | re.M)
     carried = {canonicalize_name(name) for name in packed[1].split()}
