@@ -93,13 +93,17 @@ def test_the_version_is_the_same_everywhere():
     assert f"## {capo.__version__}" in PAGES_BY_NAME["CHANGELOG.md"]
 
 
-EVIDENCE = PAGES_BY_NAME["docs/evidence/index.md"]
+EVIDENCE = [
+    (page, study)
+    for page in ("docs/evidence/index.md", "docs/evidence/version-0.1/index.md")
+    for study in re.findall(r"<!-- study: (\S+) -->", PAGES_BY_NAME[page])
+]
 
 
-@pytest.mark.parametrize("study", re.findall(r"<!-- study: (\S+) -->", EVIDENCE))
-def test_evidence_has_the_numbers_of_the_study_tables(study):
-    block = re.search(rf"<!-- study: {study} -->\n(.*?)<!-- end -->", EVIDENCE, re.DOTALL)[1]
-    verbatim = (ROOT / "docs" / "evidence" / f"{study}.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("page", "study"), EVIDENCE)
+def test_evidence_has_the_numbers_of_the_study_tables(page, study):
+    block = re.search(rf"<!-- study: {study} -->\n(.*?)<!-- end -->", PAGES_BY_NAME[page], re.DOTALL)[1]
+    verbatim = (ROOT / page).with_name(f"{study}.md").read_text(encoding="utf-8")
     wins = rows(verbatim.partition("\n## ")[0])
     own = {cells[0]: cells[1:] for cells in wins}
     head, *lines = rows(block)

@@ -100,7 +100,7 @@ def post(
     return f"{head}{headers}\r\n".encode() + body
 
 
-def evil_requests(path: str) -> dict[str, bytes]:
+def hostile_requests(path: str) -> dict[str, bytes]:
     """Return requests that a server must refuse, and survive."""
     json_type = "Content-Type: application/json\r\n"
     start = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{json_type}"
@@ -150,7 +150,7 @@ def probe(server: Server, case: str, path: str, good: bytes, connections: int) -
     """Send hostile requests to a server; it must refuse each, and answer the good one afterwards."""
     port, process = server.port, psutil.Process(server.process.pid)
     before = process.memory_info().rss
-    for name, data in evil_requests(path).items():
+    for name, data in hostile_requests(path).items():
         answer = exchange(port, data)
         status = _status(answer)
         fault = f"answered {answer[:80]!r}" if status.startswith(("2", "5")) else ""

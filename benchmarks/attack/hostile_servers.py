@@ -1,4 +1,4 @@
-"""Evil servers for rewards with a `url`: they stall, flood, redirect, compress, or answer wrongly."""
+"""Hostile servers for rewards with a `url`: they stall, flood, redirect, compress, or answer wrongly."""
 
 import gzip
 import json
@@ -121,7 +121,7 @@ SERVERS: dict[str, Talk] = {
 
 
 @contextmanager
-def evil_server(talk: Talk) -> Iterator[int]:
+def hostile_server(talk: Talk) -> Iterator[int]:
     """Run a server that treats every connection so; yields its port."""
 
     def treat(connection: socket.socket) -> None:
@@ -139,11 +139,11 @@ def evil_server(talk: Talk) -> Iterator[int]:
 
 
 def attack(folder: Path) -> Iterator[Try]:
-    """Point rewards at evil servers."""
+    """Point rewards at hostile servers."""
     warm(folder, "rewards", "check", "shapes-aesthetic")
     for name, talk in SERVERS.items():
         recipe = folder / "remote.yaml"
-        with evil_server(talk) as port:
+        with hostile_server(talk) as port:
             recipe.write_text(
                 "name: p\nmodel: {checkpoint: shapes}\nprompts: {source: 'shapes:train', count: 8}\n"
                 f"rewards: [{{name: remote, url: 'http://127.0.0.1:{port}', timeout: {TIMEOUT}}}]\n"
@@ -152,4 +152,4 @@ def attack(folder: Path) -> Iterator[Try]:
             arguments = ("rewards", "check", "remote", "--recipe", recipe.name)
             ended = run_in(folder, *arguments, seconds=MOST_SECONDS)
         named = ended.fault(["remote"], (1,), MOST_SECONDS)
-        yield Try("evil reward servers", name, named, "rejected")
+        yield Try("hostile reward servers", name, named, "rejected")

@@ -23,7 +23,7 @@ from capo.studies.study import Row, Study
 RUN = {
     "adaptive": ("n8", "to16"),
     "fig5": ("b-2", "b0"),
-    "fig6": ("capo-frs",),
+    "fig6": ("capo-sum",),
     "front": (
         "preference", "alignment", "aesthetic", "sum", "frs", "soups-0.5-0.5-0", "soups-0.5-0-0.5",
         "soups-0-0.5-0.5",
@@ -34,6 +34,7 @@ RUN = {
     "overoptimization": ("dpo", "ipo"),
     "overoptimization-flow": ("dpo", "ipo"),
     "rounds": ("half", "two-base", "two-start"),
+    "search": ("recipe",),
     "table4": ("human-dpo",),
     "table5": ("constant",),
     "times-flow": ("weights", "logit-normal"),
