@@ -4,8 +4,9 @@
 
 Reads `STUDIES/*/results.json` as `capo compare` writes them; STUDIES is `studies` by default. Rewrites the
 table in every block `<!-- study: NAME -->` of the page. Copies the study's `table.md` to
-docs/evidence/NAME.md, every figure that the page uses to docs/evidence/NAME-FIGURE.svg, and the records of
-its runs, `ROW/seed-S.json`, to docs/evidence/NAME, unless another study has the same record there.
+docs/evidence/NAME.md, every figure that the page uses to docs/evidence/NAME-FIGURE.svg, and to
+docs/evidence/NAME what `capo compare` needs to go on from there: the records of its runs, `ROW/seed-S.json`,
+unless another study has the same record.
 Reports unfinished studies and leaves their blocks unchanged.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from capo.reporting.wording import NONE
+from capo.store.claim import MARKER
 from capo.studies.contrasts import contrasts
 from capo.studies.record_file import read_record
 from capo.studies.run_records import records_elsewhere
@@ -110,6 +112,9 @@ def main(studies: Path) -> None:
                 continue
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_bytes(record.read_bytes())
+        if (EVIDENCE / name).is_dir():
+            for file in (MARKER, "study.yaml"):
+                (EVIDENCE / name / file).write_bytes((studies / name / file).read_bytes())
         for figure in sorted((studies / name / "figures").iterdir()):
             if (copy := f"{name}-{figure.name}") in images:
                 (EVIDENCE / copy).write_bytes(figure.read_bytes())
