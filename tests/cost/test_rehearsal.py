@@ -39,7 +39,7 @@ def flat(values, prefix=""):
 
 
 def test_only_numbers_differ_from_the_recipe():
-    recipe = load_recipe("shapes")
+    recipe = load_recipe("shapes-1")
     before, after = flat(recipe.model_dump()), flat(small_recipe(recipe).model_dump())
     ((whole,), (small,)) = before.pop("benchmarks"), after.pop("benchmarks")
     assert small == whole | {"count": 2, "images": 1}
