@@ -21,7 +21,7 @@ STUDY = {
     "rows": [
         {"name": "capo"},
         {"name": "ipo", "set": {"train.objective": "ipo", "train.beta": 40}},
-        {"name": "few", "set": {"generate.samples_per_prompt": 8}},
+        {"name": "few", "set": {"generate.samples_per_prompt": 4}},
         {"name": "further", "start": "capo"},
         {"name": "soup", "soup": ["capo", "ipo"]},
     ],
@@ -55,7 +55,7 @@ def test_shared_work_counts_once(file):
     cost = study_cost(runs_of(study, file.parent), "l40s", 0.5)
     found = {each.kind: each for each in cost.kinds}
     whole, few = stage_hours(study, "capo"), stage_hours(study, "few")
-    # Per seed: 16 samples for `capo` and `ipo`, 8 for `few`, and the policy's own for `further`.
+    # Per seed: 8 samples for `capo` and `ipo`, 4 for `few`, and the policy's own for `further`.
     assert (found["samples"].different, found["samples"].runs) == (6, 8)
     assert found["samples"].hours == pytest.approx(2 * (2 * whole["generate"] + few["generate"]))
     assert found["samples"].alone == pytest.approx(2 * (3 * whole["generate"] + few["generate"]))
