@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from capo.cli.tables import add_row, print_json, show, table
+from capo.cli.tables import add_row, print_json, print_text, show, table
 from capo.pipeline import RunResult
 
 
@@ -42,13 +42,13 @@ def print_benchmark_run(name: str, result: RunResult, as_json: bool) -> None:
         return
     made = {stage.name for stage in result.stages}
     if all(stage.skipped for stage in result.stages):
-        print(f"{', '.join(sorted(made))} in {result.directory} up to date; nothing to do.")
+        print_text(f"{', '.join(sorted(made))} in {result.directory} up to date; nothing to do.")
     folder = result.directory / "benchmarks" / name
     if f"benchmarks/{name}/results" in made and results is not None:
         print_scores(results)
-        print(f"Page: {folder / 'results' / 'index.html'}")
+        print_text(f"Page: {folder / 'results' / 'index.html'}")
     if f"benchmarks/{name}/official" in made:
-        print(f"Official layout: {folder / 'official'}")
+        print_text(f"Official layout: {folder / 'official'}")
 
 
 def print_scores(results: dict[str, Any]) -> None:
@@ -70,14 +70,14 @@ def print_scores(results: dict[str, Any]) -> None:
             cells = [_level(tuned, unit), "" if tuned is None else _span(tuned, unit, "")]
         add_row(grid, [row["name"], *cells])
     show(grid)
-    print(
+    print_text(
         f"Judge: {results['judge']['name']}; {results['prompts']:,} prompts, "
         f"images per prompt: {results['images_per_prompt']}"
     )
     if results["published"] and results["not_comparable"]:
-        print(f"Not comparable with published scores: {'; '.join(results['not_comparable'])}")
+        print_text(f"Not comparable with published scores: {'; '.join(results['not_comparable'])}")
     for warning in results["warnings"]:
-        print(f"Warning: {warning}")
+        print_text(f"Warning: {warning}")
 
 
 def _change(change: dict[str, Any], unit: float) -> list[str]:

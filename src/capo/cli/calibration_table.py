@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from capo.cli.tables import add_row, percent, show, table
+from capo.cli.tables import add_row, percent, print_text, show, table
 from capo.pairing.calibration_statistics import CalibrationReport, RewardCalibration
 
 NUMBERS = ("mean", "std", "within", "spread", "ties", "share")
@@ -19,7 +19,7 @@ share: share of the variance of the combined reward, which decides the pairs;
 def print_calibration(report: CalibrationReport) -> None:
     """Print the report as tables, followed by its warnings."""
     _print_rewards(report.rewards)
-    print(LEGEND)
+    print_text(LEGEND)
     if len(report.rewards) > 1:
         names = [reward.name for reward in report.rewards]
         _print_correlation(names, report.correlation)
@@ -28,17 +28,17 @@ def print_calibration(report: CalibrationReport) -> None:
         for name, value in report.agreement.items():
             add_row(labels, [name, percent(value)])
         show(labels)
-    print(
+    print_text(
         f"\n{report.prompts:,} prompts, {report.samples:,} samples, {report.set_aside:,} samples without all "
         f"scores, {report.without_pair:,} prompts without a pair"
     )
     if report.mean_delta_reward is not None and report.not_better is not None:
-        print(
+        print_text(
             f"Per prompt {report.chosen:.1f} chosen and {report.rejected:.1f} rejected; mean ΔR "
             f"{report.mean_delta_reward:.3f}; {percent(report.not_better, 2)} of pairs with ΔR ≤ 0"
         )
     for warning in report.warnings:
-        print(f"Warning: {warning}")
+        print_text(f"Warning: {warning}")
 
 
 def _print_rewards(rewards: Sequence[RewardCalibration]) -> None:

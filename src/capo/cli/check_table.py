@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from capo.cli.tables import add_row, show, table
+from capo.cli.tables import add_row, print_text, show, table
 from capo.store.check import Finding
 
 COLORS = {"error": "red", "warning": "yellow", "note": "dim"}
@@ -14,7 +14,7 @@ COLORS = {"error": "red", "warning": "yellow", "note": "dim"}
 def print_check(directory: Path, stages: Sequence[str], findings: Sequence[Finding]) -> None:
     """Print one row per finding, errors first, then the verdict."""
     if not stages:
-        print(f"{directory} is up to date; nothing to check.")
+        print_text(f"{directory} is up to date; nothing to check.")
         return
     grid = table(["field", "", "finding"])
     for finding in findings:
@@ -23,6 +23,6 @@ def print_check(directory: Path, stages: Sequence[str], findings: Sequence[Findi
         show(grid)
     errors = sum(finding.severity == "error" for finding in findings)
     if errors:
-        print(f"{errors} problem{'s' if errors > 1 else ''} would stop the run.")
+        print_text(f"{errors} problem{'s' if errors > 1 else ''} would stop the run.")
     else:
-        print(f"Nothing would stop the run. Checked: {', '.join(stages)}.")
+        print_text(f"Nothing would stop the run. Checked: {', '.join(stages)}.")

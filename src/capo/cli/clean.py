@@ -31,7 +31,7 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Remove it without asking.")] = False,
     as_json: Json = False,
 ) -> None:
-    from capo.cli.tables import print_json
+    from capo.cli.tables import print_json, print_text
     from capo.store.replaced import replaced_folders
 
     runs = [directory] if directory is not None else sorted(path.parent for path in RUNS.glob("*/replaced"))
@@ -39,7 +39,7 @@ def clean(
     if as_json:
         print_json({"replaced": [_values(run, replaced) for run, replaced in found], "removed": yes})
     elif not found:
-        typer.echo("Nothing was replaced.")
+        print_text("Nothing was replaced.")
     else:
         _print(found)
     if not found or (as_json and not yes):
@@ -60,7 +60,7 @@ def _remove(run: Path, replaced: "Replaced") -> None:
 
 
 def _print(found: "list[tuple[Path, Replaced]]") -> None:
-    from capo.cli.tables import add_row, show, table
+    from capo.cli.tables import add_row, print_text, show, table
     from capo.images.disk_space import format_bytes
     from capo.pipeline.costs import with_costs
     from capo.store import Run
@@ -70,7 +70,7 @@ def _print(found: "list[tuple[Path, Replaced]]") -> None:
         artifacts = with_costs(Run(replaced.folder), replaced.changes)
         add_row(grid, [run, replaced.time, artifacts, format_bytes(replaced.bytes)])
     show(grid)
-    typer.echo(f"Total: {format_bytes(sum(replaced.bytes for _, replaced in found))}")
+    print_text(f"Total: {format_bytes(sum(replaced.bytes for _, replaced in found))}")
 
 
 def _values(run: Path, replaced: "Replaced") -> dict[str, Any]:

@@ -55,7 +55,7 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    from capo.cli.tables import print_json
+    from capo.cli.tables import print_json, print_text
     from capo.pairing.export import export
     from capo.store import Run
 
@@ -64,7 +64,7 @@ def export(
     if as_json:
         print_json(written)
     else:
-        print(f"Wrote {written['pairs']:,} pairs of {written['prompts']:,} prompts to {to}")
+        print_text(f"Wrote {written['pairs']:,} pairs of {written['prompts']:,} prompts to {to}")
 
 
 @data_app.command("show", help=SHOW_HELP, epilog=SHOW_EPILOG)
@@ -80,7 +80,7 @@ def show(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    from capo.cli.tables import print_json
+    from capo.cli.tables import print_json, print_text
     from capo.images import count_entries, open_images
     from capo.recipe import ImagesSection
 
@@ -89,4 +89,4 @@ def show(
         print_json(counts)
     else:
         for name, value in counts.items():
-            print(f"{name.replace('_', ' '):20} {value:,}")
+            print_text(f"{name.replace('_', ' '):20} {value:,}")

@@ -34,9 +34,10 @@ def export(
         typer.Option(metavar="CHECKPOINT", help="Base model, if it has moved.", show_default=False),
     ] = None,
 ) -> None:
+    from capo.cli.tables import print_text
     from capo.diffusion.exported_policy import export_policy
     from capo.engine.model_loading import quiet
 
     with quiet():
         export_policy(policy, to, layout, base)
-    typer.echo(f"Wrote {to}")
+    print_text(f"Wrote {to}")

@@ -52,7 +52,7 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    from capo.cli.tables import print_json
+    from capo.cli.tables import print_json, print_text
     from capo.reporting.export_images import export_images
     from capo.store import Run
 
@@ -63,7 +63,7 @@ def export(
         print_json({"folder": str(to), "images": counts})
     else:
         for kind, count in counts.items():
-            typer.echo(f"Wrote {count:,} images to {to / kind}")
+            print_text(f"Wrote {count:,} images to {to / kind}")
 
 
 @images_app.command("show", help=SHOW_HELP, epilog=SHOW_EPILOG)
@@ -80,7 +80,7 @@ def show(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    from capo.cli.tables import print_json
+    from capo.cli.tables import print_json, print_text
     from capo.reporting.run_sheet import run_sheet
     from capo.store import Run, atomic
 
@@ -93,7 +93,7 @@ def show(
     if as_json:
         print_json({"file": str(file), "of": shown, "width": sheet.width, "height": sheet.height})
         return
-    typer.echo(f"Contact sheet: {file}")
+    print_text(f"Contact sheet: {file}")
     if to is None and sys.stdout.isatty():
         typer.launch(str(file))
 

@@ -211,6 +211,7 @@ def serve(
     port: Port = 8900,
     allow_host: AllowHost = None,
 ) -> None:
+    from capo.cli.tables import print_text
     from capo.people.human_study import check_study_images, read_study
     from capo.people.vote_log import open_vote_log
 
@@ -223,8 +224,5 @@ def serve(
     with open_vote_log(study, made) as log, listen(host, port) as listening:
         service = VoteService(study, made, log, tuple(allow_host or ()))
         url = url_of(listening).replace("//0.0.0.0:", f"//{socket.gethostname()}:")
-        print(
-            f"Serving study {made.id}; stop with Ctrl-C. Address for raters: {url}/{service.token}/",
-            flush=True,
-        )
+        print_text(f"Serving study {made.id}; stop with Ctrl-C. Address for raters: {url}/{service.token}/")
         run_until_stopped(service.app, listening, MOST_CONNECTIONS)

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from capo.cli.tables import print_text
+
 if TYPE_CHECKING:
     from capo.people.human_study import Study
 
@@ -31,9 +33,9 @@ def study_values(folder: Path, study: "Study") -> dict[str, Any]:
 def print_study(folder: Path, study: "Study") -> None:
     """Print the size of a new study, and what to do with it."""
     values = study_values(folder, study)
-    print(
+    print_text(
         f"Study {study.id}: {values['pairs']:,} pairs of {values['prompts']:,} prompts, "
         f"{values['catch_trials']} of them catch trials; {values['votes']:,} votes of {study.raters} raters"
     )
-    print(f"Page: {values['page']} ({values['image_bytes'] / 1e6:,.1f} MB of images)")
-    print(f"Publish {folder / 'page'} and nothing else, or: capo people serve {folder}")
+    print_text(f"Page: {values['page']} ({values['image_bytes'] / 1e6:,.1f} MB of images)")
+    print_text(f"Publish {folder / 'page'} and nothing else, or: capo people serve {folder}")

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capo.cli.tables import add_row, percent, points, print_json, show, table
+from capo.cli.tables import add_row, percent, points, print_json, print_text, show, table
 
 if TYPE_CHECKING:
     from capo.people.collect import Added
@@ -15,21 +15,21 @@ def print_power(plan: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(plan)
         return
-    print(
+    print_text(
         f"{plan['prompts']:,} prompts x {plan['raters']:,} raters: a win-rate of "
         f"{percent(0.5 + plan['difference'])} is shown with a probability of {percent(plan['power'], 0)}."
     )
     smallest = plan["smallest_difference"]
     wanted = percent(plan["wanted"], 0)
     if smallest is None:
-        print(f"No difference is shown with a probability of {wanted}.")
+        print_text(f"No difference is shown with a probability of {wanted}.")
     else:
-        print(f"Smallest difference shown with a probability of {wanted}: {points(smallest)} points.")
-    print(
+        print_text(f"Smallest difference shown with a probability of {wanted}: {points(smallest)} points.")
+    print_text(
         f"Assumed: two raters agree on {percent(plan['agreement'])} of pairs; their win-rates spread by "
         f"{100 * plan['spread']:.1f} points."
     )
-    print(f"Needed for {points(plan['difference'])} points with a probability of {wanted}:")
+    print_text(f"Needed for {points(plan['difference'])} points with a probability of {wanted}:")
     needs = table(["Raters", "Prompts", "Votes"], right=["Raters", "Prompts", "Votes"])
     for need in plan["needed"]:
         prompts = need["prompts"]
@@ -44,9 +44,9 @@ def print_added(added: "Sequence[Added]", as_json: bool) -> None:
         return
     for each in added:
         if each.outcome == "refused":
-            print(f"refused: {each.reason}")
+            print_text(f"refused: {each.reason}")
         else:
-            print(f"{each.outcome}: {each.file}: {each.votes:,} votes of {each.rater}")
+            print_text(f"{each.outcome}: {each.file}: {each.votes:,} votes of {each.rater}")
 
 
 def print_report(folder: Path, results: Mapping[str, Any], as_json: bool) -> None:
@@ -68,24 +68,26 @@ def print_report(folder: Path, results: Mapping[str, Any], as_json: bool) -> Non
     show(grid)
     for rater in results["raters"]:
         if rater["set_aside"]:
-            print(f"Set aside: {rater['rater']}: {rater['set_aside']}")
+            print_text(f"Set aside: {rater['rater']}: {rater['set_aside']}")
     if results["sides"]:
         sides = results["sides"]
-        print(f"Left side: {percent(sides['value'])} ({percent(sides['low'])} to {percent(sides['high'])})")
+        print_text(
+            f"Left side: {percent(sides['value'])} ({percent(sides['low'])} to {percent(sides['high'])})"
+        )
     if results["seconds"]:
-        print(f"Time a vote: {results['seconds']['median']:.1f} s")
-    print(f"Report: {folder / 'report' / 'index.html'}")
+        print_text(f"Time a vote: {results['seconds']['median']:.1f} s")
+    print_text(f"Report: {folder / 'report' / 'index.html'}")
 
 
 def print_exported(written: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(written)
         return
-    print(f"Wrote {written['pairs']:,} pairs to {written['directory']}")
+    print_text(f"Wrote {written['pairs']:,} pairs to {written['directory']}")
     if written.get("equal_images"):
-        print(f"Left out {written['equal_images']} pairs with two equal images")
+        print_text(f"Left out {written['equal_images']} pairs with two equal images")
     if written.get("long_prompts"):
-        print(
+        print_text(
             f"Warning: Rapidata shortens {written['long_prompts']} prompts of more than 400 characters, so "
             "people will read other texts"
         )
@@ -95,9 +97,9 @@ def print_imported(imported: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(imported)
         return
-    print(
+    print_text(
         f"{imported['outcome']}: {imported['votes']:,} votes of {imported['raters']:,} raters from "
         f"{imported['source']}"
     )
     if imported["without_choice"]:
-        print(f"{imported['without_choice']} annotations without a choice are no votes")
+        print_text(f"{imported['without_choice']} annotations without a choice are no votes")

@@ -195,11 +195,11 @@ def simulate(
     ] = "shapes",
     as_json: Json = False,
 ) -> None:
-    from capo.cli.tables import print_json
+    from capo.cli.tables import print_json, print_text
     from capo.people.rehearse_study import write_simulated_votes
 
     files = write_simulated_votes(study, to, raters.split(","), prompts, people)
     if as_json:
         print_json([str(file) for file in files])
     else:
-        print("\n".join(map(str, files)))
+        print_text("\n".join(map(str, files)))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from capo.cli.tables import add_row, gpu_hours, percent, show, table
+from capo.cli.tables import add_row, gpu_hours, percent, print_text, show, table
 from capo.cost.gpus import GIB
 from capo.cost.plan import Plan
 from capo.images.disk_space import format_bytes
@@ -12,24 +12,28 @@ from capo.images.disk_space import format_bytes
 def print_plan(plan: Plan) -> None:
     """Print work, memory and disk, then the remarks."""
     denoiser, trained = plan.sampling.parameters[plan.sampling.denoiser], plan.training.trained
-    print(f"{plan.recipe}: {denoiser / 1e6:,.1f}M parameters in the denoiser, {trained / 1e6:,.1f}M trained")
+    print_text(
+        f"{plan.recipe}: {denoiser / 1e6:,.1f}M parameters in the denoiser, {trained / 1e6:,.1f}M trained"
+    )
     for work, flops in _unit_costs(plan).items():
-        print(f"  {work}: {_flops(flops)}")
-    print(f"\nGPU hours on one {plan.gpu.name}, assuming {percent(plan.utilization, 0)} of its peak speed")
+        print_text(f"  {work}: {_flops(flops)}")
+    print_text(
+        f"\nGPU hours on one {plan.gpu.name}, assuming {percent(plan.utilization, 0)} of its peak speed"
+    )
     _print_hours(plan)
     if plan.gpus > 1 or plan.cost is not None:
         _print_wall_clock(plan)
     for stage, parts in plan.memory.items():
-        print(f"\nGPU memory for `capo {stage}` (estimate)")
+        print_text(f"\nGPU memory for `capo {stage}` (estimate)")
         _print_amounts(
             "part", "GiB", {name: f"{size / GIB:,.2f}" for name, size in _with_total(parts).items()}
         )
-    print("\nDisk (estimate)")
+    print_text("\nDisk (estimate)")
     _print_amounts("artifact", "size", {n: format_bytes(size) for n, size in _with_total(plan.disk).items()})
     if plan.notes:
-        print()
+        print_text("")
     for note in plan.notes:
-        print(f"Note: {note}")
+        print_text(f"Note: {note}")
 
 
 def _unit_costs(plan: Plan) -> dict[str, int]:
@@ -53,7 +57,7 @@ def _print_hours(plan: Plan) -> None:
 
 def _print_wall_clock(plan: Plan) -> None:
     priced = plan.cost is not None
-    print(f"\nWall-clock hours on {plan.gpus} × {plan.gpu.name}")
+    print_text(f"\nWall-clock hours on {plan.gpus} × {plan.gpu.name}")
     right = ["hours", "GPUs busy", *(["cost"] if priced else [])]
     grid = table(["stage", *right, "does not scale beyond"], right=right)
     for time in plan.times:

@@ -29,7 +29,7 @@ def push(
     yes: Annotated[bool, typer.Option("--yes", help="Upload without asking.")] = False,
     as_json: Json = False,
 ) -> None:
-    from capo.cli.tables import print_json
+    from capo.cli.tables import print_json, print_text
     from capo.images.disk_space import format_bytes
     from capo.pipeline.push import files_of, find_target
     from capo.pipeline.push import push as upload
@@ -39,9 +39,9 @@ def push(
     size = sum(file.size for file in files)
     if not as_json:
         for file in files:
-            typer.echo(f"{format_bytes(file.size):>8}  {file.path}")
+            print_text(f"{format_bytes(file.size):>8}  {file.path}")
         kind = f"{'existing' if target.exists else 'new'} {'private' if target.private else 'public'}"
-        typer.echo(f"{len(files)} files, {format_bytes(size)}, for the {kind} repository {repository}")
+        print_text(f"{len(files)} files, {format_bytes(size)}, for the {kind} repository {repository}")
         if not yes and not typer.confirm("Upload them?"):
             stop("Nothing was uploaded.", 1)
     url = upload(files, target) if yes or not as_json else None
@@ -49,4 +49,4 @@ def push(
         listed = [{"path": file.path, "bytes": file.size} for file in files]
         print_json({"repository": repository, "private": target.private, "files": listed, "url": url})
     else:
-        typer.echo(f"Uploaded: {url}")
+        print_text(f"Uploaded: {url}")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from capo.cli.tables import add_row, show, table
+from capo.cli.tables import add_row, print_text, show, table
 
 
 def print_recipes(recipes: Mapping[str, Path]) -> None:
@@ -13,4 +13,4 @@ def print_recipes(recipes: Mapping[str, Path]) -> None:
         first = path.read_text(encoding="utf-8").partition("\n")[0]
         add_row(grid, [name, first.removeprefix("#").strip()])
     show(grid)
-    print("\nPrint one with `capo recipes show NAME`; run one with `capo run NAME`.")
+    print_text("\nPrint one with `capo recipes show NAME`; run one with `capo run NAME`.")

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from capo.cli.tables import add_row, gpu_hours, show, table
+from capo.cli.tables import add_row, gpu_hours, print_text, show, table
 from capo.cost.gpus import GIB
 from capo.cost.rehearsal.projection import PartSpeed
 from capo.cost.rehearsal.rehearse import Rehearsal
@@ -21,11 +21,11 @@ def rehearsal_values(rehearsal: Rehearsal) -> dict[str, Any]:
 
 def print_rehearsal(rehearsal: Rehearsal) -> None:
     """Print seconds and memory by part, then the projection next to the plan."""
-    print(f"{rehearsal.recipe}: rehearsed in {rehearsal.seconds:,.0f} s on {rehearsal.device}\n")
+    print_text(f"{rehearsal.recipe}: rehearsed in {rehearsal.seconds:,.0f} s on {rehearsal.device}\n")
     _print_parts(rehearsal.parts)
-    print("\nProjected hours of the whole run, at the speed of this rehearsal")
+    print_text("\nProjected hours of the whole run, at the speed of this rehearsal")
     _print_projection(rehearsal)
-    print(f"\nBatches had at most {MOST_SAMPLES} images. The whole run is faster where larger ones fit.")
+    print_text(f"\nBatches had at most {MOST_SAMPLES} images. The whole run is faster where larger ones fit.")
 
 
 def _print_parts(parts: list[PartSpeed]) -> None:

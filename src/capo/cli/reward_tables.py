@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from capo.cli.tables import add_row, show, table
+from capo.cli.tables import add_row, print_text, show, table
 
 
 def print_rewards(rewards: Sequence[dict[str, Any]]) -> None:
@@ -20,7 +20,7 @@ def print_rewards(rewards: Sequence[dict[str, Any]]) -> None:
         about.append("\n" + " · ".join(filter(None, _facts(reward))), "dim")
         grid.add_row(Text(reward["name"], "bold", no_wrap=True), about)
     Console().print(grid)
-    print("\nDetails: capo rewards show NAME. Try one: capo rewards check NAME.")
+    print_text("\nDetails: capo rewards show NAME. Try one: capo rewards check NAME.")
 
 
 def print_reward(reward: dict[str, Any]) -> None:
@@ -29,10 +29,10 @@ def print_reward(reward: dict[str, Any]) -> None:
         if name in ("about", "problem") or value is None:
             continue
         label, described = _described(name, value)
-        print(f"{label}: {described}")
+        print_text(f"{label}: {described}")
     for text in (reward.get("problem"), reward.get("about")):
         if text:
-            print(f"\n{text}")
+            print_text(f"\n{text}")
 
 
 def print_trial(trial: dict[str, Any]) -> None:
@@ -46,7 +46,7 @@ def print_trial(trial: dict[str, Any]) -> None:
         passed = row["problem"] is None
         add_row(checks, [row["check"], Text("passed", "green") if passed else Text(row["problem"], "red")])
     show(checks)
-    print(f"\n{', '.join(_performance(trial))}")
+    print_text(f"\n{', '.join(_performance(trial))}")
 
 
 def _described(name: str, value: Any) -> tuple[str, str]:

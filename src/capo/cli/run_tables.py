@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from capo.cli.benchmark_table import print_scores
-from capo.cli.tables import add_row, percent, points, show, table
+from capo.cli.tables import add_row, percent, points, print_text, show, table
 from capo.pipeline import ArtifactStatus, RunResult
 from capo.pipeline.parts import PartResult
 
@@ -43,19 +43,19 @@ def print_result(result: RunResult, whole: bool) -> None:
     """
     if all(stage.skipped for stage in result.stages):
         subject = str(result.directory) if whole else f"{result.stages[-1].name} in {result.directory}"
-        print(f"{subject} is up to date; nothing to do.")
+        print_text(f"{subject} is up to date; nothing to do.")
     stages = {stage.name for stage in result.stages}
     if result.results is not None and "evaluate" in stages:
         _print_results(result.results)
-        print(f"Side by side: {result.directory / 'evaluate' / 'index.html'}")
+        print_text(f"Side by side: {result.directory / 'evaluate' / 'index.html'}")
     for name, results in result.benchmarks.items():
         if f"benchmarks/{name}/results" in stages:
             print_scores(results)
-            print(f"Page: {result.directory / 'benchmarks' / name / 'results' / 'index.html'}")
+            print_text(f"Page: {result.directory / 'benchmarks' / name / 'results' / 'index.html'}")
     if "train" in stages:
-        print(f"Tuned model: {result.directory / 'train' / 'best'}")
+        print_text(f"Tuned model: {result.directory / 'train' / 'best'}")
     if result.report is not None and "report" in stages:
-        print(f"Report: {result.report}")
+        print_text(f"Report: {result.report}")
 
 
 def part_values(directory: Path, results: Sequence[PartResult]) -> dict[str, Any]:
@@ -66,11 +66,13 @@ def part_values(directory: Path, results: Sequence[PartResult]) -> dict[str, Any
 def print_parts(directory: Path, results: Sequence[PartResult]) -> None:
     """Print what a command with `--shard` did, and what is left."""
     if not results:
-        print(f"{directory} is up to date; nothing to do.")
+        print_text(f"{directory} is up to date; nothing to do.")
         return
     for result in results:
-        print(f"{', '.join(result.artifacts)}: {result.made} shards made, {result.left} left to other parts")
-    print("When all parts have ended, rerun the command without --shard: it makes what is left and commits.")
+        print_text(
+            f"{', '.join(result.artifacts)}: {result.made} shards made, {result.left} left to other parts"
+        )
+    print_text("When all parts have ended, run the command without --shard: it makes the rest and commits.")
 
 
 def print_status(directory: Path, states: Sequence[ArtifactStatus]) -> None:
@@ -84,7 +86,7 @@ def print_status(directory: Path, states: Sequence[ArtifactStatus]) -> None:
 def print_runs(runs: Sequence[tuple[Path, States]]) -> None:
     """Print one row per run: how many artifacts are done, and the first one that is not."""
     if not runs:
-        print("No runs in ./runs yet. Start one with `capo run shapes`.")
+        print_text("No runs in ./runs yet. Start one with `capo run shapes`.")
         return
     grid = table(["run", "done", "next", "why"])
     for directory, states in runs:
@@ -110,12 +112,12 @@ def _print_results(results: dict[str, Any]) -> None:
         add_row(grid, [*cells, percent(row.get("null_win_rate"))])
     show(grid)
     if any("null_win_rate" in row for row in results["rewards"]):
-        print("chance: win-rate of the base model against itself with other seeds")
+        print_text("chance: win-rate of the base model against itself with other seeds")
     if joint := results.get("joint"):
-        print("Images better or worse than the base's by all rewards at once:")
-        print(f"  better {_joint_rate(joint['domination'])}, worse {_joint_rate(joint['collapse'])}")
+        print_text("Images better or worse than the base's by all rewards at once:")
+        print_text(f"  better {_joint_rate(joint['domination'])}, worse {_joint_rate(joint['collapse'])}")
     if judge := results.get("judge"):
-        print(
+        print_text(
             f"Images judged correct ({judge['name']}): {percent(judge['base'])} → "
             f"{percent(judge['tuned'])}, {points(judge['difference'])} points "
             f"({points(judge['low'])} to {points(judge['high'])})"
@@ -125,9 +127,9 @@ def _print_results(results: dict[str, Any]) -> None:
         text = f"Diversity of a prompt's images: {diversity['base']:.3g} → {diversity['tuned']:.3g}"
         if None not in bounds:
             text += f", {value:+.2g} ({bounds[0]:+.2g} to {bounds[1]:+.2g})"
-        print(text)
+        print_text(text)
     for warning in results.get("warnings", ()):
-        print(f"Warning: {warning}")
+        print_text(f"Warning: {warning}")
 
 
 def _joint_rate(rate: dict[str, Any]) -> str:

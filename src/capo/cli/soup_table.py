@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from capo.cli.tables import add_row, show, table
+from capo.cli.tables import add_row, print_text, show, table
 
 
 def print_soups(directory: Path, soups: Sequence[dict[str, Any]]) -> None:
@@ -15,4 +15,4 @@ def print_soups(directory: Path, soups: Sequence[dict[str, Any]]) -> None:
         weights = ", ".join(f"{weight:g}" for weight in soup["weights"])
         add_row(grid, [soup["folder"], weights, soup.get("rank"), None if error is None else f"{error:.2g}"])
     show(grid)
-    print(f"Next: capo evaluate RECIPE --policy {soups[0]['folder']} --run runs/soup")
+    print_text(f"Next: capo evaluate RECIPE --policy {soups[0]['folder']} --run runs/soup")

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from capo.cli.tables import add_row, gpu_hours, percent, print_json, show, table
+from capo.cli.tables import add_row, gpu_hours, percent, print_json, print_text, show, table
 from capo.studies.contrasts import nothing_compared
 from capo.studies.measure_names import measure_title
 from capo.studies.run_study import Outcome
@@ -25,7 +25,7 @@ def print_studies(studies: Mapping[str, Path], as_json: bool) -> None:
         print_json({"studies": [{"name": name, "about": text} for name, text in about.items()]})
         return
     _print(["study", "question"], about.items())
-    print("\nRun one with `capo compare NAME`; add --quick to check that it runs, --plan for its cost.")
+    print_text("\nRun one with `capo compare NAME`; add --quick to check that it runs, --plan for its cost.")
 
 
 def print_runs(study: Study, rows: Sequence[dict[str, Any]], as_json: bool) -> None:
@@ -48,10 +48,10 @@ def print_cost(study: Study, cost: StudyCost, as_json: bool) -> None:
     ]
     size = f"{len(study.rows)} rows, {len(study.seeds)} seeds"
     lines.append(("total", size, gpu_hours(cost.hours), gpu_hours(cost.alone)))
-    print(f"{study.title}: on one {cost.gpu}, assuming {percent(cost.utilization, 0)} of its peak speed")
+    print_text(f"{study.title}: on one {cost.gpu}, assuming {percent(cost.utilization, 0)} of its peak speed")
     _print(["artifact", "number", "GPU hours", "without sharing"], lines)
     for note in cost.notes:
-        print(f"Note: {note}")
+        print_text(f"Note: {note}")
 
 
 def print_outcome(outcome: Outcome, as_json: bool) -> None:
@@ -65,14 +65,14 @@ def print_outcome(outcome: Outcome, as_json: bool) -> None:
     if results["null"]:
         lines.append((NULL_ROW, *_estimates(results["null"], measures)))
     _print(["row", *map(measure_title, measures)], lines, results["title"])
-    print("Win-rates over the base ± standard error over prompts.\n")
-    print(f"Comparisons by {measures[0]['name'].lower()}:")
+    print_text("Win-rates over the base ± standard error over prompts.\n")
+    print_text(f"Comparisons by {measures[0]['name'].lower()}:")
     comparisons = results["comparisons"][measures[0]["name"]]
     for sentence in [comparison["sentence"] for comparison in comparisons] or [nothing_compared(results)]:
-        print(f"  {sentence}")
+        print_text(f"  {sentence}")
     if results["unfinished"]:
-        print(unfinished_runs(results))
-    print(f"\nAll results: {outcome.folder / 'index.html'} and {outcome.folder / 'table.md'}")
+        print_text(unfinished_runs(results))
+    print_text(f"\nAll results: {outcome.folder / 'index.html'} and {outcome.folder / 'table.md'}")
 
 
 def _estimates(estimates: Mapping[str, Any], measures: Sequence[Mapping[str, str]]) -> list[str]:

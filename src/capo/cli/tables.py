@@ -25,6 +25,11 @@ def _escaped(match: re.Match[str]) -> str:
     return f"\\u{ord(match[0]):04x}"
 
 
+def print_text(text: str) -> None:
+    """Print text, without what a terminal would take as commands or show in another order."""
+    print(plain_text(text), flush=True)
+
+
 def table(columns: Sequence[str], *, title: str | None = None, right: Sequence[str] = ()) -> Table:
     """Create an empty table; columns named in `right` are aligned to the right, the others wrap."""
     grid = Table(title=title and Text(title), title_justify="left", box=None, padding=(0, 2, 0, 0))

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from capo.cli.tables import add_row, gpu_hours, percent, print_json, show, table
+from capo.cli.tables import add_row, gpu_hours, percent, print_json, print_text, show, table
 from capo.pipeline import status
 from capo.pipeline.reuse import SWEEP
 from capo.recipe import load_recipe
@@ -24,7 +24,7 @@ def print_cost(sweep: Sweep, cost: SweepCost, as_json: bool) -> None:
         totals = {"hours": cost.hours, "most_hours": cost.most_hours}
         print_json({"recipe": sweep.recipe.name, "steps": sweep.last_step, **asdict(cost), **totals})
         return
-    print(
+    print_text(
         f"{sweep.recipe.name}: β of {sweep.recipe.train.objective} on one {cost.gpu}, assuming "
         f"{percent(cost.utilization, 0)} of its peak speed"
     )
@@ -36,9 +36,9 @@ def print_cost(sweep: Sweep, cost: SweepCost, as_json: bool) -> None:
     add_row(grid, ["total", "", gpu_hours(cost.hours)])
     show(grid)
     if cost.most_values > cost.values:
-        print(f"At most {gpu_hours(cost.most_hours)}, if the sweep tries {cost.most_values} values.")
+        print_text(f"At most {gpu_hours(cost.most_hours)}, if the sweep tries {cost.most_values} values.")
     for note in cost.notes:
-        print(f"Note: {note}")
+        print_text(f"Note: {note}")
 
 
 def print_outcome(outcome: Outcome, as_json: bool) -> None:
@@ -56,13 +56,13 @@ def print_outcome(outcome: Outcome, as_json: bool) -> None:
         add_row(grid, _cells(value, results, best))
     show(grid)
     for note in _notes(results):
-        print(note)
-    print(f"\n{results['conclusion']}.")
+        print_text(note)
+    print_text(f"\n{results['conclusion']}.")
     for warning in results["warnings"]:
-        print(f"Warning: {warning}.")
-    print(f"\nCurves: {outcome.directory / SWEEP / 'index.html'}")
+        print_text(f"Warning: {warning}.")
+    print_text(f"\nCurves: {outcome.directory / SWEEP / 'index.html'}")
     if outcome.recipe is not None:
-        print(f"Recipe: {outcome.recipe}\nNext:   {_next(outcome)}")
+        print_text(f"Recipe: {outcome.recipe}\nNext:   {_next(outcome)}")
 
 
 def _title(name: str, use: str) -> str:

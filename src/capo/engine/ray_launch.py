@@ -11,7 +11,7 @@ from typing import Any
 
 from capo.engine.launch import processes
 from capo.engine.local_executor import LocalExecutor
-from capo.engine.progress import silenced
+from capo.engine.progress import say
 from capo.engine.shard_host import redirect_output
 from capo.engine.shard_work import Executor
 
@@ -82,7 +82,7 @@ class RayLaunch:
                 except RayError as error:
                     if start == STARTS:
                         raise RuntimeError(f"a process was lost {STARTS} times; see {self._logs}") from error
-                    echo.say("a process was lost; starting again from what is kept")
+                    say("a process was lost; starting again from what is kept")
                     continue
             if errors:
                 lines = [f"  {logs[rank]}: {text}" for rank, text in errors.items()]
@@ -135,8 +135,4 @@ class _Echo:
             lines, _, _ = file.read().rpartition(b"\n")
         if lines:
             self._read += len(lines) + 1
-            self.say(lines.decode(errors="replace"))
-
-    def say(self, text: str) -> None:
-        if not silenced():
-            print(text, file=sys.stderr, flush=True)
+            say(lines.decode(errors="replace"))
