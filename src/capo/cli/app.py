@@ -20,7 +20,7 @@ a report."""
 EPILOG = """\b
 Examples:
   capo run shapes                        try it: no download, no GPU, minutes
-  capo run shapes --set train.steps=100  change any field of the recipe
+  capo run shapes --set train.steps=20   change any field of the recipe
   capo recipes show sdxl > my.yaml       start your own recipe
   capo plan my.yaml                      GPU hours, memory and disk it needs
   capo run my.yaml --run runs/first      run it in a directory you name
