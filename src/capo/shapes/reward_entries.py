@@ -29,7 +29,7 @@ VQA = CatalogEntry(
 VQA_1 = replace(
     VQA,
     checkpoint=str(CHECKPOINTS / "vqa-1"),
-    measures="an earlier shapes-vqa, which does not see positions; the recipes shapes-1 and shapes-flow-1 use it",
+    measures="an earlier shapes-vqa, blind to positions; the recipes shapes-1 and shapes-flow-1 use it",
 )
 AESTHETIC = CatalogEntry(
     "image_classifier:AestheticRating",
