@@ -7,13 +7,14 @@ table in every block `<!-- study: NAME -->` of the page. Copies the study's `tab
 docs/evidence/NAME.md, every figure that the page uses to docs/evidence/NAME-FIGURE.svg, and to
 docs/evidence/NAME what `capo compare` needs to go on from there: the records of its runs, `ROW/seed-S.json`,
 unless another study has the same record.
-Reports unfinished studies and leaves their blocks unchanged.
+If some seeds have not been run at all, the table says so. A study with unfinished rows is reported, and its block
+stays as it is.
 """
 
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,8 @@ def short_table(results: Mapping[str, Any], paper: Mapping[str, str]) -> Iterato
         yield _line([mark, *([paper.get(row["name"], NONE)] if paper else []), *cells])
     chance = [_cell(results["null"][m["name"]], m, None) for m in measures]
     yield _line([NULL, *([""] if paper else []), *chance])
+    if left := _seeds_left(results):
+        yield from ("", f"Seeds: {_listed(results['seeds'])}. Not run yet: {_listed(left)}.")
 
 
 def _complete_results(folder: Path) -> dict[str, Any] | None:
@@ -155,10 +158,18 @@ def _complete_results(folder: Path) -> dict[str, Any] | None:
         print(f"{folder.name}: {path} does not exist", file=sys.stderr)
         return None
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if results["unfinished"] or results["failed"]:
+    if results["failed"] or _seeds_left(results) & set(results["seeds"]):
         print(f"{folder.name}: not finished, skipped", file=sys.stderr)
         return None
     return results
+
+
+def _seeds_left(results: Mapping[str, Any]) -> set[int]:
+    return {run["seed"] for run in results["unfinished"]}
+
+
+def _listed(seeds: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(seeds)))
 
 
 def _title(measure: Mapping[str, str]) -> str:
