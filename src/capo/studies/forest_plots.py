@@ -9,7 +9,7 @@ from capo.reporting.sheet import CHARACTER, MARGIN, TITLE, with_css_values
 from capo.reporting.templating import environment
 from capo.studies.table_cells import NULL_ROW
 
-COLUMN, GAP, STEP = 140, 12, 24
+COLUMN, GAP, STEP = 170, 12, 24
 """Width of a measure, its margin on both sides, and height of a row, in pixels."""
 
 
