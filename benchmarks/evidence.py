@@ -6,8 +6,8 @@ Reads `STUDIES/*/results.json` as `capo compare` writes them; STUDIES is `studie
 table in every block `<!-- study: NAME -->` of the page. Copies the study's `table.md` to
 docs/evidence/NAME.md, every figure that the page uses to docs/evidence/NAME-FIGURE.svg, and to
 docs/evidence/NAME what `capo compare` needs to go on from there: the records of its runs, `ROW/seed-S.json`,
-unless another study has the same record. If some seeds have not been run at all, the table says so. A study with
-unfinished rows is reported, and its block stays as it is.
+unless another study has the same record. If some seeds have not been run at all, the table says so. A study
+with unfinished rows is reported, and its block stays as it is.
 """
 
 import json
