@@ -332,7 +332,7 @@ def test_markup_in_names_is_printed_as_text(tmp_path):
 
 def test_help_has_examples():
     output = capo("--help").stdout
-    assert "capo run shapes --set train.steps=100" in output
+    assert "capo run shapes --set train.steps=20" in output
     assert "capo run shapes" in capo(code=2).output, "no command is wrong usage and prints the help"
     assert "default: None" not in capo("run", "--help").stdout
 
