@@ -260,6 +260,16 @@ def test_a_round_can_be_moved(second, tmp_path):
     assert {states[name] for name in ("prompts", "pool", "samples", "pairs", "train")} == {"done"}
 
 
+def test_a_finished_round_stays_finished_without_the_previous_one(second, tmp_path):
+    recipe, folder = second("lora")
+    alone = further(recipe, tmp_path / "removed")
+    states = {status.name: status.state for status in pipeline.status(alone, folder)}
+    assert {states[name] for name in ("prompts", "pool", "samples", "pairs", "train")} == {"done"}
+    other = alone.rewards[0].model_copy(update={"source": "tiny_training:blueness"})
+    changed = alone.model_copy(update={"rewards": (other, *alone.rewards[1:])})
+    assert {s.name: s.state for s in pipeline.status(changed, folder)}["pool"] == "stale"
+
+
 def test_another_policy_or_reference_makes_dependent_artifacts_stale(second, first, tmp_path):
     recipe, folder = second("lora")
     other = further(recipe, recipe.start.run, "start")

@@ -8,12 +8,13 @@ The scores are copied from the previous round, so that a round needs no other di
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from capo.recipe import Recipe
+from capo.recipe import Recipe, RewardSection
 from capo.store.check import Check
-from capo.store.manifest import Unknown, identify
+from capo.store.manifest import identify
 from capo.store.step import Job, StageName, Step
 
 if TYPE_CHECKING:
+    from capo.scoring.previous_round import PreviousRound
     from capo.store import Run
 
 _STARTED: tuple[StageName, ...] = ("prompts", "generate", "train")
@@ -22,9 +23,7 @@ _STARTED: tuple[StageName, ...] = ("prompts", "generate", "train")
 
 def steps(recipe: Recipe) -> list[Step]:
     """The artifact `pool`; none in a first round, and none if labels replace rewards."""
-    inputs = identify("start.run", lambda: _inputs(recipe))
-    if isinstance(inputs, Unknown):
-        inputs = {f"start.pool.{reward.name}": inputs for reward in recipe.pairing_rewards}
+    inputs = _inputs(recipe)
     return [Step("pool", "prompts", inputs, ("prompts",), copy_pool)] if inputs else []
 
 
@@ -36,21 +35,34 @@ def checks(recipe: Recipe, run: "Run") -> list[Check]:
 
 
 def _check_start(recipe: Recipe) -> None:
-    _inputs(recipe)
+    _previous_round(recipe)
+    for reward in recipe.pairing_rewards:
+        _identity(recipe, reward)
 
 
 def _inputs(recipe: Recipe) -> dict[str, Any]:
-    if recipe.start is None:
-        return {}
+    """The fingerprint: a pool that was copied stays up to date without the previous round."""
     from capo.rewards import reward_inputs
+
+    inputs: dict[str, Any] = {}
+    for reward in recipe.pairing_rewards if recipe.start is not None else ():
+        inputs |= reward_inputs(reward)
+        inputs[f"start.pool.{reward.name}"] = identify("start.run", partial(_identity, recipe, reward))
+    return inputs
+
+
+def _identity(recipe: Recipe, reward: RewardSection) -> str:
+    """A digest of the scores to copy; raises `ValueError` if the previous round does not have them."""
+    from capo.rewards import reward_inputs
+
+    return _previous_round(recipe).pool_identity(reward.name, reward_inputs(reward))
+
+
+def _previous_round(recipe: Recipe) -> "PreviousRound":
     from capo.scoring.previous_round import find_previous_round
 
-    start = find_previous_round(recipe.start, recipe.model, recipe.train)
-    inputs: dict[str, Any] = {}
-    for reward in recipe.pairing_rewards:
-        source = reward_inputs(reward)
-        inputs |= source | {f"start.pool.{reward.name}": start.pool_identity(reward.name, source)}
-    return inputs
+    assert recipe.start is not None
+    return find_previous_round(recipe.start, recipe.model, recipe.train)
 
 
 def copy_pool(job: Job) -> None:
@@ -62,12 +74,10 @@ def copy_pool(job: Job) -> None:
     import pyarrow.compute as pc
 
     from capo.prompts.table import read_prompts
-    from capo.scoring.previous_round import find_previous_round
     from capo.store import WorkspaceError
 
     recipe, artifact = job.recipe, job.artifact
-    assert recipe.start is not None
-    start = find_previous_round(recipe.start, recipe.model, recipe.train)
+    start = _previous_round(recipe)
     known = {prompt.prompt_id: prompt.text for prompt in read_prompts(start.run)}
     prompts = read_prompts(job.run)
     for prompt in prompts:
