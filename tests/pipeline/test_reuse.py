@@ -101,3 +101,11 @@ def test_a_damaged_original_is_not_reused(tmp_path, capsys, monkeypatch):
     damaged.unlink()
     run(tmp_path / "third", tmp_path / "first")
     assert "samples" in fake_stages.calls
+    manifest = tmp_path / "first/manifests/scores/first.json"
+    manifest.write_text("{")
+    run(tmp_path / "fourth", tmp_path / "first")
+    assert {"samples", "scores/first"} <= set(fake_stages.calls)
+    assert (
+        f"scores/first: not reused from {tmp_path / 'first'}: {manifest} is damaged"
+        in capsys.readouterr().err
+    )

@@ -1,6 +1,7 @@
 """Rows of a study that continue other rows, on a tiny SDXL model."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -111,6 +112,16 @@ def test_pages_name_the_start_of_a_round(outcome):
     page = (outcome.folder / "third/seed-0/report/index.html").read_text()
     start = environment().filters["e"](str(outcome.folder / "twice/seed-0"))
     assert start in page
+
+
+def test_a_finished_round_stays_finished_without_earlier_ones(outcome, file, tmp_path):
+    folder = shutil.copytree(outcome.folder, tmp_path / "tiny", copy_function=os.link)
+    for row in ("once", "twice"):
+        shutil.rmtree(folder / row / "seed-0")
+    assert {run.state for run in runs_of(load_study(file), folder)} == {"done"}
+    again = run_study(load_study(file), folder)
+    assert again.failed == {}
+    assert again.results == outcome.results
 
 
 def test_a_round_whose_start_has_failed_fails_with_it(file, tmp_path, outcome):

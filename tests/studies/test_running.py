@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 from dataclasses import replace
@@ -20,6 +21,7 @@ from capo.store import Run, WorkspaceError
 from capo.store.lock import hold_lock
 from capo.studies import StudyError, load_study
 from capo.studies.commands import run_command
+from capo.studies.record_file import read_record
 from capo.studies.run_study import run_study
 from capo.studies.study import Row
 from capo.studies.study_run import StudyRun, runs_of
@@ -240,12 +242,72 @@ def test_a_soup_with_removed_policies_names_the_remedy(shared, file):
     shutil.rmtree(folder / "ipo/seed-0")
     failed = run_study(load_study(file), folder).failed["soup, seed 0"]
     assert failed.startswith(f"needs {folder / 'ipo/seed-0'}, which was removed; ")
-    shutil.rmtree(folder / "capo/seed-0")
-    record = folder / "capo/seed-0.json"
-    for text, why in (("{}", "not the record of a run"), (_with_another_step(record), "damaged .*digest")):
-        record.write_text(text)
-        with pytest.raises(WorkspaceError, match=rf"capo/seed-0.json: {why}"):
-            run_study(load_study(file), folder)
+
+
+def test_a_finished_soup_stays_finished_without_its_policies(outcome, file, tmp_path):
+    folder = shutil.copytree(outcome.folder, tmp_path / "tiny", copy_function=os.link)
+    for row in ROWS:
+        shutil.rmtree(folder / row / "seed-0")
+    assert {run.row.name: run.state for run in runs_of(load_study(file), folder)}["soup"] == "done"
+    again = run_study(load_study(file), folder)
+    assert list(again.failed) == ["never, seed 0"]
+    assert again.results["rows"] == outcome.results["rows"]
+    values = yaml.safe_load(file.read_text())
+    values["rows"][1]["set"] = {"train.max_grad_norm": 0.5}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    states = {run.row.name: run.state for run in runs_of(load_study(tmp_path / "study.yaml"), folder)}
+    assert states["soup"] == "stale", "its policies would be others"
+
+
+def test_a_finished_soup_stays_finished_without_its_own_policy(outcome, file, tmp_path):
+    policy = outcome.folder / "soup/soup-0"
+    policy.rename(tmp_path / "removed")
+    try:
+        states = {run.row.name: run.state for run in runs_of(load_study(file), outcome.folder)}
+    finally:
+        (tmp_path / "removed").rename(policy)
+    assert states["soup"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [(lambda record: "{}", "not the record of a run"), (None, "damaged .*digest")]
+)
+def test_a_damaged_record_fails_its_row_alone(outcome, file, tmp_path, text, why):
+    folder = shutil.copytree(outcome.folder, tmp_path / "tiny", copy_function=os.link)
+    shutil.rmtree(folder / "ipo/seed-0")
+    record = folder / "ipo/seed-0.json"
+    damaged = (text or _with_another_step)(record)
+    record.unlink()
+    record.write_text(damaged)
+    (folder / "capo/seed-0.json").unlink()
+    (folder / "capo/seed-0.json").write_bytes(b"\xff")
+    again = run_study(load_study(file), folder)
+    assert re.search(rf"ipo/seed-0.json: {why}", again.failed["ipo, seed 0"])
+    assert [row["name"] for row in again.results["rows"]] == ["soup", "capo"]
+    assert read_record(folder / "capo/seed-0.json"), "written again, since the run directory exists"
+    listed = CliRunner().invoke(app, ["compare", str(file), "--to", str(folder), "--list", "--json"])
+    assert {row["row"]: row["runs"]["0"] for row in json.loads(listed.stdout)["rows"]}["ipo"] == "unreadable"
+    assert listed.exit_code == 1
+    assert f"1 run cannot be read:\n  {record}: " in listed.stderr
+
+
+def test_a_damaged_run_directory_fails_its_row_alone(outcome, file, tmp_path):
+    """Its manifest, which rows also read to reuse what it made; and its scores, which only figures show."""
+    folder = shutil.copytree(outcome.folder, tmp_path / "tiny", copy_function=os.link)
+    for damaged in ("ipo/seed-0/manifests/samples.json", "ipo/seed-0/evaluate/results.json"):
+        content = (folder / damaged).read_bytes()
+        (folder / damaged).unlink()
+        (folder / damaged).write_bytes(bytes(len(content)))
+        again = run_study(load_study(file), folder)
+        assert set(again.failed) == {"ipo, seed 0", "never, seed 0"}
+        assert damaged in again.failed["ipo, seed 0"]
+        assert [row["name"] for row in again.results["rows"]] == ["soup", "capo"]
+        (folder / damaged).write_bytes(content)
+    scores = folder / "capo/seed-0/pairs.parquet"
+    content = scores.read_bytes()
+    scores.unlink()
+    scores.write_bytes(bytes(len(content)))
+    assert run_study(load_study(file), folder).results["rows"] == outcome.results["rows"]
 
 
 def _with_another_step(record):

@@ -1,5 +1,6 @@
 """`capo compare`: run a study and tabulate it."""
 
+from collections.abc import Sized
 from pathlib import Path
 from typing import Annotated
 
@@ -78,7 +79,10 @@ def compare(
         from capo.studies.run_overview import run_overview
 
         selected = loaded.only(chosen)
-        study_tables.print_runs(selected, run_overview(selected, folder), as_json)
+        rows = run_overview(selected, folder)
+        study_tables.print_runs(selected, rows, as_json)
+        if damaged := [why for row in rows for why in row["errors"].values()]:
+            stop("\n  ".join([f"Error: {_count(damaged)} cannot be read:", *damaged]), 1)
         return
     if plan:
         from capo.studies.study_cost import study_cost
@@ -93,8 +97,11 @@ def compare(
     outcome = run_study(loaded, folder, seeds=chosen, force=force)
     study_tables.print_outcome(outcome, as_json)
     if outcome.failed:
-        runs = "1 run" if len(outcome.failed) == 1 else f"{len(outcome.failed)} runs"
-        stop(f"Error: {runs} failed: {'; '.join(outcome.failed)}", 1)
+        stop(f"Error: {_count(outcome.failed)} failed: {'; '.join(outcome.failed)}", 1)
+
+
+def _count(runs: Sized) -> str:
+    return "1 run" if len(runs) == 1 else f"{len(runs)} runs"
 
 
 def _seeds(text: str | None) -> list[int] | None:

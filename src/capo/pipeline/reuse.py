@@ -48,22 +48,24 @@ def reuse(artifact: Artifact, inputs: Mapping[str, Any], donors: Sequence[Path],
     """Adopt the artifact from the first of the `donors` that made it from `inputs`; return whether one did.
 
     Files are hard links where the file system supports them, so they take no more space. Donors with damaged
-    files are skipped. The donor's line of `timings.jsonl` is copied, with the donor as `shared`.
+    files or records are skipped with a message. The donor's line of `timings.jsonl` is copied, with the donor
+    as `shared`.
     """
     wanted = json.loads(canonical(inputs))
     for directory in donors:
         other = Run(directory).artifact(artifact.name)
-        begun = other.begun()
-        if begun is None or differences(begun, wanted) or not other.done:
-            continue
         try:
+            begun = other.begun()
+            if begun is None or differences(begun, wanted) or not other.done:
+                continue
             other.verify_once()
+            timing = other.run.timings().get(artifact.name)
         except WorkspaceError as error:
             say(f"{artifact.name}: not reused from {directory}: {error}")
             continue
         artifact.adopt(other, force=force)
         say(f"{artifact.name}: reused from {directory}")
-        if timing := other.run.timings().get(artifact.name):
+        if timing is not None:
             artifact.run.record_timing(**timing | {"shared": str(directory)})
         return True
     return False

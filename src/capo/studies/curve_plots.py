@@ -71,7 +71,11 @@ def weightings(runs: Sequence[StudyRun]) -> list[Plot]:
     return plots
 
 
-def histograms(run: StudyRun) -> list[tuple[str, Plot, Plot | None]]:
+Histogram = tuple[str, Plot, Plot | None]
+"""A reward's name, its raw scores, and its calibrated scores if it trains."""
+
+
+def histograms(run: StudyRun) -> list[Histogram]:
     """Plot every reward's raw scores of the training samples, and calibrated ones if it trains (Fig. 6)."""
     opened = Run(run.directory)
     pairs = PairTable.read(opened.artifact("pairs"))

@@ -24,6 +24,6 @@ def read_record(path: Path) -> dict[str, Any]:
 def write_record(record: Mapping[str, Any], path: Path) -> None:
     """Write a record, unless the file has the same content already."""
     text = json.dumps(sealed(record), allow_nan=False)
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    if not path.is_file() or path.read_bytes() != text.encode():
         with atomic.write_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -71,7 +71,7 @@ def measure_run(run: StudyRun) -> RunMeasures:
     """Read the measures of a finished run."""
     opened, recipe = Run(run.directory), run.trained
     results = opened.artifact("evaluate").read_json("results.json")
-    values, null = _values(opened, recipe)
+    values, null, joint = _against_base(opened, recipe)
     kinds: dict[str, Kind] = {MEAN: "mean"}
     kinds |= {r.name: "training" if r.use == "train" else "held out" for r in recipe.rewards}
     if JUDGED in values:
@@ -95,7 +95,7 @@ def measure_run(run: StudyRun) -> RunMeasures:
         seconds={name: row["seconds"] for name, row in timings.items()} | _seconds_before(run),
         images=_images(run),
         spent=sum(row["seconds"] for row in timings.values() if "shared" not in row),
-        joint=_joint(opened, recipe),
+        joint=joint,
     )
 
 
@@ -115,37 +115,36 @@ def _images(run: StudyRun) -> int | None:
     return sum(Run(path).artifact("samples").summary["samples"] for path in (run.directory, *run.before))
 
 
-def _values(opened: Run, recipe: Recipe) -> tuple[Values, Values]:
-    """Values of the tuned model and of the null row, both against the base."""
+def _against_base(opened: Run, recipe: Recipe) -> tuple[Values, Values, Values]:
+    """Values of the tuned model and of the null row, and the joint rates of the tuned model."""
     baseline, evaluate = opened.artifact("baseline"), opened.artifact("evaluate")
     ids, samples = list(read_prompts(baseline)), recipe.evaluate.samples_per_prompt
-    sets = image_sets(baseline, evaluate)
-    both = []
-    for model in ("tuned", "null"):
-        values: dict[str, np.ndarray] = {}
-        if model in sets:
-            for reward in recipe.rewards:
-                scores = [sets[m].read_scores(reward.name, ids, samples) for m in (model, "base")]
-                values[reward.name] = prompt_win_rates(reward.name, *scores)
-            values = {MEAN: np.mean([values[r.name] for r in recipe.training_rewards], axis=0)} | values
-            correct = {**read_judgments(baseline, samples), **read_judgments(evaluate, samples)}
-            if model in correct:
-                values[JUDGED] = correct[model].mean(axis=1) - correct["base"].mean(axis=1)
-        both.append({name: _finite(ids, column) for name, column in values.items()})
-    return both[0], both[1]
+    scores = {
+        model: {reward.name: images.read_scores(reward.name, ids, samples) for reward in recipe.rewards}
+        for model, images in image_sets(baseline, evaluate).items()
+    }
+    correct = {**read_judgments(baseline, samples), **read_judgments(evaluate, samples)}
+    tuned, base = (list(scores[model].values()) for model in ("tuned", "base"))
+    joint = {DOMINATION: joint_domination(tuned, base), COLLAPSE: joint_domination(base, tuned)}
+    columns = (_values("tuned", recipe, scores, correct), _values("null", recipe, scores, correct), joint)
+    values, null, rates = ({name: _finite(ids, by) for name, by in each.items()} for each in columns)
+    return values, null, rates
 
 
-def _joint(opened: Run, recipe: Recipe) -> Values:
-    """The images that dominate, or are dominated, by all rewards at once, as shares of every prompt's."""
-    baseline, evaluate = opened.artifact("baseline"), opened.artifact("evaluate")
-    ids, samples = list(read_prompts(baseline)), recipe.evaluate.samples_per_prompt
-    sets = image_sets(baseline, evaluate)
-    base, tuned = (
-        [sets[model].read_scores(reward.name, ids, samples) for reward in recipe.rewards]
-        for model in ("base", "tuned")
-    )
-    rates = {DOMINATION: joint_domination(tuned, base), COLLAPSE: joint_domination(base, tuned)}
-    return {name: _finite(ids, values) for name, values in rates.items()}
+def _values(
+    model: str,
+    recipe: Recipe,
+    scores: Mapping[str, Mapping[str, np.ndarray]],
+    correct: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """The measures of a model by prompt; empty without its images."""
+    if model not in scores:
+        return {}
+    rates = {name: prompt_win_rates(name, own, scores["base"][name]) for name, own in scores[model].items()}
+    values = {MEAN: np.mean([rates[r.name] for r in recipe.training_rewards], axis=0)} | rates
+    if model in correct:
+        values[JUDGED] = correct[model].mean(axis=1) - correct["base"].mean(axis=1)
+    return values
 
 
 def _finite(ids: list[str], values: np.ndarray) -> dict[str, float]:

@@ -11,43 +11,54 @@ from capo.soups.merge import SoupSettings, soup
 from capo.store import atomic
 from capo.studies.run_records import adopt_record, records_elsewhere
 from capo.studies.study import Study
-from capo.studies.study_run import StudyRun, artifact_sharing, donor_directories
-
-RUN_ERRORS = (ValueError, OSError, ImportError, ArithmeticError, RuntimeError)
-"""Errors that end one run but not the study."""
+from capo.studies.study_run import RUN_ERRORS, StudyRun, artifact_sharing, donor_directories
 
 
 def run_missing(study: Study, runs: Sequence[StudyRun], force: bool, failed: dict[str, str]) -> None:
     """Run what is not done; adds the runs that fail to `failed`, with the reason."""
-    done = {run.name for run in runs if run.state == "done"}
-    done |= _reuse_records(runs, done)
+    done: set[str] = set()
+    for run in runs:
+        try:
+            if run.state == "done":
+                done.add(run.name)
+        except RUN_ERRORS as error:
+            add_failure(study, run, error, failed)
+    done |= _reuse_records(runs, done, failed)
     say(_announcement(study, runs, len(done)))
     durations: list[float] = []
     for number, run in enumerate(runs, 1):
-        if run.name in done and run.state == "done":  # its inputs may have been remade in the meantime
+        if run.name in failed:
             continue
-        say(f"{study.name}: run {number} of {len(runs)}: {run.name}")
         started = time.monotonic()
         try:
+            if run.name in done and run.state == "done":  # its inputs may have been remade in the meantime
+                continue
+            say(f"{study.name}: run {number} of {len(runs)}: {run.name}")
             _run(run, force)
         except RUN_ERRORS as error:
-            failed[run.name] = str(error)
-            say(f"{study.name}: {run.name} failed: {error}")
+            add_failure(study, run, error, failed)
             continue
         durations.append(time.monotonic() - started)
-        left = sum(later.name not in done for later in runs[number:])
+        left = sum(later.name not in {*done, *failed} for later in runs[number:])
         if left:
             mean = sum(durations) / len(durations)
             say(f"{study.name}: {left} runs left, about {_minutes(left * mean)}")
 
 
-def _reuse_records(runs: Sequence[StudyRun], done: Collection[str]) -> set[str]:
+def add_failure(study: Study, run: StudyRun, error: Exception, failed: dict[str, str]) -> None:
+    """Add a run that cannot be made or read to `failed`, and report it."""
+    failed[run.name] = str(error)
+    say(f"{study.name}: {run.name} failed: {error}")
+
+
+def _reuse_records(runs: Sequence[StudyRun], done: Collection[str], failed: Collection[str]) -> set[str]:
     """Adopt records from the studies in the same folder, except of runs whose policy another run needs."""
     records, needed, adopted = records_elsewhere(runs[0].folder), set[Path](), set[str]()
     for run in reversed(runs):  # a run comes after the runs that it needs
         if run.name in done:
             continue
-        if run.made_from in records and run.directory not in needed and not run.directory.exists():
+        free = run.name not in failed and run.directory not in needed and not run.directory.exists()
+        if free and run.made_from in records:
             say(f"{run.name}: reused from {records[run.made_from]}")
             adopt_record(run, records[run.made_from])
             adopted.add(run.name)

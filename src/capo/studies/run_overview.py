@@ -5,15 +5,16 @@ from typing import Any
 
 from capo.studies.commands import run_command
 from capo.studies.study import Study
-from capo.studies.study_run import StudyRun, runs_of
+from capo.studies.study_run import RUN_ERRORS, StudyRun, runs_of
 
 
 def run_overview(study: Study, folder: Path) -> list[dict[str, Any]]:
     """Return one entry per row: its settings, and by seed the state of its run and the command for it.
 
-    A soup has no command of its own.
+    A soup has no command of its own. A run with a damaged file is `unreadable`; `errors` has the reasons.
     """
     runs = {(run.row.name, run.seed): run for run in runs_of(study, folder)}
+    states = {key: _state(run) for key, run in runs.items()}
     return [
         {
             "row": row.name,
@@ -23,15 +24,20 @@ def run_overview(study: Study, folder: Path) -> list[dict[str, Any]]:
             "weights": list(row.weights),
             "interpolation": row.interpolation if row.soup else None,
             "tune": row.tune,
-            "runs": {str(seed): _state(runs[row.name, seed]) for seed in study.seeds},
+            "runs": {str(seed): states[row.name, seed][0] for seed in study.seeds},
+            "errors": {str(seed): why for seed in study.seeds if (why := states[row.name, seed][1])},
             "commands": {str(seed): _command(study, runs[row.name, seed]) for seed in study.seeds},
         }
         for row in study.rows
     ]
 
 
-def _state(run: StudyRun) -> str:
-    return "kept" if run.kept else run.state
+def _state(run: StudyRun) -> tuple[str, str]:
+    """Return the state, and the reason if it cannot be read."""
+    try:
+        return "kept" if run.kept else run.state, ""
+    except RUN_ERRORS as error:
+        return "unreadable", str(error)
 
 
 def _command(study: Study, run: StudyRun) -> str | None:

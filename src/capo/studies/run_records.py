@@ -16,8 +16,11 @@ from capo.studies.study_run import StudyRun
 
 
 def measures_of(run: StudyRun) -> RunMeasures:
-    """Return the measures of a finished run, from its directory (and keep a record), or from its record."""
-    if run.kept:
+    """Return the measures of a finished run, from its directory (and keep a record), or from its record.
+
+    The cost of earlier rounds is only on record once their directories are removed.
+    """
+    if run.kept or run.outlives_sources:
         return _read(run.record)
     measures = measure_run(run)
     write_record({"made_from": run.made_from, **_to_record(measures)}, run.record)

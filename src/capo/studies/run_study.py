@@ -1,6 +1,6 @@
 """Run a study and write its results."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,8 @@ from capo.store.claim import LOCK, check_claimable, claim
 from capo.store.errors import explain_os_errors
 from capo.store.lock import hold_lock, wait_for_lock
 from capo.store.manifest import pretty
-from capo.studies.run_missing import RUN_ERRORS, run_missing
+from capo.studies.run_measures import RunMeasures
+from capo.studies.run_missing import add_failure, run_missing
 from capo.studies.run_records import measures_of
 from capo.studies.study import Study
 from capo.studies.study_checks import FIGURES
@@ -21,7 +22,7 @@ from capo.studies.study_figures import figure_files, study_figures
 from capo.studies.study_file import dump_study
 from capo.studies.study_page import render_study
 from capo.studies.study_results import study_results
-from capo.studies.study_run import StudyRun, runs_of
+from capo.studies.study_run import RUN_ERRORS, StudyRun, runs_of
 from capo.studies.study_table import study_table
 from capo.studies.study_warnings import study_warnings
 
@@ -67,9 +68,9 @@ def run_study(
             run_missing(chosen, runs_of(chosen, folder), force, failed)
         except KeyboardInterrupt:
             say(f"{study.name}: interrupted; writing tables of the finished runs (Ctrl-C again skips this)")
-            write_results(study, folder, failed)
+            write_results(study, folder, chosen.seeds, failed)
             raise
-        if (outcome := write_results(study, folder, failed)) is None:
+        if (outcome := write_results(study, folder, chosen.seeds, failed)) is None:
             reasons = [f"  {name}: {why}" for name, why in failed.items()]
             raise RuntimeError("\n".join([f"study {study.name}: no run finished", *reasons]))
     return outcome
@@ -84,20 +85,21 @@ def _claim(folder: Path) -> None:
         claim(folder, "study")
 
 
-def write_results(study: Study, folder: Path, failed: Mapping[str, str]) -> Outcome | None:
-    """Write the results of all finished runs; None if there are none."""
+def write_results(
+    study: Study, folder: Path, seeds: Collection[int], failed: dict[str, str]
+) -> Outcome | None:
+    """Write the results of all finished runs; None if there are none.
+
+    Adds runs of `seeds` whose measures cannot be read to `failed`, with the reason.
+    """
     with wait_for_lock(folder / LOCK):  # so that the last process to write sees the runs of all
-        states = [(run, "failed" if run.name in failed else _state(run)) for run in runs_of(study, folder)]
-        finished = [run for run, state in states if state == "done"]
+        runs = runs_of(study, folder)
+        measured, unfinished = _measure(study, runs, seeds, failed)
+        finished = [run for run in runs if run.name in measured]
         if not finished:
             return None
-        tried = study.only({run.seed for run, state in states if state in ("done", "failed")})
-        unfinished = [
-            {"row": run.row.name, "seed": run.seed, "state": state}
-            for run, state in states
-            if state not in ("done", "failed")
-        ]
-        results = study_results(tried, [measures_of(run) for run in finished], failed, unfinished)
+        tried = study.only({run.seed for run in runs if run.name in measured or run.name in failed})
+        results = study_results(tried, list(measured.values()), failed, unfinished)
         _write(folder / "results.json", pretty(results))
         _write(folder / "table.md", study_table(results, study_warnings(results, finished)))
         figures = study_figures(results, finished)
@@ -108,11 +110,26 @@ def write_results(study: Study, folder: Path, failed: Mapping[str, str]) -> Outc
     return Outcome(folder, results, failed)
 
 
-def _state(run: StudyRun) -> str:
-    try:
-        return run.state
-    except RUN_ERRORS as error:  # another process may be remaking it
-        return str(error)
+def _measure(
+    study: Study, runs: Sequence[StudyRun], seeds: Collection[int], failed: dict[str, str]
+) -> tuple[dict[str, RunMeasures], list[dict[str, Any]]]:
+    """Return the measures of the finished runs by name, and row, seed and state of the unfinished ones."""
+    measured: dict[str, RunMeasures] = {}
+    unfinished: list[dict[str, Any]] = []
+    for run in runs:
+        if run.name in failed:
+            continue
+        try:
+            if (state := run.state) == "done":
+                measured[run.name] = measures_of(run)
+                continue
+        except RUN_ERRORS as error:
+            if run.seed in seeds:
+                add_failure(study, run, error, failed)
+                continue
+            state = str(error)  # another process may be remaking it
+        unfinished.append({"row": run.row.name, "seed": run.seed, "state": state})
+    return measured, unfinished
 
 
 def _write(path: Path, text: str) -> None:

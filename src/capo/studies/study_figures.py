@@ -4,15 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from capo.engine.progress import say
 from capo.reporting.axes import Key
 from capo.reporting.plots import Plot
 from capo.reporting.sheet import sheet
-from capo.studies.curve_plots import histograms, validation_curves, weightings
+from capo.studies.curve_plots import Histogram, histograms, validation_curves, weightings
 from capo.studies.forest_plots import forest_sheet
 from capo.studies.front_plots import front_keys, front_plots
 from capo.studies.gain_plots import gain_plots
 from capo.studies.measure_names import MEAN
-from capo.studies.study_run import StudyRun
+from capo.studies.study_run import RUN_ERRORS, StudyRun
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,14 @@ class Figures:
     weightings: list[Plot]
     shown: StudyRun | None
     """The run whose training samples `histograms` shows."""
-    histograms: list[tuple[str, Plot, Plot | None]]
+    histograms: list[Histogram]
 
 
 def study_figures(results: Mapping[str, Any], runs: Sequence[StudyRun]) -> Figures:
     """Plot a study's `results.json` and the finished runs behind it."""
     rows = {row["name"]: row["curves"] for row in results["rows"]}
     held_out = [m["name"] for m in results["measures"] if m["kind"] == "held out"]
-    shown = _shown(results, runs)
+    shown, histogram_plots = _histograms(results, runs)
     return Figures(
         curves=[
             plot
@@ -46,7 +47,7 @@ def study_figures(results: Mapping[str, Any], runs: Sequence[StudyRun]) -> Figur
         ],
         weightings=weightings(runs),
         shown=shown,
-        histograms=histograms(shown) if shown else [],
+        histograms=histogram_plots,
     )
 
 
@@ -67,7 +68,14 @@ def figure_files(results: Mapping[str, Any], drawn: Figures) -> dict[str, str]:
     return {name: svg for name, svg in files.items() if svg}
 
 
-def _shown(results: Mapping[str, Any], runs: Sequence[StudyRun]) -> StudyRun | None:
+def _histograms(
+    results: Mapping[str, Any], runs: Sequence[StudyRun]
+) -> tuple[StudyRun | None, list[Histogram]]:
     """The run whose training scores are shown, preferably of the row that others are compared with."""
     trained = [run for run in runs if not run.row.soup and not run.kept]
-    return min(trained, key=lambda run: run.row.name != results["against"], default=None)
+    for run in sorted(trained, key=lambda run: run.row.name != results["against"]):
+        try:
+            return run, histograms(run)
+        except RUN_ERRORS as error:
+            say(f"{run.name}: its training scores are not plotted: {error}")
+    return None, []

@@ -27,6 +27,9 @@ RECORD_FORMAT = 1
 WITHOUT_POLICY = ("prompts", "validation", "baseline")
 """Artifacts that do not depend on the policy."""
 
+RUN_ERRORS = (ValueError, OSError, ImportError, ArithmeticError, RuntimeError)
+"""Errors that end one run but not the study."""
+
 Sharing = dict[str, tuple[int, int]]
 """By kind of artifact: number of different ones, and number without sharing."""
 
@@ -63,9 +66,18 @@ class StudyRun:
     @property
     def kept(self) -> bool:
         """True if the directory was removed and the record matches the study's current settings."""
-        if self.directory.exists() or not self.record.is_file():
-            return False
-        return bool(read_record(self.record)["made_from"] == self.made_from)
+        return not self.directory.exists() and self._recorded
+
+    @property
+    def outlives_sources(self) -> bool:
+        """True if the run is on record, and a policy or run directory that it was made from was removed."""
+        soup = (self.soup,) if self.row.soup else ()
+        sources = (*self.before, *self.ingredients, *soup)
+        return not all(source.exists() for source in sources) and self._recorded
+
+    @property
+    def _recorded(self) -> bool:
+        return self.record.is_file() and read_record(self.record)["made_from"] == self.made_from
 
     @property
     def made_from(self) -> str:
@@ -97,7 +109,9 @@ class StudyRun:
         """True if the soup exists and was made from the current policies, weights and interpolation."""
         if not (self.soup.exists() and all(map(is_policy, self.ingredients))):
             return False
-        made = find_policy(self.soup).record["soup"]
+        made = find_policy(self.soup).record.get("soup")
+        if made is None:
+            raise ValueError(f"{self.soup} is not a soup; move it out of the study's folder")
         identities = [find_policy(directory).identity for directory in self.ingredients]
         if (made["weights"], made["interpolation"]) != (self.weights, self.row.interpolation):
             return False
@@ -119,19 +133,15 @@ class StudyRun:
 
     @property
     def state(self) -> str:
-        """`done`, `stale`, `missing`, or the next artifact to make: `train is partial`."""
+        """`done`, `stale`, `missing`, or the next artifact to make: `train is partial`.
+
+        Raises one of `RUN_ERRORS` if a file of the run is damaged.
+        """
         if self.kept:
             return "done"
-        if self.row.soup and not self.soup.exists():
-            return "missing"
-        if self.row.soup and not self.merged:
-            return "stale"
-        try:
-            artifacts = pipeline.status(self.recipe, self.directory)
-        except ValueError:
-            if not self.before:
-                raise
-            return "missing"  # the earlier round is missing or does not fit; running this row reports why
+        if self.row.soup and not self.outlives_sources and not self.merged:
+            return "stale" if self.soup.exists() else "missing"
+        artifacts = pipeline.status(self.recipe, self.directory)
         if self.row.soup:
             artifacts = [artifact for artifact in artifacts if artifact.name in ("baseline", "evaluate")]
         states = {artifact.state for artifact in artifacts}
