@@ -180,6 +180,16 @@ def test_the_table_marks_significant_differences_and_has_the_commands(made):
     assert "made by" not in text, "no shipped study"
 
 
+def test_settings_are_printed_as_users_type_them(made):
+    results, runs = made
+    typed = "train.max_grad_norm=null, train.lora_dora=true, train.lora_targets=[to_q]"
+    own = {"train.max_grad_norm": None, "train.lora_dora": True, "train.lora_targets": ["to_q"]}
+    rows = [row | {"set": own} for row in results["rows"]]
+    for shown in (results | {"shared": own}, results | {"rows": rows}):
+        assert typed in ParsedPage(page_of(shown, runs)).text
+        assert typed in study_table(shown, []).replace("`", "")
+
+
 def test_the_command_of_a_shipped_study_is_known():
     study = load_study("table6", quick=True, against="constant")
     results = {

@@ -2,6 +2,7 @@ import pytest
 import yaml
 
 from capo.studies import StudyError, load_study, shipped_studies
+from capo.studies.study_file import dump_study
 
 BASIC = {
     "name": "basic",
@@ -105,3 +106,10 @@ def test_the_quick_form_is_small_whatever_its_rows_set():
             assert recipe.prompts.count == 4
             assert recipe.train.steps == 4
             assert recipe.evaluate.samples_per_prompt == 2
+
+
+def test_the_file_that_a_quick_study_leaves_loads_as_a_quick_one(tmp_path):
+    study = load_study("table6", quick=True)
+    (tmp_path / "study.yaml").write_text(dump_study(study))
+    for quick in (False, True):
+        assert load_study(tmp_path / "study.yaml", quick=quick) == study

@@ -5,6 +5,7 @@ import pytest
 
 from capo.recipe import RecipeError, load_recipe
 from capo.tuning.choice import choose, falls_behind, gap
+from capo.tuning.run_sweep import _ended
 from capo.tuning.sweep import Sweep
 from capo.tuning.sweep_results import sweep_results
 from capo.tuning.value_trial import Trial, Validated
@@ -61,6 +62,25 @@ def test_a_diverged_or_stopped_value_is_not_chosen():
         trial(40, 0.6, ending="behind"),
     ]
     assert choose(trials).chosen == 10
+
+
+def test_a_diverged_value_says_nothing_about_the_others():
+    trials = [trial(5, 0.605, prompts=8), trial(10, 0.6, prompts=8), trial(20, 0.4, ending="diverged")]
+    recipe = load_recipe("shapes", ["train.beta=20"])
+    choice = choose(trials)
+    assert (choice.best, choice.chosen) == (5, None)
+    assert "keep β 5" in sweep_results(Sweep(recipe), trials, choice)["conclusion"], "the recipe's diverged"
+    alone = choose(trials[1:])
+    assert (alone.best, alone.chosen) == (10, None)
+    assert "only β 10 completed" in sweep_results(Sweep(recipe), trials[1:], alone)["conclusion"]
+
+
+def test_a_prompt_without_scores_is_left_out_and_counted():
+    values = rates(0.6, prompts=8)
+    values[0] = np.nan
+    one = Trial(10, "done", "", (Validated(100, {"first": values}, values, None, 0.1),))
+    assert _ended(one) == f"β 10: win-rate {100 * values[1:].mean():.1f}% on 7 of 8 prompts at step 100"
+    assert choose([one]).prompts == 7
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def print_cost(study: Study, cost: StudyCost, as_json: bool) -> None:
         print_json({"study": study.name, "seeds": list(study.seeds), **asdict(cost)})
         return
     lines = [
-        (kind.kind, f"{kind.different} for {kind.runs} runs", gpu_hours(kind.hours), gpu_hours(kind.alone))
+        (kind.kind, f"{kind.different} for {kind.uses}", gpu_hours(kind.hours), gpu_hours(kind.alone))
         for kind in cost.kinds
     ]
     size = f"{len(study.rows)} rows, {len(study.seeds)} seeds"

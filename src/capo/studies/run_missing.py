@@ -11,7 +11,7 @@ from capo.soups.merge import SoupSettings, soup
 from capo.store import atomic
 from capo.studies.run_records import adopt_record, records_elsewhere
 from capo.studies.study import Study
-from capo.studies.study_run import RUN_ERRORS, StudyRun, artifact_sharing, donor_directories
+from capo.studies.study_run import RUN_ERRORS, StudyRun, artifact_uses, donor_directories
 
 
 def run_missing(study: Study, runs: Sequence[StudyRun], force: bool, failed: dict[str, str]) -> None:
@@ -89,8 +89,10 @@ def _merge(run: StudyRun) -> None:
 
 
 def _announcement(study: Study, runs: Sequence[StudyRun], done: int) -> str:
-    counts = artifact_sharing(runs).items()
-    shared = [f"{kind} ({different} for {uses})" for kind, (different, uses) in counts if different < uses]
+    counts = {kind: (len({use.key for use in uses}), len(uses)) for kind, uses in artifact_uses(runs).items()}
+    shared = [
+        f"{kind} ({different} for {uses})" for kind, (different, uses) in counts.items() if different < uses
+    ]
     sharing = f"; shared: {', '.join(shared)}" if shared else ""
     rows, seeds = len(study.rows), len(study.seeds)
     return f"{study.name}: {rows} rows × {seeds} seeds = {len(runs)} runs, {done} done already{sharing}"

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from capo.cost.plan import Plan, plan_run
-from capo.cost.plan.work import artifact_shares
+from capo.cost.plan.work import artifact_hours
 from capo.recipe import Recipe
 from capo.store.manifest import canonical
-from capo.studies.study_run import StudyRun, artifact_keys
+from capo.studies.study_run import StudyRun, artifact_uses
 
 WITHOUT_COST: dict[str, Any] = {
     "name": True,
@@ -27,8 +27,8 @@ class Cost:
     kind: str
     different: int
     """Number of artifacts to make."""
-    runs: int
-    """Number of runs that need one."""
+    uses: int
+    """Number of artifacts if every run made its own."""
     hours: float
     """GPU hours for the artifacts to make."""
     alone: float
@@ -62,25 +62,23 @@ def study_cost(runs: Sequence[StudyRun], gpu: str, utilization: float) -> StudyC
     Raises `ValueError` like `capo.cost.plan.plan_run`.
     """
     plans: dict[str, Plan] = {}
-    made: dict[str, dict[str, float]] = {}
-    uses: dict[str, list[float]] = {}
+    hours: dict[str, dict[str, float]] = {}
     for run in runs:
         plan = _plan(run.trained, plans, gpu, utilization)
-        hours = _hours(run.trained, plan)
-        keys: dict[str, list[str]] = {}
-        for artifact, key in artifact_keys(run).items():
-            keys.setdefault(artifact.partition("/")[0], []).append(key)
-        for kind in hours.keys() & keys.keys():
-            made.setdefault(kind, {})["".join(keys[kind])] = hours[kind]
-            uses.setdefault(kind, []).append(hours[kind])
-    order = [kind for shares in artifact_shares(runs[0].trained).values() for kind in shares]
+        hours[run.name] = artifact_hours(run.trained, plan.stages, plan.gpu)
     return StudyCost(
         gpu=next(iter(plans.values())).gpu.name,
         utilization=utilization,
         kinds=[
-            Cost(kind, len(made[kind]), len(uses[kind]), sum(made[kind].values()), sum(uses[kind]))
-            for kind in dict.fromkeys(order)
-            if kind in made
+            Cost(
+                kind,
+                different=len({use.key for use in costly}),
+                uses=len(costly),
+                hours=sum({use.key: hours[use.run.name][use.artifact] for use in costly}.values()),
+                alone=sum(hours[use.run.name][use.artifact] for use in costly),
+            )
+            for kind, uses in artifact_uses(runs).items()
+            if (costly := [use for use in uses if use.artifact in hours[use.run.name]])
         ],
         notes=list(dict.fromkeys(note for plan in plans.values() for note in plan.notes)),
     )
@@ -92,12 +90,3 @@ def _plan(recipe: Recipe, plans: dict[str, Plan], gpu: str, utilization: float) 
     if key not in plans:
         plans[key] = plan_run(recipe, gpu, utilization)
     return plans[key]
-
-
-def _hours(recipe: Recipe, plan: Plan) -> dict[str, float]:
-    """GPU hours by kind of artifact."""
-    by_kind: dict[str, float] = {}
-    for stage in plan.stages:
-        for kind, share in artifact_shares(recipe)[stage.name].items():
-            by_kind[kind] = by_kind.get(kind, 0.0) + share * stage.hours
-    return by_kind

@@ -87,13 +87,14 @@ class StudySection(_Section):
     fronts: tuple[FrontSection, ...] = ()
     against: Name | None = Field(None, description="row to compare the others with; the first if left out")
     quick: Settings = Field({}, description="settings of the quick form that override those of rows")
+    is_quick: bool = Field(False, description="true in the file that a quick study leaves behind")
 
 
 def load_study(name_or_path: str | Path, *, quick: bool = False, against: str | None = None) -> Study:
     """Load a shipped study by name or a YAML file, and check the recipe of every row.
 
-    `quick` returns the form that only shows that everything runs: one seed, `QUICK` settings. Raises
-    `StudyError` naming every invalid field.
+    `quick` returns the form that only shows that everything runs: one seed, `QUICK` settings. The file that
+    such a study leaves behind loads as a quick one. Raises `StudyError` naming every invalid field.
     """
     path = _find(name_or_path)
     section = _read_section(path)
@@ -112,6 +113,7 @@ def load_study(name_or_path: str | Path, *, quick: bool = False, against: str | 
         seeds=section.seeds,
         against=against or section.against or (rows[0].name if rows else ""),
         fronts=fronts,
+        quick=section.is_quick,
         quick_settings=dict(section.quick),
     )
     axes = {
@@ -119,7 +121,7 @@ def load_study(name_or_path: str | Path, *, quick: bool = False, against: str | 
     }
     if problems := list(row_problems(study, axes, [name for name in (section.against, against) if name])):
         raise StudyError("\n  ".join([f"{path}:", *problems]))
-    if quick:
+    if quick and not study.quick:
         study = _quick(study)
     recipes = [study.row_recipe(row, study.seeds[0]) for row in study.rows]
     if fronts and any(len(recipe.training_rewards) < 2 for recipe in recipes):
@@ -148,7 +150,8 @@ def dump_study(study: Study) -> str:
         "against": study.against,
         "quick": study.quick_settings,
     }
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    mark = {"is_quick": True} if study.quick else {}
+    return yaml.safe_dump(values | mark, sort_keys=False, allow_unicode=True)
 
 
 def _row_values(row: Row) -> dict[str, Any]:

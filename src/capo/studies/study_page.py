@@ -9,6 +9,7 @@ from capo.studies.contrasts import ABOUT_CONTRASTS, contrasts, nothing_compared
 from capo.studies.forest_plots import forests
 from capo.studies.hypervolume import dominance_sentence, volume_text
 from capo.studies.measure_names import source_title
+from capo.studies.study import set_options
 from capo.studies.study_figures import Figures
 from capo.studies.study_run import StudyRun
 from capo.studies.study_warnings import study_warnings
@@ -53,6 +54,7 @@ def render_study(results: Mapping[str, Any], runs: Sequence[StudyRun], drawn: Fi
             volume=volume_text,
             judged=sorted({category for row in results["rows"] for category in row["judge"]}),
             settings=row_settings,
+            shared=set_options(results["shared"]),
             null_name=NULL_ROW,
             pages={f"{run.row.name} {run.seed}": _page(run) for run in runs if not run.kept},
             versions=versions(),

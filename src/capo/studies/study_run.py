@@ -30,9 +30,6 @@ WITHOUT_POLICY = ("prompts", "validation", "baseline")
 RUN_ERRORS = (ValueError, OSError, ImportError, ArithmeticError, RuntimeError)
 """Errors that end one run but not the study."""
 
-Sharing = dict[str, tuple[int, int]]
-"""By kind of artifact: number of different ones, and number without sharing."""
-
 
 @dataclass(frozen=True)
 class StudyRun:
@@ -172,8 +169,33 @@ def runs_of(study: Study, folder: Path) -> list[StudyRun]:
     ]
 
 
-def artifact_keys(run: StudyRun) -> dict[str, str]:
-    """Return the artifacts that a run needs, with a fingerprint that is equal where runs can share one.
+@dataclass(frozen=True)
+class ArtifactUse:
+    """An artifact that a run needs."""
+
+    run: StudyRun
+    artifact: str
+    key: str
+    """A fingerprint, equal for uses that can share one artifact."""
+
+    @property
+    def kind(self) -> str:
+        """`scores` for the scores by any reward; for others the name of the artifact."""
+        return self.artifact.partition("/")[0]
+
+
+def artifact_uses(runs: Sequence[StudyRun]) -> dict[str, list[ArtifactUse]]:
+    """Return the artifacts that the runs need, by kind."""
+    uses: dict[str, list[ArtifactUse]] = {}
+    for run in runs:
+        for artifact, key in _artifact_keys(run).items():
+            use = ArtifactUse(run, artifact, key)
+            uses.setdefault(use.kind, []).append(use)
+    return uses
+
+
+def _artifact_keys(run: StudyRun) -> dict[str, str]:
+    """Return the artifacts that a run needs, with their keys.
 
     A further round shares only artifacts of the base: the inputs of its others are known only once the
     earlier round exists.
@@ -188,15 +210,6 @@ def artifact_keys(run: StudyRun) -> dict[str, str]:
     if run.row.soup:
         return {"baseline": made["baseline"], "evaluate": _digest([run.made_from, made["baseline"]])}
     return {name: key for name, key in made.items() if name != "report"}
-
-
-def artifact_sharing(runs: Sequence[StudyRun]) -> Sharing:
-    """Count, by kind of artifact, how many different ones the runs need and how many without sharing."""
-    keys: dict[str, list[str]] = {}
-    for run in runs:
-        for artifact, key in artifact_keys(run).items():
-            keys.setdefault(artifact.partition("/")[0], []).append(key)
-    return {kind: (len(set(used)), len(used)) for kind, used in keys.items()}
 
 
 def donor_directories(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from capo.studies.contrasts import ABOUT_CONTRASTS, Contrast, contrasts, nothing
 from capo.studies.gains import best_and_last
 from capo.studies.hypervolume import dominance_sentence, volume_text
 from capo.studies.measure_names import COLLAPSE, DOMINATION, measure_title
+from capo.studies.study import set_options
 from capo.studies.table_cells import (
     ABOUT_COST,
     ABOUT_EQUAL_DRIFT,
@@ -173,7 +174,7 @@ def _settings(results: Mapping[str, Any]) -> Iterable[str]:
     rows = [[row["name"], row_settings(row), row["tune"] or ""] for row in results["rows"]]
     yield _grid(["row", "settings", "tuning"], rows)
     if results["shared"]:
-        yield "All rows: " + ", ".join(f"`{key}={value}`" for key, value in results["shared"].items()) + "."
+        yield "All rows: " + ", ".join(f"`{option}`" for option in set_options(results["shared"])) + "."
     trained = [row for row in results["rows"] if not row["soup"] and row["start"] is None]
     commands = [run_command(results["recipe"], _run_settings(results, row)) for row in trained]
     yield f"Commands for the runs of seed {results['seeds'][0]}:"

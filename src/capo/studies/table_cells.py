@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from capo.reporting.wording import NONE, interval, percent, points
+from capo.studies.study import set_options
 
 NULL_ROW = "base against itself"
 
@@ -71,7 +72,7 @@ def seed_mean(summary: Mapping[str, float | None], kind: str) -> str:
 
 def row_settings(row: Mapping[str, Any]) -> str:
     """Describe how a row differs from the others, with settings as in `--set`."""
-    own = ", ".join(f"{key}={value}" for key, value in row["set"].items())
+    own = ", ".join(set_options(row["set"]))
     parts = list(row["soup"])
     if row["weights"]:
         shares = zip(row["soup"], row["weights"], strict=True)

@@ -57,22 +57,23 @@ class Choice:
 def choose(trials: Sequence[Trial]) -> Choice:
     """Choose among the trials whose training finished.
 
-    There is a conclusion if some value is worse than the best by more than chance, or if the prompts suffice
-    to see a difference of `PRACTICAL`.
+    There is a conclusion if some value is worse than the best by more than chance, which includes those that
+    fell behind, or if the prompts suffice to see a difference of `PRACTICAL`. A value that diverged is no
+    evidence about the others.
     """
     done = {trial.beta: trial.best for trial in trials if trial.ending == "done" and trial.best is not None}
-    prompts = max((len(row.training) for row in done.values()), default=0)
+    prompts = max((row.scored for row in done.values()), default=0)
     hacking = {beta: why for beta in done if (why := _hacking(beta, done))}
     allowed = {beta: row for beta, row in done.items() if beta not in hacking}
     if not allowed:
         return Choice(None, None, hacking, None, prompts, None)
-    best = max(sorted(allowed, reverse=True), key=lambda beta: float(np.nanmean(allowed[beta].training)))
+    best = max(sorted(allowed, reverse=True), key=lambda beta: allowed[beta].rate)
     gaps = {beta: gap(allowed[best].training, row.training) for beta, row in allowed.items()}
     others = [row for beta, row in done.items() if beta != best]
     needed = max((_needed(allowed[best], row) for row in others), default=None)
     seen = any(gap(allowed[best].training, row.training).clear for row in others)
-    stopped = any(trial.ending != "done" for trial in trials)
-    conclusive = seen or stopped or (needed is not None and needed <= prompts)
+    behind = any(trial.ending == "behind" for trial in trials)
+    conclusive = seen or behind or (needed is not None and needed <= prompts)
     near = [beta for beta, each in gaps.items() if beta == best or each.value <= each.error]
     tried = [trial.beta for trial in trials]
     edge: Literal["low", "high"] | None = None

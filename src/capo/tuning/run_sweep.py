@@ -109,8 +109,10 @@ def _train(sweep: Sweep, beta: float, directory: Path, others: Sequence[Trial], 
 def _ended(trial: Trial) -> str:
     if trial.ending != "done":
         return f"β {trial.beta:g} stopped: {trial.why}"
-    assert trial.best is not None
-    return f"β {trial.beta:g}: win-rate {100 * trial.best.training.mean():.1f}% at step {trial.best.step}"
+    best = trial.best
+    assert best is not None
+    some = f" on {best.scored} of {len(best.training)} prompts" if best.scored < len(best.training) else ""
+    return f"β {trial.beta:g}: win-rate {100 * best.rate:.1f}%{some} at step {best.step}"
 
 
 def _write(sweep: Sweep, directory: Path, trials: Sequence[Trial]) -> Outcome:

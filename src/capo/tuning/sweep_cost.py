@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from capo.cost.plan import plan_run
-from capo.cost.plan.work import artifact_shares
+from capo.cost.plan.work import artifact_hours
 from capo.tuning.sweep import MOST_FURTHER, Sweep
 
 
@@ -15,7 +15,7 @@ class SweepCost:
     utilization: float
     """Share of the GPU's peak speed that all work is assumed to reach."""
     shared: dict[str, float]
-    """GPU hours by artifact, of what is made once."""
+    """GPU hours by kind of artifact, of what is made once."""
     per_value: float
     """GPU hours of one training and its validations."""
     values: int
@@ -42,10 +42,10 @@ def sweep_cost(sweep: Sweep, gpu: str, utilization: float) -> SweepCost:
     sweep.check_settings()
     recipe = sweep.of(sweep.recipe.train.beta)
     planned = plan_run(recipe, gpu, utilization)
-    shares, hours = artifact_shares(recipe), dict[str, float]()
-    for stage in planned.stages:
-        for kind, share in shares[stage.name].items():
-            hours[kind] = hours.get(kind, 0.0) + share * stage.hours
+    hours: dict[str, float] = {}
+    for artifact, amount in artifact_hours(recipe, planned.stages, planned.gpu).items():
+        kind = artifact.partition("/")[0]
+        hours[kind] = hours.get(kind, 0.0) + amount
     first = len(sweep.first)
     return SweepCost(
         gpu=planned.gpu.name,

@@ -62,12 +62,19 @@ def conclusion(results: Mapping[str, Any]) -> str:
     """Say which value is chosen and why, or what it takes to say so."""
     rates = {value["beta"]: value["best"]["win_rate"] for value in results["values"] if value["best"]}
     best, chosen = results["best"], results["chosen"]
+    finished = [value["beta"] for value in results["values"] if value["ending"] == "done"]
+    if chosen is None and len(finished) == 1:
+        return (
+            f"Nothing to compare: only β {best:g} completed its training. To choose a value, name others "
+            "with --values"
+        )
     if chosen is None:
+        kept = results["beta"] if results["beta"] in finished else best
         return (
             f"Too few prompts to say: on {results['prompts']:,} validation prompts, no value differs from "
             f"the best (β {best:g}) by more than chance. To see a difference of {100 * PRACTICAL:g} points, "
             f"set train.validation_prompts.count to about {results['prompts_needed']:,}. Until then, keep "
-            f"β {results['beta']:g}"
+            f"β {kept:g}"
         )
     rate = f"{100 * rates[best]['value']:.1f}%"
     if chosen == best:

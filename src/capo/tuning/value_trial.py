@@ -40,6 +40,16 @@ class Validated:
     """The mean over the held-out rewards; None if there are none."""
     drift: float
 
+    @property
+    def rate(self) -> float:
+        """The mean win-rate by the training rewards over the prompts that have scores."""
+        return float(np.nanmean(self.training))
+
+    @property
+    def scored(self) -> int:
+        """The number of these prompts."""
+        return int(np.isfinite(self.training).sum())
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -54,7 +64,7 @@ class Trial:
     @cached_property
     def best(self) -> Validated | None:
         """The validation with the highest mean win-rate by the training rewards, the first of ties."""
-        return max(self.course, key=lambda row: float(np.nanmean(row.training)), default=None)
+        return max(self.course, key=lambda row: row.rate, default=None)
 
     def at(self, step: int) -> Validated | None:
         """The validation at a step."""

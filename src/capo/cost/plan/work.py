@@ -57,17 +57,30 @@ def stages(
     ]
 
 
-def artifact_shares(recipe: Recipe) -> dict[str, dict[str, float]]:
-    """By stage, the artifacts that its work produces, with the share of the work for each."""
+def artifact_hours(recipe: Recipe, planned: Sequence[Stage], gpu: Gpu) -> dict[str, float]:
+    """GPU hours by artifact that the work of the planned stages produces."""
     times, models = recipe.train.validations, recipe.evaluate.models_compared
-    return {
+    shares = {
         "generate": {"samples": 1.0},
-        "score": {"scores": 1.0},
+        "score": _score_shares(recipe.rewards, gpu),
         "train": {"train": 1.0},
         "validation": {"validation": 1 / times, "train": 1 - 1 / times},
         "evaluate": {"baseline": 1 - 1 / models, "evaluate": 1 / models},
         "benchmark": {"benchmarks": 1.0},
     }
+    hours: dict[str, float] = {}
+    for stage in planned:
+        for artifact, share in shares[stage.name].items():
+            hours[artifact] = hours.get(artifact, 0.0) + share * stage.hours
+    return hours
+
+
+def _score_shares(rewards: Sequence[RewardSection], gpu: Gpu) -> dict[str, float]:
+    """The share of every reward in the time to score an image; equal shares if no work is known."""
+    known = {reward.name: (score_flops(reward), score_precision(reward)) for reward in rewards}
+    seconds = {name: flops / gpu.peak(dtype) if flops else 0.0 for name, (flops, dtype) in known.items()}
+    whole = sum(seconds.values())
+    return {f"scores/{name}": share / whole if whole else 1 / len(rewards) for name, share in seconds.items()}
 
 
 def uncounted_rewards(rewards: Sequence[RewardSection]) -> list[str]:
