@@ -17,6 +17,7 @@ from capo.engine.model_loading import quiet
 from capo.engine.seeds import initial_noise, stable_seed
 from capo.prompts import make_prompt
 from capo.recipe import ModelSection, parse_recipe
+from capo.scoring.validation_folders import validated_folders
 from capo.store import Run
 from capo.training import validation
 from capo.training.batches import Batches
@@ -247,6 +248,14 @@ def test_a_repeated_step_is_validated_again(prepared, tmp_path, sdxl):
     assert {"step-000002", "step-000004", "step-000004-again-1", "step-000004-again-2"} < folders
     first, _ = lines(folder / "train" / "roll-backs.jsonl")
     assert [row["step"] for row in first["validations"]] == [4]
+    scored = validated_folders(Run(folder).artifact("train"), ["red", "blue"])
+    assert {step: path for step, path in scored.items() if step <= 4} == {
+        2: "validation/step-000002-again-2",
+        4: "validation/step-000004-again-2",
+    }
+    (folder / "train" / scored[4] / "scores" / "blue.parquet").unlink()
+    again = validated_folders(Run(folder).artifact("train"), ["red", "blue"])
+    assert again[4] == "validation/step-000004-again-1", "the last that is scored"
 
 
 @pytest.mark.parametrize("interrupted", [False, True])

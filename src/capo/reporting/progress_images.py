@@ -1,20 +1,18 @@
 """Images of the same validation prompts along training, from the same noise."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from capo.recipe import Recipe
 from capo.reporting.examples import ShownPrompt, read_prompts, spread
 from capo.reporting.pictures import Gallery, Picture
-from capo.store import Artifact, Run
+from capo.scoring.validation_folders import validated_folders
+from capo.store import Run
 
 PROMPTS, STEPS = 4, 5
 """Maximum numbers of prompts and, beside the base, of steps."""
 
 PIXELS = 192
-
-FOLDER = re.compile(r"validation/step-(\d+)(?:-again-(\d+))?/shard-00000\.parquet")
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def progress_images(recipe: Recipe, run: Run) -> Progress | None:
         return None
     prompts = read_prompts(base)
     first = list(prompts.values())[: recipe.generate.shard_prompts]  # those of one shard: few files are read
-    shown, steps = spread(first, PROMPTS), _spread_steps(sorted(folders))
+    shown, steps = spread(first, PROMPTS), _spread_steps(list(folders))
     places = [(base, "base"), *((train, folders[step]) for step in steps)]
     wanted = {prompt.prompt_id: (0,) for prompt in shown}
     columns = [
@@ -54,16 +52,6 @@ def progress_images(recipe: Recipe, run: Run) -> Progress | None:
     ]
     rows = (ProgressRow(p, tuple(column[p.prompt_id, 0] for column in columns)) for p in shown)
     return Progress(steps, tuple(rows))
-
-
-def validated_folders(train: Artifact) -> dict[int, str]:
-    """Return the folders of the validated steps; after a roll-back, of the last try of a step."""
-    tries: dict[int, tuple[int, str]] = {}
-    for path in train.files():
-        if found := FOLDER.fullmatch(path):
-            step, again = int(found[1]), int(found[2] or 0)
-            tries[step] = max(tries.get(step, (0, "")), (again, path.rpartition("/")[0]))
-    return {step: folder for step, (_, folder) in tries.items() if step > 0}
 
 
 def _spread_steps(steps: Sequence[int]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from capo.images.shard_files import shard_paths
 from capo.reporting.examples import ShownPrompt, read_prompts
-from capo.reporting.progress_images import validated_folders
+from capo.scoring.validation_folders import validated_folders
 from capo.store import Artifact, Run, WorkspaceError
 
 Purpose = Literal["samples", "validation", "evaluation"]
@@ -68,7 +68,7 @@ def run_images(run: Run, rewards: Sequence[str], purpose: Purpose) -> list[Store
         _require(run, purpose, "validation", "train")
         first, train = run.artifact("validation"), run.artifact("train")
         models = {"base": (first, "base", "base/scores")}
-        for step, folder in sorted(validated_folders(train).items()):
+        for step, folder in validated_folders(train).items():
             models[f"step-{step:06d}"] = (train, folder, f"{folder}/scores")
         return _models(first, models, rewards)
     _require(run, purpose, "baseline", "evaluate")

@@ -32,6 +32,7 @@ from capo.scoring.image_sets import ImageSet, score_image_sets
 from capo.scoring.judge_images import judge_images
 from capo.scoring.judging import can_judge, check_size
 from capo.scoring.prompt_win_rates import present, prompt_error, prompt_win_rates
+from capo.scoring.validation_folders import validation_folder
 from capo.store import Artifact
 from capo.store.step import Job
 
@@ -112,8 +113,7 @@ class Validation:
         return [ComparedImages(texts[name], base[name], tuned[name]) for name in base]
 
     def _sampled(self, step: int, roll_backs: int) -> "ValidationImages":
-        again = f"-again-{roll_backs}" if roll_backs else ""
-        folder = f"validation/step-{step:06d}{again}"
+        folder = validation_folder(step, roll_backs)
         artifact, executor = self._artifact, self._executor
         images = ValidationImages(self._recipe, self._prompts, artifact, folder, executor, artifact)
         if not images.scored:

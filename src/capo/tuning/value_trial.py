@@ -1,7 +1,6 @@
 """The validations of one value of a sweep, prompt by prompt."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from capo.recipe import Recipe
 from capo.reporting.examples import read_prompts
 from capo.scoring.image_sets import ImageSet
 from capo.scoring.prompt_win_rates import prompt_win_rates
+from capo.scoring.validation_folders import validated_folders
 from capo.store import Run, atomic
 from capo.store.manifest import pretty
 from capo.training.log import recent_mean
@@ -23,8 +23,6 @@ Ending = Literal["done", "behind", "diverged"]
 
 OUTCOME = "outcome.json"
 """The file in a value's run directory that says why its training was stopped."""
-
-_SCORED = re.compile(r"validation/step-(\d+)(?:-again-(\d+))?/scores/")
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def read_trial(recipe: Recipe, folder: Path, ending: Ending = "done", why: str =
     of_base = ImageSet(base, "base", "base/scores")
     metrics = train.read_json_lines("metrics.jsonl") if train.has("metrics.jsonl") else []
     course = []
-    for step, images in _validations(recipe, train.files()).items():
+    for step, images in validated_folders(train, [reward.name for reward in recipe.rewards]).items():
         scored = ImageSet(train, images, f"{images}/scores")
         rates = {
             reward.name: prompt_win_rates(
@@ -98,19 +96,6 @@ def read_trial(recipe: Recipe, folder: Path, ending: Ending = "done", why: str =
             )
         )
     return Trial(recipe.train.beta, ending, why, tuple(course))
-
-
-def _validations(recipe: Recipe, files: list[str]) -> dict[int, str]:
-    """Return the folder of every step after 0 that all rewards have scored, the last if it was repeated."""
-    counts: dict[tuple[int, int], int] = {}
-    for match in filter(None, map(_SCORED.match, files)):
-        key = int(match[1]), int(match[2] or 0)
-        counts[key] = counts.get(key, 0) + 1
-    return {
-        step: f"validation/step-{step:06d}" + (f"-again-{again}" if again else "")
-        for (step, again), scored in sorted(counts.items())
-        if step > 0 and scored == len(recipe.rewards)
-    }
 
 
 def write_outcome(folder: Path, ending: Ending, why: str) -> None:
