@@ -27,7 +27,7 @@ from typing import Any
 
 from gpu_day_table import table
 
-from capo.cost.bench import Part
+from capo.cost.bench import BenchPart
 
 ROOT = Path(__file__).resolve().parents[1]
 MINUTES = 9.0
@@ -53,7 +53,7 @@ class Settings:
 class Measured:
     """One call of `capo bench`."""
 
-    part: Part
+    part: BenchPart
     architecture: str
     cases: tuple[str, ...]
     overrides: tuple[str, ...] = ()
@@ -66,45 +66,49 @@ IMAGES = ("generate.num_inference_steps=10", "generate.samples_per_prompt=4")
 FOUR = ("conventional", "conventional, batches of 4", "batches of 4")
 BENCHES: dict[str, tuple[Measured, ...]] = {
     "train-sdxl": (
-        Measured(Part.TRAIN, "sdxl", ("conventional", "LoRA", "LoRA, checkpointing", "full, checkpointing")),
-        Measured(Part.TRAIN, "sdxl", ("LoRA",), ("model.channels_last=true",)),
-        Measured(Part.TRAIN, "sdxl", ("conventional", "LoRA"), ("train.global_batch_size=8",)),
-        Measured(Part.TRAIN, "sdxl", ("LoRA, compiled",)),
+        Measured(
+            BenchPart.TRAIN, "sdxl", ("conventional", "LoRA", "LoRA, checkpointing", "full, checkpointing")
+        ),
+        Measured(BenchPart.TRAIN, "sdxl", ("LoRA",), ("model.channels_last=true",)),
+        Measured(BenchPart.TRAIN, "sdxl", ("conventional", "LoRA"), ("train.global_batch_size=8",)),
+        Measured(BenchPart.TRAIN, "sdxl", ("LoRA, compiled",)),
     ),
     "train-sd3": (
-        Measured(Part.TRAIN, "sd3", ("conventional", "LoRA", "LoRA, checkpointing")),
-        Measured(Part.TRAIN, "sd3", ("LoRA",), ("train.global_batch_size=8",)),
-        Measured(Part.TRAIN, "sd3", ("LoRA, compiled",)),
+        Measured(BenchPart.TRAIN, "sd3", ("conventional", "LoRA", "LoRA, checkpointing")),
+        Measured(BenchPart.TRAIN, "sd3", ("LoRA",), ("train.global_batch_size=8",)),
+        Measured(BenchPart.TRAIN, "sd3", ("LoRA, compiled",)),
     ),
     "generate": (
-        Measured(Part.GENERATE, "sdxl", FOUR, IMAGES, 1),
-        Measured(Part.GENERATE, "sd3", FOUR, IMAGES, 1),
-        Measured(Part.GENERATE, "sdxl", FOUR[2:], (*IMAGES, "model.channels_last=true"), 1),
+        Measured(BenchPart.GENERATE, "sdxl", FOUR, IMAGES, 1),
+        Measured(BenchPart.GENERATE, "sd3", FOUR, IMAGES, 1),
+        Measured(BenchPart.GENERATE, "sdxl", FOUR[2:], (*IMAGES, "model.channels_last=true"), 1),
         *(
-            Measured(Part.GENERATE, "sd3", FOUR[2:], IMAGES, 1, attention)
+            Measured(BenchPart.GENERATE, "sd3", FOUR[2:], IMAGES, 1, attention)
             for attention in ("cudnn", "flash", "efficient")
         ),
-        Measured(Part.GENERATE, "sdxl", ("batches of 16",), (IMAGES[0], "generate.samples_per_prompt=16"), 1),
-        Measured(Part.GENERATE, "sd3", FOUR[2:], (*IMAGES, "model.compile=true"), 1),
-        Measured(Part.GENERATE, "sdxl", FOUR[2:], (*IMAGES, "model.compile=true"), 1),
+        Measured(
+            BenchPart.GENERATE, "sdxl", ("batches of 16",), (IMAGES[0], "generate.samples_per_prompt=16"), 1
+        ),
+        Measured(BenchPart.GENERATE, "sd3", FOUR[2:], (*IMAGES, "model.compile=true"), 1),
+        Measured(BenchPart.GENERATE, "sdxl", FOUR[2:], (*IMAGES, "model.compile=true"), 1),
     ),
-    "score": (Measured(Part.SCORE, "sdxl", (), (), 2),),
+    "score": (Measured(BenchPart.SCORE, "sdxl", (), (), 2),),
 }
 TINY_BENCHES: dict[str, tuple[Measured, ...]] = {
     "train-sdxl": (
-        Measured(Part.TRAIN, "tiny-sdxl", ("conventional", "LoRA"), ("train.global_batch_size=1",), 1),
+        Measured(BenchPart.TRAIN, "tiny-sdxl", ("conventional", "LoRA"), ("train.global_batch_size=1",), 1),
     ),
-    "train-sd3": (Measured(Part.TRAIN, "tiny-sd3", ("LoRA",), ("train.global_batch_size=1",), 1),),
+    "train-sd3": (Measured(BenchPart.TRAIN, "tiny-sd3", ("LoRA",), ("train.global_batch_size=1",), 1),),
     "generate": (
         Measured(
-            Part.GENERATE,
+            BenchPart.GENERATE,
             "tiny-sd3",
             ("conventional", "conventional, batches of 2", "batches of 2"),
             ("generate.num_inference_steps=2", "generate.samples_per_prompt=2"),
             1,
         ),
     ),
-    "score": (Measured(Part.SCORE, "tiny-sdxl", (), (), 1),),
+    "score": (Measured(BenchPart.SCORE, "tiny-sdxl", (), (), 1),),
 }
 TINY_IMAGES = 4
 """Images that tiny rewards score."""
@@ -201,7 +205,7 @@ def _benchmarks(measured: Measured, settings: Settings) -> Iterator[dict[str, An
         scoring_speed.IMAGES = TINY_IMAGES
     overrides = [*measured.overrides]
     drawn: AbstractContextManager[None] = nullcontext()
-    if measured.part == Part.SCORE:
+    if measured.part == BenchPart.SCORE:
         drawn, rewards = _random_rewards(settings)
         overrides.append(f"rewards={json.dumps(rewards)}")
     overrides.append(f"engine.device={'cpu' if settings.tiny else 'cuda'}")

@@ -24,7 +24,7 @@ from capo.people.analysis import analyze
 from capo.people.build_study import ModelImages, StudySettings, build_study
 from capo.people.clustered import clustered_mean
 from capo.people.collect import add_votes
-from capo.people.human_study import PAGE, Key, Study, is_swapped, rater_order, read_key
+from capo.people.human_study import PAGE, HumanStudy, Key, is_swapped, rater_order, read_key
 from capo.people.simulated_votes import CONDUCTS, Conduct, SimulatedRaters
 from capo.people.study_power import Votes, power
 from capo.people.votes import VoteLine
@@ -128,7 +128,7 @@ class World:
         scenes = [self.people.scene(self.images[model][spec.text]) for model in ("tuned", "base")]
         return sum(prefer(scenes, spec, rng) for _ in range(votes)) / votes
 
-    def study(self, to: Path, texts: Sequence[str], **settings: Any) -> tuple[Study, Key]:
+    def study(self, to: Path, texts: Sequence[str], **settings: Any) -> tuple[HumanStudy, Key]:
         def images(model: str) -> ModelImages:
             return ModelImages(
                 model, model, lambda prompt: encode_image(self.images[model][prompt.text], "png")

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from capo.people.build_study import ModelImages, StudySettings, build_study
-from capo.people.human_study import Study
+from capo.people.human_study import HumanStudy
 from capo.prompts import make_prompt
 
 TEXTS = (
@@ -38,7 +38,7 @@ def drawn(label, size=48):
     return read
 
 
-def make(to: Path, labels=("base", "tuned"), prompts=PROMPTS, **settings) -> Study:
+def make(to: Path, labels=("base", "tuned"), prompts=PROMPTS, **settings) -> HumanStudy:
     models = {label: ModelImages(SECRETS[label], f"identity-{label}", drawn(label)) for label in labels}
     return build_study(to, prompts, models, StudySettings(**{"catches": 2, **settings}))
 

@@ -6,7 +6,7 @@ import json
 from PIL import Image
 
 from capo.people import human_study
-from capo.people.human_study import Key, Study, content_digest, is_swapped, sha256_of
+from capo.people.human_study import HumanStudy, Key, content_digest, is_swapped, sha256_of
 from capo.people.votes import ballot_name, ballot_text
 from capo.store.manifest import pretty
 
@@ -65,7 +65,7 @@ def write_study(folder, prompts=8, questions=("looks",), tie=False, more=(), rep
     values["id"] = human_study.study_id(values)
     (folder / human_study.STUDY).write_text(pretty(values), encoding="utf-8")
     (folder / human_study.KEY).write_text(pretty(secret), encoding="utf-8")
-    return Study.model_validate_json(json.dumps(values))
+    return HumanStudy.model_validate_json(json.dumps(values))
 
 
 def ballot(study, rater, choose, ms=2000):

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from capo.cli import app
-from capo.cost.bench import Part
+from capo.cost.bench import BenchPart
 from capo.cost.bench import scoring_speed as score_bench
 from capo.cost.bench.benchmark import MEASUREMENTS, Benchmark, bench
 from capo.cost.bench.conventional import Conventional
@@ -106,7 +106,7 @@ def test_the_conventional_loop_trains_on_the_latents_of_the_images(recipe, data)
     assert [image.size for image in again] == [(32, 32)] * 2
 
 
-@pytest.mark.parametrize("part", [Part.GENERATE, Part.DECODE, Part.SCORE])
+@pytest.mark.parametrize("part", [BenchPart.GENERATE, BenchPart.DECODE, BenchPart.SCORE])
 def test_other_parts_are_measured(part, file):
     *_, found = bench(part, None, file, [], repeats=1)
     assert found.unit == "images"
@@ -115,16 +115,16 @@ def test_other_parts_are_measured(part, file):
 
 def test_pairs_are_measured(file, monkeypatch):
     monkeypatch.setattr(score_bench, "PROMPTS", 50)
-    *_, found = bench(Part.PAIRS, None, file, [], repeats=1)
+    *_, found = bench(BenchPart.PAIRS, None, file, [], repeats=1)
     assert [row.name for row in found.rows] == ["frontier", "sum", "best-worst"]
 
 
 def test_only_the_wanted_cases_are_measured(file, monkeypatch):
     monkeypatch.setattr(score_bench, "PROMPTS", 50)
-    found = [each.rows for each in bench(Part.PAIRS, None, file, [], 1, ["sum", "frontier"])]
+    found = [each.rows for each in bench(BenchPart.PAIRS, None, file, [], 1, ["sum", "frontier"])]
     assert [[row.name for row in rows] for rows in found] == [["frontier"], ["frontier", "sum"]]
     with pytest.raises(ValueError, match=r"--case: unknown case 'summ'; .*best-worst"):
-        next(bench(Part.PAIRS, None, file, [], 1, ["summ"]))
+        next(bench(BenchPart.PAIRS, None, file, [], 1, ["summ"]))
 
 
 def test_out_of_memory_gives_a_row_without_measurements():
@@ -164,7 +164,7 @@ def test_any_other_failure_stops_the_benchmark():
 
 
 def test_every_part_has_a_measurement():
-    assert set(MEASUREMENTS) == set(Part)
+    assert set(MEASUREMENTS) == set(BenchPart)
 
 
 def test_an_unknown_part_is_wrong_usage():

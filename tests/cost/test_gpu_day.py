@@ -136,7 +136,7 @@ def test_a_case_that_fails_does_not_stop_the_others(gpu_day, tmp_path, monkeypat
         yield {"rows": [], "case": measured.attention}
 
     monkeypatch.setattr(gpu_day, "_benchmarks", benchmarks)
-    kinds = [gpu_day.Measured(gpu_day.Part.GENERATE, "sd3", (), attention=a) for a in ("flash", "cudnn")]
+    kinds = [gpu_day.Measured(gpu_day.BenchPart.GENERATE, "sd3", (), attention=a) for a in ("flash", "cudnn")]
     monkeypatch.setitem(gpu_day.BENCHES, "generate", tuple(kinds))
     gpu_day.measure("generate")(gpu_day.Settings(tmp_path, tmp_path, tiny=False))
     failed, other = json.loads((tmp_path / "generate.json").read_text())["benchmarks"]

@@ -16,7 +16,7 @@ from capo.cost.plan.counts import Sampling, Training
 from capo.cost.plan.weightless import Count
 from capo.cost.plan.work import PromptCounts, Stage
 from capo.cost.rehearsal import meter as meters
-from capo.cost.rehearsal.meter import Meter, Part
+from capo.cost.rehearsal.meter import MeasuredPart, Meter
 from capo.cost.rehearsal.projection import part_speed, project
 from capo.cost.rehearsal.small_recipe import small_recipe
 from capo.engine.progress import listening, progress
@@ -129,26 +129,26 @@ def test_the_whole_run_is_projected_from_flops_images_and_pairs(tmp_path):
     rehearsed = replace(SAMPLING, steps=2)
     # One prompt of 4 images at 2 steps is 8 + 4 × 120 = 488, at 50 steps 8 + 4 × 600 = 2,408.
     parts = [
-        Part("generate", "prompts", 6.0, seconds=488.0, units=2, loads=1),
-        Part("score: red", "shards", 1.0, seconds=4.0, units=2, loads=1),
-        Part("score: blue", "shards", 2.0, seconds=8.0, units=2, loads=1),
-        Part("train", "steps", 3.0, seconds=12.0, units=2, loads=1),
+        MeasuredPart("generate", "prompts", 6.0, seconds=488.0, units=2, loads=1),
+        MeasuredPart("score: red", "shards", 1.0, seconds=4.0, units=2, loads=1),
+        MeasuredPart("score: blue", "shards", 2.0, seconds=8.0, units=2, loads=1),
+        MeasuredPart("train", "steps", 3.0, seconds=12.0, units=2, loads=1),
         # A prompt of 3 images: 8 + 3 × 120 = 368 at 2 steps, 8 + 3 × 600 = 1,808 at 50.
-        Part("validate the base", "prompts", 5.0, seconds=368.0, units=2, loads=1),
-        Part("validate: red", "shards", 1.0, seconds=6.0, units=4, loads=2),
+        MeasuredPart("validate the base", "prompts", 5.0, seconds=368.0, units=2, loads=1),
+        MeasuredPart("validate: red", "shards", 1.0, seconds=6.0, units=4, loads=2),
         # Of 2 images: 248 and 1,208.
-        Part("evaluate: base images", "prompts", 2.0, seconds=248.0, units=2, loads=1),
-        Part("evaluate: tuned images", "prompts", 2.0, seconds=248.0, units=2, loads=1),
-        Part("judge: base images", "shards", 0.5, seconds=2.0, units=2, loads=1),
-        Part("judge: tuned images", "shards", 0.5, seconds=2.0, units=2, loads=1),
+        MeasuredPart("evaluate: base images", "prompts", 2.0, seconds=248.0, units=2, loads=1),
+        MeasuredPart("evaluate: tuned images", "prompts", 2.0, seconds=248.0, units=2, loads=1),
+        MeasuredPart("judge: base images", "shards", 0.5, seconds=2.0, units=2, loads=1),
+        MeasuredPart("judge: tuned images", "shards", 0.5, seconds=2.0, units=2, loads=1),
         # Of one image: 128 and 608. Every benchmark has a judge of its own, the same for both models.
-        Part("benchmark a: images of tuned", "prompts", 2.0, seconds=128.0, units=2, loads=1),
-        Part("benchmark a: judge base", "shards", 1.0, seconds=7.0, units=2, loads=1),
-        Part("benchmark a: judge tuned", "shards", 1.0, seconds=7.0, units=2, loads=1),
-        Part("benchmark b: images of base", "prompts", 2.0, seconds=128.0, units=2, loads=1),
-        Part("benchmark b: images of tuned", "prompts", 2.0, seconds=128.0, units=2, loads=1),
-        Part("benchmark b: judge base", "shards", 1.0, seconds=3.0, units=2, loads=1),
-        Part("benchmark b: judge tuned", "shards", 1.0, seconds=3.0, units=2, loads=1),
+        MeasuredPart("benchmark a: images of tuned", "prompts", 2.0, seconds=128.0, units=2, loads=1),
+        MeasuredPart("benchmark a: judge base", "shards", 1.0, seconds=7.0, units=2, loads=1),
+        MeasuredPart("benchmark a: judge tuned", "shards", 1.0, seconds=7.0, units=2, loads=1),
+        MeasuredPart("benchmark b: images of base", "prompts", 2.0, seconds=128.0, units=2, loads=1),
+        MeasuredPart("benchmark b: images of tuned", "prompts", 2.0, seconds=128.0, units=2, loads=1),
+        MeasuredPart("benchmark b: judge base", "shards", 1.0, seconds=3.0, units=2, loads=1),
+        MeasuredPart("benchmark b: judge tuned", "shards", 1.0, seconds=3.0, units=2, loads=1),
     ]
     seconds = {stage.name: stage.hours * 3600 for stage in project(recipe, plan, small, parts, rehearsed)}
     assert seconds == pytest.approx(

@@ -10,8 +10,8 @@ from capo.people.human_study import (
     KEY,
     PAGE,
     STUDY,
+    HumanStudyError,
     Question,
-    StudyError,
     check_study_images,
     is_swapped,
     rater_order,
@@ -118,7 +118,7 @@ CHANGES = {
 def test_a_changed_study_is_refused(copied, change):
     name, action = CHANGES[change]
     edit(copied / name, action)
-    with pytest.raises(StudyError, match=name):
+    with pytest.raises(HumanStudyError, match=name):
         read_key(copied, read_study(copied))
 
 
@@ -132,7 +132,7 @@ def test_changed_images_are_refused(copied, spoil):
         path.write_bytes(data[:-1])
     elif spoil == "link":
         path.symlink_to("/etc/passwd")
-    with pytest.raises(StudyError, match=path.name):
+    with pytest.raises(HumanStudyError, match=path.name):
         check_study_images(copied, study)
 
 

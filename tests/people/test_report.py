@@ -9,7 +9,7 @@ import pytest
 
 from capo.people.analysis import judgments, vote_statistics
 from capo.people.collect import add_votes
-from capo.people.human_study import StudyError, is_swapped, read_key, read_study
+from capo.people.human_study import HumanStudyError, is_swapped, read_key, read_study
 from capo.people.screening import screen
 from capo.people.votes import VotesError, collected_votes
 from capo.people.votes_page import extremes
@@ -170,7 +170,7 @@ def test_nothing_is_reported_without_votes_or_with_a_changed_image(tmp_path):
     add(folder, study, "ada", lambda *_: "left")
     image = folder / "page" / study.pairs[0].left.file
     image.write_bytes(b"other")
-    with pytest.raises(StudyError, match="changed"):
+    with pytest.raises(HumanStudyError, match="changed"):
         write_votes_report(folder)
     assert not (folder / "report").exists()
 

@@ -7,7 +7,7 @@ from capo.scoring.prompt_win_rates import RATE
 from capo.studies.equal_drift import equal_drift
 from capo.studies.estimates import holm, paired, row_estimate, sentence
 from capo.studies.measure_names import JUDGED, MEAN
-from capo.studies.run_measures import Curve, RunMeasures
+from capo.studies.run_measures import RunMeasures, ValidationCurve
 
 
 def test_holm_by_hand():
@@ -53,7 +53,9 @@ def test_sentences():
 
 
 def run(row, seed, drift, rates):
-    curve = None if drift is None else Curve(tuple(range(1, len(drift) + 1)), drift, {MEAN: rates}, {})
+    curve = (
+        None if drift is None else ValidationCurve(tuple(range(1, len(drift) + 1)), drift, {MEAN: rates}, {})
+    )
     return RunMeasures(row, seed, {}, {}, {}, {}, {}, None, None, None, False, curve, {}, None, 0.0)
 
 
@@ -64,7 +66,7 @@ def test_equal_drift_uses_the_first_crossing():
 
 
 def test_the_judges_curve_starts_at_zero():
-    curves = [Curve((1,), (drift,), {MEAN: (0.7,), JUDGED: (0.04,)}, {}) for drift in (0.2, 0.4)]
+    curves = [ValidationCurve((1,), (drift,), {MEAN: (0.7,), JUDGED: (0.04,)}, {}) for drift in (0.2, 0.4)]
     runs = [
         RunMeasures(row, 0, {}, {}, {}, {}, {}, None, None, None, False, curve, {}, None, 0.0)
         for row, curve in zip(("near", "far"), curves, strict=True)

@@ -17,7 +17,7 @@ from capo.rewards import load_reward
 from capo.scoring import rater
 from capo.studies import load_study, shipped_studies
 from capo.studies.measure_names import MEAN
-from capo.studies.run_study import Outcome, run_study
+from capo.studies.run_study import StudyOutcome, run_study
 from capo.studies.study import Row, Study
 
 RUN = {
@@ -125,7 +125,7 @@ def test_a_shipped_study_runs_from_end_to_end(name: str, studies: Path) -> None:
     _look_closer(name, outcome)
 
 
-def _look_closer(name: str, outcome: Outcome) -> None:
+def _look_closer(name: str, outcome: StudyOutcome) -> None:
     """Check what only one study has."""
     results, page = outcome.results, (outcome.folder / "index.html").read_text()
     if name == "interpolation-flow":

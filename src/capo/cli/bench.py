@@ -6,7 +6,7 @@ import typer
 
 from capo.cli.app import Section, app
 from capo.cli.options import Json, Overrides
-from capo.cost.bench import Part
+from capo.cost.bench import BenchPart
 
 HELP = """Measure speed and memory of one part of the pipeline.
 
@@ -26,7 +26,7 @@ Examples:
 
 @app.command(help=HELP, epilog=EPILOG, rich_help_panel=Section.MORE)
 def bench(
-    part: Annotated[Part, typer.Argument(help="Part to measure.")],
+    part: Annotated[BenchPart, typer.Argument(help="Part to measure.")],
     architecture: Annotated[
         str | None,
         typer.Option(

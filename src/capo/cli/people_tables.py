@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from capo.cli.tables import print_text
 
 if TYPE_CHECKING:
-    from capo.people.human_study import Study
+    from capo.people.human_study import HumanStudy
 
 
-def study_values(folder: Path, study: "Study") -> dict[str, Any]:
+def study_values(folder: Path, study: "HumanStudy") -> dict[str, Any]:
     """Return a new study as JSON values."""
     from capo.people.human_study import PAGE, read_key
     from capo.people.rater_page import INDEX
@@ -30,7 +30,7 @@ def study_values(folder: Path, study: "Study") -> dict[str, Any]:
     }
 
 
-def print_study(folder: Path, study: "Study") -> None:
+def print_study(folder: Path, study: "HumanStudy") -> None:
     """Print the size of a new study, and what to do with it."""
     values = study_values(folder, study)
     print_text(

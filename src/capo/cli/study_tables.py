@@ -8,7 +8,7 @@ from typing import Any
 from capo.cli.tables import add_row, gpu_hours, percent, print_json, print_text, show, table
 from capo.studies.contrasts import nothing_compared
 from capo.studies.measure_names import measure_title
-from capo.studies.run_study import Outcome
+from capo.studies.run_study import StudyOutcome
 from capo.studies.study import Study
 from capo.studies.study_cost import StudyCost
 from capo.studies.study_warnings import unfinished_runs
@@ -54,7 +54,7 @@ def print_cost(study: Study, cost: StudyCost, as_json: bool) -> None:
         print_text(f"Note: {note}")
 
 
-def print_outcome(outcome: Outcome, as_json: bool) -> None:
+def print_outcome(outcome: StudyOutcome, as_json: bool) -> None:
     """Print the win-rates, the comparisons by the first measure, and the paths of the full results."""
     results = outcome.results
     if as_json:

@@ -10,7 +10,7 @@ from capo.cli.tables import add_row, gpu_hours, percent, print_json, print_text,
 from capo.pipeline import status
 from capo.pipeline.reuse import SWEEP
 from capo.recipe import load_recipe
-from capo.tuning.run_sweep import Outcome
+from capo.tuning.run_sweep import SweepOutcome
 from capo.tuning.sweep import Sweep
 from capo.tuning.sweep_cost import SweepCost
 
@@ -41,7 +41,7 @@ def print_cost(sweep: Sweep, cost: SweepCost, as_json: bool) -> None:
         print_text(f"Note: {note}")
 
 
-def print_outcome(outcome: Outcome, as_json: bool) -> None:
+def print_outcome(outcome: SweepOutcome, as_json: bool) -> None:
     """Print the curve, the choice, and what to do next."""
     results = outcome.results
     if as_json:
@@ -104,7 +104,7 @@ def _notes(results: Mapping[str, Any]) -> Iterator[str]:
             yield f"β {value['beta']:g} is excluded: {value['hacking']}."
 
 
-def _next(outcome: Outcome) -> str:
+def _next(outcome: SweepOutcome) -> str:
     """The command that continues with the chosen value, in the run directory of the sweep."""
     assert outcome.recipe is not None
     recipe = load_recipe(outcome.recipe)

@@ -8,7 +8,7 @@ from typing import Any
 from capo.engine.seeds import stable_seed
 from capo.people.agreement import krippendorff_alpha, pairwise_agreement
 from capo.people.clustered import CONFIDENCE, ClusteredMean, clustered_mean, variances
-from capo.people.human_study import Key, Study
+from capo.people.human_study import HumanStudy, Key
 from capo.people.screening import Screened, screen
 from capo.people.study_power import Votes
 from capo.people.votes import VoteLine, VotesError
@@ -47,7 +47,7 @@ def judgments(votes: Iterable[VoteLine], key: Key, raters: Sequence[Screened]) -
     return found
 
 
-def analyze(study: Study, key: Key, votes: Sequence[VoteLine]) -> dict[str, Any]:
+def analyze(study: HumanStudy, key: Key, votes: Sequence[VoteLine]) -> dict[str, Any]:
     """Return the results, as in `results.json`.
 
     Raises `VotesError` without votes that count.
@@ -97,7 +97,7 @@ def vote_statistics(judged: Sequence[Judgment]) -> Votes:
     return Votes(max(0.5, agreement), spread)
 
 
-def _comparison(study: Study, judged: Sequence[Judgment], model: str, question: str) -> dict[str, Any]:
+def _comparison(study: HumanStudy, judged: Sequence[Judgment], model: str, question: str) -> dict[str, Any]:
     about = [j for j in judged if j.model == model and j.vote.question == question]
     counted = [j for j in about if j.counted]
 
@@ -130,7 +130,7 @@ def _shown(mean: ClusteredMean) -> dict[str, Any]:
     return asdict(mean) | {"detectable": detectable}
 
 
-def _sides(study: Study, votes: Sequence[VoteLine]) -> dict[str, Any] | None:
+def _sides(study: HumanStudy, votes: Sequence[VoteLine]) -> dict[str, Any] | None:
     sided = [vote for vote in votes if vote.choice != "tie"]
     if not sided:
         return None
@@ -152,7 +152,7 @@ def _seconds(votes: Sequence[VoteLine]) -> dict[str, float] | None:
     return {"lower_quartile": quarters[0], "median": quarters[1], "upper_quartile": quarters[2]}
 
 
-def _pairs(study: Study, counted: Sequence[Judgment]) -> list[dict[str, Any]]:
+def _pairs(study: HumanStudy, counted: Sequence[Judgment]) -> list[dict[str, Any]]:
     """Return every pair and question with its votes, in the order of the study."""
     prompts = {pair.pair: pair.prompt for pair in study.pairs}
     groups: dict[tuple[str, str], list[Judgment]] = {}

@@ -21,11 +21,11 @@ from capo.people.human_study import (
     PAGE,
     STUDY,
     VOTES,
+    HumanStudy,
     Key,
     KeyPair,
     ModelName,
     Question,
-    Study,
     StudyImage,
     content_digest,
     image_path,
@@ -104,7 +104,7 @@ def check_settings(to: Path, settings: StudySettings, pairs: int) -> None:
 
 def build_study(
     to: Path, prompts: Sequence[Prompt], models: Mapping[str, ModelImages], settings: StudySettings
-) -> Study:
+) -> HumanStudy:
     """Create the folder `to` with the page, its images, `study.json` and `key.json`.
 
     `models` are `base`, `tuned`, `more1`, ...; all others are compared with the base. Images are decoded and
@@ -143,7 +143,7 @@ def build_study(
     return study
 
 
-def _study(settings: StudySettings, pairs: list[dict[str, Any]], key: str) -> Study:
+def _study(settings: StudySettings, pairs: list[dict[str, Any]], key: str) -> HumanStudy:
     values: dict[str, Any] = {
         "format": FORMAT,
         "title": settings.title,
@@ -154,7 +154,7 @@ def _study(settings: StudySettings, pairs: list[dict[str, Any]], key: str) -> St
         "key": key,
         "pairs": pairs,
     }
-    return Study.model_validate(values | {"id": study_id(values)})
+    return HumanStudy.model_validate(values | {"id": study_id(values)})
 
 
 def _trials(prompts: Sequence[Prompt], labels: Sequence[str], settings: StudySettings) -> list[_Trial]:

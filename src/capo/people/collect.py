@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from capo.people.human_study import VOTES, Study, read_study
+from capo.people.human_study import VOTES, HumanStudy, read_study
 from capo.people.votes import (
     Ballot,
     VoteLine,
@@ -40,13 +40,13 @@ def add_votes(folder: Path, paths: Sequence[Path]) -> list[Added]:
     Adding the same file again changes nothing. A later file of a rater replaces an earlier one if it has all
     of its votes. A refused file does not keep the others out.
 
-    Raises `StudyError` for a damaged study, and `VotesError` if votes that it already has are damaged.
+    Raises `HumanStudyError` for a damaged study, and `VotesError` if votes that it already has are damaged.
     """
     study = read_study(folder)
     return [_add(folder, study, path) for path in paths]
 
 
-def _add(folder: Path, study: Study, path: Path) -> Added:
+def _add(folder: Path, study: HumanStudy, path: Path) -> Added:
     known = {(vote.rater, *vote.key): vote for vote in collected_votes(folder, study)}
     try:
         ballot = read_votes(path, study)
@@ -77,7 +77,7 @@ def _missing(earlier: Ballot, later: Ballot) -> int:
     return len({vote.key for vote in earlier.votes} - {vote.key for vote in later.votes})
 
 
-def store_lines(folder: Path, study: Study, name: str, votes: Sequence[VoteLine]) -> Outcome:
+def store_lines(folder: Path, study: HumanStudy, name: str, votes: Sequence[VoteLine]) -> Outcome:
     """Store votes from another tool as `votes/NAME.jsonl`.
 
     The same votes again change nothing; more votes replace fewer. Raises `VotesError` if the study has votes

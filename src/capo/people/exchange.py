@@ -12,8 +12,8 @@ from capo.people.collect import store_lines
 from capo.people.human_study import (
     IMAGES,
     PAGE,
+    HumanStudy,
     Key,
-    Study,
     check_study_images,
     read_key,
     read_study,
@@ -39,7 +39,7 @@ def export_study(
     where Label Studio finds the images. `pick-a-pic` exports the votes that count on one question, the
     first by default.
 
-    Raises `StudyError` for a damaged study, and `VotesError` for labels without votes.
+    Raises `HumanStudyError` for a damaged study, and `VotesError` for labels without votes.
     """
     study = read_study(folder)
     key = read_key(folder, study)
@@ -107,7 +107,7 @@ def _only_question(path: Path, votes: Sequence[VoteLine]) -> str:
     return questions[0]
 
 
-def _counted(folder: Path, study: Study, key: Key, question: str) -> list[Judgment]:
+def _counted(folder: Path, study: HumanStudy, key: Key, question: str) -> list[Judgment]:
     votes = collected_votes(folder, study)
     judged = judgments(votes, key, screen(votes, key, study.tie))
     found = [each for each in judged if each.counted and each.vote.question == question]

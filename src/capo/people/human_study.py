@@ -35,7 +35,7 @@ MOST_CHARACTERS = 10_000
 Text = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]
 
 
-class StudyError(ValueError):
+class HumanStudyError(ValueError):
     """A study that is damaged, incomplete, or of another version; the message names the file."""
 
 
@@ -85,7 +85,7 @@ class StudyPair(_Record):
         return f"{self.prompt}\n{'-'.join(sorted((self.left.sha256, self.right.sha256)))}"
 
 
-class Study(_Record):
+class HumanStudy(_Record):
     """What raters see: the content of `study.json`."""
 
     format: Literal[1]
@@ -166,32 +166,34 @@ def image_path(sha256: str, suffix: str) -> str:
     return f"{IMAGES}/{sha256[:32]}.{suffix}"
 
 
-def read_study(folder: Path) -> Study:
-    """Read `study.json`; raises `StudyError` unless it is complete and unchanged."""
-    return _read(folder / STUDY, Study)
+def read_study(folder: Path) -> HumanStudy:
+    """Read `study.json`; raises `HumanStudyError` unless it is complete and unchanged."""
+    return _read(folder / STUDY, HumanStudy)
 
 
-def read_key(folder: Path, study: Study) -> Key:
-    """Read `key.json`; raises `StudyError` unless it is the key of this study, unchanged."""
+def read_key(folder: Path, study: HumanStudy) -> Key:
+    """Read `key.json`; raises `HumanStudyError` unless it is the key of this study, unchanged."""
     key = _read(folder / KEY, Key)
     if content_digest(key.model_dump(mode="json")) != study.key:
-        raise StudyError(f"{folder / KEY}: not the key of study {study.id}, or changed; restore the original")
+        raise HumanStudyError(
+            f"{folder / KEY}: not the key of study {study.id}, or changed; restore the original"
+        )
     if key.pairs.keys() != {pair.pair for pair in study.pairs}:
-        raise StudyError(f"{folder / KEY}: its pairs are not those of {STUDY}")
+        raise HumanStudyError(f"{folder / KEY}: its pairs are not those of {STUDY}")
     return key
 
 
-def check_study_images(folder: Path, study: Study) -> None:
-    """Raise `StudyError` unless every image of the study is there and unchanged."""
+def check_study_images(folder: Path, study: HumanStudy) -> None:
+    """Raise `HumanStudyError` unless every image of the study is there and unchanged."""
     for image in {image.file: image for pair in study.pairs for image in (pair.left, pair.right)}.values():
         path = folder / PAGE / image.file
         if path.is_symlink() or not path.is_file():
-            raise StudyError(f"{path}: missing, or not a regular file; make the study again")
+            raise HumanStudyError(f"{path}: missing, or not a regular file; make the study again")
         if sha256_of(path.read_bytes()) != image.sha256:
-            raise StudyError(f"{path}: changed since the study was made; make the study again")
+            raise HumanStudyError(f"{path}: changed since the study was made; make the study again")
 
 
-def rater_order(study: Study, rater: str) -> list[StudyPair]:
+def rater_order(study: HumanStudy, rater: str) -> list[StudyPair]:
     """Return the pairs in the order in which a rater sees them.
 
     The order is that of SHA-256(`order`, study id, rater, pair). The repetition of a pair is moved half the
@@ -210,7 +212,7 @@ def rater_order(study: Study, rater: str) -> list[StudyPair]:
     return [pair for _, pair in sorted(positions, key=lambda entry: entry[0])]
 
 
-def is_swapped(study: Study, rater: str, pair: StudyPair) -> bool:
+def is_swapped(study: HumanStudy, rater: str, pair: StudyPair) -> bool:
     """Report whether a rater sees a pair with its sides exchanged.
 
     The first bit of SHA-256(`sides`, study id, rater, content of the pair) decides. It is the same for a pair
@@ -219,7 +221,7 @@ def is_swapped(study: Study, rater: str, pair: StudyPair) -> bool:
     return int(_rater_digest("sides", study, rater, pair.content)[0], 16) >= 8
 
 
-def _rater_digest(purpose: str, study: Study, rater: str, what: str) -> str:
+def _rater_digest(purpose: str, study: HumanStudy, rater: str, what: str) -> str:
     return sha256_of("\n".join((purpose, study.id, rater, what)).encode())
 
 
@@ -227,10 +229,10 @@ def _read(path: Path, schema: type[Content]) -> Content:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise StudyError(f"{path} does not exist; `capo people make` writes it") from error
+        raise HumanStudyError(f"{path} does not exist; `capo people make` writes it") from error
     try:
         return schema.model_validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "content"
-        raise StudyError(f"{path}: {where}: {first['msg']}; restore the original") from error
+        raise HumanStudyError(f"{path}: {where}: {first['msg']}; restore the original") from error

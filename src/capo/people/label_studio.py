@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from capo.people.human_study import Study
+from capo.people.human_study import HumanStudy
 from capo.people.votes import Choice, VoteLine, VotesError, read_json, utc_moment
 
 LOCAL_FILES = "/data/local-files/?d="
 """The address under which Label Studio serves files of its own machine."""
 
 
-def tasks(study: Study, address: str = LOCAL_FILES) -> list[dict[str, Any]]:
+def tasks(study: HumanStudy, address: str = LOCAL_FILES) -> list[dict[str, Any]]:
     """Return one task per pair, catch trials included. Images are at `address` + `images/NAME`."""
     return [
         {
@@ -33,7 +33,7 @@ def tasks(study: Study, address: str = LOCAL_FILES) -> list[dict[str, Any]]:
     ]
 
 
-def configuration(study: Study, question: str) -> str:
+def configuration(study: HumanStudy, question: str) -> str:
     """Return the labeling configuration of a question, whose name is that of the `Pairwise` control."""
     text = next(each.text for each in study.questions if each.name == question)
     header = text + (" Submit without a choice if neither is better." if study.tie else "")
@@ -54,7 +54,7 @@ def configuration(study: Study, question: str) -> str:
     )
 
 
-def read_annotations(path: Path, study: Study) -> tuple[list[VoteLine], int]:
+def read_annotations(path: Path, study: HumanStudy) -> tuple[list[VoteLine], int]:
     """Read an export of annotated tasks; returns the votes, and the number of annotations without a choice.
 
     Skipped tasks and predictions are ignored. Raises `VotesError` with the file and the place in it for
@@ -86,7 +86,7 @@ def read_annotations(path: Path, study: Study) -> tuple[list[VoteLine], int]:
     return list(votes.values()), without
 
 
-def _votes(annotation: Any, pair: str, study: Study, where: str) -> Iterable[VoteLine | None]:
+def _votes(annotation: Any, pair: str, study: HumanStudy, where: str) -> Iterable[VoteLine | None]:
     """Yield the votes of an annotation, None for a choice that was not made."""
     if not isinstance(annotation, dict) or not isinstance(annotation.get("result"), list):
         raise VotesError(f"{where}: an annotation without a result; export as JSON")
@@ -112,7 +112,7 @@ def _votes(annotation: Any, pair: str, study: Study, where: str) -> Iterable[Vot
 
 
 def _vote(
-    annotation: dict[str, Any], pair: str, question: str, choice: Choice, study: Study, where: str
+    annotation: dict[str, Any], pair: str, question: str, choice: Choice, study: HumanStudy, where: str
 ) -> VoteLine:
     person = annotation.get("completed_by")
     number = person.get("id") if isinstance(person, dict) else person

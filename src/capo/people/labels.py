@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from capo.images.pair_writers import pick_a_pic_columns
 from capo.people.analysis import Judgment
-from capo.people.human_study import PAGE, Key, Study, StudyPair
+from capo.people.human_study import PAGE, HumanStudy, Key, StudyPair
 
 if TYPE_CHECKING:
     pass
 
 
 def write_labels(
-    to: Path, folder: Path, study: Study, key: Key, judged: Sequence[Judgment]
+    to: Path, folder: Path, study: HumanStudy, key: Key, judged: Sequence[Judgment]
 ) -> dict[str, int]:
     """Write `data/train-00000-of-00001.parquet` into the folder `to`, a row per pair with votes.
 

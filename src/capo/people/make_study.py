@@ -8,7 +8,7 @@ from capo.engine.executors import open_executor
 from capo.engine.shard_work import Executor
 from capo.evaluation.candidates import Candidate, base_model, find_candidate, trained
 from capo.people.build_study import BASE, TUNED, ModelImages, StudySettings, build_study, check_settings
-from capo.people.human_study import Study
+from capo.people.human_study import HumanStudy
 from capo.people.study_sources import (
     captions,
     draw_prompts,
@@ -42,7 +42,7 @@ class StudyRequest:
     """True if the recipe was changed for this study, so that images made before do not fit it."""
 
 
-def make_study(to: Path, request: StudyRequest, settings: StudySettings) -> Study:
+def make_study(to: Path, request: StudyRequest, settings: StudySettings) -> HumanStudy:
     """Create the folder of a study, after making the images that are missing.
 
     Raises `ValueError` before any sampling if a model does not fit, or the study cannot be made.
@@ -51,7 +51,7 @@ def make_study(to: Path, request: StudyRequest, settings: StudySettings) -> Stud
         return executor.in_main(lambda: _make(to, request, settings, executor))
 
 
-def _make(to: Path, request: StudyRequest, settings: StudySettings, executor: Executor) -> Study:
+def _make(to: Path, request: StudyRequest, settings: StudySettings, executor: Executor) -> HumanStudy:
     run, recipe = Run(request.directory), request.recipe
     labels = [BASE, TUNED, *(f"more{n}" for n, _ in enumerate(request.more, start=1))]
     named = dict(zip(labels, (request.base, request.tuned, *request.more), strict=True))

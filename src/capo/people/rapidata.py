@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from capo.people.human_study import Key, Study, StudyPair
+from capo.people.human_study import HumanStudy, Key, StudyPair
 from capo.people.votes import Choice, VoteLine, VotesError, read_json, utc_moment
 
 SDK = "3.21.0"
@@ -22,7 +22,7 @@ LONGEST_CONTEXT = 400
 UNSURE = ("Both", "Neither")
 
 
-def compare_job(study: Study, key: Key, question: str) -> dict[str, Any]:
+def compare_job(study: HumanStudy, key: Key, question: str) -> dict[str, Any]:
     """Return the arguments of a job for one question, with paths of images relative to the exported folder.
 
     Catch trials and pairs of equal images are left out: Rapidata has its own checks of people, and takes no
@@ -39,7 +39,7 @@ def compare_job(study: Study, key: Key, question: str) -> dict[str, Any]:
     }
 
 
-def read_results(path: Path, study: Study, key: Key) -> tuple[str, list[VoteLine]]:
+def read_results(path: Path, study: HumanStudy, key: Key) -> tuple[str, list[VoteLine]]:
     """Read the results of a job; returns the question and the votes.
 
     Raises `VotesError` with the file and the place in it for results of other images or of another
@@ -78,7 +78,7 @@ def read_results(path: Path, study: Study, key: Key) -> tuple[str, list[VoteLine
     return question, [vote for group in votes.values() for vote in group]
 
 
-def _pairs(study: Study, key: Key) -> list[StudyPair]:
+def _pairs(study: HumanStudy, key: Key) -> list[StudyPair]:
     return [
         pair
         for pair in study.pairs
@@ -113,7 +113,7 @@ def _choices(
     return pair, [sides[name] for name in chosen]
 
 
-def _question(path: Path, study: Study, instruction: Any) -> str:
+def _question(path: Path, study: HumanStudy, instruction: Any) -> str:
     names = {question.text: question.name for question in study.questions}
     if instruction is None and len(names) == 1:  # version 3 does not say
         return next(iter(names.values()))
@@ -134,6 +134,6 @@ def long_prompts(job: Mapping[str, Any]) -> int:
     return sum(len(context) > LONGEST_CONTEXT for context in job["contexts"])
 
 
-def equal_images(study: Study, key: Key) -> int:
+def equal_images(study: HumanStudy, key: Key) -> int:
     """Return how many pairs that are no catch trials have two equal images, and are left out."""
     return sum(about.catch is None for about in key.pairs.values()) - len(_pairs(study, key))

@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 import jinja2
 from markupsafe import Markup
 
-from capo.people.human_study import Study
+from capo.people.human_study import HumanStudy
 from capo.store.manifest import canonical
 
 INDEX = "index.html"
 SCRIPTS = ("sha256.js", "trials.js", "progress.js", "images.js", "sending.js", "study.js")
 
 
-def render_study(study: Study, post: str | None, *, each: bool = False) -> str:
+def render_study(study: HumanStudy, post: str | None, *, each: bool = False) -> str:
     """Return the page as HTML.
 
     The page sends votes to the address `post`: every vote as it is made with `each`, otherwise all of them at

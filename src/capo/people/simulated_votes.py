@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from capo.engine.seeds import stable_seed
 from capo.pairing.simulated_people import People
 from capo.people.analysis import BASE
-from capo.people.human_study import PAGE, Key, Study, StudyImage, StudyPair, is_swapped, rater_order
+from capo.people.human_study import PAGE, HumanStudy, Key, StudyImage, StudyPair, is_swapped, rater_order
 from capo.people.votes import Choice
 from capo.prompts import Prompt
 
@@ -54,7 +54,7 @@ class SimulatedRaters:
     """Raters of one study, by any names."""
 
     def __init__(
-        self, folder: Path, study: Study, key: Key, people: People, prompts: Mapping[str, Prompt]
+        self, folder: Path, study: HumanStudy, key: Key, people: People, prompts: Mapping[str, Prompt]
     ) -> None:
         """`prompts` are by text, with the metadata that `people` need.
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from capo.engine.progress import say
-from capo.people.human_study import VOTES, Study
+from capo.people.human_study import VOTES, HumanStudy
 from capo.people.votes import SERVED, Ballot, VotesError, read_vote_lines, vote_line
 from capo.store import atomic
 from capo.store.errors import explain_os_errors
@@ -25,7 +25,7 @@ MOST_RATERS = 2000
 class VoteLog:
     """The served votes of a study. Several threads may use it."""
 
-    def __init__(self, path: Path, study: Study, handle: int) -> None:
+    def __init__(self, path: Path, study: HumanStudy, handle: int) -> None:
         self._study, self._handle = study, handle
         self._adding = threading.Lock()
         self._lines: dict[tuple[str, str, str], bytes] = {}
@@ -81,7 +81,7 @@ class VoteLog:
 
 
 @contextmanager
-def open_vote_log(folder: Path, study: Study) -> Iterator[VoteLog]:
+def open_vote_log(folder: Path, study: HumanStudy) -> Iterator[VoteLog]:
     """Open the served votes of the study in `folder`, as their only writer.
 
     Raises `WorkspaceError` if another server has them open, and `VotesError` if the file is damaged.

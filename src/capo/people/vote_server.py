@@ -29,7 +29,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from capo.people.human_study import PAGE, Study, StudyError
+from capo.people.human_study import PAGE, HumanStudy, HumanStudyError
 from capo.people.rater_page import render_study
 from capo.people.vote_log import VoteLog
 from capo.people.votes import VotesError, parse_votes
@@ -53,7 +53,7 @@ HEADERS = {
 class VoteService:
     """Serves one study; `hosts` are further names by which raters may address this machine."""
 
-    def __init__(self, folder: Path, study: Study, log: VoteLog, hosts: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, study: HumanStudy, log: VoteLog, hosts: Sequence[str] = ()) -> None:
         self._study, self._log, self._hosts = study, log, tuple(hosts)
         self.token = find_token(folder)
         self._page = render_study(study, "votes", each=True)
@@ -118,5 +118,5 @@ def find_token(folder: Path) -> str:
             temporary.write_text(secrets.token_urlsafe(18), encoding="ascii")
     token = path.read_text(encoding="ascii", errors="replace").strip()
     if not re.fullmatch(r"[A-Za-z0-9_-]{16,64}", token):
-        raise StudyError(f"{path}: not a token; remove the file, and the next start makes another")
+        raise HumanStudyError(f"{path}: not a token; remove the file, and the next start makes another")
     return token

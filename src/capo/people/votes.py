@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from capo.people.human_study import RATER, VOTES, Name, Study, content_digest, is_swapped
+from capo.people.human_study import RATER, VOTES, HumanStudy, Name, content_digest, is_swapped
 from capo.store.manifest import canonical
 
 MOST_BYTES = 64 << 20
@@ -89,7 +89,7 @@ class VoteLine(Vote):
     source: Source = "page"
 
 
-def ballot_name(study: Study, rater: str) -> str:
+def ballot_name(study: HumanStudy, rater: str) -> str:
     """Return the name of a rater's votes file."""
     return f"capo-votes-{study.id}-{rater}.json"
 
@@ -102,18 +102,18 @@ def ballot_text(ballot: Mapping[str, Any]) -> str:
     return canonical(head)[:-1] + ',"votes":[\n' + votes + "\n]}\n"
 
 
-def vote_line(study: Study, rater: str, vote: Vote, source: Source = "page") -> str:
+def vote_line(study: HumanStudy, rater: str, vote: Vote, source: Source = "page") -> str:
     """Return the line of a vote, with the newline at its end."""
     about = {"study": study.id, "rater": rater, "source": source}
     return canonical(vote.model_dump(mode="json") | about) + "\n"
 
 
-def read_votes(path: Path, study: Study) -> Ballot:
+def read_votes(path: Path, study: HumanStudy) -> Ballot:
     """Read a votes file of `study`; raises the errors of `parse_votes`."""
     return parse_votes(_text(path), path, study)
 
 
-def parse_votes(text: str, path: Path, study: Study) -> Ballot:
+def parse_votes(text: str, path: Path, study: HumanStudy) -> Ballot:
     """Parse the text of a votes file of `study`; `path` names it in errors.
 
     Raises `VotesError` with file and line for a file that is damaged, belongs to another study, or was
@@ -143,7 +143,7 @@ def parse_votes(text: str, path: Path, study: Study) -> Ballot:
     return ballot
 
 
-def read_vote_lines(path: Path, study: Study) -> list[VoteLine]:
+def read_vote_lines(path: Path, study: HumanStudy) -> list[VoteLine]:
     """Read a file of lines of `study`, such as `votes/served.jsonl`.
 
     A repeated line counts once, and a later vote of the same rater on the same pair replaces the earlier.
@@ -185,7 +185,7 @@ def utc_moment(value: Any) -> str:
     return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
-def collected_votes(folder: Path, study: Study) -> list[VoteLine]:
+def collected_votes(folder: Path, study: HumanStudy) -> list[VoteLine]:
     """Return all votes in `votes/` of a study, ordered by rater, pair and question.
 
     Raises `VotesError` if a file cannot be read, has the name of another rater, or contradicts another file.
@@ -202,7 +202,7 @@ def collected_votes(folder: Path, study: Study) -> list[VoteLine]:
     return [votes[key][0] for key in sorted(votes)]
 
 
-def _lines_of(path: Path, study: Study) -> Iterable[VoteLine]:
+def _lines_of(path: Path, study: HumanStudy) -> Iterable[VoteLine]:
     if path.suffix == ".jsonl":
         return read_vote_lines(path, study)
     ballot = read_votes(path, study)
@@ -217,7 +217,7 @@ def _lines_of(path: Path, study: Study) -> Iterable[VoteLine]:
 class _Checks:
     """Checks one vote after the other against the study."""
 
-    def __init__(self, study: Study, replace: bool = False) -> None:
+    def __init__(self, study: HumanStudy, replace: bool = False) -> None:
         self._study, self._replace = study, replace
         self._pairs = {pair.pair: pair for pair in study.pairs}
         self._questions = {question.name for question in study.questions}
@@ -281,7 +281,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _check_study(named: Any, study: Study, where: str) -> None:
+def _check_study(named: Any, study: HumanStudy, where: str) -> None:
     if named != study.id:
         raise VotesError(
             f"{where}: votes of study {named!r}, but this study is {study.id}; add them to the study that "

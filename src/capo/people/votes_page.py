@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from capo.people.analysis import BASE
-from capo.people.human_study import PAGE, Key, Study, StudyImage
+from capo.people.human_study import PAGE, HumanStudy, Key, StudyImage
 from capo.reporting.forest import Forest, compared
 from capo.reporting.pictures import Picture, embed
 from capo.reporting.templating import environment
@@ -32,7 +32,7 @@ class ShownPair:
     base: Picture
 
 
-def render_votes(results: Mapping[str, Any], study: Study, key: Key, folder: Path) -> str:
+def render_votes(results: Mapping[str, Any], study: HumanStudy, key: Key, folder: Path) -> str:
     """Return the page. Equal votes give equal text."""
     names = results["models"]
     most, least = extremes(results["pairs"])
@@ -138,7 +138,7 @@ def _forest(results: Mapping[str, Any]) -> Forest:
     return compared(entries, 0.5)
 
 
-def _shown(row: Mapping[str, Any], study: Study, key: Key, folder: Path) -> ShownPair:
+def _shown(row: Mapping[str, Any], study: HumanStudy, key: Key, folder: Path) -> ShownPair:
     pair = next(pair for pair in study.pairs if pair.pair == row["pair"])
     sides = {key.pairs[pair.pair].left: pair.left, key.pairs[pair.pair].right: pair.right}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from capo.people.analysis import BASE, analyze
-from capo.people.human_study import Key, Study, check_study_images, read_key, read_study
+from capo.people.human_study import HumanStudy, Key, check_study_images, read_key, read_study
 from capo.people.screening import screen
 from capo.people.votes import VoteLine, collected_votes
 from capo.people.votes_page import render_votes
@@ -28,8 +28,8 @@ REPORT = "report"
 def write_votes_report(folder: Path) -> dict[str, Any]:
     """Write `report/` of the study in `folder` from all its votes, and return the results.
 
-    Equal votes give equal files. Raises `StudyError` if the study or an image is damaged, and `VotesError`
-    if a votes file is, or if no votes count.
+    Equal votes give equal files. Raises `HumanStudyError` if the study or an image is damaged, and
+    `VotesError` if a votes file is, or if no votes count.
     """
     study = read_study(folder)
     key = read_key(folder, study)
@@ -78,7 +78,7 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _vote_rows(study: Study, key: Key, votes: Sequence[VoteLine]) -> Iterable[dict[str, Any]]:
+def _vote_rows(study: HumanStudy, key: Key, votes: Sequence[VoteLine]) -> Iterable[dict[str, Any]]:
     aside = {rater.rater for rater in screen(votes, key, study.tie) if rater.set_aside}
     prompts = {pair.pair: pair.prompt for pair in study.pairs}
     for vote in votes:

@@ -108,13 +108,13 @@ def side_by_side(recipe: Recipe, run: Run, results: Results) -> tuple[SideBySide
     prompts = read_prompts(artifacts["base"])
     selected = spread(list(prompts.values()), recipe.report.side_by_side)
     others = range(1, min(IMAGES, results.samples_per_prompt))
+    ids = [prompt.prompt_id for prompt in selected]
     pictures, scores, seeds = {}, {}, {}
     for model, artifact in artifacts.items():
         gallery = Gallery(artifact, f"images/{model}", list(prompts), recipe.generate.shard_prompts)
-        ids = [prompt.prompt_id for prompt in selected]
         pictures[model] = gallery.pictures(dict.fromkeys(ids, (0,)), FIRST_PIXELS)
         pictures[model] |= gallery.pictures(dict.fromkeys(ids, others), OTHER_PIXELS)
-        seeds = gallery.seeds(ids[:1])
+        seeds[model] = gallery.seeds(ids[:1]) if model == "tuned" else {}
         scores[model] = {
             reward.name: _column(artifact, f"scores/{model}/{reward.name}.parquet", "score")
             for reward in results.rewards
@@ -137,7 +137,7 @@ def side_by_side(recipe: Recipe, run: Run, results: Results) -> tuple[SideBySide
     return tuple(
         SideBySide(
             prompt=prompt,
-            seed=seeds.get(prompt.prompt_id),
+            seed=seeds["tuned"].get(prompt.prompt_id),
             images=tuple(pair(prompt.prompt_id, sample) for sample in (0, *others)),
         )
         for prompt in selected

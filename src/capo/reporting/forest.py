@@ -14,8 +14,6 @@ from capo.reporting.results_schema import JudgeCategory, JudgeResult, Results
 Rate = tuple[float, float, float]
 """value, low, high"""
 
-MEAN = "Mean of training rewards"
-
 
 @dataclass(frozen=True)
 class ForestRow:
@@ -66,7 +64,8 @@ def win_rates(results: Results) -> Forest:
     if len(results.training) > 1:
         mean = results.training_win_rate
         null = _rate(mean.null, mean.null_low, mean.null_high)
-        entries.append((MEAN, "mean", (mean.value, mean.low, mean.high), null, None, None))
+        rate = (mean.value, mean.low, mean.high)
+        entries.append(("Mean of training rewards", "mean", rate, null, None, None))
     for reward in (*results.training, *results.held_out):
         null = _rate(reward.null_win_rate, reward.null_low, reward.null_high)
         kind = "training" if reward.use == "train" else "held out"

@@ -16,6 +16,9 @@ CURVE_POINTS = 64
 LABEL = 40
 """Maximum characters of an axis label."""
 
+Z_95 = 1.96
+"""Standard errors on either side of a value in a 95% interval."""
+
 SERIES = ("s1", "s2", "s3", "s4", "s5", "s6")
 
 Steps = Sequence[float]
@@ -45,7 +48,7 @@ class Curve:
     @property
     def bars(self) -> tuple[np.ndarray, np.ndarray]:
         """The bounds of 95% intervals; the values themselves where the error is unknown."""
-        reach = 0 if self.errors is None else 1.96 * np.nan_to_num(self.errors)
+        reach = 0 if self.errors is None else Z_95 * np.nan_to_num(self.errors)
         return self.values - reach, self.values + reach
 
 

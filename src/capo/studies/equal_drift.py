@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from capo.studies.measure_names import JUDGED
-from capo.studies.run_measures import Curve, RunMeasures
+from capo.studies.run_measures import RunMeasures, ValidationCurve
 
 
 def equal_drift(runs: Sequence[RunMeasures]) -> dict[str, Any] | None:
@@ -19,7 +19,7 @@ def equal_drift(runs: Sequence[RunMeasures]) -> dict[str, Any] | None:
     A value is read where the run first reaches the drift, interpolated linearly between validations. Only
     measures that all runs have are included. None unless at least two rows have validations.
     """
-    curves: dict[str, list[Curve]] = {}
+    curves: dict[str, list[ValidationCurve]] = {}
     for run in runs:
         if run.curve is not None and run.curve.steps:
             curves.setdefault(run.row, []).append(run.curve)
@@ -35,7 +35,7 @@ def equal_drift(runs: Sequence[RunMeasures]) -> dict[str, Any] | None:
     return {"levels": levels, "measures": measures, "rows": rows}
 
 
-def _levels(curves: Sequence[Curve]) -> list[float]:
+def _levels(curves: Sequence[ValidationCurve]) -> list[float]:
     """Three levels, from the smallest drift by which all runs were validated to the largest that all reach.
 
     Only the latter if a run exceeds it at its first validation already; that run is then interpolated from
@@ -45,7 +45,7 @@ def _levels(curves: Sequence[Curve]) -> list[float]:
     return [validated, (validated + reached) / 2, reached] if validated < reached else [reached]
 
 
-def _at(curve: Curve, measure: str, level: float) -> float:
+def _at(curve: ValidationCurve, measure: str, level: float) -> float:
     drift = np.array([0.0, *curve.drift])
     values = np.array([0.0 if measure == JUDGED else 0.5, *curve.measures[measure]])
     right = max(1, int(np.argmax(drift >= level)))

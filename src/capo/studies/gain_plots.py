@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 
 from capo.reporting.axes import Chart, Key, Scale, scale_over
-from capo.reporting.plots import Plot
+from capo.reporting.plots import Z_95, Plot
 from capo.studies.measure_names import CORRECT, HELD_OUT, MEAN, source_title
 
 CSS = {MEAN: "mean", HELD_OUT: "held-out", CORRECT: "judge"}
-
-Z_95 = 1.96
 
 Band = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Value, low and high, in percentage points."""

@@ -23,7 +23,7 @@ Values = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class Curve:
+class ValidationCurve:
     """The validations of a run: drift and measures by step.
 
     A further round includes step 0, its start. A first round starts from the base and leaves step 0 out.
@@ -56,7 +56,7 @@ class RunMeasures:
     step: int | None
     further: bool
     """True for a further round, which does not start from the base."""
-    curve: Curve | None
+    curve: ValidationCurve | None
     seconds: Mapping[str, float]
     """By artifact, as if this run had made all of them."""
     images: int | None
@@ -151,7 +151,7 @@ def _finite(ids: list[str], values: np.ndarray) -> dict[str, float]:
     return {p: float(v) for p, v in zip(ids, values, strict=True) if np.isfinite(v)}
 
 
-def _training(opened: Run, recipe: Recipe, step: int | None) -> tuple[float, float, Curve | None]:
+def _training(opened: Run, recipe: Recipe, step: int | None) -> tuple[float, float, ValidationCurve | None]:
     train = opened.artifact("train")
     metrics: list[Row] = train.read_json_lines("metrics.jsonl")
     last = step if step is not None else metrics[-1]["step"]
@@ -163,7 +163,7 @@ def _training(opened: Run, recipe: Recipe, step: int | None) -> tuple[float, flo
         keys = {MEAN: "win_rate"} | {r.name: f"win_rate/{r.name}" for r in recipe.rewards}
         if all("judge_difference" in row for row in rows):
             keys[JUDGED] = "judge_difference"
-        curve = Curve(
+        curve = ValidationCurve(
             tuple(row["step"] for row in rows),
             tuple(recent_mean(metrics, "drift", row["step"]) for row in rows),
             {name: tuple(row[key] for row in rows) for name, key in keys.items()},

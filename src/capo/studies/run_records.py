@@ -11,7 +11,7 @@ from typing import Any
 from capo.engine.progress import say
 from capo.store import WorkspaceError
 from capo.studies.record_file import read_record, write_record
-from capo.studies.run_measures import Curve, RunMeasures, Values, measure_run
+from capo.studies.run_measures import RunMeasures, ValidationCurve, Values, measure_run
 from capo.studies.study_run import StudyRun
 
 
@@ -75,7 +75,7 @@ def _from_record(record: Mapping[str, Any]) -> RunMeasures:
         tuned=_values(record["tuned"], record["prompts"]),
         null=_values(record["null"], record["prompts"]),
         joint=_values(record.get("joint", {}), record["prompts"]),
-        curve=None if curve is None else Curve(**curve),
+        curve=None if curve is None else ValidationCurve(**curve),
     )
 
 

@@ -28,7 +28,7 @@ from capo.studies.study_warnings import study_warnings
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyOutcome:
     """The folder of a study, the content of its `results.json`, and the runs that failed this time."""
 
     folder: Path
@@ -39,7 +39,7 @@ class Outcome:
 
 def run_study(
     study: Study, folder: Path, *, seeds: Collection[int] | None = None, force: bool = False
-) -> Outcome:
+) -> StudyOutcome:
     """Run what is missing for `seeds`, or for all seeds; write the results, tables, page and figures.
 
     The results cover all finished runs in `folder`, also of other seeds, and are written after an
@@ -87,7 +87,7 @@ def _claim(folder: Path) -> None:
 
 def write_results(
     study: Study, folder: Path, seeds: Collection[int], failed: dict[str, str]
-) -> Outcome | None:
+) -> StudyOutcome | None:
     """Write the results of all finished runs; None if there are none.
 
     Adds runs of `seeds` whose measures cannot be read to `failed`, with the reason.
@@ -107,7 +107,7 @@ def write_results(
         with atomic.write_folder(folder / FIGURES) as target:
             for name, svg in figure_files(results, figures).items():
                 (target / name).write_text(svg, encoding="utf-8")
-    return Outcome(folder, results, failed)
+    return StudyOutcome(folder, results, failed)
 
 
 def _measure(

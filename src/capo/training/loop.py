@@ -12,7 +12,7 @@ from capo.training.checkpoint import Checkpoints
 from capo.training.guards import DivergenceGuard, TrainingDiverged, overoptimization, reason_to_end
 from capo.training.log import Records, Row, best_row
 from capo.training.rollback import LIMIT
-from capo.training.trainer import Outcome, Trainer
+from capo.training.trainer import StepOutcome, Trainer
 
 Validate = Callable[[int, int], Row]
 """Maps a step and the number of roll-backs to the step's row of `validation.jsonl`; all processes call it."""
@@ -39,7 +39,7 @@ class Loop:
         self._validate_step = validate
         self.ended: str | None = None
         """Why training ended before its last step; None if it did not."""
-        self._unread: list[Outcome] = []
+        self._unread: list[StepOutcome] = []
         """Steps that the device may still be computing."""
         self._warned = False
 

@@ -29,7 +29,7 @@ from capo.training.optimizer import Optimizer, learning_rate
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepOutcome:
     """The measures of a step, still on the device until `row()` waits for them."""
 
     step: int
@@ -70,7 +70,7 @@ class Trainer:
         self._group = Group()
         self._dtype: torch.dtype | None = section.dtype and getattr(torch, section.dtype)
 
-    def step(self, number: int, batch: Batch, halvings: int = 0) -> Outcome:
+    def step(self, number: int, batch: Batch, halvings: int = 0) -> StepOutcome:
         """Update the policy from the mean loss of `batch`, unless loss or gradient are not finite.
 
         With several processes, `batch` is this process's share. It is computed in micro-batches of
@@ -92,7 +92,7 @@ class Trainer:
         norm = self.optimizer.update(rate, whole["loss"])
         if self.average is not None:
             self.average.update()
-        return Outcome(number, batch.prompt_ids, whole, norm.detach(), rate)
+        return StepOutcome(number, batch.prompt_ids, whole, norm.detach(), rate)
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         """Return the loss [B] of a batch, with its gradient, and the other measures [B] to log."""

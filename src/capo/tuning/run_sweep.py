@@ -28,7 +28,7 @@ SHARED = ("prompts", "pool", "samples", "scores/", "pairs", "validation")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SweepOutcome:
     """The run directory of a sweep, and the content of its `results.json`."""
 
     directory: Path
@@ -41,7 +41,7 @@ class _Behind(Exception):
     """A training that has fallen behind; its run directory can be resumed."""
 
 
-def run_sweep(sweep: Sweep, directory: Path, *, force: bool = False) -> Outcome:
+def run_sweep(sweep: Sweep, directory: Path, *, force: bool = False) -> SweepOutcome:
     """Train every value, in `directory`, and write the curve, the choice, and the recipe with it.
 
     Resumes an interrupted sweep. Raises `RecipeError` for a recipe that cannot be tuned, `LaunchError` in a
@@ -115,7 +115,7 @@ def _ended(trial: Trial) -> str:
     return f"β {trial.beta:g}: win-rate {100 * best.rate:.1f}%{some} at step {best.step}"
 
 
-def _write(sweep: Sweep, directory: Path, trials: Sequence[Trial]) -> Outcome:
+def _write(sweep: Sweep, directory: Path, trials: Sequence[Trial]) -> SweepOutcome:
     choice = choose(trials)
     if choice.best is None:
         reasons = [f"  β {trial.beta:g}: {trial.why}" for trial in trials if trial.why]
@@ -129,9 +129,9 @@ def _write(sweep: Sweep, directory: Path, trials: Sequence[Trial]) -> Outcome:
     if choice.chosen is None:
         if path.exists():
             atomic.remove(path)
-        return Outcome(directory, results, None)
+        return SweepOutcome(directory, results, None)
     _text(path, tuned_recipe(sweep.tuned(choice.chosen), path))
-    return Outcome(directory, results, path)
+    return SweepOutcome(directory, results, path)
 
 
 def _text(path: Path, text: str) -> None:

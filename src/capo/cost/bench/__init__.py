@@ -7,7 +7,7 @@ measured with its own weights.
 from enum import StrEnum
 
 
-class Part(StrEnum):
+class BenchPart(StrEnum):
     """A part of the pipeline that can be measured."""
 
     TRAIN = "train"

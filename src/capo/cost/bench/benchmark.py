@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from capo.cost.bench import Part
+from capo.cost.bench import BenchPart
 from capo.cost.bench.generation_speed import decoding_cases, generation_cases
 from capo.cost.bench.measure import Case, Row, measure
 from capo.cost.bench.scoring_speed import pair_cases, score_cases
@@ -31,11 +31,11 @@ class Measurement:
 
 
 MEASUREMENTS = {
-    Part.TRAIN: Measurement("pairs", training_cases),
-    Part.GENERATE: Measurement("images", generation_cases),
-    Part.DECODE: Measurement("images", decoding_cases),
-    Part.SCORE: Measurement("images", score_cases),
-    Part.PAIRS: Measurement("prompts", pair_cases),
+    BenchPart.TRAIN: Measurement("pairs", training_cases),
+    BenchPart.GENERATE: Measurement("images", generation_cases),
+    BenchPart.DECODE: Measurement("images", decoding_cases),
+    BenchPart.SCORE: Measurement("images", score_cases),
+    BenchPart.PAIRS: Measurement("prompts", pair_cases),
 }
 
 
@@ -63,7 +63,7 @@ class Benchmark:
 
 
 def bench(
-    part: Part,
+    part: BenchPart,
     architecture: str | None,
     recipe: str | None,
     overrides: Sequence[str],

@@ -8,7 +8,7 @@ from capo.engine.progress import Bar
 
 
 @dataclass
-class Part:
+class MeasuredPart:
     """One kind of work, such as one reward's scores in one stage."""
 
     name: str
@@ -37,7 +37,7 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self.parts: dict[str, Part] = {}
+        self.parts: dict[str, MeasuredPart] = {}
         self._warm: set[int] = set()
         """Bars that have counted a unit."""
         self._last = time.monotonic()
@@ -45,7 +45,7 @@ class Meter:
     def __call__(self, bar: Bar, n: int) -> None:
         if bar.done == 0 and n == 0:
             self._warm.discard(id(bar))  # a new bar may have the id of one that is gone
-        part = self.parts.setdefault(bar.description, Part(bar.description, bar.unit))
+        part = self.parts.setdefault(bar.description, MeasuredPart(bar.description, bar.unit))
         now = time.monotonic()
         passed, self._last = now - self._last, now
         if id(bar) in self._warm:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from capo.cost.plan import Plan
 from capo.cost.plan.counts import Sampling
 from capo.cost.plan.work import Stage
-from capo.cost.rehearsal.meter import Part
+from capo.cost.rehearsal.meter import MeasuredPart
 from capo.recipe import Recipe
 
 SAMPLING, TRAINING, READING = "prompts", "steps", "shards"
@@ -59,7 +59,7 @@ class PartSpeed:
     """Of the GPU if there is one, else of the process."""
 
 
-def part_speed(small: Recipe, part: Part) -> PartSpeed:
+def part_speed(small: Recipe, part: MeasuredPart) -> PartSpeed:
     """Return the speed of a part in the rehearsal."""
     training = part.unit == TRAINING
     items = small.train.global_batch_size if training else _samples(small, stage_of(part.name))
@@ -69,13 +69,13 @@ def part_speed(small: Recipe, part: Part) -> PartSpeed:
 
 
 def project(
-    recipe: Recipe, plan: Plan, small: Recipe, parts: Iterable[Part], counts: Sampling
+    recipe: Recipe, plan: Plan, small: Recipe, parts: Iterable[MeasuredPart], counts: Sampling
 ) -> list[Stage]:
     """Return the stages of `plan`, the plan of `recipe`, with hours at the speed that `parts` measured.
 
     `small` is the recipe of the rehearsal, and `counts` its costs of sampling.
     """
-    by_stage: dict[str, list[Part]] = {}
+    by_stage: dict[str, list[MeasuredPart]] = {}
     for part in parts:
         by_stage.setdefault(stage_of(part.name), []).append(part)
     found = []
@@ -91,7 +91,7 @@ def project(
     return found
 
 
-def stage_speed(small: Recipe, stage: str, parts: Sequence[Part], counts: Sampling) -> StageSpeed:
+def stage_speed(small: Recipe, stage: str, parts: Sequence[MeasuredPart], counts: Sampling) -> StageSpeed:
     """Return the speed of a stage from its parts in the rehearsal."""
     samples = _samples(small, stage)
 
@@ -121,7 +121,7 @@ def _seconds(recipe: Recipe, plan: Plan, stage: str, speed: StageSpeed) -> float
     return models * prompts * prompt
 
 
-def _benchmark_seconds(plan: Plan, small: Recipe, parts: Sequence[Part], counts: Sampling) -> float:
+def _benchmark_seconds(plan: Plan, small: Recipe, parts: Sequence[MeasuredPart], counts: Sampling) -> float:
     """Seconds of all benchmarks, each at the speed of its own judge."""
     seconds = 0.0
     for count in plan.prompts.benchmarks:
@@ -133,7 +133,7 @@ def _benchmark_seconds(plan: Plan, small: Recipe, parts: Sequence[Part], counts:
     return seconds
 
 
-def _kind(part: Part) -> str:
+def _kind(part: MeasuredPart) -> str:
     """What a part does, whichever model's images it is for: a reward, the judge, or sampling."""
     if part.unit == SAMPLING:
         return SAMPLING

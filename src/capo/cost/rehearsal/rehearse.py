@@ -15,7 +15,7 @@ from capo.cost.plan import Plan, plan_run
 from capo.cost.plan.counts import count_sampling
 from capo.cost.plan.wall_clock import StageTime, wall_clock
 from capo.cost.plan.work import Stage
-from capo.cost.rehearsal.meter import Meter, Part
+from capo.cost.rehearsal.meter import MeasuredPart, Meter
 from capo.cost.rehearsal.projection import PartSpeed, part_speed, project
 from capo.cost.rehearsal.small_recipe import small_recipe
 from capo.engine.progress import listening, say
@@ -72,7 +72,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
 
 
 def _report(
-    recipe: Recipe, small: Recipe, parts: list[Part], timings: dict[str, dict[str, Any]]
+    recipe: Recipe, small: Recipe, parts: list[MeasuredPart], timings: dict[str, dict[str, Any]]
 ) -> Rehearsal:
     device = next(timing["device"] for timing in reversed(timings.values()))
     gpu = find_device(device)

@@ -24,7 +24,7 @@ UNUSUAL_PROMPTS = {
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckedRule:
     """One rule, and how the reward breaks it (None if it does not)."""
 
     what: str
@@ -36,7 +36,7 @@ class Report:
     """The scores of the trial images, NaN where missing, and the result of every check."""
 
     scores: np.ndarray
-    checks: list[Check] = field(default_factory=list)
+    checks: list[CheckedRule] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -50,33 +50,33 @@ def check_reward(reward: Reward, images: "list[Image.Image]", prompts: list[str]
     """
     copied_images, copied_prompts = [image.copy() for image in images], list(prompts)
     scores, problem = _score(reward, copied_images, copied_prompts)
-    report = Report(scores, [Check("returns one number per image", problem)])
+    report = Report(scores, [CheckedRule("returns one number per image", problem)])
     if problem is None:
         problem = _edited(images, copied_images) or _edited_prompts(prompts, copied_prompts)
-        report.checks.append(Check("leaves images and prompts unchanged", problem))
+        report.checks.append(CheckedRule("leaves images and prompts unchanged", problem))
         report.checks += _checks(reward, images, prompts, scores)
     return report
 
 
 def _checks(
     reward: Reward, images: "list[Image.Image]", prompts: list[str], scores: np.ndarray
-) -> Iterator[Check]:
-    yield Check("returns finite numbers for ordinary images", _missing(scores))
+) -> Iterator[CheckedRule]:
+    yield CheckedRule("returns finite numbers for ordinary images", _missing(scores))
     again, problem = _score_copies(reward, images, prompts)
     problem = problem or _difference(scores, again, exact=True)
-    yield Check("returns the same numbers on a second call", problem)
+    yield CheckedRule("returns the same numbers on a second call", problem)
     pairs = zip(images, prompts, strict=True)
     single, problems = zip(*(_score_copies(reward, [i], [p]) for i, p in pairs), strict=True)
     problem = next(filter(None, problems), None) or _difference(scores, np.concatenate(single))
-    yield Check("scores an image the same in a batch and alone", problem)
+    yield CheckedRule("scores an image the same in a batch and alone", problem)
     order = np.roll(np.arange(len(images))[::-1], 1)
     moved, problem = _score_copies(reward, [images[i] for i in order], [prompts[i] for i in order])
-    yield Check("scores an image the same in any order", problem or _difference(scores[order], moved))
+    yield CheckedRule("scores an image the same in any order", problem or _difference(scores[order], moved))
     for what, prompt in UNUSUAL_PROMPTS.items():
         _, problem = _score_copies(reward, images[:2], [prompt, prompts[1]])
-        yield Check(f"accepts {what}", problem)
+        yield CheckedRule(f"accepts {what}", problem)
     yield _range_check(reward, scores)
-    yield Check("declares how its scores compare", _invalid_comparison(reward, scores))
+    yield CheckedRule("declares how its scores compare", _invalid_comparison(reward, scores))
 
 
 def _score(reward: Reward, images: "list[Image.Image]", prompts: list[str]) -> tuple[np.ndarray, str | None]:
@@ -128,7 +128,7 @@ def _difference(scores: np.ndarray, others: np.ndarray, exact: bool = False) -> 
     return f"image {first + 1}: {scores[first]:.9g}, then {others[first]:.9g}"
 
 
-def _range_check(reward: Reward, scores: np.ndarray) -> Check:
+def _range_check(reward: Reward, scores: np.ndarray) -> CheckedRule:
     """Check against the declared range. The power ratio has no meaning below 0."""
     declared: Any = getattr(reward, "range", None)
     low, high = declared or (-np.inf, np.inf)
@@ -137,7 +137,7 @@ def _range_check(reward: Reward, scores: np.ndarray) -> Check:
         low = max(low, 0.0)
         what = what if declared else "is never negative, as the power ratio requires"
     outside = scores[(scores < low) | (scores > high)]
-    return Check(what, f"{outside[0]:g} is outside {low:g} to {high:g}" if len(outside) else None)
+    return CheckedRule(what, f"{outside[0]:g} is outside {low:g} to {high:g}" if len(outside) else None)
 
 
 def _invalid_comparison(reward: Reward, scores: np.ndarray) -> str | None:

@@ -12,7 +12,7 @@ import shutil
 import time
 from pathlib import Path
 
-from capo.shapes.build.part import Part
+from capo.shapes.build.part import BuildPart
 
 PARTS = ("vae", "base", "flow", "preference", "vqa-1", "vqa", "aesthetic", "heldout")
 
@@ -37,7 +37,7 @@ def build(directory: Path, device: str = "cpu", parts: tuple[str, ...] = PARTS, 
         for name in (name for name in PARTS if name in parts):
             started = time.monotonic()
             work = directory / ".work" / name
-            BUILDERS[name](directory, Part(name, work, device, scale))
+            BUILDERS[name](directory, BuildPart(name, work, device, scale))
             shutil.rmtree(work, ignore_errors=True)
             _record(directory, name, device, scale, time.monotonic() - started)
 

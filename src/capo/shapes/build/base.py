@@ -10,7 +10,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from capo.engine.seeds import stable_seed
 from capo.shapes.build.drawn_data import captions
 from capo.shapes.build.fit import Schedule, fit
-from capo.shapes.build.part import Part
+from capo.shapes.build.part import BuildPart
 from capo.shapes.build.tokenizers import PROMPT_LENGTH, clip_tokenizer
 from capo.shapes.build.train_vae import encode_scenes
 from capo.shapes.scenes import SIZE
@@ -81,7 +81,7 @@ def scheduler() -> DDIMScheduler:
     )
 
 
-def train_base(vae: AutoencoderKL, part: Part) -> StableDiffusionXLPipeline:
+def train_base(vae: AutoencoderKL, part: BuildPart) -> StableDiffusionXLPipeline:
     """Train text encoders and UNet, and return a complete pipeline."""
     torch.manual_seed(1)
     device, tokenizer = part.device, clip_tokenizer()

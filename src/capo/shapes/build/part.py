@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Part:
+class BuildPart:
     """How a part is built."""
 
     name: str

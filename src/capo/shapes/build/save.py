@@ -16,57 +16,57 @@ from capo.shapes.build import drawn_data as data
 from capo.shapes.build import train_rewards as rewards
 from capo.shapes.build import train_vqa as vqa
 from capo.shapes.build.base import train_base
-from capo.shapes.build.part import Part
+from capo.shapes.build.part import BuildPart
 from capo.shapes.build.tokenizers import clip_tokenizer, question_tokenizer
 from capo.shapes.build.train_flow import train_flow
 from capo.shapes.build.train_vae import train_vae
 from capo.shapes.scenes import SIZE
 
 
-def build_vae(directory: Path, part: Part) -> None:
+def build_vae(directory: Path, part: BuildPart) -> None:
     """Build `directory/base/vae`, to which `build_base` adds the rest of the pipeline."""
     vae = train_vae(part)
     vae.half().save_pretrained(directory / "base" / "vae")
 
 
-def build_base(directory: Path, part: Part) -> None:
+def build_base(directory: Path, part: BuildPart) -> None:
     pipeline: StableDiffusionXLPipeline = train_base(_vae(directory, part.device), part)
     pipeline.to("cpu", torch.float16)
     pipeline.save_pretrained(directory / "base")
 
 
-def build_flow(directory: Path, part: Part) -> None:
+def build_flow(directory: Path, part: BuildPart) -> None:
     pipeline: StableDiffusion3Pipeline = train_flow(_vae(directory, part.device), part)
     pipeline.to("cpu", torch.float16)
     pipeline.save_pretrained(directory / "flow")
 
 
-def build_preference(directory: Path, part: Part) -> None:
+def build_preference(directory: Path, part: BuildPart) -> None:
     vae = _vae(directory, part.device)
     model = rewards.train_preference(rewards.PREFERENCE, vae, part)
     _save_clip(model, directory / "preference")
 
 
-def build_heldout(directory: Path, part: Part) -> None:
+def build_heldout(directory: Path, part: BuildPart) -> None:
     vae = _vae(directory, part.device)
     model = rewards.train_preference(rewards.HELDOUT, vae, part)
     _save_clip(model, directory / "heldout")
 
 
-def build_vqa_1(directory: Path, part: Part) -> None:
+def build_vqa_1(directory: Path, part: BuildPart) -> None:
     vision_tower = CLIPVisionModel.from_pretrained(directory / "preference", dtype=torch.float32)
     model = vqa.untrained_vqa(vision_tower)
     vqa.train_vqa(model, vqa.BLIND, _base(directory, part.device), part)
     _save_vqa(model, directory / "vqa-1")
 
 
-def build_vqa(directory: Path, part: Part) -> None:
+def build_vqa(directory: Path, part: BuildPart) -> None:
     model = VisionEncoderDecoderModel.from_pretrained(directory / "vqa-1", dtype=torch.float32)
     vqa.train_vqa(model, vqa.GROUNDED, _base(directory, part.device), part)
     _save_vqa(model, directory / "vqa")
 
 
-def build_aesthetic(directory: Path, part: Part) -> None:
+def build_aesthetic(directory: Path, part: BuildPart) -> None:
     model = rewards.train_aesthetic(_vae(directory, part.device), part)
     _save(model, directory / "aesthetic")
     _image_processor().save_pretrained(directory / "aesthetic")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from capo.engine.seeds import stable_seed
 from capo.shapes.build.drawn_data import normalize, random_spec, reconstruct, soften
 from capo.shapes.build.fit import Schedule, fit
-from capo.shapes.build.part import Part
+from capo.shapes.build.part import BuildPart
 from capo.shapes.drawing import draw, signed_distance
 from capo.shapes.layout import scene_of
 from capo.shapes.scenes import COLORS, MAX_ITEMS, SHAPES, SIZE, Scene
@@ -25,7 +25,7 @@ BATCH = 128
 KINDS = len(SHAPES) * len(COLORS)
 
 
-def teach(tower: Any, vae: AutoencoderKL, part: Part, seed: int) -> None:
+def teach(tower: Any, vae: AutoencoderKL, part: BuildPart, seed: int) -> None:
     """Train a CLIP vision transformer in place, with two linear heads that are discarded."""
     device = part.device
     width, patch = tower.config.hidden_size, tower.config.patch_size

@@ -16,7 +16,7 @@ from capo.engine.seeds import stable_seed
 from capo.shapes.build.base import CAPTION_DROPOUT, text_config, tokenize
 from capo.shapes.build.drawn_data import captions
 from capo.shapes.build.fit import Schedule, fit
-from capo.shapes.build.part import Part
+from capo.shapes.build.part import BuildPart
 from capo.shapes.build.tokenizers import clip_tokenizer
 from capo.shapes.build.train_vae import encode_scenes
 from capo.shapes.grammar import SPLITS
@@ -70,7 +70,7 @@ class _Denoiser(nn.Module):
         ).sample
 
 
-def train_flow(vae: AutoencoderKL, part: Part) -> StableDiffusion3Pipeline:
+def train_flow(vae: AutoencoderKL, part: BuildPart) -> StableDiffusion3Pipeline:
     """Train text encoders and transformer, and return a complete pipeline."""
     torch.manual_seed(6)
     tokenizer = clip_tokenizer()

@@ -24,7 +24,7 @@ from capo.shapes.build import drawn_data as data
 from capo.shapes.build.base import tokenize
 from capo.shapes.build.drawn_data import normalize
 from capo.shapes.build.fit import Schedule, fit
-from capo.shapes.build.part import Part
+from capo.shapes.build.part import BuildPart
 from capo.shapes.build.sight import teach
 from capo.shapes.build.tokenizers import PROMPT_LENGTH, clip_tokenizer
 from capo.shapes.scenes import SIZE
@@ -52,7 +52,7 @@ HELDOUT = Tower(width=128, layers=3, examples=60_000, steps=3_000, seed=5)
 AESTHETIC = Tower(width=64, layers=3, examples=60_000, steps=5_000, seed=4)
 
 
-def train_preference(tower: Tower, vae: AutoencoderKL, part: Part) -> CLIPModel:
+def train_preference(tower: Tower, vae: AutoencoderKL, part: BuildPart) -> CLIPModel:
     """Train as PickScore was: a CLIP on images and captions, then fine-tuned on preferences.
 
     The fine-tuning loss is Bradley-Terry: the cross-entropy of the softmax over two images; ties are 1/2.
@@ -88,7 +88,9 @@ def train_preference(tower: Tower, vae: AutoencoderKL, part: Part) -> CLIPModel:
     return model
 
 
-def _pretrain(model: CLIPModel, tokenizer: CLIPTokenizer, vae: AutoencoderKL, part: Part, seed: int) -> None:
+def _pretrain(
+    model: CLIPModel, tokenizer: CLIPTokenizer, vae: AutoencoderKL, part: BuildPart, seed: int
+) -> None:
     """Train with CLIP's contrastive loss on scenes and their captions."""
     name, device = f"{part.name}-clip", part.device
     examples = data.captions(part.scaled(PAIRED), 100 + seed, device, noisy=False)
@@ -113,7 +115,7 @@ def preference_scores(model: CLIPModel, tokens: Tensor, images: Tensor) -> Tenso
     return model.logit_scale.clamp(max=4.6052).exp() * (image_features * text_features[:, None]).sum(dim=-1)
 
 
-def train_aesthetic(vae: AutoencoderKL, part: Part) -> CLIPForImageClassification:
+def train_aesthetic(vae: AutoencoderKL, part: BuildPart) -> CLIPForImageClassification:
     """Train a CLIP vision tower with a linear head on ratings of 1 to 10."""
     torch.manual_seed(AESTHETIC.seed)
     device = part.device

@@ -7,7 +7,7 @@ from torch import Tensor
 from capo.engine.seeds import stable_seed
 from capo.shapes.build.drawn_data import captions, to_signal
 from capo.shapes.build.fit import Schedule, fit
-from capo.shapes.build.part import Part
+from capo.shapes.build.part import BuildPart
 from capo.shapes.scenes import SIZE
 
 SCENES = 100_000
@@ -15,7 +15,7 @@ STEPS = 8_000
 BATCH = 256
 
 
-def train_vae(part: Part) -> AutoencoderKL:
+def train_vae(part: BuildPart) -> AutoencoderKL:
     """Train on drawn scenes; the latents' standard deviation determines the `scaling_factor`."""
     torch.manual_seed(0)
     vae = AutoencoderKL(

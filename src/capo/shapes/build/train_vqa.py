@@ -26,7 +26,7 @@ from transformers import (
 from capo.shapes.build import drawn_data as data
 from capo.shapes.build.drawn_data import normalize
 from capo.shapes.build.fit import Schedule, fit
-from capo.shapes.build.part import Part
+from capo.shapes.build.part import BuildPart
 from capo.shapes.build.questions import Questions, ask
 from capo.shapes.build.redraw import redraw
 from capo.shapes.build.sight import KINDS, kinds_under_patches
@@ -97,7 +97,7 @@ def train_vqa(
     model: VisionEncoderDecoderModel,
     lessons: tuple[Lesson, ...],
     base: StableDiffusionXLPipeline,
-    part: Part,
+    part: BuildPart,
 ) -> None:
     """Train in place."""
     torch.manual_seed(lessons[0].seed)
