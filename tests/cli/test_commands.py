@@ -156,6 +156,7 @@ def test_clean_shows_what_was_replaced_and_removes_it_when_told():
     assert "train (1 steps, 0 s)" in refused.stdout
     (folder / "mine.txt").write_text("mine")
     assert "mine.txt" in capo("clean", "--run", "runs/tiny", "--yes", code=1).stderr
+    assert capo("clean", "--run", "runs/tiny", "--yes", "--json", code=1).stdout == ""
     (folder / "mine.txt").unlink()
     capo("clean", "--run", "runs/tiny", "--yes")
     assert not Path("runs/tiny/replaced").exists()

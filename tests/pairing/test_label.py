@@ -1,6 +1,7 @@
 """Pairs of a model's own samples, labeled by simulated people."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from capo.pipeline.graph import steps_of
 from capo.prompts import make_prompt
 from capo.prompts.table import prompt_table
 from capo.recipe import RecipeError, RewardSection, load_recipe
+from capo.rewards import RewardError
 from capo.shapes.drawing import draw
 from capo.shapes.grammar import draw_specs
 from capo.shapes.layout import corrupt, scene_of
@@ -124,6 +126,14 @@ def test_the_calibration_report_has_the_agreement_of_rewards_with_labels(drawn):
     found = calibration_report(recipe(), run)
     assert found.agreement["bt"] == pytest.approx(np.mean(agreed))
     assert found.rewards[0].name == "labels"
+
+
+def test_people_without_a_preference_are_an_error_before_anything_is_written(drawn, monkeypatch):
+    undecided = SimpleNamespace(can_compare=lambda prompt: True, compare=lambda *_: [(0, 1, 0.5)])
+    monkeypatch.setattr("capo.pairing.label.load_people", lambda name: undecided)
+    with pytest.raises(RewardError, match="no prompt has a pair"):
+        labeled(drawn[0], seed=99)
+    assert not (drawn[0].path / "pairs.parquet").exists()
 
 
 def test_labeled_pairs_depend_on_samples_and_seed_but_no_reward():

@@ -119,7 +119,11 @@ def test_an_underweighted_reward_is_named(material: Material) -> None:
     flat[:, 1] = 0.5 + 0.05 * (flat[:, 1] - 0.5)
     underweighted = replace(material, pairs=replace(material.pairs, calibrated=flat))
     assert "vqa is underweighted" in ParsedPage(render(underweighted)).text
-    assert "underweighted:" not in ParsedPage(render(material)).text
+    assert "is underweighted" not in ParsedPage(render(material)).text
+    # Nothing makes it count where another reward alone selects the pairs.
+    by_one = material.recipe.pairs.model_copy(update={"selection": "best-worst", "reward": "preference"})
+    alone = replace(underweighted, recipe=material.recipe.model_copy(update={"pairs": by_one}))
+    assert "is underweighted" not in ParsedPage(render(alone)).text
 
 
 def test_only_wall_clock_values_differ_between_runs(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Damaged, malformed and missing files of a run directory are reported by name and never used."""
 
+import errno
 import json
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +41,15 @@ def test_a_flipped_bit_in_a_committed_file_is_never_used(damaged, name):
     for use in (read, artifact.verify, lambda: artifact.path(name), artifact.path):
         with pytest.raises(WorkspaceError, match=rf"{name} is damaged .* remove it"):
             use()
+
+
+def test_a_refusal_by_the_system_is_not_called_damage(damaged, monkeypatch):
+    """A file that cannot be opened at the moment may be whole: nobody should remove it."""
+    _, read = damaged("t.parquet", committed=True)
+    refusal = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (_ for _ in ()).throw(refusal))
+    with pytest.raises(WorkspaceError, match=r"t.parquet: Too many open files$"):
+        read()
 
 
 @pytest.mark.parametrize("name", ["t.parquet", "w.safetensors", "j.json"])

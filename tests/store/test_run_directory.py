@@ -253,6 +253,19 @@ def test_a_file_is_on_record_on_disk_before_it_gets_its_name(run, samples, flush
     assert "shard-0" in record.read_text()
 
 
+@pytest.mark.parametrize("replaced", [True, False], ids=["before", "after"])
+def test_a_folder_that_no_run_has_is_replaced_after_a_kill(tmp_path, replaced):
+    """The kill came just before or just after the new folder got its name; only the next writer cleans up."""
+    for name in (".capo-old-figures", ".capo-tmp-figures" if replaced else "figures"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "plot.svg").write_text("earlier")
+    for text in ("new", "newer"):
+        with atomic.write_folder(tmp_path / "figures") as folder:
+            (folder / "plot.svg").write_text(text)
+        assert (tmp_path / "figures/plot.svg").read_text() == text
+        assert [path.name for path in tmp_path.iterdir()] == ["figures"]
+
+
 def test_an_error_while_writing_a_folder_keeps_the_old_one(samples):
     with samples.write_directory("best") as folder:
         (folder / "a.txt").write_text("old")

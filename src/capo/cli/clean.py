@@ -36,18 +36,16 @@ def clean(
 
     runs = [directory] if directory is not None else sorted(path.parent for path in RUNS.glob("*/replaced"))
     found = [(run, replaced) for run in runs for replaced in replaced_folders(run)]
+    values = [_values(run, replaced) for run, replaced in found] if as_json else []
+    if not as_json:
+        _print(found) if found else print_text("Nothing was replaced.")
+        if found and not yes and not typer.confirm("Remove all of it?"):
+            stop("Nothing was removed.", 1)
+    if yes or not as_json:
+        for run, replaced in found:
+            _remove(run, replaced)
     if as_json:
-        print_json({"replaced": [_values(run, replaced) for run, replaced in found], "removed": yes})
-    elif not found:
-        print_text("Nothing was replaced.")
-    else:
-        _print(found)
-    if not found or (as_json and not yes):
-        return
-    if not yes and not typer.confirm("Remove all of it?"):
-        stop("Nothing was removed.", 1)
-    for run, replaced in found:
-        _remove(run, replaced)
+        print_json({"replaced": values, "removed": yes})
 
 
 def _remove(run: Path, replaced: "Replaced") -> None:

@@ -3,12 +3,13 @@
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from capo.cli.app import Section, app, group, load
 from capo.cli.options import Json
+from capo.reporting.image_purposes import Purpose, made
 
 EXPORT_HELP = """Write the images of a run as plain files.
 
@@ -35,10 +36,6 @@ Examples:
 images_app = group(help="Export the images of a run, or show them.")
 app.add_typer(images_app, name="images", rich_help_panel=Section.PARTS)
 
-Purpose = Literal["samples", "validation", "evaluation"]
-MADE_BY = {"samples": "samples", "validation": "train", "evaluation": "evaluate"}
-"""The artifact that completes the images for a purpose."""
-
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
 
 
@@ -57,7 +54,7 @@ def export(
     from capo.store import Run
 
     recipe, _ = load(None, None, run)
-    purposes = [purpose] if purpose is not None else _made(run) or ["samples"]
+    purposes = [purpose] if purpose is not None else made(Run(run)) or ["samples"]
     counts = export_images(recipe, Run(run), to, purposes)
     if as_json:
         print_json({"folder": str(to), "images": counts})
@@ -85,7 +82,7 @@ def show(
     from capo.store import Run, atomic
 
     load(None, None, run)  # explains what is not a run directory
-    shown = purpose or (_made(run) or ["samples"])[-1]
+    shown = purpose or (made(Run(run)) or ["samples"])[-1]
     sheet = run_sheet(Run(run), shown, prompts)
     file = to or Path(tempfile.gettempdir(), f"capo-{run.resolve().name}-{shown}.png")
     with atomic.write_file(file) as temporary:
@@ -96,17 +93,3 @@ def show(
     print_text(f"Contact sheet: {file}")
     if to is None and sys.stdout.isatty():
         typer.launch(str(file))
-
-
-def _made(path: Path) -> list[Purpose]:
-    """Return the purposes of which a run has all images."""
-    from capo.store import Run
-
-    run = Run(path)
-    validated = run.artifact("validation").done
-    found: list[Purpose] = ["samples", "validation", "evaluation"]
-    return [
-        purpose
-        for purpose in found
-        if run.artifact(MADE_BY[purpose]).done and (purpose != "validation" or validated)
-    ]

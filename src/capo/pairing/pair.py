@@ -63,19 +63,19 @@ def pair(job: Job) -> None:
 
     recipe, run, artifact = job.recipe, job.run, job.artifact
     if recipe.pairs.people is not None:
+        names = [LABELS]
         table, labeled = label_samples(recipe, run)
-        artifact.write_table("pairs.parquet", table)
-        artifact.commit(PairStatistics(labeled).summary([LABELS]))
-        return
-    columns = read_columns(recipe, run)
-    names = columns.names
-    table, statistics = pair_samples(columns, selection_rule(recipe.pairs, recipe.training_rewards))
+        statistics = PairStatistics(labeled)
+    else:
+        columns = read_columns(recipe, run)
+        names = columns.names
+        table, statistics = pair_samples(columns, selection_rule(recipe.pairs, recipe.training_rewards))
+        del columns  # what follows needs memory of its own
     if not statistics.pairs:
         raise RewardError(
             f"no prompt has a pair: for all {len(table)} prompts, pairs.selection {recipe.pairs.selection} "
             f"finds no sample better than another by {', '.join(names)}"
         )
-    del columns  # what follows needs memory of its own
     return_freed_memory()
     artifact.write_table("pairs.parquet", table)
     del table

@@ -8,14 +8,14 @@ SPREAD_RATIO = 3.0
 """A reward is underweighted if another one's calibrated values spread more than this many times as far."""
 
 
-def underweighted_rewards(spread: np.ndarray, weights: np.ndarray | None = None) -> tuple[int, list[int]]:
+def underweighted_rewards(spread: np.ndarray, weights: np.ndarray) -> tuple[int, list[int]]:
     """The reward with the largest spread, and the rewards that it outweighs, as indices.
 
     Args:
         spread: [L], the standard deviation of every reward's calibrated values.
-        weights: [L], those of the combined reward; a reward of weight 0 does not count. All equal if None.
+        weights: [L], those of the combined reward; a reward of weight 0 does not count.
     """
-    counted = np.ones(len(spread), dtype=bool) if weights is None else weights > 0
+    counted = weights > 0
     strongest = int(np.argmax(np.where(counted, spread, -np.inf)))
     weak = np.flatnonzero(counted & (spread[strongest] > SPREAD_RATIO * spread))
     return strongest, weak.tolist()

@@ -14,7 +14,8 @@ from typing import Any
 
 from capo.images.plain_files import write_image_folder
 from capo.recipe import Recipe
-from capo.reporting.run_images import Purpose, StoredImages, row_of, run_images
+from capo.reporting.image_purposes import Purpose
+from capo.reporting.run_images import StoredImages, row_of, run_images
 from capo.store import Run, atomic
 
 

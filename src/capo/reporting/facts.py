@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from capo.pairing.calibration_statistics import tied_share
+from capo.pairing.selecting import selection_rule
 from capo.pairing.underweighted import advice, underweighted_rewards, underweighted_warning
 from capo.recipe import GenerateSection
 from capo.reporting import wording
@@ -41,13 +42,19 @@ def warnings(material: Material) -> list[str]:
             "text encoders can read. The ends of these prompts had no effect."
         )
     pairs = material.pairs
-    strongest, weak = underweighted_rewards(pairs.spread)
+    strongest, weak = underweighted_rewards(pairs.spread, _weights(material))
     for i in weak:
         observed = underweighted_warning(
             pairs.rewards[i], pairs.spread[i], pairs.rewards[strongest], pairs.spread[strongest]
         )
         messages.append(f"{observed}; {_advice(material, i)}.")
     return [*messages, *(f"{b.title}: {text}" for b in material.benchmarks for text in b.warnings)]
+
+
+def _weights(material: Material) -> np.ndarray:
+    """[L], how much every reward of the pairs counts in the combined reward."""
+    recipe = material.recipe
+    return selection_rule(recipe.pairs, recipe.pairing_rewards).weights.numpy()
 
 
 def _advice(material: Material, i: int) -> str:

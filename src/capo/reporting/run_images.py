@@ -2,17 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from capo.images.shard_files import shard_paths
 from capo.reporting.examples import ShownPrompt, read_prompts
+from capo.reporting.image_purposes import SOURCES, Purpose
 from capo.scoring.validation_folders import validated_folders
 from capo.store import Artifact, Run, WorkspaceError
-
-Purpose = Literal["samples", "validation", "evaluation"]
-
-MADE_BY: dict[Purpose, str] = {"samples": "generate", "validation": "train", "evaluation": "evaluate"}
-"""The command that makes the images."""
 
 
 @dataclass(frozen=True)
@@ -58,20 +54,18 @@ def run_images(run: Run, rewards: Sequence[str], purpose: Purpose) -> list[Store
 
     Raises `WorkspaceError` if they are not made yet.
     """
+    _require(run, purpose)
     if purpose == "samples":
-        _require(run, purpose, "samples")
         places = {name: (run.artifact(f"scores/{name}"), "") for name in rewards}
         scored = {name: place for name, place in places.items() if place[0].done}
         prompts = read_prompts(run.artifact("prompts"))
         return [StoredImages("base", prompts, run.artifact("samples"), "", scored)]
     if purpose == "validation":
-        _require(run, purpose, "validation", "train")
         first, train = run.artifact("validation"), run.artifact("train")
         models = {"base": (first, "base", "base/scores")}
         for step, folder in validated_folders(train).items():
             models[f"step-{step:06d}"] = (train, folder, f"{folder}/scores")
         return _models(first, models, rewards)
-    _require(run, purpose, "baseline", "evaluate")
     first = run.artifact("baseline")
     artifacts = {"base": first, "tuned": run.artifact("evaluate"), "null": first}
     models = {name: (where, f"images/{name}", f"scores/{name}") for name, where in artifacts.items()}
@@ -91,13 +85,12 @@ def _models(
     return found
 
 
-def _require(run: Run, purpose: Purpose, *names: str) -> None:
-    for name in names:
-        if not run.artifact(name).done:
-            raise WorkspaceError(
-                f"{run.path} has no images of {purpose} yet: {name} is not done; "
-                f"run `capo {MADE_BY[purpose]}`"
-            )
+def _require(run: Run, purpose: Purpose) -> None:
+    if missing := SOURCES[purpose].missing(run):
+        raise WorkspaceError(
+            f"{run.path} has no images of {purpose} yet: {missing[0]} is not done; "
+            f"run `capo {SOURCES[purpose].command}`"
+        )
 
 
 def row_of(images: StoredImages, image: StoredImage) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from capo.images.contact_sheet import SheetRow, contact_sheet
-from capo.reporting.run_images import Purpose, StoredImages, run_images
+from capo.reporting.image_purposes import Purpose
+from capo.reporting.run_images import StoredImages, run_images
 from capo.rewards.rgb_images import decode_image
 from capo.store import Run
 

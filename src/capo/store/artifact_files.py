@@ -1,5 +1,6 @@
 """The files of an artifact: written atomically, recorded with their digests, and verified when read."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from capo.store import atomic
-from capo.store.errors import WorkspaceError
+from capo.store.errors import WorkspaceError, system_error
 from capo.store.manifest import (
     MANIFESTS,
     Description,
@@ -375,6 +376,10 @@ class ArtifactFiles:
         try:
             yield
         except Exception as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise system_error(
+                    self._place(relative), error
+                ) from error  # which says nothing of the contents
             # Each library raises errors of its own for a file that it cannot parse.
             raise self._damaged(relative, str(error)) from error
 

@@ -75,10 +75,14 @@ def write_file(
 def write_folder(path: Path, before_rename: BeforeRename = lambda temporary: None) -> Iterator[Path]:
     """Yield an empty temporary folder that replaces `path`, whole, when the context ends without error.
 
-    `before_rename` is called with the temporary path once the folder is complete.
+    `before_rename` is called with the temporary path once the folder is complete. What a kill left of an
+    earlier replacement of `path` is undone first.
     """
     temporary, replaced = path.with_name(TEMPORARY + path.name), path.with_name(REPLACED + path.name)
     with explain_os_errors(path):
+        for leftover in (replaced, temporary):
+            if leftover.exists():
+                _undo(leftover)
         try:
             temporary.mkdir(parents=True)
             failpoint()
@@ -105,8 +109,6 @@ def create_folder(path: Path) -> Iterator[Path]:
     """Write a folder as `write_folder` does, but raise `ValueError` rather than replace an existing one."""
     if path.exists():
         raise ValueError(f"{path} exists already; name another folder with --to, or remove it")
-    # Left by a killed command; an unfinished folder has no other use.
-    shutil.rmtree(path.with_name(TEMPORARY + path.name), ignore_errors=True)
     with write_folder(path) as temporary:
         yield temporary
 
@@ -192,16 +194,7 @@ def remove_leftovers(root: Path) -> None:
     with explain_os_errors(root):
         for folder, folders, files in os.walk(root):
             for name in filter(is_temporary, (*folders, *files)):
-                path = Path(folder, name)
-                place = path.with_name(name.removeprefix(REPLACED))
-                if name.startswith(LENGTH):
-                    _undo_append(path)
-                elif name.startswith(REPLACED) and not place.exists():
-                    os.replace(path, place)
-                elif path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
+                _undo(Path(folder, name))
             folders[:] = [n for n in folders if not is_temporary(n)]
 
 
@@ -226,6 +219,19 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _undo(leftover: Path) -> None:
+    """Undo the write that left this file or folder with a temporary name."""
+    place = leftover.with_name(leftover.name.removeprefix(REPLACED))
+    if leftover.name.startswith(LENGTH):
+        _undo_append(leftover)
+    elif leftover.name.startswith(REPLACED) and not place.exists():
+        os.replace(leftover, place)
+    elif leftover.is_dir():
+        shutil.rmtree(leftover)
+    else:
+        leftover.unlink()
 
 
 def _undo_append(before: Path) -> None:

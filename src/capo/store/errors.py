@@ -22,12 +22,17 @@ def explain_os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WorkspaceError(_explain(path, error)) from error
+        raise system_error(path, error) from error
     except Exception as error:
         # safetensors and pyarrow report a full disk in error types of their own, with the system's text.
         if os.strerror(errno.ENOSPC) in str(error) and not isinstance(error, WorkspaceError):
-            raise WorkspaceError(_explain(path, OSError(errno.ENOSPC, ""))) from error
+            raise system_error(path, OSError(errno.ENOSPC, "")) from error
         raise
+
+
+def system_error(path: Path, error: OSError) -> WorkspaceError:
+    """The error to raise for one of the operating system's, which came from using `path`."""
+    return WorkspaceError(_explain(path, error))
 
 
 def _explain(path: Path, error: OSError) -> str:
