@@ -1,18 +1,17 @@
 """The files of an artifact: written atomically, recorded with their digests, and verified when read."""
 
-import errno
 import hashlib
 import json
-import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from capo.store import atomic
-from capo.store.errors import WorkspaceError, system_error
+from capo.store.errors import WorkspaceError, damaged, explain_damage
+from capo.store.finished_files import finished_files
 from capo.store.manifest import (
     MANIFESTS,
     Description,
@@ -37,9 +36,6 @@ if TYPE_CHECKING:
 
 LATE = 120.0
 """Seconds after which a network file system shows the files of other machines; NFS caches folders for 60."""
-
-LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")
-"""Files that desktops leave in every folder they show. They are ignored, and go when their folder goes."""
 
 
 class ArtifactFiles:
@@ -203,10 +199,10 @@ class ArtifactFiles:
         import pyarrow as pa
 
         # The bytes that are verified are those that are parsed, and are read once.
-        with self._explained(relative):
+        with explain_damage(self._place(relative)):
             data = self._place(relative).read_bytes()
         self._verify(relative, describe_bytes(data))
-        with self._explained(relative):
+        with explain_damage(self._place(relative)):
             return read_parquet(pa.BufferReader(data), columns)
 
     def read_row(self, relative: str, row: int) -> "dict[str, Tensor]":
@@ -220,7 +216,7 @@ class ArtifactFiles:
 
             with self._reading(relative) as path, safe_open(path, "pt") as file:
                 return {name: file.get_slice(name)[row] for name in file.keys()}  # noqa: SIM118
-        with self._explained(relative):
+        with explain_damage(self._place(relative)):
             return read_row(self._place(relative), row, header)
 
     def read_columns(self, relative: str, columns: list[str]) -> "pa.Table":
@@ -233,7 +229,7 @@ class ArtifactFiles:
         footer = self._recorded(relative, "footer")
         if footer is None:
             return self.read_table(relative, columns)
-        with self._explained(relative):
+        with explain_damage(self._place(relative)):
             return read_parquet(self._place(relative), columns, footer)
 
     # Records.
@@ -288,13 +284,13 @@ class ArtifactFiles:
             return [self._single] if (self.folder / self._single).is_file() else []
         start = folder or self.folder
         prefix = "" if start == self.folder else f"{start.relative_to(self.folder).as_posix()}/"
-        return sorted(name for name, _ in _walk(start, prefix))
+        return sorted(name for name, _ in finished_files(start, prefix))
 
     def _sizes(self) -> dict[str, int]:
         """Return the length of every file on disk."""
         if self._single:
             return {name: (self.folder / name).stat().st_size for name in self._on_disk()}
-        return {name: entry.stat().st_size for name, entry in _walk(self.folder, "")}
+        return {name: entry.stat().st_size for name, entry in finished_files(self.folder, "")}
 
     # Checks.
 
@@ -343,7 +339,7 @@ class ArtifactFiles:
             if contents is None:
                 raise self._foreign([relative])
             if not _is_among(described, contents):
-                raise self._damaged(relative, "its digest is not the recorded one")
+                raise damaged(self._place(relative), "its digest is not the recorded one")
         self._verified.add(relative)
 
     def _check_complete(self, folder: Path) -> None:
@@ -368,37 +364,8 @@ class ArtifactFiles:
     @contextmanager
     def _reading(self, relative: str) -> Iterator[Path]:
         path = self.path(relative)
-        with self._explained(relative):
+        with explain_damage(self._place(relative)):
             yield path
-
-    @contextmanager
-    def _explained(self, relative: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-                raise system_error(
-                    self._place(relative), error
-                ) from error  # which says nothing of the contents
-            # Each library raises errors of its own for a file that it cannot parse.
-            raise self._damaged(relative, str(error)) from error
-
-    def _damaged(self, relative: str, why: str) -> WorkspaceError:
-        return WorkspaceError(
-            f"{self._place(relative)} is damaged ({why}); remove it and rerun the same command to remake it"
-        )
-
-
-def _walk(folder: Path | str, prefix: str) -> "Iterator[tuple[str, os.DirEntry[str]]]":
-    """Yield all finished files in a folder, at any depth, with their paths from `prefix` on."""
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:  # a folder may be removed meanwhile
-        for entry in entries:
-            if entry.name in LITTER or atomic.is_temporary(entry.name):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(entry.path, f"{prefix}{entry.name}/")
-            elif entry.is_file():
-                yield prefix + entry.name, entry
 
 
 def _is_among(described: Description, contents: Iterable[Description]) -> bool:

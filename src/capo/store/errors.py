@@ -22,17 +22,29 @@ def explain_os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise system_error(path, error) from error
+        raise WorkspaceError(_explain(path, error)) from error
     except Exception as error:
         # safetensors and pyarrow report a full disk in error types of their own, with the system's text.
         if os.strerror(errno.ENOSPC) in str(error) and not isinstance(error, WorkspaceError):
-            raise system_error(path, OSError(errno.ENOSPC, "")) from error
+            raise WorkspaceError(_explain(path, OSError(errno.ENOSPC, ""))) from error
         raise
 
 
-def system_error(path: Path, error: OSError) -> WorkspaceError:
-    """The error to raise for one of the operating system's, which came from using `path`."""
-    return WorkspaceError(_explain(path, error))
+@contextmanager
+def explain_damage(path: Path) -> Iterator[None]:
+    """Turn the errors of reading `path` into `WorkspaceError`s: it is damaged, unless the system refused."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise WorkspaceError(_explain(path, error)) from error
+        # Each library raises errors of its own for a file that it cannot parse.
+        raise damaged(path, str(error)) from error
+
+
+def damaged(path: Path, why: str) -> WorkspaceError:
+    """The error to raise for a file with other contents than were written."""
+    return WorkspaceError(f"{path} is damaged ({why}); remove it and rerun the same command to remake it")
 
 
 def _explain(path: Path, error: OSError) -> str:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capo.store import atomic
-from capo.store.artifact_files import LITTER
 from capo.store.errors import WorkspaceError
+from capo.store.finished_files import LITTER
 from capo.store.manifest import MANIFESTS, check_seal, pretty, sealed
 
 if TYPE_CHECKING:
