@@ -198,10 +198,10 @@ def report_material(folder: Path) -> dict[str, float]:
 def count_stats(folder: Path) -> dict[str, float]:
     """Return how often `capo status` asks for the length or existence of a file."""
     from capo.pipeline import status
-    from capo.store import artifact_files
+    from capo.store import artifact_files, finished_files
 
     counts = {"stats": 0}
-    stat, walk = os.stat, artifact_files._walk
+    stat, walk = os.stat, finished_files.finished_files
 
     def counted_stat(*arguments: Any, **options: Any) -> os.stat_result:
         counts["stats"] += 1
@@ -213,9 +213,11 @@ def count_stats(folder: Path) -> dict[str, float]:
             yield entry
 
     recipe = _recipe(folder)
-    os.stat, artifact_files._walk = counted_stat, counted_walk  # type: ignore[assignment]
+    os.stat = counted_stat  # type: ignore[assignment]
+    vars(artifact_files)["finished_files"] = counted_walk
     states = status(recipe, folder / "run")
-    os.stat, artifact_files._walk = stat, walk
+    os.stat = stat
+    vars(artifact_files)["finished_files"] = walk
     assert all(state.state == "done" for state in states), states
     return dict(counts)
 
