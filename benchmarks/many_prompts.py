@@ -213,7 +213,7 @@ def count_stats(folder: Path) -> dict[str, float]:
             yield entry
 
     recipe = _recipe(folder)
-    os.stat = counted_stat  # type: ignore[assignment]
+    os.stat = counted_stat
     vars(artifact_files)["finished_files"] = counted_walk
     states = status(recipe, folder / "run")
     os.stat = stat
