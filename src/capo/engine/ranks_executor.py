@@ -11,7 +11,6 @@ shards, so no process waits for a slow one.
     order/E.N/reports  how many reports there are; order/E.N/report/R: report number R
 """
 
-import contextlib
 import gc
 import pickle
 import socket
@@ -28,6 +27,7 @@ from capo.engine.device import select_device
 from capo.engine.launch import Processes
 from capo.engine.local_executor import progress_of
 from capo.engine.memory import free_memory, release_memory
+from capo.engine.portable_errors import portable
 from capo.engine.progress import Bar
 from capo.engine.shard_work import (
     MAIN,
@@ -176,7 +176,7 @@ class RanksExecutor:
         except Exception as error:
             where = f"process {self._rank} on {socket.gethostname()}"
             self._store.set(f"{key}/stop", "")
-            self._report(key, Failure(tuple(sorted(taken)), where, _portable(error)))
+            self._report(key, Failure(tuple(sorted(taken)), where, portable(error)))
         gc.collect()  # what failed may hold models
         release_memory()
         self._report(key, _Finished())
@@ -256,12 +256,3 @@ def _count(store: Any, key: str, bar: Bar, stopped: threading.Event) -> None:
                 bar.advance(counted[name] - before, resumed=name == "resumed")
         if last:
             return
-
-
-def _portable(error: BaseException) -> BaseException:
-    """Return an error that another process can read: `error`, or its text."""
-    with contextlib.suppress(Exception):
-        copy = pickle.loads(pickle.dumps(error))
-        if isinstance(copy, BaseException) and str(copy) == str(error):
-            return copy
-    return RuntimeError(f"{type(error).__name__}: {error}")

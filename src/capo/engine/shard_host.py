@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from capo.engine.memory import free_memory
+from capo.engine.portable_errors import portable
 from capo.engine.shard_work import Done, Work, Worker, Workplace
 from capo.recipe import EngineSection
 
@@ -91,7 +92,8 @@ class ShardHost:
                     self._make(worker, order)
         except BaseException as error:
             if not opened.done():
-                opened.set_result(Failed((), _sendable(error)))
+                traceback.print_exception(error)
+                opened.set_result(Failed((), portable(error)))
 
     def _make(self, worker: Worker, first: _Order) -> None:
         """Make a shard, and those that are requested in time to overlap with their predecessor."""
@@ -103,7 +105,8 @@ class ShardHost:
             if taken:
                 raise RuntimeError(f"{type(worker).__name__} ended without making all shards")
         except BaseException as error:
-            failed = Failed(tuple(order.shard for order in taken), _sendable(error))
+            traceback.print_exception(error)
+            failed = Failed(tuple(order.shard for order in taken), portable(error))
             for order in taken:
                 order.outcome.set_result(failed)
 
@@ -117,16 +120,6 @@ class ShardHost:
             except queue.Empty:
                 return
         self._orders.put(None)  # the end is for `_serve`
-
-
-def _sendable(error: BaseException) -> BaseException:
-    """Return `error` without its traceback, which is printed, or its text if it cannot be pickled."""
-    traceback.print_exception(error)
-    try:
-        copy = pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError("".join(traceback.format_exception_only(error)).strip())
-    return cast(BaseException, copy)
 
 
 def redirect_output(log: Path) -> None:
