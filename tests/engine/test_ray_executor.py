@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from functools import partial
 
 import pytest
@@ -114,6 +115,37 @@ def test_processes_that_train_together_start_again_when_one_is_lost(executor, tm
     assert executor.call_all(partial(meet, tmp_path), 4) is False
     assert (tmp_path / "killed-rank").exists()
     assert [(tmp_path / f"rank-{rank}").read_text() for rank in (0, 1)] == ["main of 2"] * 2
+
+
+def fail_alone(folder, executor, held):
+    """Raise an error in one process while the other waits for it."""
+    with (folder / f"starts-{processes().rank}").open("a") as starts:
+        starts.write("x")
+    if processes().rank == 1:
+        raise ValueError("no such pair")
+    time.sleep(120)
+
+
+def test_the_error_of_one_process_ends_the_others_at_once(executor, tmp_path):
+    with pytest.raises(RuntimeError, match=r"rank-1.log: ValueError: no such pair"):
+        executor.call_all(partial(fail_alone, tmp_path), 2)
+    assert (tmp_path / "starts-0").read_text() == "x"
+
+
+def fail_after_a_loss(folder, executor, held):
+    """Kill a process the first time, and report in the other one what follows from that."""
+    first = not (folder / "killed-rank").exists()
+    executor.in_main(lambda: None)
+    if processes().rank == 1 and first:
+        (folder / "killed-rank").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if first:
+        raise RuntimeError("connection closed by peer")
+
+
+def test_an_error_that_follows_from_a_loss_does_not_hide_it(executor, tmp_path):
+    executor.call_all(partial(fail_after_a_loss, tmp_path), 2)
+    assert (tmp_path / "killed-rank").exists()
 
 
 def test_samples_and_scores_are_those_of_a_single_process(cluster, tmp_path):

@@ -13,17 +13,20 @@ from safetensors.torch import load_file
 
 from capo.diffusion import load_family
 from capo.diffusion.policy import load_policy
+from capo.engine.local_executor import LocalExecutor
 from capo.engine.model_loading import quiet
 from capo.engine.seeds import initial_noise, stable_seed
 from capo.prompts import make_prompt
 from capo.recipe import ModelSection, parse_recipe
 from capo.scoring.validation_folders import validated_folders
-from capo.store import Run
+from capo.store import Run, atomic
+from capo.store.step import Job
 from capo.training import validation
 from capo.training.batches import Batches
 from capo.training.fine_tune import least_margin
 from capo.training.guards import TrainingDiverged
 from capo.training.rollback import RollBacks
+from capo.training.train import train
 from capo.training.trainer import Trainer
 from tiny_training import VALIDATION, contents, copied, recipe, trained
 
@@ -394,6 +397,36 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(
     assert left == ["step-000002"]
     trained(folder, settings)  # resumes once the cause is gone
     assert contents(folder / "train") == contents(whole / "train")
+
+
+class Restarting(LocalExecutor):
+    """Trains as on a cluster whose main process is killed while it writes, and started again."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def call_all(self, function, shares=1):
+        with pytest.raises(KeyboardInterrupt):
+            function(self, None)
+        metrics = self.folder / "metrics.jsonl"
+        (self.folder / f"{atomic.LENGTH}metrics.jsonl").write_text(str(metrics.stat().st_size))
+        with metrics.open("a") as file:
+            file.write('{"step": 3, "lo')
+        (self.folder / f"{atomic.TEMPORARY}best").mkdir()
+        function(self, None)
+        return False
+
+
+def test_processes_that_start_again_undo_writes_that_a_kill_interrupted(prepared, tmp_path, sdxl, interrupt):
+    settings = recipe(tmp_path, sdxl)
+    trained(copied(prepared, tmp_path / "whole"), settings)
+    interrupt(4)
+    with Run.open(copied(prepared, tmp_path / "run")) as run:
+        artifact = run.artifact("train")
+        artifact.begin({})
+        train(Job(settings, run, (artifact,), Restarting(artifact.folder)))
+    assert contents(tmp_path / "run" / "train") == contents(tmp_path / "whole" / "train")
 
 
 def test_training_needs_neither_text_encoders_nor_vae(prepared, tmp_path, sdxl):

@@ -4,12 +4,14 @@ import os
 import pickle
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from capo.engine.launch import processes
+from capo.engine.lifeline import GRACE
 from capo.engine.local_executor import LocalExecutor
 from capo.engine.progress import say
 from capo.engine.shard_host import redirect_output
@@ -17,6 +19,10 @@ from capo.engine.shard_work import Executor
 
 POLL = 1.0
 """Seconds between two looks at the output of the main process."""
+
+SETTLING = GRACE / 2
+"""Seconds to wait for other processes after one returned an error. They may have been lost, which caused the
+error; but once `GRACE` has passed, the error ends them."""
 
 STARTS = 3
 """How often the processes are started, after one of them was lost."""
@@ -90,7 +96,7 @@ class RayLaunch:
             return
 
     def _call_once(self, function: Function, logs: Sequence[Path], echo: "_Echo") -> dict[int, str]:
-        """Return the errors by rank."""
+        """Return the errors by rank; ends all processes."""
         import ray
 
         hosts = [self._start(log) for log in logs]
@@ -101,16 +107,29 @@ class RayLaunch:
                 environment = {"RANK": str(rank), "WORLD_SIZE": str(len(hosts)), "LOCAL_RANK": "0"}
                 environment |= {"LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": address, "MASTER_PORT": port}
                 calls.append(host.call.remote(environment, self._device, pickle.dumps(function)))
-            waiting = calls
-            while waiting:
-                ready, waiting = ray.wait(waiting, num_returns=1, timeout=POLL)
-                echo.read()
-                ray.get(ready)  # raises at once when a process is lost
-            texts = ray.get(calls)
-            return {rank: text for rank, text in enumerate(texts) if text is not None}
+            return _errors(calls, echo)
         finally:
             for host in hosts:
                 ray.kill(host)
+
+
+def _errors(calls: Sequence[Any], echo: "_Echo") -> dict[int, str]:
+    """Wait for the calls of all ranks, but not long after one returned an error; return the errors by rank.
+
+    Raises `RayError` when a process is lost.
+    """
+    import ray
+
+    errors: dict[int, str] = {}
+    waiting, end = list(calls), float("inf")
+    while waiting and time.monotonic() < end:
+        ready, waiting = ray.wait(waiting, num_returns=1, timeout=POLL)
+        echo.read()
+        for call in ready:
+            if (text := ray.get(call)) is not None:
+                errors[calls.index(call)] = text
+                end = min(end, time.monotonic() + SETTLING)
+    return dict(sorted(errors.items()))
 
 
 class _Echo:

@@ -11,7 +11,7 @@ from capo.engine.launch import processes
 from capo.engine.shard_work import MAIN, Executor
 from capo.recipe import Recipe
 from capo.sampling.generate import sampling_inputs
-from capo.store import Run
+from capo.store import Run, atomic
 from capo.store.check import Check
 from capo.store.run_directory import RunAccess
 from capo.store.step import Job, Step, flatten
@@ -99,5 +99,10 @@ def _take_part(recipe: Recipe, access: RunAccess, executor: Executor, held: Any)
     """Train in a process other than the one that runs the recipe; rank 0 among these writes."""
     from capo.training.fine_tune import fine_tune
 
-    opened = access.open(MAIN if processes().is_main else f"rank-{processes().rank}")
-    fine_tune(Job(recipe, opened, (opened.artifact("train"),), executor))
+    main = processes().is_main
+    opened = access.open(MAIN if main else f"rank-{processes().rank}")
+    artifact = opened.artifact("train")
+    if main:
+        # An earlier start may have been killed while it wrote; the others wait until this one has begun.
+        atomic.remove_leftovers(artifact.folder)
+    fine_tune(Job(recipe, opened, (artifact,), executor))
