@@ -1,7 +1,9 @@
 """A process whose peer dies or fails ends at once, and the main process says which; real processes."""
 
+import contextlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -66,6 +68,19 @@ def test_a_killed_process_is_named_and_ends_the_others(crew):
     assert code == 1
     assert re.match(r"Error: process 2 on \S+ was killed.*rerun", errors)
     assert told(crew[1]) == (1, "")  # the main process has said it
+
+
+@pytest.mark.parametrize("line", [b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b"\xff\n", b"[" * 10**5 + b"\n"])
+def test_a_stray_connection_disturbs_nothing(crew, tmp_path, line):
+    port = int((tmp_path / "lifeline").read_text().split()[0])
+    with socket.create_connection(("localhost", port)) as stray, contextlib.suppress(ConnectionError):
+        stray.sendall(line)
+        stray.settimeout(60)
+        assert stray.recv(1) == b""
+    crew[2].send_signal(signal.SIGKILL)
+    code, errors = told(crew[0])
+    assert code == 1
+    assert re.match(r"Error: process 2 on \S+ was killed", errors)
 
 
 def test_a_killed_main_process_ends_the_others(crew):

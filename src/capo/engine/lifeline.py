@@ -25,6 +25,9 @@ KEY = "lifeline"
 GRACE = 5.0
 """Seconds that the main process has to report an error itself, after another process reported one."""
 
+LONGEST = 1 << 16
+"""Bytes after which a line of an unknown sender is no message."""
+
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 """Options by which the system detects a lost machine, in 30 seconds; some systems lack some of them."""
 
@@ -48,10 +51,12 @@ def lifeline(store: Store, rank: int, size: int, host: str) -> Iterator[None]:
     threading.Thread(target=line.watch, daemon=True).start()
     try:
         yield
-    except BaseException as error:
-        line.leave(None if isinstance(error, KeyboardInterrupt | SystemExit) else error)
+    except Exception as error:
+        if isinstance(line, _OtherEnd):
+            line.report(error)
         raise
-    line.leave(None)
+    finally:
+        line.leave()
 
 
 @dataclass
@@ -84,18 +89,24 @@ class _MainEnd:
         while True:
             for key, _ in selector.select():
                 if key.fileobj is self._server:
-                    connection, _ = self._server.accept()
-                    _keep_alive(connection)
-                    self._peers.append(_Peer(connection))
-                    selector.register(connection, selectors.EVENT_READ, self._peers[-1])
+                    with suppress(OSError):  # it is gone already
+                        peer = self._accept()
+                        selector.register(peer.connection, selectors.EVENT_READ, peer)
                 elif not self._read(key.data):
                     selector.unregister(key.fileobj)
+                    key.data.connection.close()
 
-    def leave(self, error: BaseException | None) -> None:
+    def leave(self) -> None:
         """Tell the others that this process ends on purpose."""
         self._left = True
         for peer in self._peers:
             _send(peer.connection, {"left": True})
+
+    def _accept(self) -> _Peer:
+        connection, _ = self._server.accept()
+        _keep_alive(connection)
+        self._peers.append(_Peer(connection))
+        return self._peers[-1]
 
     def _read(self, peer: _Peer) -> bool:
         """Read a message; return whether more may follow."""
@@ -109,7 +120,7 @@ class _MainEnd:
             return False
         *lines, peer.received = (peer.received + data).split(b"\n")
         for line in lines:
-            message = json.loads(line)
+            message = _parsed(line)
             if peer.name is None:
                 if message.get("token") != self._token:  # no process of this launch
                     return False
@@ -121,12 +132,12 @@ class _MainEnd:
                 timer = threading.Timer(GRACE, self._end, [f"process {peer.name}: {message['error']}"])
                 timer.daemon = True
                 timer.start()
-        return True
+        return peer.name is not None or len(peer.received) < LONGEST
 
     def _end(self, problem: str) -> None:
         if self._left:
             return
-        self.leave(None)
+        self.leave()
         _end(f"{problem}; rerun the same command to resume")
 
 
@@ -161,11 +172,23 @@ class _OtherEnd:
             return
         _end("the main process was killed, or its machine was lost; rerun the same command to resume")
 
-    def leave(self, error: BaseException | None) -> None:
-        """Tell the main process that this one ends, and why."""
+    def report(self, error: Exception) -> None:
+        """Tell the main process which error ends this one."""
+        _send(self._connection, {"error": f"{type(error).__name__}: {error}"})
+
+    def leave(self) -> None:
+        """Tell the main process that this one ends on purpose."""
         self._left = True
-        message = {"left": True} if error is None else {"error": f"{type(error).__name__}: {error}"}
-        _send(self._connection, message)
+        _send(self._connection, {"left": True})
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """Return a message; an empty one for a line that no process of a launch sends."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return message if isinstance(message, dict) else {}
 
 
 def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:
