@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
+from capo.engine import memory
 from capo.engine.device import device_name, select_device
 from capo.engine.memory import explain_out_of_memory
 from capo.engine.model_loading import quiet
@@ -53,6 +56,19 @@ def test_running_out_of_memory_names_the_setting_to_lower():
         explain_out_of_memory("train.per_device_batch_size"),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(("limit", "free"), [(10**12, 5 * 10**9), (4 * 10**9, 3 * 10**9), (10**8, 0)])
+def test_on_a_cpu_free_memory_is_what_the_machine_and_its_container_leave(monkeypatch, limit, free):
+    """The machine has 5 GB available, of which a container allows 4; this process has 1 already."""
+    monkeypatch.setattr(
+        "psutil.virtual_memory", lambda: SimpleNamespace(total=8 * 10**9, available=5 * 10**9)
+    )
+    monkeypatch.setattr(
+        "psutil.Process", lambda: SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=10**9))
+    )
+    monkeypatch.setattr(memory, "main_memory", lambda: min(limit, 8 * 10**9))
+    assert memory.free_memory(EngineSection(device="cpu")) == free
 
 
 def test_libraries_are_quiet_inside_and_restored_afterwards():

@@ -36,13 +36,10 @@ def free_main_memory() -> int:
 
 def free_memory(engine: EngineSection) -> int:
     """Return the bytes that are free on the device of `engine`; main memory where the device shares it."""
-    import psutil
     import torch
 
     device = select_device(engine)
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return min(psutil.virtual_memory().available, main_memory())
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_main_memory()
 
 
 def release_memory() -> None:
