@@ -81,6 +81,7 @@ FAULTS = [
     ({"evaluate": {"against": "nowhere"}}, "evaluate.against", "nowhere"),
     ({"evaluate": {"embedder": "owner/none"}}, "evaluate.embedder", "owner/none"),
     ({"engine": {"device": "cuda:77"}}, "engine.device", "cuda:77"),
+    ({"engine": {"executor": "ray"}}, "engine.executor", "capo-diffusion[ray]"),
     ({"rewards": rewards(mine={"source": "function_rewards:undeclared", "comparison": None})},
      "rewards.mine.comparison", "bradley-terry"),
     ({"rewards": rewards(mine={"source": "function_rewards:missing"})}, "rewards.mine", "missing"),
@@ -98,7 +99,8 @@ FAULTS = [
 @pytest.mark.parametrize(("fault", "field", "words"), FAULTS, ids=[fault[1] for fault in FAULTS])
 def test_a_fault_of_any_stage_is_found_before_the_first(good, tmp_path, monkeypatch, fault, field, words):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    for package in ("bitsandbytes", "ray"):
+        monkeypatch.setitem(sys.modules, package, None)
     errors = found(changed(good, **fault), tmp_path / "run")
     assert list(errors) == [field]
     assert words in errors[field]

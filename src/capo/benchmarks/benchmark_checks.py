@@ -6,17 +6,18 @@ from functools import partial
 from capo.benchmarks.artifacts import BASE, TUNED, sides
 from capo.benchmarks.benchmark_stage import STAGE, model_location
 from capo.benchmarks.setup import Setup, set_up
-from capo.diffusion.model_checks import device_check, model_check, model_facts
+from capo.diffusion.model_checks import model_check, model_facts
 from capo.evaluation.candidates import Candidate, find_candidate
 from capo.images.disk_space import check_shard, image_space
 from capo.recipe import BenchmarkSection, Recipe
 from capo.store import Run
 from capo.store.check import Check, Finding
+from capo.store.engine_checks import engine_checks
 
 
 def benchmark_checks(recipe: Recipe, run: Run) -> list[Check]:
     """Return the checks of all benchmarks of the recipe."""
-    found = [device_check(recipe.engine, STAGE)]
+    found = engine_checks(recipe.engine, STAGE)
     for section in recipe.benchmarks:
         field = section.field
         found += [

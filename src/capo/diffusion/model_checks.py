@@ -15,10 +15,9 @@ from typing import Any
 
 from capo.diffusion import load_family, locate, resolve_checkpoint
 from capo.diffusion.configuration_files import SMALL_FILES, configuration_folder
-from capo.engine.device import select_device
 from capo.engine.hub_access import HubAccessError, find_repository
 from capo.engine.tokenizer_packages import missing_packages
-from capo.recipe import EngineSection, GenerateSection, ModelSection, TrainSection
+from capo.recipe import GenerateSection, ModelSection, TrainSection
 from capo.store.check import Check, Finding, finding_of
 from capo.store.remembered import described_files, remember
 from capo.store.step import StageName
@@ -70,16 +69,6 @@ def model_check(
 ) -> Check:
     """The check that `stage` can load the model and use it with the settings."""
     return Check(CHECKPOINT, stage, partial(_check_model, section, generate, train), machine=True)
-
-
-def device_check(engine: EngineSection, stage: StageName) -> Check:
-    """The check that this machine has the device that `stage` runs on."""
-    return Check("engine.device", stage, partial(_check_device, engine), machine=True)
-
-
-def _check_device(engine: EngineSection) -> None:
-    if engine.device not in ("auto", "cpu"):  # these always exist, and need no torch here
-        select_device(engine)
 
 
 def _check_model(section: ModelSection, generate: GenerateSection, train: TrainSection) -> Iterator[Finding]:

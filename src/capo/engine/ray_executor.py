@@ -25,6 +25,9 @@ from capo.recipe import EngineSection
 
 T = TypeVar("T")
 
+MISSING = "ray is not installed; pip install 'capo-diffusion[ray]', or set it to auto"
+"""What is wrong with `engine.executor` without the package."""
+
 AHEAD = 2
 """Shards that a worker has: one in the making, and one for it to begin without waiting."""
 
@@ -107,8 +110,7 @@ class RayExecutor:
 
     def free_memory(self, engine: EngineSection) -> int:
         """Return the least memory that a worker's device has free, of the workers that run."""
-        import ray
-
+        ray = self.connect()
         asked: dict[Any, _Worker] = {}
         lost = 0
         while True:
@@ -133,6 +135,8 @@ class RayExecutor:
 
     def close(self) -> None:
         """End all workers."""
+        if not self._workers:
+            return  # ray may be unused, or not even installed
         import ray
 
         for worker in self._workers:
@@ -164,9 +168,11 @@ class RayExecutor:
             worker.ready = False
 
     def connect(self) -> ModuleType:
-        """Return `ray`, connected to the cluster."""
-        import ray
-
+        """Return `ray`, connected to the cluster; raises `RuntimeError` if it is not installed."""
+        try:
+            import ray
+        except ImportError as error:
+            raise RuntimeError(f"engine.executor: {MISSING}") from error
         if ray.is_initialized():
             return ray
         address = None if self._engine.address == "local" else self._engine.address

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 
-from capo.diffusion.model_checks import device_check, length_check, model_check, model_facts
+from capo.diffusion.model_checks import length_check, model_check, model_facts
 from capo.engine.hub_access import find_repository
 from capo.evaluation.candidates import check_candidates, find_candidate
 from capo.prompts import load_prompts
@@ -16,6 +16,7 @@ from capo.sampling.shard_check import shard_check
 from capo.scoring.judging import check_judgeable, check_size
 from capo.store import Run
 from capo.store.check import Check, Finding
+from capo.store.engine_checks import engine_checks
 
 PROMPTS = "evaluate.prompts"
 
@@ -28,7 +29,7 @@ def evaluation_checks(recipe: Recipe, run: Run) -> list[Check]:
         Check(PROMPTS, "evaluate", find, machine=on_hub(section.prompts)),
         shard_check(recipe, "evaluate.samples_per_prompt", section.prompts.count, samples, "evaluate"),
         *(reward_check(reward, "evaluate") for reward in recipe.rewards),
-        device_check(recipe.engine, "evaluate"),
+        *engine_checks(recipe.engine, "evaluate"),
     ]
     if section.judge is not None:
         found.append(Check("evaluate.judge", "evaluate", partial(_check_judge, recipe)))

@@ -42,13 +42,14 @@ def _kept_as(file: str, changed: Collection[str]) -> str | None:
 
 def checks(recipe: Recipe, run: "Run") -> list[Check]:
     """That the model can be loaded and makes images of the wanted size, and that a shard is not too large."""
-    from capo.diffusion.model_checks import device_check, model_check
+    from capo.diffusion.model_checks import model_check
     from capo.rewards.reward_checks import comparison_check, reward_check
     from capo.sampling.shard_check import disk_check, shard_check
+    from capo.store.engine_checks import engine_checks
 
     count, samples = recipe.prompts.count, recipe.generate.samples_per_prompt
     found = [model_check(recipe.model, recipe.generate, recipe.train, "generate")]
-    found += [device_check(recipe.engine, "generate"), disk_check(recipe, run)]
+    found += [*engine_checks(recipe.engine, "generate"), disk_check(recipe, run)]
     if recipe.images is None:
         found += [shard_check(recipe, "generate.samples_per_prompt", count, samples, "generate")]
     if recipe.generate.adaptive is not None:

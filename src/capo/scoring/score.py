@@ -23,11 +23,11 @@ def steps(recipe: Recipe) -> list[Step]:
 
 def checks(recipe: Recipe, run: "Run") -> list[Check]:
     """That every reward can be loaded."""
-    from capo.diffusion.model_checks import device_check
     from capo.rewards.reward_checks import reward_check
+    from capo.store.engine_checks import engine_checks
 
     found = [reward_check(reward, "score") for reward in recipe.rewards]
-    return [*found, device_check(recipe.engine, "score")]
+    return [*found, *engine_checks(recipe.engine, "score")]
 
 
 def make_scores(job: Job) -> None:

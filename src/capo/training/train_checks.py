@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
 
-from capo.diffusion.model_checks import device_check, length_check, model_check
+from capo.diffusion.model_checks import length_check, model_check
 from capo.engine.launch import check_launch, processes
 from capo.prompts.prompt_checks import check_prompts, load_texts, on_hub, training_texts
 from capo.recipe import Recipe, TrainSection
@@ -12,6 +12,7 @@ from capo.rewards.reward_checks import reward_check
 from capo.sampling.shard_check import shard_check
 from capo.store import Run
 from capo.store.check import Check, Finding
+from capo.store.engine_checks import engine_checks
 
 VALIDATION = "train.validation_prompts"
 
@@ -21,7 +22,7 @@ def training_checks(recipe: Recipe) -> list[Check]:
     section = recipe.train
     return [
         model_check(recipe.model, recipe.generate, section, "train"),
-        device_check(recipe.engine, "train"),
+        *engine_checks(recipe.engine, "train"),
         Check("train.sharding", "train", partial(_check_launch, section), machine=True),
         Check("train.optimizer", "train", partial(_check_packages, section), machine=True),
     ]
