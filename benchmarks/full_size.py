@@ -36,7 +36,7 @@ from capo.cost.checkpoints import write_checkpoint
 from capo.diffusion.architectures import PARTS
 from capo.diffusion.components import Source
 from capo.diffusion.random_weights import RandomWeights
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 
 GIB = 2**30
 VARIANT = "fp16"

@@ -21,7 +21,7 @@ from hypothesis import settings
 import tiny
 import tiny_today
 import tiny_training
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 
 torch.set_num_threads(1)
 # No deadline on a busy machine, and the same cases each run.

@@ -26,7 +26,7 @@ import tiny
 from capo.cli import app
 from capo.diffusion.original_layout import original_file, original_unet
 from capo.diffusion.policy import Policy
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.recipe import TrainSection
 from capo.rewards.rgb_images import decode_image
 from capo.store import Run

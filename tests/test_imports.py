@@ -34,7 +34,7 @@ LAYERS = (
     {"rewards"},
     {"diffusion", "prompts"},
     {"store"},
-    {"engine"},
+    {"engine", "pretrained"},
     {"recipe"},
     {"method"},
 )

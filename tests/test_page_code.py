@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 
 import tiny
 from capo.diffusion.policy import Policy
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.recipe import TrainSection
 from diffusion_cases import family_of
 

@@ -16,7 +16,7 @@ from capo.benchmarks.judges import mask2former
 from capo.benchmarks.judges.color_classifier import ColorClassifier, cut_out
 from capo.benchmarks.judges.geneval_judge import GenEvalJudge, outline
 from capo.benchmarks.registry import load_benchmark
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.prompts.prompt import make_prompt
 
 RESULT_FIELDS = ["filename", "tag", "prompt", "correct", "reason", "metadata", "details"]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 import tiny_language_rewards
 from capo.benchmarks.geneval2 import GENEVAL2
 from capo.benchmarks.judges.soft_tifa import SoftTifa, check_attention, geometric_mean, spellings
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.prompts.prompt import make_prompt
 
 

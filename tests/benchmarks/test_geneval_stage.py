@@ -16,7 +16,7 @@ from capo.benchmarks.geneval import CATEGORIES
 from capo.benchmarks.geneval_rules import CLASSES
 from capo.benchmarks.judges import mask2former
 from capo.benchmarks.standalone import with_benchmark
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.recipe import load_recipe
 
 PUBLISHED = Path(__file__).parents[3] / "shared/data/prompts/geneval"

@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.recipe import GenerateSection
 from diffusion_cases import ABSENT, PIPELINES, family_of, settings_of
 

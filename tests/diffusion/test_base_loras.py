@@ -15,7 +15,7 @@ from capo.diffusion import lora_source, model_identity
 from capo.diffusion.model_card import Base, loading
 from capo.diffusion.policy import Policy
 from capo.diffusion.saved import LORA, PEFT_CONFIG, PEFT_WEIGHTS
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.recipe import LoraSection, ModelSection, TrainSection, parse_recipe
 from capo.reporting.loading_code import loading_code
 from diffusion_cases import ABSENT, PIPELINES, family_of

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from capo.diffusion import load_family
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.recipe import ModelSection
 
 TEXT_2 = "text_encoder_2/model.safetensors"

@@ -18,7 +18,7 @@ from capo.diffusion.qwen_image import QwenImage
 from capo.diffusion.sana import Sana
 from capo.diffusion.vae import scaled
 from capo.diffusion.z_image import ZImage
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.recipe import GenerateSection, TrainSection
 from diffusion_cases import PIPELINES, SHORT, family_of, settings_of
 

@@ -9,7 +9,7 @@ import torch
 from capo.diffusion import load_family
 from capo.diffusion.original_layout import original_file
 from capo.diffusion.policy import Policy
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.recipe import ModelSection, TrainSection
 from diffusion_cases import family_of
 

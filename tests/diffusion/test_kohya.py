@@ -8,7 +8,7 @@ from capo.diffusion.kohya import KOHYA
 from capo.diffusion.original_layout import original_unet
 from capo.diffusion.policy import Policy
 from capo.diffusion.saved import LORA
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.recipe import TrainSection
 from comfy_reader import with_lora
 from diffusion_cases import family_of

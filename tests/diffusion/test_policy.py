@@ -14,7 +14,7 @@ from capo.diffusion import policy as policy_module
 from capo.diffusion.flow import RectifiedFlow
 from capo.diffusion.policy import Policy, load_policy
 from capo.diffusion.reference import bit_sums
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.recipe import GenerateSection, ModelSection, TrainSection
 from diffusion_cases import family_of
 

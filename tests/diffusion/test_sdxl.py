@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 
 from capo.diffusion import load_family
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.recipe import GenerateSection, ModelSection
 
 PROMPTS = ["a red circle", "two blue dogs"]

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from capo.diffusion import load_family, weight_files
 from capo.diffusion.model_checks import model_facts
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.recipe import GenerateSection, ModelSection, TrainSection
 from loopback_hub import aim, serving
 

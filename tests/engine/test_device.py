@@ -2,13 +2,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers.utils import logging as diffusers_logging
-from transformers.utils import logging as transformers_logging
 
 from capo.engine import memory
 from capo.engine.device import device_name, select_device
 from capo.engine.memory import explain_out_of_memory
-from capo.engine.model_loading import quiet
 from capo.recipe import EngineSection
 
 
@@ -69,15 +66,3 @@ def test_on_a_cpu_free_memory_is_what_the_machine_and_its_container_leave(monkey
     )
     monkeypatch.setattr(memory, "main_memory", lambda: min(limit, 8 * 10**9))
     assert memory.free_memory(EngineSection(device="cpu")) == free
-
-
-def test_libraries_are_quiet_inside_and_restored_afterwards():
-    libraries = (diffusers_logging, transformers_logging)
-
-    def state():
-        return [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
-
-    before = state()
-    with quiet():
-        assert [shown for _, shown in state()] == [False, False]
-    assert state() == before

@@ -12,11 +12,11 @@ import tiny_run
 from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
 from capo.engine.device import select_device
-from capo.engine.model_loading import quiet
 from capo.evaluation.baseline import make_baseline
 from capo.evaluation.candidates import Candidate, find_candidate
 from capo.evaluation.evaluate import _truncated, evaluate
 from capo.pipeline.graph import steps_of
+from capo.pretrained.model_loading import quiet
 from capo.prompts import make_prompt
 from capo.rewards.rgb_images import decode_image
 from capo.store import Run

@@ -13,10 +13,10 @@ from capo import pipeline
 from capo.diffusion import load_family
 from capo.diffusion.policy import load_policy
 from capo.diffusion.saved import SavedPolicy
-from capo.engine.model_loading import quiet
 from capo.engine.seeds import initial_noise
 from capo.method import BradleyTerry, PowerRatio, select_frontier
 from capo.pairing.selecting import SelectionRule, make_pairs
+from capo.pretrained.model_loading import quiet
 from capo.scoring.previous_round import PreviousRound, find_previous_round
 from capo.store import Run
 from capo.store.manifest import WorkspaceError, describe, sealed

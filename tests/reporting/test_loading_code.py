@@ -11,8 +11,8 @@ from PIL import Image
 
 from capo.diffusion.plain_pipeline import PlainPipeline
 from capo.diffusion.policy import Policy, load_policy
-from capo.engine.model_loading import quiet
 from capo.engine.seeds import initial_noise
+from capo.pretrained.model_loading import quiet
 from capo.recipe import TrainSection
 from capo.reporting.loading_code import sampling_code
 from diffusion_cases import SHORT, family_of, settings_of

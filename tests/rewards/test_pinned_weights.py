@@ -11,7 +11,7 @@ import fake_stages
 import loopback_hub
 import tiny_rewards
 from capo import pipeline, rewards
-from capo.engine.hub_access import Repository
+from capo.pretrained.hub_access import Repository
 from capo.recipe import RewardSection, parse_recipe
 from capo.recipe.hub_id import HUB_ID
 from capo.rewards import RewardError, load_reward, pin_weights, resolve, reward_identity

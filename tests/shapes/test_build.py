@@ -6,7 +6,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 from capo.diffusion import load_family
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.recipe import GenerateSection, ModelSection
 from capo.shapes.build import build, fit
 from capo.shapes.build import train_flow as flow

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from transformers import AutoTokenizer
 
 from capo.diffusion import load_family
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.recipe import GenerateSection, ModelSection, RewardSection
 from capo.rewards import load_reward
 from capo.shapes.build import drawn_data as data

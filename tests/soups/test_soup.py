@@ -19,8 +19,8 @@ from capo.cli import app
 from capo.diffusion import checkpoint_identity, load_family
 from capo.diffusion.original_layout import original_unet
 from capo.diffusion.policy import Policy
-from capo.engine.model_loading import quiet
 from capo.method.soup import soup as soup_of_weights
+from capo.pretrained.model_loading import quiet
 from capo.recipe import ModelSection, TrainSection
 from capo.soups.full_models import StoredWeights, weight_files
 from capo.soups.merge import SoupSettings, soup, soup_front, weightings

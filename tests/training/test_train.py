@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from capo.diffusion import load_family
 from capo.diffusion.policy import load_policy
 from capo.engine.local_executor import LocalExecutor
-from capo.engine.model_loading import quiet
 from capo.engine.seeds import initial_noise, stable_seed
+from capo.pretrained.model_loading import quiet
 from capo.prompts import make_prompt
 from capo.recipe import ModelSection, parse_recipe
 from capo.scoring.validation_folders import validated_folders

@@ -36,7 +36,7 @@ def export(
 ) -> None:
     from capo.cli.tables import print_text
     from capo.diffusion.exported_policy import export_policy
-    from capo.engine.model_loading import quiet
+    from capo.pretrained.model_loading import quiet
 
     with quiet():
         export_policy(policy, to, layout, base)

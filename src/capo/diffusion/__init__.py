@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from capo.diffusion.identity import checkpoint_identity as checkpoint_identity
 from capo.diffusion.identity import is_plugin_checkpoint as is_plugin_checkpoint
 from capo.diffusion.identity import resolve_checkpoint as resolve_checkpoint
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.recipe import ModelSection
 from capo.recipe.hub_id import split_revision
 from capo.store.manifest import identify

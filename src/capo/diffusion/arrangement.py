@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.recipe import ModelSection
 
 

@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 import torch
 
-from capo.engine.model_loading import weight_defect
 from capo.engine.progress import say
+from capo.pretrained.model_loading import weight_defect
 
 
 @dataclass(frozen=True)

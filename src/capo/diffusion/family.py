@@ -24,7 +24,7 @@ from capo.diffusion.input_checks import check_inputs, check_tokens
 from capo.diffusion.lora_loading import add_lora, check_loadable, fuse_loras
 from capo.diffusion.process import Process
 from capo.diffusion.vae import compression, decode, encode, latent_channels
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.recipe import GenerateSection, ModelSection
 
 

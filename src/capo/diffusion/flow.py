@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from capo.diffusion.process import choose_sampler
-from capo.engine.model_loading import quiet
 from capo.method.weighting import flow_log_snr, flow_sigmoid_weight, flow_time
+from capo.pretrained.model_loading import quiet
 from capo.recipe import GenerateSection, TrainSection
 
 LOG_SNR_RANGE = (-10.0, 10.0)

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from capo.diffusion.saved import LORA, PEFT_CONFIG, PEFT_PREFIX, PEFT_WEIGHTS
-from capo.engine.model_loading import is_finite
+from capo.pretrained.model_loading import is_finite
 
 _HALF = re.compile(
     r"(?P<module>.+?)[._]lora(_linear_layer)?[._](?P<side>A|B|down|up)(\.default)?(\.weight)?$"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from capo.diffusion.identity import checkpoint_identity
 from capo.diffusion.saved import LORA, PEFT_CONFIG, PEFT_WEIGHTS
-from capo.engine.hub_access import HubAccessError, find_repository
+from capo.pretrained.hub_access import HubAccessError, find_repository
 from capo.recipe import LoraSection
 from capo.recipe.hub_id import split_revision
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from capo.diffusion import load_family, locate, resolve_checkpoint
 from capo.diffusion.configuration_files import SMALL_FILES, configuration_folder
-from capo.engine.hub_access import HubAccessError, find_repository
-from capo.engine.tokenizer_packages import missing_packages
+from capo.pretrained.hub_access import HubAccessError, find_repository
+from capo.pretrained.tokenizer_packages import missing_packages
 from capo.recipe import GenerateSection, ModelSection, TrainSection
 from capo.store.check import Check, Finding, finding_of
 from capo.store.remembered import described_files, remember

@@ -18,7 +18,7 @@ from capo.diffusion.lora_file import read_lora
 from capo.diffusion.reference import FrozenCopy, bit_sums, digest
 from capo.diffusion.saved import RECORD, read_record
 from capo.diffusion.sharding import check_shardable, gathered, part_like, shard, together, whole
-from capo.engine.model_loading import is_finite, quiet
+from capo.pretrained.model_loading import is_finite, quiet
 from capo.recipe import TrainSection
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from capo.diffusion.components import Source
 from capo.diffusion.configuration_files import SMALL_FILES
-from capo.engine.model_loading import weight_defect
+from capo.pretrained.model_loading import weight_defect
 from capo.recipe import ModelSection
 from capo.recipe.hub_id import split_revision
 

@@ -1,1 +1,1 @@
-"""The machine: devices, memory, processes, loading of models, seeds, and progress."""
+"""The machine: devices, memory, processes, seeds, and progress."""

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from functools import partial
 
 from capo.diffusion.model_checks import length_check, model_check, model_facts
-from capo.engine.hub_access import find_repository
 from capo.evaluation.candidates import check_candidates, find_candidate
+from capo.pretrained.hub_access import find_repository
 from capo.prompts import load_prompts
 from capo.prompts.prompt_checks import Load, check_prompts, load_texts, on_hub, training_texts
 from capo.recipe import EvaluateSection, Recipe

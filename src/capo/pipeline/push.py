@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capo.diffusion.saved import BEST, find_policy
-from capo.engine.hub_access import HubAccessError
+from capo.pretrained.hub_access import HubAccessError
 from capo.recipe import load_recipe
 from capo.store import Run
 

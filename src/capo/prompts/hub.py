@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from capo.engine.hub_access import SECONDS
+from capo.pretrained.hub_access import SECONDS
 
 PREFIX = "hub:"
 

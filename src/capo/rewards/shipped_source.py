@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from capo.engine.tokenizer_packages import missing_packages
+from capo.pretrained.tokenizer_packages import missing_packages
 from capo.recipe import RewardSection
 from capo.recipe.hints import nearest
 from capo.recipe.hub_id import split_revision

@@ -20,7 +20,7 @@ from capo.benchmarks.coco_classes import COCO_CLASSES
 from capo.benchmarks.geneval_rules import SegmentedObject
 from capo.benchmarks.judges.mmdet_layout import config_of, from_mmdet, is_mmdet
 from capo.benchmarks.judges.opencv_resize import resize_bilinear
-from capo.engine.model_loading import quiet
+from capo.pretrained.model_loading import quiet
 from capo.rewards.protocol import RewardError
 from capo.rewards.weights.load_weights import load_into, load_model, read_weights
 

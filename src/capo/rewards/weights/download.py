@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from capo.engine.hub_access import HubAccessError, find_repository
+from capo.pretrained.hub_access import HubAccessError, find_repository
 from capo.recipe.hub_id import HUB_ID, split_revision
 from capo.rewards.catalog import CATALOG, WEIGHT_OPTIONS, CatalogEntry
 from capo.rewards.protocol import RewardError

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capo.engine.model_loading import quiet, weight_defect
+from capo.pretrained.model_loading import quiet, weight_defect
 from capo.recipe.hub_id import split_revision
 from capo.rewards.protocol import RewardError
 from capo.rewards.weights.location import WEB, with_commit

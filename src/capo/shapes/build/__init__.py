@@ -25,7 +25,7 @@ def build(directory: Path, device: str = "cpu", parts: tuple[str, ...] = PARTS, 
     """
     import torch
 
-    from capo.engine.model_loading import quiet
+    from capo.pretrained.model_loading import quiet
 
     unknown = sorted(set(parts) - set(PARTS))
     if unknown:

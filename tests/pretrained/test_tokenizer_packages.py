@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from capo.diffusion.model_checks import model_check
-from capo.engine import tokenizer_packages
-from capo.engine.tokenizer_packages import missing_packages
+from capo.pretrained import tokenizer_packages
+from capo.pretrained.tokenizer_packages import missing_packages
 from capo.recipe import GenerateSection, ModelSection, TrainSection
 
 
