@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from capo.cli.app import Section, app, stop
-from capo.cli.options import Directory, Json
+from capo.cli.options import RUNS, Directory, Json
 
 if TYPE_CHECKING:
     from capo.store.replaced import Replaced
@@ -21,8 +21,6 @@ Examples:
   capo clean                           all runs in runs/
   capo clean --run runs/first --yes    without asking
   capo clean --json                    only list it"""
-
-RUNS = Path("runs")
 
 
 @app.command(help=HELP, epilog=EPILOG, rich_help_panel=Section.WHOLE)

@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+RUNS = Path("runs")
+"""The folder of runs that commands without a run directory list."""
+
 
 def _silence_progress(as_json: bool) -> bool:
     """Turn off progress messages when `--json` is used."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from capo.cli.app import Section, app, load
-from capo.cli.options import Directory, Json, Overrides, RecipeName
+from capo.cli.options import RUNS, Directory, Json, Overrides, RecipeName
 
 if TYPE_CHECKING:
     from capo.pipeline import ArtifactStatus
@@ -23,8 +23,6 @@ Examples:
   capo status --run runs/first                      one run
   capo status --run runs/first --set train.beta=50  what a change makes stale
   capo status --run runs/first --verify             whether a file is damaged"""
-
-RUNS = Path("runs")
 
 
 @app.command(help=HELP, epilog=EPILOG, rich_help_panel=Section.WHOLE)
