@@ -123,7 +123,9 @@ def test_an_underweighted_reward_is_named(material: Material) -> None:
     # Nothing makes it count where another reward alone selects the pairs.
     by_one = material.recipe.pairs.model_copy(update={"selection": "best-worst", "reward": "preference"})
     alone = replace(underweighted, recipe=material.recipe.model_copy(update={"pairs": by_one}))
-    assert "is underweighted" not in ParsedPage(render(alone)).text
+    text = ParsedPage(render(alone)).text
+    assert "is underweighted" not in text
+    assert text.count("preference alone") == 2
 
 
 def test_only_wall_clock_values_differ_between_runs(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def warnings(material: Material) -> list[str]:
             "text encoders can read. The ends of these prompts had no effect."
         )
     pairs = material.pairs
-    strongest, weak = underweighted_rewards(pairs.spread, _weights(material))
+    strongest, weak = underweighted_rewards(pairs.spread, reward_weights(material))
     for i in weak:
         observed = underweighted_warning(
             pairs.rewards[i], pairs.spread[i], pairs.rewards[strongest], pairs.spread[strongest]
@@ -51,8 +51,8 @@ def warnings(material: Material) -> list[str]:
     return [*messages, *(f"{b.title}: {text}" for b in material.benchmarks for text in b.warnings)]
 
 
-def _weights(material: Material) -> np.ndarray:
-    """[L], how much every reward of the pairs counts in the combined reward."""
+def reward_weights(material: Material) -> np.ndarray:
+    """Return [L], how much every reward of the pairs counts in the combined reward."""
     recipe = material.recipe
     return selection_rule(recipe.pairs, recipe.pairing_rewards).weights.numpy()
 

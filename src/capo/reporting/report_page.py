@@ -18,7 +18,7 @@ SCATTER_PROMPTS = 3
 
 def render(material: Material) -> str:
     """Return the page. Equal material gives equal text, except in elements marked `data-wall-clock`."""
-    weights = {reward.name: reward.weight for reward in material.recipe.rewards}
+    names, weights = material.pairs.rewards, facts.reward_weights(material)
     return (
         environment()
         .get_template("page.html.j2")
@@ -29,7 +29,8 @@ def render(material: Material) -> str:
             warnings=facts.warnings(material),
             histograms=_histograms(material),
             distributions=[plots.shifted_histogram(name, *both) for name, both in material.evaluated.items()],
-            weights={name: weights.get(name, 1.0) for name in material.pairs.rewards},
+            weights=dict(zip(names, weights.tolist(), strict=True)),
+            only=names[int(weights.argmax())] if (weights > 0).sum() == 1 else None,
             comparisons={name: facts.comparison(value) for name, value in material.comparisons.items()},
             pair_facts=facts.pair_statistics(material),
             deltas=plots.delta_histogram(material.pairs.delta_rewards),
