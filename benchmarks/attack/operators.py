@@ -21,8 +21,8 @@ TRIES = 40
 SECONDS = 400.0
 """For the tests of a mutant; one that makes them wait for longer is seen."""
 PACKAGES = ("store", "engine")
-SLOW = ("test_ray_executor.py",)
-"""Tests that are not run."""
+SLOW = {"test_ray_executor.py": ("engine/ray_executor.py", "engine/ray_launch.py", "engine/shard_host.py")}
+"""Tests that take minutes, and the only modules that they are run for."""
 SWAPS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq,
@@ -78,7 +78,7 @@ def attack(folder: Path, tries: int = TRIES) -> Iterator[Try]:
 def tests_of(file: str) -> list[str]:
     """Return the tests to run for a module: its own first, then the others of its package."""
     folder = PROJECT / "tests" / Path(file).parent
-    tests = sorted(path for path in folder.glob("test_*.py") if path.name not in SLOW)
+    tests = sorted(path for path in folder.glob("test_*.py") if file in SLOW.get(path.name, (file,)))
     own = f"test_{Path(file).name}"
     return [str(path.relative_to(PROJECT)) for path in sorted(tests, key=lambda path: path.name != own)]
 

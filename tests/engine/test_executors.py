@@ -1,10 +1,12 @@
-"""Choosing an executor whose package may be missing."""
+"""Choosing an executor, whose package may be missing."""
 
 import sys
 
 import pytest
 
 from capo.engine.executors import open_executor
+from capo.engine.launch import LaunchError, Processes
+from capo.engine.local_executor import LocalExecutor
 from capo.recipe import EngineSection
 from squares import Squares
 
@@ -31,3 +33,26 @@ def test_without_ray_the_error_names_the_extra(monkeypatch, tmp_path):
             open_executor(engine, tmp_path) as ray,
         ):
             use(ray)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "local"])
+def test_one_process_works_by_itself(tmp_path, wanted):
+    with open_executor(EngineSection(executor=wanted), tmp_path) as executor:
+        assert isinstance(executor, LocalExecutor)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "started", "message"),
+    [
+        ("local", Processes(0, 2, 0), "started 2 processes"),
+        ("ray", Processes(0, 2, 0), "started 2 processes"),
+        ("ranks", Processes(0, 1, 0), "no launcher started"),
+    ],
+)
+def test_a_launch_that_contradicts_the_setting_is_rejected(monkeypatch, tmp_path, wanted, started, message):
+    monkeypatch.setattr("capo.engine.executors.processes", lambda: started)
+    with (
+        pytest.raises(LaunchError, match=message),
+        open_executor(EngineSection(executor=wanted), tmp_path),
+    ):
+        pass

@@ -47,6 +47,22 @@ def test_a_process_that_fails_does_not_wait_for_the_others(calls):
     assert calls == ["init"]
 
 
+def test_gradients_are_grouped_by_type_and_size(monkeypatch):
+    """One all-reduce takes one type of number, and no more than a bucket of them."""
+    monkeypatch.setattr(ranks, "BUCKET", 16)
+    sizes = [
+        (2, torch.float32),
+        (2, torch.float32),
+        (1, torch.float32),
+        (2, torch.bfloat16),
+        (9, torch.bfloat16),
+    ]
+    gradients = [torch.zeros(size, dtype=kind) for size, kind in sizes]
+    buckets = list(ranks._buckets(gradients))
+    assert [[len(gradient) for gradient in bucket] for bucket in buckets] == [[2, 2], [1], [2], [9]]
+    assert [id(gradient) for bucket in buckets for gradient in bucket] == [id(g) for g in gradients]
+
+
 def test_one_device_for_all_processes_is_rejected(calls):
     with (
         pytest.raises(LaunchError, match="cuda:1 would be"),

@@ -253,6 +253,24 @@ def test_a_file_is_on_record_on_disk_before_it_gets_its_name(run, samples, flush
     assert "shard-0" in record.read_text()
 
 
+def test_a_file_that_another_process_wrote_meanwhile_is_no_foreign_one(run, samples):
+    """Its record is read again before a file is called foreign."""
+    samples.write_json("first", 1)
+    other = run.access().open("part-1").artifact("samples")
+    other.write_json("second", 2)
+    samples.write_json("second", 3)
+    assert samples.read_json("second") == 3
+
+
+def test_processes_that_write_one_file_use_temporary_files_of_their_own(run):
+    names = set()
+    for writer in (run, *(run.access().open(name) for name in ("part-0", "part-1"))):
+        with writer.replacing(run.path / "file") as temporary:
+            temporary.write_text("text")
+            names.add(temporary.name)
+    assert names == {".capo-tmp-file", ".capo-tmp-part-0-file", ".capo-tmp-part-1-file"}
+
+
 @pytest.mark.parametrize("replaced", [True, False], ids=["before", "after"])
 def test_a_folder_that_no_run_has_is_replaced_after_a_kill(tmp_path, replaced):
     """The kill came just before or just after the new folder got its name; only the next writer cleans up."""
