@@ -6,7 +6,8 @@ Reads only configurations, no weights, and needs no GPU. Prints the table of doc
 import torch
 
 from capo.cost.plan.counts import count_training
-from capo.cost.plan.weightless import META, count, weightless
+from capo.cost.plan.weightless import META, weightless
+from capo.cost.plan.work_counter import count
 from capo.recipe import Recipe, load_recipe
 
 RECIPES = ("sd15", "sdxl", "sd3", "sd35", "flux")

@@ -1,7 +1,7 @@
 """Counts of a model that does not exist, in round numbers: what plans are worked out from."""
 
 from capo.cost.plan.counts import Sampling, Training
-from capo.cost.plan.weightless import Count
+from capo.cost.plan.work_counter import Count
 
 TERA = 10**12
 SAMPLING = Sampling(

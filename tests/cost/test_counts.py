@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from capo.cost.peak_memory import allocated_bytes
 from capo.cost.plan.counts import count_sampling, count_training
+from capo.cost.plan.work_counter import count
 from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
 from capo.diffusion.random_weights import RandomWeights
@@ -123,6 +124,36 @@ def test_a_second_order_sampler_calls_the_denoiser_twice_per_step(sdxl):
     generate = planned.generate.model_copy(update={"scheduler": "HeunDiscreteScheduler"})
     assert count_sampling(planned).steps == 3
     assert count_sampling(planned.model_copy(update={"generate": generate})).steps == 5
+
+
+def test_recipes_with_the_same_work_are_counted_once(sdxl):
+    planned = recipe(sdxl, "sdxl")
+    more = planned.generate.model_copy(update={"samples_per_prompt": 9, "image_format": "jpeg"})
+    longer = planned.train.model_copy(update={"steps": 99, "beta": 2.0})
+    other = planned.model_copy(update={"seed": 5, "generate": more, "train": longer})
+    assert count_sampling(other) is count_sampling(planned)
+    assert count_training(other) is count_training(planned)
+
+
+def test_recipes_with_other_work_are_counted_anew(sdxl):
+    planned = recipe(sdxl, "sdxl")
+    unguided = planned.generate.model_copy(update={"guidance_scale": 1.0})
+    wider = planned.train.model_copy(update={"lora_rank": 4})
+    other = planned.model_copy(update={"generate": unguided, "train": wider})
+    assert 2 * count_sampling(other).step == count_sampling(planned).step
+    assert count_training(other).trained == 2 * count_training(planned).trained
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_work_runs_once_and_composed_operations_are_counted(mode):
+    layer, runs = torch.nn.Linear(8, 4, device="meta"), []
+
+    @mode()
+    def work():
+        runs.append(layer(torch.empty(3, 5, 8, device="meta")))
+
+    assert count(work).flops == 2 * 15 * 8 * 4
+    assert len(runs) == 1
 
 
 def test_no_weights_are_read(sdxl, tmp_path):

@@ -13,8 +13,8 @@ from capo.cost.gpus import GPUS
 from capo.cost.plan import Plan
 from capo.cost.plan.benchmark_work import BenchmarkCount
 from capo.cost.plan.counts import Sampling, Training
-from capo.cost.plan.weightless import Count
 from capo.cost.plan.work import PromptCounts, Stage
+from capo.cost.plan.work_counter import Count
 from capo.cost.rehearsal import meter as meters
 from capo.cost.rehearsal.meter import MeasuredPart, Meter
 from capo.cost.rehearsal.projection import part_speed, project

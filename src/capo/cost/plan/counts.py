@@ -2,17 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from capo.cost.plan.weightless import META, Count, count, count_flops, weightless
+from capo.cost.plan.weightless import META, weightless
+from capo.cost.plan.work_counter import Count, count, count_flops
 from capo.diffusion.adapter import add_adapter
 from capo.diffusion.family import Family
 from capo.diffusion.vae import decoded
-from capo.recipe import GenerateSection, Recipe
+from capo.recipe import GenerateSection, ModelSection, Recipe, TrainSection
+
+KEPT = 16
+"""Counts that are kept; the recipes of a study differ in few of them."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +71,21 @@ class Training:
 
 def count_sampling(recipe: Recipe) -> Sampling:
     """Count sampling; raises `ValueError` naming the field if the model and the settings do not fit."""
-    settings = recipe.generate
-    with weightless(recipe.model) as family, torch.no_grad():
+    return _count_sampling(recipe.model, _for_one_image(recipe.generate))
+
+
+@lru_cache(maxsize=KEPT)
+def _count_sampling(model: ModelSection, settings: GenerateSection) -> Sampling:
+    with weightless(model) as family, torch.no_grad():
         height, width = family.image_size(settings)
         latent = torch.empty(1, *family.latent_shape(settings), device=META)
-        conditioning = family.encode([""])
+        encode, conditioning = _encode(family)
         guided = settings.guidance_scale > family.unguided and bool(family.unconditional())
         rows, vae = 2 if guided else 1, family.vae
         denoising = count(_forward(family, latent, conditioning, rows))
         decoding = count(lambda: decoded(vae, latent))
         return Sampling(
-            encode=count_flops(lambda: family.encode([""])),
+            encode=encode,
             step=denoising.flops,
             steps=_evaluations(family, settings),
             decode=decoding.flops,
@@ -94,18 +103,23 @@ def count_sampling(recipe: Recipe) -> Sampling:
 
 def count_training(recipe: Recipe) -> Training:
     """Count training; raises `ValueError` for LoRA targets that the denoiser does not have."""
-    section = recipe.train
     # Built in the computing precision: autocast would add copies of the weights.
     model = recipe.model.model_copy(update={"dtype": computing_dtype(recipe)})
+    size = GenerateSection(height=recipe.generate.height, width=recipe.generate.width)
+    return _count_training(model, size, _adapted(recipe.train))
+
+
+@lru_cache(maxsize=KEPT)
+def _count_training(model: ModelSection, size: GenerateSection, adapted: TrainSection) -> Training:
     with weightless(model) as family:
         denoiser: Any = family.denoiser
-        latent = torch.empty(1, *family.latent_shape(recipe.generate), device=META)
+        latent = torch.empty(1, *family.latent_shape(size), device=META)
         forward = _forward(family, latent, family.encode([""]), 2)
         with torch.no_grad():
             reference = count(forward)
-        denoiser.requires_grad_(section.adaptation == "full")
-        if section.adaptation == "lora":
-            add_adapter(denoiser, section, recipe.seed)
+        denoiser.requires_grad_(adapted.adaptation == "full")
+        if adapted.adaptation == "lora":
+            add_adapter(denoiser, adapted, seed=0)
         trained = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
         for parameter in trained:
             parameter.register_post_accumulate_grad_hook(_drop_gradient)
@@ -118,6 +132,26 @@ def count_training(recipe: Recipe) -> Training:
 def computing_dtype(recipe: Recipe) -> str:
     """Dtype of the forward passes in training."""
     return recipe.train.dtype or recipe.model.dtype
+
+
+def _for_one_image(settings: GenerateSection) -> GenerateSection:
+    """Return `settings` with defaults for what does not change the cost of one image."""
+    amounts = ("samples_per_prompt", "adaptive", "shard_prompts", "batch_size", "image_format")
+    return GenerateSection.model_validate(settings.model_dump(exclude=set(amounts)))
+
+
+def _adapted(section: TrainSection) -> TrainSection:
+    """Return `section` with only what changes the trained parameters."""
+    adapter = {name for name in TrainSection.model_fields if name.startswith("lora_")}
+    values = section.model_dump(include={"adaptation", *adapter})
+    return TrainSection(beta=1.0, **values)
+
+
+def _encode(family: Family) -> tuple[int, dict[str, Tensor]]:
+    """Return the FLOPs to encode a prompt, and its conditioning."""
+    encoded: list[dict[str, Tensor]] = []
+    flops = count_flops(lambda: encoded.append(family.encode([""])))
+    return flops, encoded[0]
 
 
 def _forward(

@@ -9,7 +9,8 @@ from functools import partial
 
 import torch
 
-from capo.cost.plan.weightless import META, count_flops
+from capo.cost.plan.weightless import META
+from capo.cost.plan.work_counter import count_flops
 
 
 @dataclass(frozen=True)

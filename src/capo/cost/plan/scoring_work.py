@@ -15,7 +15,7 @@ from capo.cost.plan.reward_networks import (
     text_encoder,
     vision_tower,
 )
-from capo.cost.plan.weightless import count_flops
+from capo.cost.plan.work_counter import count_flops
 from capo.recipe import RewardSection
 from capo.recipe.hub_id import split_revision
 from capo.rewards import load_reward

@@ -1,19 +1,16 @@
 """Build a recipe's model at its real size without weights, on torch's `meta` device, using no memory."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from capo.cost.checkpoints import write_checkpoint
-from capo.cost.peak_memory import allocated_bytes
 from capo.diffusion import load_family, resolve_checkpoint
 from capo.diffusion.configuration_files import configuration_folder
 from capo.diffusion.family import Family
@@ -54,31 +51,6 @@ def weightless(section: ModelSection) -> Iterator[Family]:
         # Settings of how to compute are left out: they need a device and change no count.
         kept = {name: getattr(section, name) for name in ("dtype", "max_sequence_length")}
         yield load_family(ModelSection(checkpoint=path, **kept), META, RandomWeights(META))
-
-
-@dataclass(frozen=True)
-class Count:
-    """Cost of some work on the `meta` device."""
-
-    flops: int
-    """Matrix products, convolutions and attention; a multiply-add counts as two."""
-    bytes: int
-    """Peak of the tensors that the work creates."""
-
-
-def count(work: Callable[[], object]) -> Count:
-    """Count the FLOPs and bytes of `work`.
-
-    Runs it twice, since the FLOP counter keeps tensors alive that would be freed.
-    """
-    return Count(count_flops(work), allocated_bytes(work, META))
-
-
-def count_flops(work: Callable[[], object]) -> int:
-    """Count the FLOPs of `work`, as in `Count`."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return int(counter.get_total_flops())
 
 
 def _configuration(section: ModelSection, folder: Path) -> str:
