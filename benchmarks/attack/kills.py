@@ -60,6 +60,7 @@ class Killed:
         self.logs = folder / "logs"
         self.ground = ground(folder / "ground")
         self.expected = without_report(digests(self.ground))
+        self.recipe = (self.ground / "recipe.yaml").read_bytes()
         self.cache = {"CAPO_CACHE": str(folder / "cache")}
         self.fill("pairs", "report")
         for words in (["pair"], ["report"], ["run"]):
@@ -109,16 +110,18 @@ class Killed:
             yield Try("SIGKILL at every step of training", f"step {step}", problem, "equal")
 
     def locks(self) -> Iterator[Try]:
-        """Run two commands at once, and leave the locks of dead processes."""
+        """Run two commands at once, the first of which stands still, and leave the locks of dead processes."""
         self.fill("samples")
         first = self.start("generate")
         while not first.over and not list(self.run.glob("samples/*.parquet")):
             time.sleep(0.002)
+        first.signal(signal.SIGSTOP)
         for words in (["generate"], ["run"], ["pair", "--force"]):
             second = fork([*words, "--run", str(self.run)], self.folder / "second", **self.cache)
             wanted = f"in use by process {first.child}"
             problem = "" if second.code == 1 and wanted in second.err else f"{second.code}: {second.err}"
             yield Try("two commands on one run", f"second: {' '.join(words)}", problem, "rejected by pid")
+        first.signal(signal.SIGCONT)
         ended = first.wait()
         problem = ended.err if ended.code else self.difference(self.expected)
         yield Try("two commands on one run", "first", problem, "equal")
@@ -137,10 +140,10 @@ class Killed:
     def changes(self) -> Iterator[Try]:
         """Change settings between a stop and the resume."""
         for setting, line in {
-            "train.beta=20": "train.beta: 10.0 → 20.0",
+            "train.beta=20": "train.beta: 15.0 → 20.0",
             "seed=1": "seed: 0 → 1",
-            "generate.guidance_scale=2": "generate.guidance_scale: 1.5 → 2.0",
-            "pairs.selection=sum": "pairs.selection: frontier → sum",
+            "generate.guidance_scale=2": "generate.guidance_scale: 1.0 → 2.0",
+            "pairs.selection=frontier": "pairs.selection: sum → frontier",
         }.items():
             self.fill("report")
             ended = self.capo("run", "--set", setting)
@@ -158,6 +161,7 @@ class Killed:
             "" if named and not (self.run / "train/best").exists() else f"{ended.code}: {ended.err[-900:]}"
         )
         yield Try("values that are not finite", "learning rate 1e30", problem, "stopped, no policy written")
+        (self.run / "recipe.yaml").write_bytes(self.recipe)  # without the rate, which the run has saved
         problem = self.resumed("train", "--force")
         yield Try("values that are not finite", "trained again", problem, "equal")
         yield from self.soups()

@@ -181,6 +181,14 @@ def test_errors_of_a_stage_are_one_message(monkeypatch):
     assert isinstance(raised.exception, ValueError)
 
 
+def test_main_memory_that_runs_out_anywhere_is_one_message(monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("capo.pipeline.runner._make", fail)
+    assert capo("run", "tiny.yaml", code=1).stderr.rstrip().splitlines()[-1].startswith("Error: main memory")
+
+
 def test_output_commands_no_terminal(tmp_path):
     (tmp_path / "bad.yaml").write_text('"red\\e[31m\\u009b2J\\u202egnp": 1\n')
     failed = capo("status", "bad.yaml", code=2)

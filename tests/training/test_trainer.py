@@ -155,12 +155,13 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_names_its_prompt(setup, k
     assert_stops(prepared, batch, rf"step 2: the loss is not finite, from prompts {batch.prompt_ids[2]};")
 
 
-def test_running_out_of_memory_changes_nothing_and_names_the_setting(setup, monkeypatch):
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+def test_running_out_of_memory_changes_nothing_and_names_the_setting(setup, monkeypatch, error):
     prepared = setup()
     prepared.steps(1)
 
     def fail(*_):
-        raise torch.OutOfMemoryError
+        raise error
 
     monkeypatch.setattr(prepared.trainer, "measure", fail)
     message = r"lower train.per_device_batch_size"

@@ -29,6 +29,12 @@ Examples:
 To resume an interrupted run, rerun the same command."""
 
 
+OUT_OF_MEMORY = (
+    "main memory ran out; give the command more of it, or lower batch sizes, and rerun it: finished work is kept "
+    "(CAPO_DEBUG=1 shows where it ran out)"
+)
+
+
 class Section:
     """Headings under which `capo --help` lists commands."""
 
@@ -71,6 +77,10 @@ class Commands(TyperGroup):
             if os.environ.get("CAPO_DEBUG") == "1":
                 raise
             stop(f"Error: {error}", 1)
+        except MemoryError:
+            if os.environ.get("CAPO_DEBUG") == "1":
+                raise
+            stop(f"Error: {OUT_OF_MEMORY}", 1)
 
 
 def _interrupted() -> NoReturn:

@@ -52,14 +52,15 @@ def release_memory() -> None:
 
 @contextmanager
 def explain_out_of_memory(setting: str) -> Iterator[None]:
-    """Turn an out-of-memory error of the device into one that names the recipe `setting` to lower."""
+    """Turn an out-of-memory error into one that names the recipe `setting` to lower."""
     import torch
 
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        memory = "main memory" if isinstance(error, MemoryError) else "the device's memory"
         raise RuntimeError(
-            f"the device ran out of memory; lower {setting} and rerun the same command: finished work is kept"
+            f"{memory} ran out; lower {setting} and rerun the same command: finished work is kept"
         ) from error
 
 
