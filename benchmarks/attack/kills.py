@@ -110,7 +110,7 @@ class Killed:
             yield Try("SIGKILL at every step of training", f"step {step}", problem, "equal")
 
     def locks(self) -> Iterator[Try]:
-        """Run two commands at once, the first of which stands still, and leave the locks of dead processes."""
+        """Run two commands at once, the first one stopped, and leave the locks of dead processes."""
         self.fill("samples")
         first = self.start("generate")
         while not first.over and not list(self.run.glob("samples/*.parquet")):

@@ -30,8 +30,8 @@ To resume an interrupted run, rerun the same command."""
 
 
 OUT_OF_MEMORY = (
-    "main memory ran out; give the command more of it, or lower batch sizes, and rerun it: finished work is kept "
-    "(CAPO_DEBUG=1 shows where it ran out)"
+    "main memory ran out; give the command more of it, or lower batch sizes, and rerun it: finished work is "
+    "kept (CAPO_DEBUG=1 shows where it ran out)"
 )
 
 
