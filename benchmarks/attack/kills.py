@@ -111,19 +111,19 @@ class Killed:
 
     def locks(self) -> Iterator[Try]:
         """Run two commands at once, the first one stopped, and leave the locks of dead processes."""
-        self.fill("samples")
+        self.fill("samples", "pairs")
         first = self.start("generate")
         while not first.over and not list(self.run.glob("samples/*.parquet")):
             time.sleep(0.002)
         first.signal(signal.SIGSTOP)
-        for words in (["generate"], ["run"], ["pair", "--force"]):
+        for words in (["generate"], ["run"], ["pair"]):
             second = fork([*words, "--run", str(self.run)], self.folder / "second", **self.cache)
             wanted = f"in use by process {first.child}"
             problem = "" if second.code == 1 and wanted in second.err else f"{second.code}: {second.err}"
             yield Try("two commands on one run", f"second: {' '.join(words)}", problem, "rejected by pid")
         first.signal(signal.SIGCONT)
         ended = first.wait()
-        problem = ended.err if ended.code else self.difference(self.expected)
+        problem = ended.err if ended.code else self.resumed("pair")
         yield Try("two commands on one run", "first", problem, "equal")
         alive = {"pid": os.getpid(), "host": socket.gethostname(), "started": 1.0}
         locks = {
