@@ -1,12 +1,14 @@
 """Choosing an executor, whose package may be missing."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from capo.engine.executors import open_executor
 from capo.engine.launch import LaunchError, Processes
 from capo.engine.local_executor import LocalExecutor
+from capo.engine.ray_executor import RayExecutor
 from capo.recipe import EngineSection
 from squares import Squares
 
@@ -56,3 +58,14 @@ def test_a_launch_that_contradicts_the_setting_is_rejected(monkeypatch, tmp_path
         open_executor(EngineSection(executor=wanted), tmp_path),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "workers"),
+    [("auto", 4, 4), ("auto", 0, 8), ("cuda", 4, 4), ("cpu", 4, 8)],
+)
+def test_a_ray_cluster_gets_a_worker_per_gpu_or_else_per_cpu(monkeypatch, tmp_path, device, gpus, workers):
+    resources = {"CPU": 8.0} | ({"GPU": float(gpus)} if gpus else {})
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(cluster_resources=lambda: resources))
+    executor = RayExecutor(EngineSection(executor="ray", device=device), tmp_path)
+    assert executor._wanted() == workers
