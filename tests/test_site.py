@@ -49,7 +49,9 @@ def test_every_page_is_in_the_navigation_once(config, reference):
 
 def test_site_loads_nothing_from_other_hosts(config):
     assert config["theme"]["font"] is False
-    assert not {"extra_javascript", "extra_css", "repo_url"} & set(config)
+    assert not {"extra_javascript", "repo_url"} & set(config)
+    styles = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in config["extra_css"]]
+    assert not any(loading in style for style in styles for loading in ("@import", "url(", "://"))
 
 
 def test_command_reference_has_every_command_and_option(reference):
