@@ -44,7 +44,7 @@ def test_a_flipped_bit_in_a_committed_file_is_never_used(damaged, name):
 
 
 def test_a_refusal_by_the_system_is_not_called_damage(damaged, monkeypatch):
-    """A file that cannot be opened at the moment may be whole: nobody should remove it."""
+    """A file that cannot be opened right now may be intact, so the message must not say to remove it."""
     _, read = damaged("t.parquet", committed=True)
     refusal = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     monkeypatch.setattr(Path, "read_bytes", lambda path: (_ for _ in ()).throw(refusal))

@@ -1,4 +1,4 @@
-"""What counts as a change of an input, and how a change is told."""
+"""Which inputs count as changed, and how a change is described."""
 
 import pytest
 
@@ -27,8 +27,8 @@ def test_a_change_of_a_long_text_is_told_by_the_words_that_differ():
     words = [f"word-{n}" for n in range(40)]
     changed = [*words[:20], "another", *words[21:]]
     assert explain_change("source", " ".join(words), " ".join(changed)) == "source: word-20 → another"
-    told = explain_change("source", " ".join(words), " ".join(words[1:]))
-    assert told.startswith("source: word-0 word-1")
+    message = explain_change("source", " ".join(words), " ".join(words[1:]))
+    assert message.startswith("source: word-0 word-1")
 
 
 def test_a_long_path_is_told_by_its_end():
