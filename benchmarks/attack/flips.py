@@ -218,7 +218,8 @@ class Attacked:
         splits = [
             ("/".join(parts[:n]).removesuffix(".parquet"), "/".join(parts[n:])) for n in range(len(parts) + 1)
         ]
-        if file in ended.err or any(a in ended.err and b in ended.err for a, b in splits if a and b):
+        single = len(parts) == 1 and parts[0] in ended.err
+        if single or file in ended.err or any(a in ended.err and b in ended.err for a, b in splits if a and b):
             return "", "rejected"
         if self.kind.stale and ("is stale" in ended.err or "recipe" in ended.err):
             return "", "stale"
@@ -321,7 +322,7 @@ class Starts:
         """Replace the pairs by others, then ask for the former ones again."""
         run = place / "run"
         recipe = (run / "recipe.yaml").read_bytes()
-        succeed("pair", "--run", str(run), "--set", "pairs.selection=sum", "--force")
+        succeed("pair", "--run", str(run), "--set", "pairs.selection=frontier", "--force")
         (run / "recipe.yaml").write_bytes(recipe)
 
     def _study(self, place: Path) -> None:

@@ -320,9 +320,10 @@ class ArtifactFiles:
     def _foreign(self, names: list[str]) -> WorkspaceError:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         listed = ", ".join(str(self.folder / name) for name in names[:3])
+        record = self._written.path if self.manifest() is None else self._manifest_path
         return WorkspaceError(
-            f"{listed}{more}: capo has no record of writing this, and neither uses nor removes it; "
-            "move it out of the run directory, and rerun the same command"
+            f"{listed}{more}: capo has no record of writing this ({record} lacks it), and neither uses nor "
+            "removes it; move it out of the run directory, and rerun the same command"
         )
 
     def _verify(self, relative: str, described: Description | None = None) -> None:

@@ -15,11 +15,16 @@ from pathlib import Path
 
 from capo.engine.shard_work import MAIN
 from capo.store import atomic
-from capo.store.errors import explain_os_errors
-from capo.store.manifest import Description
+from capo.store.errors import explain_damage, explain_os_errors
+from capo.store.manifest import Description, canonical, describe_bytes
 
 SUFFIX = ".written"
 LINES = ".jsonl"
+
+LINE = "line"
+"""The field of a line with the digest of its other fields."""
+
+FIELDS = {"path", "bytes", "blake2b", "header", "footer"}
 
 Versions = dict[str, list[Description]]
 """For each file, the contents it may have: more than one after it was overwritten."""
@@ -40,20 +45,16 @@ class WrittenFiles:
         self._own = self.path if writer == MAIN else path / (writer + LINES)
 
     def read(self) -> Versions | None:
-        """Return the files on record, or None without a record."""
+        """Return the files on record, or None without a record; raises `WorkspaceError` for a changed line."""
         others = sorted(self._folder.glob(f"*{LINES}"))
-        texts = [text for path in (self.path, *others) if (text := _read(path)) is not None]
+        texts = {path: text for path in (self.path, *others) if (text := _read(path)) is not None}
         if not texts:
             return None
         versions: Versions = {}
-        for line in (line for text in texts for line in text.split("\n")):
-            try:
-                row = json.loads(line)
-                described = {"bytes": row["bytes"], "blake2b": row["blake2b"]}
-                described |= {part: row[part] for part in ("header", "footer") if part in row}
-                add_versions(versions, {row["path"]: described})
-            except (ValueError, KeyError, TypeError):
-                continue  # a line that a crash cut off: its file never appeared
+        for path, text in texts.items():
+            with explain_damage(path):
+                for row in filter(None, map(_row, text.split("\n"))):
+                    add_versions(versions, {row.pop("path"): row})
         return versions
 
     def start(self) -> None:
@@ -113,7 +114,25 @@ def add_versions(versions: Versions, files: Mapping[str, Description]) -> Versio
 
 
 def _line(path: str, described: Description) -> str:
-    return json.dumps({"path": path, **described})
+    row = {"path": path, **described}
+    return json.dumps(row | {LINE: describe_bytes(canonical(row).encode())["blake2b"]})
+
+
+def _row(line: str) -> Description | None:
+    """Return what a line says; None for one that a crash cut off, whose file never appeared.
+
+    Raises `ValueError` for a line that is whole and does not have its digest.
+    """
+    try:
+        row = dict(json.loads(line))
+    except (ValueError, TypeError) as error:
+        if line.endswith('"}'):
+            raise ValueError(f"a line is malformed: {error}") from error
+        return None
+    digest = row.pop(LINE, None)  # versions before 0.2 wrote none
+    if not row.keys() <= FIELDS or digest not in (None, describe_bytes(canonical(row).encode())["blake2b"]):
+        raise ValueError(f"the line of {row.get('path')} does not have its digest")
+    return row
 
 
 def _read(path: Path) -> str | None:
