@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import pyarrow.parquet as parquet
 import yaml
 from forks import Ended, fork, import_all, modules, prepare
 from ground import command, digests, ground, succeed, surroundings
@@ -39,6 +40,9 @@ class Kind:
     """Share of the tries, compared with others."""
     stale: bool = False
     """True if the file may say that something else was wanted, so that stale artifacts are an answer."""
+    remade: str = ""
+    """Pattern of what the command may make anew if it ignores the file: it must then say the same, except for
+    times and the last digits of scores, which another batch rounds differently."""
 
 
 TRAIN = ("train --run {}/run --set train.steps=1 --set train.validation_prompts=null",)
@@ -90,10 +94,21 @@ KINDS = (
     Kind("human study", "people/*.json", "people", ("people report {}/people",)),
     Kind("human study, votes", "people/votes/*", "people", ("people report {}/people",)),
     Kind("human study, images", "people/page/images/*", "people", ("people report {}/people",)),
-    Kind("study records", "study/*/*.json", "study", ("compare {}/study.yaml --to {}/study",)),
+    Kind(
+        "study records",
+        "study/*/*.json",
+        "study",
+        ("compare {}/study.yaml --to {}/study",),
+        remade="study/table.md",
+    ),
     Kind("study results", "study/*.json", "study", ("compare {}/study.yaml --to {}/study --json",), 0.3),
-    Kind("kept scores", "cache/scores/*.sqlite", "cached", ("score --run {}/run",)),
-    Kind("kept digests", "cache/digests.sqlite", "cached", ("status --run {}/run --json",), 0.5),
+    Kind(
+        "kept scores",
+        "cache/scores/*.sqlite",
+        "cached",
+        ("score --run {}/run",),
+        remade="run/scores/*/*.parquet",
+    ),
 )
 
 
@@ -183,6 +198,7 @@ class Attacked:
         if not self.files:
             raise RuntimeError(f"{kind.name}: {self.start} has no files {kind.files}")
         self.expected = self._undisturbed()
+        self.said = self._said()
 
     def size(self, file: str) -> int:
         """Return the length of a file in bytes."""
@@ -209,17 +225,24 @@ class Attacked:
             printed.append(_printed(words, ended))
         made, expected = self._made(), self.expected[1]
         other = [n for n in made.keys() | expected.keys() if n != file and made.get(n) != expected.get(n)]
-        if other or printed != self.expected[0]:
-            return f"another result: {', '.join(sorted(other)) or 'other output'}", ""
-        return "", "unchanged"
+        if not other and printed == self.expected[0]:
+            return "", "unchanged"
+        if self.kind.remade and self._said() == self.said:
+            return "", "made anew"
+        return f"another result: {', '.join(sorted(other)) or 'other output'}", ""
+
+    def _said(self) -> list[str]:
+        return [_said(path) for path in sorted(self.place.glob(self.kind.remade)) if self.kind.remade]
 
     def _rejection(self, file: str, ended: Ended) -> tuple[str, str]:
         _, *parts = Path(file).parts  # an artifact and a file in it, or the whole path
         splits = [
             ("/".join(parts[:n]).removesuffix(".parquet"), "/".join(parts[n:])) for n in range(len(parts) + 1)
         ]
-        single = len(parts) == 1 and parts[0] in ended.err
-        if single or file in ended.err or any(a in ended.err and b in ended.err for a, b in splits if a and b):
+        named = [file] if len(parts) > 1 else parts
+        if any(n in ended.err for n in named) or any(
+            a in ended.err and b in ended.err for a, b in splits if a and b
+        ):
             return "", "rejected"
         if self.kind.stale and ("is stale" in ended.err or "recipe" in ended.err):
             return "", "stale"
@@ -246,6 +269,13 @@ class Attacked:
     def _made(self) -> dict[str, str]:
         folders = [path for path in sorted(self.place.iterdir()) if path.is_dir() and path.name != "cache"]
         return {f"{f.name}/{name}": digest for f in folders for name, digest in digests(f).items()}
+
+
+def _said(path: Path) -> str:
+    """Return the text of a page without times, or the scores of a table to four digits."""
+    if path.suffix == ".parquet":
+        return " ".join(f"{score:.4g}" for score in parquet.read_table(path)["score"].to_pylist())
+    return re.sub(r"\b\d+ s\b", "", path.read_text(encoding="utf-8"))
 
 
 def _printed(words: str, ended: Ended) -> str:
@@ -300,7 +330,7 @@ class Starts:
         return place
 
     def _cached(self, place: Path) -> None:
-        """Keep the scores and the digests of another copy, from which nothing was removed."""
+        """Keep the scores of another copy, from which nothing was removed."""
         other = place.with_name("scored")
         copy_tree(place, other)
         succeed("score", "--run", str(other / "run"), CAPO_SCORE_CACHE="1", CAPO_CACHE=str(place / "cache"))

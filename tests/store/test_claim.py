@@ -216,6 +216,22 @@ def test_a_torn_line_of_the_record_is_ignored(samples):
     assert Run(samples.run.path).artifact("samples").read_bytes("shard-1") == b"data"
 
 
+@pytest.mark.parametrize("old", [b"shard-0", b'"blake2b"', b"{", b"\n"])
+def test_a_changed_line_of_the_record_is_named(samples, old):
+    """A digest in it would become that of the committed file."""
+    record = samples.run.path / "manifests/samples.written.jsonl"
+    record.write_bytes(record.read_bytes().strip().replace(old, bytes([old[0] ^ 1]) + old[1:], 1))
+    with pytest.raises(WorkspaceError, match=r"samples\.written\.jsonl is damaged"):
+        Run(samples.run.path).artifact("samples").files()
+
+
+def test_a_record_of_version_0_1_has_no_digests_of_its_lines(samples):
+    record = samples.run.path / "manifests/samples.written.jsonl"
+    rows = [json.loads(line) for line in record.read_text().split("\n") if line]
+    record.write_text("\n".join(json.dumps({k: v for k, v in r.items() if k != "line"}) for r in rows))
+    assert Run(samples.run.path).artifact("samples").files() == ["best/weights", "shard-0"]
+
+
 def test_no_study_runs_in_a_users_folder(users_folder):
     with pytest.raises(WorkspaceError, match=r"not made by capo.*--to"):
         run_study(load_study("table1"), users_folder, force=True)

@@ -1,24 +1,20 @@
 """Digests of files, cached across commands, so that hundreds of gigabytes are read once.
 
-A file is read again if its path, inode, size or modification time is new. The cache may be deleted at any
-time.
+A file is read again if its path, inode, size or modification time is new.
 """
 
 import hashlib
 import os
-import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from capo.store.user_cache import cache_folder
+from capo.store.cached_texts import CachedTexts
 
-TABLE = "CREATE TABLE IF NOT EXISTS digests (file TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID"
-WRITER_SECONDS = 60.0
-"""Seconds to wait while another process writes."""
+KEPT = CachedTexts("digests.sqlite")
 SMALL = 16 << 20
 """Files that together have fewer bytes are read once by each process, which is as fast as looking them up."""
 SETTLED_SECONDS = 2.0
@@ -79,24 +75,10 @@ def _digest(path: Path, size: int) -> str:
 
 
 def _look_up(keys: Sequence[str]) -> dict[str, str]:
-    # A cache that cannot be read or written is not used.
-    with suppress(sqlite3.Error, OSError), closing(_open()) as database:
-        for key in keys:
-            if key not in _known:
-                _known.update(database.execute("SELECT file, digest FROM digests WHERE file = ?", (key,)))
+    _known.update(KEPT.find(key for key in keys if key not in _known))
     return {key: _known[key] for key in keys if key in _known}
 
 
 def _store(fresh: dict[str, str]) -> None:
     _known.update(fresh)
-    if fresh:
-        with suppress(sqlite3.Error, OSError), closing(_open()) as database, database:
-            database.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", fresh.items())
-
-
-def _open() -> sqlite3.Connection:
-    place = cache_folder() / "digests.sqlite"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    database = sqlite3.connect(place, timeout=WRITER_SECONDS)
-    database.execute(TABLE)
-    return database
+    KEPT.keep(fresh)

@@ -1,25 +1,22 @@
 """Answers that are slow to find and depend on little, cached across commands.
 
-An answer is forgotten once the question, capo's own code or the version of a library is new. The cache may be
-deleted at any time.
+An answer is forgotten once the question, capo's own code or the version of a library is new.
 """
 
 import hashlib
 import json
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import capo
+from capo.store.cached_texts import CachedTexts
 from capo.store.file_digests import SETTLED_SECONDS, file_digests
 from capo.store.manifest import canonical, versions
-from capo.store.user_cache import cache_folder
 
-TABLE = "CREATE TABLE IF NOT EXISTS answers (question TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID"
+KEPT = CachedTexts("answers.sqlite")
 
 
 def remember(question: Any, find: Callable[[], Any]) -> Any:
@@ -29,14 +26,11 @@ def remember(question: Any, find: Callable[[], Any]) -> Any:
     """
     text = canonical([question, versions(), _own_code()])
     key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    # A cache that cannot be read or written is not used.
-    with suppress(sqlite3.Error, OSError, ValueError), closing(_open()) as database:
-        if row := database.execute("SELECT answer FROM answers WHERE question = ?", (key,)).fetchone():
-            return json.loads(row[0])
+    if kept := KEPT.find([key]):
+        return json.loads(kept[key])
     answer = find()
     if answer is not None:
-        with suppress(sqlite3.Error, OSError), closing(_open()) as database, database:
-            database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, canonical(answer)))
+        KEPT.keep({key: canonical(answer)})
     return answer
 
 
@@ -61,11 +55,3 @@ def _own_code() -> str:
     modules = sorted(folder.rglob("*.py"))
     described = [f"{m.relative_to(folder)} {m.stat().st_size} {m.stat().st_mtime_ns}" for m in modules]
     return hashlib.blake2b("\n".join(described).encode(), digest_size=16).hexdigest()
-
-
-def _open() -> sqlite3.Connection:
-    place = cache_folder() / "answers.sqlite"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    database = sqlite3.connect(place)
-    database.execute(TABLE)
-    return database

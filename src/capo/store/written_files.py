@@ -45,7 +45,7 @@ class WrittenFiles:
         self._own = self.path if writer == MAIN else path / (writer + LINES)
 
     def read(self) -> Versions | None:
-        """Return the files on record, or None without a record; raises `WorkspaceError` for a changed line."""
+        """Return the files on record, None without a record; raises `WorkspaceError` for a changed line."""
         others = sorted(self._folder.glob(f"*{LINES}"))
         texts = {path: text for path in (self.path, *others) if (text := _read(path)) is not None}
         if not texts:
