@@ -262,6 +262,16 @@ def test_a_file_that_another_process_wrote_meanwhile_is_no_foreign_one(run, samp
     assert samples.read_json("second") == 3
 
 
+def test_files_that_several_processes_wrote_are_replaced_with_their_records(run, samples):
+    samples.write_json("first", 1)
+    run.access().open("part-1").artifact("samples").write_json("second", 2)
+    samples.begin({"seed": 1}, force=True)
+    former = samples.replaced
+    assert [former.read_json(name) for name in ("first", "second")] == [1, 2]
+    assert samples.put_back()
+    assert samples.files() == ["first", "second"]
+
+
 def test_processes_that_write_one_file_use_temporary_files_of_their_own(run):
     names = set()
     for writer in (run, *(run.access().open(name) for name in ("part-0", "part-1"))):
