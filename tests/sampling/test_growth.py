@@ -10,6 +10,7 @@ from capo import pipeline
 from capo.diffusion import load_family
 from capo.diffusion.family import Family
 from capo.diffusion.policy import Policy
+from capo.images.shard_files import read_samples
 from capo.recipe import parse_recipe
 from capo.store import Run
 
@@ -19,16 +20,28 @@ FEW = {
 }
 
 
+def samples(number):
+    return {"generate": FEW["generate"] | {"samples_per_prompt": number}}
+
+
 @pytest.fixture
 def sampled(monkeypatch):
-    """The number of images of every batch that a model makes."""
-    made, own = [], Family.sample
+    """The number of images of every batch that a model makes.
 
-    def sample(self, conditioning, unconditional, noise, settings):
+    A prompt depends on how many are encoded with it, and an image on those in its batch: as in rounding, but
+    by more.
+    """
+    made, encode, sample = [], Family.encode, Family.sample
+
+    def encoding(self, prompts):
+        return {name: tensor + len(prompts) for name, tensor in encode(self, prompts).items()}
+
+    def sampling(self, conditioning, unconditional, noise, settings):
         made.append(len(noise))
-        return own(self, conditioning, unconditional, noise, settings)
+        return sample(self, conditioning, unconditional, noise, settings) + noise.mean()
 
-    monkeypatch.setattr(Family, "sample", sample)
+    monkeypatch.setattr(Family, "encode", encoding)
+    monkeypatch.setattr(Family, "sample", sampling)
     return made
 
 
@@ -46,15 +59,17 @@ def generate(settings, directory):
 
 
 @pytest.mark.parametrize(
-    ("grown", "batches"),
+    ("first", "grown", "batches"),
     [
-        ({"prompts": {"count": 6}}, 2),
-        ({"generate": FEW["generate"] | {"samples_per_prompt": 4}}, 4),
-        ({"generate": FEW["generate"] | {"samples_per_prompt": 3}}, 4),  # batches of other images
+        ({}, {"prompts": {"count": 6}}, 2),
+        ({"prompts": {"count": 3}}, {}, 2),  # the third prompt is encoded beside another one
+        ({}, samples(4), 4),
+        ({}, samples(3), 4),  # batches of other images
+        (samples(3), samples(4), 6),  # some batches are of images that were made in two
     ],
 )
-def test_samples_that_exist_are_kept(grown, batches, tmp_path, sdxl, sampled):
-    generate(recipe(tmp_path, sdxl), tmp_path / "run")
+def test_samples_that_exist_are_kept(first, grown, batches, tmp_path, sdxl, sampled):
+    generate(recipe(tmp_path, sdxl, **first), tmp_path / "run")
     sampled.clear()
     made = generate(recipe(tmp_path, sdxl, **grown), tmp_path / "run")
     assert len(sampled) == batches
@@ -84,13 +99,18 @@ def test_growth_that_is_killed_resumes(tmp_path, sdxl, sampled, monkeypatch):
     assert made == generate(more, tmp_path / "once")
 
 
-def test_other_settings_keep_nothing(tmp_path, sdxl, sampled):
-    latents = "shard-00000.latents.safetensors"
-    before = generate(recipe(tmp_path, sdxl), tmp_path / "run")[latents]
-    sampled.clear()
-    made = generate(recipe(tmp_path, sdxl, seed=1, prompts={"count": 6}), tmp_path / "run")
-    assert len(sampled) == 6
-    assert made[latents] != before
+@pytest.mark.parametrize("other", [{"seed": 1}, {"generate": {"num_inference_steps": 2}}])
+def test_other_settings_keep_nothing(other, tmp_path, sdxl, sampled):
+    made = []
+    for settings in ({}, {"prompts": {"count": 6}, **other}):
+        generate(recipe(tmp_path, sdxl, **settings), tmp_path / "run")
+        tables = read_samples(Run(tmp_path / "run").artifact("samples"))
+        rows = [row for table in tables for row in table.to_pylist()]
+        made.append({(row["prompt_id"], row["sample"]): row["image"] for row in rows})
+    assert len(sampled) == 4 + 6
+    before, after = made
+    assert before.keys() < after.keys()
+    assert not [key for key, image in before.items() if image == after[key]]
 
 
 def test_images_of_an_evaluation_are_kept(tmp_path, sdxl, sampled):
