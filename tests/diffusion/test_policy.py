@@ -13,7 +13,7 @@ from capo.diffusion import load_family
 from capo.diffusion import policy as policy_module
 from capo.diffusion.flow import RectifiedFlow
 from capo.diffusion.policy import Policy, load_policy
-from capo.diffusion.reference import bit_sums
+from capo.diffusion.reference import FrozenCopy, bit_sums
 from capo.pretrained.model_loading import quiet
 from capo.recipe import GenerateSection, ModelSection, TrainSection
 from diffusion_cases import family_of
@@ -276,6 +276,30 @@ def test_narrow_precision_trains_float32_weights_with_equal_numerics(sdxl, kind,
         assert torch.equal(family.predict(noise, T, conditioning), answer)
     learn(family, policy, noise, conditioning)
     assert family.sample(conditioning, family.unconditional(), noise, settings).isfinite().all()
+
+
+NARROW = TrainSection(beta=1.0, adaptation="full", dtype="bfloat16", reference_dtype="bfloat16")
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "pixart"])
+def test_a_narrow_reference_takes_half_the_memory_and_predicts_the_same(checkpoint, name, noise):
+    family = family_of(checkpoint(name))
+    conditioning = family.encode(["a red circle", "two blue dogs"])
+    policy = Policy(family, NARROW, seed=0)
+    own, copy = (sum(weight.nbytes for weight in network.parameters()) for network in policy.networks())
+    assert copy == pytest.approx(own / 2, rel=0.02)
+    t = torch.tensor([0.2, 0.8]) if isinstance(family.process, RectifiedFlow) else T
+    answer = family.predict(noise, t, conditioning, torch.bfloat16)
+    with torch.no_grad(), policy.reference():
+        assert torch.equal(family.predict(noise, t, conditioning, torch.bfloat16), answer)
+
+
+def test_a_narrow_copy_has_the_embeddings_of_its_original():
+    """A pass in bfloat16 does not round embeddings."""
+    denoiser = torch.nn.Sequential(torch.nn.Embedding(4, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 8))
+    denoiser.device = torch.device("cpu")
+    with torch.autocast("cpu", torch.bfloat16), FrozenCopy(denoiser, NARROW).ready() as copy:
+        assert torch.equal(copy(torch.arange(4)), denoiser(torch.arange(4)))
 
 
 def model(sdxl, **fields):
