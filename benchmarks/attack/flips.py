@@ -275,7 +275,7 @@ def _said(path: Path) -> str:
     """Return the text of a page without times, or the scores of a table to four digits."""
     if path.suffix == ".parquet":
         return " ".join(f"{score:.4g}" for score in parquet.read_table(path)["score"].to_pylist())
-    return re.sub(r"\b\d+ s\b", "", path.read_text(encoding="utf-8"))
+    return re.sub(r"\b[\d.]+\s(s|min|h)\b", "", path.read_text(encoding="utf-8"))
 
 
 def _printed(words: str, ended: Ended) -> str:
