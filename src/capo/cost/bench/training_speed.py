@@ -7,11 +7,11 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from capo.cost.bench.conventional import Conventional, ImagePair
 from capo.cost.bench.measure import Case, Work
 from capo.cost.bench.subject import Subject, changed, prompts
+from capo.cost.plan.work_counter import count_flops
 from capo.diffusion import load_family
 from capo.diffusion.adapter import add_adapter
 from capo.diffusion.policy import Policy
@@ -164,12 +164,15 @@ def effort(recipe: Recipe, data: Data) -> tuple[int, int]:
     batch = data.batches(recipe, family).batch(1).to(meta)
     latents, times = torch.cat([batch.chosen, batch.rejected]), torch.cat([batch.t, batch.t])
     conditioning = {name: torch.cat([value, value]) for name, value in batch.conditioning.items()}
-    with FlopCounterMode(display=False) as counter:
+
+    def passes() -> None:
         with torch.no_grad():
             family.predict(latents, times, conditioning)
         if recipe.train.adaptation == "lora":
             family.denoiser.requires_grad_(False)
             add_adapter(family.denoiser, recipe.train, recipe.seed)
         torch.autograd.backward(family.predict(latents, times, conditioning).sum())
+
+    flops = count_flops(passes)
     trained = sum(p.numel() for p in family.denoiser.parameters() if p.requires_grad)
-    return counter.get_total_flops(), trained
+    return flops, trained
