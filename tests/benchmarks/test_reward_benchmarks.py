@@ -141,6 +141,9 @@ def test_other_weights_are_not_the_official_judge():
     make = official_reward("hpsv2")
     assert make().official
     assert make(checkpoint="/weights/HPS_v2_compressed.pt").official  # its release, downloaded by hand
+    assert not make(checkpoint="xswu/HPSv2@0000000").official  # not the commit that was released
+    flan = official_reward("vqascore-clip-flant5-xxl")
+    assert flan(checkpoint="zhiqiulin/clip-flant5-xxl@0000000").official  # no commit is known as the release
     other = make(checkpoint="/weights/mine")
     assert not other.official
     assert "/weights/mine" in other.name

@@ -180,6 +180,8 @@ def test_what_is_missing_is_known_beforehand(parser, dataset, weights, removed, 
 def test_other_weights_are_named():
     assert T2I_COMPBENCH.judges["blip-clip"]().official
     assert T2I_COMPBENCH.judges["blip-clip"](blip="/x/model_base_vqa_capfilt_large.pth").official
+    assert T2I_COMPBENCH.judges["blip-clip"](clip="openai/clip-vit-base-patch32@3d74acf").official
+    assert not T2I_COMPBENCH.judges["blip-clip"](clip="someone/clip-vit-base-patch32").official
     other = T2I_COMPBENCH.judges["grounding-dino"](clip="/x/tiny")
     assert not other.official
     assert "/x/tiny" in other.name

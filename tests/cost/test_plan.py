@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import tiny_training
@@ -128,6 +129,16 @@ def test_unknown_prompt_counts_are_excluded_and_noted():
         assert all(word in remark for word in words)
 
 
+def test_prompts_of_a_folder_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr("capo.cost.plan.count_sampling", lambda _: SAMPLING)
+    monkeypatch.setattr("capo.cost.plan.count_training", lambda _: LORA)
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.txt").write_text(f"caption {name}", encoding="utf-8")
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    counted = plan_run(recipe(prompts={"source": str(tmp_path)}), "h100", 0.4).prompts
+    assert (counted.train, counted.evaluate) == (3, None)
+
+
 def test_external_images_are_noted_and_need_no_prompt_count():
     imported = recipe(images={"source": "hub:someone/pairs"}, prompts={"source": "images"})
     prompts = replace(PROMPTS, train=None)
@@ -231,6 +242,7 @@ def test_known_rewards_are_counted():
     assert score_flops(RewardSection(name="shapes-heldout")) > 0
     assert score_flops(RewardSection(name="mine", source="my.rewards:score")) is None
     assert score_flops(RewardSection(name="pickscore", checkpoint="other/weights")) is None
+    assert score_flops(RewardSection(name="pickscore", command=("score",))) is None
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,9 @@ def test_the_encoder_is_chosen_by_its_name():
     pick, vqa = {"name": "pickscore"}, {"name": "vqascore"}
     held = {"name": "other", "source": "pickscore", "checkpoint": "a/b", "use": "evaluate"}
     own = {"name": "own", "source": "function_rewards:redness"}
+    program = {"name": "pickscore", "command": ["score"]}
     assert found([vqa, own]) is None
+    assert found([program]) is None
     chosen = found([vqa, pick])
     assert chosen.name == "the image encoder of pickscore"
     assert chosen.checkpoint.startswith("yuvalkirstain/PickScore_v1@")

@@ -275,6 +275,8 @@ def test_settings_that_do_not_apply_to_the_source(load):
         PromptsError, match=r"prompts\.column does not apply to geneval:x: the columns of geneval"
     ):
         load_prompts(PromptsSection(source="geneval:x", column="prompt"), 0)
+    with pytest.raises(PromptsError, match=r"prompts\.skip does not apply to shapes:train"):
+        load_prompts(PromptsSection(source="shapes:train", skip=50), 0)
     for condition in (["n", "in", 1], ["n", "<", [1]], ["n", "~", 1], ["n", "==", None]):
         with pytest.raises(ValidationError, match="where"):
             PromptsSection(source="x", where=[condition])

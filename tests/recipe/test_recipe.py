@@ -109,6 +109,8 @@ def test_all_recipes_are_in_one_folder():
             "float16",
             r"train\.dtype: gradients vanish in float16",
         ),
+        ("train.adam_betas", [0.9, 1.0], r"train\.adam_betas\.1: .*less than 1, got 1"),
+        ("train.timesteps", [], r"train\.timesteps: .*at least 1 item"),
         ("train.reference_offload", True, r"train\.reference_offload: .*adaptation full"),
         ("evaluate.prompts.source", "shapes:train", r"evaluate\.prompts\.source: .*trained on shapes:train"),
         (
@@ -131,13 +133,14 @@ def test_all_problems_are_reported_at_once(recipe_values):
     del recipe_values["model"]["checkpoint"]
     values = changed(changed(recipe_values, "train.betta", 1), "seed", -1)
     values["pairs"] = {"reward": "first"}
-    values["train"] |= {"per_device_batch_size": 5, "reference_offload": True}
+    values["train"] |= {"per_device_batch_size": 5, "reference_offload": True, "patience": 2}
     assert problems(values) == {
         "seed": "Input should be greater than or equal to 0, got -1",
         "model.checkpoint": "missing",
         "train.betta": "unknown key; did you mean 'beta'?",
         "pairs.reward": "applies only to best-worst, not to frontier",
         "train.per_device_batch_size": "5 does not divide global_batch_size 32",
+        "train.patience": "counts validations; set train.validation_prompts",
         "train.reference_offload": "applies only to adaptation full, which copies the reference",
     }
     # What may only follow from the default of an invalid field is not reported.

@@ -1,8 +1,10 @@
 """Soups of real policies, loaded by plain diffusers, against soups of the weights in memory."""
 
 import json
+import re
 import shutil
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -242,6 +244,8 @@ def test_the_command(tmp_path, sdxl, loras):
     table = capo("--to", f"{tmp_path}/front", "--sweep", "2", "--interpolation", "linear")
     assert "1-0" in table
     assert "0-1" in table
+    (policy,) = re.findall(r"--policy (\S+)", " ".join(table.split()))
+    assert Path(policy).is_dir()
 
 
 def test_policies_that_cannot_be_merged_are_rejected(tmp_path, sdxl, loras, narrow):

@@ -21,7 +21,7 @@ from capo.rewards.rgb_images import decode_image
 from capo.store.step import Job
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-"""Encoding by the suffix of an official path."""
+"""Format by the suffix of an official path, saved with Pillow's defaults as in the authors' own examples."""
 
 
 def write_official(section: BenchmarkSection, job: Job) -> None:

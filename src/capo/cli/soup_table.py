@@ -15,4 +15,6 @@ def print_soups(directory: Path, soups: Sequence[dict[str, Any]]) -> None:
         weights = ", ".join(f"{weight:g}" for weight in soup["weights"])
         add_row(grid, [soup["folder"], weights, soup.get("rank"), None if error is None else f"{error:.2g}"])
     show(grid)
-    print_text(f"Next: capo evaluate RECIPE --policy {soups[0]['folder']} --run runs/soup")
+    folder = soups[0]["folder"]
+    policy = folder if folder == str(directory) else directory / folder  # soups of a sweep have names in it
+    print_text(f"Next: capo evaluate RECIPE --policy {policy} --run runs/soup")

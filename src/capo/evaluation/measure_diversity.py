@@ -15,7 +15,7 @@ from capo.engine.device import select_device
 from capo.engine.shard_work import Workplace
 from capo.evaluation.win_rates import Diversity
 from capo.recipe import EngineSection, RewardSection
-from capo.rewards.catalog import CLIP_PREFERENCE, find_entry
+from capo.rewards.catalog import CLIP_PREFERENCE, shipped_entry
 from capo.scoring.image_sets import ImageSet
 from capo.scoring.measure_shards import Measure, measure_shards
 from capo.store import Artifact
@@ -49,8 +49,8 @@ def find_encoder(embedder: str | None, rewards: Sequence[RewardSection]) -> Enco
     if embedder is not None:
         return EncoderWeights(embedder, embedder, embedder)
     for section in sorted(rewards, key=lambda reward: reward.use == "train"):
-        entry = find_entry(section.source or section.name)
-        if entry is None or section.url is not None or entry.architecture != CLIP_PREFERENCE:
+        entry = shipped_entry(section)
+        if entry is None or entry.architecture != CLIP_PREFERENCE:
             continue
         checkpoint = section.checkpoint or entry.checkpoint
         processor = None if section.checkpoint else entry.processor

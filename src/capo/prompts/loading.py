@@ -171,6 +171,8 @@ def _kind(request: PromptRequest) -> tuple[str, str]:
         _refuse(request, fixed, "only a data set on the Hub has one")
     if kind not in (HUB, "file"):
         _refuse(request, ("column", "where"), f"the columns of {kind} are fixed")
+    if kind in plugins(PROMPT_SOURCES):
+        _refuse(request, ("skip",), f"{kind} draws its prompts itself; choose another of its sets")
     return kind, name
 
 

@@ -97,6 +97,8 @@ def _training(recipe: "Recipe") -> Iterator[str]:
     size, step = recipe.train.global_batch_size, recipe.train.per_device_batch_size
     if step is not None and size % step:
         yield f"train.per_device_batch_size: {step} does not divide global_batch_size {size}"
+    if recipe.train.patience is not None and recipe.train.validation_prompts is None:
+        yield "train.patience: counts validations; set train.validation_prompts"
     trained_on = recipe.prompts.source
     for field, section in _measured_on(recipe).items():
         if section.source == trained_on and trained_on.partition(":")[0] in plugins(PROMPT_SOURCES):

@@ -21,6 +21,7 @@ CHECKPOINTS = "capo.checkpoints"
 PROMPT_SOURCES = "capo.prompts"
 PEOPLE = "capo.people"
 JUDGES = "capo.judges"
+REWARDS = "capo.rewards"
 REWARD_CATALOG = "capo.reward_catalog"
 BENCHMARKS = "capo.benchmarks"
 

@@ -98,7 +98,8 @@ class PromptsSection(Section):
     skip: Positive | None = Field(
         None,
         description="Number of drawn prompts to leave out. With one source and `seed`, the prompts of "
-        "`count: 200` and those of `skip: 200` are disjoint.",
+        "`count: 200` and those of `skip: 200` are disjoint. Does not apply to the sets of an installed "
+        "package, such as `shapes:train`.",
     )
     column: str | None = Field(
         None, description="Column of a table that holds the prompts; `text`, `prompt` or `caption` if null."

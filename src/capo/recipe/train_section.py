@@ -15,6 +15,9 @@ SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes per number."""
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainSection(Section):
     """Fine-tuning on the pairs (Sec. 4.2, 4.4, App. B). Every epoch draws one new pair per prompt."""
 
@@ -34,7 +37,7 @@ class TrainSection(Section):
         description="Distribution of training times. If null, as in the paper: `uniform` for a DDPM "
         "schedule, which supports no other, and `uniform-logsnr` for a flow.",
     )
-    timesteps: tuple[int, ...] | None = Field(
+    timesteps: Annotated[tuple[int, ...], Field(min_length=1)] | None = Field(
         None,
         description="Train only on these timesteps of a DDPM schedule, such as the four of a distilled "
         "model; on all if null.",
@@ -87,7 +90,7 @@ class TrainSection(Section):
     optimizer: Literal["adamw", "adamw-8bit"] = Field(
         "adamw", description="`adamw`, or `adamw-8bit`, which needs the extra `8bit`."
     )
-    adam_betas: tuple[float, float] = Field((0.9, 0.999), description="Betas of AdamW.")
+    adam_betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Betas of AdamW.")
     adam_epsilon: PositiveFloat = Field(1e-8, description="Epsilon of AdamW.")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
     max_grad_norm: PositiveFloat = Field(1.0, description="Norm to which gradients are clipped.")

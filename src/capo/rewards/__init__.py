@@ -22,7 +22,7 @@ on the raw scale of their reward; a comparison says how two of them become a win
 """
 
 from capo.rewards.batch_scoring import score_images
-from capo.rewards.catalog import entry_names, find_entry
+from capo.rewards.catalog import entry_names, find_entry, shipped_entry
 from capo.rewards.comparison import describe_comparison, reject_negative
 from capo.rewards.protocol import Reward, RewardError, Scored, TransientError
 from capo.rewards.resolve import (
@@ -54,4 +54,5 @@ __all__ = [
     "reward_inputs",
     "score_images",
     "serve_stdio",
+    "shipped_entry",
 ]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from capo.recipe import RewardSection
 from capo.recipe.plugins import REWARD_CATALOG, load_plugin, plugins
 
 CLIP_VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K@1c2b8495b28150b8a4922ee1c8edee224c284c0c"
@@ -76,6 +77,14 @@ def find_entry(name: str) -> CatalogEntry | None:
         return CATALOG.get(name)
     entry: CatalogEntry = load_plugin(REWARD_CATALOG, name, "rewards")
     return entry
+
+
+def shipped_entry(section: RewardSection) -> CatalogEntry | None:
+    """Return the entry of the reward that `section` loads into this process.
+
+    None for a function, and for a program or a server, which may have the name of a shipped reward.
+    """
+    return None if section.command or section.url else find_entry(section.source or section.name)
 
 
 def entry_names() -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from capo.recipe import RewardSection
-from capo.rewards.catalog import find_entry
+from capo.rewards.catalog import shipped_entry
 from capo.rewards.resolve import build_comparison, check_reward_source
 from capo.store.check import Check, Finding
 from capo.store.remembered import remember
@@ -29,8 +29,7 @@ def _check_comparison(section: RewardSection) -> Iterator[Finding]:
             message = "cannot be known while the server is down; set it, or start the server"
             yield Finding(f"rewards.{section.name}.comparison", message, "warning")
             return
-    entry = find_entry(section.source or section.name)
-    if entry is None or section.url is not None or section.command:
+    if shipped_entry(section) is None:
         build_comparison(section)
     else:  # a shipped one declares its comparison in the code of its model, which takes seconds to import
         remember(["comparison", section.model_dump(mode="json")], lambda: str(build_comparison(section)))

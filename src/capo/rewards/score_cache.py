@@ -22,7 +22,7 @@ from typing import Any
 
 from capo.engine.progress import say
 from capo.recipe import RewardSection
-from capo.rewards.catalog import find_entry
+from capo.rewards.catalog import shipped_entry
 from capo.rewards.protocol import Scored
 from capo.rewards.resolve import reward_identity
 from capo.store.manifest import canonical, versions
@@ -145,8 +145,7 @@ def _checksum(key: bytes, score: float, truncated: bool | int | None) -> bytes:
 def _is_kept(section: RewardSection) -> bool:
     if section.cache is not None:
         return section.cache
-    in_this_process = not section.command and not section.url
-    return in_this_process and find_entry(section.source or section.name) is not None
+    return shipped_entry(section) is not None
 
 
 @cache

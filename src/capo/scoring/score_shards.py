@@ -24,7 +24,7 @@ from capo.engine.shard_work import Done, Executor, ShardsFailed, Workplace, erro
 from capo.images.sample_table import kept_columns, kept_scores
 from capo.images.shard_files import shard_paths
 from capo.recipe import EngineSection, RewardSection
-from capo.rewards import Scored, build_comparison, find_entry, reject_negative
+from capo.rewards import Scored, build_comparison, reject_negative, shipped_entry
 from capo.rewards.protocol import RewardMemoryError
 from capo.scoring.rater import ImageRows, Rater
 from capo.scoring.score_table import Gaps, find_gaps, score_table, score_values
@@ -308,10 +308,8 @@ def _groups(destinations: Sequence[Destination], free: float) -> Iterator[list[D
 
 def _weight_bytes(reward: RewardSection) -> float:
     """The size of a shipped reward's weights; 0 if the size is unknown or another process loads them."""
-    entry = find_entry(reward.source or reward.name)
-    if reward.command or reward.url or entry is None:
-        return 0.0
-    return BYTES_PER_MILLION_PARAMETERS * entry.parameters_millions
+    entry = shipped_entry(reward)
+    return 0.0 if entry is None else BYTES_PER_MILLION_PARAMETERS * entry.parameters_millions
 
 
 def _free_memory() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capo.benchmarks.compbench_numeracy import detector_class, expected_counts, numeracy_score
@@ -25,6 +26,7 @@ from capo.benchmarks.definition import JudgeImages, Judgment, failed
 from capo.benchmarks.detections import DetectedObject
 from capo.benchmarks.judges import blip_vqa, grounding_dino
 from capo.prompts import Prompt
+from capo.recipe.hub_id import split_revision
 from capo.rewards.models.clip_text import clean_text
 from capo.rewards.weights.download import check_available
 from capo.rewards.weights.location import check_location, weights_identity
@@ -67,7 +69,7 @@ class CompBenchJudge:
         others = {"BLIP-VQA": (self.blip, OFFICIAL_BLIP), "CLIPScore": (self.clip, (CLIP,))}
         parts = [
             model
-            if location.rpartition("/")[2] in {known.rpartition("/")[2] for known in official}
+            if split_revision(location)[0] in official or Path(location).name in official
             else f"{model} ({location})"
             for model, (location, official) in others.items()
         ]

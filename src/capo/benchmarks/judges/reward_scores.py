@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from capo.benchmarks.definition import JudgeImages, Judgment, failed
 from capo.prompts import Prompt
 from capo.recipe import RewardSection
+from capo.recipe.hub_id import split_revision
 from capo.rewards import check_reward_source, find_entry, load_reward, reward_identity, score_images
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def official_reward(
 
     def make(*, checkpoint: str | None = None, batch_size: int = BATCH_SIZE) -> RewardScores:
         section = reward_section(source, checkpoint=checkpoint, batch_size=batch_size)
-        published = checkpoint is None or _is_published_file(source, checkpoint)
+        published = checkpoint is None or _is_published(source, checkpoint)
         return RewardScores(
             name=source if published else f"{source} ({checkpoint})",
             rewards=(section,),
@@ -175,11 +176,12 @@ def check_reward(section: RewardSection) -> None:
             raise ValueError(finding.message)
 
 
-def _is_published_file(source: str, checkpoint: str) -> bool:
-    """Return whether a local file has the name of a release that the user must download."""
+def _is_published(source: str, checkpoint: str) -> bool:
+    """Return whether the weights are the reward's own: its repository, or the file that users download."""
     entry = find_entry(source)
-    return (
-        entry is not None
-        and entry.pickle_file is not None
-        and PurePosixPath(checkpoint).name == entry.pickle_file
-    )
+    if entry is None:
+        return False
+    (name, commit), (published, pinned) = split_revision(checkpoint), split_revision(entry.checkpoint)
+    if name == published:
+        return pinned in (None, commit)
+    return entry.pickle_file is not None and PurePosixPath(checkpoint).name == entry.pickle_file

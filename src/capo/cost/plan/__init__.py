@@ -16,6 +16,8 @@ from capo.cost.plan.notes import notes
 from capo.cost.plan.wall_clock import StageTime, wall_clock, wall_clock_notes
 from capo.cost.plan.work import PromptCounts, Stage, stages
 from capo.prompts import load_prompts
+from capo.prompts.benchmark_prompts import BENCHMARKS
+from capo.prompts.prompt_checks import on_hub
 from capo.recipe import PromptsSection, Recipe
 from capo.recipe.plugins import PROMPT_SOURCES, plugins
 
@@ -106,9 +108,11 @@ def plan_run(
 
 
 def _count(section: PromptsSection, seed: int, field: str) -> int | None:
-    """Number of prompts; None if `count` is not set and the prompt file does not exist."""
+    """Number of prompts; None if `count` is not set and they are on the Hub or not there yet."""
     if section.count is not None:
         return section.count
-    if section.source.partition(":")[0] not in plugins(PROMPT_SOURCES) and not Path(section.source).is_file():
+    kind, _, name = section.source.partition(":")
+    place = Path(name if kind in BENCHMARKS else section.source)
+    if on_hub(section) or (kind not in plugins(PROMPT_SOURCES) and not place.exists()):
         return None
     return len(load_prompts(section, seed, field))

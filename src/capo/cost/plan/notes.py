@@ -30,7 +30,7 @@ def _excluded(recipe: Recipe, prompts: PromptCounts) -> Iterator[str]:
         del sections["prompts"]  # the prompts come with the images
     for field, (section, number) in sections.items():
         if section is not None and number is None:
-            yield f"Excludes all work on {field}: {section.source} does not exist. Set {field}.count."
+            yield f"Excludes all work on {field}: {section.source} cannot be counted here. Set {field}.count."
     if recipe.images is not None:
         yield f"Excludes encoding and scoring the images of {recipe.images.source}."
     if recipe.generate.adaptive is not None:
@@ -60,7 +60,9 @@ def _overflows(recipe: Recipe, gpu: Gpu, memory: Memory, fitting: int) -> Iterat
         yield f"Generating may not fit in the {capacity}."
     pairs = recipe.train.per_device_batch_size or recipe.train.global_batch_size
     if fitting == 0:
-        yield f"Training does not fit in the {capacity}. Set {_ways_to_save(recipe.train)}."
+        ways = _ways_to_save(recipe.train)
+        advice = f"Set {ways}." if ways else "Choose a GPU with more memory."
+        yield f"Training does not fit in the {capacity}. {advice}"
     elif fitting < pairs:
         yield f"Training does not fit in the {capacity}. Set train.per_device_batch_size={fitting}."
 

@@ -19,7 +19,7 @@ from capo.cost.plan.work_counter import count_flops
 from capo.recipe import RewardSection
 from capo.recipe.hub_id import split_revision
 from capo.rewards import load_reward
-from capo.rewards.catalog import CATALOG, CatalogEntry, find_entry
+from capo.rewards.catalog import CATALOG, CatalogEntry, shipped_entry
 
 QUESTION_TOKENS = 40
 """A question about a prompt of about twenty words, with the tokens of a chat template."""
@@ -34,9 +34,8 @@ NATIVE_SIDE = 1024
 
 
 def score_flops(reward: RewardSection) -> int | None:
-    """FLOPs per image; None for a function, other weights, or an unknown architecture."""
-    source = reward.source or reward.name
-    entry = find_entry(source)
+    """FLOPs per image; None for anything but the weights of a shipped reward of known architecture."""
+    source, entry = reward.source or reward.name, shipped_entry(reward)
     if entry is None:
         return None
     if reward.checkpoint is not None and not _is_shipped_checkpoint(reward.checkpoint, entry):

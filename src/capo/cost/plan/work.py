@@ -16,7 +16,7 @@ Work = Counter[str]
 
 @dataclass(frozen=True)
 class PromptCounts:
-    """Number of prompts by use; None if it is unknown because the prompt file does not exist yet."""
+    """Number of prompts by use; None if they cannot be counted from here."""
 
     train: int | None
     validation: int | None

@@ -12,12 +12,13 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capo.recipe import RewardSection
+from capo.recipe.plugins import REWARDS, plugins
 from capo.rewards.comparison import NAMES, parse_comparison
 from capo.rewards.protocol import ProtocolError, RewardError
 from capo.rewards.weights.location import file_identity
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from capo.method.calibration import Comparison
-
-GROUP = "capo.rewards"
 
 
 class FunctionReward:
@@ -92,7 +91,7 @@ def is_path(source: str) -> bool:
 
 def installed_functions() -> dict[str, EntryPoint]:
     """Return the entry points of rewards in installed packages, by name."""
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+    return plugins(REWARDS)
 
 
 def installed_source(section: RewardSection, entry: EntryPoint) -> FunctionSource:

@@ -1,4 +1,4 @@
-"""Reject HTTP requests that do not come from a client of the reward server, such as those of web pages."""
+"""Reject HTTP requests that do not come from a client of capo's servers, such as those of web pages."""
 
 import ipaddress
 import socket
@@ -31,7 +31,8 @@ def check_host(request: Request, hosts: Sequence[str]) -> None:
     other name resolve to this machine.
     """
     host = _host(request)
-    if host is None or not (_is_address(host) or host in ("localhost", socket.gethostname().lower(), *hosts)):
+    known = {"localhost", socket.gethostname().lower(), *(name.lower() for name in hosts)}
+    if host is None or not (_is_address(host) or host in known):
         raise HTTPException(
             421, f"this server is not known as {host!r}; use its IP address, or serve with --allow-host"
         )
