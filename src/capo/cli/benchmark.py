@@ -73,7 +73,11 @@ def benchmark(
     ] = None,
     judge: Annotated[
         str | None,
-        typer.Option(metavar="JUDGE", help="The judge. Default: the official one.", show_default=False),
+        typer.Option(
+            metavar="JUDGE",
+            help="The judge. Default: the first in the list of `capo benchmark`.",
+            show_default=False,
+        ),
     ] = None,
     option: Annotated[
         list[str] | None,

@@ -79,7 +79,9 @@ class BenchmarkSection(Section):
         None, description="Images per prompt from each model; the benchmark's number if null."
     )
     judge: Name | None = Field(
-        None, description="The judge, by name; the benchmark's first, which is the official one, if null."
+        None,
+        description="Name of the judge. If null, the first that `capo benchmark` lists, which is not the "
+        "official judge for every benchmark.",
     )
     options: dict[str, str | int | float | bool] = Field(
         {}, description="Settings of the judge, such as the location of its weights."
