@@ -248,6 +248,6 @@ def test_prompts_that_the_model_cannot_read_to_their_end_are_counted(recipe):
     settings = recipe()
     prompts = [make_prompt("a red cat"), make_prompt("a red cat " * 20)]
     made, existing = Candidate(name="a", identity="a"), Candidate(name="b", identity="b", whole_model=True)
-    assert _truncated(settings, prompts, made, existing) == {"truncated_prompts": 1}
-    assert _truncated(settings, prompts[:1], made) == {}
-    assert _truncated(settings, prompts, existing, existing) == {}
+    assert _truncated(settings, prompts, made, existing) == 1
+    assert _truncated(settings, prompts[:1], made) == 0
+    assert _truncated(settings, prompts, existing, existing) == 0

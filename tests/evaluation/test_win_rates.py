@@ -17,12 +17,18 @@ REWARDS = [
 ]
 
 
-def numbers(scores, correct=None, diversity=None, same_noise=True, **recipe):
+def numbers(scores, correct=None, diversity=None, same_noise=True, truncated=0, **recipe):
     """The results for scores [P, K] by reward and model."""
     count = len(next(iter(scores.values()))["base"])
     rewards = [r for r in REWARDS if r["name"] in scores]
     settings = tiny_run.recipe(rewards, evaluate={"null_row": False} | recipe)
-    measured = Measurements(scores=scores, correct=correct, diversity=diversity, same_noise=same_noise)
+    measured = Measurements(
+        scores=scores,
+        correct=correct,
+        diversity=diversity,
+        same_noise=same_noise,
+        truncated_prompts=truncated,
+    )
     prompts = tiny_run.prompts(count)
     return evaluation_results(settings.evaluate, settings.rewards, prompts, measured, settings.seed)
 
@@ -95,8 +101,14 @@ def test_no_hacking_without_a_gain():
         "judge": {"name": "shapes", "difference": -0.5, "low": -0.6, "high": -0.4},
     }
     assert result_warnings(found) == []
-    (text,) = result_warnings(found | {"prompts": 9, "truncated_prompts": 2})
-    assert text.startswith("2 of 9 evaluation prompts are longer")
+
+
+def test_truncated_prompts_are_counted():
+    scores = np.zeros((9, 2))
+    found = numbers({"red": {"base": scores, "tuned": scores}}, truncated=2)
+    assert found["truncated_prompts"] == 2
+    (text,) = found["warnings"]
+    assert text.startswith("2 of 9 ")
 
 
 def test_judge_difference_is_paired_by_prompt():

@@ -12,7 +12,6 @@ from capo import diffusion
 from capo.diffusion.saved import BEST
 from capo.evaluation.candidates import Candidate, find_candidate
 from capo.recipe import (
-    BenchmarkSection,
     ModelSection,
     Recipe,
     RecipeError,
@@ -63,11 +62,6 @@ def with_benchmark(recipe: Recipe, name: str, given: Mapping[str, Any]) -> Recip
     values = recipe.model_dump() | {"benchmarks": [*({**sections, name: section}).values()]}
     changed = parse_recipe(values, f"benchmarks.{name}")
     return changed if recipe.written is None else changed.with_written(recipe.written)
-
-
-def find_section(recipe: Recipe, name: str) -> BenchmarkSection:
-    """Return the section of a benchmark that the recipe has."""
-    return next(section for section in recipe.benchmarks if section.name == name)
 
 
 def _own_recipe(model: str) -> Recipe | None:

@@ -60,7 +60,7 @@ def evaluate(job: Job) -> None:
     from capo.evaluation.measure_diversity import find_encoder, measure_diversity, read_diversity
     from capo.evaluation.model_images import TUNED, image_sets, measure, own_sets, read_judgments
     from capo.evaluation.results_page import results_page
-    from capo.evaluation.win_rates import Measurements, evaluation_results, result_warnings
+    from capo.evaluation.win_rates import Measurements, evaluation_results
     from capo.prompts import load_prompts
 
     recipe, section, artifact = job.recipe, job.recipe.evaluate, job.artifact
@@ -82,28 +82,26 @@ def evaluate(job: Job) -> None:
         correct={**read_judgments(baseline, samples), **read_judgments(artifact, samples)},
         diversity=None if encoder is None else read_diversity(encoder, artifact, sets),
         same_noise=candidate.existing is None and base.existing is None,
+        truncated_prompts=_truncated(recipe, prompts, candidate, base),
     )
     results = {
         "models": {"base": base.name, "tuned": candidate.name},
         **evaluation_results(section, recipe.rewards, prompts, measured, recipe.seed),
-        **_truncated(recipe, prompts, candidate, base),
         "policy": {name: candidate.record[name] for name in POLICY_FIELDS if name in candidate.record},
     }
-    results["warnings"] = result_warnings(results)
     artifact.write_json("results.json", results)
     page = results_page(prompts, recipe.rewards, measured.scores, sets, recipe.generate, results)
     artifact.write_bytes(PAGE, page.encode())
     artifact.commit(_summary(results))
 
 
-def _truncated(recipe: Recipe, prompts: "Sequence[Prompt]", *candidates: "Candidate") -> dict[str, int]:
+def _truncated(recipe: Recipe, prompts: "Sequence[Prompt]", *candidates: "Candidate") -> int:
     """The number of prompts that the recipe's model cannot read to their end, if a model made the images."""
     from capo.diffusion import load_weightless
 
     if all(candidate.existing is not None or candidate.whole_model for candidate in candidates):
-        return {}
-    count = sum(load_weightless(recipe.model).truncates([prompt.text for prompt in prompts]))
-    return {"truncated_prompts": count} if count else {}
+        return 0
+    return sum(load_weightless(recipe.model).truncates([prompt.text for prompt in prompts]))
 
 
 def _summary(results: dict[str, Any]) -> dict[str, Any]:

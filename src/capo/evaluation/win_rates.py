@@ -55,6 +55,8 @@ class Measurements:
     diversity: Diversity | None = None
     same_noise: bool = True
     """True if images of base and tuned model with the same number start from the same noise."""
+    truncated_prompts: int = 0
+    """Prompts that the recipe's model cannot read to their end."""
 
 
 def evaluation_results(
@@ -91,6 +93,8 @@ def evaluation_results(
         results["judge"] = {"name": section.judge} | _judge(measured.correct, groups)
     if measured.diversity is not None:
         results["diversity"] = _diversity(measured.diversity, seed)
+    if measured.truncated_prompts:
+        results["truncated_prompts"] = measured.truncated_prompts
     results["warnings"] = result_warnings(results)
     return results
 

@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from capo.images.pair_writers import pick_a_pic_columns
 from capo.people.analysis import Judgment
 from capo.people.human_study import PAGE, HumanStudy, Key, StudyPair
-
-if TYPE_CHECKING:
-    pass
 
 
 def write_labels(

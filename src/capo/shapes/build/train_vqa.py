@@ -109,9 +109,7 @@ def train_vqa(
         if lesson.grounded:
             redraw(base, examples, lesson.seed)
         shown, missed = _questions(tokenizer, examples, lesson.people, part.device)
-        loss = _lesson_loss(
-            lesson, pupil, examples, shown.to(part.device), [m.to(part.device) for m in missed]
-        )
+        loss = _lesson_loss(lesson, pupil, examples, shown, missed)
         fit(lesson.name, pupil, loss, Schedule(part.scaled(lesson.steps), lesson.learning_rate), part.folder)
 
 
