@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from capo.images.shard_files import shard_path
 from capo.store import Artifact, WorkspaceError
 
 TINY = 128
@@ -48,8 +49,8 @@ class Gallery:
             for sample in samples:
                 if (prompt, sample) not in pictures:
                     raise WorkspaceError(
-                        f"{self._artifact.folder / self._folder}: no image of sample {sample} of prompt "
-                        f"{prompt} in {_shard_name(self._shard[prompt])}; make {self._artifact.name} again"
+                        f"{self._artifact.folder / self._place(self._shard[prompt])}: no image of sample "
+                        f"{sample} of prompt {prompt}; make {self._artifact.name} again"
                     )
         return pictures
 
@@ -65,7 +66,7 @@ class Gallery:
         return {prompt: seeds[prompt] for prompt in prompts}
 
     def _place(self, shard: int) -> str:
-        return f"{self._folder}/{_shard_name(shard)}" if self._folder else _shard_name(shard)
+        return shard_path(self._folder, shard)
 
     def _pictures_in(
         self, shard: int, wanted: Mapping[str, Sequence[int]], longest: int
@@ -99,7 +100,3 @@ def embed(data: bytes, longest: int) -> Picture:
     kind = "png" if tiny else "jpeg"
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
     return Picture(f"data:image/{kind};base64,{encoded}", *small.size, original)
-
-
-def _shard_name(index: int) -> str:
-    return f"shard-{index:05d}.parquet"
