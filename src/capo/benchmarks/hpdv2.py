@@ -12,8 +12,8 @@ from capo.benchmarks.definition import Benchmark, Layout, Published, Row
 from capo.benchmarks.judges.reward_scores import official_reward
 from capo.benchmarks.summary import Score, Summary, mean_by_prompt
 from capo.prompts import Prompt
+from capo.prompts.benchmark_prompts import STYLES
 
-STYLES = ("anime", "concept-art", "paintings", "photo")
 CHUNK = 80
 """Prompts in a chunk, in the official order."""
 AVERAGE = "average"

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from capo.benchmarks.definition import Benchmark, Layout, Published, Row
 from capo.benchmarks.judges import grounding_dino
 from capo.benchmarks.judges.compbench_judge import CompBenchJudge
-from capo.benchmarks.judges.compbench_results import OfficialResults
+from capo.benchmarks.judges.compbench_results import IMAGES, OfficialResults
 from capo.benchmarks.summary import Score, Summary, mean_by_prompt
 from capo.prompts import Prompt
 
-IMAGES = 10
 SOURCE = "CaPO (CVPR 2025), Table 3"
 COLUMNS = ("color", "shape", "texture", "complex (BLIP-VQA)", "spatial", "non-spatial")
 

@@ -8,12 +8,11 @@ from typing import Any
 from capo.engine.seeds import stable_seed
 from capo.people.agreement import krippendorff_alpha, pairwise_agreement
 from capo.people.clustered import CONFIDENCE, ClusteredMean, clustered_mean, variances
-from capo.people.human_study import HumanStudy, Key
+from capo.people.human_study import BASE, HumanStudy, Key
 from capo.people.screening import Screened, screen
 from capo.people.study_power import Votes
 from capo.people.votes import VoteLine, VotesError
 
-BASE = "base"
 POWER = 0.8
 
 

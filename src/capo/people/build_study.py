@@ -40,7 +40,6 @@ from capo.store.atomic import create_folder
 from capo.store.manifest import pretty
 
 ImageFormat = Literal["png", "webp", "jpeg"]
-BASE, TUNED = "base", "tuned"
 
 PREFERENCE = Question(name="preference", text="Which image looks better?")
 PROMPT_FOLLOWING = Question(name="prompt-following", text="Which image shows better what the text says?")

@@ -23,6 +23,8 @@ from capo.store.manifest import canonical
 FORMAT: Literal[1] = 1
 PAGE, IMAGES = "page", "images"
 STUDY, KEY, VOTES = "study.json", "key.json", "votes"
+BASE, TUNED = "base", "tuned"
+"""Names in `Key.models` that every study has."""
 
 RATER = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 """The names that raters may have: they become parts of file names."""
@@ -30,6 +32,7 @@ RATER = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 Side = Literal["left", "right"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+PairName = Annotated[str, Field(pattern=r"^p[0-9]{4,6}$")]
 MOST_CHARACTERS = 10_000
 """Of a title, an instruction or a question."""
 Text = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]
@@ -39,21 +42,23 @@ class HumanStudyError(ValueError):
     """A study that is damaged, incomplete, or of another version; the message names the file."""
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """An immutable part of a study or of its votes: no unknown fields, no conversions."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-Content = TypeVar("Content", bound=_Record)
+Content = TypeVar("Content", bound=Record)
 
 
-class Question(_Record):
+class Question(Record):
     """A question about every pair."""
 
     name: Name
     text: Text
 
 
-class StudyImage(_Record):
+class StudyImage(Record):
     """One image of a pair."""
 
     file: str
@@ -71,10 +76,10 @@ class StudyImage(_Record):
         return self
 
 
-class StudyPair(_Record):
+class StudyPair(Record):
     """Two images of a prompt. `left` and `right` are shuffled; a rater may see them exchanged."""
 
-    pair: Annotated[str, Field(pattern=r"^p[0-9]{4,6}$")]
+    pair: PairName
     prompt: Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
     left: StudyImage
     right: StudyImage
@@ -85,7 +90,7 @@ class StudyPair(_Record):
         return f"{self.prompt}\n{'-'.join(sorted((self.left.sha256, self.right.sha256)))}"
 
 
-class HumanStudy(_Record):
+class HumanStudy(Record):
     """What raters see: the content of `study.json`."""
 
     format: Literal[1]
@@ -114,7 +119,7 @@ class HumanStudy(_Record):
         return self
 
 
-class ModelName(_Record):
+class ModelName(Record):
     """A model of the study."""
 
     name: str
@@ -123,7 +128,7 @@ class ModelName(_Record):
     """Identifies everything its images depend on, apart from the recipe's settings."""
 
 
-class KeyPair(_Record):
+class KeyPair(Record):
     """What is behind a pair; `left` and `right` are names in `Key.models`."""
 
     left: Name
@@ -136,7 +141,7 @@ class KeyPair(_Record):
     """The pair that a catch trial repeats, or takes its image from."""
 
 
-class Key(_Record):
+class Key(Record):
     """What only the owner knows: the content of `key.json`."""
 
     format: Literal[1]

@@ -7,8 +7,8 @@ from pathlib import Path
 from capo.engine.executors import open_executor
 from capo.engine.shard_work import Executor
 from capo.evaluation.candidates import Candidate, base_model, find_candidate, trained
-from capo.people.build_study import BASE, TUNED, ModelImages, StudySettings, build_study, check_settings
-from capo.people.human_study import HumanStudy
+from capo.people.build_study import ModelImages, StudySettings, build_study, check_settings
+from capo.people.human_study import BASE, TUNED, HumanStudy
 from capo.people.study_sources import (
     captions,
     draw_prompts,

@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from capo.engine.seeds import stable_seed
 from capo.pairing.simulated_people import People
-from capo.people.analysis import BASE
-from capo.people.human_study import PAGE, HumanStudy, Key, StudyImage, StudyPair, is_swapped, rater_order
+from capo.people.human_study import (
+    BASE,
+    PAGE,
+    HumanStudy,
+    Key,
+    StudyImage,
+    StudyPair,
+    is_swapped,
+    rater_order,
+)
 from capo.people.votes import Choice
 from capo.prompts import Prompt
 

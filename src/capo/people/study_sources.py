@@ -17,8 +17,8 @@ from capo.evaluation.model_images import image_sets
 from capo.images import open_images
 from capo.images.evaluation_import import EvaluationImages, match_images
 from capo.images.shard_files import shard_path
-from capo.people.build_study import BASE, TUNED, ModelImages
-from capo.people.human_study import content_digest
+from capo.people.build_study import ModelImages
+from capo.people.human_study import BASE, TUNED, content_digest
 from capo.prompts import Prompt
 from capo.recipe import ImagesSection, Recipe
 from capo.reporting.examples import read_prompts

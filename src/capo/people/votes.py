@@ -15,9 +15,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from capo.people.human_study import RATER, VOTES, HumanStudy, Name, content_digest, is_swapped
+from capo.people.human_study import (
+    RATER,
+    VOTES,
+    HumanStudy,
+    Name,
+    PairName,
+    Record,
+    content_digest,
+    is_swapped,
+)
 from capo.store.manifest import canonical
 
 MOST_BYTES = 64 << 20
@@ -28,7 +37,6 @@ SERVED = "served.jsonl"
 Choice = Literal["left", "right", "tie"]
 Source = Literal["page", "label-studio", "rapidata"]
 Moment = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$")]
-PairName = Annotated[str, Field(pattern=r"^p[0-9]{4,6}$")]
 Rater = Annotated[str, Field(pattern=f"^{RATER}$")]
 
 
@@ -36,11 +44,7 @@ class VotesError(ValueError):
     """Votes that cannot count; the message names the file, the line and the fix."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Vote(_Record):
+class Vote(Record):
     """One answer of a rater."""
 
     pair: PairName
@@ -67,7 +71,7 @@ class Vote(_Record):
         return "right" if self.choice == "left" else "left"
 
 
-class Ballot(_Record):
+class Ballot(Record):
     """All votes of one rater: the content of a votes file."""
 
     format: Literal[1]

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from capo.people.analysis import BASE
-from capo.people.human_study import PAGE, HumanStudy, Key, StudyImage
+from capo.people.human_study import BASE, PAGE, HumanStudy, Key, StudyImage
 from capo.reporting.forest import Forest, compared
 from capo.reporting.pictures import Picture, embed
 from capo.reporting.templating import environment

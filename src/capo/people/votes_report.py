@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from capo.people.analysis import BASE, analyze
-from capo.people.human_study import HumanStudy, Key, check_study_images, read_key, read_study
+from capo.people.analysis import analyze
+from capo.people.human_study import BASE, HumanStudy, Key, check_study_images, read_key, read_study
 from capo.people.screening import screen
 from capo.people.votes import VoteLine, collected_votes
 from capo.people.votes_page import render_votes

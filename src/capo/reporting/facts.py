@@ -11,6 +11,7 @@ from capo.pairing.underweighted import advice, underweighted_rewards, underweigh
 from capo.recipe import GenerateSection
 from capo.reporting import wording
 from capo.reporting.gather import Material
+from capo.reporting.loading_code import scheduler_name
 
 OPTIMIZERS = {"adamw": "AdamW", "adamw-8bit": "AdamW with 8-bit moments"}
 
@@ -89,12 +90,6 @@ def pair_statistics(material: Material) -> list[tuple[str, str]]:
     return facts
 
 
-def scheduler_name(material: Material) -> str:
-    """Return the class name of the scheduler that made the images: the recipe's, or the family's default."""
-    plain = material.summaries["train"].get("plain_diffusers", {})
-    return material.recipe.generate.scheduler or str(plain.get("scheduler", "DDIMScheduler"))
-
-
 def settings(material: Material) -> list[tuple[str, str]]:
     """Return the most important settings; the page also shows the complete recipe."""
     recipe = material.recipe
@@ -102,6 +97,7 @@ def settings(material: Material) -> list[tuple[str, str]]:
     adaptation = f"LoRA, rank {train.lora_rank}" if train.adaptation == "lora" else "all weights"
     weighting = f"sigmoid, b = {train.weighting_bias:g}" if train.weighting == "sigmoid" else "constant"
     revision = f"@{recipe.model.revision}" if recipe.model.revision else ""
+    scheduler = scheduler_name(generate, material.summaries["train"].get("plain_diffusers", {}))
     return [
         ("Base model", recipe.model.checkpoint + revision),
         ("Prompts", f"{recipe.prompts.source}, {len(material.prompts):,}"),
@@ -110,7 +106,7 @@ def settings(material: Material) -> list[tuple[str, str]]:
         else ("Samples per prompt", samples(recipe.generate, material.summaries["samples"])),
         (
             "Sampler",
-            f"{scheduler_name(material)}, {wording.count(generate.num_inference_steps, 'step')}, "
+            f"{scheduler}, {wording.count(generate.num_inference_steps, 'step')}, "
             f"guidance {generate.guidance_scale:g}",
         ),
         ("Training rewards", ", ".join(r.name for r in recipe.training_rewards)),

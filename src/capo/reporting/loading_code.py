@@ -48,7 +48,7 @@ def sampling_code(
 
     `record` is the result of `Family.plain_diffusers`. Without a seed, the noise is random.
     """
-    scheduler = settings.scheduler or str(record.get("scheduler", "DDIMScheduler"))
+    scheduler = scheduler_name(settings, record)
     sampler = {n: v for n, v in record["sampler"].items() if n not in REGISTERED}
     registered = {n: v for n, v in record["sampler"].items() if n in REGISTERED}
     config = ["pipe.scheduler.config", *keywords(sampler)]
@@ -68,6 +68,14 @@ def sampling_code(
     arguments = [f"prompt={literal(prompt)}", *keywords(call_values(settings, record)), *latents]
     lines.append(call("image = pipe", arguments, ".images[0]"))
     return "\n".join([*lines, 'image.save("tuned.png")'])
+
+
+def scheduler_name(settings: GenerateSection, record: Mapping[str, Any]) -> str:
+    """Return the class name of the scheduler that made the images: the recipe's, or the family's default.
+
+    `record` is the result of `Family.plain_diffusers`; empty for runs that did not record it.
+    """
+    return settings.scheduler or str(record.get("scheduler", "DDIMScheduler"))
 
 
 def repeat_command(material: Material) -> str:
