@@ -8,7 +8,7 @@ import pytest
 
 from capo.evaluation.model_images import image_set
 from capo.reporting.evaluation_page import render_evaluation
-from capo.reporting.examples import read_prompts
+from capo.reporting.examples import read_shown_prompts
 from capo.reporting.extremes import Extremes, Scores, biggest, extremes
 from capo.reporting.pictures import Gallery
 from capo.reporting.results_schema import Results
@@ -21,7 +21,7 @@ HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7 
 def gathered(path: Path, options: Options) -> tuple[Results, tuple[Extremes, ...]]:
     recipe, run = make_run(path, options)
     artifacts = {"base": run.artifact("baseline"), "tuned": run.artifact("evaluate")}
-    prompts = list(read_prompts(artifacts["base"]).values())
+    prompts = list(read_shown_prompts(artifacts["base"]).values())
     ids = [prompt.prompt_id for prompt in prompts]
     rewards = [
         Scores(

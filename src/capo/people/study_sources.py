@@ -21,7 +21,7 @@ from capo.people.build_study import ModelImages
 from capo.people.human_study import BASE, TUNED, content_digest
 from capo.prompts import Prompt
 from capo.recipe import ImagesSection, Recipe
-from capo.reporting.examples import read_prompts
+from capo.reporting.examples import read_shown_prompts
 from capo.store import Artifact, Run, WorkspaceError
 from capo.store.run_directory import RECIPE
 from capo.store.step import Job
@@ -51,7 +51,7 @@ def has_evaluation(run: Run) -> bool:
 
 def evaluated_prompts(run: Run) -> list[Prompt]:
     """Return the prompts of a run's evaluation."""
-    shown = read_prompts(run.artifact("baseline")).values()
+    shown = read_shown_prompts(run.artifact("baseline")).values()
     return [Prompt(prompt.prompt_id, prompt.text, prompt.category) for prompt in shown]
 
 

@@ -73,7 +73,7 @@ class PairExample:
     rejected_more: int
 
 
-def read_prompts(artifact: Artifact) -> dict[str, ShownPrompt]:
+def read_shown_prompts(artifact: Artifact) -> dict[str, ShownPrompt]:
     """Return the prompts of a run or of its evaluation by id, in the order of the shards."""
     table = artifact.read_table("prompts.parquet", columns=["prompt_id", "text", "category"])
     return {row["prompt_id"]: ShownPrompt(**row) for row in table.to_pylist()}
@@ -105,7 +105,7 @@ def spread(prompts: Sequence[ShownPrompt], count: int) -> list[ShownPrompt]:
 def side_by_side(recipe: Recipe, run: Run, results: Results) -> tuple[SideBySide, ...]:
     """Return the first samples of some evaluation prompts from both models."""
     artifacts = {"base": run.artifact("baseline"), "tuned": run.artifact("evaluate")}
-    prompts = read_prompts(artifacts["base"])
+    prompts = read_shown_prompts(artifacts["base"])
     selected = spread(list(prompts.values()), recipe.report.side_by_side)
     others = range(1, min(IMAGES, results.samples_per_prompt))
     ids = [prompt.prompt_id for prompt in selected]

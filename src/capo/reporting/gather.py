@@ -16,7 +16,7 @@ from capo.reporting.examples import (
     ShownPrompt,
     SideBySide,
     pair_examples,
-    read_prompts,
+    read_shown_prompts,
     side_by_side,
 )
 from capo.reporting.progress_images import Progress, progress_images
@@ -77,7 +77,7 @@ def gather(recipe: Recipe, run: Run) -> Material:
     the evaluation do not match the schema.
     """
     results = Results.model_validate(run.artifact("evaluate").read_json("results.json"))
-    prompts = read_prompts(run.artifact("prompts"))
+    prompts = read_shown_prompts(run.artifact("prompts"))
     pairs = PairTable.read(run.artifact("pairs"))
     scores = [f"scores/{reward.name}" for reward in recipe.rewards]
     return Material(

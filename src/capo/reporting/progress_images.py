@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from capo.recipe import Recipe
-from capo.reporting.examples import ShownPrompt, read_prompts, spread
+from capo.reporting.examples import ShownPrompt, read_shown_prompts, spread
 from capo.reporting.pictures import Gallery, Picture
 from capo.scoring.validation_folders import validated_folders
 from capo.store import Run
@@ -41,7 +41,7 @@ def progress_images(recipe: Recipe, run: Run) -> Progress | None:
     folders = validated_folders(train)
     if not folders or not base.done or not base.has("prompts.parquet"):
         return None
-    prompts = read_prompts(base)
+    prompts = read_shown_prompts(base)
     first = list(prompts.values())[: recipe.generate.shard_prompts]  # those of one shard: few files are read
     shown, steps = spread(first, PROMPTS), _spread_steps(list(folders))
     places = [(base, "base"), *((train, folders[step]) for step in steps)]

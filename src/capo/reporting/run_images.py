@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from capo.images.shard_files import shard_paths
-from capo.reporting.examples import ShownPrompt, read_prompts
+from capo.reporting.examples import ShownPrompt, read_shown_prompts
 from capo.reporting.image_purposes import SOURCES, Purpose
 from capo.scoring.validation_folders import validated_folders
 from capo.store import Artifact, Run, WorkspaceError
@@ -58,7 +58,7 @@ def run_images(run: Run, rewards: Sequence[str], purpose: Purpose) -> list[Store
     if purpose == "samples":
         places = {name: (run.artifact(f"scores/{name}"), "") for name in rewards}
         scored = {name: place for name, place in places.items() if place[0].done}
-        prompts = read_prompts(run.artifact("prompts"))
+        prompts = read_shown_prompts(run.artifact("prompts"))
         return [StoredImages("base", prompts, run.artifact("samples"), "", scored)]
     if purpose == "validation":
         first, train = run.artifact("validation"), run.artifact("train")
@@ -76,7 +76,7 @@ def _models(
     first: Artifact, places: Mapping[str, tuple[Artifact, str, str]], rewards: Sequence[str]
 ) -> list[StoredImages]:
     """Return the images of every model that has some; the artifact `first` has the prompts."""
-    prompts, found = read_prompts(first), []
+    prompts, found = read_shown_prompts(first), []
     for model, (artifact, folder, scores) in places.items():
         tables = {name: (artifact, f"{scores}/{name}.parquet") for name in rewards}
         known = {name: place for name, place in tables.items() if artifact.has(place[1])}

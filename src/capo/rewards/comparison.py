@@ -45,7 +45,7 @@ def parse_comparison(value: Any) -> "Comparison | None":
     )
 
 
-def declared_comparison(reward: str, value: Any) -> "Comparison | None":
+def parse_declared(reward: str, value: Any) -> "Comparison | None":
     """Return the comparison that a program or server declares; errors name the reward."""
     try:
         return parse_comparison(value)

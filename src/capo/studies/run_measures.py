@@ -8,7 +8,7 @@ import numpy as np
 
 from capo.evaluation.model_images import image_sets, read_judgments
 from capo.recipe import Recipe
-from capo.reporting.examples import read_prompts
+from capo.reporting.examples import read_shown_prompts
 from capo.scoring.prompt_win_rates import joint_domination, prompt_win_rates
 from capo.store import Run
 from capo.studies.gains import Gains, gains_of
@@ -118,7 +118,7 @@ def _images(run: StudyRun) -> int | None:
 def _against_base(opened: Run, recipe: Recipe) -> tuple[Values, Values, Values]:
     """Values of the tuned model and of the null row, and the joint rates of the tuned model."""
     baseline, evaluate = opened.artifact("baseline"), opened.artifact("evaluate")
-    ids, samples = list(read_prompts(baseline)), recipe.evaluate.samples_per_prompt
+    ids, samples = list(read_shown_prompts(baseline)), recipe.evaluate.samples_per_prompt
     scores = {
         model: {reward.name: images.read_scores(reward.name, ids, samples) for reward in recipe.rewards}
         for model, images in image_sets(baseline, evaluate).items()

@@ -11,7 +11,7 @@ import numpy as np
 
 from capo.pipeline import status
 from capo.recipe import Recipe
-from capo.reporting.examples import read_prompts
+from capo.reporting.examples import read_shown_prompts
 from capo.scoring.image_sets import ImageSet
 from capo.scoring.prompt_win_rates import prompt_win_rates
 from capo.scoring.validation_folders import validated_folders
@@ -73,7 +73,7 @@ def read_trial(recipe: Recipe, folder: Path, ending: Ending = "done", why: str =
     """Read what the training in the run directory `folder` has validated so far."""
     run = Run(folder)
     train, base = run.artifact("train"), run.artifact("validation")
-    ids, samples = list(read_prompts(base)), recipe.train.validation_samples
+    ids, samples = list(read_shown_prompts(base)), recipe.train.validation_samples
     of_base = ImageSet(base, "base", "base/scores")
     metrics = train.read_json_lines("metrics.jsonl") if train.has("metrics.jsonl") else []
     course = []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from capo.engine.plain_text import plain_text
 from capo.recipe import RewardSection
-from capo.rewards.comparison import declared_comparison
+from capo.rewards.comparison import parse_declared
 from capo.rewards.protocol import ProtocolError, RewardError, RewardMemoryError, RewardSource, TransientError
 from capo.store.check import Finding
 from capo.store.manifest import alike
@@ -86,7 +86,7 @@ class ServerReward:
         self._record = TruncationRecord()
         hello = check_hello(name, self._json(self._request("GET", "/health")))
         self.identity = plain_text(str(hello.get("identity", ""))[:LONGEST_IDENTITY])
-        self.comparison = declared_comparison(name, hello.get("comparison"))
+        self.comparison = parse_declared(name, hello.get("comparison"))
 
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> "np.ndarray":
         """Return float64 [n]; a batch that is too large for the server is sent in halves.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capo.recipe import RewardSection
-from capo.rewards.comparison import declared_comparison
+from capo.rewards.comparison import parse_declared
 from capo.rewards.protocol import RewardError, RewardTimeoutError, TransientError
 from capo.rewards.transports.child_program import PROGRAMS, ChildProgram, ProgramEndedError
 from capo.rewards.transports.environment import environment
@@ -48,7 +48,7 @@ class ProgramSource:
     def comparison(self) -> "Comparison | None":
         """Start the program and return the comparison it declares."""
         declared = _declared(self._name, self._command, self._requirements, self._timeout)
-        return declared_comparison(self._name, declared)
+        return parse_declared(self._name, declared)
 
     def check(self) -> Iterator[Finding]:
         """Start the program, which must answer that it is ready."""
@@ -76,7 +76,7 @@ class ProgramReward:
             self._program, self.declared = self._start()
         except (ProgramEndedError, RewardTimeoutError) as error:
             raise RewardError(f"reward {name!r}: {error}") from None
-        self.comparison = declared_comparison(name, self.declared)
+        self.comparison = parse_declared(name, self.declared)
 
     def score(self, images: "list[Image.Image]", prompts: list[str]) -> "np.ndarray":
         """Return float64 [n].
