@@ -65,7 +65,7 @@ def soup(
         str | None,
         typer.Option(
             metavar="CHECKPOINT",
-            help="Base model of fully fine-tuned policies, if it has moved.",
+            help="Current location of the policies' base model, if it has moved.",
             show_default=False,
         ),
     ] = None,

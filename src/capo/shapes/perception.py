@@ -1,7 +1,7 @@
 """Recover the scene that people see from the pixels of an image.
 
 The judge detects the shapes; their size, place and color and the color of the background are measured.
-Simulated people (`people`) can thus judge any image as they judge scenes.
+Simulated people (`simulated_raters`) can thus judge any image as they judge scenes.
 """
 
 import colorsys

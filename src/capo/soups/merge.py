@@ -36,7 +36,7 @@ class SoupSettings:
     rank: int | None = None
     """The rank of a LoRA soup; None for the sum of the policies' ranks, which is exact."""
     base: str | None = None
-    """The current location of the checkpoint that full policies were tuned from, if it has moved."""
+    """The current location of the checkpoint that the policies were tuned from, if it has moved."""
 
 
 def soup(

@@ -36,7 +36,7 @@ GRAY = 128.0
 UNUSED = re.compile(r"swin\.layernorm\.|^criterion\.")
 """Tensors that only transformers 5 has: a norm that nothing reads, and the weights of the training loss."""
 CANDIDATES = 100
-"""Pairs of query and class, of all images' pairs the most probable, that can become objects."""
+"""The most probable pairs of query and class of an image; only these can become objects."""
 
 
 class Mask2Former:
