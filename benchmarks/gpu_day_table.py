@@ -95,7 +95,7 @@ def _is_conventional(row: dict[str, Any]) -> bool:
 
 def _measured(result: Result, lines: list[Line]) -> str:
     unit = _benchmarks(result)[0]["unit"]
-    head = [result["part"], "seconds", f"{unit}/s", "memory", "of bf16 peak", "speed", "its memory"]
+    head = [result["part"], "seconds", f"{unit}/s", "memory", "of bf16 peak", "speed", "memory ratio"]
     return _grid(head, [_cells(line) for line in lines])
 
 

@@ -60,7 +60,7 @@ class ImageJudge(Protocol):
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Raise `ValueError` or `ImportError` for what would stop it later; loads no weights.
 
-        Such as prompts without the metadata that it needs, missing files, or a missing package.
+        Examples are prompts without the metadata that it needs, missing files, and a missing package.
         """
         ...
 

@@ -40,6 +40,6 @@ def load_benchmark(name: str, field: str) -> Benchmark:
     else:
         known = benchmark_names()
         raise ValueError(
-            f"{field}: no benchmark {name!r}; there are {', '.join(known)}{nearest(name, known)}"
+            f"{field}: no benchmark {name!r}; choose from {', '.join(known)}{nearest(name, known)}"
         )
     return benchmark

@@ -58,7 +58,7 @@ class Setup:
         chosen = name or next(iter(judges))
         if chosen not in judges:
             raise ValueError(
-                f"{self.field}.judge: {self.section.name} has no judge {chosen!r}; there are "
+                f"{self.field}.judge: {self.section.name} has no judge {chosen!r}; choose from "
                 f"{', '.join(judges)}{nearest(chosen, judges)}"
             )
         try:

@@ -35,7 +35,7 @@ def _cells(row: Row, benchmark: Benchmark) -> dict[str, str]:
         "memory": "" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:,.0f} MiB",
         "of bf16 peak": percent(row.share_of_peak, 0),
         "speed": "" if ratios["speed"] is None else f"{ratios['speed']:.2f}×",
-        "its memory": percent(ratios["memory"], 0),
+        "memory ratio": percent(ratios["memory"], 0),
     }
 
 

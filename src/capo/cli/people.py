@@ -60,7 +60,7 @@ Tuned = Annotated[
     str | None,
     typer.Option(
         metavar="B",
-        help="Its rival. Default: of the run's evaluation, or the trained policy.",
+        help="Model to compare with A. Default: of the run's evaluation, or the trained policy.",
         show_default=False,
     ),
 ]

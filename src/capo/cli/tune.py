@@ -1,5 +1,6 @@
 """`capo tune`: find β by a sweep."""
 
+import math
 from typing import Annotated
 
 import typer
@@ -87,7 +88,7 @@ def _values(text: str | None) -> tuple[float, ...] | None:
         values = None if text is None else tuple(float(part) for part in text.split(","))
     except ValueError:
         values = ()
-    if values is not None and not all(0 < value < float("inf") for value in values or (0.0,)):
+    if values is not None and (not values or not all(0 < value < math.inf for value in values)):
         raise typer.BadParameter(
             f"--values: expected positive numbers separated by commas, for example 250,500,1000; got {text!r}"
         )

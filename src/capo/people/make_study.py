@@ -33,7 +33,7 @@ class StudyRequest:
     base: str | None = None
     """The model that the others are compared with: of the evaluation, or else the recipe's, if None."""
     tuned: str | None = None
-    """Its rival: of the evaluation, or else the policy that the run trained, if None."""
+    """The model compared with it: of the evaluation, or else the policy that the run trained, if None."""
     more: Sequence[str] = ()
     prompts: int | None = None
     own_prompts: bool = True

@@ -124,7 +124,7 @@ class SimulatedRaters:
         }
 
     def _opinion(self, pair: StudyPair, rng: random.Random) -> Choice:
-        """Return the side in `study.json`; a tie where none is allowed is a coin."""
+        """Return the side in `study.json`; if the study allows no ties, a tie is decided at random."""
         if pair.left.sha256 == pair.right.sha256:
             first = 0.5
         else:

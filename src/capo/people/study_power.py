@@ -107,7 +107,7 @@ def smallest_difference(prompts: int, raters: int, votes: Votes, wanted: float) 
         try:
             if power(prompts, raters, tenths / 1000, votes) >= wanted:
                 return tenths / 1000
-        except ValueError:  # so few errors of raters that votes cannot vary that much
+        except ValueError:  # votes with this agreement cannot have this spread
             return None
     return None
 

@@ -85,10 +85,10 @@ def answer_tokens(tokenizer: Any, text: str, answers: tuple[str, ...] = ("Yes",)
     """
     before = tokenizer(text, add_special_tokens=False).input_ids
     for spell in (" {}".format, str, lambda word: f" {word.lower()}", str.lower):
-        spelt = [spell(answer) for answer in answers]
-        if spelt[0].startswith(" ") and text[-1].isspace():
+        spelled = [spell(answer) for answer in answers]
+        if spelled[0].startswith(" ") and text[-1].isspace():
             continue
-        split = [tokenizer(text + word, add_special_tokens=False).input_ids for word in spelt]
+        split = [tokenizer(text + word, add_special_tokens=False).input_ids for word in spelled]
         if all(ids[:-1] == before and ids[-1] != tokenizer.unk_token_id for ids in split):
             return [int(ids[-1]) for ids in split]
     words = " and ".join(f"{answer} or {answer.lower()}" for answer in answers)
