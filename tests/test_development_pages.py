@@ -130,7 +130,7 @@ def test_benchmark(restore, module_file, monkeypatch, tmp_path):
         pixels[0, 0] = 128
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     given = {"model": str(tmp_path), "prompts": str(tmp_path / "skills.tsv"), "images": 2}
-    recipe = with_benchmark(standalone_recipe("skills", str(tmp_path)), "skills", given)
+    recipe = with_benchmark(standalone_recipe("skills", str(tmp_path), "--model"), "skills", given)
     results = run(recipe, tmp_path / "run", stage="benchmark").benchmarks["skills"]
     assert {row["name"]: row["tuned"]["value"] for row in results["scores"]} == {
         "counting": 0.5, "color": 1.0, "overall": 0.75

@@ -107,6 +107,6 @@ def write_images(folder: Path, reds) -> str:
 
 def measure(directory: Path, images: str, prompts: str, name: str = "tiny", **given):
     """Measure a folder of images; returns the results."""
-    recipe = standalone_recipe(name, images)
+    recipe = standalone_recipe(name, images, "--model")
     recipe = with_benchmark(recipe, name, {"model": images, "prompts": prompts, **given})
     return run(recipe, directory, stage="benchmark").benchmarks[name]

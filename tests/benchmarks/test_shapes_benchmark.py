@@ -113,11 +113,12 @@ def test_the_plan_counts_the_images_that_are_sampled_and_judged(tmp_path):
 
 
 def test_a_model_without_a_recipe_gets_one_of_its_kind(tmp_path, sdxl):
-    assert standalone_recipe("shapes", "shapes-flow").generate.scheduler == "FlowMatchEulerDiscreteScheduler"
-    other = standalone_recipe("shapes", str(sdxl))
+    flow = standalone_recipe("shapes", "shapes-flow", "--model")
+    assert flow.generate.scheduler == "FlowMatchEulerDiscreteScheduler"
+    other = standalone_recipe("shapes", str(sdxl), "--model")
     assert (other.model.checkpoint, other.model.variant) == (str(sdxl), None)
     assert other.generate == load_recipe("sdxl").generate
     lora = tmp_path / "style.safetensors"
     save_file({"unet.x.lora_A.weight": torch.zeros(1)}, lora)
-    with pytest.raises(RecipeError, match="LoRA"):
-        standalone_recipe("shapes", str(lora))
+    with pytest.raises(RecipeError, match=r"--other: .*LoRA"):
+        standalone_recipe("shapes", str(lora), "--other")

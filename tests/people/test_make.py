@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import tiny_run
@@ -137,6 +139,10 @@ def test_what_does_not_fit_is_refused_before_sampling(sdxl, tmp_path, monkeypatc
     to = ("--to", "study")
     assert "--tuned" in capo("make", "recipe.yaml", *to, code=1).stderr
     assert "nowhere" in capo("make", "recipe.yaml", *to, "--tuned", "nowhere", code=1).stderr
+    for option in ("--base", "--tuned", "--more"):
+        assert f"{option}: nowhere" in capo("make", *to, option, "nowhere", code=1).stderr
+    save_file({"unet.x.lora_A.weight": torch.zeros(1)}, "style.safetensors")
+    assert "--more: style.safetensors" in capo("make", *to, "--more", "style.safetensors", code=2).stderr
     (tmp_path / "study").mkdir()
     assert "exists already" in capo("make", "recipe.yaml", *to, "--tuned", sdxl, code=1).stderr
     assert "--run" in capo("make", *to, code=2).stderr

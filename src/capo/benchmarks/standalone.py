@@ -20,8 +20,6 @@ from capo.recipe import (
     shipped_recipes,
 )
 
-FIELD = "--model"
-
 RECIPES = {
     "StableDiffusionPipeline": "sd15",
     "StableDiffusionXLPipeline": "sdxl",
@@ -34,16 +32,17 @@ WITHOUT_MODEL = "shapes"
 """The shipped recipe for existing images, which need no model."""
 
 
-def standalone_recipe(benchmark: str, model: str) -> Recipe:
+def standalone_recipe(benchmark: str, model: str, field: str) -> Recipe:
     """Return a recipe whose model and sampler suit `model`, named after both.
 
-    Raises `RecipeError` if they cannot be known: for a LoRA, and for a model of another architecture.
+    Raises `RecipeError` if they cannot be known: for a LoRA, and for a model of another architecture. Errors
+    begin with `field`, the option that names the model.
     """
-    recipe = _own_recipe(model) or _shipped_recipe(model)
+    recipe = _own_recipe(model) or _shipped_recipe(model, field)
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model.rstrip("/")).name).strip("-._") or "model"
     values = recipe.model_dump() | {"name": f"{benchmark}-{slug}"[:64], "benchmarks": [], "start": None}
     values["evaluate"] |= {"policy": None, "against": None}
-    return parse_recipe(values, FIELD)
+    return parse_recipe(values, field)
 
 
 def with_benchmark(recipe: Recipe, name: str, given: Mapping[str, Any]) -> Recipe:
@@ -72,35 +71,35 @@ def _own_recipe(model: str) -> Recipe | None:
     return next((load_recipe(file) for file in files if file.is_file()), None)
 
 
-def _shipped_recipe(model: str) -> Recipe:
+def _shipped_recipe(model: str, field: str) -> Recipe:
     checkpoint, _, revision = model.partition("@") if not Path(model).exists() else (model, "", "")
     shipped = [load_recipe(name) for name in shipped_recipes()]
     for recipe in shipped:
         if recipe.model.checkpoint == checkpoint and revision in ("", recipe.model.revision):
             return recipe
-    candidate = find_candidate(FIELD, model)
+    candidate = find_candidate(field, model)
     if candidate.existing is not None:
         return load_recipe(WITHOUT_MODEL)
-    section = _model(candidate, checkpoint, revision)
+    section = _model(candidate, checkpoint, revision, field)
     for recipe in shipped:  # a policy of a model that has a recipe
         if recipe.model.checkpoint == section.checkpoint:
             return recipe
     name = RECIPES.get(pipeline := _pipeline_name(section))
     if name is None:
         raise RecipeError(
-            f"{FIELD}: no shipped recipe samples from {pipeline}; name a recipe with its sampler"
+            f"{field}: no shipped recipe samples from {pipeline}; name a recipe with its sampler"
         )
     recipe = load_recipe(name)
     return recipe.model_copy(update={"model": section.model_copy(update={"dtype": recipe.model.dtype})})
 
 
-def _model(candidate: Candidate, checkpoint: str, revision: str) -> ModelSection:
+def _model(candidate: Candidate, checkpoint: str, revision: str, field: str) -> ModelSection:
     """The section of the model that the candidate is, or was tuned from."""
     if candidate.whole_model:
         return ModelSection(checkpoint=checkpoint, revision=revision or None)
     if "model" not in candidate.record:
         raise RecipeError(
-            f"{FIELD}: {checkpoint} is a LoRA; also name a recipe with the model that it belongs to"
+            f"{field}: {checkpoint} is a LoRA; also name a recipe with the model that it belongs to"
         )
     return ModelSection(**candidate.record["model"])
 

@@ -133,7 +133,7 @@ def _recipe(
     if recipe is not None or saved:
         loaded, path = load(recipe, overrides, directory)
     elif given["model"] is not None:
-        loaded = override_recipe(standalone_recipe(name, given["model"]), overrides or ())
+        loaded = override_recipe(standalone_recipe(name, given["model"], "--model"), overrides or ())
         path = directory or Path("runs", loaded.name)
     else:
         raise RecipeError("name the model to measure with --model, or an existing run with --run DIR")

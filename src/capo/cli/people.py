@@ -152,7 +152,8 @@ def make(
     from capo.people.build_study import PREFERENCE, PROMPT_FOLLOWING, StudySettings
     from capo.people.make_study import StudyRequest, make_study
 
-    models = [model for model in (tuned, base, *(more or ())) if model is not None]
+    options = (("--tuned", tuned), ("--base", base), *(("--more", model) for model in more or ()))
+    models = [(option, model) for option, model in options if model is not None]
     loaded, path, named = _recipe(recipe, overrides, directory, models)
     request = StudyRequest(
         recipe=loaded,
@@ -186,9 +187,12 @@ def make(
 
 
 def _recipe(
-    recipe: str | None, overrides: list[str] | None, directory: Path | None, models: list[str]
+    recipe: str | None, overrides: list[str] | None, directory: Path | None, models: list[tuple[str, str]]
 ) -> "tuple[Recipe, Path, bool]":
-    """Return the recipe, the run directory, and whether the command named the recipe, if only by a run."""
+    """Return the recipe, the run directory, and whether the command named the recipe, if only by a run.
+
+    `models` are pairs of an option and the model that it names.
+    """
     from capo.benchmarks.standalone import standalone_recipe
     from capo.evaluation.candidates import find_candidate
     from capo.recipe import override_recipe
@@ -196,11 +200,11 @@ def _recipe(
     saved = directory is not None and (directory / "recipe.yaml").is_file()
     if recipe is not None or saved or not models:
         return *load(recipe, overrides, directory), True
-    if runs := [Path(model) for model in models if (Path(model) / "recipe.yaml").is_file()]:
+    if runs := [Path(model) for _, model in models if (Path(model) / "recipe.yaml").is_file()]:
         return load(None, overrides, runs[0])[0], directory or runs[0], True
     # Images need no model; the first model that does determines the sampler.
-    model = next((m for m in models if find_candidate("--tuned", m).existing is None), models[0])
-    loaded = override_recipe(standalone_recipe("people", model), overrides or ())
+    option, model = next((named for named in models if find_candidate(*named).existing is None), models[0])
+    loaded = override_recipe(standalone_recipe("people", model, option), overrides or ())
     return loaded, directory or Path("runs", loaded.name), False
 
 
