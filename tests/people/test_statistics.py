@@ -68,8 +68,10 @@ def test_degenerate_votes():
     all_won = clustered_mean([1.0] * 12, list("aabbccddeeff"), list("xyxyxyxyxyxy"), seed=0)
     assert (all_won.value, all_won.high) == (1, 1)
     assert all_won.low == pytest.approx(0.05**0.5)  # two equal raters
-    one_rater = clustered_mean([1.0, 0.0, 1.0], list("abc"), list("xxx"), seed=0)
-    assert (one_rater.low, one_rater.high, one_rater.p) == (0, 1, 1)
+    for prompts, raters in (("abc", "xxx"), ("aaa", "xyz")):
+        for votes in ([1.0, 0.0, 1.0], [1.0, 1.0, 1.0], [0.5, 0.5, 0.5]):
+            single = clustered_mean(votes, list(prompts), list(raters), seed=0)
+            assert (single.low, single.high, single.p) == (0, 1, 1)
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         clustered_mean([2.0], ["a"], ["x"], seed=0)
 

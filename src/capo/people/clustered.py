@@ -87,16 +87,17 @@ def clustered_mean(values: ArrayLike, prompts: ArrayLike, raters: ArrayLike, see
     table = _Table(values, prompts, raters)
     mean = float(table.y.mean())
     counts = (len(table.y), table.prompts, table.raters)
-    if (table.y == table.y[0]).all():
-        share = 1 - (1 - CONFIDENCE) ** (1 / min(table.prompts, table.raters))
-        low, high = mean - share * mean, mean + share * (1 - mean)
-        p = 1.0 if mean == 0.5 else min(1.0, 2 * 0.5 ** min(table.prompts, table.raters))
-        return ClusteredMean(mean, low, high, p, None, *counts)
-    if min(table.prompts, table.raters) < 2:
+    clusters = min(table.prompts, table.raters)
+    if clusters < 2:
         return ClusteredMean(mean, 0.0, 1.0, 1.0, None, *counts)
+    if (table.y == table.y[0]).all():
+        share = 1 - (1 - CONFIDENCE) ** (1 / clusters)
+        low, high = mean - share * mean, mean + share * (1 - mean)
+        p = 1.0 if mean == 0.5 else 2 * 0.5**clusters
+        return ClusteredMean(mean, low, high, p, None, *counts)
     error = table.variances().both ** 0.5
     deviations = table.studentized(mean, np.random.default_rng(seed))
-    freedom = min(table.prompts, table.raters) - 1
+    freedom = clusters - 1
     limit = min(
         float(np.quantile(deviations, CONFIDENCE, method="higher")),
         float(student.ppf((1 + CONFIDENCE) / 2, freedom)),

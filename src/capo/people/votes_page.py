@@ -85,7 +85,7 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
     first = results["comparisons"][0]["win_rate"]
     if first["raters"] < 2:
         found.append(
-            "All votes are of one rater: nothing is known about other raters, so no interval is given."
+            "All votes are of one rater, and say nothing about other raters: the interval is 0 to 100%."
         )
     elif (here := first["raters"]) < results["planned_raters"]:
         found.append(
