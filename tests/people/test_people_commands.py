@@ -30,7 +30,7 @@ def test_votes_are_added_reported_and_exported(tmp_path):
     assert f"{damaged}, line 1:" in refused.stdout
     assert refused.stdout.count("added: ") == 3
     again = json.loads(capo("add", folder, *files, "--json").stdout)
-    assert [each["outcome"] for each in again] == ["already there"] * 3
+    assert [each["outcome"] for each in again["files"]] == ["already there"] * 3
 
     results = json.loads(capo("report", folder, "--json").stdout)
     assert json.loads((folder / "report" / "results.json").read_text()) == results

@@ -102,7 +102,8 @@ def test_a_rehearsal_is_read_like_votes_of_people(folder, tmp_path):
               "--raters", "careful,careful,noisy"],
     )  # fmt: skip
     assert made.exit_code == 0, made.output
-    added = add_votes(folder, [tmp_path / "votes" / name for name in map(_name, json.loads(made.stdout))])
+    files = json.loads(made.stdout)["files"]
+    added = add_votes(folder, [tmp_path / "votes" / name for name in map(_name, files)])
     assert [each.rater for each in added] == ["careful-1", "careful-2", "noisy-1"]
     assert {each.outcome for each in added} == {"added"}
     assert write_votes_report(folder)["comparisons"][0]["win_rate"]["value"] > 0.5

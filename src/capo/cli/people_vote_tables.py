@@ -40,7 +40,7 @@ def print_power(plan: Mapping[str, Any], as_json: bool) -> None:
 
 def print_added(added: "Sequence[Added]", as_json: bool) -> None:
     if as_json:
-        print_json([asdict(each) for each in added])
+        print_json({"files": [asdict(each) for each in added]})
         return
     for each in added:
         if each.outcome == "refused":

@@ -200,6 +200,6 @@ def simulate(
 
     files = write_simulated_votes(study, to, raters.split(","), prompts, people)
     if as_json:
-        print_json([str(file) for file in files])
+        print_json({"files": [str(file) for file in files]})
     else:
         print_text("\n".join(map(str, files)))

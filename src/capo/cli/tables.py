@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +15,7 @@ UNPRINTABLE = re.compile(rf"[\x7f-\x9f\ud800-\udfff{REORDERING}]")
 """What JSON may contain as it is, and terminals do not show as text."""
 
 
-def print_json(values: Any) -> None:
+def print_json(values: Mapping[str, Any]) -> None:
     """Print one JSON object, with everything that a terminal would not print as text escaped."""
     text = json.dumps(values, ensure_ascii=False, allow_nan=False)
     print(text if text.isprintable() else UNPRINTABLE.sub(_escaped, text))
