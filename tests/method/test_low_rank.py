@@ -74,6 +74,9 @@ def test_updates_that_do_not_match_are_rejected() -> None:
     wide = {**second, "conv": LowRank(second["conv"].up, torch.ones(2, 4, 1, 1).double())}
     with pytest.raises(ValueError, match=r"module 'conv': shapes differ: policy 0 .* \[2, 4, 1, 1\]"):
         low_rank_soup([first, wide])
+    for policies in ([first, {"conv": first["conv"]}], [{"conv": first["conv"]}, first]):
+        with pytest.raises(ValueError, match="only one has 'linear'"):
+            low_rank_soup(policies)
     second["linear"].down[1, 2] = torch.inf
     for angle in ("tensor", "global"):
         with pytest.raises(ValueError, match=r"module 'linear': policy 1 down\[1, 2\] is inf"):

@@ -158,6 +158,10 @@ def test_a_disk_too_small_for_all_stages_is_found(good, tmp_path, monkeypatch):
     message = found(parse_recipe(good), tmp_path / "run")["generate.image_format"]
     parts = "images 153 kB, latents 24.6 kB, conditioning 12.7 kB, checkpoints 82.9 kB, policy 18.4 kB"
     assert f"needs about 292 kB ({parts})" in message
+    for folder in ("replaced", "tune"):  # other runs' files are none of those that this one needs
+        (tmp_path / "run" / folder).mkdir(parents=True)
+        (tmp_path / "run" / folder / "file").write_bytes(bytes(300_000))
+    assert found(parse_recipe(good), tmp_path / "run")["generate.image_format"] == message
     monkeypatch.setattr("capo.images.disk_space.shutil.disk_usage", lambda _: usage(150_000))
     assert found(parse_recipe(good), tmp_path / "run") == {}
 
@@ -191,6 +195,11 @@ def test_what_only_a_later_stage_needs_of_its_machine_is_a_warning(good, tmp_pat
     stages = {"making": ["pair"], "later": ["train", "evaluate"]}
     assert set(found(recipe, tmp_path / "run", **stages)) == {"evaluate.judge"}
     assert set(found(recipe, tmp_path / "run", "warning", **stages)) == {"engine.device"}
+
+
+def test_with_ray_the_device_is_that_of_the_workers(good, tmp_path):
+    engine = {"device": "cuda:77", "executor": "ray", "workers": 1}
+    assert "engine.device" not in found(changed(good, engine=engine), tmp_path / "run")
 
 
 def test_processes_must_share_the_batch_evenly(good, tmp_path, monkeypatch):

@@ -138,6 +138,19 @@ def test_an_added_reward_keeps_the_images_and_the_other_scores_of_an_evaluation(
         shutil.rmtree(tmp_path / "fresh")
 
 
+def test_only_what_is_reused_is_reported(tmp_path, evaluations, capsys, monkeypatch):
+    monkeypatch.setenv("CAPO_QUIET", "0")
+    pipeline.run(parse_recipe(fake_stages.VALUES), tmp_path)
+    for image in tmp_path.glob("*/images/*/shard-0.parquet"):
+        image.write_bytes(image.read_bytes()[::-1])
+    capsys.readouterr()
+    fewer = parse_recipe(fake_stages.VALUES | {"rewards": fake_stages.VALUES["rewards"][:2]})
+    pipeline.run(fewer, tmp_path, force=True)
+    shown = capsys.readouterr().err
+    assert "is damaged" in shown
+    assert "files of images" not in shown
+
+
 def test_a_failure_after_files_were_kept_changes_nothing(tmp_path, monkeypatch, evaluations):
     pipeline.run(parse_recipe(fake_stages.VALUES), tmp_path)
     before = contents(tmp_path)

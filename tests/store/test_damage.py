@@ -59,6 +59,14 @@ def test_a_flipped_bit_is_detected_before_the_commit_too(damaged, name):
         read()
 
 
+def test_a_file_that_changed_after_it_was_read_is_damaged(samples):
+    samples.write_bytes("a.bin", b"a")
+    samples.read_bytes("a.bin")
+    (samples.folder / "a.bin").write_bytes(b"longer")
+    with pytest.raises(WorkspaceError, match=r"a\.bin is damaged"):
+        samples.commit()
+
+
 def test_a_missing_file_makes_the_artifact_partial_and_the_rest_is_kept(samples, inputs):
     samples.write_bytes("a.bin", b"a")
     samples.write_bytes("b.bin", b"b")

@@ -8,8 +8,8 @@ from typing import Any
 
 from capo.cli.tables import add_row, gpu_hours, percent, print_json, print_text, show, table
 from capo.pipeline import status
-from capo.pipeline.reuse import SWEEP
 from capo.recipe import load_recipe
+from capo.store.run_directory import SWEEP
 from capo.tuning.run_sweep import SweepOutcome
 from capo.tuning.sweep import Sweep
 from capo.tuning.sweep_cost import SweepCost

@@ -25,7 +25,7 @@ SETTLING = GRACE / 2
 error; but once `GRACE` has passed, the error ends them."""
 
 STARTS = 3
-"""How often the processes are started, after one of them was lost."""
+"""Starts before a lost process ends the launch: the first, and two more."""
 
 Function = Callable[[Executor, Any], None]
 

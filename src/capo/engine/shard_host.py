@@ -91,8 +91,8 @@ class ShardHost:
                 while (order := self._orders.get()) is not None:
                     self._make(worker, order)
         except BaseException as error:
+            traceback.print_exception(error)
             if not opened.done():
-                traceback.print_exception(error)
                 opened.set_result(Failed((), portable(error)))
 
     def _make(self, worker: Worker, first: _Order) -> None:

@@ -41,7 +41,7 @@ class DiskSpace:
     def __str__(self) -> str:
         kinds = asdict(self).items()
         parts = ", ".join(f"{name} {format_bytes(amount)}" for name, amount in kinds if amount)
-        return f"about {format_bytes(self.total)} ({parts})"
+        return f"about {format_bytes(self.total)} ({parts})" if parts else "nothing"
 
 
 def image_space(images: int, pixels: int, image_format: str) -> float:

@@ -45,10 +45,14 @@ def low_rank_soup(
 
     Multiplied out and added to a base, it equals what `capo.method.soup.soup` makes of the full weights.
     Settings and their errors are the same. `policies` hold updates by module name and must have the same
-    modules. Raises `ValueError` naming the module if updates differ in shape or are not finite.
+    modules. Raises `ValueError` naming the module if only some have it, or if updates differ in shape or are
+    not finite.
     """
     weights = checked_weights(len(policies), weights)
     check_settings(interpolation, angle)
+    for number, policy in enumerate(policies):
+        if different := sorted(policy.keys() ^ policies[0].keys()):
+            raise ValueError(f"policies 0 and {number} have different modules: only one has {different[0]!r}")
     by_module = {name: [policy[name] for policy in policies] for name in policies[0]}
     for name, updates in by_module.items():
         with naming(f"module {name!r}"):

@@ -10,10 +10,8 @@ from capo.engine.progress import say
 from capo.store import Artifact, Run, WorkspaceError
 from capo.store.manifest import MANIFESTS, canonical, differences
 from capo.store.replaced import replaced_folders
+from capo.store.run_directory import SWEEP
 from capo.store.step import Step
-
-SWEEP = "tune"
-"""The folder of a run directory with the runs of `capo tune`, one per value."""
 
 
 def own_donors(directory: Path) -> list[Path]:
@@ -38,10 +36,11 @@ def keep_unchanged(artifact: Artifact, step: Step) -> None:
         artifact.take(former, kept)
     except WorkspaceError as error:
         say(f"{artifact.name}: not everything is reused: {error}")
-    if kept:
-        folders = Counter(file.partition("/")[0] if "/" in file else artifact.name for file in kept)
+    taken = [file for file, place in kept.items() if artifact.has(place)]
+    if taken:
+        folders = Counter(file.partition("/")[0] if "/" in file else artifact.name for file in taken)
         counts = ", ".join(f"{count} files of {folder}" for folder, count in folders.items())
-        say(f"{artifact.name}: reuses what the change leaves as it is: {counts}")
+        say(f"{artifact.name}: reuses files that the change does not affect: {counts}")
 
 
 def reuse(artifact: Artifact, inputs: Mapping[str, Any], donors: Sequence[Path], force: bool) -> bool:

@@ -204,8 +204,6 @@ def _suggest_all_gpus(engine: EngineSection) -> None:
 
 
 def _made(artifact: Artifact, engine: EngineSection, run: Run, seconds: float) -> StageResult:
-    from capo.engine.device import device_name, select_device
-
     if not artifact.done:
         raise RuntimeError(f"the stage that makes {artifact.name} ended without committing it")
     unit = 1 if sys.platform == "darwin" else 1024  # bytes per unit of ru_maxrss
@@ -213,12 +211,21 @@ def _made(artifact: Artifact, engine: EngineSection, run: Run, seconds: float) -
         artifact.name,
         seconds=round(seconds, 3),
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
-        # Without torch, nothing ran on another device.
-        device=device_name(select_device(engine)) if "torch" in sys.modules else "cpu",
+        device=_device_name(engine),
         host=socket.gethostname(),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
     return StageResult(artifact.name, False, round(seconds, 3), artifact.summary)
+
+
+def _device_name(engine: EngineSection) -> str:
+    """Return the device that work ran on; with Ray only that, since its workers may have different ones."""
+    from capo.engine.device import device_name, select_device
+
+    if engine.executor == "ray":
+        return "ray"
+    # Without torch, nothing ran on another device.
+    return device_name(select_device(engine)) if "torch" in sys.modules else "cpu"
 
 
 def _reported(result: StageResult) -> StageResult:

@@ -33,7 +33,6 @@ def _check_disk(recipe: Recipe, run: Run) -> Iterator[Finding]:
     pixels, sampled = facts.image_size[0] * facts.image_size[1], numbers[0] or 0
     total = sum(number or 0 for number in numbers)
     images = image_space(total, pixels, recipe.generate.image_format)
-    here = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())  # of an interrupted run
     prompts = sampled // (recipe.generate.samples_per_prompt or 1)
     needed = DiskSpace(
         images,
@@ -41,7 +40,7 @@ def _check_disk(recipe: Recipe, run: Run) -> Iterator[Finding]:
         conditioning=prompts * (facts.conditioning_bytes or 0),
         checkpoints=facts.trained * recipe.train.checkpoint_bytes,
         policy=recipe.train.policy_bytes(facts.trained, facts.parameters, recipe.model.dtype),
-    ).without(here)
+    ).without(run.own_bytes())  # of an interrupted run
     report = f"{total:,} images of all stages: {check_space(needed, run.path)}"
     if facts.conditioning_bytes is None:
         report += ". This is without the conditioning, whose size is not known before prompts are encoded"

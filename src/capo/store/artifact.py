@@ -249,6 +249,7 @@ class Artifact(ArtifactFiles):
         """Describe a file of `size` bytes at the commit; it is read again only if it was overwritten."""
         candidates = [c for c in (self._known or {}).get(relative, []) if c["bytes"] == size]
         if len(candidates) != 1:
+            self._verified.discard(relative)  # it may have changed since it was read
             self._verify(relative)
             described = describe(self._place(relative))
             return next(c for c in candidates if same_content(c, described))

@@ -20,6 +20,8 @@ def engine_checks(engine: EngineSection, stage: StageName) -> list[Check]:
 
 
 def _check_device(engine: EngineSection) -> None:
+    if engine.executor == "ray":
+        return  # the device is that of the workers
     if engine.device not in ("auto", "cpu"):  # these always exist, and need no torch here
         select_device(engine)
 

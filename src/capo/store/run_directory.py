@@ -27,6 +27,7 @@ from capo.store.claim import LOCK, check_claimable, claim
 from capo.store.errors import LeftToMain, WorkspaceError, explain_os_errors
 from capo.store.lock import Claim, PartOfLock, hold_lock
 from capo.store.manifest import MANIFESTS
+from capo.store.replaced import FOLDER as REPLACED
 from capo.store.replaced import ReplacedFolder
 from capo.store.shares import hold_share, reject_shares
 from capo.store.written_files import remove_superseded
@@ -34,6 +35,8 @@ from capo.store.written_files import remove_superseded
 TIMINGS = "timings.jsonl"
 RECIPE = "recipe.yaml"
 WRITTEN = "recipe.written.yaml"
+SWEEP = "tune"
+"""The folder of a run directory with the runs of `capo tune`, one per value."""
 
 
 class Run:
@@ -111,6 +114,12 @@ class Run:
         if name not in self._artifacts:
             self._artifacts[name] = Artifact(self, name)
         return self._artifacts[name]
+
+    def own_bytes(self) -> int:
+        """Return the size of the run's files, without what it replaced and without the runs of a sweep."""
+        others = self.path / REPLACED, self.path / SWEEP
+        files = (file for place in self.path.glob("*") if place not in others for file in _files(place))
+        return sum(file.stat().st_size for file in files)
 
     def check_claimable(self) -> None:
         """Raise `WorkspaceError` if the directory has contents but is not a run directory of capo."""
@@ -207,3 +216,8 @@ class RunAccess:
         run = Run(self.path, writer)
         run._claim = PartOfLock(self.path / self.lock, self.holder)
         return run
+
+
+def _files(place: Path) -> Iterator[Path]:
+    """Yield a file itself, or the files of a folder."""
+    return (path for path in (place, *place.rglob("*")) if path.is_file())

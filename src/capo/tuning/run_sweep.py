@@ -10,11 +10,12 @@ from capo import pipeline
 from capo.engine.events import Event, ValidationStep
 from capo.engine.launch import LaunchError, processes
 from capo.engine.progress import say
-from capo.pipeline.reuse import SWEEP, swept_runs
+from capo.pipeline.reuse import swept_runs
 from capo.store import atomic
 from capo.store.claim import LOCK
 from capo.store.lock import hold_lock
 from capo.store.manifest import pretty
+from capo.store.run_directory import SWEEP
 from capo.training.guards import TrainingDiverged
 from capo.tuning.choice import choose, falls_behind
 from capo.tuning.sweep import Sweep, value_folder

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from capo.pipeline.reuse import SWEEP
 from capo.prompts import load_prompts
 from capo.recipe import Recipe, RecipeError
+from capo.store.run_directory import SWEEP
 from capo.tuning.choice import choose
 from capo.tuning.value_trial import Trial
 
