@@ -9,7 +9,7 @@ from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from capo.diffusion import load_family, model_identity, model_inputs
-from capo.diffusion.model_checks import model_facts
+from capo.diffusion.model_checks import model_check, model_facts
 from capo.diffusion.original_layout import (
     original_clip,
     original_file,
@@ -122,6 +122,9 @@ def test_a_part_that_the_file_lacks_comes_from_the_configuration(single, checkpo
         assert (facts.findings, facts.image_size) == ((), (32, 32))
         lacking.append(set(facts.lacking))
     assert lacking == [set(), {"text_encoder", "vae"}]
+    (finding,) = model_check(section, settings_of("sd15"), TrainSection(beta=1.0), "train").findings()
+    assert finding.severity == "error"
+    assert "no weights for text_encoder, vae; set model.config to a diffusers directory" in finding.message
 
 
 BROKEN = {

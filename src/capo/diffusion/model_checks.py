@@ -89,7 +89,10 @@ def _check_model(section: ModelSection, generate: GenerateSection, train: TrainS
         yield Finding(CHECKPOINT, f"{path} will be downloaded ({repository})", "note")
     elif facts.lacking:
         parts = ", ".join(facts.lacking)
-        yield Finding(CHECKPOINT, f"{path} has no weights of: {parts}; model.config needs them then")
+        yield Finding(
+            CHECKPOINT,
+            f"{path} has no weights for {parts}; set model.config to a diffusers directory that has them",
+        )
     yield from facts.findings
 
 
