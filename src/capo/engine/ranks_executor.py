@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from itertools import count
 from typing import Any, TypeVar, cast
 
@@ -29,6 +28,7 @@ from capo.engine.local_executor import progress_of
 from capo.engine.memory import free_memory, release_memory
 from capo.engine.portable_errors import portable
 from capo.engine.progress import Bar
+from capo.engine.ranks import TIMEOUT
 from capo.engine.shard_work import (
     MAIN,
     Done,
@@ -46,8 +46,6 @@ T = TypeVar("T")
 
 _executors = count()
 
-PATIENCE = timedelta(days=1)
-"""The longest wait for an order; lost processes are detected sooner."""
 POLL = 0.2
 """Seconds between two looks at the reports of other processes."""
 
@@ -159,7 +157,7 @@ class RanksExecutor:
     def _follow(self, held: Any) -> Any:
         while True:
             key = next(self._keys)
-            self._store.wait([key], PATIENCE)
+            self._store.wait([key], TIMEOUT)
             order = pickle.loads(self._store.get(key))
             if isinstance(order, _Return):
                 return order.result
@@ -226,7 +224,7 @@ class _Reports:
         while self._read < self._store.add(f"{self._key}/reports", 0):
             self._read += 1
             place = f"{self._key}/report/{self._read}"
-            self._store.wait([place], PATIENCE)
+            self._store.wait([place], TIMEOUT)
             report = pickle.loads(self._store.get(place))
             self._store.delete_key(place)
             if isinstance(report, Done):
