@@ -120,7 +120,7 @@ def _fetched(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
 
 
 def _unreachable(name: str, revision: str | None, error: Exception) -> ValueError:
-    """The reason why a repository cannot be fetched, as well as it can be found out."""
+    """Return an error with the most specific reason why a repository cannot be fetched."""
     try:
         find_repository(name, revision)
     except HubAccessError as reason:

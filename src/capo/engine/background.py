@@ -39,7 +39,7 @@ class Background:
 
     @property
     def busy(self) -> bool:
-        """Report whether work is going on."""
+        """Report whether work is in progress."""
         return self._last is not None and not self._last.done()
 
     def check(self) -> None:

@@ -26,7 +26,7 @@ class TrainingStep:
     """A step of training that is logged: a line of `train/metrics.jsonl`."""
 
     step: int
-    """Counts from 1. After an interruption, steps since the newest checkpoint come again."""
+    """Counts from 1. After an interruption, steps after the newest checkpoint are reported again."""
     measures: Mapping[str, float]
     """Means over the batch by name, such as `loss` and `rewards/margins`, and `learning_rate`."""
 

@@ -83,7 +83,7 @@ class _MainEnd:
         self._peers: list[_Peer] = []
 
     def watch(self) -> None:
-        """Read what the other processes say, until this one leaves."""
+        """Read the messages of the other processes, until this process ends."""
         selector = selectors.DefaultSelector()
         selector.register(self._server, selectors.EVENT_READ)
         while True:

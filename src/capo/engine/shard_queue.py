@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from capo.engine.shard_work import Failure
 
 TRIES = 3
-"""A shard that fails so often, each time as the only one of its worker, is set aside."""
+"""A shard is set aside after failing this many times as the only shard of its worker."""
 
 
 class ShardQueue:

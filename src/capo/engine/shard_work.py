@@ -129,8 +129,8 @@ class Executor(Protocol):
         """Let all other processes of the launch call a picklable function.
 
         Its arguments are their executor and what they hold. Returns True if the main process must do the same
-        meanwhile. Returns False if that is not so, because it has no device for it: processes were started,
-        have done it without the main one, and are gone. Their number divides `shares`.
+        meanwhile. Returns False if the executor has started processes that did it without the main process
+        and have ended. Their number divides `shares`.
         """
         ...
 

@@ -35,10 +35,10 @@ def check(
     making: Iterable[str] = ORDER,
     later: Iterable[str] = (),
 ) -> list[Finding]:
-    """Return what the stages `making`, and those that follow `later`, would meet; errors come first.
+    """Return the problems that the stages `making` and the `later` ones would meet, errors first.
 
-    What depends on this machine is only a warning if none but `later` stages need it. Loads no weights and
-    makes nothing, but may fetch configurations, import reward functions, and start reward programs.
+    A problem of this machine is only a warning if no stage of `making` has it. Loads no weights and makes
+    nothing, but may fetch configurations, import reward functions, and start reward programs.
     """
     now, all_stages = set(making), {*making, *later}
     stages: dict[str, set[StageName]] = {}

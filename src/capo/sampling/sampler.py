@@ -160,7 +160,10 @@ class ShardSampler:
                 artifact.write_tensors(path_in(request.folder, UNCONDITIONAL), self._unconditional)
 
     def make(self, shards: Iterable[int]) -> Iterator[Done]:
-        """Sample shards. The files of one are written while the next is sampled, as its images are late."""
+        """Sample shards.
+
+        The files of a shard are written while the next one is sampled, because decoding lags behind.
+        """
         pending: deque[tuple[int, ShardBuilder, float]] = deque()
 
         def written() -> Iterator[Done]:

@@ -1,4 +1,4 @@
-"""Checks before a run: each finds out cheaply whether something that a stage needs would stop it.
+"""Checks before a run: cheap tests of whether a stage has what it needs.
 
 A stage declares its checks beside its steps. Checks load no weights and write nothing.
 """

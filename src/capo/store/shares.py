@@ -1,8 +1,8 @@
 """Shares of a run directory: processes that make shards next to each other, while none has it to itself.
 
 Each holds a lock file of its own in `.shares/`. A process that wants the directory to itself takes its
-lock, and then looks for shares; one that wants a share takes it, and then looks at the lock. So at most one
-kind is there at a time; if both come at the same moment, both may be refused.
+lock, and then looks for shares; one that wants a share takes it, and then looks at the lock. So the two never
+hold the directory at once. If both start at the same moment, both may be rejected.
 """
 
 import os

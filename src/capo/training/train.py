@@ -33,7 +33,7 @@ def steps(recipe: Recipe) -> list[Step]:
 
 
 def checks(recipe: Recipe, run: Run) -> list[Check]:
-    """That the processes of the launch, the packages, the model, and what validation needs are there."""
+    """Return the checks of the launch, the packages, the model, and the inputs of validation."""
     from capo.training.train_checks import training_checks, validation_checks
 
     return [*training_checks(recipe), *validation_checks(recipe, run)]
