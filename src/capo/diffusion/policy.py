@@ -162,9 +162,8 @@ class Policy:
     def _prepare_adapter(self, section: TrainSection, seed: int) -> None:
         denoiser = self._family.denoiser
         self._layers = add_adapter(denoiser, section, seed)
-        if (
-            self._compiled
-        ):  # without the adapter it would be other code; with these weights, it changes nothing
+        if self._compiled:
+            # Without the adapter, other code would run; with these weights, the adapter has no effect.
             self._neutral = {name: p.detach().clone() for name, p in _trainable(denoiser).items()}
         if self._folder is not None:
             _overwrite(get_peft_model_state_dict(denoiser), self._saved(self._folder))

@@ -50,9 +50,7 @@ def whole(tensor: Tensor) -> Tensor:
 def part_like(tensor: Tensor, like: Tensor) -> Tensor:
     """Return `tensor` on the device of `like`, spread over the processes in the same way."""
     tensor = tensor.to(like.device)
-    if not isinstance(like, DTensor):
-        return tensor
-    if isinstance(tensor, DTensor):
+    if not isinstance(like, DTensor) or isinstance(tensor, DTensor):
         return tensor
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 

@@ -34,7 +34,7 @@ def check_variant(source: Source) -> None:
     names = [path.name for path in Path(source.path).glob("*/*")]
     names += _hub_files(source.hub, source.revision) if source.hub else ()
     found = any(f".{wanted}." in name or f".{wanted}-" in name for name in names)
-    if wanted and not found and any(name.endswith(".safetensors") for name in names):
+    if not found and any(name.endswith(".safetensors") for name in names):
         raise ValueError(f"model.variant: no part of {source.name} has weights of variant {wanted!r}")
 
 

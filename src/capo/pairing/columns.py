@@ -102,9 +102,10 @@ def _columns(
     for name, comparison, column in zip(readers, comparisons, scores.T, strict=True):
         if (column < 0).any():
             row = int((column < 0).argmax())
-            prompt = int(np.searchsorted(ends := np.cumsum(counts), row, side="right"))
+            ends = np.cumsum(counts)
+            prompt = int(np.searchsorted(ends, row, side="right"))
             sample = row - int(ends[prompt] - counts[prompt])
-            reject_negative(name, comparison, column[row:], prompt_ids[prompt:], [sample])
+            reject_negative(name, comparison, column[row : row + 1], [prompt_ids[prompt]], [sample])
     return Columns(
         names=list(readers),
         comparisons=list(comparisons),

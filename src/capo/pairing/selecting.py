@@ -82,19 +82,11 @@ def selection_rule(pairs: PairsSection, rewards: Sequence[RewardSection]) -> Sel
 
 
 def pair_samples(columns: Columns, rule: SelectionRule) -> "tuple[pa.Table, PairStatistics]":
-    """The rows of `pairs.parquet`, and their statistics.
-
-    Groups of prompts with equally many samples, and no more than `PROMPTS_AT_ONCE`, are paired in turn.
-    """
+    """The rows of `pairs.parquet`, and their statistics."""
     import pyarrow as pa
 
     starts = np.cumsum(columns.counts) - columns.counts
-    groups = [
-        group[start : start + PROMPTS_AT_ONCE]
-        for count in np.unique(columns.counts)
-        for group in [np.flatnonzero(columns.counts == count)]
-        for start in range(0, len(group), PROMPTS_AT_ONCE)
-    ]
+    groups = list(_groups(columns.counts))
     statistics, tables = PairStatistics(), []
     with one_thread():
         for group in groups:
@@ -250,6 +242,14 @@ def _delta_rewards(pairs: Pairs) -> np.ndarray:
     prompts, samples = pairs.combined.shape
     prompt = np.repeat(np.arange(prompts), samples)
     return delta_rewards(prompt, pairs.combined.ravel(), pairs.chosen.ravel(), pairs.rejected.ravel())
+
+
+def _groups(counts: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the prompts with equally many samples, no more than `PROMPTS_AT_ONCE` together."""
+    for count in np.unique(counts):
+        prompts = np.flatnonzero(counts == count)
+        for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+            yield prompts[start : start + PROMPTS_AT_ONCE]
 
 
 def _alike(

@@ -68,16 +68,18 @@ def _made(names: Sequence[str], states: Mapping[str, ArtifactStatus]) -> bool:
 
 def _explain(waiting: Sequence[Step], states: Mapping[str, ArtifactStatus]) -> None:
     """Raise `WorkspaceError` that says why there is nothing to make in parts, unless all is done."""
-    for step in waiting:
-        if missing := [name for name in step.upstream if states[name].state != "done"]:
-            raise WorkspaceError(
-                f"{step.artifact} needs {', '.join(missing)}, which --shard does not complete; first run "
-                f"`capo {states[missing[0]].stage}` without --shard, with the same recipe and --run"
-            )
+    if not waiting:
+        return
+    step = waiting[0]
+    if missing := [name for name in step.upstream if states[name].state != "done"]:
         raise WorkspaceError(
-            f"{step.artifact} is not made in shards; run `capo {step.stage}` without --shard, with the same "
-            "recipe and --run"
+            f"{step.artifact} needs {', '.join(missing)}, which --shard does not complete; first run "
+            f"`capo {states[missing[0]].stage}` without --shard, with the same recipe and --run"
         )
+    raise WorkspaceError(
+        f"{step.artifact} is not made in shards; run `capo {step.stage}` without --shard, with the same "
+        "recipe and --run"
+    )
 
 
 def _make(steps: Sequence[Step], recipe: Recipe, run: Run, part: Part) -> PartResult:

@@ -48,8 +48,11 @@ def files_of(place: Path) -> list[HubFile]:
     Raises `ValueError` if there is no policy, and `WorkspaceError` naming a damaged file.
     """
     folder = find_policy(place).folder
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    found = {name: HubFile(name, path) for path in paths for name in [path.relative_to(folder).as_posix()]}
+    found: dict[str, HubFile] = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            found[name] = HubFile(name, path)
     run = Run(place)
     evaluated = run.artifact("evaluate").done and run.artifact("baseline").done
     if folder == place / "train" / BEST and evaluated:

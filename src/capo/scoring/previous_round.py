@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from capo.diffusion.saved import SavedPolicy, find_policy
+from capo.diffusion.saved import BEST, SavedPolicy, find_policy
 from capo.engine.seeds import stable_seed
 from capo.recipe import ModelSection, StartSection, TrainSection
 from capo.scoring.score_table import read_scores
@@ -99,7 +99,7 @@ def find_previous_round(start: StartSection, model: ModelSection, train: TrainSe
         raise ValueError(
             f"start.run: {run.path} is not a run directory with a finished training; finish that round first"
         )
-    policy = find_policy(artifact.folder / "best")
+    policy = find_policy(artifact.folder / BEST)
     policy.check_base(model)
     _check_adaptation(run.path, manifest.inputs, train)
     samples = run.artifact("samples").manifest()

@@ -241,9 +241,8 @@ def _differing_words(old: str, new: str) -> tuple[str, str]:
 
 def _digest_of(record: Mapping[str, Any]) -> str:
     content = {field: value for field, value in record.items() if field != SEAL}
-    text = canonical(
-        json.loads(canonical(content))
-    )  # keys that are numbers are sorted as the texts they become
+    # Twice, so that keys that are numbers are sorted as the texts they become.
+    text = canonical(json.loads(canonical(content)))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

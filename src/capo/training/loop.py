@@ -41,6 +41,7 @@ class Loop:
         """Why training ended before its last step; None if it did not."""
         self._unread: list[StepOutcome] = []
         """Steps that the device may still be computing."""
+        self._guard = DivergenceGuard(section, ())
         self._warned = False
 
     def run(self, start: int) -> int:
