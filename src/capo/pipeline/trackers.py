@@ -142,7 +142,7 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
     """Return all fields of a recipe by dotted name; lists and nulls as JSON."""
     values = flatten("", recipe.model_dump(mode="json"))
     return {
-        name.removeprefix("."): value if isinstance(value, str | int | float) else json.dumps(value)
+        name: value if isinstance(value, str | int | float) else json.dumps(value)
         for name, value in values.items()
     }
 

@@ -82,6 +82,6 @@ def flatten(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten nested sections to dotted keys: `{"train": {"beta": 1}}` becomes `{"train.beta": 1}`."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        key = f"{prefix}.{name}"
+        key = f"{prefix}.{name}" if prefix else name
         flat |= flatten(key, value) if isinstance(value, dict) else {key: value}
     return flat
