@@ -90,8 +90,7 @@ class Artifact(ArtifactFiles):
             self._clear()
         self._forget()
         self._written.start()
-        record = {"artifact": self.name, "schema": SCHEMA, "inputs": inputs, "versions": versions()}
-        self._write_record(self._begun_path, record)
+        self._write_record(self._begun_path, self._begun_record(inputs))
 
     def begin_shared(self, inputs: Mapping[str, Any]) -> None:
         """Begin or resume the artifact next to processes that do the same with equal inputs.
@@ -108,9 +107,8 @@ class Artifact(ArtifactFiles):
                 f"{self.run.path}: {self.name} was complete but lacks a file; run the command without --shard"
             )
         if begun is None:
-            record = {"artifact": self.name, "schema": SCHEMA, "inputs": inputs, "versions": versions()}
             with atomic.write_file(self._begun_path, writer=f"{os.getpid()}-") as temporary:
-                temporary.write_text(pretty(sealed(record)), encoding="utf-8")
+                temporary.write_text(pretty(sealed(self._begun_record(inputs))), encoding="utf-8")
 
     def put_back(self) -> bool:
         """Undo a `begin` that replaced another artifact, unless a file was written since; return whether."""
@@ -197,6 +195,9 @@ class Artifact(ArtifactFiles):
         digests = file_digests([self._place(relative) for relative in files])
         for (relative, described), digest in zip(files.items(), digests, strict=True):
             self._verify(relative, {"bytes": described["bytes"], "blake2b": digest})
+
+    def _begun_record(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {"artifact": self.name, "schema": SCHEMA, "inputs": inputs, "versions": versions()}
 
     def _reopen(self) -> None:
         """Allow writing again: move the files of the manifest to the record of written files."""

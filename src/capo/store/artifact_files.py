@@ -137,13 +137,11 @@ class ArtifactFiles:
         with self._writing(relative) as file:
             write_parquet(file, table)
 
-    def write_tensors(
-        self, relative: str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None
-    ) -> None:
-        """Write a safetensors file for `read_row`; equal tensors and metadata make equal bytes."""
+    def write_tensors(self, relative: str, tensors: Mapping[str, "Tensor"]) -> None:
+        """Write a safetensors file for `read_row`; equal tensors make equal bytes."""
         plain = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
         with self._writing(relative) as file:
-            write_tensors(file, plain, dict(metadata or {}) | row_digests(plain))
+            write_tensors(file, plain, row_digests(plain))
 
     @contextmanager
     def write_directory(
