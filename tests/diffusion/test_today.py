@@ -9,6 +9,7 @@ import torch
 
 from capo.diffusion.model_checks import model_facts
 from capo.diffusion.policy import Policy
+from capo.diffusion.process import sampler_name
 from capo.method.objective import denoising_error
 from capo.recipe import ModelSection, TrainSection
 from diffusion_cases import SHORT, family_of, settings_of
@@ -75,7 +76,8 @@ def test_a_processor_whose_package_is_missing_is_named(checkpoint, tmp_path, mon
 def test_other_samplers_are_rejected_where_the_pipeline_chooses_noise_levels(name, family):
     with pytest.raises(ValueError, match=r"generate.scheduler: .* choose FlowMatchEulerDiscreteScheduler"):
         family.check_sampler(settings_of(name, scheduler="DPMSolverMultistepScheduler"))
-    assert family.sampler_name(settings_of(name, scheduler=None)) == "FlowMatchEulerDiscreteScheduler"
+    own = settings_of(name, scheduler=None)
+    assert sampler_name(family.process, own) == "FlowMatchEulerDiscreteScheduler"
 
 
 @pytest.mark.parametrize("name", ["flux2-klein"])

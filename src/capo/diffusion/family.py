@@ -22,7 +22,7 @@ from capo.diffusion.assembly import absent_parts, assemble, save_assembled
 from capo.diffusion.components import PartLoader, Source
 from capo.diffusion.input_checks import check_inputs, check_tokens
 from capo.diffusion.lora_loading import add_lora, check_loadable, fuse_loras
-from capo.diffusion.process import Process
+from capo.diffusion.process import Process, sampler_name
 from capo.diffusion.vae import compression, decode, encode, latent_channels
 from capo.pretrained.model_loading import quiet
 from capo.recipe import GenerateSection, ModelSection
@@ -103,10 +103,6 @@ class Family(ABC):
         _, height, width = self.latent_shape(settings)
         return height * self._vae_factor, width * self._vae_factor
 
-    def sampler_name(self, settings: GenerateSection) -> str:
-        """Return the class name of the scheduler that samples: the one set, or the family's default."""
-        return settings.scheduler or self.process.default_sampler
-
     def check_sampler(self, settings: GenerateSection) -> None:
         """Raise `ValueError` for a scheduler, a shift, or a guidance that does not fit the model."""
         self._sampler(settings)
@@ -158,8 +154,9 @@ class Family(ABC):
             latents = self._run(pipeline, arguments)
         if not all(map(torch.equal, random_states, (generator.get_state(), self._random_state()))):
             raise ValueError(
-                f"generate.scheduler: {self.sampler_name(settings)} draws noise while it samples, so the "
-                "seed of an image would not determine it; choose a deterministic one such as DDIMScheduler"
+                f"generate.scheduler: {sampler_name(self.process, settings)} draws noise while it samples, "
+                "so the seed of an image would not determine it; choose a deterministic one such as "
+                "DDIMScheduler"
             )
         return self._unpacked(latents, noise).float()
 

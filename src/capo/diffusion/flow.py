@@ -15,7 +15,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from capo.diffusion.process import choose_sampler
+from capo.diffusion.process import choose_sampler, sampler_name
 from capo.method.weighting import flow_log_snr, flow_sigmoid_weight, flow_time
 from capo.pretrained.model_loading import quiet
 from capo.recipe import GenerateSection, TrainSection
@@ -78,7 +78,7 @@ class RectifiedFlow:
 
     def sampler_changes(self, settings: GenerateSection) -> dict[str, Any]:
         """Return the shift under the scheduler's own name; a general solver must also follow a flow."""
-        known = signature(_kind(self._name(settings)).__init__).parameters
+        known = signature(_kind(sampler_name(self, settings)).__init__).parameters
         shift = settings.shift or self._config.get("shift") or self._config.get("flow_shift") or 1.0
         if "use_flow_sigmas" in known:
             changes = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
@@ -87,15 +87,12 @@ class RectifiedFlow:
         by_size = self._config.get("use_dynamic_shifting") and settings.shift is not None
         return changes | ({"use_dynamic_shifting": False} if by_size else {})
 
-    def _name(self, settings: GenerateSection) -> str:
-        return settings.scheduler or self.default_sampler
-
     def sampler(self, settings: GenerateSection) -> Any:
         """Return one of `SAMPLERS` with `generate.shift`, by default the checkpoint's own shift.
 
         The pipeline computes a shift by image size (FLUX.1-dev) itself, unless `generate.shift` is set.
         """
-        kind = _kind(self._name(settings))
+        kind = _kind(sampler_name(self, settings))
         known = signature(kind.__init__).parameters
         own = {**self._config, **self.sampler_changes(settings)}
         with quiet():  # some log which of their defaults they change
@@ -114,7 +111,7 @@ class EulerFlow(RectifiedFlow):
 
     def sampler(self, settings: GenerateSection) -> Any:
         """Return Euler's method with `generate.shift`, by default the checkpoint's own shift."""
-        if (name := self._name(settings)) != self.default_sampler:
+        if (name := sampler_name(self, settings)) != self.default_sampler:
             raise ValueError(
                 f"generate.scheduler: {name} does not work with this model, whose pipeline chooses the noise "
                 f"levels of the steps itself; choose {self.default_sampler}"

@@ -141,12 +141,17 @@ class DDPM:
         if settings.shift is not None:
             raise ValueError("generate.shift: only flow models have a shift; remove this field")
         known = {kind.__name__: kind for kind in self._scheduler.compatibles}
-        name = settings.scheduler or self.default_sampler
+        name = sampler_name(self, settings)
         check_quiet(name, self._scheduler.config)
         return choose_sampler(known, name).from_config(self._scheduler.config)
 
     def _alpha_squared(self, t: Tensor) -> Tensor:
         return self._alphas_cumprod.to(t.device)[t]
+
+
+def sampler_name(process: Process, settings: GenerateSection) -> str:
+    """Return the class name of the scheduler that samples: the one set, or the default of the process."""
+    return settings.scheduler or process.default_sampler
 
 
 def check_quiet(name: str, config: Mapping[str, Any]) -> None:
