@@ -27,7 +27,7 @@ def steps(recipe: Recipe) -> list[Step]:
 
 
 def checks(recipe: Recipe, run: "Run") -> list[Check]:
-    """That prompts can be read, judges be loaded, and models be used, for every benchmark."""
+    """Checks that prompts can be read, judges be loaded, and models be used, for every benchmark."""
     if not recipe.benchmarks:
         return []
     from capo.benchmarks.benchmark_checks import benchmark_checks

@@ -21,7 +21,7 @@ def steps(recipe: Recipe) -> list[Step]:
 
 
 def checks(recipe: Recipe, run: Run) -> list[Check]:
-    """That prompts, judge, and both candidates fit, and that every reward can be loaded."""
+    """Checks that prompts, judge, and both candidates fit, and that every reward can be loaded."""
     from capo.evaluation.evaluation_checks import evaluation_checks
 
     return evaluation_checks(recipe, run)

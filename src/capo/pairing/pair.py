@@ -19,7 +19,7 @@ def steps(recipe: Recipe) -> list[Step]:
 
 
 def checks(recipe: Recipe, run: "Run") -> list[Check]:
-    """That the scores of every reward that determines pairs can be compared."""
+    """Checks that the scores of every reward that determines pairs can be compared."""
     from capo.rewards.reward_checks import comparison_check
 
     if recipe.pairs.people is not None:

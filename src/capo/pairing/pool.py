@@ -28,7 +28,7 @@ def steps(recipe: Recipe) -> list[Step]:
 
 
 def checks(recipe: Recipe, run: "Run") -> list[Check]:
-    """That the previous round can be continued, and has the scores that this one needs."""
+    """Checks that the previous round can be continued, and has the scores that this one needs."""
     if recipe.start is None:
         return []
     return [Check("start.run", stage, partial(_check_start, recipe)) for stage in _STARTED]

@@ -34,7 +34,7 @@ EVALUATED = 8
 
 
 def checks(recipe: Recipe, run: Run) -> list[Check]:
-    """That the packages of the trackers are installed, and that Weights & Biases has a key."""
+    """Checks that the packages of the trackers are installed, and that Weights & Biases has a key."""
     find = partial(_check_trackers, recipe)
     return [Check("trackers", stage, find, machine=True) for stage in get_args(StageName) if recipe.trackers]
 

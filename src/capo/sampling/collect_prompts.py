@@ -24,7 +24,7 @@ def steps(recipe: Recipe) -> list[Step]:
 
 
 def checks(recipe: Recipe, run: "Run") -> list[Check]:
-    """That the prompts, or the images that bring them, can be read."""
+    """Checks that the prompts, or the images that bring them, can be read."""
     from capo.images import check_images
     from capo.prompts.prompt_checks import check_prompts, on_hub
 

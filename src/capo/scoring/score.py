@@ -22,7 +22,7 @@ def steps(recipe: Recipe) -> list[Step]:
 
 
 def checks(recipe: Recipe, run: "Run") -> list[Check]:
-    """That every reward can be loaded."""
+    """Checks that every reward can be loaded."""
     from capo.rewards.reward_checks import reward_check
     from capo.store.engine_checks import engine_checks
 
