@@ -41,7 +41,7 @@ def _kept_as(file: str, changed: Collection[str]) -> str | None:
 
 
 def checks(recipe: Recipe, run: "Run") -> list[Check]:
-    """Checks that the model can be loaded and makes images of the wanted size, and that a shard is not too large."""
+    """Checks that the model can be loaded and makes images of the wanted size, and that shards fit."""
     from capo.diffusion.model_checks import model_check
     from capo.rewards.reward_checks import comparison_check, reward_check
     from capo.sampling.shard_check import disk_check, shard_check
