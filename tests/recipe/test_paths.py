@@ -76,6 +76,18 @@ def test_what_is_no_path_stays(tmp_path, monkeypatch):
     assert recipe.rewards[1].command == ("python", "x.py")
 
 
+def test_images_as_a_source_of_prompts_is_the_section_and_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    file = write(tmp_path, "my.yaml", prompts={"source": "images"}, images={"source": "images"})
+    recipe = load_recipe(file)
+    assert recipe.prompts.source == "images"
+    assert recipe.images.source == str(tmp_path / "images")
+    assert load_recipe(file, ["prompts.source=images"]).prompts.source == "images"
+    file = write(tmp_path, "my.yaml", prompts={"source": "./images"})
+    assert load_recipe(file).prompts.source == str(tmp_path / "images")
+
+
 def test_a_recipe_saved_in_a_run_directory_names_nothing_inside_it(tmp_path, monkeypatch):
     """Version 0.1 saved paths as they were written, relative to the directory where it ran."""
     run = tmp_path / "runs/first"

@@ -33,10 +33,13 @@ def _images(recipe: "Recipe") -> Iterator[str]:
     source = recipe.prompts.source
     for field, section in _measured_on(recipe).items():
         if section.source == "images":
-            yield f"{field}.source: the model is trained on the images; choose other prompts to measure it"
+            yield (
+                f"{field}.source: the model is trained on the images; choose other prompts to measure it, "
+                "or write ./images for a folder of that name"
+            )
     if recipe.images is None:
         if source == "images":
-            yield "images: missing, but prompts.source is images"
+            yield "images: missing, but prompts.source is images; write ./images for a folder of that name"
         if recipe.pairs.selection == "labels" and recipe.pairs.people is None:
             yield "pairs.selection: labels need the section images, or pairs.people for a model's own samples"
         return

@@ -14,12 +14,13 @@ from typing import Any
 from capo.recipe.hub_id import HUB_ID
 from capo.recipe.plugins import CHECKPOINTS, PROMPT_SOURCES, plugins
 
+PROMPT_LOCATIONS = ("prompts.source", "train.validation_prompts.source", "evaluate.prompts.source")
+"""Fields in which `images` means the section of the recipe, not a folder of that name."""
+
 LOCATIONS = (
+    *PROMPT_LOCATIONS,
     "model.checkpoint",
     "model.config",
-    "prompts.source",
-    "train.validation_prompts.source",
-    "evaluate.prompts.source",
     "images.source",
     "start.run",
     "evaluate.policy",
@@ -47,7 +48,9 @@ def resolve_paths(values: Any, folders: Sequence[Path]) -> None:
         section: Any = values
         for parent in parents:
             section = section.get(parent) if isinstance(section, dict) else None
-        if isinstance(section, dict) and isinstance(section.get(last), str):
+        if not isinstance(section, dict) or not isinstance(section.get(last), str):
+            continue
+        if field not in PROMPT_LOCATIONS or section[last] != "images":
             section[last] = _resolved(section[last], folders)
     model = values.get("model")
     if isinstance(model, dict) and isinstance(model.get("checkpoint"), str) and not model.get("revision"):
