@@ -13,7 +13,7 @@ from capo.diffusion import load_family
 from capo.diffusion.policy import Policy
 from capo.engine.device import select_device
 from capo.evaluation.baseline import make_baseline
-from capo.evaluation.candidates import Candidate, find_candidate
+from capo.evaluation.candidates import Candidate, check_candidates, find_candidate
 from capo.evaluation.evaluate import _truncated, evaluate
 from capo.pipeline.graph import steps_of
 from capo.pretrained.model_loading import quiet
@@ -163,10 +163,34 @@ def test_images_that_do_not_fit_are_named(of_policy, recipe, tmp_path):
         ValueError, match=r"few has 1 images of prompt 0, 'a red circle'.*evaluate.samples_per_prompt is 2"
     ):
         run_both(tmp_path / "a", recipe(against=few))
+    assert not (tmp_path / "a" / "baseline" / "images").exists()
     torn = write_images(tmp_path / "torn", of_policy, "base", NAMES["numbers"])
     (tmp_path / "torn/00001/01.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"00001/01.png: not a readable image"):
         run_both(tmp_path / "b", recipe(against=torn))
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("run/train/checkpoints/step-000004", r"evaluate.policy: .*is a checkpoint.*run/train/best"),
+        ("empty", r"evaluate.policy: .*no images with captions"),
+        ("other", r"evaluate.policy: .*0 images of prompt 0, 'a red circle'"),
+    ],
+)
+def test_folders_that_cannot_be_evaluated_are_rejected_before_the_base_samples(
+    recipe, tmp_path, place, message
+):
+    (tmp_path / place).mkdir(parents=True)
+    if place == "other":
+        (tmp_path / place / "an unknown prompt").mkdir()
+        (tmp_path / place / "an unknown prompt" / "0.png").write_bytes(b"not opened")
+    settings = recipe(policy=str(tmp_path / place))
+    with pytest.raises(ValueError, match=message):
+        check_candidates(settings)
+    with pytest.raises(ValueError, match=message):
+        run_both(tmp_path / "new", settings)
+    assert not (tmp_path / "new" / "baseline" / "images").exists()
 
 
 def test_an_unknown_kind_of_candidate_is_rejected(tmp_path, policy, recipe):

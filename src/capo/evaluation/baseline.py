@@ -66,7 +66,7 @@ def make_baseline(job: Job) -> None:
     from capo.scoring.judging import check_judgeable
 
     recipe, section, artifact = job.recipe, job.recipe.evaluate, job.artifact
-    check_candidates(section, recipe.model)
+    check_candidates(recipe)
     prompts = load_prompts(section.prompts, recipe.seed, "evaluate.prompts")
     check_judgeable(section, prompts)
     candidate = against(section, recipe.model)

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capo import diffusion
-from capo.diffusion.saved import LORA, PEFT_CONFIG, SavedPolicy, find_policy, is_policy
-from capo.images import images_identity
-from capo.recipe import EvaluateSection, ImagesSection, ModelSection
+from capo.diffusion.saved import BEST, LORA, PEFT_CONFIG, SavedPolicy, find_policy, is_policy
+from capo.images import images_identity, open_images
+from capo.images.evaluation_import import EvaluationImages, match_images
+from capo.prompts import PromptsError, load_prompts
+from capo.recipe import EvaluateSection, ImagesSection, ModelSection, Recipe
 from capo.recipe.hub_id import HUB_ID
+from capo.scoring.judging import check_size
 from capo.store import Artifact
 from capo.store.manifest import identify
 
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
     import torch
 
     from capo.diffusion.family import Family
+
+
+CHECKPOINTS = ("train", "checkpoints")
+"""The end of the path of a run's folder of checkpoints."""
 
 
 def _fits(model: ModelSection) -> None:
@@ -81,11 +88,37 @@ def _load_base(model: ModelSection, device: "torch.device") -> "Family":
     return diffusion.load_family(model, device)
 
 
-def check_candidates(section: EvaluateSection, model: ModelSection) -> None:
-    """Raise `ValueError` if a policy or LoRA does not fit the recipe's model; to fail before sampling."""
+def check_candidates(recipe: Recipe) -> None:
+    """Raise `ValueError` if a candidate does not fit the recipe's model or prompts; to fail early."""
+    section = recipe.evaluate
     for field_name, value in (("evaluate.policy", section.policy), ("evaluate.against", section.against)):
         if value is not None:
-            find_candidate(field_name, value).check(model)
+            candidate = find_candidate(field_name, value)
+            candidate.check(recipe.model)
+            if candidate.existing is not None:
+                _check_images(field_name, candidate.existing, recipe)
+
+
+def _check_images(field_name: str, images: ImagesSection, recipe: Recipe) -> None:
+    """Raise `ValueError` unless there are enough images of every evaluation prompt; decodes none."""
+    section = recipe.evaluate
+    try:
+        prompts = load_prompts(section.prompts, recipe.seed, "evaluate.prompts")
+    except PromptsError:  # reported by the check of the prompts
+        return
+    request = EvaluationImages(
+        section=images,
+        prompts=prompts,
+        samples=section.samples_per_prompt,
+        field="evaluate.samples_per_prompt",
+        shard_prompts=recipe.generate.shard_prompts,
+        check=partial(check_size, section.judge),
+        purpose="evaluate",
+    )
+    try:
+        match_images(request, open_images(images))
+    except ValueError as error:
+        raise ValueError(f"{field_name}: {str(error).removeprefix('images.source: ')}") from error
 
 
 def candidate_identity(field_name: str, value: str) -> str:
@@ -115,6 +148,11 @@ def find_candidate(field_name: str, value: str) -> Candidate:
         return _lora(field_name, value, path)
     if (path / "model_index.json").is_file() or (not path.exists() and HUB_ID.fullmatch(value)):
         return _model(field_name, value)
+    if path.is_dir() and path.parent.parts[-2:] == CHECKPOINTS:
+        raise ValueError(
+            f"{field_name}: {value} is a checkpoint to resume training from, not a policy; use "
+            f"{path.parent.parent / BEST}, or the folder of the run"
+        )
     if path.is_dir() or path.suffix == ".parquet":
         return _images(value)
     raise ValueError(

@@ -34,7 +34,7 @@ def evaluation_checks(recipe: Recipe, run: Run) -> list[Check]:
     if section.judge is not None:
         found.append(Check("evaluate.judge", "evaluate", partial(_check_judge, recipe)))
     if section.policy is not None or section.against is not None:
-        find_candidates = partial(check_candidates, section, recipe.model)
+        find_candidates = partial(check_candidates, recipe)
         found.append(Check("evaluate.policy", "evaluate", find_candidates, machine=True))
     if section.embedder is not None:
         embedder = partial(_check_embedder, section.embedder)
