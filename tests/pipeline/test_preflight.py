@@ -150,6 +150,17 @@ def test_prompts_that_training_saw_are_a_warning(good, tmp_path):
     assert tiny_training.PROMPTS[0] in shared[0]
 
 
+def test_captions_of_imported_images_among_the_evaluation_prompts_are_a_warning(good, tmp_path):
+    for caption in ("an owl", "a tree"):
+        (tmp_path / "own" / caption).mkdir(parents=True)
+        (tmp_path / "own" / caption / "0.png").write_bytes(b"not opened")
+    values = good | {"prompts": {"source": "images"}, "images": {"source": str(tmp_path / "own")}}
+    assert found(parse_recipe(values), tmp_path / "run") == {}
+    warnings = found(parse_recipe(values), tmp_path / "run", "warning")
+    assert warnings.keys() == {"evaluate.prompts"}
+    assert "'an owl'" in warnings["evaluate.prompts"]
+
+
 def test_a_disk_too_small_for_all_stages_is_found(good, tmp_path, monkeypatch):
     # 88 images of 32² at 1.7 bytes a pixel, 24 latents, the conditioning of 6 prompts, and 3 checkpoints of
     # a rank-2 adapter, its moments included, and the adapter; half of that must be free.

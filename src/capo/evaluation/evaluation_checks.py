@@ -7,11 +7,12 @@ from capo.diffusion.model_checks import length_check, model_check, model_facts
 from capo.evaluation.candidates import check_candidates, find_candidate
 from capo.pretrained.hub_access import find_repository
 from capo.prompts import load_prompts
-from capo.prompts.prompt_checks import Load, check_prompts, load_texts, on_hub, training_texts
+from capo.prompts.prompt_checks import Load, check_prompts, load_texts, on_hub
 from capo.recipe import EvaluateSection, Recipe
 from capo.recipe.hub_id import split_revision
 from capo.rewards.reward_checks import reward_check
 from capo.rewards.weights.location import check_location, is_downloaded, with_commit
+from capo.sampling.collect_prompts import training_texts
 from capo.sampling.shard_check import shard_check
 from capo.scoring.judging import check_judgeable, check_size
 from capo.store import Run

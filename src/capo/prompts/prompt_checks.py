@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from capo.prompts.hub import PREFIX, license_of
 from capo.prompts.loading import load_prompts
 from capo.prompts.prompt import Prompt
-from capo.prompts.table import read_prompts, stream_texts
-from capo.prompts.text_rules import PromptsError
-from capo.recipe import PromptsSection, Recipe
+from capo.prompts.table import read_prompts
+from capo.recipe import ImagesSection, PromptsSection, Recipe
 from capo.store import Run
 from capo.store.check import Finding
 
@@ -15,8 +14,8 @@ Load = Callable[[], Iterator[str] | Sequence[str]]
 """Returns the texts of prompts."""
 
 
-def on_hub(section: PromptsSection) -> bool:
-    """Return whether reading the prompts needs the Hub."""
+def on_hub(section: PromptsSection | ImagesSection) -> bool:
+    """Return whether reading the prompts, or the images, needs the Hub."""
     return PREFIX in section.source
 
 
@@ -30,14 +29,6 @@ def training_prompts(recipe: Recipe, run: Run) -> list[Prompt]:
     if run.artifact("prompts").done:
         return read_prompts(run)
     return [] if recipe.images is not None else load_prompts(recipe.prompts, recipe.seed)
-
-
-def training_texts(recipe: Recipe, run: Run) -> Iterator[str]:
-    """Yield the texts of `training_prompts`, without holding all of those that the run has."""
-    if run.artifact("prompts").done:
-        yield from stream_texts(run)
-    else:
-        yield from (prompt.text for prompt in training_prompts(recipe, run))
 
 
 def check_prompts(
@@ -58,7 +49,7 @@ def check_prompts(
     for other, load in others.items():
         try:
             shared = {text for text in load() if text in texts}
-        except PromptsError:
+        except (ValueError, OSError):
             continue
         if shared:
             yield Finding(

@@ -1,5 +1,6 @@
 """Stage `prompts`: collect the prompts to sample for."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from capo.store.check import Check
 from capo.store.step import Job, Step, flatten
 
 if TYPE_CHECKING:
+    from capo.images import Entry, ImageSource
     from capo.store import Artifact, Run
 
 
@@ -48,16 +50,42 @@ def collect(job: Job) -> None:
     artifact.commit({"prompts": len(prompts), "duplicates": duplicates})
 
 
+def training_texts(recipe: Recipe, run: "Run") -> Iterator[str]:
+    """Yield the texts of the prompts that the run has or will have.
+
+    Captions of images on the Hub are not fetched ahead of the run, so there are none. Raises
+    `ValueError` for prompts or captions that cannot be read.
+    """
+    from capo.images import open_images
+    from capo.prompts.prompt_checks import on_hub, training_prompts
+    from capo.prompts.table import stream_texts
+
+    if run.artifact("prompts").done:
+        yield from stream_texts(run)
+    elif recipe.images is None:
+        yield from (prompt.text for prompt in training_prompts(recipe, run))
+    elif not on_hub(recipe.images):
+        entries = _drawn(open_images(recipe.images), recipe.prompts.count, recipe.seed)
+        yield from (entry.prompt.text for entry in entries)
+
+
 def _captions(images: ImagesSection, count: int | None, seed: int, artifact: "Artifact") -> None:
-    from capo.images import ImagesError, open_images
+    from capo.images import open_images
     from capo.prompts.table import prompt_table
 
     source = open_images(images)
+    kept = _drawn(source, count, seed)
+    artifact.write_table("prompts.parquet", prompt_table([entry.prompt for entry in kept]))
+    summary = {"prompts": len(kept), "images": sum(len(entry.images) for entry in kept)}
+    artifact.commit(summary | {"without_caption": source.without_caption})
+
+
+def _drawn(source: "ImageSource", count: int | None, seed: int) -> "list[Entry]":
+    """Draw `count` prompts with their images; raises `ImagesError` if there are fewer."""
+    from capo.images import ImagesError
+
     ids = [entry.prompt.prompt_id for entry in source.entries]
     if count is not None and count > len(ids):
         raise ImagesError(f"prompts.count is {count}, but the images have only {len(ids)} prompts")
     drawn = set(sorted(ids, key=lambda prompt_id: stable_seed("prompts", seed, prompt_id))[:count])
-    kept = [entry for entry in source.entries if entry.prompt.prompt_id in drawn]
-    artifact.write_table("prompts.parquet", prompt_table([entry.prompt for entry in kept]))
-    summary = {"prompts": len(kept), "images": sum(len(entry.images) for entry in kept)}
-    artifact.commit(summary | {"without_caption": source.without_caption})
+    return [entry for entry in source.entries if entry.prompt.prompt_id in drawn]

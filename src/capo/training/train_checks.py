@@ -6,9 +6,10 @@ from importlib.util import find_spec
 
 from capo.diffusion.model_checks import length_check, model_check
 from capo.engine.launch import check_launch, processes
-from capo.prompts.prompt_checks import check_prompts, load_texts, on_hub, training_texts
+from capo.prompts.prompt_checks import check_prompts, load_texts, on_hub
 from capo.recipe import Recipe, TrainSection
 from capo.rewards.reward_checks import reward_check
+from capo.sampling.collect_prompts import training_texts
 from capo.sampling.shard_check import shard_check
 from capo.store import Run
 from capo.store.check import Check, Finding
