@@ -73,7 +73,8 @@ FAULTS = [
     ({"train": {"time_sampling": "logit-normal"}}, "train.time_sampling", "flow"),
     ({"train": {"timesteps": [5000]}}, "train.timesteps", "5000"),
     ({"train": {"optimizer": "adamw-8bit"}}, "train.optimizer", "bitsandbytes"),
-    ({"train": {"validation_prompts": {"source": "no.txt"}}}, "train.validation_prompts", "no.txt"),
+    ({"train": {"validation_prompts": {"source": "no.txt"}}}, "train.validation_prompts.source", "no.txt"),
+    ({"prompts": {"source": "prompts.txt"}}, "prompts.source", "prompts.txt"),
     ({"prompts": {"count": 7}}, "prompts", "6 distinct"),
     ({"evaluate": {"prompts": {"source": "hub:owner/none"}}}, "evaluate.prompts.source", "hub:owner/none"),
     ({"evaluate": {"judge": "nobody"}}, "evaluate.judge", "nobody"),
@@ -116,8 +117,8 @@ MANY = {
     ),
 }
 ALL = {
-    "generate.scheduler", "generate.width", "train.lora_targets", "train.validation_prompts",
-    "evaluate.prompts", "evaluate.judge", "rewards.mine.comparison", "rewards.broken",
+    "generate.scheduler", "generate.width", "train.lora_targets", "train.validation_prompts.source",
+    "evaluate.prompts.source", "evaluate.judge", "rewards.mine.comparison", "rewards.broken",
 }  # fmt: skip
 
 
@@ -196,8 +197,8 @@ def test_a_server_that_is_down_is_a_warning(good, tmp_path):
 def test_only_the_stages_that_are_left_are_checked(good, tmp_path):
     recipe = changed(good, **MANY)
     fields = set(found(recipe, tmp_path / "run", making=["evaluate"]))
-    assert "train.validation_prompts" not in fields
-    assert fields >= {"evaluate.prompts", "evaluate.judge", "rewards.broken", "generate.scheduler"}
+    assert "train.validation_prompts.source" not in fields
+    assert fields >= {"evaluate.prompts.source", "evaluate.judge", "rewards.broken", "generate.scheduler"}
     assert set(found(recipe, tmp_path / "run", making=["report"])) == set()
 
 

@@ -234,8 +234,8 @@ def test_errors_name_the_recipe_field(tmp_path):
     assert "(evaluate.prompts.where)" in message("evaluate.prompts", where=[["x", "==", 1]])
     assert "train.validation_prompts.count is 2" in message("train.validation_prompts", count=2)
     assert "train.validation_prompts.split does" in message("train.validation_prompts", split="a")
-    assert "; evaluate.prompts.source is" in message("evaluate.prompts", source="none.txt")
-    with pytest.raises(PromptsError, match=r"; evaluate\.prompts\.source is a file"):
+    assert message("evaluate.prompts", source="none.txt").startswith("evaluate.prompts.source: ")
+    with pytest.raises(PromptsError, match=r"^evaluate\.prompts\.source: .*none\.txt"):
         source_identity(PromptsSection(source="none.txt"), "evaluate.prompts")
 
 

@@ -14,7 +14,7 @@ from capo.rewards.reward_checks import reward_check
 from capo.rewards.weights.location import check_location, is_downloaded, with_commit
 from capo.sampling.collect_prompts import training_texts
 from capo.sampling.shard_check import shard_check
-from capo.scoring.judging import check_judgeable, check_size
+from capo.scoring.judging import check_judgeable, check_size, load_judge
 from capo.store import Run
 from capo.store.check import Check, Finding
 from capo.store.engine_checks import engine_checks
@@ -60,6 +60,8 @@ def _other_prompts(recipe: Recipe, run: Run) -> dict[str, Load]:
 
 def _check_judge(recipe: Recipe) -> None:
     section = recipe.evaluate
+    assert section.judge is not None
+    load_judge(section.judge)  # first: an unknown judge is reported even if the prompts cannot be read
     check_judgeable(section, load_prompts(section.prompts, recipe.seed, PROMPTS))
     size = model_facts(recipe.model, recipe.generate, recipe.train).image_size
     if size is not None and section.against is None:

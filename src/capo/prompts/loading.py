@@ -223,6 +223,6 @@ def _no_file(request: PromptRequest) -> PromptsError:
     benchmarks = (f"{name}:PATH" for name in BENCHMARKS)
     kinds = ", ".join([*installed, f"{HUB}:OWNER/NAME", *benchmarks])
     return PromptsError(
-        f"{request.section.source}: no such prompt file; {request.field}.source is a file, a folder of "
-        f"images with captions beside them, or one of {kinds}"
+        f"{request.field}.source: no prompt file {request.section.source}; name a file, a folder of images "
+        f"with captions beside them, or one of {kinds}"
     )
