@@ -38,11 +38,12 @@ def contents(directory):
 
 def test_former_settings_bring_back_everything_without_work(tmp_path):
     run(tmp_path)
-    first = contents(tmp_path)
+    first, costs = contents(tmp_path), Run(tmp_path).timings()
     assert "samples" in run(tmp_path, scale=5.0)
     (replaced,) = replaced_folders(tmp_path)
     assert replaced.changes["samples"] == {"generate.guidance_scale": (7.5, 5.0)}
     assert set(replaced.changes["scores/first"]) == {"@samples"}
+    assert Run(replaced.folder).timings() == {name: costs[name] for name in replaced.changes}
     assert load_recipe(replaced.folder / "recipe.yaml") == recipe()
     assert Run(replaced.folder).artifact("samples").done
     with pytest.raises(StaleArtifact):

@@ -95,6 +95,7 @@ class ReplacedFolder:
         self._run, self._former_recipe = run, former_recipe
         self._time = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
         self._changes: dict[str, Mapping[str, tuple[Any, Any]]] = {}
+        self._timings: dict[str, dict[str, Any]] = {}
         self._path: Path | None = None
 
     def prepare(self, name: str, changes: "Changes") -> "Run":
@@ -108,14 +109,16 @@ class ReplacedFolder:
         self._changes[name] = changes
         record = sealed({"time": self._time, "artifacts": self._changes})
         self._run.write_text(self._relative(RECORD), pretty(record))
-        timings = self._run.timings()
-        lines = [json.dumps(timings[name]) + "\n" for name in self._changes if name in timings]
+        if (timing := self._run.timings().get(name)) is not None:  # now, since its replacement adds another
+            self._timings[name] = timing
+        lines = [json.dumps(timing) + "\n" for timing in self._timings.values()]
         self._run.write_text(self._relative(TIMINGS), "".join(lines))
         return Run(self._path)
 
     def forget(self, name: str) -> None:
         """Take back `prepare`, after the artifact was put back; the folder goes with its last artifact."""
         self._changes.pop(name, None)
+        self._timings.pop(name, None)
         if self._path is not None and not self._changes:
             atomic.remove(self._path)
             self._path = None
