@@ -179,6 +179,20 @@ def test_best_worst_uses_one_reward(tmp_path):
             assert row["rejected"] == [min(ratio, key=ratio.get)]
 
 
+def test_underweighted_rewards_are_a_warning(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CAPO_QUIET", "0")
+    rng = np.random.default_rng(0)
+    scores = {"bt": rng.normal(0, 20, (9, 4)), "ratio": rng.uniform(0.49, 0.51, (9, 4))}
+    make(tmp_path / "a", [BT, RATIO], scores)
+    warning = capsys.readouterr().err
+    assert "ratio is underweighted" in warning
+    assert f"capo calibration --run {tmp_path / 'a'}" in warning
+    make(tmp_path / "b", [BT, RATIO], scores, selection="best-worst", reward="bt")  # only one counts
+    scores["ratio"] = rng.uniform(0, 1, (9, 4))
+    make(tmp_path / "c", [BT, RATIO], scores)
+    assert "underweighted" not in capsys.readouterr().err
+
+
 def test_the_sets_do_not_depend_on_the_order_of_rewards(tmp_path):
     scores = gappy_scores()
     one, _, _ = make(tmp_path / "one", [BT, RATIO], scores)

@@ -3,11 +3,14 @@
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from capo.engine.progress import say
 from capo.recipe import Recipe
 from capo.store.check import Check
 from capo.store.step import Job, Step, flatten
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from capo.store import Run
 
 
@@ -62,6 +65,7 @@ def pair(job: Job) -> None:
     from capo.rewards import RewardError
 
     recipe, run, artifact = job.recipe, job.run, job.artifact
+    rule = selection_rule(recipe.pairs, recipe.training_rewards)
     if recipe.pairs.people is not None:
         names = [LABELS]
         table, labeled = label_samples(recipe, run)
@@ -69,7 +73,7 @@ def pair(job: Job) -> None:
     else:
         columns = read_columns(recipe, run)
         names = columns.names
-        table, statistics = pair_samples(columns, selection_rule(recipe.pairs, recipe.training_rewards))
+        table, statistics = pair_samples(columns, rule)
         del columns  # what follows needs memory of its own
     if not statistics.pairs:
         raise RewardError(
@@ -79,4 +83,19 @@ def pair(job: Job) -> None:
     return_freed_memory()
     artifact.write_table("pairs.parquet", table)
     del table
-    artifact.commit(statistics.summary(names))
+    summary = statistics.summary(names)
+    artifact.commit(summary)
+    _warn_of_underweighted(summary["calibrated_std"], rule.weights.numpy(), run)
+
+
+def _warn_of_underweighted(spread: dict[str, float], weights: "np.ndarray", run: "Run") -> None:
+    """Say which rewards hardly influence the pairs, by `spread` of every reward and `weights` [L]."""
+    import numpy as np
+
+    from capo.pairing.underweighted import underweighted_rewards, underweighted_warning
+
+    names, values = list(spread), np.array(list(spread.values()))
+    strongest, weak = underweighted_rewards(values, weights)
+    for i in weak:
+        observed = underweighted_warning(names[i], values[i], names[strongest], values[strongest])
+        say(f"Warning: {observed}; `capo calibration --run {run.path}` says what makes it count more")

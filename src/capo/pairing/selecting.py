@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -204,7 +204,7 @@ class PairStatistics:
         """The number of prompts with a pair."""
         return sum(int((chosen > 0).sum()) for chosen in self._chosen)
 
-    def summary(self, rewards: Sequence[str]) -> dict[str, object]:
+    def summary(self, rewards: Sequence[str]) -> dict[str, Any]:
         """Return counts and means for the manifest of `pairs`; there must be a pair."""
         chosen, rejected, dropped = map(np.concatenate, (self._chosen, self._rejected, self._dropped))
         paired = chosen > 0
