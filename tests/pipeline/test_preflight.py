@@ -194,6 +194,12 @@ def test_a_server_that_is_down_is_a_warning(good, tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("making", [preflight.ORDER, ["pair"]])
+def test_a_reward_that_cannot_be_loaded_is_reported_once(good, tmp_path, making):
+    recipe = changed(good, rewards=rewards(mine={"source": "no_such_module:f", "comparison": None}))
+    assert set(found(recipe, tmp_path / "run", making=making)) == {"rewards.mine"}
+
+
 def test_only_the_stages_that_are_left_are_checked(good, tmp_path):
     recipe = changed(good, **MANY)
     fields = set(found(recipe, tmp_path / "run", making=["evaluate"]))

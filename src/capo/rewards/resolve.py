@@ -90,9 +90,18 @@ def build_comparison(section: RewardSection) -> "Comparison":
 
     Raises `RewardError` if neither sets one, or for a parameter that the comparison does not have.
     """
+    return with_parameters(section, unchanged_comparison(section))
+
+
+def unchanged_comparison(section: RewardSection) -> "Comparison | None":
+    """Return the comparison that `section` names, else the one its reward declares, parameters unchanged."""
+    return named_comparison(section.comparison) if section.comparison else declared_comparison(section)
+
+
+def with_parameters(section: RewardSection, comparison: "Comparison | None") -> "Comparison":
+    """Return the comparison with the parameters that `section` sets; errors as in `build_comparison`."""
     from capo.method.calibration import BradleyTerry, PowerRatio
 
-    comparison = named_comparison(section.comparison) if section.comparison else declared_comparison(section)
     if comparison is None:
         raise RewardError(
             f"reward {section.name!r} does not declare how its scores compare: set "

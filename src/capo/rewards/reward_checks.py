@@ -5,8 +5,13 @@ from functools import partial
 
 from capo.recipe import RewardSection
 from capo.rewards.catalog import shipped_entry
-from capo.rewards.resolve import build_comparison, check_reward_source
-from capo.store.check import Check, Finding
+from capo.rewards.resolve import (
+    build_comparison,
+    check_reward_source,
+    unchanged_comparison,
+    with_parameters,
+)
+from capo.store.check import Check, Finding, finding_of
 from capo.store.remembered import remember
 from capo.store.step import StageName
 
@@ -29,7 +34,13 @@ def _check_comparison(section: RewardSection) -> Iterator[Finding]:
             message = "cannot be known while the server is down; set it, or start the server"
             yield Finding(f"rewards.{section.name}.comparison", message, "warning")
             return
-    if shipped_entry(section) is None:
-        build_comparison(section)
-    else:  # a shipped one declares its comparison in the code of its model, which takes seconds to import
+    if shipped_entry(section) is not None:
+        # It declares its comparison in the code of its model, which takes seconds to import.
         remember(["comparison", section.model_dump(mode="json")], lambda: str(build_comparison(section)))
+        return
+    try:
+        comparison = unchanged_comparison(section)
+    except Exception as error:  # the reward itself fails; equal to what its own check finds
+        yield finding_of(error, f"rewards.{section.name}")
+        return
+    with_parameters(section, comparison)
