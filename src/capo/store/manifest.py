@@ -28,6 +28,9 @@ REMAKE = "remove it and rerun the same command to remake the artifact"
 SEAL = "blake2b"
 """The field of a record with the digest of all others; records of earlier versions have none."""
 
+DIGEST = re.compile(r"(?<![\w@/])(?:blake2b:)?[0-9a-f]{32,}\b")
+"""A digest of contents, in a text that identifies something. A commit, after `@`, is none."""
+
 LIBRARIES = ("capo-diffusion", "torch", "diffusers", "transformers", "peft", "numpy", "pyarrow")
 
 
@@ -194,12 +197,15 @@ def also_known_as(digest: str, former: Callable[[], str]) -> None:
 
 
 def explain_change(field: str, old: Any, new: Any) -> str:
-    """Describe a change in one line, such as `train.beta: 300 → 500`, without spelling out digests.
+    """Describe a change in one line, such as `train.beta: 300 → 500`.
 
-    Long texts with the same number of words are reduced to the words that differ.
+    Digests are not spelled out where nothing else differs. Long texts with the same number of words are
+    reduced to the words that differ.
     """
     if field.startswith("@"):
         return f"{field[1:]} changed"
+    if (names := _changed_contents(old, new)) is not None:
+        return f"{field}: contents{_shorten(f' of {names}') if names else ''} changed"
     if isinstance(old, str) and isinstance(new, str) and max(len(old), len(new)) > LONGEST:
         old, new = _differing_words(old, new)
     return f"{field}: {_shorten(old)} → {_shorten(new)}"
@@ -228,6 +234,18 @@ def _shorten(value: Any) -> str:
         return text
     is_path = text.startswith("/")  # whose end says more
     return "..." + text[3 - LONGEST :] if is_path else text[: LONGEST - 3] + "..."
+
+
+def _changed_contents(old: Any, new: Any) -> str | None:
+    """Return the words before the digests that differ, joined; None if the values differ in anything else."""
+    if not isinstance(old, str) or not isinstance(new, str) or old == new:
+        return None
+    if DIGEST.sub("#", old) != DIGEST.sub("#", new):
+        return None
+    words = old.split()
+    changed = [i for i, (a, b) in enumerate(zip(words, new.split(), strict=True)) if a != b]
+    before = [words[i - 1] for i in changed if i > 0]
+    return ", ".join(word for word in before if word != "+" and not DIGEST.search(word))
 
 
 def _differing_words(old: str, new: str) -> tuple[str, str]:
