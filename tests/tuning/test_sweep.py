@@ -1,7 +1,9 @@
 """A whole sweep of a tiny SDXL model: two values, and one that falls behind."""
 
+import copy
 import json
 import os
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -16,12 +18,14 @@ from capo.cli import app
 from capo.cost.plan import Stage
 from capo.engine.events import ValidationStep, calling
 from capo.recipe import dump_recipe, load_recipe
+from capo.reporting import axes
 from capo.store import Run
 from capo.training.guards import TrainingDiverged
 from capo.tuning import run_sweep as module
 from capo.tuning import sweep_cost
 from capo.tuning.run_sweep import run_sweep
 from capo.tuning.sweep import Sweep, value_folder
+from capo.tuning.sweep_page import render_sweep
 from capo.tuning.value_trial import finished_trial, read_trial
 
 BEHIND = 400.0
@@ -160,6 +164,16 @@ def test_the_command_prints_the_curve_and_what_comes_next(outcome, file, monkeyp
     page = (outcome.directory / "tune/index.html").read_text()
     assert page.count('<svg class="chart"') == 2
     assert "stopped: 2.0 ± 0.5 points behind" in page
+
+
+def test_error_bars_stay_within_the_axes(outcome):
+    results = copy.deepcopy(outcome.results)
+    for value in results["values"]:
+        value["best"]["win_rate"]["error"] = 0.3
+    bars = re.findall(r'whisker mean" d="([^"]+)"', render_sweep(results))
+    heights = [float(y) for path in bars for y in re.findall(r"(?:M[\d.]+ |V)([\d.]+)", path)]
+    assert min(heights) >= axes.TOP
+    assert max(heights) <= axes.HEIGHT - axes.BOTTOM
 
 
 def test_the_plan_counts_shared_work_once(file, monkeypatch):

@@ -11,6 +11,12 @@ from capo.reporting.plots import SERIES, Plot
 from capo.reporting.templating import environment
 from capo.store.manifest import versions
 
+Estimates = Sequence[Mapping[str, float | None]]
+"""Win-rates with their standard errors, by value of β."""
+
+WITH_ERRORS = ("mean", "held-out")
+"""Classes of the lines that have error bars."""
+
 
 @dataclass(frozen=True)
 class _BetaScale(Scale):
@@ -32,7 +38,7 @@ def _over_beta(results: Mapping[str, Any]) -> Plot:
     """Draw the best win-rates over β, with a standard error on either side."""
     values = [value for value in results["values"] if value["best"]]
     at = [math.log2(value["beta"]) for value in values]
-    lines: dict[str, tuple[str, list[Mapping[str, float | None]]]] = {
+    lines: dict[str, tuple[str, Estimates]] = {
         "mean of the training rewards": ("mean", [value["best"]["win_rate"] for value in values])
     }
     if values[0]["best"]["held_out"]:
@@ -40,19 +46,17 @@ def _over_beta(results: Mapping[str, Any]) -> Plot:
     trained = [name for name, use in results["rewards"].items() if use == "train"]
     for name, css in zip(trained if len(trained) > 1 else [], itertools.cycle(SERIES), strict=False):
         lines[name] = css, [value["best"]["rewards"][name] for value in values]
-    rates = [estimate["value"] or 0.0 for _, line in lines.values() for estimate in line]
+    rates = [rate for css, line in lines.values() for rate in _extent(css, line)]
     ticks = tuple(at)
     x = _BetaScale(min(at) - 0.3, max(at) + 0.3, ticks)
     chart = Chart(x, scale_over(rates, include=[0.5], percent=True), "β", "win-rate over the base")
     chart.horizontal(0.5, "half")
     for css, line in reversed(lines.values()):
         middle = [estimate["value"] or 0.0 for estimate in line]
-        reach = [estimate["error"] or 0.0 for estimate in line]
         chart.line(at, middle, css)
         chart.points(at, middle, css)
-        if css in ("mean", "held-out"):
-            low, high = ([m + side * r for m, r in zip(middle, reach, strict=True)] for side in (-1, 1))
-            chart.error_bars(at, low, high, css)
+        if css in WITH_ERRORS:
+            chart.error_bars(at, *_bounds(line), css)
     keys = [Key(name, css) for name, (css, _) in lines.items()]
     if results["chosen"] is not None:
         rate = next(v["best"]["win_rate"]["value"] for v in values if v["beta"] == results["chosen"])
@@ -60,6 +64,20 @@ def _over_beta(results: Mapping[str, Any]) -> Plot:
         keys.append(Key("chosen", "best", "star"))
     described = ", ".join(f"β {v['beta']:g}: {100 * v['best']['win_rate']['value']:.1f}%" for v in values)
     return Plot("By β", chart.svg(f"Validation win-rate by β: {described}"), tuple(keys))
+
+
+def _extent(css: str, line: Estimates) -> list[float]:
+    """Return all rates that a line draws, the ends of its error bars included."""
+    middle = [estimate["value"] or 0.0 for estimate in line]
+    return [*middle, *itertools.chain(*_bounds(line))] if css in WITH_ERRORS else middle
+
+
+def _bounds(line: Estimates) -> tuple[list[float], list[float]]:
+    """Return the rates less and plus a standard error, within 0 and 1."""
+    known = [(estimate["value"] or 0.0, estimate["error"] or 0.0) for estimate in line]
+    return [max(0.0, rate - error) for rate, error in known], [
+        min(1.0, rate + error) for rate, error in known
+    ]
 
 
 def _over_steps(results: Mapping[str, Any]) -> Plot:
