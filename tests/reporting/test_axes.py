@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capo.reporting.axes import Chart, scale_over
+from capo.reporting.axes import WIDTH, Chart, scale_over
 
 FINITE = st.floats(-1e9, 1e9, allow_nan=False)
 
@@ -31,6 +31,14 @@ def test_scale_covers_the_data_with_round_ticks(values: list[float], snug: bool)
 def test_labels(values: list[float], labels: list[str]) -> None:
     scale = scale_over(values)
     assert [scale.label(tick) for tick in scale.ticks] == labels
+
+
+@pytest.mark.parametrize("high", [0.6, 80_000])
+def test_the_last_label_is_within_the_chart(high: float) -> None:
+    scale = scale_over([0, high])
+    chart = Chart(scale, scale, "step", "rate")
+    digit = 6.4  # units, in the font of the page
+    assert chart.x_at(high) + digit * len(scale.label(high)) / 2 < WIDTH + digit / 2
 
 
 def test_small_values_share_a_power_of_ten() -> None:

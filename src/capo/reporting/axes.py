@@ -14,7 +14,7 @@ from markupsafe import Markup
 from capo.reporting.wording import power_of_ten
 
 WIDTH, HEIGHT = 340, 226
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 26, 38
+LEFT, RIGHT, TOP, BOTTOM = 46, 18, 26, 38
 
 Values = Sequence[float] | np.ndarray
 
