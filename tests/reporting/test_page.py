@@ -99,6 +99,19 @@ def test_sections_without_data_are_absent(tmp_path: Path) -> None:
     assert not parsed.all("img")
 
 
+def test_labels_are_named_as_the_source_of_the_pairs(material: Material) -> None:
+    pairs = replace(material.pairs, rewards=("labels",), calibrated=material.pairs.calibrated[:, :1])
+    comparisons = {"labels": material.comparisons["preference"]}
+    section = material.recipe.pairs.model_copy(update={"selection": "labels"})
+    recipe = material.recipe.model_copy(update={"pairs": section})
+    labeled = replace(material, pairs=pairs, comparisons=comparisons, recipe=recipe)
+    text = ParsedPage(render(labeled)).text
+    assert "Labels made the pairs" in text
+    assert "combined calibrated reward" not in text
+    assert "preference held out" not in text
+    assert "heldout held out" in text
+
+
 def test_judge_is_plotted_over_training_steps(material: Material) -> None:
     drawn = [svg.attributes.get("aria-label", "") for svg in ParsedPage(render(material)).all("svg")]
     (label,) = [label for label in drawn if label.startswith("Correct images")]
