@@ -43,8 +43,17 @@ def test_run_prints_results_and_the_report():
     assert "55.1%" in output
     assert "52.0% to 58.0%" in output
     assert "40.0% → 50.0%, +10.0 points (+2.0 to +18.0)" in output
+    assert "Too few to say" in output
     assert "Warning: few prompts" in output
     assert output.rstrip().endswith("Report: runs/tiny/report/index.html")
+
+
+def test_several_training_rewards_are_printed_with_their_mean(monkeypatch):
+    first = fake_stages.RESULTS["rewards"][0]
+    assert "mean of training rewards" not in capo("run", "tiny.yaml").stdout
+    monkeypatch.setitem(fake_stages.RESULTS, "rewards", [first, {**first, "name": "second"}])
+    output = capo("run", "tiny.yaml", "--run", "several").stdout
+    assert re.search(r"mean of training rewards +train +55\.1%", output)
 
 
 def test_a_second_run_has_nothing_to_do():

@@ -11,6 +11,8 @@ from capo.cli.benchmark_table import print_scores
 from capo.cli.tables import add_row, percent, points, print_text, show, table
 from capo.pipeline import ArtifactStatus, RunResult
 from capo.pipeline.parts import PartResult
+from capo.reporting.results_schema import Results
+from capo.reporting.wording import verdict
 
 COLORS = {"done": "green", "partial": "yellow", "stale": "red", "missing": "dim"}
 
@@ -106,10 +108,11 @@ def _print_results(results: dict[str, Any]) -> None:
         title=f"{names['tuned']} against {names['base']}",
         right=["win-rate", "95% interval", "chance"],
     )
+    if sum(row["use"] == "train" for row in results["rewards"]) > 1:
+        mean = results["training_win_rate"]
+        add_row(grid, ["mean of training rewards", "train", *_rate(mean, "value", "null")])
     for row in results["rewards"]:
-        interval = f"{percent(row['low'])} to {percent(row['high'])}"
-        cells = [row["name"], row["use"], percent(row["win_rate"]), interval]
-        add_row(grid, [*cells, percent(row.get("null_win_rate"))])
+        add_row(grid, [row["name"], row["use"], *_rate(row, "win_rate", "null_win_rate")])
     show(grid)
     if any("null_win_rate" in row for row in results["rewards"]):
         print_text("chance: win-rate of the base model against itself with other seeds")
@@ -128,8 +131,14 @@ def _print_results(results: dict[str, Any]) -> None:
         if None not in bounds:
             text += f", {value:+.2g} ({bounds[0]:+.2g} to {bounds[1]:+.2g})"
         print_text(text)
+    print_text(verdict(Results.model_validate(results)).sentence)
     for warning in results.get("warnings", ()):
         print_text(f"Warning: {warning}")
+
+
+def _rate(row: dict[str, Any], rate: str, chance: str) -> list[str]:
+    """Return the cells of a win-rate, its interval, and the base against itself."""
+    return [percent(row[rate]), f"{percent(row['low'])} to {percent(row['high'])}", percent(row.get(chance))]
 
 
 def _joint_rate(rate: dict[str, Any]) -> str:
