@@ -1,3 +1,5 @@
+import pytest
+
 from capo.engine.events import StageResult
 from capo.pipeline.stage_lines import stage_line
 
@@ -14,6 +16,16 @@ def test_a_stage_says_what_it_made():
     trained = line("train", steps=300, best_step=200, best_win_rate=0.625)
     assert trained == "train: 300 steps, best at step 200, win-rate over the base 62.5%, 1.2 s"
     assert line("train", steps=300, best_step=300, best_win_rate=None).endswith("at step 300, 1.2 s")
+
+
+def test_one_of_a_kind_is_singular():
+    assert line("prompts", prompts=2, duplicates=1) == "prompts: 2 prompts, 1 duplicate, 1.2 s"
+    assert line("pairs", pairs=1).startswith("pairs: 1 prompt with pairs,")
+
+
+@pytest.mark.parametrize(("rate", "beaten"), [(0.49, False), (0.5, False), (0.51, True)])
+def test_a_best_step_that_does_not_beat_the_base_is_called_out(rate, beaten):
+    assert ("no step beat the base" not in line("train", best_step=8, best_win_rate=rate)) == beaten
 
 
 def test_a_stage_without_a_line_of_its_own_has_its_time():
