@@ -12,6 +12,7 @@ from capo.cli import app
 from capo.images import open_images
 from capo.images.contact_sheet import SheetRow, contact_sheet
 from capo.recipe import ImagesSection
+from capo.reporting import run_sheet
 from capo.store import Run
 from synthetic_run import Options, make_run
 
@@ -65,6 +66,11 @@ def test_a_contact_sheet_shows_the_last_images_there_are(folder, tmp_path):
         colors = {color for _, color in sheet.convert("RGB").getcolors(1 << 20)}
         assert {color for _, color in tuned.convert("RGB").getcolors(1 << 20)} <= colors
     assert "Contact sheet" in capo("show", folder, "--of", "samples", "--to", tmp_path / "s.png").stdout
+
+
+def test_columns_are_headed_in_words(folder, monkeypatch):
+    monkeypatch.setattr(run_sheet, "contact_sheet", lambda _, headings: headings)
+    assert run_sheet.run_sheet(Run(folder), "evaluation", 1) == ["base", "tuned", "base, other seeds"]
 
 
 def test_images_that_are_not_made_are_named(folder, tmp_path):

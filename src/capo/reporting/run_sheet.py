@@ -15,6 +15,8 @@ SAMPLES = 8
 """Samples of a prompt."""
 STEPS = 5
 """Number of validated steps shown; the base is shown as well."""
+HEADINGS = {"null": "base, other seeds"}
+"""Headings of columns that differ from the name of the model."""
 
 
 def run_sheet(run: Run, purpose: Purpose, count: int) -> "Image.Image":
@@ -32,7 +34,7 @@ def run_sheet(run: Run, purpose: Purpose, count: int) -> "Image.Image":
         SheetRow(text, tuple(column[prompt][1] for column in columns))
         for prompt, (text, _) in columns[0].items()
     ]
-    return contact_sheet(rows, [images.model for images in sets])
+    return contact_sheet(rows, [HEADINGS.get(images.model, images.model) for images in sets])
 
 
 def _sample_rows(images: StoredImages, count: int) -> list[SheetRow]:
