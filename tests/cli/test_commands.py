@@ -154,6 +154,7 @@ def test_stale_runs_are_rejected_unless_forced():
 
 def test_clean_shows_what_was_replaced_and_removes_it_when_told():
     assert "Nothing was replaced" in capo("clean").stdout
+    assert "runs/typo is not a directory" in capo("clean", "--run", "runs/typo", code=2).stderr
     capo("run", "tiny.yaml")
     capo("run", "tiny.yaml", "--set", "train.beta=500", "--force")
     (listed,) = json.loads(capo("clean", "--json").stdout)["replaced"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from capo.cli.app import Section, app, stop
-from capo.cli.options import RUNS, Directory, Json
+from capo.cli.options import RUNS, Json
 
 if TYPE_CHECKING:
     from capo.store.replaced import Replaced
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 HELP = """Remove what --force replaced.
 
 Shows what every run keeps in its folder `replaced`, what it cost and how much space it takes, and asks
-before removing it. Current results are not touched. Without --run, covers all runs in runs/."""
+before removing it. Current results are not touched."""
 
 EPILOG = """\b
 Examples:
@@ -25,13 +25,22 @@ Examples:
 
 @app.command(help=HELP, epilog=EPILOG, rich_help_panel=Section.WHOLE)
 def clean(
-    directory: Directory = None,
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", metavar="DIR", help="Run directory. Default: all runs in runs/.", show_default=False
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove it without asking.")] = False,
     as_json: Json = False,
 ) -> None:
     from capo.cli.tables import print_json, print_text
     from capo.store.replaced import replaced_folders
 
+    if directory is not None and not directory.is_dir():
+        raise typer.BadParameter(
+            f"--run: {directory} is not a directory; `capo status` lists the runs in runs/"
+        )
     runs = [directory] if directory is not None else sorted(path.parent for path in RUNS.glob("*/replaced"))
     found = [(run, replaced) for run in runs for replaced in replaced_folders(run)]
     values = [_values(run, replaced) for run, replaced in found] if as_json else []
