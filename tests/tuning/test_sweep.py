@@ -179,13 +179,15 @@ def test_error_bars_stay_within_the_axes(outcome):
 def test_the_plan_counts_shared_work_once(file, monkeypatch):
     hours = {"generate": 10.0, "score": 5.0, "train": 3.0, "validation": 0.6, "evaluate": 7.0}
     stages = [Stage(name, "", 0, amount) for name, amount in hours.items()]
-    planned = SimpleNamespace(stages=stages, notes=[], gpu=SimpleNamespace(name="H100"))
+    disk = {"samples: images": 9e9, "train: checkpoints": 2e9, "train: best": 1e9}
+    planned = SimpleNamespace(stages=stages, notes=[], gpu=SimpleNamespace(name="H100"), disk=disk)
     monkeypatch.setattr(sweep_cost, "plan_run", lambda *_: planned)
     for values, first, most in ([], 3, 6), (["--values", "50,100"], 2, 2):
         found = json.loads(CliRunner().invoke(app, ["tune", str(file), "--plan", "--json", *values]).stdout)
         # The base is validated once, and every value after both of its steps.
         assert found["shared"] == pytest.approx({"samples": 10, "scores": 5, "validation": 0.2})
         assert found["per_value"] == pytest.approx(3.4)
+        assert found["bytes_per_value"] == 3e9
         assert (found["values"], found["most_values"]) == (first, most)
         assert found["hours"] == pytest.approx(15.2 + 3.4 * first)
         assert found["most_hours"] == pytest.approx(15.2 + 3.4 * most)

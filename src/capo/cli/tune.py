@@ -29,7 +29,7 @@ to resume."""
 EPILOG = """\b
 Examples:
   capo tune shapes                       try it: no GPU, no download
-  capo tune my.yaml --plan --gpu h100    GPU hours of the sweep
+  capo tune my.yaml --plan --gpu h100    GPU hours and disk space
   capo tune my.yaml --steps 1000         train every value for fewer steps
   capo tune my.yaml --values 250,500,1000,2000
   capo tune my.yaml --set train.objective=dpo --run runs/dpo
@@ -61,7 +61,8 @@ def tune(
         ),
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Estimate the GPU hours of the sweep; run nothing.")
+        bool,
+        typer.Option("--plan", help="Estimate the GPU hours and the disk space of the sweep; run nothing."),
     ] = False,
     gpu: Gpu = "h100",
     utilization: Utilization = 0.4,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from capo.cli.tables import add_row, gpu_hours, percent, print_json, print_text, show, table
+from capo.images.disk_space import format_bytes
 from capo.pipeline import status
 from capo.recipe import load_recipe
 from capo.store.run_directory import SWEEP
@@ -19,7 +20,7 @@ BAR = 8
 
 
 def print_cost(sweep: Sweep, cost: SweepCost, as_json: bool) -> None:
-    """Print the GPU hours of what is shared, and of the values."""
+    """Print the GPU hours of what is shared and of the values, and the disk space of the values."""
     if as_json:
         totals = {"hours": cost.hours, "most_hours": cost.most_hours}
         print_json({"recipe": sweep.recipe.name, "steps": sweep.last_step, **asdict(cost), **totals})
@@ -37,6 +38,10 @@ def print_cost(sweep: Sweep, cost: SweepCost, as_json: bool) -> None:
     show(grid)
     if cost.most_values > cost.values:
         print_text(f"At most {gpu_hours(cost.most_hours)}, if the sweep tries {cost.most_values} values.")
+    one, all_values = format_bytes(cost.bytes_per_value), format_bytes(cost.values * cost.bytes_per_value)
+    print_text(
+        f"Disk: {one} for the policy and the checkpoints of a value, {all_values} for {cost.values} values."
+    )
     for note in cost.notes:
         print_text(f"Note: {note}")
 

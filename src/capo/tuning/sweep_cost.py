@@ -1,4 +1,4 @@
-"""The cost of a sweep before it runs."""
+"""The GPU hours and the disk space of a sweep before it runs."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from capo.tuning.sweep import MOST_FURTHER, Sweep
 
 @dataclass(frozen=True)
 class SweepCost:
-    """GPU hours of a sweep, without early stops."""
+    """GPU hours and disk space of a sweep, without early stops."""
 
     gpu: str
     utilization: float
@@ -18,6 +18,8 @@ class SweepCost:
     """GPU hours by kind of artifact, of what is made once."""
     per_value: float
     """GPU hours of one training and its validations."""
+    bytes_per_value: float
+    """Disk space of one training: its policy, checkpoints and validation images."""
     values: int
     most_values: int
     """The number of values if the sweep steps beyond the first ones as often as it may."""
@@ -35,7 +37,7 @@ class SweepCost:
 
 
 def sweep_cost(sweep: Sweep, gpu: str, utilization: float) -> SweepCost:
-    """Return the GPU hours of a sweep; reads only configurations.
+    """Return the cost of a sweep; reads only configurations.
 
     Raises `ValueError` like `capo.cost.plan.plan_run`, and `RecipeError` for a recipe without validation.
     """
@@ -52,6 +54,7 @@ def sweep_cost(sweep: Sweep, gpu: str, utilization: float) -> SweepCost:
         utilization=utilization,
         shared={kind: hours[kind] for kind in ("samples", "scores", "validation") if kind in hours},
         per_value=hours["train"],
+        bytes_per_value=sum(size for name, size in planned.disk.items() if name.startswith("train:")),
         values=first,
         most_values=first + (MOST_FURTHER if sweep.named is None else 0),
         notes=planned.notes,
