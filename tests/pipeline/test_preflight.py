@@ -14,6 +14,7 @@ from capo.cli import app
 from capo.pipeline import PreflightError, preflight
 from capo.recipe import dump_recipe, parse_recipe
 from capo.store import Run
+from capo.store.check import Finding
 
 
 @pytest.fixture
@@ -231,6 +232,22 @@ def test_a_shard_of_evaluation_images_too_large_to_read_is_found(good, tmp_path,
     monkeypatch.setattr("capo.images.disk_space.SHARD_BYTES", 14_000)
     recipe = changed(good, generate={"shard_prompts": 2}, evaluate={"samples_per_prompt": 5})
     assert "set it to 1 or less" in found(recipe, tmp_path / "run")["generate.shard_prompts"]
+
+
+def test_runs_of_a_sweep_repeat_no_warning(tmp_path, monkeypatch):
+    findings, said = [], []
+    monkeypatch.setattr(preflight, "check", lambda *_: findings)
+    monkeypatch.setattr(preflight, "say", said.append)
+
+    def warnings(message):
+        said.clear()
+        findings[:] = [Finding("prompts", message, "warning")]
+        preflight.require(None, tmp_path, [], [])
+        return len(said)
+
+    with preflight.warnings_once():
+        assert [warnings("few"), warnings("few"), warnings("long")] == [1, 0, 1]
+    assert warnings("few") == 1
 
 
 def test_a_finished_run_checks_nothing(tmp_path, monkeypatch):

@@ -3,7 +3,9 @@
 The stages declare the checks; this module only collects their findings.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import get_args
 
@@ -17,6 +19,9 @@ from capo.store.step import StageName, Step
 
 ORDER: tuple[StageName, ...] = get_args(StageName)
 """The stages in the order in which they run."""
+
+_printed: ContextVar[set[Finding] | None] = ContextVar("_printed", default=None)
+"""The warnings that were printed in `warnings_once`; None outside of it."""
 
 
 class PreflightError(ValueError):
@@ -71,7 +76,26 @@ def require(
         raise PreflightError(errors)
     for finding in findings:
         if finding.severity == "warning":
-            say(f"Warning: {finding.field}: {finding.message}")
+            _print_warning(finding)
+
+
+@contextmanager
+def warnings_once() -> Iterator[None]:
+    """Print a warning that several runs within the context have only once."""
+    token = _printed.set(set())
+    try:
+        yield
+    finally:
+        _printed.reset(token)
+
+
+def _print_warning(finding: Finding) -> None:
+    printed = _printed.get()
+    if printed is not None:
+        if finding in printed:
+            return
+        printed.add(finding)
+    say(f"Warning: {finding.field}: {finding.message}")
 
 
 def check_run(recipe: Recipe, directory: str | Path) -> tuple[list[str], list[Finding]]:

@@ -10,6 +10,8 @@ from capo import pipeline
 from capo.engine.events import Event, ValidationStep
 from capo.engine.launch import LaunchError, processes
 from capo.engine.progress import say
+from capo.pipeline.costs import duration
+from capo.pipeline.preflight import warnings_once
 from capo.pipeline.reuse import swept_runs
 from capo.store import atomic
 from capo.store.claim import LOCK
@@ -42,6 +44,7 @@ class _Behind(Exception):
     """A training that has fallen behind; its run directory can be resumed."""
 
 
+@warnings_once()
 def run_sweep(sweep: Sweep, directory: Path, *, force: bool = False) -> SweepOutcome:
     """Train every value, in `directory`, and write the curve, the choice, and the recipe with it.
 
@@ -74,8 +77,8 @@ def _trials(sweep: Sweep, directory: Path, force: bool) -> list[Trial]:
             more = "" if sweep.named else " or more"
             say(f"tune: β {beta:g}, value {len(trials) + 1} of {count}{more}")
             trial, trained = _train(sweep, beta, directory, trials, force), trained + 1
-            minutes = (time.monotonic() - started) / 60 / trained
-            say(f"tune: {_ended(trial)}; about {minutes:.0f} min per value")
+            per_value = duration((time.monotonic() - started) / trained)
+            say(f"tune: {_ended(trial)}; about {per_value} per value")
         trials.append(trial)
         if not waiting and (beta_next := sweep.further(trials)) is not None:
             say(f"tune: the best value so far is at the edge; trying β {beta_next:g} too")
