@@ -86,6 +86,7 @@ def test_shards_and_pairs_are_what_gpus_share():
     # 10 prompts are 3 shards, once for the base and three times for the policy: 5 GPUs are idle.
     assert on_eight["validation"].hours == pytest.approx(on_one["validation"] / 3)
     assert on_eight["validation"].limit == "3 shards, 4 times one after another"
+    assert times(8, global_batch_size=1)[1]["train"].limit == "1 pair per step"
     # Three models of 5 shards.
     assert on_eight["evaluate"].hours == pytest.approx(on_one["evaluate"] * 2 / 15)
     # All GPUs are paid for, idle or not.

@@ -40,9 +40,9 @@ def _print_parts(parts: list[PartSpeed]) -> None:
 
 def _print_projection(rehearsal: Rehearsal) -> None:
     several, plan = rehearsal.devices > 1, rehearsal.plan
-    here = f"on {rehearsal.devices} GPUs"
+    one, here = "hours on one GPU" if several else "hours here", f"on {rehearsal.devices} GPUs"
     planned = {} if plan is None else {stage.name: stage.hours for stage in plan.stages}
-    right = ["hours on one", *([here] if several else []), *(["plan"] if planned else [])]
+    right = [one, *([here] if several else []), *(["plan"] if planned else [])]
     grid = table(["stage", "work", *right], right=right)
     for stage, time in zip(rehearsal.projected, rehearsal.times, strict=True):
         cells = [stage.name, stage.what, gpu_hours(stage.hours)]

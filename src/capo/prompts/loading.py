@@ -212,9 +212,8 @@ def _drawn(keys: list[str], request: PromptRequest, seed: int) -> set[str]:
     count = max(1, len(keys) - skip) if request.section.count is None else request.section.count
     if skip + count > len(keys):
         skipped = f" after {request.field}.skip {skip}" if skip else ""
-        raise PromptsError(
-            f"{source}: {request.field}.count is {count}{skipped}, but it has {len(keys)} distinct prompts"
-        )
+        distinct = "1 distinct prompt" if len(keys) == 1 else f"{len(keys)} distinct prompts"
+        raise PromptsError(f"{source}: {request.field}.count is {count}{skipped}, but it has {distinct}")
     return set(sorted(keys, key=lambda key: stable_seed("prompts", seed, key))[skip : skip + count])
 
 

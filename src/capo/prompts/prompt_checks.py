@@ -52,9 +52,10 @@ def check_prompts(
         except (ValueError, OSError):
             continue
         if shared:
+            verb = "is" if len(shared) == 1 else "are"
             yield Finding(
                 field,
-                f"{len(shared)} of {len(prompts):,} prompts are also in {other}, such as {min(shared)!r}; "
+                f"{len(shared)} of {len(prompts):,} prompts {verb} also in {other}, such as {min(shared)!r}; "
                 "a model is measured on prompts that it was not trained or chosen on: remove them from one",
                 "warning",
             )

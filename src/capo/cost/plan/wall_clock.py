@@ -10,6 +10,10 @@ from dataclasses import dataclass
 
 from capo.cost.plan.work import PromptCounts, Stage
 from capo.recipe import Recipe
+from capo.reporting.wording import count
+
+PAIR = "pair"
+"""The pieces of training."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class _Pieces:
     """Equal pieces of a stage's work that can run at the same time, in `turns` one after another."""
 
     number: int
-    name: str
+    noun: str
     turns: int = 1
 
 
@@ -62,7 +66,7 @@ def wall_clock_notes(gpus: int) -> list[str]:
 
 def _stage_time(stage: Stage, pieces: _Pieces, gpus: int, price: float | None) -> StageTime:
     rounds = math.ceil(pieces.number / gpus)
-    if pieces.name == "pairs per step":  # processes must have equally many, so some GPUs may be left out
+    if pieces.noun == PAIR:  # processes must have equally many, so some GPUs may be left out
         rounds = pieces.number // max(n for n in range(1, gpus + 1) if pieces.number % n == 0)
     hours = stage.hours * rounds / pieces.number
     busy = pieces.number / (rounds * gpus)
@@ -74,19 +78,20 @@ def _limit(pieces: _Pieces, busy: float) -> str:
     if busy > 0.95:  # the last round of many is not worth a remark
         return ""
     times = f", {pieces.turns} times one after another" if pieces.turns > 1 else ""
-    return f"{pieces.number:,} {pieces.name}{times}"
+    per = " per step" if pieces.noun == PAIR else ""
+    return f"{count(pieces.number, pieces.noun)}{per}{times}"
 
 
 def _pieces(recipe: Recipe, prompts: PromptCounts, stage: str) -> _Pieces:
-    def shards(count: int | None) -> int:
-        return math.ceil((count or 1) / recipe.generate.shard_prompts)
+    def shards(number: int | None) -> int:
+        return math.ceil((number or 1) / recipe.generate.shard_prompts)
 
     if stage == "train":
-        return _Pieces(recipe.train.global_batch_size, "pairs per step")
+        return _Pieces(recipe.train.global_batch_size, PAIR)
     if stage == "validation":
-        return _Pieces(shards(prompts.validation), "shards", recipe.train.validations)
+        return _Pieces(shards(prompts.validation), "shard", recipe.train.validations)
     if stage == "evaluate":
-        return _Pieces(recipe.evaluate.models_compared * shards(prompts.evaluate), "shards")
+        return _Pieces(recipe.evaluate.models_compared * shards(prompts.evaluate), "shard")
     if stage == "benchmark":
-        return _Pieces(max(1, sum(c.sampled * shards(c.prompts) for c in prompts.benchmarks)), "shards")
-    return _Pieces(shards(prompts.train), "shards")
+        return _Pieces(max(1, sum(c.sampled * shards(c.prompts) for c in prompts.benchmarks)), "shard")
+    return _Pieces(shards(prompts.train), "shard")
