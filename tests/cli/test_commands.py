@@ -146,6 +146,8 @@ def test_stale_runs_are_rejected_unless_forced():
     refused = capo("run", "tiny.yaml", "--set", "train.beta=500", code=1)
     assert "train.beta: 300.0 → 500.0" in refused.stderr
     assert re.search(r"--force .*force=True.* train \(1 steps, 0 s\), evaluate \(0 s\)", refused.stderr)
+    upstream = capo("evaluate", "tiny.yaml", "--set", "train.beta=500", code=1)
+    assert "`capo train --force`" in upstream.stderr
     fake_stages.calls.clear()
     forced = capo("run", "tiny.yaml", "--set", "train.beta=500", "--force").stderr
     assert fake_stages.calls == ["train", "evaluate", "report"]

@@ -88,5 +88,7 @@ def show(
     if as_json:
         print_json(counts)
     else:
+        # An image that belongs to several comparisons counts in all of them.
         for name, value in counts.items():
-            print_text(f"{name.replace('_', ' '):20} {value:,}")
+            label = "image entries" if name == "images" else name.replace("_", " ")
+            print_text(f"{label:20} {value:,}")

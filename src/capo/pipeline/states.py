@@ -115,9 +115,12 @@ def check_upstream(
     needed = {name for step in steps if step.artifact in made for name in step.upstream} - made
     for name in (step.artifact for step in steps):
         if name in needed and states[name].state != "done":
+            status = states[name]
+            force = " --force" if status.state == "stale" else ""
             raise WorkspaceError(
-                f"{stage} needs {name}, which is {states[name].state} ({states[name].why}); first run "
-                f"`capo {states[name].stage}` with the same recipe and --run, or `capo run` for all stages"
+                f"{stage} needs {name}, which is {status.state} ({status.why}); first run "
+                f"`capo {status.stage}{force}` with the same recipe and --run, or `capo run{force}` for all "
+                "stages"
             )
 
 
