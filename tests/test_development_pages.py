@@ -17,8 +17,9 @@ from capo.benchmarks.standalone import standalone_recipe, with_benchmark
 from capo.diffusion import FAMILIES, load_family
 from capo.method import objective
 from capo.method.objective_table import OBJECTIVES
-from capo.pipeline import graph, run
+from capo.pipeline import graph, run, status
 from capo.prompts.benchmark_prompts import BENCHMARKS, read_benchmark
+from capo.prompts.text_rules import PromptsError
 from capo.recipe import ModelSection, RewardSection, load_recipe
 from capo.rewards import load_reward, reward_identity
 from capo.rewards.catalog import CATALOG
@@ -125,17 +126,33 @@ def test_benchmark(restore, module_file, monkeypatch, tmp_path):
         ("a red car", "color", 2),
     ]
     colors = {"00000_0": 250, "00000_1": 5, "00001_0": 200, "00001_1": None}
+    images = tmp_path / "images"
+    images.mkdir()
     for name, level in colors.items():
         pixels = np.full((8, 8, 3), 128 if level is None else level, np.uint8)
         pixels[0, 0] = 128
-        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
-    given = {"model": str(tmp_path), "prompts": str(tmp_path / "skills.tsv"), "images": 2}
-    recipe = with_benchmark(standalone_recipe("skills", str(tmp_path), "--model"), "skills", given)
+        Image.fromarray(pixels).save(images / f"{name}.png")
+    given = {"model": str(images), "prompts": str(tmp_path / "skills.tsv"), "images": 2}
+    recipe = with_benchmark(standalone_recipe("skills", str(images), "--model"), "skills", given)
     results = run(recipe, tmp_path / "run", stage="benchmark").benchmarks["skills"]
     assert {row["name"]: row["tuned"]["value"] for row in results["scores"]} == {
         "counting": 0.5, "color": 1.0, "overall": 0.75
     }  # fmt: skip
     assert (results["missing"]["tuned"], results["missing"]["reasons"]) == (1, ["the image is of one color"])
+
+    stricter = with_benchmark(recipe, "skills", {"options": {"threshold": 0.9}})
+    states = {state.name: state.state for state in status(stricter, tmp_path / "run")}
+    assert states["benchmarks/skills/images/tuned"] == "done"
+    assert states["benchmarks/skills/judgments/tuned"] == "stale"
+
+
+@pytest.mark.parametrize("line", ["no skill", "two\ttabs\there"])
+def test_benchmark_names_a_malformed_line(line, restore, tmp_path):
+    run_block(blocks("add-a-benchmark.md")[0])
+    file = tmp_path / "skills.tsv"
+    file.write_text(f"two cats\tcounting\n{line}\n")
+    with pytest.raises(PromptsError, match=f"{re.escape(str(file))}:2: expected"):
+        list(read_benchmark("skills", file))
 
 
 ARCHITECTURE = (PAGES / "architecture.md").read_text("utf-8")

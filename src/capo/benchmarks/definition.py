@@ -51,7 +51,9 @@ class ImageJudge(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Identifies weights and rules: everything that judgments depend on apart from image and prompt.
+        """Identifies weights, rules, and options that judgments depend on, apart from image and prompt.
+
+        An option that it leaves out makes no judgment stale.
 
         Raises `ValueError` or `OSError` if the weights cannot be identified.
         """
