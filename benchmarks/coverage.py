@@ -4,8 +4,9 @@
 
 Draws EXPERIMENTS (2,000 by default) evaluations of every kind and size, and prints a Markdown table with
 the coverage of three intervals: the percentile bootstrap (`bootstrap_interval`), the bootstrap-t, and
-Student's t within the bounds of the values (`mean_interval`, which capo uses). Below it, the share of
-experiments without a difference whose sign-flip p-value is below 5%.
+Student's t within the bounds of the values (`mean_interval`, which capo uses). Below it, the coverage of the
+interval of a benchmark's overall score, the mean of the means of six categories, and the share of experiments
+without a difference whose sign-flip p-value is below 5%.
 """
 
 import sys
@@ -14,10 +15,17 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
+from capo.benchmarks.score_statistics import level
+from capo.benchmarks.summary import Score, mean_of_means
 from capo.method import mean_interval, sign_flip_p
 
 PROMPTS = (4, 8, 12, 20, 35, 100, 200)
 RESAMPLES = 1000
+
+OF_CATEGORY = (2, 3, 4, 8, 16)
+"""Prompts in every category of a benchmark."""
+RATES = (0.98, 0.8, 0.35, 0.8, 0.15, 0.2)
+"""Shares of correct images in the categories, spread about as far as GenEval's."""
 UNBOUNDED = (-np.inf, np.inf)
 
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
@@ -82,6 +90,25 @@ def coverage(kind: str, prompts: int, experiments: int) -> Iterator[float]:
     yield from covered / experiments
 
 
+def overall_coverage(prompts: int, experiments: int) -> float:
+    """Return the coverage of the interval of a mean of categories, with four images per prompt."""
+    rng = np.random.default_rng(prompts)
+    draws = [rng.binomial(4, rng.beta(4 * r, 4 * (1 - r), (experiments, prompts))) / 4 for r in RATES]
+    covered = 0
+    for drawn in zip(*draws, strict=True):
+        starts = range(0, len(RATES) * prompts, prompts)
+        groups = [
+            Score(str(start), dict(enumerate(values.tolist(), start)))
+            for start, values in zip(starts, drawn, strict=True)
+        ]
+        found = level(mean_of_means("overall", groups), (0, 1))
+        assert found is not None
+        assert found.low is not None
+        assert found.high is not None
+        covered += bool(found.low - 1e-12 <= np.mean(RATES) <= found.high + 1e-12)
+    return covered / experiments
+
+
 def false_positives(prompts: int, experiments: int) -> float:
     """Return the share of experiments without a difference in which p < 0.05."""
     rng = np.random.default_rng(prompts)
@@ -98,6 +125,8 @@ def main(experiments: int) -> None:
         for i, name in enumerate(("percentile", "bootstrap-t", "t (used)")):
             cells = " | ".join(f"{100 * column[i]:.1f}%" for column in columns)
             print(f"| {prompts} | {name} | {cells} |", flush=True)
+    shares = ", ".join(f"{100 * overall_coverage(p, experiments):.1f}% at {p}" for p in OF_CATEGORY)
+    print(f"\nInterval of the mean of six categories: {shares} prompts per category.")
     shares = ", ".join(f"{100 * false_positives(p, experiments):.1f}% at {p}" for p in PROMPTS if p <= 35)
     print(f"\nSign flips, p < 0.05 without a difference: {shares} prompts.")
 

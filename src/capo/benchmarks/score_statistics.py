@@ -1,23 +1,18 @@
 """Intervals and paired comparisons of weighted means over prompts.
 
-A weighted mean is the mean of `w_p · v_p`, with weights of mean 1. Prompts of fixed categories are drawn
-within them, so variances are those of `R + w_p · (v_p - m_c(p))` with the mean R and the category's mean m_c.
+A weighted mean is the mean of `w_p · v_p` over P prompts, with weights of mean 1. Prompts of fixed categories
+are drawn within them, so only the variation within categories counts (`_spread`).
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from capo.benchmarks.summary import Score
-from capo.method import (
-    detectable_difference,
-    mean_interval,
-    prompts_needed,
-    sign_flip_p,
-    sign_test,
-)
+from capo.method import detectable_by_error, mean_interval, sign_flip_p, sign_test
 from capo.reporting.benchmark_schema import Level, PairedScore
 from capo.reporting.results_schema import PromptsNeeded, SignTestResult
 
@@ -29,6 +24,18 @@ EQUAL = 1e-12
 
 NO_BOUNDS = (-math.inf, math.inf)
 
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """The uncertainty of a weighted mean."""
+
+    error: float
+    """Standard error."""
+    freedom: float
+    """Degrees of freedom; 0 without any variance."""
+
 
 def level(score: Score, bounds: tuple[float, float] | None) -> Level | None:
     """Return the score with its interval; None without any value. `bounds` are those of a single value."""
@@ -37,8 +44,8 @@ def level(score: Score, bounds: tuple[float, float] | None) -> Level | None:
     if mean is None:
         return None
     values = np.array([score.values[prompt] for prompt in prompts])
-    spread = _centered(values, _weights(score, prompts), _strata(score.strata, prompts))
-    low, high = _interval(values, spread, bounds or NO_BOUNDS)
+    weights, strata = _weights(score, prompts), _strata(score.strata, prompts)
+    low, high = _interval(values, weights, strata, bounds or NO_BOUNDS)
     return Level(value=mean, low=low, high=high, prompts=len(prompts))
 
 
@@ -51,11 +58,10 @@ def paired(tuned: Score, base: Score, point: float, seed: int) -> PairedScore | 
     if not prompts:
         return None
     changes = np.array([tuned.values[prompt] - base.values[prompt] for prompt in prompts])
-    weights = _weights(tuned, prompts)
-    spread = _centered(changes, weights, _strata(tuned.strata, prompts))
-    low, high = _interval(changes, spread, NO_BOUNDS)
+    weights, strata = _weights(tuned, prompts), _strata(tuned.strata, prompts)
+    low, high = _interval(changes, weights, strata, NO_BOUNDS)
     signs = sign_test(torch.from_numpy(changes), 0.0)
-    detectable, needed = _power(spread, point)
+    detectable, needed = _power(_spread(changes, weights, strata), len(prompts), point)
     return PairedScore(
         value=float((weights * changes).mean()),
         low=low,
@@ -68,14 +74,19 @@ def paired(tuned: Score, base: Score, point: float, seed: int) -> PairedScore | 
     )
 
 
-def _power(spread: np.ndarray, point: float) -> tuple[float | None, tuple[PromptsNeeded, ...]]:
-    """Return the detectable difference, and the prompts needed for others; unknown without variation."""
-    if np.ptp(spread) <= EQUAL:
+def _power(
+    spread: _Spread | None, prompts: int, point: float
+) -> tuple[float | None, tuple[PromptsNeeded, ...]]:
+    """Return the detectable difference, and the prompts needed for others; unknown without variation.
+
+    Needed prompts have the same shares of categories, so the error shrinks with the root of their number.
+    """
+    if spread is None or spread.error <= EQUAL:
         return None, ()
-    changes = torch.from_numpy(spread)
-    needed = [(points, prompts_needed(changes, points * point)) for points in PLANNED_POINTS]
-    planned = tuple(PromptsNeeded(points=points, prompts=prompts) for points, prompts in needed)
-    return detectable_difference(changes), planned
+    detectable = detectable_by_error(spread.error)
+    needed = {points: math.ceil(prompts * (detectable / (points * point)) ** 2) for points in PLANNED_POINTS}
+    planned = tuple(PromptsNeeded(points=points, prompts=max(2, n)) for points, n in needed.items())
+    return detectable, planned
 
 
 def _weights(score: Score, prompts: Sequence[int]) -> np.ndarray:
@@ -88,26 +99,51 @@ def _strata(strata: Mapping[int, str], prompts: Sequence[int]) -> list[str]:
     return [strata.get(prompt, "") for prompt in prompts]
 
 
-def _centered(values: np.ndarray, weights: np.ndarray, strata: Sequence[str]) -> np.ndarray:
-    """Values [P] with the weighted mean of `values`, and the variance that its interval follows from."""
-    groups, members = np.unique(strata, return_inverse=True)
-    totals = np.bincount(members, weights, len(groups))
-    means = np.bincount(members, weights * values, len(groups)) / totals
-    return (weights * values).mean() + weights * (values - means[members])
+def _spread(values: np.ndarray, weights: np.ndarray, strata: Sequence[str]) -> _Spread | None:
+    """Return the uncertainty of the mean of `weights · values`, both [P], over stratified prompts.
+
+    The variance of a stratified mean is the sum of `n_c · s_c² / P²` over categories c of n_c prompts, where
+    s_c² is the sample variance, with divisor n_c - 1, of `w_p · (v_p - m_c)` around the category's weighted
+    mean m_c (Cochran 1977, Sampling Techniques, Sec. 5.4). Its degrees of freedom are those of Satterthwaite
+    (1946), Biometrics Bulletin 2:110. A category of one prompt takes the pooled variance of the values in
+    the others; None if all have one prompt.
+    """
+    _, members, sizes = np.unique(strata, return_inverse=True, return_counts=True)
+    known = sizes > 1
+    if not known.any():
+        return None
+    freedom = sizes[known] - 1
+    means = np.bincount(members, weights * values) / np.bincount(members, weights)
+    squares = (values - means[members]) ** 2
+    own = sizes[known] * np.bincount(members, weights**2 * squares)[known] / freedom
+    pooled = np.bincount(members, squares)[known] / freedom.sum()
+    singles = (weights[~known[members]] ** 2).sum()
+    variances = (own + singles * pooled) / len(values) ** 2
+    total = variances.sum()
+    return _Spread(math.sqrt(total), total**2 / (variances**2 / freedom).sum() if total else 0.0)
 
 
 def _interval(
-    values: np.ndarray, spread: np.ndarray, bounds: tuple[float, float]
+    values: np.ndarray, weights: np.ndarray, strata: Sequence[str], bounds: tuple[float, float]
 ) -> tuple[float | None, float | None]:
-    """The 95% interval of the mean of `spread`, within the bounds of `values`; None for infinite limits.
+    """Return the 95% interval of the weighted mean, within the bounds of `values`; None for unknown limits.
 
-    Without any variance within the strata, it follows from the values as if they were one stratum.
+    It is Student's t interval. Without any variance within the strata, they count as one stratum; equal
+    values have the interval of `mean_interval`.
     """
     if values.min() < bounds[0] or values.max() > bounds[1]:
         raise ValueError(f"values of a score must be between {bounds[0]:g} and {bounds[1]:g}")
-    if np.ptp(spread) <= EQUAL:
-        low, high = mean_interval(torch.from_numpy(values), bounds)
-    else:
-        low, high = mean_interval(torch.from_numpy(spread))
-        low, high = max(bounds[0], low), min(bounds[1], high)
-    return (low if math.isfinite(low) else None), (high if math.isfinite(high) else None)
+    if np.ptp(values) <= EQUAL:
+        low, high = mean_interval(torch.full((len(values),), values[0]), bounds)
+        return (low if math.isfinite(low) else None), (high if math.isfinite(high) else None)
+    spread = _spread(values, weights, strata)
+    if spread is not None and spread.error <= EQUAL:
+        spread = _spread(values, weights, [""] * len(values))
+    return (None, None) if spread is None else _t_interval((weights * values).mean(), spread, bounds)
+
+
+def _t_interval(mean: float, spread: _Spread, bounds: tuple[float, float]) -> tuple[float, float]:
+    from scipy.stats import t as student
+
+    reach = float(student.ppf((1 + CONFIDENCE) / 2, spread.freedom)) * spread.error
+    return max(bounds[0], mean - reach), min(bounds[1], mean + reach)

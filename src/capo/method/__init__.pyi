@@ -22,6 +22,7 @@ from .selection import select_frontier as select_frontier
 from .selection import select_sum as select_sum
 from .selection import upper_frontier as upper_frontier
 from .significance import SignTest as SignTest
+from .significance import detectable_by_error as detectable_by_error
 from .significance import detectable_difference as detectable_difference
 from .significance import paired_difference as paired_difference
 from .significance import prompts_needed as prompts_needed

@@ -147,11 +147,22 @@ def prompts_needed(
 
 def detectable_difference(values: Float[Tensor, " P"], power: float = 0.8, level: float = 0.05) -> float:
     """Return the smallest difference that P prompts detect, in the sense of `prompts_needed`."""
+    return detectable_by_error(standard_error(values), power, level)
+
+
+def detectable_by_error(error: float, power: float = 0.8, level: float = 0.05) -> float:
+    """Return the smallest difference that a mean with the standard error `error` detects.
+
+    `(z(1 - level/2) + z(power)) · error`, in the sense of `prompts_needed`.
+
+    Raises:
+        ValueError: if a setting is out of range.
+    """
     for name, share, least in (("power", power, 0.5), ("level", level, 0.0)):
         if not least <= share < 1 or share == 0:
             raise ValueError(f"{name} must be between {least:g} and 1, got {share}")
     normal = NormalDist()
-    return (normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)) * standard_error(values)
+    return (normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)) * error
 
 
 def _all_signs(prompts: int) -> Iterator[np.ndarray]:
