@@ -115,6 +115,17 @@ def test_missing_weights_stop_it_before_any_image_is_read(world, tmp_path):
     assert not (tmp_path / "run/benchmarks").exists()
 
 
+def test_official_files_need_no_judge(world, tmp_path):
+    recipe = load_recipe("shapes", ["benchmarks=[]", "engine.device=cpu"])
+    given = {"model": str(world / "images"), "prompts": str(world), "images": 2, "export": "official"}
+    recipe = with_benchmark(recipe, "geneval", given)
+    parts = tuple(f"benchmarks/geneval/{part}" for part in ("images", "official"))
+    pipeline.run(recipe, tmp_path / "run", stage="benchmark", within=parts)
+    assert (tmp_path / "run/benchmarks/geneval/official/tuned/00006/samples/00001.png").is_file()
+    with pytest.raises(ValueError, match=r"options: .*743b7d99\.pth"):
+        pipeline.run(recipe, tmp_path / "run", stage="benchmark", within=("benchmarks/geneval/judgments",))
+
+
 def test_the_official_prompts_can_be_judged(world):
     if not PUBLISHED.is_dir():
         pytest.skip("the prompts of GenEval are not available")

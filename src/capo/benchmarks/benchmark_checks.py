@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 
-from capo.benchmarks.artifacts import BASE, TUNED, sides
+from capo.benchmarks.artifacts import BASE, TUNED, Part, artifact_name, sides
 from capo.benchmarks.benchmark_stage import STAGE, model_location
 from capo.benchmarks.setup import Setup, set_up
 from capo.diffusion.model_checks import model_check, model_facts
@@ -22,13 +22,21 @@ def benchmark_checks(recipe: Recipe, run: Run) -> list[Check]:
         field = section.field
         found += [
             Check(field, STAGE, partial(_check_benchmark, recipe, section)),
-            Check(f"{field}.judge", STAGE, partial(_check_judge, recipe, section), machine=True),
+            _judge_check(recipe, section),
             Check(f"{field}.model", STAGE, partial(_check_models, recipe, section), machine=True),
             Check(f"{field}.images", STAGE, partial(_check_shards, recipe, section)),
         ]
     if any(map(partial(_uses_model, recipe), recipe.benchmarks)):
         found.append(model_check(recipe.model, recipe.generate, recipe.train, STAGE))
     return found
+
+
+def _judge_check(recipe: Recipe, section: BenchmarkSection) -> Check:
+    """Return the check of the judge, which makes the judgments, and whose fingerprint is in the results."""
+    parts: tuple[Part, ...] = ("judgments", "results")
+    artifacts = tuple(artifact_name(section.name, part) for part in parts)
+    find = partial(_check_judge, recipe, section)
+    return Check(f"{section.field}.judge", STAGE, find, machine=True, artifacts=artifacts)
 
 
 def _check_benchmark(recipe: Recipe, section: BenchmarkSection) -> Iterator[Finding]:

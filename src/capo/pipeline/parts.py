@@ -54,7 +54,9 @@ def run_part(
     if not ready:
         _explain(outlook.waiting, outlook.states)
         return []
-    preflight.require(recipe, directory, ready, ready)
+    begun = {step.stage for step in ready}
+    making = [step for step in outlook.waiting if step.stage in begun]
+    preflight.require(recipe, directory, making, ready)
     with Run.share(directory) as shared:
         return [
             _make(list(together), recipe, shared, part)

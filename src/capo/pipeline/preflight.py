@@ -39,17 +39,20 @@ def check(
     directory: str | Path,
     making: Iterable[str] = ORDER,
     later: Iterable[str] = (),
+    artifacts: Collection[str] | None = None,
 ) -> list[Finding]:
     """Return the problems that the stages `making` and the `later` ones would meet, errors first.
 
-    A problem of this machine is only a warning if no stage of `making` has it. Loads no weights and makes
-    nothing, but may fetch configurations, import reward functions, and start reward programs.
+    Of the stages `making`, only `artifacts` are made; None for all. A problem of this machine is only a
+    warning if no stage of `making` has it. Loads no weights and makes nothing, but may fetch configurations,
+    import reward functions, and start reward programs.
     """
     now, all_stages = set(making), {*making, *later}
     stages: dict[str, set[StageName]] = {}
     first: dict[str, Check] = {}
     for declared in graph.checks_of(recipe, Run(directory)):
-        if declared.stage in all_stages:
+        needless = declared.stage in now and not _is_needed(declared, artifacts)
+        if declared.stage in all_stages and not needless:
             first.setdefault(declared.field, declared)
             stages.setdefault(declared.field, set()).add(declared.stage)
     found: dict[Finding, None] = {}
@@ -61,7 +64,7 @@ def check(
 
 
 def require(
-    recipe: Recipe, directory: str | Path, making: Iterable[Step], unfinished: Iterable[Step]
+    recipe: Recipe, directory: str | Path, making: Collection[Step], unfinished: Iterable[Step]
 ) -> None:
     """Check what the steps `making` and all later ones among `unfinished` need; print warnings.
 
@@ -70,7 +73,7 @@ def require(
     now = {step.stage for step in making}
     start = min(map(ORDER.index, now), default=len(ORDER))
     later = {step.stage for step in unfinished if ORDER.index(step.stage) > start}
-    findings = check(recipe, directory, now, later - now)
+    findings = check(recipe, directory, now, later - now, [step.artifact for step in making])
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         raise PreflightError(errors)
@@ -127,6 +130,10 @@ def steps_or_problems(recipe: Recipe, directory: str | Path, stage: str | None) 
         if not errors:
             raise
         raise PreflightError(errors) from error
+
+
+def _is_needed(declared: Check, artifacts: Collection[str] | None) -> bool:
+    return artifacts is None or any(name.startswith(declared.artifacts) for name in artifacts)
 
 
 def _warning(finding: Finding) -> Finding:

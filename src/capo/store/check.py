@@ -40,6 +40,8 @@ class Check:
     """Returns findings, and may raise any exception: its message is then an error."""
     machine: bool = False
     """True if the outcome depends on this machine, so that a stage may still work on another one."""
+    artifacts: tuple[str, ...] = ("",)
+    """Beginnings of the names of the artifacts that need it; all of the stage by default."""
 
     def findings(self) -> list[Finding]:
         """Run the check."""
