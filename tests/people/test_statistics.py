@@ -76,6 +76,18 @@ def test_degenerate_votes():
         clustered_mean([2.0], ["a"], ["x"], seed=0)
 
 
+def test_votes_that_balance_have_the_error_of_independent_votes():
+    """Every prompt and every rater has one vote in three for the model: the clusters show no variance."""
+    at_prompt, at_rater = np.indices((6, 6)).reshape(2, -1)
+    mean = clustered_mean((at_prompt + at_rater) % 3 == 0, at_prompt, at_rater, seed=0)
+    assert mean.error == pytest.approx((1 / 3 * 2 / 3 / 36) ** 0.5)
+    assert (mean.low + mean.high) / 2 == pytest.approx(1 / 3)
+    assert mean.high - mean.value == pytest.approx(2.5706 * mean.error, rel=1e-4)  # Student's, 5 degrees
+    assert 0.05 < mean.p < 0.1
+    two = clustered_mean([1, 0, 0, 1], [0, 0, 1, 1], [0, 1, 0, 1], seed=0)
+    assert (two.low, two.high, two.p) == (0, 1, 1)
+
+
 def test_swapping_the_models_mirrors_the_interval():
     rng = np.random.default_rng(5)
     votes = simulated(rng, 30, 5, 0.1, Votes())

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 RESAMPLES = 1999
 _CELLS_AT_ONCE = 4_000_000  # bounds the memory of the bootstrap: a few arrays of 8 bytes per cell
 CONFIDENCE = 0.95
+_NO_ERROR = 1e-9  # standard errors and distances up to this are rounding
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,12 @@ def clustered_mean(values: ArrayLike, prompts: ArrayLike, raters: ArrayLike, see
         low, high = mean - share * mean, mean + share * (1 - mean)
         p = 1.0 if mean == 0.5 else 2 * 0.5**clusters
         return ClusteredMean(mean, low, high, p, None, *counts)
-    error = table.variances().both ** 0.5
-    deviations = table.studentized(mean, np.random.default_rng(seed))
+    parts = table.variances()
+    error = parts.both**0.5
+    if error > _NO_ERROR:
+        deviations = table.studentized(mean, np.random.default_rng(seed))
+    else:  # resamples do not balance, so their ratios would be too small
+        error, deviations = parts.single**0.5, np.array([np.inf])
     freedom = clusters - 1
     limit = min(
         float(np.quantile(deviations, CONFIDENCE, method="higher")),
@@ -165,7 +170,7 @@ class _Table:
             means, (by_prompt, by_rater, single) = self._weighted(prompts, raters)
             errors = np.sqrt(np.maximum(np.maximum(by_prompt + by_rater - single, by_prompt), by_rater))
             away = np.abs(means - mean)
-            ratios = np.where(errors > 1e-9, away / errors, np.where(away > 1e-9, np.inf, 0.0))
+            ratios = np.where(errors > _NO_ERROR, away / errors, np.where(away > _NO_ERROR, np.inf, 0.0))
         return ratios[np.isfinite(means)]
 
     def _weighted(
