@@ -163,6 +163,37 @@ def test_a_spoiled_study_is_refused(visit, folder, tmp_path, spoil):
         visit.messages.clear()
 
 
+def test_votes_are_saved_under_the_name_in_the_address(visit, folder, tmp_path):
+    """Another name in the same tab begins as that rater; a second tab keeps to its own."""
+    place, study = folder
+    tab = visit(address(place, "ida"))
+    tab.click("#start")
+    answer(tab, 1, touch=False)
+    wait_for_pair(tab, 2)
+    tab.evaluate("location.hash = 'rater=jan'")
+    tab.wait_for_selector("#introduction:not([hidden])")
+    other = tab.context.new_page()
+    other.goto(address(place, "ida"))
+    wait_for_pair(other, 2)
+    tab.click("#start")
+    for number in range(1, len(study.pairs) + 1):
+        answer(tab, number, touch=False)
+    tab.wait_for_selector("#end:not([hidden])")
+    assert read_votes(saved(tab, tmp_path), study).rater == "jan"
+    assert other.inner_text("#number").startswith("2 of")
+
+
+@pytest.mark.parametrize("name", ["erin@example.org", "we ird \u00e9", "", "x" * 65])
+def test_a_name_that_cannot_be_used_is_refused(visit, folder, name):
+    place, _ = folder
+    tab = visit(address(place, "karl"))
+    tab.evaluate("name => { location.hash = `rater=${encodeURIComponent(name)}`; }", name)
+    tab.wait_for_selector("#refusal:not([hidden])")
+    assert f"“{name}”" in tab.evaluate("document.getElementById('reason').textContent")
+    tab.evaluate("location.hash = 'rater=lea'")
+    tab.wait_for_selector("#introduction:not([hidden])")
+
+
 def test_text_has_contrast(browser, folder):
     place, _ = folder
     for scheme in ("light", "dark"):

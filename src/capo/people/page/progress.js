@@ -7,16 +7,19 @@ class Progress {
   constructor(study) {
     this.study = study;
     this.place = `capo-study-${study.id}`;
-    const named = new URLSearchParams(location.hash.slice(1)).get("rater") ?? "";
-    this.begin(RATER.test(named) ? named : this.read(this.place) ?? randomName());
+    this.begin(namedRater() ?? this.read(this.place) ?? randomName());
   }
 
   /** Continue as a rater, or start as a new one. */
   begin(rater) {
+    if (!RATER.test(rater)) {
+      throw new Refusal(`The address of this page names the rater “${rater}”. A name has at most 64 letters (A to Z), `
+        + "digits, hyphens and underscores, and begins with a letter or a digit.");
+    }
     this.rater = rater;
     this.pairs = pairsOf(this.study, rater);
     this.steps = this.pairs.flatMap((pair) => this.study.questions.map((question) => ({ pair, question })));
-    const stored = JSON.parse(this.read(`${this.place}-${rater}`) ?? "null");
+    const stored = JSON.parse(this.read(this.key) ?? "null");
     this.state = stored ?? { started: null, finished: null, votes: [], sent: 0 };
     const fits = this.state.votes.every((vote, n) => n < this.steps.length
       && vote.pair === this.steps[n].pair.pair && vote.question === this.steps[n].question.name);
@@ -24,6 +27,8 @@ class Progress {
     this.kept = this.write(this.place, rater);
   }
 
+  /** Where the answers of the rater are stored. */
+  get key() { return `${this.place}-${this.rater}`; }
   get votes() { return this.state.votes; }
   get step() { return this.steps[this.votes.length]; }
   get done() { return this.votes.length === this.steps.length; }
@@ -53,7 +58,7 @@ class Progress {
   }
 
   store() {
-    this.kept = this.write(`${this.place}-${this.rater}`, JSON.stringify(this.state));
+    this.kept = this.write(this.key, JSON.stringify(this.state));
   }
 
   /** Take over what another tab with this study has stored. */
@@ -89,6 +94,9 @@ class Refusal extends Error {
     this.passing = passing;
   }
 }
+
+/** Return the rater that the page's address names; null if it names none. */
+function namedRater() { return new URLSearchParams(location.hash.slice(1)).get("rater"); }
 
 function now() { return new Date().toISOString(); }
 

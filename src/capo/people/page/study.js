@@ -25,7 +25,7 @@ class Page {
     element("another").onclick = () => { this.progress.restart(); location.hash = ""; this.introduce(); };
     addEventListener("keydown", (event) => this.press(event));
     addEventListener("storage", (event) => {
-      if (event.key?.startsWith(this.progress.place)) { this.progress.reload(); this.next(); }
+      if (event.key === this.progress.key) { this.progress.reload(); this.next(); }
     });
   }
 
@@ -154,8 +154,12 @@ function open() {
   return new Page(study, post);
 }
 
+let page;
+addEventListener("hashchange", () => {
+  if (!page || (namedRater() ?? page.progress.rater) !== page.progress.rater) location.reload();
+});
 try {
-  open();
+  page = open();
 } catch (error) {
   view("refusal");
   for (const id of ["again", "rescue"]) element(id).hidden = true;
