@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from capo.cli.people_tables import print_study, study_values
 from capo.people.human_study import (
     KEY,
     PAGE,
@@ -151,3 +152,13 @@ def test_what_cannot_be_a_study_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="exists already"):
         make(tmp_path / "study")
     assert [path.name for path in tmp_path.rglob("*")] == ["study"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "judged"), [({}, 2), ({"tie": True}, 4), ({"tie": True, "catches": 2}, 2)]
+)
+def test_catch_trials_that_cannot_set_anyone_aside_are_a_warning(tmp_path, capsys, settings, judged):
+    study = make(tmp_path / "study", **{"catches": 4, **settings})
+    assert study_values(tmp_path / "study", study)["judged_votes"] == judged
+    print_study(tmp_path / "study", study)
+    assert ("Warning" in capsys.readouterr().out) == (judged < 4)

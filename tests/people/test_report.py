@@ -12,7 +12,7 @@ from capo.people.collect import add_votes
 from capo.people.human_study import HumanStudyError, is_swapped, read_key, read_study
 from capo.people.screening import screen
 from capo.people.votes import VotesError, collected_votes
-from capo.people.votes_page import extremes
+from capo.people.votes_page import extremes, warnings
 from capo.people.votes_report import write_votes_report
 from parsed_page import ParsedPage
 from synthetic_study import ballot, write_ballot, write_study
@@ -150,6 +150,15 @@ def test_identical_pairs_are_ties_where_ties_are_allowed(tmp_path):
         add(folder, study, "eve", vote_for(folder, lambda about, _: about["left"]))
         (eve,) = screen(collected_votes(folder, study), read_key(folder, study), tie)
         assert (eve.judged, eve.failed) == ((5, 5) if tie else (0, 0))
+
+
+@pytest.mark.parametrize(("repeated", "warned"), [(0, True), (3, True), (4, False)])
+def test_the_page_warns_of_catch_trials_that_cannot_set_anyone_aside(tmp_path, repeated, warned):
+    folder = tmp_path / "study"
+    study = write_study(folder, prompts=6, repeated=repeated, identical=4)
+    add(folder, study, "eve", vote_for(folder, lambda *_: "tuned"))
+    shown = warnings(write_votes_report(folder))
+    assert any("catch trial" in each for each in shown) == warned
 
 
 def test_votes_plan_the_next_study(reported):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from capo.people.human_study import Key
+from capo.people.human_study import Key, KeyPair
 from capo.people.votes import VoteLine
 
 FEWEST_CATCH_TRIALS = 4
@@ -46,6 +46,11 @@ def screen(votes: Sequence[VoteLine], key: Key, tie: bool) -> list[Screened]:
     for vote in votes:
         by_rater.setdefault(vote.rater, []).append(vote)
     return [_screened(rater, by_rater[rater], key, tie) for rater in sorted(by_rater)]
+
+
+def has_right_answer(about: KeyPair, tie: bool) -> bool:
+    """Report whether a pair is a catch trial that a rater can fail; an identical pair needs ties for that."""
+    return about.catch == "repeated" or (about.catch == "identical" and tie)
 
 
 def catch_trials(votes: Sequence[VoteLine], key: Key, tie: bool) -> list[bool]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from capo.people.human_study import BASE, PAGE, HumanStudy, Key, StudyImage
+from capo.people.screening import FEWEST_CATCH_TRIALS
 from capo.reporting.forest import Forest, compared
 from capo.reporting.pictures import Picture, embed
 from capo.reporting.templating import environment
@@ -104,8 +105,12 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
             f"{count(lost, 'vote')} of {results['votes']['judgments']:,} do not count, because their raters "
             "were set aside."
         )
-    if not any(rater["judged"] for rater in results["raters"]):
-        found.append("No catch trials: raters who click at random are not recognized by their answers.")
+    judged = max(rater["judged"] for rater in results["raters"])
+    if judged < FEWEST_CATCH_TRIALS:
+        found.append(
+            f"No rater answered more than {count(judged, 'catch trial')} with a right answer, and the rule "
+            f"needs {FEWEST_CATCH_TRIALS}: raters who click at random are not recognized by their answers."
+        )
     return found
 
 
