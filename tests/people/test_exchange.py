@@ -135,8 +135,9 @@ def annotated(tasks, control, people=(7, 8)):
     return exported
 
 
-def test_label_studio_tasks_and_configuration(folder, tmp_path):
-    export_study(folder, tmp_path / "out", "label-studio", address="https://example.org/study/")
+@pytest.mark.parametrize("address", ["https://example.org/study/", "https://example.org/study"])
+def test_label_studio_tasks_and_configuration(folder, tmp_path, address):
+    export_study(folder, tmp_path / "out", "label-studio", address=address)
     tasks = json.loads((tmp_path / "out" / "tasks.json").read_text())
     assert len(tasks) == 6  # with catch trials
     for task in tasks:

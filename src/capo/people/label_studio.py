@@ -18,7 +18,9 @@ LOCAL_FILES = "/data/local-files/?d="
 
 
 def tasks(study: HumanStudy, address: str = LOCAL_FILES) -> list[dict[str, Any]]:
-    """Return one task per pair, catch trials included. Images are at `address` + `images/NAME`."""
+    """Return one task per pair, catch trials included. `address` is that of the folder with `images/`."""
+    if not address.endswith(("/", "=")):
+        address += "/"
     return [
         {
             "data": {
