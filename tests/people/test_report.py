@@ -184,6 +184,15 @@ def test_nothing_is_reported_without_votes_or_with_a_changed_image(tmp_path):
     assert not (folder / "report").exists()
 
 
+def test_reasons_are_listed_if_all_raters_are_set_aside(tmp_path):
+    folder = tmp_path / "study"
+    study = write_study(folder, prompts=3)
+    for rater in ("ada", "bob"):
+        add(folder, study, rater, lambda *_: "left", ms=100)
+    with pytest.raises(VotesError, match="ada: took 100 ms.*\n.*bob: took 100 ms"):
+        write_votes_report(folder)
+
+
 def test_extremes_are_disjoint_and_skip_single_votes():
     def row(name, votes, share):
         return {"pair": name, "question": "q", "votes": votes, "share": share}

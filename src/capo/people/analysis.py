@@ -55,8 +55,7 @@ def analyze(study: HumanStudy, key: Key, votes: Sequence[VoteLine]) -> dict[str,
     judged = judgments(votes, key, raters)
     counted = [judgment for judgment in judged if judgment.counted]
     if not counted:
-        why = "all raters are set aside" if judged else "no votes yet; `capo people add` adds them"
-        raise VotesError(f"study {study.id}: nothing to report: {why}")
+        raise VotesError(f"study {study.id}: nothing to report: {_why_nothing(judged, raters)}")
     aside = {rater.rater for rater in raters if rater.set_aside}
     kept = [vote for vote in votes if vote.rater not in aside]
     return {
@@ -80,6 +79,13 @@ def analyze(study: HumanStudy, key: Key, votes: Sequence[VoteLine]) -> dict[str,
         "raters": [asdict(rater) for rater in raters],
         "pairs": _pairs(study, counted),
     }
+
+
+def _why_nothing(judged: Sequence[Judgment], raters: Sequence[Screened]) -> str:
+    if not judged:
+        return "no votes yet; `capo people add` adds them"
+    aside = "".join(f"\n  {rater.rater}: {rater.set_aside}" for rater in raters if rater.set_aside)
+    return f"all raters are set aside; ask other raters{aside}"
 
 
 def vote_statistics(judged: Sequence[Judgment]) -> Votes:
