@@ -133,7 +133,7 @@ def test_changed_images_are_refused(copied, spoil):
         path.write_bytes(data[:-1])
     elif spoil == "link":
         path.symlink_to("/etc/passwd")
-    with pytest.raises(HumanStudyError, match=path.name):
+    with pytest.raises(HumanStudyError, match=rf"{path.name}: .*; restore the original"):
         check_study_images(copied, study)
 
 

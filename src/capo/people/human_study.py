@@ -193,9 +193,9 @@ def check_study_images(folder: Path, study: HumanStudy) -> None:
     for image in {image.file: image for pair in study.pairs for image in (pair.left, pair.right)}.values():
         path = folder / PAGE / image.file
         if path.is_symlink() or not path.is_file():
-            raise HumanStudyError(f"{path}: missing, or not a regular file; make the study again")
+            raise HumanStudyError(f"{path}: missing, or not a regular file; restore the original")
         if sha256_of(path.read_bytes()) != image.sha256:
-            raise HumanStudyError(f"{path}: changed since the study was made; make the study again")
+            raise HumanStudyError(f"{path}: changed since the study was made; restore the original")
 
 
 def rater_order(study: HumanStudy, rater: str) -> list[StudyPair]:
