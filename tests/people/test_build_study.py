@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from capo.cli.people_tables import print_study, study_values
+from capo.people.build_study import PREFERENCE, PROMPT_FOLLOWING
 from capo.people.human_study import (
     KEY,
     PAGE,
@@ -135,6 +136,17 @@ def test_changed_images_are_refused(copied, spoil):
         path.symlink_to("/etc/passwd")
     with pytest.raises(HumanStudyError, match=rf"{path.name}: .*; restore the original"):
         check_study_images(copied, study)
+
+
+def test_the_default_instruction_mentions_what_raters_can_answer(tmp_path):
+    def instruction(name, **settings):
+        return make(tmp_path / name, **settings).instruction
+
+    assert "No difference" not in instruction("plain")
+    assert "No difference" in instruction("tie", tie=True)
+    assert "2 questions" in instruction("two", questions=(PREFERENCE, PROMPT_FOLLOWING))
+    assert "better" not in instruction("other", questions=(Question(name="q", text="Which is newer?"),))
+    assert instruction("own", tie=True, instruction="Look.") == "Look."
 
 
 def test_what_cannot_be_a_study_is_refused_before_anything_is_written(tmp_path):

@@ -89,6 +89,8 @@ def test_the_page_fits_and_can_be_used_without_eyes(visit, folder, screen):
     assert left["width"] == right["width"] > width / 3
     assert left["height"] == pytest.approx(right["height"], abs=1)
     assert left["height"] > height / 3.5
+    for button in ("#back", "#tie"):
+        assert tab.locator(button).bounding_box()["height"] < 50  # one line of text
     assert tab.inner_text("#status") == "Pair 1 of 6. Which image looks better?"
     tab.get_by_role("button", name="Left").focus()
     tab.keyboard.press("Enter")

@@ -168,7 +168,7 @@ def make(
     first = PREFERENCE if question is None else PREFERENCE.model_copy(update={"text": question})
     settings = StudySettings(
         title=title or StudySettings.title,
-        instruction=instruction or StudySettings.instruction,
+        instruction=instruction,
         questions=(first, PROMPT_FOLLOWING) if prompt_following else (first,),
         tie=tie,
         raters=raters,

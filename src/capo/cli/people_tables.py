@@ -46,7 +46,7 @@ def print_study(folder: Path, study: "HumanStudy") -> None:
         print_text(
             f"Warning: {judged} votes of a rater are on catch trials with a right answer, and the rule needs "
             f"{FEWEST_CATCH_TRIALS}: raters are set aside by sides and times alone. "
-            + ("Raise --catches" if study.tie else "Allow ties with --tie, or raise --catches")
+            + ("Raise --catches" if study.tie else "Allow ties with --tie")
         )
     print_text(f"Page: {values['page']} ({values['image_bytes'] / 1e6:,.1f} MB of images)")
     print_text(f"Publish {folder / 'page'} and nothing else, or: capo people serve {folder}")

@@ -50,10 +50,8 @@ class StudySettings:
     """How a study is put together, and what raters read."""
 
     title: str = "Compare two images"
-    instruction: str = (
-        "You will see two images at a time. Pick the left or the right one, whichever looks better. There "
-        "are no wrong answers: take a good look, then trust your impression."
-    )
+    instruction: str | None = None
+    """What raters read before the first pair; `default_instruction` if None."""
     questions: Sequence[Question] = (PREFERENCE,)
     tie: bool = False
     """True to let raters answer that neither image is better."""
@@ -65,6 +63,20 @@ class StudySettings:
     image_format: ImageFormat = "png"
     post: str | None = None
     """The address that the page sends finished votes to, if any."""
+
+
+def default_instruction(questions: Sequence[Question], tie: bool) -> str:
+    """Return what raters read before the first pair unless the owner says otherwise."""
+    if len(questions) > 1:
+        task = f"Every pair has {len(questions)} questions: answer them with the left or the right image."
+    elif questions[0] == PREFERENCE:
+        task = "Pick the left or the right one, whichever looks better."
+    else:
+        task = "Answer the question with the left or the right one."
+    sentences = ("You will see two images at a time.", task)
+    if tie:
+        sentences += ("If neither is better, choose “No difference”.",)
+    return " ".join((*sentences, "There are no wrong answers: take a good look, then trust your impression."))
 
 
 @dataclass(frozen=True)
@@ -92,8 +104,10 @@ def check_settings(to: Path, settings: StudySettings, pairs: int) -> None:
         raise ValueError(f"{to} exists already; name another folder with --to, or remove it")
     if settings.post is not None:
         check_post(settings.post)
-    texts = {"--title": settings.title, "--instruction": settings.instruction}
-    for option, text in (texts | {"--question": settings.questions[0].text}).items():
+    texts = {"--title": settings.title, "--question": settings.questions[0].text}
+    if settings.instruction is not None:
+        texts["--instruction"] = settings.instruction
+    for option, text in texts.items():
         problem = text_problem(text) or (f"{len(text):,} characters" if len(text) > MOST_CHARACTERS else None)
         if problem is not None or not text.strip():
             raise ValueError(f"{option}: {problem or 'no text'}; use at most {MOST_CHARACTERS:,} characters")
@@ -146,7 +160,7 @@ def _study(settings: StudySettings, pairs: list[dict[str, Any]], key: str) -> Hu
     values: dict[str, Any] = {
         "format": FORMAT,
         "title": settings.title,
-        "instruction": settings.instruction,
+        "instruction": settings.instruction or default_instruction(settings.questions, settings.tie),
         "questions": [question.model_dump() for question in settings.questions],
         "tie": settings.tie,
         "raters": settings.raters,
