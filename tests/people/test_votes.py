@@ -121,6 +121,13 @@ def test_adding_again_changes_nothing_and_a_later_file_extends(study, tmp_path):
         collected_votes(folder, study)
 
 
+def test_a_file_without_votes_is_refused(study, tmp_path):
+    path = write_ballot(tmp_path, study, ballot(study, "ada", left) | {"votes": []})
+    (outcome,) = add_votes(tmp_path / "study", [path])
+    assert (outcome.outcome, outcome.reason.split(";")[0]) == ("refused", f"{path}: no votes")
+    assert not (tmp_path / "study" / "votes").exists()
+
+
 def test_served_lines_replace_earlier_ones_and_an_unacknowledged_one_is_skipped(study, tmp_path):
     def line(pair, side, rater="eve"):
         swapped = is_swapped(study, rater, pair)

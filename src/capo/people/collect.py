@@ -50,6 +50,8 @@ def _add(folder: Path, study: HumanStudy, path: Path) -> Added:
     known = {(vote.rater, *vote.key): vote for vote in collected_votes(folder, study)}
     try:
         ballot = read_votes(path, study)
+        if not ballot.votes:
+            raise VotesError(f"{path}: no votes; ask rater {ballot.rater} for a file with answers")
         place = folder / VOTES / ballot_name(study, ballot.rater)
         for vote in ballot.votes:
             other = known.get((ballot.rater, *vote.key))
