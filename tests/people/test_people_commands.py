@@ -37,6 +37,11 @@ def test_votes_are_added_reported_and_exported(tmp_path):
     assert "50.0%" in capo("report", folder).stdout
     pilot = json.loads(capo("power", "--pilot", folder, "--raters", 3, "--json").stdout)
     assert pilot["agreement"] == 0.5
+    assert pilot["measured"]["agreement"] < 0.5
+    printed = capo("power", "--pilot", folder, "--raters", 3).output
+    assert "3 raters, 4 prompts" in printed
+    assert "taken as 50%" in printed
+    assert "Warning" in printed
     written = json.loads(
         capo("export", folder, "--layout", "rapidata", "--to", tmp_path / "r", "--json").stdout
     )
@@ -47,6 +52,7 @@ def test_votes_are_added_reported_and_exported(tmp_path):
 def test_power_is_printed_and_checked():
     values = json.loads(capo("power", "--points", 4, "--rater-spread", 0, "--json").stdout)
     assert 0.2 < values["power"] < 0.6
+    assert values["measured"] is None
     assert values["smallest_difference"] > 0.04
     needed = {each["raters"]: each["prompts"] for each in values["needed"]}
     assert needed[2] > needed[5] > needed[50] > 200

@@ -167,7 +167,9 @@ def test_votes_plan_the_next_study(reported):
     key, votes = read_key(folder, study), collected_votes(folder, study)
     judged = [j for j in judgments(votes, key, []) if j.model == "tuned"]
     planned = vote_statistics(judged)
-    assert planned.agreement == 0.5  # 2 of 12 pairs of votes agree, less than chance
+    assert planned.agreement == pytest.approx(2 / 12)
+    assert planned.votes.agreement == 0.5  # at least that of chance
+    assert (planned.prompts, planned.raters) == (4, 3)
     assert planned.spread == pytest.approx(np.std([1.0, 0.0, 0.75], ddof=1), abs=0.1)
 
 
@@ -189,7 +191,7 @@ def test_reasons_are_listed_if_all_raters_are_set_aside(tmp_path):
     study = write_study(folder, prompts=3)
     for rater in ("ada", "bob"):
         add(folder, study, rater, lambda *_: "left", ms=100)
-    with pytest.raises(VotesError, match="ada: took 100 ms.*\n.*bob: took 100 ms"):
+    with pytest.raises(VotesError, match=r"ada: took 100 ms.*\n.*bob: took 100 ms"):
         write_votes_report(folder)
 
 

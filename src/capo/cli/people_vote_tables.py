@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from capo.people.collect import Added
 
 
+PILOT_PROMPTS, PILOT_RATERS = 40, 6
+"""The size from which a first study measures how votes vary."""
+
+
 def print_power(plan: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(plan)
@@ -25,10 +29,7 @@ def print_power(plan: Mapping[str, Any], as_json: bool) -> None:
         print_text(f"No difference is shown with a probability of {wanted}.")
     else:
         print_text(f"Smallest difference shown with a probability of {wanted}: {points(smallest)} points.")
-    print_text(
-        f"Assumed: two raters agree on {percent(plan['agreement'])} of pairs; their win-rates spread by "
-        f"{100 * plan['spread']:.1f} points."
-    )
+    _print_variation(plan)
     print_text(f"Needed for {points(plan['difference'])} points with a probability of {wanted}:")
     needs = table(["Raters", "Prompts", "Votes"], right=["Raters", "Prompts", "Votes"])
     for need in plan["needed"]:
@@ -36,6 +37,24 @@ def print_power(plan: Mapping[str, Any], as_json: bool) -> None:
         votes = None if prompts is None else f"{prompts * need['raters']:,}"
         add_row(needs, (need["raters"], "no number suffices" if prompts is None else f"{prompts:,}", votes))
     show(needs)
+
+
+def _print_variation(plan: Mapping[str, Any]) -> None:
+    measured = plan["measured"]
+    source, agreement = "Assumed", percent(plan["agreement"])
+    if measured is not None:
+        size = f"{measured['raters']:,} raters, {measured['prompts']:,} prompts"
+        source, agreement = f"Measured in {measured['study']} ({size})", percent(measured["agreement"])
+    taken = "" if measured is None or measured["agreement"] >= 0.5 else " (taken as 50%)"
+    print_text(
+        f"{source}: two raters agree on {agreement} of pairs{taken}; their win-rates spread by "
+        f"{100 * plan['spread']:.1f} points."
+    )
+    if measured is not None and (measured["prompts"] < PILOT_PROMPTS or measured["raters"] < PILOT_RATERS):
+        print_text(
+            f"Warning: fewer than {PILOT_PROMPTS} prompts or {PILOT_RATERS} raters measure this poorly; "
+            "extend the first study"
+        )
 
 
 def print_added(added: "Sequence[Added]", as_json: bool) -> None:

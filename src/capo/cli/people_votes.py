@@ -1,5 +1,6 @@
 """`capo people`: plan a study, add votes, report, and exchange votes with other tools."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -62,12 +63,19 @@ def power(
     as_json: Json = False,
 ) -> None:
     from capo.cli.people_vote_tables import print_power
-    from capo.people.pilot import plan, varying
+    from capo.people.pilot import assumed, measured, plan
 
     if pilot is not None and (agreement is not None or spread is not None):
         raise typer.BadParameter("--pilot: leave out --agreement and --rater-spread, which it measures")
-    votes = varying(pilot, agreement, None if spread is None else spread / 100)
-    print_power(plan(prompts, raters, points / 100, votes, wanted), as_json)
+    statistics = None if pilot is None else measured(pilot)
+    votes = (
+        assumed(agreement, None if spread is None else spread / 100)
+        if statistics is None
+        else statistics.votes
+    )
+    values = plan(prompts, raters, points / 100, votes, wanted)
+    values["measured"] = None if statistics is None else asdict(statistics) | {"study": str(pilot)}
+    print_power(values, as_json)
 
 
 ADD_HELP = """Add votes files to a study.

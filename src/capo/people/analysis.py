@@ -88,18 +88,35 @@ def _why_nothing(judged: Sequence[Judgment], raters: Sequence[Screened]) -> str:
     return f"all raters are set aside; ask other raters{aside}"
 
 
-def vote_statistics(judged: Sequence[Judgment]) -> Votes:
+@dataclass(frozen=True)
+class VoteStatistics:
+    """How votes of a study vary, as measured."""
+
+    agreement: float
+    """how often two raters give equal votes on a pair; below 1/2 by chance, or with ties"""
+    spread: float
+    """standard deviation of the raters' win-rates"""
+    prompts: int
+    raters: int
+
+    @property
+    def votes(self) -> Votes:
+        """What a plan takes: an agreement of at least 1/2, that of coin flips."""
+        return Votes(max(0.5, self.agreement), self.spread)
+
+
+def vote_statistics(judged: Sequence[Judgment]) -> VoteStatistics:
     """Return how the votes of a study vary, to plan the next one.
 
     The spread of raters follows from the variance of the mean that raters share.
     """
     agreement = pairwise_agreement(_units(judged))
-    raters = {j.vote.rater for j in judged}
-    if agreement is None or len(raters) < 2 or len({j.prompt_id for j in judged}) < 2:
+    raters, prompts = {j.vote.rater for j in judged}, {j.prompt_id for j in judged}
+    if agreement is None or len(raters) < 2 or len(prompts) < 2:
         raise VotesError("too few votes to plan with: two raters must have judged the same two prompts")
     parts = variances(*_columns(judged))
     spread = (max(0.0, parts.raters - parts.single) * len(raters)) ** 0.5
-    return Votes(max(0.5, agreement), spread)
+    return VoteStatistics(agreement, spread, len(prompts), len(raters))
 
 
 def _comparison(study: HumanStudy, judged: Sequence[Judgment], model: str, question: str) -> dict[str, Any]:

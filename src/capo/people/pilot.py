@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from capo.people.analysis import judgments, vote_statistics
+from capo.people.analysis import VoteStatistics, judgments, vote_statistics
 from capo.people.human_study import read_key, read_study
 from capo.people.screening import screen
 from capo.people.study_power import (
@@ -21,10 +21,13 @@ RATERS = (2, 3, 5, 8, 12, 20, 50)
 """Numbers of raters for which a plan says how many prompts they need."""
 
 
-def varying(pilot: Path | None, agreement: float | None, spread: float | None) -> Votes:
-    """Return how votes vary: as in the study `pilot`, else as given, else as assumed by default."""
-    if pilot is None:
-        return Votes(AGREEMENT if agreement is None else agreement, SPREAD if spread is None else spread)
+def assumed(agreement: float | None, spread: float | None) -> Votes:
+    """Return how votes vary: as given, else as assumed by default."""
+    return Votes(AGREEMENT if agreement is None else agreement, SPREAD if spread is None else spread)
+
+
+def measured(pilot: Path) -> VoteStatistics:
+    """Return how the votes on the first question of a study vary."""
     study = read_study(pilot)
     key, votes = read_key(pilot, study), collected_votes(pilot, study)
     judged = judgments(votes, key, screen(votes, key, study.tie))
