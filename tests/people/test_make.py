@@ -1,6 +1,8 @@
 """`capo people make`: from the evaluation of a run."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,13 +97,26 @@ def test_a_study_of_folders_needs_no_recipe(run, tmp_path):
     assert made["prompts"] == 5
     images = shown(tmp_path / "study")
     assert all((images[label, prompts[prompt]] == image).all() for (label, prompt), image in two.items())
+    equal = [(two["base", prompt] == two["tuned", prompt]).all() for label, prompt in two if label == "base"]
+    assert made["equal_images"] == sum(equal) == 3
+    assert "3 pairs with two equal images" in capo("make", *sides, "--to", tmp_path / "printed").stdout
+    for option, path in (("--base", tmp_path / "base"), ("--tuned", tmp_path / "tuned")):
+        result = capo("make", *sides, "--more", path, "--to", tmp_path / "same", code=1)
+        assert f"{option} and --more" in result.stderr
     (tmp_path / "tuned" / prompts[next(iter(prompts))] / "00.png").unlink()
     result = capo("make", *sides, "--to", tmp_path / "other", code=1)
     assert "has 0 images" in result.stderr
 
 
+def same_model(checkpoint, to):
+    """Copy a checkpoint so that it makes the same images, but has other files."""
+    copy = Path(shutil.copytree(checkpoint, to))
+    (copy / "vae" / "config.json").write_text((copy / "vae" / "config.json").read_text() + "\n")
+    return copy
+
+
 def test_models_sample_with_the_same_noise_and_only_once(sdxl, tmp_path, monkeypatch):
-    """The recipe's own model and the same model named are indistinguishable; a folder joins them."""
+    """The recipe's own model and one of the same weights are indistinguishable; a folder joins them."""
     texts = ("a red circle", "three", "blue")
     (tmp_path / "prompts.txt").write_text("\n".join(texts))
     recipe = tiny_run.recipe(
@@ -114,7 +129,7 @@ def test_models_sample_with_the_same_noise_and_only_once(sdxl, tmp_path, monkeyp
     noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     write_folder(tmp_path, {("images", text): noise for text in texts}, lambda text: text)
     arguments = (tmp_path / "recipe.yaml", "--run", tmp_path / "run", "--catches", 0)
-    arguments += ("--tuned", sdxl, "--more", tmp_path / "images")
+    arguments += ("--tuned", same_model(sdxl, tmp_path / "other"), "--more", tmp_path / "images")
     capo("make", *arguments, "--to", tmp_path / "study")
     images = shown(tmp_path / "study")
     for text in texts:
@@ -144,7 +159,11 @@ def test_what_does_not_fit_is_refused_before_sampling(sdxl, tmp_path, monkeypatc
     save_file({"unet.x.lora_A.weight": torch.zeros(1)}, "style.safetensors")
     assert "--more: style.safetensors" in capo("make", *to, "--more", "style.safetensors", code=2).stderr
     (tmp_path / "study").mkdir()
-    assert "exists already" in capo("make", "recipe.yaml", *to, "--tuned", sdxl, code=1).stderr
+    assert (
+        "exists already"
+        in capo("make", "recipe.yaml", *to, "--tuned", same_model(sdxl, "other"), code=1).stderr
+    )
+    assert "--base and --tuned" in capo("make", "recipe.yaml", "--to", "new", "--tuned", sdxl, code=1).stderr
     assert "--run" in capo("make", *to, code=2).stderr
 
 

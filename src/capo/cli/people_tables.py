@@ -24,6 +24,10 @@ def study_values(folder: Path, study: "HumanStudy") -> dict[str, Any]:
         "prompts": len({pair.prompt_id for pair in key.pairs.values()}),
         "pairs": len(study.pairs),
         "catch_trials": sum(pair.catch is not None for pair in key.pairs.values()),
+        "equal_images": sum(
+            pair.left.sha256 == pair.right.sha256 and key.pairs[pair.pair].catch is None
+            for pair in study.pairs
+        ),
         "judged_votes": len(study.questions)
         * sum(has_right_answer(pair, study.tie) for pair in key.pairs.values()),
         "questions": [question.name for question in study.questions],
@@ -36,12 +40,17 @@ def study_values(folder: Path, study: "HumanStudy") -> dict[str, Any]:
 def print_study(folder: Path, study: "HumanStudy") -> None:
     """Print the size of a new study, and what to do with it."""
     from capo.people.screening import FEWEST_CATCH_TRIALS
+    from capo.reporting.wording import count
 
     values = study_values(folder, study)
     print_text(
         f"Study {study.id}: {values['pairs']:,} pairs of {values['prompts']:,} prompts, "
         f"{values['catch_trials']} of them catch trials; {values['votes']:,} votes of {study.raters} raters"
     )
+    if values["equal_images"]:
+        print_text(
+            f"Warning: {count(values['equal_images'], 'pair')} with two equal images: their votes are chance"
+        )
     if (judged := values["judged_votes"]) < FEWEST_CATCH_TRIALS:
         print_text(
             f"Warning: {judged} votes of a rater are on catch trials with a right answer, and the rule needs "

@@ -59,6 +59,9 @@ def _make(to: Path, request: StudyRequest, settings: StudySettings, executor: Ex
     candidates = {
         label: _candidate(label, value, request, run) for label, value in named.items() if label not in models
     }
+    _check_distinct(
+        {label: (candidates[label] if label in candidates else models[label]).identity for label in labels}
+    )
     prompts = _prompts(request, candidates, run if models else None)
     drawn = draw_prompts(prompts, request.prompts, settings.seed)
     check_settings(to, settings, len(drawn) * (len(labels) - 1))
@@ -86,13 +89,26 @@ def _from_evaluation(request: StudyRequest, named: dict[str, str | None], run: R
     return {label: model for label, model in models.items() if kept[label]}
 
 
+def _check_distinct(identities: dict[str, str]) -> None:
+    """Raise `ValueError` if two models are the same; `identities` are by label."""
+    first: dict[str, str] = {}
+    for label, identity in identities.items():
+        same = first.setdefault(identity, label)
+        if same != label:
+            raise ValueError(f"{_option(same)} and {_option(label)} name the same model; name another one")
+
+
+def _option(label: str) -> str:
+    return f"--{label.rstrip('0123456789')}"
+
+
 def _is_run(value: str | None, run: Run) -> bool:
     return value is not None and Path(value).resolve() == run.path.resolve()
 
 
 def _candidate(label: str, value: str | None, request: StudyRequest, run: Run) -> Candidate:
     if value is not None:
-        return find_candidate(f"--{label.rstrip('0123456789')}", value)
+        return find_candidate(_option(label), value)
     if label == BASE:
         return base_model(request.recipe.model)
     if not run.artifact("train").done:
