@@ -156,6 +156,8 @@ def test_what_does_not_fit_is_refused_before_sampling(sdxl, tmp_path, monkeypatc
     assert "nowhere" in capo("make", "recipe.yaml", *to, "--tuned", "nowhere", code=1).stderr
     for option in ("--base", "--tuned", "--more"):
         assert f"{option}: nowhere" in capo("make", *to, option, "nowhere", code=1).stderr
+        missing = capo("make", *to, option, "imgs/nope", code=1).stderr
+        assert missing.startswith(f"Error: {option}: there is no folder 'imgs/nope'")
     save_file({"unet.x.lora_A.weight": torch.zeros(1)}, "style.safetensors")
     assert "--more: style.safetensors" in capo("make", *to, "--more", "style.safetensors", code=2).stderr
     (tmp_path / "study").mkdir()

@@ -193,7 +193,6 @@ def _recipe(
 
     `models` are pairs of an option and the model that it names.
     """
-    from capo.benchmarks.standalone import standalone_recipe
     from capo.evaluation.candidates import find_candidate
     from capo.recipe import override_recipe
 
@@ -204,8 +203,21 @@ def _recipe(
         return load(None, overrides, runs[0])[0], directory or runs[0], True
     # Images need no model; the first model that does determines the sampler.
     option, model = next((named for named in models if find_candidate(*named).existing is None), models[0])
-    loaded = override_recipe(standalone_recipe("people", model, option), overrides or ())
+    loaded = override_recipe(_recipe_of(option, model), overrides or ())
     return loaded, directory or Path("runs", loaded.name), False
+
+
+def _recipe_of(option: str, model: str) -> "Recipe":
+    """Return a recipe that samples from the model that an option names; errors name the option."""
+    from capo.benchmarks.standalone import standalone_recipe
+
+    try:
+        return standalone_recipe("people", model, option)
+    except ValueError as error:
+        if str(error).startswith(option):
+            raise
+        missing = "" if Path(model).exists() else f"there is no folder {model!r}, and as a Hub id: "
+        raise ValueError(f"{option}: {missing}{error}") from error
 
 
 @people_app.command("serve", help=SERVE_HELP, epilog=SERVE_EPILOG)
