@@ -73,10 +73,9 @@ def default_instruction(questions: Sequence[Question], tie: bool) -> str:
         task = "Pick the left or the right one, whichever looks better."
     else:
         task = "Answer the question with the left or the right one."
-    sentences = ("You will see two images at a time.", task)
-    if tie:
-        sentences += ("If neither is better, choose “No difference”.",)
-    return " ".join((*sentences, "There are no wrong answers: take a good look, then trust your impression."))
+    ties = ["If neither is better, choose “No difference”."] if tie else []
+    advice = "There are no wrong answers: take a good look, then trust your impression."
+    return " ".join(("You will see two images at a time.", task, *ties, advice))
 
 
 @dataclass(frozen=True)
