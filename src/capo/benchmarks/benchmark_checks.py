@@ -56,7 +56,11 @@ def _check_benchmark(recipe: Recipe, section: BenchmarkSection) -> Iterator[Find
 def _check_judge(recipe: Recipe, section: BenchmarkSection) -> Iterator[Finding]:
     setup = set_up(section)
     judge = setup.judge
-    judge.check(setup.load_prompts(recipe.seed))
+    try:
+        prompts = setup.load_prompts(recipe.seed)
+    except (ValueError, OSError):  # reported by the check of the benchmark
+        return
+    judge.check(prompts)
     _ = judge.fingerprint
     if setup.benchmark.published and not judge.official:
         text = f"{judge.name} is not the official judge: its scores must not be compared with published ones"

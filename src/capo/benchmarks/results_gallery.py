@@ -12,7 +12,7 @@ from capo.reporting.pictures import Gallery
 from capo.store import Run
 
 MOST: dict[Kind, int] = {"gained": 80, "lost": 80, "wrong": 40, "right": 40, "unknown": 20}
-"""Images of every kind on the page, so that it stays small enough to open."""
+"""Most images of every kind on the page, in its order, so that it stays small enough to open."""
 
 PIXELS = 224
 """Longest side of an image."""
@@ -33,9 +33,7 @@ def gallery_items(
         side: {(row["prompt"], row["image"]): row for row in of_model} for side, of_model in rows.items()
     }
     kinds = {key: _kind(judged, key) for key in sorted(judged[TUNED])}
-    shown = sorted(
-        key for kind in MOST for key in _spread([k for k in kinds if kinds[k] == kind], MOST[kind])
-    )
+    shown = [key for kind in MOST for key in _spread([k for k in kinds if kinds[k] == kind], MOST[kind])]
     ids = [prompt.prompt_id for prompt in prompts]
     wanted: dict[str, list[int]] = {}
     for number, image in shown:

@@ -51,7 +51,7 @@ def nothing_compared(results: Mapping[str, Any]) -> str:
 
 def _contrast(difference: Mapping[str, Any]) -> Contrast:
     value, seeds = difference["value"], difference["seeds"]
-    same = sum(np.sign(seed) == np.sign(value) for seed in seeds)
+    same = sum(seed * value > 0 for seed in seeds)
     agreed = f"; {same} of {len(seeds)} seeds" if len(seeds) > 1 else ""
     return Contrast(
         points(value),
