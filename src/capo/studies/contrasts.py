@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from capo.reporting.wording import p_value, points
 from capo.studies.estimates import SIGNIFICANT
 
