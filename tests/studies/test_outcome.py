@@ -13,6 +13,7 @@ from capo.reporting.wording import NONE, points
 from capo.store import Run
 from capo.studies import load_study
 from capo.studies.commands import study_command
+from capo.studies.contrasts import contrasts
 from capo.studies.measure_names import JUDGED, MEAN
 from capo.studies.run_measures import measure_run
 from capo.studies.study import Row, Study
@@ -309,3 +310,12 @@ def test_a_quick_study_warns_about_its_numbers(made):
     results = made[0] | {"quick": True}
     assert "numbers mean nothing" in page_of(results, made[1])
     assert "numbers mean nothing" in study_table(results, study_warnings(results, made[1]))
+
+
+def test_seeds_without_a_difference_agree_with_nothing():
+    difference = {"row": "b", "value": 0.0, "seeds": [0.0, 0.0], "low": -0.1, "high": 0.1, "p_corrected": 1.0}
+    ahead = difference | {"value": 0.2, "seeds": [0.4, 0.0]}
+    results = {"rows": [{"name": "a"}, {"name": "b"}], "comparisons": {"x": [difference], "y": [ahead]}}
+    found = contrasts(results)["b"]
+    assert "0 of 2 seeds" in str(found["x"])
+    assert "1 of 2 seeds" in str(found["y"])
