@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from capo.benchmarks.definition import FAILED
 from capo.benchmarks.genai_bench import GENAI_BENCH
@@ -11,6 +12,7 @@ from capo.benchmarks.judges import reward_scores
 from capo.benchmarks.judges.reward_scores import official_reward, reward_section, several_rewards
 from capo.benchmarks.parti_prompts import PARTI_PROMPTS
 from capo.benchmarks.registry import SHIPPED, load_benchmark
+from capo.cli import app
 from capo.prompts import make_prompt
 from capo.recipe import RewardSection
 from capo.rewards import load_reward
@@ -170,3 +172,10 @@ def test_a_program_takes_the_place_of_shipped_weights():
     )
     assert section.command == ("python", "my judge.py", "--x")
     assert section.source is None
+
+
+def test_missing_prompts_are_one_problem(tmp_path):
+    place = ["--prompts", str(tmp_path), "--run", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, ["benchmark", "hpdv2", "--model", "shapes", *place])
+    assert result.exit_code == 1
+    assert result.output.count("anime.json") == 1
